@@ -1,0 +1,63 @@
+"""Progress of a local job: workers append one byte an event to a file, the launcher counts them.
+
+Beam's own counters can be read only after the run, and several worker processes share no memory.
+"""
+
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+MATCHED, LISTED, RECORD, REJECTED = b"m", b"l", b"r", b"x"
+
+
+def tick(progress_file: str | None, event: bytes) -> None:
+    """Note one event; nothing where no launcher looks (a remote runner has its own pages)."""
+    if progress_file:
+        with open(progress_file, "ab", buffering=0) as file:  # O_APPEND: one byte arrives whole
+            file.write(event)
+
+
+class Line:
+    """A context that rewrites one line on stderr every second until it closes."""
+
+    def __init__(self, progress_file: str, seconds: float = 1.0):
+        self.path, self.seconds = Path(progress_file), seconds
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self.path.touch()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.closing.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        started, counts, read = time.monotonic(), Counter(), 0
+        while True:
+            is_last = self.closing.wait(self.seconds)
+            with self.path.open("rb") as file:
+                file.seek(read)
+                new = file.read()
+            read += len(new)
+            counts.update({event: new.count(event) for event in (MATCHED, LISTED, RECORD, REJECTED)})
+            end = "\r" if sys.stderr.isatty() and not is_last else "\n"
+            sys.stderr.write(text(counts, time.monotonic() - started) + end)
+            sys.stderr.flush()
+            if is_last:
+                return
+
+
+def text(counts: Counter, seconds: float) -> str:
+    """The line: the listing while it runs, then the records."""
+    total, done = counts[MATCHED], counts[RECORD] + counts[REJECTED]
+    if not counts[RECORD]:
+        return f"listing: {counts[LISTED] + counts[REJECTED]:,} of {total:,} headers read, {seconds:.0f} s"
+    return (
+        f"converting: {done:,} of {total:,} images ({done / total:.0%}), {done / seconds:.0f} images/s, "
+        f"{counts[REJECTED]:,} rejected, {seconds:.0f} s"
+    )

@@ -1,0 +1,43 @@
+"""The only metadata. What a Dataflow worker needs is in install_requires; everything else is an extra."""
+
+from setuptools import setup
+
+NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
+TRAIN = [
+    *NETWORKS,
+    "matplotlib>=3.9",  # the truth/prediction panels
+    "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
+]
+
+setup(
+    name="radlake",
+    version="0.1.0",
+    description="From a bucket of medical images to a trained segmentation network, on a laptop or a fleet",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=["beam", "lake", "lake.sources", "trainer", "trainer.models"],
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "google-crc32c>=1.6",  # the TFRecord checksum in C; the pure Python ones are 100 times slower
+        "numpy>=2.1,<2.5",  # Beam's bound
+        "pillow>=11",
+        "protobuf>=5.29,<7",  # Beam's bound
+        "pyarrow>=18",
+        "pydicom>=3.0.2,<4",
+        "pylibjpeg>=2.1",
+        "pylibjpeg-libjpeg>=2.5",
+        "pylibjpeg-openjpeg>=2.6",
+    ],
+    extras_require={
+        "train": ["tensorflow>=2.20,<2.22", *TRAIN],
+        "train_cpu": ["tensorflow-cpu>=2.20,<2.22", *TRAIN],  # half the download of tensorflow
+        "train_gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
+        "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3"],
+        "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.12",
+            "tensorflow-datasets>=4.9.9",  # a second reader of the lake
+        ],
+    },
+)
