@@ -61,11 +61,18 @@ class Augment(Section):
 
 
 class Loss(Section):
-    """Weights of the terms; a weight of 0 leaves the term out."""
+    """Weights of a segmenter's terms; a weight of 0 leaves the term out. A classifier has one term, BCE."""
 
     dice: float = Field(1.0, ge=0)
     bce: float = Field(1.0, ge=0)
-    weighted_bce: float = Field(0.0, ge=0)  # positives weigh 1/β; β is the manifest's share of positive pixels
+    # Positive pixels weigh 1/β; β is the manifest's share of positive pixels in positive images.
+    weighted_bce: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_term(self) -> "Loss":
+        if not (self.dice or self.bce or self.weighted_bce):
+            raise ValueError("every weight is 0; give at least one of dice, bce, weighted_bce")
+        return self
 
 
 class Optimizer(Section):
@@ -85,13 +92,89 @@ class Train(Section):
     jit: Literal["auto", "on", "off"] = "auto"
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
+    # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on positives.
+    keep_best: Literal["auc", "dice_positives", "dice_mean"] | None = None
     deterministic: bool = False
 
 
 class Config(Section):
+    lake: str | None = None  # the folder ROOT/<name>/<version>; --lake sets it
     model: Annotated[UnetPlusPlus | Classifier, Field(discriminator="kind")]
     data: Data = Data()
     augment: Augment = Augment()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
+
+
+def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:
+    """The run that a YAML file describes, with `--section.field=value` overrides; raises InputError."""
+    try:
+        content = yaml.safe_load(Path(path).read_text()) or {}
+    except FileNotFoundError:
+        raise InputError(f"--config={path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected sections such as model: and train:, not {type(content).__name__}")
+    problems = [problem for text in overrides if (problem := _override(content, text))]
+    if lake is not None:
+        content["lake"] = lake
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        problems += [_describe(one) for one in error.errors()]
+    if problems:
+        raise InputError(f"{path}:\n  " + "\n  ".join(problems))
+    return config
+
+
+def save(config: Config, path: Path) -> None:
+    """Every value of the run, defaults included, as YAML that `load` reads."""
+    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`section.field: old -> new` of each value that differs."""
+    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    keys = sorted(before.keys() | after.keys())
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _override(content: dict, text: str) -> str | None:
+    """Puts one `--section.field=value` into the content; returns what is wrong with it, if anything."""
+    name, equals, value = text.removeprefix("--").partition("=")
+    section, dot, field = name.partition(".")
+    if not (text.startswith("--") and equals and dot):
+        return f"{text}: expected --section.field=value"
+    if not isinstance(content.setdefault(section, {}), dict):
+        return f"{text}: {section} is not a section"
+    content[section][field] = yaml.safe_load(value)
+    return None
+
+
+def _describe(error: dict) -> str:
+    """One wrong value in a line: where, what is wrong, what came; the nearest name for an unknown key."""
+    # The location of a field of `model` also holds the kind that was tried.
+    where = [str(part) for part in error["loc"]]
+    kinds = {"unetpp": UnetPlusPlus, "classifier": Classifier}
+    section = Config.model_fields.get(where[0])
+    if where[0] == "model" and len(where) > 1 and where[1] in kinds:
+        known = kinds[where[1]].model_fields
+        del where[1]
+    elif section is not None and len(where) > 1:
+        known = section.annotation.model_fields
+    else:
+        known = Config.model_fields
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"{'.'.join(where)}: unknown key; {hint}"
+    return f"{'.'.join(where)}: {error['msg']}, got {error['input']!r}"

@@ -1,0 +1,80 @@
+"""What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights, metrics.json."""
+
+import json
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from lake import InputError
+from trainer import config
+
+CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
+# Values that a resumed run may change: they leave batches, gradients and schedule as they are.
+FREE_TO_CHANGE = ("lake:", "train.device:", "train.replicas:", "train.checkpoint_minutes:", "train.jit:")
+
+
+def claim(workdir: Path, run: config.Config) -> None:
+    """Writes config.yaml, or compares with the one that is there; raises InputError when that is another run's."""
+    path = workdir / CONFIG
+    if path.exists():
+        found = config.load(path, [])
+        changed = [line for line in config.differences(found, run) if not line.startswith(FREE_TO_CHANGE)]
+        if changed:
+            raise InputError(
+                f"{workdir} holds another run; use another --workdir, or repeat its values:\n  " + "\n  ".join(changed)
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    config.save(run, path)
+
+
+class State:
+    """Network, optimizer and progress of a run, saved and restored together."""
+
+    def __init__(self, workdir: Path, network: keras.Model, optimizer: keras.optimizers.Optimizer):
+        self.workdir, self.network = workdir, network
+        self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.checkpoint = tf.train.Checkpoint(
+            network=network, optimizer=optimizer, best_score=self.best_score, step=self.step
+        )
+        self.manager = tf.train.CheckpointManager(self.checkpoint, str(workdir / "checkpoints"), max_to_keep=2)
+
+    def restore(self) -> int:
+        """The step of the newest checkpoint, now restored; 0 where there is none."""
+        if self.manager.latest_checkpoint:
+            self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+            print(f"resuming at step {int(self.step):,} from {self.manager.latest_checkpoint}")
+        return int(self.step)
+
+    def save(self, step: int) -> None:
+        self.step.assign(step)
+        self.manager.save(checkpoint_number=step)
+
+    def keep_if_best(self, score: float) -> bool:
+        """Writes best.weights.h5 when the score is the highest so far."""
+        is_best = score > float(self.best_score)
+        if is_best:
+            self.best_score.assign(score)
+            unfinished = self.workdir / f"unfinished.{BEST}"
+            self.network.save_weights(unfinished)
+            unfinished.replace(self.workdir / BEST)
+        return is_best
+
+
+def write_metrics(workdir: Path, metrics: dict) -> None:
+    (workdir / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def load(workdir: Path) -> tuple[config.Config, keras.Model]:
+    """A trained network with its best weights, rebuilt from config.yaml; raises InputError for an unfinished run."""
+    from trainer import models
+
+    if not (workdir / CONFIG).exists():
+        raise InputError(f"{workdir}: no {CONFIG}, so no run was trained here")
+    if not (workdir / BEST).exists():
+        raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
+    run = config.load(workdir / CONFIG, [])
+    network = models.build(run.model, run.data.side)
+    network.load_weights(workdir / BEST)
+    return run, network

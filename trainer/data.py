@@ -1,0 +1,214 @@
+"""Shards -> batches, with tf.data on the host. Everything random is a function of (seed, epoch, record).
+
+An epoch's order: the shards permuted, taken in groups; the records of a group shuffled in memory; groups in turn.
+So a run that resumes at step k skips whole groups unread. Batches hold whole numbers as the lake stores them:
+
+    image [B, S, S, 1] uint8 or uint16    mask [B, S, S, 1] uint8, 0 or 1     window [B, 2] float32
+    label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1        weight [B] float32, 0 for padding
+    uniforms [B, P] float32, training only
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from lake import InputError, example, manifest
+from trainer import augment, config
+
+RECORD_FIELDS = ("image", "mask", "has_mask", "label", "lesion_px", "encoding", "window", "height", "width")
+SOURCE_FIELDS = ("image_id", "original_rle", "original_height", "original_width")
+JPEG_RATIOS = (8, 4, 2)  # libjpeg decodes at a half, a quarter and an eighth for less than a whole image
+DRAWS, SHUFFLE = 1, 2  # keep the streams of random numbers apart
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split and how many records each holds."""
+
+    paths: tuple[str, ...]
+    records: tuple[int, ...]
+    dtype: str
+
+    @property
+    def num_records(self) -> int:
+        return sum(self.records)
+
+
+def open_lake(folder: str) -> dict:
+    """The manifest of a lake; raises InputError where there is none."""
+    path = tf.io.gfile.join(folder, manifest.MANIFEST)
+    if not tf.io.gfile.exists(path):
+        raise manifest.missing(folder)
+    with tf.io.gfile.GFile(path) as file:
+        return manifest.parse(file.read(), folder)
+
+
+def split_of(content: dict, folder: str, name: str) -> Split:
+    """A split by its name; raises InputError when the lake has no record of it."""
+    shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
+    if not shards:
+        known = ", ".join(sorted(content["counts"]["splits"]))
+        raise InputError(f"{folder}: no records in split {name!r}; it has {known}")
+    return Split(
+        paths=tuple(tf.io.gfile.join(folder, shard["name"]) for shard in shards),
+        records=tuple(shard["records"] for shard in shards),
+        dtype=content["dtype"],
+    )
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
+    if split.num_records < batch_size:
+        raise InputError(f"batch_size={batch_size}, but the training split has {split.num_records} records")
+    return split.num_records // batch_size
+
+
+def training_batches(split: Split, data: config.Data, seed: int, epochs: int, first_step: int) -> tf.data.Dataset:
+    """Global batches from `first_step` (counted over all epochs) to the end of the last epoch."""
+    rows = group_rows(split, data, seed, epochs, first_step)
+    dataset = tf.data.Dataset.from_tensor_slices(rows)
+    dataset = dataset.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1).prefetch(1).unbatch()
+    dataset = dataset.map(lambda item: _training_item(item, split, data, seed), tf.data.AUTOTUNE, deterministic=True)
+    return _batched(dataset, data.batch_size)
+
+
+def evaluation_batches(split: Split, data: config.Data, extra_fields: tuple[str, ...] = ()) -> tf.data.Dataset:
+    """Every record once, in the order of the shards; the last batch is filled up with items of weight 0."""
+    dataset = tf.data.TFRecordDataset(split.paths, num_parallel_reads=None)
+    dataset = dataset.map(
+        lambda record: _item(record, split.dtype, data.side, data.fit, extra_fields), tf.data.AUTOTUNE, deterministic=True
+    )
+    num_missing = -split.num_records % data.batch_size
+    empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in dataset.element_spec.items()}
+    empty["window"] = tf.constant([0.0, 1.0])  # its width divides
+    dataset = dataset.concatenate(tf.data.Dataset.from_tensors(empty).repeat(num_missing))
+    return _batched(dataset, data.batch_size)
+
+
+def group_rows(split: Split, data: config.Data, seed: int, epochs: int, first_step: int) -> dict[str, np.ndarray]:
+    """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), and from which to which of its
+    shuffled records are wanted."""
+    records, per_epoch = np.array(split.records), steps_per_epoch(split, data.batch_size)
+    first_epoch = first_step // per_epoch
+    rows = {"epoch": [], "group": [], "shards": [], "begin": [], "end": []}
+    for epoch in range(first_epoch, epochs):
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(records))
+        wanted_from = (first_step - first_epoch * per_epoch) * data.batch_size if epoch == first_epoch else 0
+        wanted_to, before = per_epoch * data.batch_size, 0
+        for group, start in enumerate(range(0, len(order), data.group_shards)):
+            shards = order[start : start + data.group_shards]
+            after = before + records[shards].sum()
+            begin, end = max(wanted_from, before), min(wanted_to, after)
+            if begin < end:
+                rows["epoch"].append(epoch)
+                rows["group"].append(group)
+                rows["shards"].append(np.pad(shards, (0, data.group_shards - len(shards)), constant_values=-1))
+                rows["begin"].append(begin - before)
+                rows["end"].append(end - before)
+            before = after
+    return {name: np.array(values, np.int64) for name, values in rows.items()}
+
+
+def fitted_box(height, width, side: int, fit: str):
+    """(top, left, height, width) of an image within [side, side]; whole numbers or integer tensors."""
+    if fit == "stretch":
+        return 0, 0, side, side
+    longest = tf.maximum(height, width) if tf.is_tensor(height) else max(height, width)
+    inner_height = (height * side + longest // 2) // longest
+    inner_width = (width * side + longest // 2) // longest
+    return (side - inner_height) // 2, (side - inner_width) // 2, inner_height, inner_width
+
+
+def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    # One worker reads all files; tf.distribute only cuts each batch into the replicas' parts.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _load_group(row: dict, split: Split, seed: int) -> dict:
+    """The wanted records of one group, shuffled: {"record": [N] strings, "number": [N], "epoch": [N]}."""
+    shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
+    counts = tf.gather(tf.constant(split.records, tf.int64), shards)
+    firsts = tf.gather(tf.constant(np.cumsum([0, *split.records[:-1]]), tf.int64), shards)
+    records = tf.data.TFRecordDataset(tf.gather(tf.constant(split.paths), shards))
+    records = records.batch(split.num_records).get_single_element()  # [N]
+    numbers = tf.ragged.range(firsts, firsts + counts).flat_values  # [N]: which record of the split
+    order = tf.random.experimental.stateless_shuffle(
+        tf.range(tf.size(records)), seed=_seed(seed, SHUFFLE, row["epoch"], row["group"]), alg="philox"
+    )[row["begin"] : row["end"]]
+    epochs = tf.fill(tf.shape(order), row["epoch"])
+    return {"record": tf.gather(records, order), "number": tf.gather(numbers, order), "epoch": epochs}
+
+
+def _training_item(item: dict, split: Split, data: config.Data, seed: int) -> dict:
+    draws = tf.random.stateless_uniform(
+        [len(augment.COLUMNS)], seed=_seed(seed, DRAWS, item["epoch"], item["number"]), alg="philox"
+    )
+    return {**_item(item["record"], split.dtype, data.side, data.fit), "uniforms": draws}
+
+
+def _seed(seed: int, stream: int, epoch, number):
+    """Two 64-bit words, different for every (seed, stream, epoch, number)."""
+    return tf.stack([tf.constant(seed * 8 + stream, tf.int64), epoch * 2**40 + number])
+
+
+def _item(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ...] = ()) -> dict:
+    """One serialised record, decoded straight to [side, side]."""
+    fields = example.parse(record, (*RECORD_FIELDS, *extra_fields))
+    height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
+    box = fitted_box(height, width, side, fit)
+    is_jpeg = fields["encoding"] == "jpeg-kept"
+    image = tf.cond(
+        is_jpeg,
+        lambda: _decode_jpeg(fields["image"], box, height, width, dtype),
+        lambda: tf.io.decode_png(fields["image"], channels=1, dtype=tf.as_dtype(dtype)),
+    )
+    image = _fit(image, box, side)
+    image = tf.cast(tf.round(image), dtype)
+    # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
+    mask = tf.cond(
+        fields["lesion_px"] > 0,
+        lambda: tf.cast(
+            _fit(tf.io.decode_png(fields["mask"], channels=1), box, side) >= 127.5,
+            tf.uint8,
+        ),
+        lambda: tf.zeros([side, side, 1], tf.uint8),
+    )
+    return {
+        "image": tf.ensure_shape(image, [side, side, 1]),
+        "mask": tf.ensure_shape(mask, [side, side, 1]),
+        "window": fields["window"],
+        "label": tf.cast(fields["label"], tf.float32),
+        "has_mask": tf.cast(fields["has_mask"], tf.float32),
+        "weight": tf.ones([]),
+        **{name: fields[name] for name in extra_fields},
+    }
+
+
+def _decode_jpeg(data, box, height, width, dtype: str):
+    """Pixels at the smallest of libjpeg's scales that is not below what is wanted."""
+    *_, wanted_height, wanted_width = box
+
+    def decode(ratio: int):
+        return lambda: tf.cast(tf.io.decode_jpeg(data, channels=1, ratio=ratio, dct_method="INTEGER_ACCURATE"), dtype)
+
+    cases = [
+        (tf.logical_and(height >= wanted_height * ratio, width >= wanted_width * ratio), decode(ratio))
+        for ratio in JPEG_RATIOS
+    ]
+    return tf.case(cases, default=decode(1))
+
+
+def _fit(pixels, box, side: int):
+    """Pixels [h, w, 1] as float32 [side, side, 1], resized into the box, 0 around it."""
+    top, left, inner_height, inner_width = box
+    size = tf.stack([inner_height, inner_width])
+    is_right = tf.reduce_all(tf.shape(pixels)[:2] == size)
+    pixels = tf.cond(
+        is_right,
+        lambda: tf.cast(pixels, tf.float32),
+        lambda: tf.image.resize(tf.cast(pixels, tf.float32), size, antialias=True),
+    )
+    return tf.image.pad_to_bounding_box(pixels, top, left, side, side)

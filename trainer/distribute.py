@@ -1,0 +1,55 @@
+"""The only file that knows CPU, GPU, one replica or many. In: what was asked for; out: a tf.distribute strategy."""
+
+import tensorflow as tf
+
+from lake import InputError
+
+BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
+
+
+def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribute.Strategy:
+    """One device or MirroredStrategy over several; raises InputError for what this machine does not have."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if device == "gpu" and not gpus:
+        raise InputError("train.device=gpu, but TensorFlow sees no GPU; install radlake[train_gpu] or use train.device=cpu")
+    kind = "GPU" if gpus and device != "cpu" else "CPU"
+    count = replicas or (len(gpus) if kind == "GPU" else 1)
+    if kind == "GPU" and count > len(gpus):
+        raise InputError(f"train.replicas={count}, but this machine has {len(gpus)} GPUs")
+    if batch_size % count:
+        raise InputError(
+            f"data.batch_size={batch_size} does not divide over {count} replicas; use a multiple of {count}"
+        )
+    if kind == "GPU":
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    elif count > 1:
+        _divide_cpu(count)
+    devices = [f"{kind}:{number}" for number in range(count)]
+    print(f"{count} replica{'s' * (count > 1)} on {', '.join(devices)}; {batch_size // count} images each a step")
+    return tf.distribute.OneDeviceStrategy(devices[0]) if count == 1 else tf.distribute.MirroredStrategy(devices)
+
+
+def precision(asked: str) -> str:
+    """Keras's policy name: bfloat16 where every GPU computes in it, float32 elsewhere."""
+    if asked != "auto":
+        return asked
+    gpus = tf.config.list_physical_devices("GPU")
+    capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+    return "mixed_bfloat16" if capabilities and min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY else "float32"
+
+
+def compiles_gradients(asked: str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it lost a third."""
+    if asked == "auto":
+        return all("GPU" in device for device in strategy.extended.worker_devices)
+    return asked == "on"
+
+
+def _divide_cpu(count: int) -> None:
+    """Logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU job."""
+    [cpu] = tf.config.list_physical_devices("CPU")
+    existing = tf.config.get_logical_device_configuration(cpu)
+    if existing is not None and len(existing) >= count:
+        return
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)

@@ -1,0 +1,142 @@
+"""A workdir -> scores. Thresholds are chosen on the validation split and then frozen for the test split.
+
+Probabilities are resized to the source's own size before thresholding, and scored against the union of the label
+file's rows: the challenge's metric, not one at the network's size.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from lake import InputError, rle
+from trainer import augment, checkpoint, config, data, metrics, validate
+
+# The triplets that are tried: keep p > bottom unless fewer than `area` pixels have p > top.
+BOTTOMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+AREAS_SHARE = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of the image
+PICTURED = 6
+
+
+def evaluate(workdir: Path, lake: str | None = None, picture: Path | None = None) -> str:
+    """Scores the best weights of a run, writes metrics.json and the picture; returns a table to print."""
+    run, network = checkpoint.load(workdir)
+    folder = lake or run.lake
+    content = data.open_lake(folder)
+    splits = [name for name in (run.data.val_split, "test") if content["counts"]["splits"].get(name, {}).get("records")]
+    if run.data.val_split not in splits:
+        raise InputError(f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen")
+    predict = tf.function(lambda batch: network(augment.to_unit(batch["image"], batch["window"]), training=False))
+    sets = {name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits}
+    is_classifier = run.model.kind == "classifier"
+    score = _classifier_scores if is_classifier else _segmenter_scores
+    chosen = None if is_classifier else choose_triplet(sets[run.data.val_split])
+    result = {name: score(predictions, chosen) for name, predictions in sets.items()}
+    written = {"lake": folder, "triplet": chosen and chosen["triplet"], "splits": result}
+    checkpoint.write_metrics(workdir, {"evaluate": written})
+    if picture:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw(sets[splits[-1]], run, chosen)).save(picture)
+    return table(workdir, result, written["triplet"])
+
+
+class Predictions:
+    """What a network says of every record of a split, and the truth beside it."""
+
+    def __init__(self, split: data.Split, run: config.Config, predict):
+        self.labels, self.scores = [], []
+        self.dices, self.dice_at_half = [], []  # [T, A, K] and one number, of each image with a mask
+        self.lesions = []  # whether that image has one
+        self.shown = []  # (item, logits) of the first few positives
+        for batch in data.evaluation_batches(split, run.data, data.SOURCE_FIELDS).prefetch(2):
+            logits = np.asarray(predict(batch), np.float32)
+            is_map = logits.ndim == 4
+            ranks = np.asarray(metrics.lesion_score(logits[..., -1:])) if is_map else logits[:, 0]
+            batch = {name: values.numpy() for name, values in batch.items()}
+            for number in np.flatnonzero(batch["weight"]):
+                item = {name: values[number] for name, values in batch.items()}
+                self.labels.append(item["label"])
+                self.scores.append(ranks[number])
+                if is_map and item["has_mask"]:
+                    self._score_mask(item, logits[number, ..., -1:], run.data)
+                if len(self.shown) < PICTURED and item["label"] > 0:
+                    self.shown.append((item, logits[number]))
+
+    def _score_mask(self, item: dict, logits: np.ndarray, settings: config.Data) -> None:
+        height, width = int(item["original_height"]), int(item["original_width"])
+        probabilities = at_source_size(logits, height, width, settings)[None]  # [1, H, W, 1]
+        runs = rle.runs(item["original_rle"].decode(), height * width)
+        mask = (rle.to_mask(runs, height, width) > 0).astype(np.float32)[None, :, :, None]
+        areas = [share * height * width for share in AREAS_SHARE]
+        self.dices.append(np.asarray(metrics.triplet_dice(mask, probabilities, TOPS, areas, BOTTOMS))[0])
+        self.dice_at_half.append(float(metrics.hard_dice(mask, probabilities > 0.5)[0]))
+        self.lesions.append(len(runs) > 0)
+
+
+def at_source_size(logits: np.ndarray, height: int, width: int, settings: config.Data):
+    """Probabilities [height, width, 1] of an image from the network's logits [S, S, 1]: cut out of the padding, resized."""
+    top, left, inner_height, inner_width = data.fitted_box(height, width, settings.side, settings.fit)
+    probabilities = tf.sigmoid(logits[top : top + inner_height, left : left + inner_width])
+    return tf.image.resize(probabilities, (height, width))
+
+
+def choose_triplet(predictions: Predictions) -> dict:
+    """The (top, area, bottom) with the highest mean dice; area as a share of the image."""
+    if not predictions.dices:
+        raise InputError("the validation split has no image with a mask to choose the thresholds on")
+    means = np.mean(predictions.dices, axis=0, dtype=np.float64)  # [T, A, K]
+    top, area, bottom = np.unravel_index(means.argmax(), means.shape)
+    triplet = {"top": TOPS[top], "area_share": AREAS_SHARE[area], "bottom": BOTTOMS[bottom]}
+    return {"triplet": triplet, "at": (int(top), int(area), int(bottom))}
+
+
+def _segmenter_scores(predictions: Predictions, chosen: dict) -> dict:
+    dices = np.array([dices[chosen["at"]] for dices in predictions.dices], np.float64)
+    lesions, half = np.array(predictions.lesions), np.array(predictions.dice_at_half)
+    return {
+        "images": len(predictions.labels),
+        "without_mask": len(predictions.labels) - len(dices),
+        "dice_mean": float(dices.mean()) if len(dices) else math.nan,
+        "dice_all_empty": float((~lesions).mean()) if len(dices) else math.nan,
+        "dice_positives": float(dices[lesions].mean()) if lesions.any() else math.nan,
+        "dice_positives_at_half": float(half[lesions].mean()) if lesions.any() else math.nan,
+        "auc": _auc(predictions),
+    }
+
+
+def _classifier_scores(predictions: Predictions, _) -> dict:
+    return {"images": len(predictions.labels), "auc": _auc(predictions)}
+
+
+def _auc(predictions: Predictions) -> float:
+    scores, labels = np.array(predictions.scores, np.float32), np.array(predictions.labels)
+    return metrics.auc(metrics.score_histogram(scores, labels, np.ones_like(scores)))
+
+
+def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> np.ndarray:
+    """The first few positives of a split, truth and prediction side by side, at the network's size."""
+    items = [item for item, _ in predictions.shown]
+    if not items:
+        raise InputError("the split has no positive image to draw")
+    batch = {name: np.stack([item[name] for item in items]) for name in ("image", "window", "label", "mask")}
+    images = np.asarray(augment.to_unit(batch["image"], batch["window"]))[..., 0]
+    logits = np.stack([logits for _, logits in predictions.shown])
+    return validate.picture(run.model.kind, images, batch, logits, chosen and chosen["triplet"]["bottom"])
+
+
+def table(workdir: Path, result: dict, triplet: dict | None) -> str:
+    """One line a split."""
+    names = list(next(iter(result.values())))
+    lines = [f"{workdir}", f"{'split':<8}" + "".join(f"{name:>{len(name) + 2}}" for name in names)]
+    for split, values in result.items():
+        cells = (f"{values[n]:>{len(n) + 2}.4f}" if isinstance(values[n], float) else f"{values[n]:>{len(n) + 2}}" for n in names)
+        lines.append(f"{split:<8}" + "".join(cells))
+    if triplet:
+        lines.append(
+            f"thresholds chosen on validation: keep p > {triplet['bottom']} unless less than "
+            f"{triplet['area_share']:.2%} of the image has p > {triplet['top']}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""python -m trainer.task train|evaluate: parse, load, call one function.
+
+    train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights
+    evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from lake import InputError
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m trainer.task",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = made.add_subparsers(dest="command", required=True)
+    train = commands.add_parser(
+        "train",
+        allow_abbrev=False,
+        help="train, or resume by repeating the command",
+        epilog="--section.field=value overrides a value of the config, such as --data.side=256",
+    )
+    train.add_argument("--config", required=True, metavar="YAML")
+    train.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
+    train.add_argument("--workdir", required=True, type=Path)
+    evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="score a trained network")
+    evaluate.add_argument("--workdir", required=True, type=Path)
+    evaluate.add_argument("--lake", metavar="ROOT/NAME/VERSION", help="another lake than the run's own")
+    evaluate.add_argument("--picture", type=Path, metavar="PNG", help="truth and prediction side by side")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+    flags, overrides = parser().parse_known_args(argv)
+    try:
+        if flags.command == "train":
+            from trainer import config
+
+            run = config.load(flags.config, overrides, lake=flags.lake)
+            from trainer import train
+
+            train.train(run, flags.workdir)
+        else:
+            if overrides:
+                raise InputError(f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate --help")
+            from trainer import evaluate
+
+            print(evaluate.evaluate(flags.workdir, flags.lake, flags.picture))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,182 @@
+"""The loop: N steps in one call of a tf.function around strategy.run; validation, checkpoints, curves each epoch.
+
+Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. Losses are sums over the batch divided
+by the global batch, so that one replica and many take the same step.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from lake import InputError
+from trainer import (
+    augment,
+    checkpoint,
+    config,
+    data,
+    distribute,
+    losses,
+    models,
+    progress,
+    schedules,
+    summaries,
+    validate,
+)
+
+
+def train(run: config.Config, workdir: Path) -> dict:
+    """Trains to the last epoch, resuming where the workdir's newest checkpoint stands; returns the last metrics."""
+    lake = data.open_lake(run.lake)
+    split = data.split_of(lake, run.lake, run.data.train_split)
+    val_split = data.split_of(lake, run.lake, run.data.val_split)
+    per_epoch = data.steps_per_epoch(split, run.data.batch_size)
+    strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
+    checkpoint.claim(workdir, run)
+    keras.utils.set_random_seed(run.train.seed)
+    if run.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision))
+    with strategy.scope():
+        network = models.build(run.model, run.data.side)
+        optimizer = schedules.build_optimizer(run.optimizer, run.train.epochs, per_epoch)
+        optimizer.build(network.trainable_variables)
+        state = checkpoint.State(workdir, network, optimizer)
+    step = state.restore()
+    image_losses = losses_of_images(run, lake["statistics"]["positive_pixel_share_of_positives"])
+    replica_step = training_step(network, optimizer, run, strategy, image_losses)
+    several_steps = steps_in_one_call(strategy, replica_step, averages_of_replicas(network))
+    batches = data.training_batches(split, run.data, run.train.seed, run.train.epochs, step)
+    iterator = iter(strategy.experimental_distribute_dataset(batches))
+    validation = validate.Validation(strategy, network, run, val_split, image_losses)
+    board = summaries.Board(workdir)
+    _introduce(run, workdir, network, split, val_split, per_epoch)
+
+    line, saved_at, result = progress.Progress(per_epoch, run, step), time.monotonic(), {}
+    while step < per_epoch * run.train.epochs:
+        epoch, in_epoch = divmod(step, per_epoch)
+        sums = {}
+        while in_epoch < per_epoch:
+            count = min(run.train.steps_per_call, per_epoch - in_epoch)
+            call = {name: value.numpy() for name, value in several_steps(iterator, tf.constant(count)).items()}
+            step, in_epoch = step + count, in_epoch + count
+            if call["nonfinite_steps"]:
+                raise FloatingPointError(
+                    f"the loss or a gradient is not a number between steps {step - count + 1} and {step}; lower "
+                    f"optimizer.learning_rate, then resume from {state.manager.latest_checkpoint or 'the start'}"
+                )
+            sums = {name: sums.get(name, 0) + value for name, value in {**call, "steps": count}.items()}
+            line.show(step, epoch, in_epoch, sums)
+            board.scalars("train", step, {"loss": float(call["loss"]) / count, **line.rates(optimizer)})
+            if time.monotonic() - saved_at > 60 * run.train.checkpoint_minutes and in_epoch < per_epoch:
+                state.save(step)
+                saved_at = time.monotonic()
+        curves = {"train": validate.scores(sums), "val": validate.scores(validation(board, step))}
+        for curve, values in curves.items():
+            board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
+        board.flush()
+        key = run.train.keep_best or ("auc" if run.model.kind == "classifier" else "dice_positives")
+        is_best = state.keep_if_best(curves["val"][key])
+        result = {"epoch": epoch + 1, "step": step, **{name: curves[name] for name in curves}}
+        checkpoint.write_metrics(workdir, {"last": result, f"best_{key}": float(state.best_score)})
+        state.save(step)
+        saved_at = time.monotonic()
+        line.epoch_line(epoch + 1, curves, is_best)
+    return result
+
+
+def training_step(network, optimizer, run: config.Config, strategy, image_losses: Callable) -> Callable:
+    """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move alike."""
+    strengths = run.augment.model_dump()
+
+    def gradients(batch: dict):
+        images, masks = augment.to_unit(batch["image"], batch["window"]), tf.cast(batch["mask"], tf.float32)
+        images, masks = augment.apply(images, masks, batch["uniforms"], **strengths)
+        with tf.GradientTape() as tape:
+            logits = network(images, training=True)  # [B / replicas, S, S, L] or [B / replicas, 1]
+            loss = tf.reduce_sum(image_losses(masks, logits, batch)) / run.data.batch_size
+        return tape.gradient(loss, network.trainable_variables), loss, masks, logits
+
+    if distribute.compiles_gradients(run.train.jit, strategy):
+        if getattr(run.model, "norm", None) == "sync_batch" and strategy.num_replicas_in_sync > 1:
+            raise InputError("model.norm=sync_batch reduces over the replicas inside the network; it needs train.jit=off")
+        gradients = tf.function(gradients, jit_compile=True)
+
+    def step(batch: dict) -> dict:
+        grads, loss, masks, logits = gradients(batch)
+        grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(grad)) for grad in grads])
+        optimizer.apply(grads, network.trainable_variables)
+        nonfinite = tf.cast(~(is_finite & tf.math.is_finite(loss)), tf.float32)
+        return {"loss": loss, "nonfinite_steps": nonfinite, **validate.example_sums(run.model.kind, masks, logits, batch, None)}
+
+    return step
+
+
+def losses_of_images(run: config.Config, positive_share: float) -> Callable:
+    """(masks, logits, batch) -> [B]; an image whose truth is unknown weighs 0."""
+    if run.model.kind == "classifier":
+        return lambda masks, logits, batch: tf.where(
+            batch["label"] >= 0, losses.bce(batch["label"][:, None], logits), 0.0
+        )
+    terms = run.loss
+    if terms.weighted_bce and not positive_share > 0:
+        raise InputError("loss.weighted_bce needs a lake with positive pixels; its manifest counts none")
+
+    def segmentation(masks, logits, batch):
+        return batch["has_mask"] * losses.combined(
+            masks, logits, terms.dice, terms.bce, terms.weighted_bce, positive_share
+        )
+
+    return segmentation
+
+
+def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
+    """(iterator, number of steps) -> sums over steps and replicas, as one compiled loop."""
+
+    def reduced(values: dict) -> dict:
+        return {name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for name, value in values.items()}
+
+    @tf.function
+    def several_steps(iterator, count):
+        sums = reduced(strategy.run(replica_step, args=(next(iterator),)))
+        for _ in tf.range(count - 1):
+            more = reduced(strategy.run(replica_step, args=(next(iterator),)))
+            sums = {name: sums[name] + more[name] for name in sums}
+        if averages and strategy.num_replicas_in_sync > 1:
+            strategy.run(_average, args=(averages,))
+        return sums
+
+    return several_steps
+
+
+def averages_of_replicas(network: keras.Model) -> list:
+    """Moving statistics of plain BatchNormalization: each replica has its own, a checkpoint would keep the first's."""
+    return [
+        variable.value
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
+        for variable in (layer.moving_mean, layer.moving_variance)
+    ]
+
+
+def _average(variables: list) -> None:
+    context = tf.distribute.get_replica_context()
+    for variable in variables:
+        variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
+
+
+def _introduce(run, workdir: Path, network, split: data.Split, val_split: data.Split, per_epoch: int) -> None:
+    print(
+        f"{run.model.kind} with {network.count_params():,} parameters at {run.data.side} px, "
+        f"{keras.mixed_precision.dtype_policy().name}; {split.num_records:,} images to train on "
+        f"({per_epoch} steps of {run.data.batch_size} an epoch), {val_split.num_records:,} to validate on\n"
+        f"curves: tensorboard --logdir {workdir}",
+        flush=True,
+    )
+
+
+def _tag(name: str) -> str:
+    return name.replace("dice_", "dice/")
