@@ -31,23 +31,59 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--source", choices=("dicom",), default="dicom")
-    add("--images", required=True, metavar="PATTERN", help="files, such as 'gs://bucket/dicom/**.dcm'")
-    add("--labels", required=True, metavar="CSV", help="ImageId,EncodedPixels or ImageId,Class; may be .gz")
+    add(
+        "--images",
+        required=True,
+        metavar="PATTERN",
+        help="files, such as 'gs://bucket/dicom/**.dcm'",
+    )
+    add(
+        "--labels",
+        required=True,
+        metavar="CSV",
+        help="ImageId,EncodedPixels or ImageId,Class; may be .gz",
+    )
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
     add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
-    add("--unlabelled", choices=("reject", "negative", "keep"), default="reject", help="images without a CSV row")
-    add("--max_side", type=_side, default=1024, help="longest side in pixels, or none for native size")
+    add(
+        "--unlabelled",
+        choices=("reject", "negative", "keep"),
+        default="reject",
+        help="images without a CSV row",
+    )
+    add(
+        "--max_side",
+        type=_side,
+        default=1024,
+        help="longest side in pixels, or none for native size",
+    )
     add("--bits", type=int, choices=(8, 16), help="stored bits; needed when the images have both")
-    add("--image_id_from", choices=("name", "uid"), default="name", help="file name or SOPInstanceUID")
-    add("--deidentify", choices=("hash", "keep"), default="hash", help="patient, study and series ids")
-    add("--deidentify_key_file", metavar="FILE", help=f"secret of the hash; made at {KEY_FILE} when absent")
+    add(
+        "--image_id_from",
+        choices=("name", "uid"),
+        default="name",
+        help="file name or SOPInstanceUID",
+    )
+    add(
+        "--deidentify",
+        choices=("hash", "keep"),
+        default="hash",
+        help="patient, study and series ids",
+    )
+    add(
+        "--deidentify_key_file",
+        metavar="FILE",
+        help=f"secret of the hash; made at {KEY_FILE} when absent",
+    )
     add("--shard_mb", type=float, default=100, help="about the size of a shard, in 10^6 bytes")
     add("--min_shards", type=int, default=4, help="shards of a split, also when one would do")
     add("--max_reject_fraction", type=float, default=0.01, help="above it the job fails")
     return made
 
 
-def build(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout, options: shards.Options):
+def build(
+    root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout, options: shards.Options
+):
     """The whole pipeline."""
     matched = (
         root
@@ -67,9 +103,9 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout,
         {"headers": headers["headers"], "rows": rows}
         | "By image id" >> beam.CoGroupByKey()  # (image_id, {"headers": [Header], "rows": [Row]})
         | "Join"
-        >> beam.ParDo(listing.Join(layout.kind, flags.unlabelled, options.progress_file)).with_outputs(
-            listing.REJECTS, listing.ORPHANS, main="images"
-        )  # Image
+        >> beam.ParDo(
+            listing.Join(layout.kind, flags.unlabelled, options.progress_file)
+        ).with_outputs(listing.REJECTS, listing.ORPHANS, main="images")  # Image
     )
     bits = (
         images["images"]
@@ -84,19 +120,29 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout,
         | "Groups" >> beam.GroupByKey()  # (group, [Image])
         | "By stratum" >> beam.Map(plan.keyed_by_stratum)
         | "Line of groups" >> plan.InHashOrder()
-        | "Deal" >> beam.FlatMap(plan.split_images, plan.parse_splits(flags.splits))  # (split, image_id, Image)
+        | "Deal"
+        >> beam.FlatMap(
+            plan.split_images, plan.parse_splits(flags.splits)
+        )  # (split, image_id, Image)
     )
     split_bytes = (
         split
-        | "Sizes" >> beam.Map(lambda item, side: (item[0], plan.stored_bytes(item[2], side)), options.max_side)
+        | "Sizes"
+        >> beam.Map(
+            lambda item, side: (item[0], plan.stored_bytes(item[2], side)), options.max_side
+        )
         | "Split sizes" >> beam.CombinePerKey(sum)
     )
     written = (
         split
         | "Line of images" >> plan.InHashOrder()
-        | "To shard" >> beam.Map(plan.to_shard, beam.pvalue.AsDict(split_bytes), options.shard_mb, options.min_shards)
+        | "To shard"
+        >> beam.Map(
+            plan.to_shard, beam.pvalue.AsDict(split_bytes), options.shard_mb, options.min_shards
+        )
         | "Shards" >> beam.GroupByKey()  # ((split, shard, shards), [(position, Image)])
-        | "Write" >> beam.Map(shards.write, beam.pvalue.AsSingleton(bits), options)  # name of the shard
+        | "Write"
+        >> beam.Map(shards.write, beam.pvalue.AsSingleton(bits), options)  # name of the shard
     )
     rejects = (headers[listing.REJECTS], images[listing.REJECTS]) | "Rejects" >> beam.Flatten()
     _ = (
@@ -106,8 +152,12 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout,
         >> beam.Map(
             finish.finalise,
             rejects=beam.pvalue.AsList(rejects),
-            orphans=beam.pvalue.AsSingleton(images[listing.ORPHANS] | "Orphans" >> beam.combiners.Count.Globally()),
-            matched=beam.pvalue.AsSingleton(matched | "Images in" >> beam.combiners.Count.Globally()),
+            orphans=beam.pvalue.AsSingleton(
+                images[listing.ORPHANS] | "Orphans" >> beam.combiners.Count.Globally()
+            ),
+            matched=beam.pvalue.AsSingleton(
+                matched | "Images in" >> beam.combiners.Count.Globally()
+            ),
             lake_bits=beam.pvalue.AsSingleton(bits),
             options=options,
         )
@@ -120,13 +170,19 @@ def run(argv: list[str]) -> dict:
     flags, beam_arguments = parser().parse_known_args(argv)
     _check_beam_arguments(beam_arguments)
     pipeline_options = PipelineOptions(beam_arguments)
-    is_local = pipeline_options.view_as(StandardOptions).runner in (None, "DirectRunner", "FnApiRunner")
+    is_local = pipeline_options.view_as(StandardOptions).runner in (
+        None,
+        "DirectRunner",
+        "FnApiRunner",
+    )
     if is_local:
         # DirectRunner first looks for another runner on the internet.
         pipeline_options.view_as(StandardOptions).runner = LOCAL_RUNNER
     layout = _label_layout(flags.labels)
     if not FileSystems.match([flags.images], limits=[1])[0].metadata_list:
-        raise InputError(f"--images={flags.images}: no file matches; quote the pattern so that the shell leaves it alone")
+        raise InputError(
+            f"--images={flags.images}: no file matches; quote the pattern so that the shell leaves it alone"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = _worker_options(flags, is_local, progress_file)
@@ -172,14 +228,24 @@ def _label_layout(path: str) -> labels.Layout:
         return labels.layout(file, path)
 
 
-def _worker_options(flags: argparse.Namespace, is_local: bool, progress_file: str | None) -> shards.Options:
+def _worker_options(
+    flags: argparse.Namespace, is_local: bool, progress_file: str | None
+) -> shards.Options:
     plan.parse_splits(flags.splits)
     parts = flags.output.rstrip("/").split("/")
-    if len(parts) < 2 or not all(part[0].isalnum() for part in parts[-2:] if part) or not all(parts[-2:]):
-        raise InputError(f"--output={flags.output}: expected ROOT/NAME/VERSION, such as lakes/siim/1.0.0")
+    if (
+        len(parts) < 2
+        or not all(part[0].isalnum() for part in parts[-2:] if part)
+        or not all(parts[-2:])
+    ):
+        raise InputError(
+            f"--output={flags.output}: expected ROOT/NAME/VERSION, such as lakes/siim/1.0.0"
+        )
     version = parts[-1].split(".")
     if len(version) != 3 or not all(part.isdigit() for part in version):
-        raise InputError(f"--output={flags.output}: the version {parts[-1]} is not three numbers, such as 1.0.0")
+        raise InputError(
+            f"--output={flags.output}: the version {parts[-1]} is not three numbers, such as 1.0.0"
+        )
     return shards.Options(
         folder=flags.output.rstrip("/"),
         dataset=parts[-2],
@@ -202,7 +268,9 @@ def _key(path: str | None, is_local: bool) -> bytes:
     """The secret of the pseudonyms: whoever has it can test a guessed patient id against a lake."""
     if path:
         if not FileSystems.exists(path):
-            raise InputError(f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} 32")
+            raise InputError(
+                f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} 32"
+            )
         with files.open_binary(path) as file:
             key = file.read()
         if not 16 <= len(key) <= 64:
@@ -215,7 +283,9 @@ def _key(path: str | None, is_local: bool) -> bytes:
         made.parent.mkdir(parents=True, exist_ok=True)
         made.touch(mode=0o600)
         made.write_bytes(secrets.token_bytes(KEY_BYTES))
-        print(f"made {made}: the secret that hashes patient ids; keep it with the images, not with the lake")
+        print(
+            f"made {made}: the secret that hashes patient ids; keep it with the images, not with the lake"
+        )
     return made.read_bytes()
 
 

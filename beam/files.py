@@ -21,7 +21,9 @@ class Unfinished:
         self.path, self.temporary = path, path + ".unfinished"
 
     def __enter__(self):
-        self.file = FileSystems.create(self.temporary, compression_type=CompressionTypes.UNCOMPRESSED)
+        self.file = FileSystems.create(
+            self.temporary, compression_type=CompressionTypes.UNCOMPRESSED
+        )
         return self.file
 
     def __exit__(self, error_type, *_):

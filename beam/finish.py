@@ -14,16 +14,35 @@ from beam.shards import WORK, Options, Stopped
 from lake import manifest
 
 
-def finalise(names: list[str], rejects: list[dict], orphans: int, matched: int, lake_bits: int, options: Options):
+def finalise(
+    names: list[str],
+    rejects: list[dict],
+    orphans: int,
+    matched: int,
+    lake_bits: int,
+    options: Options,
+):
     """Writes rejects, index, TFDS files and, last, the manifest; raises Stopped above `--max_reject_fraction`."""
-    sidecars = [json.loads(files.read_text(options.path(f"{WORK}/{name}.json"))) for name in sorted(names)]
-    rejects = sorted([*rejects, *(r for s in sidecars for r in s["rejects"])], key=lambda r: (r["path"], r["reason"]))
-    files.write_text(options.path(manifest.REJECTS), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects))
+    sidecars = [
+        json.loads(files.read_text(options.path(f"{WORK}/{name}.json"))) for name in sorted(names)
+    ]
+    rejects = sorted(
+        [*rejects, *(r for s in sidecars for r in s["rejects"])],
+        key=lambda r: (r["path"], r["reason"]),
+    )
+    files.write_text(
+        options.path(manifest.REJECTS),
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects),
+    )
     records = sum(sidecar["records"] for sidecar in sidecars)
     if matched != records + len(rejects):
-        raise Stopped(f"{matched} images in, but {records} records and {len(rejects)} rejects: please report this")
+        raise Stopped(
+            f"{matched} images in, but {records} records and {len(rejects)} rejects: please report this"
+        )
     if len(rejects) > options.max_reject_fraction * matched:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in Counter(r["reason"] for r in rejects).most_common())
+        reasons = ", ".join(
+            f"{reason}: {n}" for reason, n in Counter(r["reason"] for r in rejects).most_common()
+        )
         raise Stopped(
             f"{len(rejects)} of {matched} images rejected ({reasons}), more than --max_reject_fraction="
             f"{options.max_reject_fraction:g}; the lake is not finished. See {options.path(manifest.REJECTS)}"
@@ -31,7 +50,9 @@ def finalise(names: list[str], rejects: list[dict], orphans: int, matched: int, 
     _remove_stale_shards(names, options)
     _write_index(sidecars, options)
     dtype = f"uint{lake_bits}"
-    shards = [{key: s[key] for key in ("name", "split", "records", "bytes", "sha256")} for s in sidecars]
+    shards = [
+        {key: s[key] for key in ("name", "split", "records", "bytes", "sha256")} for s in sidecars
+    ]
     content = {
         "schema_version": manifest.SCHEMA_VERSION,
         "dataset": options.dataset,
@@ -54,7 +75,14 @@ def _counts(sidecars: list[dict], rejects: list[dict], orphans: int, matched: in
     for sidecar in sidecars:
         split = splits.setdefault(
             sidecar["split"],
-            {"records": 0, "positives": 0, "negatives": 0, "unknown": 0, "patients": set(), "lesion_pixels": 0},
+            {
+                "records": 0,
+                "positives": 0,
+                "negatives": 0,
+                "unknown": 0,
+                "patients": set(),
+                "lesion_pixels": 0,
+            },
         )
         for row in sidecar["rows"]:
             split["records"] += 1
@@ -83,7 +111,8 @@ def _statistics(sidecars: list[dict]) -> dict:
         "standard_deviation": math.sqrt(max(variance, 0.0)),
         "images_sampled": sums["sampled_images"],
         "positive_pixel_share": sums["lesion_pixels"] / max(sums["mask_pixels"], 1),
-        "positive_pixel_share_of_positives": sums["lesion_pixels"] / max(sums["pixels_of_positives"], 1),
+        "positive_pixel_share_of_positives": sums["lesion_pixels"]
+        / max(sums["pixels_of_positives"], 1),
     }
 
 
@@ -91,12 +120,17 @@ def _write_index(sidecars: list[dict], options: Options) -> None:
     with files.Unfinished(options.path(manifest.INDEX)) as file:
         with pyarrow.parquet.ParquetWriter(file, manifest.INDEX_SCHEMA) as writer:
             for sidecar in sidecars:
-                writer.write_table(pyarrow.Table.from_pylist(sidecar["rows"], manifest.INDEX_SCHEMA))
+                writer.write_table(
+                    pyarrow.Table.from_pylist(sidecar["rows"], manifest.INDEX_SCHEMA)
+                )
 
 
 def _remove_stale_shards(names: list[str], options: Options) -> None:
     """Shards of an earlier conversion with other options into the same folder."""
-    for pattern, suffix in ((options.path(f"{options.dataset}-*.tfrecord-*"), ""), (options.path(f"{WORK}/*.json"), ".json")):
+    for pattern, suffix in (
+        (options.path(f"{options.dataset}-*.tfrecord-*"), ""),
+        (options.path(f"{WORK}/*.json"), ".json"),
+    ):
         for found in FileSystems.match([pattern])[0].metadata_list:
             if FileSystems.split(found.path)[1].removesuffix(suffix) not in names:
                 files.remove(found.path)
@@ -114,10 +148,14 @@ def table(content: dict, seconds: float) -> str:
     ]
     for name, split in sorted(counts["splits"].items()):
         own = [shard for shard in content["shards"] if shard["split"] == name]
-        numbers = " ".join(f"{split[key]:>9,}" for key in ("positives", "negatives", "unknown", "patients"))
+        numbers = " ".join(
+            f"{split[key]:>9,}" for key in ("positives", "negatives", "unknown", "patients")
+        )
         size = sum(shard["bytes"] for shard in own) / 1e6
         lines.append(f"{name:<9}{split['records']:>9,} {numbers} {len(own):>7} {size:>9.1f}")
     if counts["labels_without_image"]:
         lines.append(f"{counts['labels_without_image']:,} ids of the label CSV have no image")
-    lines.append(f"{megabytes:.1f} MB in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s")
+    lines.append(
+        f"{megabytes:.1f} MB in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s"
+    )
     return "\n".join(lines)

@@ -26,7 +26,11 @@ class Image:
     def group(self) -> str:
         """What must not be torn apart by a split: the patient, else the study, else the image."""
         header = self.header
-        for kind, name in (("patient", header.patient), ("study", header.study), ("image", header.image_id)):
+        for kind, name in (
+            ("patient", header.patient),
+            ("study", header.study),
+            ("image", header.image_id),
+        ):
             if name:
                 return f"{kind}/{name}"
         raise ValueError(f"{header.path}: an image without an id")
@@ -83,7 +87,9 @@ class Join(beam.DoFn):
             yield beam.pvalue.TaggedOutput(ORPHANS, image_id)
             return
         for later in headers[1:]:
-            reject = Reject("duplicate-id", f"{later.path}: image id {image_id} is already at {headers[0].path}")
+            reject = Reject(
+                "duplicate-id", f"{later.path}: image id {image_id} is already at {headers[0].path}"
+            )
             yield self._reject(later, reject)
         try:
             yield Image(headers[0], self._label(headers[0], rows))

@@ -22,14 +22,21 @@ Splits = tuple[tuple[str, Fraction], ...]
 def parse_splits(text: str) -> Splits:
     """`train=0.8,val=0.1,test=0.1` -> ((name, share), …); raises InputError."""
     try:
-        splits = tuple((name.strip(), Fraction(share)) for name, share in (part.split("=") for part in text.split(",")))
+        splits = tuple(
+            (name.strip(), Fraction(share))
+            for name, share in (part.split("=") for part in text.split(","))
+        )
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"--splits={text}: expected NAME=SHARE,…, such as train=0.8,val=0.1,test=0.1") from None
+        raise InputError(
+            f"--splits={text}: expected NAME=SHARE,…, such as train=0.8,val=0.1,test=0.1"
+        ) from None
     names = [name for name, _ in splits]
     if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
         raise InputError(f"--splits={text}: split names must differ and be plain words")
     if any(share < 0 for _, share in splits) or sum(share for _, share in splits) != 1:
-        raise InputError(f"--splits={text}: the shares add up to {float(sum(s for _, s in splits)):g}, expected 1")
+        raise InputError(
+            f"--splits={text}: the shares add up to {float(sum(s for _, s in splits)):g}, expected 1"
+        )
     return splits
 
 
@@ -51,7 +58,9 @@ def stratum(images: list[Image]) -> tuple[int, int]:
 
     Size classes are factors of two of the largest lesion's share of its image: -1 unknown, 0 none, 1 below 2^-12 …
     """
-    shares = [image.label.lesion_px / (image.header.height * image.header.width) for image in images]
+    shares = [
+        image.label.lesion_px / (image.header.height * image.header.width) for image in images
+    ]
     largest = max(shares)
     labels = max(image.label.label for image in images)
     if largest <= 0:
@@ -140,7 +149,9 @@ def num_shards(images: int, total_bytes: int, shard_mb: float, min_shards: int) 
     return max(1, min(images, max(min_shards, math.ceil(total_bytes / (shard_mb * 1e6)))))
 
 
-def to_shard(ranked: tuple, split_bytes: dict[str, int], shard_mb: float, min_shards: int) -> tuple[tuple, tuple]:
+def to_shard(
+    ranked: tuple, split_bytes: dict[str, int], shard_mb: float, min_shards: int
+) -> tuple[tuple, tuple]:
     """A ranked image -> ((split, shard, shards of the split), (position in the split, image))."""
     split, position, images, _, image = ranked
     shards = num_shards(images, split_bytes[split], shard_mb, min_shards)

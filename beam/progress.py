@@ -44,7 +44,9 @@ class Line:
                 file.seek(read)
                 new = file.read()
             read += len(new)
-            counts.update({event: new.count(event) for event in (MATCHED, LISTED, RECORD, REJECTED)})
+            counts.update(
+                {event: new.count(event) for event in (MATCHED, LISTED, RECORD, REJECTED)}
+            )
             end = "\r" if sys.stderr.isatty() and not is_last else "\n"
             sys.stderr.write(text(counts, time.monotonic() - started) + end)
             sys.stderr.flush()

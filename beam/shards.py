@@ -64,7 +64,15 @@ class Options:
 
     def content(self) -> dict:
         """The options that change the lake's content."""
-        named = ("dataset", "version", "max_side", "image_id_from", "splits", "unlabelled", "deidentify")
+        named = (
+            "dataset",
+            "version",
+            "max_side",
+            "image_id_from",
+            "splits",
+            "unlabelled",
+            "deidentify",
+        )
         return {name: getattr(self, name) for name in (*named, "shard_mb", "min_shards")}
 
     def path(self, name: str) -> str:
@@ -82,7 +90,9 @@ def lake_bits(seen: list[tuple[int, str]], wanted: int | None) -> int:
         return wanted
     if len(seen) > 1:
         paths = " and ".join(f"{bits} bits: {path}" for bits, path in sorted(seen))
-        raise Stopped(f"images of 8 and of more bits in one lake ({paths}); choose --bits 8 or --bits 16")
+        raise Stopped(
+            f"images of 8 and of more bits in one lake ({paths}); choose --bits 8 or --bits 16"
+        )
     return seen[0][0] if seen else 8
 
 
@@ -220,7 +230,11 @@ def _pseudonym(kind: str, name: str, options: Options) -> bytes:
     """Keyed hash of a patient's or study's name; the name itself with --deidentify keep; empty stays empty."""
     if not name or options.deidentify == "keep":
         return name.encode()
-    return hashlib.blake2b(f"{kind}/{name}".encode(), key=options.key, digest_size=16).hexdigest().encode()
+    return (
+        hashlib.blake2b(f"{kind}/{name}".encode(), key=options.key, digest_size=16)
+        .hexdigest()
+        .encode()
+    )
 
 
 def _is_done(name: str, print_of: str, options: Options) -> bool:

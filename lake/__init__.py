@@ -9,7 +9,7 @@ class Reject(ValueError):
     """One input that cannot become a record; `reason` is a stable code, the message says where and why."""
 
     def __init__(self, reason: str, message: str):
-        super().__init__(reason, message)      # both in args, so that it pickles
+        super().__init__(reason, message)  # both in args, so that it pickles
         self.reason, self.message = reason, message
 
     def __str__(self):

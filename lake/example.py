@@ -45,7 +45,9 @@ LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
 def encode(fields: dict) -> bytes:
     """Serialised Example of a value (or sequence of values) for every one of FIELDS; the same fields, the same bytes."""
     if fields.keys() != FIELDS.keys():
-        raise ValueError(f"expected the fields of lake.example.FIELDS, differs in {fields.keys() ^ FIELDS.keys()}")
+        raise ValueError(
+            f"expected the fields of lake.example.FIELDS, differs in {fields.keys() ^ FIELDS.keys()}"
+        )
     example = _example_class()()
     for name, (kind, count) in FIELDS.items():
         values = [fields[name]] if count == 1 else fields[name]
@@ -81,7 +83,9 @@ def _masked_crc(data: bytes) -> bytes:
 def _example_class():
     """The message class of tensorflow/core/example/example.proto, in a pool of its own: no TensorFlow is needed, and
     none that is imported too is disturbed."""
-    proto = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
+    proto = descriptor_pb2.FileDescriptorProto(
+        name="example.proto", package="tensorflow", syntax="proto3"
+    )
     types = descriptor_pb2.FieldDescriptorProto
 
     def message(parent, name: str, *fields: tuple):
@@ -98,13 +102,22 @@ def _example_class():
     message(proto.message_type, "BytesList", ("value", types.TYPE_BYTES, True))
     message(proto.message_type, "FloatList", ("value", types.TYPE_FLOAT, True))
     message(proto.message_type, "Int64List", ("value", types.TYPE_INT64, True))
-    lists = (("bytes_list", "BytesList", False), ("float_list", "FloatList", False), ("int64_list", "Int64List", False))
+    lists = (
+        ("bytes_list", "BytesList", False),
+        ("float_list", "FloatList", False),
+        ("int64_list", "Int64List", False),
+    )
     feature = message(proto.message_type, "Feature", *lists)
     feature.oneof_decl.add(name="kind")
     for field in feature.field:
         field.oneof_index = 0
     features = message(proto.message_type, "Features", ("feature", "Features.FeatureEntry", True))
-    entry = message(features.nested_type, "FeatureEntry", ("key", types.TYPE_STRING, False), ("value", "Feature", False))
+    entry = message(
+        features.nested_type,
+        "FeatureEntry",
+        ("key", types.TYPE_STRING, False),
+        ("value", "Feature", False),
+    )
     entry.options.map_entry = True
     message(proto.message_type, "Example", ("features", "Features", False))
     pool = descriptor_pool.DescriptorPool()

@@ -66,7 +66,9 @@ def layout(file: BinaryIO, path: str) -> Layout:
         raise InputError(f"{path}: the label CSV is empty")
     names = [name.lower() for name in head[0]]
     for kind, known in (("rle", RLE_COLUMNS), ("class", CLASS_COLUMNS)):
-        ids, values = ([names.index(n) for n in group if n in names] for group in (ID_COLUMNS, known))
+        ids, values = (
+            [names.index(n) for n in group if n in names] for group in (ID_COLUMNS, known)
+        )
         if ids and values:
             return Layout(kind, ids[0], values[0], has_header=True)
     # The value is empty or missing where a writer left negatives blank.
@@ -103,14 +105,18 @@ def unite(rows: Iterable[Row], kind: str, num_pixels: int) -> Label:
 def of_runs(runs) -> Label:
     """The label of an image whose whole mask is `runs` [N, 2]."""
     lesion_px = rle.area(runs)
-    return Label(label=int(lesion_px > 0), has_mask=True, lesion_px=lesion_px, rle=rle.to_text(runs))
+    return Label(
+        label=int(lesion_px > 0), has_mask=True, lesion_px=lesion_px, rle=rle.to_text(runs)
+    )
 
 
 def _class_label(rows: list[Row]) -> Label:
     values = {row.value for row in rows}
     where = "row " + ", ".join(str(row.number) for row in rows)
     if not values <= {"0", "1"}:
-        raise Reject("class-not-0-or-1", f"{where}: class {' and '.join(sorted(values))!r}, expected 0 or 1")
+        raise Reject(
+            "class-not-0-or-1", f"{where}: class {' and '.join(sorted(values))!r}, expected 0 or 1"
+        )
     if len(values) > 1:
         raise Reject("conflicting-labels", f"{where}: both class 0 and class 1")
     return Label(label=int(values.pop()), has_mask=False, lesion_px=-1, rle=rle.EMPTY)
@@ -122,4 +128,8 @@ def of_unlabelled(policy: str, kind: str) -> Label:
         raise Reject("no-label", "no row in the label CSV")
     if policy == "keep":
         return UNKNOWN
-    return of_runs(rle.NO_RUNS) if kind == "rle" else Label(label=0, has_mask=False, lesion_px=-1, rle=rle.EMPTY)
+    return (
+        of_runs(rle.NO_RUNS)
+        if kind == "rle"
+        else Label(label=0, has_mask=False, lesion_px=-1, rle=rle.EMPTY)
+    )

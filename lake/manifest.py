@@ -56,7 +56,9 @@ def features_json(dtype: str) -> dict:
     features = {}
     for name, (kind, count) in example.FIELDS.items():
         if name in ("image", "mask"):
-            features[name] = _tfds_image("uint8" if name == "mask" else dtype, "png" if name == "mask" else None)
+            features[name] = _tfds_image(
+                "uint8" if name == "mask" else dtype, "png" if name == "mask" else None
+            )
         elif kind is bytes:
             features[name] = {"pythonClassName": f"{TFDS_FEATURES}.text_feature.Text", "text": {}}
         else:

@@ -20,10 +20,13 @@ def runs(text: str, num_pixels: int) -> np.ndarray:
     try:
         pairs = np.array(numbers, np.int64)
     except (ValueError, OverflowError):
-        raise Reject("rle-not-numbers", f"run-length text {text[:40]!r} is not whole numbers") from None
+        raise Reject(
+            "rle-not-numbers", f"run-length text {text[:40]!r} is not whole numbers"
+        ) from None
     if len(pairs) % 2:
         raise Reject(
-            "rle-odd-count", f"run-length text has {len(pairs)} numbers; pairs of (gap, length) are expected"
+            "rle-odd-count",
+            f"run-length text has {len(pairs)} numbers; pairs of (gap, length) are expected",
         )
     gaps, lengths = pairs.reshape(-1, 2).T
     if (gaps < 0).any() or (lengths < 0).any():

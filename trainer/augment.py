@@ -100,9 +100,8 @@ def adjust(images, mean, draws, brightness: float, contrast: float):
     """Images [B, S, S] made brighter or darker, and contrast changed about `mean` [B, 1, 1]."""
     added = brightness * signed(draws["brightness"])
     factor = 1 + contrast * signed(draws["contrast"])
-    return ops.clip(
-        images * factor + (mean * (1 - factor) + added), 0, 1
-    )  # exact where nothing changes
+    images = images * factor + (mean * (1 - factor) + added)  # exact where nothing changes
+    return ops.clip(images, 0, 1)
 
 
 def signed(draw):

@@ -11,7 +11,13 @@ from trainer import config
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
 # Values that a resumed run may change: they leave batches, gradients and schedule as they are.
-FREE_TO_CHANGE = ("lake:", "train.device:", "train.replicas:", "train.checkpoint_minutes:", "train.jit:")
+FREE_TO_CHANGE = (
+    "lake:",
+    "train.device:",
+    "train.replicas:",
+    "train.checkpoint_minutes:",
+    "train.jit:",
+)
 
 
 def claim(workdir: Path, run: config.Config) -> None:
@@ -19,10 +25,13 @@ def claim(workdir: Path, run: config.Config) -> None:
     path = workdir / CONFIG
     if path.exists():
         found = config.load(path, [])
-        changed = [line for line in config.differences(found, run) if not line.startswith(FREE_TO_CHANGE)]
+        changed = [
+            line for line in config.differences(found, run) if not line.startswith(FREE_TO_CHANGE)
+        ]
         if changed:
             raise InputError(
-                f"{workdir} holds another run; use another --workdir, or repeat its values:\n  " + "\n  ".join(changed)
+                f"{workdir} holds another run; use another --workdir, or repeat its values:\n  "
+                + "\n  ".join(changed)
             )
     workdir.mkdir(parents=True, exist_ok=True)
     config.save(run, path)
@@ -38,7 +47,9 @@ class State:
         self.checkpoint = tf.train.Checkpoint(
             network=network, optimizer=optimizer, best_score=self.best_score, step=self.step
         )
-        self.manager = tf.train.CheckpointManager(self.checkpoint, str(workdir / "checkpoints"), max_to_keep=2)
+        self.manager = tf.train.CheckpointManager(
+            self.checkpoint, str(workdir / "checkpoints"), max_to_keep=2
+        )
 
     def restore(self) -> int:
         """The step of the newest checkpoint, now restored; 0 where there is none."""
@@ -63,7 +74,10 @@ class State:
 
 
 def write_metrics(workdir: Path, metrics: dict) -> None:
-    (workdir / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+    """Puts new entries into metrics.json beside those that are there."""
+    path = workdir / METRICS
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | metrics, indent=1) + "\n")
 
 
 def load(workdir: Path) -> tuple[config.Config, keras.Model]:
@@ -75,6 +89,8 @@ def load(workdir: Path) -> tuple[config.Config, keras.Model]:
     if not (workdir / BEST).exists():
         raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
     run = config.load(workdir / CONFIG, [])
-    network = models.build(run.model, run.data.side)
+    # The weights that training started from are not needed again, nor is the place that they came from.
+    start = {"weights": None} if hasattr(run.model, "weights") else {}
+    network = models.build(run.model.model_copy(update=start), run.data.side)
     network.load_weights(workdir / BEST)
     return run, network

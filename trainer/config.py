@@ -34,9 +34,13 @@ class Classifier(Section):
 
     kind: Literal["classifier"]
     encoder: Literal["plain", "densenet121", "densenet169", "densenet201"] = "densenet121"
-    filters: int = Field(16, ge=8, multiple_of=8)  # of the plain encoder's first level; doubled at each level below
+    filters: int = Field(
+        16, ge=8, multiple_of=8
+    )  # of the plain encoder's first level; doubled at each level below
     depth: int = Field(5, ge=1)  # number of poolings of the plain encoder
-    weights: str | None = None  # of a DenseNet: "imagenet" (downloaded), or the path of a .weights.h5 file
+    weights: str | None = (
+        None  # of a DenseNet: "imagenet" (downloaded), or the path of a .weights.h5 file
+    )
     dropout: Share = 0.0
 
 
@@ -46,7 +50,9 @@ class Data(Section):
     batch_size: int = Field(16, ge=1)  # over all replicas together
     train_split: str = "train"
     val_split: str = "val"
-    group_shards: int = Field(4, ge=1)  # shards whose records are shuffled together, in memory as they are stored
+    group_shards: int = Field(
+        4, ge=1
+    )  # shards whose records are shuffled together, in memory as they are stored
 
 
 class Augment(Section):
@@ -116,7 +122,9 @@ def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Con
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected sections such as model: and train:, not {type(content).__name__}")
+        raise InputError(
+            f"{path}: expected sections such as model: and train:, not {type(content).__name__}"
+        )
     problems = [problem for text in overrides if (problem := _override(content, text))]
     if lake is not None:
         content["lake"] = lake
@@ -138,13 +146,19 @@ def differences(old: Config, new: Config) -> list[str]:
     """`section.field: old -> new` of each value that differs."""
     before, after = _flat(old.model_dump()), _flat(new.model_dump())
     keys = sorted(before.keys() | after.keys())
-    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+    return [
+        f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)
+    ]
 
 
 def _flat(values: dict, prefix: str = "") -> dict:
     flat = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 

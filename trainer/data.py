@@ -16,9 +16,23 @@ import tensorflow as tf
 from lake import InputError, example, manifest
 from trainer import augment, config
 
-RECORD_FIELDS = ("image", "mask", "has_mask", "label", "lesion_px", "encoding", "window", "height", "width")
+RECORD_FIELDS = (
+    "image",
+    "mask",
+    "has_mask",
+    "label",
+    "lesion_px",
+    "encoding",
+    "window",
+    "height",
+    "width",
+)
 SOURCE_FIELDS = ("image_id", "original_rle", "original_height", "original_width")
-JPEG_RATIOS = (8, 4, 2)  # libjpeg decodes at a half, a quarter and an eighth for less than a whole image
+JPEG_RATIOS = (
+    8,
+    4,
+    2,
+)  # libjpeg decodes at a half, a quarter and an eighth for less than a whole image
 DRAWS, SHUFFLE = 1, 2  # keep the streams of random numbers apart
 
 
@@ -60,24 +74,38 @@ def split_of(content: dict, folder: str, name: str) -> Split:
 def steps_per_epoch(split: Split, batch_size: int) -> int:
     """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
     if split.num_records < batch_size:
-        raise InputError(f"batch_size={batch_size}, but the training split has {split.num_records} records")
+        raise InputError(
+            f"batch_size={batch_size}, but the training split has {split.num_records} records"
+        )
     return split.num_records // batch_size
 
 
-def training_batches(split: Split, data: config.Data, seed: int, epochs: int, first_step: int) -> tf.data.Dataset:
+def training_batches(
+    split: Split, data: config.Data, seed: int, epochs: int, first_step: int
+) -> tf.data.Dataset:
     """Global batches from `first_step` (counted over all epochs) to the end of the last epoch."""
     rows = group_rows(split, data, seed, epochs, first_step)
     dataset = tf.data.Dataset.from_tensor_slices(rows)
-    dataset = dataset.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1).prefetch(1).unbatch()
-    dataset = dataset.map(lambda item: _training_item(item, split, data, seed), tf.data.AUTOTUNE, deterministic=True)
+    dataset = (
+        dataset.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1)
+        .prefetch(1)
+        .unbatch()
+    )
+    dataset = dataset.map(
+        lambda item: _training_item(item, split, data, seed), tf.data.AUTOTUNE, deterministic=True
+    )
     return _batched(dataset, data.batch_size)
 
 
-def evaluation_batches(split: Split, data: config.Data, extra_fields: tuple[str, ...] = ()) -> tf.data.Dataset:
+def evaluation_batches(
+    split: Split, data: config.Data, extra_fields: tuple[str, ...] = ()
+) -> tf.data.Dataset:
     """Every record once, in the order of the shards; the last batch is filled up with items of weight 0."""
     dataset = tf.data.TFRecordDataset(split.paths, num_parallel_reads=None)
     dataset = dataset.map(
-        lambda record: _item(record, split.dtype, data.side, data.fit, extra_fields), tf.data.AUTOTUNE, deterministic=True
+        lambda record: _item(record, split.dtype, data.side, data.fit, extra_fields),
+        tf.data.AUTOTUNE,
+        deterministic=True,
     )
     num_missing = -split.num_records % data.batch_size
     empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in dataset.element_spec.items()}
@@ -86,7 +114,9 @@ def evaluation_batches(split: Split, data: config.Data, extra_fields: tuple[str,
     return _batched(dataset, data.batch_size)
 
 
-def group_rows(split: Split, data: config.Data, seed: int, epochs: int, first_step: int) -> dict[str, np.ndarray]:
+def group_rows(
+    split: Split, data: config.Data, seed: int, epochs: int, first_step: int
+) -> dict[str, np.ndarray]:
     """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), and from which to which of its
     shuffled records are wanted."""
     records, per_epoch = np.array(split.records), steps_per_epoch(split, data.batch_size)
@@ -94,7 +124,9 @@ def group_rows(split: Split, data: config.Data, seed: int, epochs: int, first_st
     rows = {"epoch": [], "group": [], "shards": [], "begin": [], "end": []}
     for epoch in range(first_epoch, epochs):
         order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(records))
-        wanted_from = (first_step - first_epoch * per_epoch) * data.batch_size if epoch == first_epoch else 0
+        wanted_from = (
+            (first_step - first_epoch * per_epoch) * data.batch_size if epoch == first_epoch else 0
+        )
         wanted_to, before = per_epoch * data.batch_size, 0
         for group, start in enumerate(range(0, len(order), data.group_shards)):
             shards = order[start : start + data.group_shards]
@@ -103,7 +135,9 @@ def group_rows(split: Split, data: config.Data, seed: int, epochs: int, first_st
             if begin < end:
                 rows["epoch"].append(epoch)
                 rows["group"].append(group)
-                rows["shards"].append(np.pad(shards, (0, data.group_shards - len(shards)), constant_values=-1))
+                rows["shards"].append(
+                    np.pad(shards, (0, data.group_shards - len(shards)), constant_values=-1)
+                )
                 rows["begin"].append(begin - before)
                 rows["end"].append(end - before)
             before = after
@@ -124,7 +158,11 @@ def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     # One worker reads all files; tf.distribute only cuts each batch into the replicas' parts.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return (
+        dataset.batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )
 
 
 def _load_group(row: dict, split: Split, seed: int) -> dict:
@@ -136,10 +174,16 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
     records = records.batch(split.num_records).get_single_element()  # [N]
     numbers = tf.ragged.range(firsts, firsts + counts).flat_values  # [N]: which record of the split
     order = tf.random.experimental.stateless_shuffle(
-        tf.range(tf.size(records)), seed=_seed(seed, SHUFFLE, row["epoch"], row["group"]), alg="philox"
+        tf.range(tf.size(records)),
+        seed=_seed(seed, SHUFFLE, row["epoch"], row["group"]),
+        alg="philox",
     )[row["begin"] : row["end"]]
     epochs = tf.fill(tf.shape(order), row["epoch"])
-    return {"record": tf.gather(records, order), "number": tf.gather(numbers, order), "epoch": epochs}
+    return {
+        "record": tf.gather(records, order),
+        "number": tf.gather(numbers, order),
+        "epoch": epochs,
+    }
 
 
 def _training_item(item: dict, split: Split, data: config.Data, seed: int) -> dict:
@@ -192,10 +236,15 @@ def _decode_jpeg(data, box, height, width, dtype: str):
     *_, wanted_height, wanted_width = box
 
     def decode(ratio: int):
-        return lambda: tf.cast(tf.io.decode_jpeg(data, channels=1, ratio=ratio, dct_method="INTEGER_ACCURATE"), dtype)
+        return lambda: tf.cast(
+            tf.io.decode_jpeg(data, channels=1, ratio=ratio, dct_method="INTEGER_ACCURATE"), dtype
+        )
 
     cases = [
-        (tf.logical_and(height >= wanted_height * ratio, width >= wanted_width * ratio), decode(ratio))
+        (
+            tf.logical_and(height >= wanted_height * ratio, width >= wanted_width * ratio),
+            decode(ratio),
+        )
         for ratio in JPEG_RATIOS
     ]
     return tf.case(cases, default=decode(1))

@@ -11,7 +11,9 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
     """One device or MirroredStrategy over several; raises InputError for what this machine does not have."""
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
-        raise InputError("train.device=gpu, but TensorFlow sees no GPU; install radlake[train_gpu] or use train.device=cpu")
+        raise InputError(
+            "train.device=gpu, but TensorFlow sees no GPU; install radlake[train_gpu] or use train.device=cpu"
+        )
     kind = "GPU" if gpus and device != "cpu" else "CPU"
     count = replicas or (len(gpus) if kind == "GPU" else 1)
     if kind == "GPU" and count > len(gpus):
@@ -26,8 +28,14 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
     elif count > 1:
         _divide_cpu(count)
     devices = [f"{kind}:{number}" for number in range(count)]
-    print(f"{count} replica{'s' * (count > 1)} on {', '.join(devices)}; {batch_size // count} images each a step")
-    return tf.distribute.OneDeviceStrategy(devices[0]) if count == 1 else tf.distribute.MirroredStrategy(devices)
+    print(
+        f"{count} replica{'s' * (count > 1)} on {', '.join(devices)}; {batch_size // count} images each a step"
+    )
+    return (
+        tf.distribute.OneDeviceStrategy(devices[0])
+        if count == 1
+        else tf.distribute.MirroredStrategy(devices)
+    )
 
 
 def precision(asked: str) -> str:
@@ -35,8 +43,15 @@ def precision(asked: str) -> str:
     if asked != "auto":
         return asked
     gpus = tf.config.list_physical_devices("GPU")
-    capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
-    return "mixed_bfloat16" if capabilities and min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY else "float32"
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    return (
+        "mixed_bfloat16"
+        if capabilities and min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY
+        else "float32"
+    )
 
 
 def compiles_gradients(asked: str, strategy: tf.distribute.Strategy) -> bool:
@@ -52,4 +67,6 @@ def _divide_cpu(count: int) -> None:
     existing = tf.config.get_logical_device_configuration(cpu)
     if existing is not None and len(existing) >= count:
         return
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )

@@ -26,11 +26,21 @@ def evaluate(workdir: Path, lake: str | None = None, picture: Path | None = None
     run, network = checkpoint.load(workdir)
     folder = lake or run.lake
     content = data.open_lake(folder)
-    splits = [name for name in (run.data.val_split, "test") if content["counts"]["splits"].get(name, {}).get("records")]
+    splits = [
+        name
+        for name in (run.data.val_split, "test")
+        if content["counts"]["splits"].get(name, {}).get("records")
+    ]
     if run.data.val_split not in splits:
-        raise InputError(f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen")
-    predict = tf.function(lambda batch: network(augment.to_unit(batch["image"], batch["window"]), training=False))
-    sets = {name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits}
+        raise InputError(
+            f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen"
+        )
+    predict = tf.function(
+        lambda batch: network(augment.to_unit(batch["image"], batch["window"]), training=False)
+    )
+    sets = {
+        name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
+    }
     is_classifier = run.model.kind == "classifier"
     score = _classifier_scores if is_classifier else _segmenter_scores
     chosen = None if is_classifier else choose_triplet(sets[run.data.val_split])
@@ -48,7 +58,10 @@ class Predictions:
 
     def __init__(self, split: data.Split, run: config.Config, predict):
         self.labels, self.scores = [], []
-        self.dices, self.dice_at_half = [], []  # [T, A, K] and one number, of each image with a mask
+        self.dices, self.dice_at_half = (
+            [],
+            [],
+        )  # [T, A, K] and one number, of each image with a mask
         self.lesions = []  # whether that image has one
         self.shown = []  # (item, logits) of the first few positives
         for batch in data.evaluation_batches(split, run.data, data.SOURCE_FIELDS).prefetch(2):
@@ -71,14 +84,18 @@ class Predictions:
         runs = rle.runs(item["original_rle"].decode(), height * width)
         mask = (rle.to_mask(runs, height, width) > 0).astype(np.float32)[None, :, :, None]
         areas = [share * height * width for share in AREAS_SHARE]
-        self.dices.append(np.asarray(metrics.triplet_dice(mask, probabilities, TOPS, areas, BOTTOMS))[0])
+        self.dices.append(
+            np.asarray(metrics.triplet_dice(mask, probabilities, TOPS, areas, BOTTOMS))[0]
+        )
         self.dice_at_half.append(float(metrics.hard_dice(mask, probabilities > 0.5)[0]))
         self.lesions.append(len(runs) > 0)
 
 
 def at_source_size(logits: np.ndarray, height: int, width: int, settings: config.Data):
     """Probabilities [height, width, 1] of an image from the network's logits [S, S, 1]: cut out of the padding, resized."""
-    top, left, inner_height, inner_width = data.fitted_box(height, width, settings.side, settings.fit)
+    top, left, inner_height, inner_width = data.fitted_box(
+        height, width, settings.side, settings.fit
+    )
     probabilities = tf.sigmoid(logits[top : top + inner_height, left : left + inner_width])
     return tf.image.resize(probabilities, (height, width))
 
@@ -86,7 +103,9 @@ def at_source_size(logits: np.ndarray, height: int, width: int, settings: config
 def choose_triplet(predictions: Predictions) -> dict:
     """The (top, area, bottom) with the highest mean dice; area as a share of the image."""
     if not predictions.dices:
-        raise InputError("the validation split has no image with a mask to choose the thresholds on")
+        raise InputError(
+            "the validation split has no image with a mask to choose the thresholds on"
+        )
     means = np.mean(predictions.dices, axis=0, dtype=np.float64)  # [T, A, K]
     top, area, bottom = np.unravel_index(means.argmax(), means.shape)
     triplet = {"top": TOPS[top], "area_share": AREAS_SHARE[area], "bottom": BOTTOMS[bottom]}
@@ -121,18 +140,30 @@ def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> n
     items = [item for item, _ in predictions.shown]
     if not items:
         raise InputError("the split has no positive image to draw")
-    batch = {name: np.stack([item[name] for item in items]) for name in ("image", "window", "label", "mask")}
+    batch = {
+        name: np.stack([item[name] for item in items])
+        for name in ("image", "window", "label", "mask")
+    }
     images = np.asarray(augment.to_unit(batch["image"], batch["window"]))[..., 0]
     logits = np.stack([logits for _, logits in predictions.shown])
-    return validate.picture(run.model.kind, images, batch, logits, chosen and chosen["triplet"]["bottom"])
+    return validate.picture(
+        run.model.kind, images, batch, logits, chosen and chosen["triplet"]["bottom"]
+    )
 
 
 def table(workdir: Path, result: dict, triplet: dict | None) -> str:
     """One line a split."""
     names = list(next(iter(result.values())))
-    lines = [f"{workdir}", f"{'split':<8}" + "".join(f"{name:>{len(name) + 2}}" for name in names)]
+    widths = {name: max(len(name), 7) + 2 for name in names}
+    lines = [
+        f"{workdir}",
+        f"{'split':<8}" + "".join(f"{name:>{width}}" for name, width in widths.items()),
+    ]
     for split, values in result.items():
-        cells = (f"{values[n]:>{len(n) + 2}.4f}" if isinstance(values[n], float) else f"{values[n]:>{len(n) + 2}}" for n in names)
+        cells = (
+            f"{values[n]:>{w}.4f}" if isinstance(values[n], float) else f"{values[n]:>{w}}"
+            for n, w in widths.items()
+        )
         lines.append(f"{split:<8}" + "".join(cells))
     if triplet:
         lines.append(

@@ -19,9 +19,8 @@ def dice(masks, logits, smooth: float = 1.0, squared: bool = False):
     smooth = smooth / math.prod(masks.shape[1:])
     overlap = 2 * image_mean(masks * probabilities) + smooth
     total = image_mean(masks**power) + image_mean(probabilities**power) + smooth
-    score = ops.where(
-        total > 0, overlap / ops.where(total > 0, total, 1.0), 1.0
-    )  # no 0/0, nor in the gradient
+    divisor = ops.where(total > 0, total, 1.0)  # no 0/0, which would spoil the gradient as well
+    score = ops.where(total > 0, overlap / divisor, 1.0)
     return 1.0 - score
 
 

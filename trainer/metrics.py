@@ -26,11 +26,7 @@ def triplet_dice(masks, probabilities, tops, areas, bottoms):
     counted once for a top and once for a bottom, whatever the number of combinations.
     """
     masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
-    tops, bottoms = (
-        ops.convert_to_tensor(tops, "float32"),
-        ops.convert_to_tensor(bottoms, "float32"),
-    )
-    areas = ops.convert_to_tensor(areas, "float32")
+    tops, areas, bottoms = (ops.cast(values, "float32") for values in (tops, areas, bottoms))
 
     sure = ops.stack([count(probabilities > top) for top in ops.unstack(tops)], axis=1)  # [B, T]
     predictions = [probabilities > bottom for bottom in ops.unstack(bottoms)]  # K of [B, H, W, 1]
@@ -60,9 +56,8 @@ def lesion_score(logits, blocks: int = 32):
     ranks images (AUC); it is no calibrated logit.
     """
     block_px = max(1, logits.shape[1] // blocks)
-    means = ops.average_pool(
-        ops.cast(logits, "float32"), block_px, strides=block_px, padding="same"
-    )
+    logits = ops.cast(logits, "float32")
+    means = ops.average_pool(logits, block_px, strides=block_px, padding="same")
     return ops.max(means, axis=(1, 2, 3))
 
 

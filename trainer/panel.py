@@ -8,19 +8,27 @@ INCHES, DOTS_PER_INCH = 2.6, 100  # of one image
 TRUTH_COLOUR, PREDICTION_COLOUR = "#2ee6a8", "#ff5ec4"
 
 
-def side_by_side(images, masks, predictions, captions: list[str], pairs_a_row: int = 2) -> np.ndarray:
+def side_by_side(
+    images, masks, predictions, captions: list[str], pairs_a_row: int = 2
+) -> np.ndarray:
     """RGB uint8 [H, W, 3]: left each image with its true mask, right with the predicted one; captions below.
 
     images [N, S, S] in [0, 1]; masks, predictions [N, S, S] of 0 and 1, or None for a classifier, which shows
     each image once.
     """
-    parts = [("", None, None)] if masks is None else [
-        ("truth", masks, TRUTH_COLOUR),
-        ("prediction", predictions, PREDICTION_COLOUR),
-    ]
+    parts = (
+        [("", None, None)]
+        if masks is None
+        else [
+            ("truth", masks, TRUTH_COLOUR),
+            ("prediction", predictions, PREDICTION_COLOUR),
+        ]
+    )
     columns = pairs_a_row * len(parts)
     rows = -(-len(images) // pairs_a_row)
-    figure = Figure(figsize=(columns * INCHES, rows * (INCHES + 0.35)), dpi=DOTS_PER_INCH, layout="tight")
+    figure = Figure(
+        figsize=(columns * INCHES, rows * (INCHES + 0.35)), dpi=DOTS_PER_INCH, layout="tight"
+    )
     canvas = FigureCanvasAgg(figure)
     for number, image in enumerate(images):
         for part, (name, outlines, colour) in enumerate(parts):

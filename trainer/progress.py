@@ -20,13 +20,19 @@ class Progress:
 
     def show(self, step: int, epoch: int, in_epoch: int, sums: dict) -> None:
         now = time.monotonic()
-        self.images_per_second = (step - self.last[1]) * self.run.data.batch_size / (now - self.last[0])
+        self.images_per_second = (
+            (step - self.last[1]) * self.run.data.batch_size / (now - self.last[0])
+        )
         self.last, self.step = (now, step), step
         is_terminal = sys.stdout.isatty()
         if not is_terminal and now - self.shown < LINE_SECONDS:
             return
         self.shown = now
-        left = (self.per_epoch * self.run.train.epochs - step) * (now - self.started) / (step - self.first_step)
+        left = (
+            (self.per_epoch * self.run.train.epochs - step)
+            * (now - self.started)
+            / (step - self.first_step)
+        )
         text = (
             f"epoch {epoch + 1}/{self.run.train.epochs}  step {in_epoch}/{self.per_epoch}  "
             f"loss {sums['loss'] / sums['steps']:.4f}  {self.images_per_second:.1f} images/s  ETA {_duration(left)}"
@@ -34,12 +40,17 @@ class Progress:
         print(text.ljust(90), end="\r" if is_terminal else "\n", flush=True)
 
     def rates(self, optimizer) -> dict[str, float]:
-        return {"learning_rate": float(optimizer.learning_rate), "images_per_second": self.images_per_second}
+        return {
+            "learning_rate": float(optimizer.learning_rate),
+            "images_per_second": self.images_per_second,
+        }
 
     def epoch_line(self, epoch: int, curves: dict, is_best: bool) -> None:
         parts = [f"epoch {epoch}/{self.run.train.epochs}"]
         for curve, values in curves.items():
-            parts.append(f"{curve}: " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()))
+            parts.append(
+                f"{curve}: " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            )
         passed = _duration(time.monotonic() - self.started)
         print("  |  ".join([*parts, passed]) + ("  (best)" if is_best else ""), flush=True)
         self.last = (time.monotonic(), self.step)  # validation does not count as training time

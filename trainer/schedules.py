@@ -12,7 +12,9 @@ class ReducedAdamW(keras.optimizers.AdamW):
         return grads_and_vars
 
 
-def build_optimizer(settings: config.Optimizer, epochs: int, per_epoch: int) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    settings: config.Optimizer, epochs: int, per_epoch: int
+) -> keras.optimizers.Optimizer:
     """AdamW with clipping by the global norm; linear warm-up, then a cosine; no decay of biases and norms."""
     optimizer = ReducedAdamW(
         learning_rate(settings, epochs, per_epoch),

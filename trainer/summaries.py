@@ -10,7 +10,9 @@ class Board:
     """Writers of a run's two curves: `<workdir>/train` and `<workdir>/val`."""
 
     def __init__(self, workdir: Path):
-        self.writers = {name: tf.summary.create_file_writer(str(workdir / name)) for name in ("train", "val")}
+        self.writers = {
+            name: tf.summary.create_file_writer(str(workdir / name)) for name in ("train", "val")
+        }
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
         """Values by tag; one that is not a number (no positives, say) leaves a gap."""

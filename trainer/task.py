@@ -1,7 +1,7 @@
 """python -m trainer.task train|evaluate: parse, load, call one function.
 
-    train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights
-    evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
+train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights
+evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 """
 
 import argparse
@@ -31,8 +31,12 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, type=Path)
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="score a trained network")
     evaluate.add_argument("--workdir", required=True, type=Path)
-    evaluate.add_argument("--lake", metavar="ROOT/NAME/VERSION", help="another lake than the run's own")
-    evaluate.add_argument("--picture", type=Path, metavar="PNG", help="truth and prediction side by side")
+    evaluate.add_argument(
+        "--lake", metavar="ROOT/NAME/VERSION", help="another lake than the run's own"
+    )
+    evaluate.add_argument(
+        "--picture", type=Path, metavar="PNG", help="truth and prediction side by side"
+    )
     return made
 
 
@@ -49,7 +53,9 @@ def main(argv: list[str]) -> int:
             train.train(run, flags.workdir)
         else:
             if overrides:
-                raise InputError(f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate --help")
+                raise InputError(
+                    f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate --help"
+                )
             from trainer import evaluate
 
             print(evaluate.evaluate(flags.workdir, flags.lake, flags.picture))

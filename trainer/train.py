@@ -60,17 +60,27 @@ def train(run: config.Config, workdir: Path) -> dict:
         sums = {}
         while in_epoch < per_epoch:
             count = min(run.train.steps_per_call, per_epoch - in_epoch)
-            call = {name: value.numpy() for name, value in several_steps(iterator, tf.constant(count)).items()}
+            call = {
+                name: value.numpy()
+                for name, value in several_steps(iterator, tf.constant(count)).items()
+            }
             step, in_epoch = step + count, in_epoch + count
             if call["nonfinite_steps"]:
                 raise FloatingPointError(
                     f"the loss or a gradient is not a number between steps {step - count + 1} and {step}; lower "
                     f"optimizer.learning_rate, then resume from {state.manager.latest_checkpoint or 'the start'}"
                 )
-            sums = {name: sums.get(name, 0) + value for name, value in {**call, "steps": count}.items()}
+            sums = {
+                name: sums.get(name, 0) + value for name, value in {**call, "steps": count}.items()
+            }
             line.show(step, epoch, in_epoch, sums)
-            board.scalars("train", step, {"loss": float(call["loss"]) / count, **line.rates(optimizer)})
-            if time.monotonic() - saved_at > 60 * run.train.checkpoint_minutes and in_epoch < per_epoch:
+            board.scalars(
+                "train", step, {"loss": float(call["loss"]) / count, **line.rates(optimizer)}
+            )
+            if (
+                time.monotonic() - saved_at > 60 * run.train.checkpoint_minutes
+                and in_epoch < per_epoch
+            ):
                 state.save(step)
                 saved_at = time.monotonic()
         curves = {"train": validate.scores(sums), "val": validate.scores(validation(board, step))}
@@ -87,12 +97,17 @@ def train(run: config.Config, workdir: Path) -> dict:
     return result
 
 
-def training_step(network, optimizer, run: config.Config, strategy, image_losses: Callable) -> Callable:
+def training_step(
+    network, optimizer, run: config.Config, strategy, image_losses: Callable
+) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move alike."""
     strengths = run.augment.model_dump()
 
     def gradients(batch: dict):
-        images, masks = augment.to_unit(batch["image"], batch["window"]), tf.cast(batch["mask"], tf.float32)
+        images, masks = (
+            augment.to_unit(batch["image"], batch["window"]),
+            tf.cast(batch["mask"], tf.float32),
+        )
         images, masks = augment.apply(images, masks, batch["uniforms"], **strengths)
         with tf.GradientTape() as tape:
             logits = network(images, training=True)  # [B / replicas, S, S, L] or [B / replicas, 1]
@@ -101,7 +116,9 @@ def training_step(network, optimizer, run: config.Config, strategy, image_losses
 
     if distribute.compiles_gradients(run.train.jit, strategy):
         if getattr(run.model, "norm", None) == "sync_batch" and strategy.num_replicas_in_sync > 1:
-            raise InputError("model.norm=sync_batch reduces over the replicas inside the network; it needs train.jit=off")
+            raise InputError(
+                "model.norm=sync_batch reduces over the replicas inside the network; it needs train.jit=off"
+            )
         gradients = tf.function(gradients, jit_compile=True)
 
     def step(batch: dict) -> dict:
@@ -110,7 +127,11 @@ def training_step(network, optimizer, run: config.Config, strategy, image_losses
         is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(grad)) for grad in grads])
         optimizer.apply(grads, network.trainable_variables)
         nonfinite = tf.cast(~(is_finite & tf.math.is_finite(loss)), tf.float32)
-        return {"loss": loss, "nonfinite_steps": nonfinite, **validate.example_sums(run.model.kind, masks, logits, batch, None)}
+        return {
+            "loss": loss,
+            "nonfinite_steps": nonfinite,
+            **validate.example_sums(run.model.kind, masks, logits, batch, None),
+        }
 
     return step
 
@@ -123,7 +144,9 @@ def losses_of_images(run: config.Config, positive_share: float) -> Callable:
         )
     terms = run.loss
     if terms.weighted_bce and not positive_share > 0:
-        raise InputError("loss.weighted_bce needs a lake with positive pixels; its manifest counts none")
+        raise InputError(
+            "loss.weighted_bce needs a lake with positive pixels; its manifest counts none"
+        )
 
     def segmentation(masks, logits, batch):
         return batch["has_mask"] * losses.combined(
@@ -137,7 +160,10 @@ def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Calla
     """(iterator, number of steps) -> sums over steps and replicas, as one compiled loop."""
 
     def reduced(values: dict) -> dict:
-        return {name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for name, value in values.items()}
+        return {
+            name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+            for name, value in values.items()
+        }
 
     @tf.function
     def several_steps(iterator, count):
@@ -168,7 +194,9 @@ def _average(variables: list) -> None:
         variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
 
 
-def _introduce(run, workdir: Path, network, split: data.Split, val_split: data.Split, per_epoch: int) -> None:
+def _introduce(
+    run, workdir: Path, network, split: data.Split, val_split: data.Split, per_epoch: int
+) -> None:
     print(
         f"{run.model.kind} with {network.count_params():,} parameters at {run.data.side} px, "
         f"{keras.mixed_precision.dtype_policy().name}; {split.num_records:,} images to train on "

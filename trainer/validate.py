@@ -46,14 +46,19 @@ def scores(sums: dict) -> dict[str, float]:
 class Validation:
     """Scores of the validation split, every image once, and a panel of the same few images each time."""
 
-    def __init__(self, strategy, network, run: config.Config, split: data.Split, image_losses: Callable):
+    def __init__(
+        self, strategy, network, run: config.Config, split: data.Split, image_losses: Callable
+    ):
         self.run = run
         batches = data.evaluation_batches(split, run.data)
         self.batches = strategy.experimental_distribute_dataset(batches)
         self.panel_batch = panel_examples(split, run.data)
 
         def replica_step(batch: dict) -> dict:
-            images, masks = augment.to_unit(batch["image"], batch["window"]), tf.cast(batch["mask"], tf.float32)
+            images, masks = (
+                augment.to_unit(batch["image"], batch["window"]),
+                tf.cast(batch["mask"], tf.float32),
+            )
             logits = network(images, training=False)
             sums = example_sums(run.model.kind, masks, logits, batch, batch["weight"])
             loss = tf.reduce_sum(batch["weight"] * image_losses(masks, logits, batch))
@@ -62,7 +67,10 @@ class Validation:
         @tf.function
         def step(batch):
             values = strategy.run(replica_step, args=(batch,))
-            return {k: strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None) for k, v in values.items()}
+            return {
+                k: strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None)
+                for k, v in values.items()
+            }
 
         self.step = step
         self.predict = tf.function(lambda images: network(images, training=False))
@@ -71,31 +79,42 @@ class Validation:
         """Sums over the whole split; draws the panel."""
         sums = {}
         for batch in self.batches:
-            sums = {name: sums.get(name, 0) + value.numpy() for name, value in self.step(batch).items()}
+            sums = {
+                name: sums.get(name, 0) + value.numpy() for name, value in self.step(batch).items()
+            }
         board.image("val", global_step, "truth and prediction", self.panel())
         return sums
 
     def panel(self) -> np.ndarray:
         images = augment.to_unit(self.panel_batch["image"], self.panel_batch["window"])
         logits = np.asarray(self.predict(images), np.float32)
-        return picture(self.run.model.kind, np.asarray(images)[..., 0], self.panel_batch, logits, THRESHOLD)
+        return picture(
+            self.run.model.kind, np.asarray(images)[..., 0], self.panel_batch, logits, THRESHOLD
+        )
 
 
-def picture(kind: str, images: np.ndarray, batch: dict, logits: np.ndarray, threshold: float) -> np.ndarray:
+def picture(
+    kind: str, images: np.ndarray, batch: dict, logits: np.ndarray, threshold: float
+) -> np.ndarray:
     """RGB uint8 [H, W, 3] of images [N, S, S], their truth and what the logits [N, …] say."""
     probabilities = 1 / (1 + np.exp(-logits))
     if kind == "classifier":
         pairs = zip(batch["label"], probabilities[:, 0], strict=True)
         captions = [f"label {label:.0f}, p = {probability:.2f}" for label, probability in pairs]
         return panel.side_by_side(images, None, None, captions, pairs_a_row=4)
-    masks, predictions = batch["mask"][..., 0], (probabilities[..., -1] > threshold).astype(np.uint8)
+    masks, predictions = (
+        batch["mask"][..., 0],
+        (probabilities[..., -1] > threshold).astype(np.uint8),
+    )
     dices = np.asarray(metrics.hard_dice(masks[..., None], predictions[..., None]))
     return panel.side_by_side(images, masks, predictions, [f"dice {dice:.2f}" for dice in dices])
 
 
 def panel_examples(split: data.Split, settings: config.Data) -> dict[str, np.ndarray]:
     """The first few positives and negatives of a split as one batch."""
-    examples = data.evaluation_batches(split, settings).unbatch().filter(lambda item: item["weight"] > 0)
+    examples = (
+        data.evaluation_batches(split, settings).unbatch().filter(lambda item: item["weight"] > 0)
+    )
     positives = examples.filter(lambda item: item["label"] > 0).take(PANEL_POSITIVES)
     others = examples.filter(lambda item: item["label"] <= 0).take(PANEL_NEGATIVES)
     items = list(itertools.chain(positives.as_numpy_iterator(), others.as_numpy_iterator()))

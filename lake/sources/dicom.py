@@ -26,10 +26,24 @@ VIEWS = frozenset(("PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO"))
 SEXES = frozenset(("M", "F", "O"))
 MODALITIES = frozenset(("CR", "DX", "CT", "MR", "MG", "PT", "US", "XA", "RF", "SC", "OT"))
 HEADER_TAGS = [
-    *("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "BitsStored"),
+    *(
+        "SOPInstanceUID",
+        "PatientID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "Rows",
+        "Columns",
+        "BitsStored",
+    ),
     *("ViewPosition", "PatientSex", "PatientAge", "Modality"),
 ]
-YEARS_PER_UNIT = {"Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1}  # SIIM's ages have no unit
+YEARS_PER_UNIT = {
+    "Y": 1,
+    "M": 1 / 12,
+    "W": 7 / 365.25,
+    "D": 1 / 365.25,
+    "": 1,
+}  # SIIM's ages have no unit
 AGE_CAP = 90  # HIPAA's safe harbour: 90 and over are one group
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one core).
 PNG_LEVEL = 4
@@ -44,7 +58,9 @@ def read_header(file: BinaryIO, path: str, size: int, image_id_from: str) -> Hea
             raise Reject("no-pixels", f"{path}: no Rows, Columns and Bits Stored: not an image")
         uid = str(dataset.get("SOPInstanceUID", ""))
         if image_id_from == "uid" and not uid:
-            raise Reject("no-uid", f"{path}: no (0008,0018) SOP Instance UID to take the image id from")
+            raise Reject(
+                "no-uid", f"{path}: no (0008,0018) SOP Instance UID to take the image id from"
+            )
         return Header(
             path=path,
             size=size,
@@ -162,9 +178,19 @@ def _broken_is(reason: str, path: str) -> Iterator[None]:
     except Reject:
         raise
     except InvalidDicomError:
-        raise Reject("not-dicom", f"{path}: no DICM prefix and no DICOM file meta information") from None
+        raise Reject(
+            "not-dicom", f"{path}: no DICM prefix and no DICOM file meta information"
+        ) from None
     except (
-        *(AttributeError, EOFError, KeyError, IndexError, NotImplementedError, OSError, OverflowError),
+        *(
+            AttributeError,
+            EOFError,
+            KeyError,
+            IndexError,
+            NotImplementedError,
+            OSError,
+            OverflowError,
+        ),
         *(RuntimeError, StopIteration, TypeError, ValueError, struct.error),
     ) as error:
         raise Reject(reason, f"{path}: {type(error).__name__}: {error}") from None
@@ -180,7 +206,10 @@ def _check_is_one_grey_image(dataset: pydicom.Dataset, path: str) -> None:
         raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data")
     photometric = dataset.get("PhotometricInterpretation", "")
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
-        raise Reject("not-grey", f"{path}: {photometric or 'no photometric interpretation'}, expected MONOCHROME1 or 2")
+        raise Reject(
+            "not-grey",
+            f"{path}: {photometric or 'no photometric interpretation'}, expected MONOCHROME1 or 2",
+        )
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise Reject("multi-frame", f"{path}: {dataset.NumberOfFrames} frames, expected one")
 
@@ -219,7 +248,9 @@ def _decoded(dataset: pydicom.Dataset, path: str, max_side: int | None, lake_bit
     height, width = shrunk_size(*pixels.shape, max_side)
     row_mm, column_mm = _pixel_spacing_mm(dataset)
     return Scan(
-        image=to_png(shrink(pixels.astype(np.uint8 if lake_bits == 8 else np.uint16), height, width)),
+        image=to_png(
+            shrink(pixels.astype(np.uint8 if lake_bits == 8 else np.uint16), height, width)
+        ),
         encoding="png",
         height=height,
         width=width,
@@ -234,7 +265,9 @@ def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     return float(slope or 1), float(intercept or 0)
 
 
-def _window(dataset: pydicom.Dataset, slope: float, intercept: float, highest: int) -> tuple[float, float]:
+def _window(
+    dataset: pydicom.Dataset, slope: float, intercept: float, highest: int
+) -> tuple[float, float]:
     """The file's first window, in stored values; the whole range where it names none."""
     center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or not width or width < 0:

@@ -23,9 +23,7 @@ DENSENETS = {
     "densenet169": keras.applications.DenseNet169,
     "densenet201": keras.applications.DenseNet201,
 }
-HEAD_DEVIATION = (
-    0.01  # of the last layer's first weights: Goyal et al. 2017 (arXiv:1706.02677), section 5.1
-)
+HEAD_DEVIATION = 0.01  # of the last layer's first weights: Goyal et al. 2017, arXiv:1706.02677
 MAX_WIDENING = 8  # of the plain encoder's deepest levels, over its first
 MIN_DENSENET_SIDE = 32  # keras.applications takes no smaller image
 
@@ -43,9 +41,7 @@ def network(
     else:
         features = densenet(images, side, encoder, weights)
     features = keras.layers.Dropout(dropout, name="dropout")(features)
-    small = keras.initializers.RandomNormal(
-        stddev=HEAD_DEVIATION
-    )  # so that the first logits are near 0
+    small = keras.initializers.RandomNormal(stddev=HEAD_DEVIATION)  # first logits near 0
     head = keras.layers.Dense(1, kernel_initializer=small, dtype="float32", name="head")
     return keras.Model(images, head(features), name=encoder)
 

@@ -1,0 +1,62 @@
+"""The tree itself: imports point one way, and light parts stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# package -> what it must not import; inside `beam/`, `import apache_beam as beam` is another package.
+FORBIDDEN = {
+    "lake": {"beam", "apache_beam", "trainer", "launch"},
+    "beam": {"trainer", "launch", "keras"},
+    "trainer": {"beam", "apache_beam", "launch"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of every package that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_arrows_point_one_way():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for package, forbidden in FORBIDDEN.items()
+        for path in (ROOT / package).rglob("*.py")
+        for name in imported(path) & forbidden
+    ]
+    assert not wrong
+
+
+def test_every_package_is_in_setup():
+    setup = (ROOT / "setup.py").read_text()
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in FORBIDDEN
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert all(f'"{package}"' in setup for package in packages)
+
+
+def test_conversion_and_help_need_no_tensorflow():
+    code = (
+        "import sys, beam.convert, beam.synthetic, lake.example, lake.labels, trainer.config, trainer.task\n"
+        "beam.convert.parser(); trainer.task.parser()\n"
+        "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_networks_losses_metrics_and_augmentation_use_keras_alone():
+    files = [*(ROOT / "trainer" / "models").glob("*.py")]
+    files += [
+        ROOT / "trainer" / f"{name}.py" for name in ("losses", "metrics", "augment", "config")
+    ]
+    assert not [path.name for path in files if "tensorflow" in imported(path)]

@@ -1,0 +1,97 @@
+"""Label CSVs in every spelling that is around."""
+
+import gzip
+import io
+
+import pytest
+
+from lake import InputError, Reject, labels
+
+
+def read(text: str, encoding: str = "utf-8") -> tuple[labels.Layout, list]:
+    data = text.encode(encoding)
+    layout = labels.layout(io.BytesIO(data), "labels.csv")
+    return layout, list(labels.read(io.BytesIO(data), layout))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ImageId, EncodedPixels\na, -1\nb, 1 2\n",  # stage 1: a space before the second name
+        "ImageId,EncodedPixels\na,-1\nb,1 2\n",
+        "a,-1\nb,1 2\n",  # the organiser's sample: no header
+        "\ufeffa,-1\r\nb,1 2\r\n",  # … and a BOM
+        "\ufeffImageId,EncodedPixels\na,-1\n\nb,1 2\n",
+        "image_id,rle\na,\nb,1 2\n",  # an empty field is an empty mask
+        "EncodedPixels,ImageId\n-1,a\n1 2,b\n",
+    ],
+)
+def test_run_length_spellings(text):
+    layout, rows = read(text)
+    assert layout.kind == "rle"
+    labels_by_id = {image_id: labels.unite([row], "rle", 4) for image_id, row in rows}
+    assert {name: (label.label, label.rle) for name, label in labels_by_id.items()} == {
+        "a": (0, "-1"),
+        "b": (1, "1 2"),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["ImageId,Class\na,0\nb,1\n", "a,0\nb,1\n", "Id, Label\na, 0\nb, 1\n"]
+)
+def test_class_spellings(text):
+    layout, rows = read(text)
+    assert layout.kind == "class"
+    found = {image_id: labels.unite([row], "class", 4) for image_id, row in rows}
+    assert {
+        name: (label.label, label.has_mask, label.lesion_px) for name, label in found.items()
+    } == {
+        "a": (0, False, -1),
+        "b": (1, False, -1),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "name,size\na,12kB\n", "a\nb\n", "a,left\nb,right\n", "x,y,z\n1,2,3\n"]
+)
+def test_unknown_columns_are_an_input_error(text):
+    with pytest.raises(InputError, match="labels.csv"):
+        read(text)
+
+
+def test_rows_of_one_image_are_united():
+    label = labels.unite([labels.Row(3, "1 2"), labels.Row(2, "2 2 3 1")], "rle", 16)
+    assert (label.rle, label.lesion_px) == ("1 3 3 1", 4)
+
+
+def test_a_bad_row_is_named():
+    with pytest.raises(Reject, match="row 7: .* has 3 numbers") as caught:
+        labels.unite([labels.Row(2, "1 2"), labels.Row(7, "1 2 3")], "rle", 16)
+    assert caught.value.reason == "rle-odd-count"
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"), [("01", "conflicting-labels"), ("2", "class-not-0-or-1")]
+)
+def test_bad_classes(values, reason):
+    with pytest.raises(Reject) as caught:
+        labels.unite([labels.Row(2 + n, value) for n, value in enumerate(values)], "class", 16)
+    assert caught.value.reason == reason
+
+
+def test_long_run_lengths_pass_the_csv_module():
+    text = " ".join(["1 1"] * 100_000)
+    _, [(_, row)] = read(f"ImageId,EncodedPixels\na,{text}\n")
+    assert labels.unite([row], "rle", 1024 * 1024).lesion_px == 100_000
+
+
+def test_the_challenges_own_file(real_data):
+    data = gzip.decompress((real_data / "csv" / "siim-pneumothorax-train-rle.csv.gz").read_bytes())
+    _, rows = read(data.decode())
+    by_id = {}
+    for image_id, row in rows:
+        by_id.setdefault(image_id, []).append(row)
+    found = {image_id: labels.unite(own, "rle", 1024 * 1024) for image_id, own in by_id.items()}
+    assert (len(rows), len(found)) == (12_954, 12_047)
+    assert sum(label.label for label in found.values()) == 2_669
+    assert sum(len(own) > 1 for own in by_id.values()) == 624

@@ -1,0 +1,103 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import metrics
+
+TOPS, AREAS, BOTTOMS = [0.5, 0.7, 0.95], [0, 3, 12, 1000], [0.1, 0.3, 0.5, 0.99]
+
+
+def dice(mask, prediction):
+    total = mask.sum() + prediction.sum()
+    return 2 * (mask & prediction).sum() / total if total else 1.0
+
+
+@pytest.fixture
+def cases():
+    """Masks and probabilities [8, 6, 5, 1]; pairs 0-3 are every combination of empty and not."""
+    rng = np.random.default_rng(1)
+    masks = rng.random((8, 6, 5, 1)) < 0.3
+    probabilities = rng.random((8, 6, 5, 1), np.float32)
+    masks[[0, 1]] = False
+    probabilities[[0, 2]] = 0
+    return masks, probabilities
+
+
+def test_hard_dice_scores_two_empty_masks_as_one(cases):
+    masks, predictions = cases[0], cases[1] > 0.6
+    scores = metrics.hard_dice(masks, predictions).numpy()
+    expected = [dice(*pair) for pair in zip(masks, predictions, strict=True)]
+    assert scores.dtype == np.float32
+    assert scores == pytest.approx(expected)
+    assert scores[:3].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_triplet_dice_equals_the_rule_applied_one_by_one(cases, jit):
+    masks, probabilities = cases
+    score = tf.function(metrics.triplet_dice, jit_compile=True) if jit else metrics.triplet_dice
+    scores = score(masks.astype("uint8"), probabilities, TOPS, AREAS, BOTTOMS).numpy()
+    assert scores.shape == (8, 3, 4, 4)
+    for b, t, a, k in itertools.product(range(8), range(3), range(4), range(4)):
+        prediction = probabilities[b] > np.float32(BOTTOMS[k])
+        if (probabilities[b] > np.float32(TOPS[t])).sum() < AREAS[a]:
+            prediction = np.zeros_like(prediction)
+        assert scores[b, t, a, k] == pytest.approx(dice(masks[b], prediction))
+
+
+def rank_statistic(scores, labels):
+    """Mann-Whitney: the share of (positive, negative) pairs in the right order, ties half."""
+    difference = scores[labels == 1][:, None] - scores[labels == 0]
+    return ((difference > 0) + (difference == 0) / 2).mean()
+
+
+def test_auc_equals_the_rank_statistic():
+    rng = np.random.default_rng(2)
+    labels = (rng.random(300) < 0.3).astype(np.int64)
+    # Whole steps of ten bins, so that scores share a bin only where they tie.
+    scores = np.round(rng.normal(loc=labels, scale=2), 1) + 0.05
+    histogram = metrics.score_histogram(scores, labels, np.ones(300), bins=4000)
+    assert metrics.auc(histogram) == pytest.approx(rank_statistic(scores, labels), abs=1e-12)
+    fine = rng.normal(loc=labels, scale=2)
+    histogram = metrics.score_histogram(fine, labels, np.ones(300))
+    assert metrics.auc(histogram) == pytest.approx(rank_statistic(fine, labels), abs=1e-3)
+
+
+def test_histograms_add_up_over_batches():
+    rng = np.random.default_rng(3)
+    scores, labels = rng.normal(scale=9, size=(40, 1)), rng.integers(0, 2, (40, 1))
+    compiled = tf.function(metrics.score_histogram, jit_compile=True)
+    weights = np.ones((40, 1))
+    whole = compiled(scores, labels, weights).numpy()
+    parts = [compiled(scores[i:], labels[i:], weights[i:]) for i in (20,)]
+    parts += [compiled(scores[:20], labels[:20], weights[:20])]
+    np.testing.assert_array_equal(sum(parts), whole)
+    assert whole.sum(axis=1).tolist() == [(labels == 0).sum(), (labels == 1).sum()]
+
+
+def test_padding_and_unknown_labels_do_not_count():
+    logits, labels, weights = [9.0, -9.0, -500.0, 500.0, 0.0], [1, 0, 0, 1, -1], [0, 0, 1, 1, 1]
+    histogram = metrics.score_histogram(np.float32(logits), np.int64(labels), np.float32(weights))
+    assert np.argwhere(histogram).tolist() == [[0, 0], [1, metrics.BINS - 1]]
+    assert metrics.auc(histogram) == 1
+
+
+def test_auc_needs_both_classes():
+    histogram = metrics.score_histogram(np.zeros(4), np.zeros(4), np.ones(4))
+    assert math.isnan(metrics.auc(histogram))
+    assert math.isnan(metrics.auc(np.zeros((2, 8))))
+    assert metrics.auc(np.ones((2, 1))) == 0.5
+
+
+def test_lesion_score_is_the_highest_block():
+    logits = np.full((2, 64, 64, 1), -3, np.float32)
+    logits[0, 10:12, 20:22] = 2  # one whole block of 2 x 2
+    logits[1, 10, 20] = 9  # one pixel: (9 - 3 * 3) / 4
+    for score in (metrics.lesion_score, tf.function(metrics.lesion_score, jit_compile=True)):
+        assert score(logits).numpy() == pytest.approx([2, 0])
+    assert metrics.lesion_score(logits[:, :16, :16]).numpy() == pytest.approx([-3, -3])
+    uneven = metrics.lesion_score(np.full((1, 80, 80, 1), -3, np.float32), blocks=3)
+    assert uneven.numpy() == pytest.approx([-3])  # borders count only the pixels they have
