@@ -1,6 +1,7 @@
 """What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights, metrics.json."""
 
 import json
+import time
 from pathlib import Path
 
 import keras
@@ -41,7 +42,7 @@ class State:
     """Network, optimizer and progress of a run, saved and restored together."""
 
     def __init__(self, workdir: Path, network: keras.Model, optimizer: keras.optimizers.Optimizer):
-        self.workdir, self.network = workdir, network
+        self.workdir, self.network, self.saved_at = workdir, network, time.monotonic()
         self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.checkpoint = tf.train.Checkpoint(
@@ -55,16 +56,21 @@ class State:
         """The step of the newest checkpoint, now restored; 0 where there is none."""
         if self.manager.latest_checkpoint:
             self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
-            print(f"resuming at step {int(self.step):,} from {self.manager.latest_checkpoint}")
-        return int(self.step)
+            print(f"resuming at step {self.step.numpy():,} from {self.manager.latest_checkpoint}")
+        return int(self.step.numpy())
 
     def save(self, step: int) -> None:
         self.step.assign(step)
         self.manager.save(checkpoint_number=step)
+        self.saved_at = time.monotonic()
+
+    def save_if_due(self, step: int, minutes: float) -> None:
+        if time.monotonic() - self.saved_at > 60 * minutes:
+            self.save(step)
 
     def keep_if_best(self, score: float) -> bool:
         """Writes best.weights.h5 when the score is the highest so far."""
-        is_best = score > float(self.best_score)
+        is_best = score > self.best_score.numpy()
         if is_best:
             self.best_score.assign(score)
             unfinished = self.workdir / f"unfinished.{BEST}"

@@ -95,7 +95,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     replicas: int | None = Field(None, ge=1)  # None: every device; on a CPU: 1
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-    jit: Literal["auto", "on", "off"] = "auto"
+    jit: bool | Literal["auto"] = "auto"  # XLA for the gradient function; auto: on GPUs
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on positives.
@@ -111,6 +111,13 @@ class Config(Section):
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
+
+    @property
+    def score(self) -> str:
+        """The validation score whose best epoch is kept."""
+        return self.train.keep_best or (
+            "auc" if self.model.kind == "classifier" else "dice_positives"
+        )
 
 
 def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:

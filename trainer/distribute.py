@@ -54,11 +54,11 @@ def precision(asked: str) -> str:
     )
 
 
-def compiles_gradients(asked: str, strategy: tf.distribute.Strategy) -> bool:
+def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> bool:
     """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it lost a third."""
     if asked == "auto":
         return all("GPU" in device for device in strategy.extended.worker_devices)
-    return asked == "on"
+    return asked
 
 
 def _divide_cpu(count: int) -> None:

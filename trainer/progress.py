@@ -18,7 +18,7 @@ class Progress:
         self.images_per_second = 0.0
         self.step = step
 
-    def show(self, step: int, epoch: int, in_epoch: int, sums: dict) -> None:
+    def show(self, step: int, sums: dict) -> None:
         now = time.monotonic()
         self.images_per_second = (
             (step - self.last[1]) * self.run.data.batch_size / (now - self.last[0])
@@ -34,7 +34,8 @@ class Progress:
             / (step - self.first_step)
         )
         text = (
-            f"epoch {epoch + 1}/{self.run.train.epochs}  step {in_epoch}/{self.per_epoch}  "
+            f"epoch {(step - 1) // self.per_epoch + 1}/{self.run.train.epochs}  "
+            f"step {(step - 1) % self.per_epoch + 1}/{self.per_epoch}  "
             f"loss {sums['loss'] / sums['steps']:.4f}  {self.images_per_second:.1f} images/s  ETA {_duration(left)}"
         )
         print(text.ljust(90), end="\r" if is_terminal else "\n", flush=True)
@@ -45,7 +46,7 @@ class Progress:
             "images_per_second": self.images_per_second,
         }
 
-    def epoch_line(self, epoch: int, curves: dict, is_best: bool) -> None:
+    def epoch(self, epoch: int, curves: dict, is_best: bool) -> None:
         parts = [f"epoch {epoch}/{self.run.train.epochs}"]
         for curve, values in curves.items():
             parts.append(

@@ -62,6 +62,9 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:  # the run diverged
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -27,13 +27,16 @@ from trainer import (
 )
 
 
-def train(run: config.Config, workdir: Path) -> dict:
-    """Trains to the last epoch, resuming where the workdir's newest checkpoint stands; returns the last metrics."""
+def train(run: config.Config, workdir: Path) -> None:
+    """Trains to the last epoch, from where the newest checkpoint in the workdir stands."""
     lake = data.open_lake(run.lake)
     split = data.split_of(lake, run.lake, run.data.train_split)
     val_split = data.split_of(lake, run.lake, run.data.val_split)
+    if not lake["counts"]["splits"][run.data.val_split]["positives"]:
+        raise InputError(f"{run.lake}: no positive image in split {run.data.val_split!r}: no score")
     per_epoch = data.steps_per_epoch(split, run.data.batch_size)
     strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
+    image_losses = losses_of_images(run, lake["statistics"]["positive_pixel_share_of_positives"])
     checkpoint.claim(workdir, run)
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -44,57 +47,50 @@ def train(run: config.Config, workdir: Path) -> dict:
         optimizer = schedules.build_optimizer(run.optimizer, run.train.epochs, per_epoch)
         optimizer.build(network.trainable_variables)
         state = checkpoint.State(workdir, network, optimizer)
-    step = state.restore()
-    image_losses = losses_of_images(run, lake["statistics"]["positive_pixel_share_of_positives"])
-    replica_step = training_step(network, optimizer, run, strategy, image_losses)
-    several_steps = steps_in_one_call(strategy, replica_step, averages_of_replicas(network))
+    step, last_step = state.restore(), per_epoch * run.train.epochs
+    if step >= last_step:
+        print(f"{workdir}: all {run.train.epochs} epochs are done")
+        return
+    several_steps = steps_in_one_call(
+        strategy,
+        training_step(network, optimizer, run, strategy, image_losses),
+        averages_of_replicas(network),
+    )
     batches = data.training_batches(split, run.data, run.train.seed, run.train.epochs, step)
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir)
+    line = progress.Progress(per_epoch, run, step)
     _introduce(run, workdir, network, split, val_split, per_epoch)
-
-    line, saved_at, result = progress.Progress(per_epoch, run, step), time.monotonic(), {}
-    while step < per_epoch * run.train.epochs:
-        epoch, in_epoch = divmod(step, per_epoch)
+    while step < last_step:
+        epoch_end = (step // per_epoch + 1) * per_epoch
         sums = {}
-        while in_epoch < per_epoch:
-            count = min(run.train.steps_per_call, per_epoch - in_epoch)
-            call = {
-                name: value.numpy()
-                for name, value in several_steps(iterator, tf.constant(count)).items()
-            }
-            step, in_epoch = step + count, in_epoch + count
+        while step < epoch_end:
+            count = min(run.train.steps_per_call, epoch_end - step)
+            call = several_steps(iterator, tf.constant(count))
+            call = {name: value.numpy() for name, value in call.items()} | {"steps": count}
+            step += count
             if call["nonfinite_steps"]:
                 raise FloatingPointError(
-                    f"the loss or a gradient is not a number between steps {step - count + 1} and {step}; lower "
-                    f"optimizer.learning_rate, then resume from {state.manager.latest_checkpoint or 'the start'}"
+                    f"the loss or a gradient is not a number between steps {step - count + 1} and "
+                    f"{step}; lower optimizer.learning_rate in a new workdir"
                 )
-            sums = {
-                name: sums.get(name, 0) + value for name, value in {**call, "steps": count}.items()
-            }
-            line.show(step, epoch, in_epoch, sums)
-            board.scalars(
-                "train", step, {"loss": float(call["loss"]) / count, **line.rates(optimizer)}
-            )
-            if (
-                time.monotonic() - saved_at > 60 * run.train.checkpoint_minutes
-                and in_epoch < per_epoch
-            ):
-                state.save(step)
-                saved_at = time.monotonic()
+            sums = {name: sums.get(name, 0) + value for name, value in call.items()}
+            line.show(step, sums)
+            means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
+            board.scalars("train", step, {**means, **line.rates(optimizer)})
+            if step < epoch_end:
+                state.save_if_due(step, run.train.checkpoint_minutes)
         curves = {"train": validate.scores(sums), "val": validate.scores(validation(board, step))}
         for curve, values in curves.items():
             board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
         board.flush()
-        key = run.train.keep_best or ("auc" if run.model.kind == "classifier" else "dice_positives")
-        is_best = state.keep_if_best(curves["val"][key])
-        result = {"epoch": epoch + 1, "step": step, **{name: curves[name] for name in curves}}
-        checkpoint.write_metrics(workdir, {"last": result, f"best_{key}": float(state.best_score)})
+        is_best = state.keep_if_best(curves["val"][run.score])
         state.save(step)
-        saved_at = time.monotonic()
-        line.epoch_line(epoch + 1, curves, is_best)
-    return result
+        last = {"epoch": step // per_epoch, "step": step, **curves}
+        best = {"score": run.score, "value": float(state.best_score.numpy())}
+        checkpoint.write_metrics(workdir, {"last": last, "best": best})
+        line.epoch(step // per_epoch, curves, is_best)
 
 
 def training_step(
@@ -124,12 +120,13 @@ def training_step(
     def step(batch: dict) -> dict:
         grads, loss, masks, logits = gradients(batch)
         grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
-        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(grad)) for grad in grads])
+        norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
         optimizer.apply(grads, network.trainable_variables)
-        nonfinite = tf.cast(~(is_finite & tf.math.is_finite(loss)), tf.float32)
+        is_finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         return {
             "loss": loss,
-            "nonfinite_steps": nonfinite,
+            "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
+            "nonfinite_steps": 1.0 - tf.cast(is_finite, tf.float32),
             **validate.example_sums(run.model.kind, masks, logits, batch, None),
         }
 

@@ -8,6 +8,9 @@ import keras
 from lake import InputError
 
 GROUPS = 8  # of group normalisation, at every width
+# Of the moving statistics. Keras's 0.99 still remembers the first weights after 300 steps, so that validation lags
+# behind training; 0.9 is PyTorch's.
+MOMENTUM = 0.9
 
 
 def check(norm: str, filters: int) -> None:
@@ -22,9 +25,9 @@ def layer(norm: str, name: str) -> keras.Layer | None:
     """The layer called `name`, or None for `none`."""
     match norm:
         case "batch":
-            return keras.layers.BatchNormalization(name=name)
+            return keras.layers.BatchNormalization(momentum=MOMENTUM, name=name)
         case "sync_batch":
-            return keras.layers.BatchNormalization(synchronized=True, name=name)
+            return keras.layers.BatchNormalization(momentum=MOMENTUM, synchronized=True, name=name)
         case "group":
             return keras.layers.GroupNormalization(GROUPS, name=name)
         case "none":

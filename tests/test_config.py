@@ -1,0 +1,92 @@
+"""Configs: defaults, overrides, and every mistake reported at once."""
+
+from pathlib import Path
+
+import pytest
+
+from lake import InputError
+from trainer import config
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def yaml_file(tmp_path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text("model:\n  kind: unetpp\noptimizer:\n  learning_rate: 1e-4\n")
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_config_loads_and_opens_with_a_header(path):
+    config.load(path, [])
+    assert path.read_text().startswith("# ")
+
+
+def test_the_two_main_configs_are_at_1024_px():
+    for name in ("unetpp", "classifier"):
+        assert config.load(ROOT / "configs" / f"{name}.yaml", []).data.side == 1024
+    assert config.load(ROOT / "configs" / "unetpp.yaml", []).model == config.UnetPlusPlus(
+        kind="unetpp", depth=4, filters=32, norm="group", deep_supervision=True
+    )
+
+
+def test_overrides(yaml_file):
+    run = config.load(
+        yaml_file, ["--data.side=128", "--train.jit=on", "--model.depth=2"], lake="gs://b/x/1.0.0"
+    )
+    assert (run.data.side, run.train.jit, run.model.depth, run.lake) == (
+        128,
+        True,
+        2,
+        "gs://b/x/1.0.0",
+    )
+    assert run.optimizer.learning_rate == 1e-4  # PyYAML reads 1e-4 as text
+
+
+def test_save_and_load_give_the_same_run(yaml_file, tmp_path):
+    run = config.load(yaml_file, ["--augment.flip=0"])
+    config.save(run, tmp_path / "saved.yaml")
+    assert config.load(tmp_path / "saved.yaml", []) == run
+
+
+def test_differences_name_each_value(yaml_file):
+    old, new = (config.load(yaml_file, [f"--data.side={side}"]) for side in (128, 256))
+    assert config.differences(old, new) == ["data.side: 128 -> 256"]
+
+
+def test_all_mistakes_are_reported_at_once(yaml_file):
+    overrides = [
+        *("--model.depht=3", "--data.batch_size=0", "--train.device=npu", "--trian.epochs=3"),
+        *("--nonsense", "--loss.dice=0", "--loss.bce=0"),
+    ]
+    with pytest.raises(InputError) as caught:
+        config.load(yaml_file, overrides)
+    message = str(caught.value)
+    for expected in (
+        "model.depht: unknown key; did you mean depth?",
+        "data.batch_size: Input should be greater than or equal to 1, got 0",
+        "train.device: Input should be 'auto', 'cpu' or 'gpu', got 'npu'",
+        "trian: unknown key; did you mean train?",
+        "--nonsense: expected --section.field=value",
+        "loss: Value error, every weight is 0",
+    ):
+        assert expected in message
+    assert len(message.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n- b\n", "expected sections"),
+        ("model: [", "not YAML"),
+        ("model:\n  kind: vgg\n", "model"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path, text, expected):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(InputError, match=expected):
+        config.load(tmp_path / "x.yaml", [])
+    with pytest.raises(InputError, match="no such file"):
+        config.load(tmp_path / "nowhere.yaml", [])
