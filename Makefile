@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 TRAIN := $(if $(shell command -v nvidia-smi 2>/dev/null),train_gpu,train_cpu)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-fast lint bench clean
+.PHONY: setup demo test test-fast lint clean
 
 setup: $(INSTALLED)
 
@@ -18,6 +18,33 @@ $(INSTALLED): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),test]'
 	touch $@
+
+# The demo: phantoms (or IMAGES='…/*.dcm' LABELS=….csv) -> lake -> classifier and U-Net++ -> scores and a picture.
+NAME := $(if $(IMAGES),mine,phantoms)
+DEMO := demo/$(NAME)
+LAKE := $(DEMO)/lake/$(NAME)/1.0.0
+DEMO_IMAGES = $(or $(IMAGES),$(DEMO)/xrays/dicom/*.dcm)
+DEMO_LABELS = $(or $(LABELS),$(DEMO)/xrays/train-rle.csv)
+
+demo: $(INSTALLED)
+	@if [ -n '$(IMAGES)' ] && [ -z '$(LABELS)' ]; then echo "error: IMAGES also needs LABELS=….csv" >&2; exit 2; fi
+	@rm -rf $(DEMO)
+	@if [ -z '$(IMAGES)' ]; then \
+	  echo "== 1/5 drawing phantom chest X-rays into $(DEMO)/xrays"; \
+	  $(BIN)/python -m beam.synthetic --output $(DEMO)/xrays --images 400; \
+	else echo "== 1/5 using $(IMAGES)"; fi
+	@echo "== 2/5 converting them into the lake $(LAKE)"
+	@$(BIN)/python -m beam.convert --source dicom --images '$(DEMO_IMAGES)' --labels '$(DEMO_LABELS)' \
+	  --output $(LAKE) --runner DirectRunner
+	@echo "== 3/5 training the classifier"
+	@$(BIN)/python -m trainer.task train --config configs/demo_classifier.yaml --lake $(LAKE) --workdir $(DEMO)/runs/classifier
+	@echo "== 4/5 training the U-Net++"
+	@$(BIN)/python -m trainer.task train --config configs/demo_unetpp.yaml --lake $(LAKE) --workdir $(DEMO)/runs/unetpp
+	@echo "== 5/5 evaluating both"
+	@$(BIN)/python -m trainer.task evaluate --workdir $(DEMO)/runs/classifier
+	@$(BIN)/python -m trainer.task evaluate --workdir $(DEMO)/runs/unetpp --picture $(DEMO)/truth_and_prediction.png
+	@echo; echo "truth and prediction side by side: $(DEMO)/truth_and_prediction.png"
+	@echo "curves: $(BIN)/tensorboard --logdir $(DEMO)/runs"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -34,13 +34,11 @@ class Classifier(Section):
 
     kind: Literal["classifier"]
     encoder: Literal["plain", "densenet121", "densenet169", "densenet201"] = "densenet121"
-    filters: int = Field(
-        16, ge=8, multiple_of=8
-    )  # of the plain encoder's first level; doubled at each level below
-    depth: int = Field(5, ge=1)  # number of poolings of the plain encoder
-    weights: str | None = (
-        None  # of a DenseNet: "imagenet" (downloaded), or the path of a .weights.h5 file
-    )
+    filters: int = Field(16, ge=1)  # of the plain encoder's first level; doubled at each below
+    depth: int = Field(4, ge=1)  # number of poolings of the plain encoder
+    norm: Literal["none", "batch", "sync_batch", "group"] = "batch"  # of the plain encoder
+    weights: str | None = None  # of a DenseNet: "imagenet" (downloaded), or a .weights.h5 file
+    pooling: Literal["average", "lesion_map"] = "average"
     dropout: Share = 0.0
 
 
@@ -67,12 +65,14 @@ class Augment(Section):
 
 
 class Loss(Section):
-    """Weights of a segmenter's terms; a weight of 0 leaves the term out. A classifier has one term, BCE."""
+    """Weights of the terms; 0 leaves a term out. A classifier's are the image's BCE, which weighs 1, and lesion_map."""
 
     dice: float = Field(1.0, ge=0)
     bce: float = Field(1.0, ge=0)
     # Positive pixels weigh 1/β; β is the manifest's share of positive pixels in positive images.
     weighted_bce: float = Field(0.0, ge=0)
+    # Weighted BCE between a classifier's lesion map and the masks, where they are known.
+    lesion_map: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _some_term(self) -> "Loss":
@@ -111,6 +111,12 @@ class Config(Section):
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
+
+    @model_validator(mode="after")
+    def _a_map_to_teach(self) -> "Config":
+        if self.loss.lesion_map and getattr(self.model, "pooling", None) != "lesion_map":
+            raise ValueError("loss.lesion_map needs a classifier with model.pooling=lesion_map")
+        return self
 
     @property
     def score(self) -> str:

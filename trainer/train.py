@@ -18,8 +18,8 @@ from trainer import (
     config,
     data,
     distribute,
-    losses,
     models,
+    objective,
     progress,
     schedules,
     summaries,
@@ -36,7 +36,7 @@ def train(run: config.Config, workdir: Path) -> None:
         raise InputError(f"{run.lake}: no positive image in split {run.data.val_split!r}: no score")
     per_epoch = data.steps_per_epoch(split, run.data.batch_size)
     strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
-    image_losses = losses_of_images(run, lake["statistics"]["positive_pixel_share_of_positives"])
+    image_losses = objective.image_losses(run, lake["statistics"]["positive_pixel_share_of_positives"])
     checkpoint.claim(workdir, run)
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -97,18 +97,16 @@ def training_step(
     network, optimizer, run: config.Config, strategy, image_losses: Callable
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move alike."""
-    strengths = run.augment.model_dump()
+    strengths, forward = run.augment.model_dump(), objective.outputs(network, run.loss)
 
     def gradients(batch: dict):
-        images, masks = (
-            augment.to_unit(batch["image"], batch["window"]),
-            tf.cast(batch["mask"], tf.float32),
-        )
+        images = augment.to_unit(batch["image"], batch["window"])
+        masks = tf.cast(batch["mask"], tf.float32)
         images, masks = augment.apply(images, masks, batch["uniforms"], **strengths)
         with tf.GradientTape() as tape:
-            logits = network(images, training=True)  # [B / replicas, S, S, L] or [B / replicas, 1]
-            loss = tf.reduce_sum(image_losses(masks, logits, batch)) / run.data.batch_size
-        return tape.gradient(loss, network.trainable_variables), loss, masks, logits
+            outputs = forward(images, training=True)  # logits [B / replicas, S, S, L] or [B / replicas, 1], …
+            loss = tf.reduce_sum(image_losses(masks, outputs, batch)) / run.data.batch_size
+        return tape.gradient(loss, network.trainable_variables), loss, masks, outputs[0]
 
     if distribute.compiles_gradients(run.train.jit, strategy):
         if getattr(run.model, "norm", None) == "sync_batch" and strategy.num_replicas_in_sync > 1:
@@ -131,26 +129,6 @@ def training_step(
         }
 
     return step
-
-
-def losses_of_images(run: config.Config, positive_share: float) -> Callable:
-    """(masks, logits, batch) -> [B]; an image whose truth is unknown weighs 0."""
-    if run.model.kind == "classifier":
-        return lambda masks, logits, batch: tf.where(
-            batch["label"] >= 0, losses.bce(batch["label"][:, None], logits), 0.0
-        )
-    terms = run.loss
-    if terms.weighted_bce and not positive_share > 0:
-        raise InputError(
-            "loss.weighted_bce needs a lake with positive pixels; its manifest counts none"
-        )
-
-    def segmentation(masks, logits, batch):
-        return batch["has_mask"] * losses.combined(
-            masks, logits, terms.dice, terms.bce, terms.weighted_bce, positive_share
-        )
-
-    return segmentation
 
 
 def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer import augment, config, data, metrics, panel, summaries
+from trainer import augment, config, data, metrics, objective, panel, summaries
 
 THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation split
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
@@ -54,14 +54,14 @@ class Validation:
         self.batches = strategy.experimental_distribute_dataset(batches)
         self.panel_batch = panel_examples(split, run.data)
 
+        forward = objective.outputs(network, run.loss)
+
         def replica_step(batch: dict) -> dict:
-            images, masks = (
-                augment.to_unit(batch["image"], batch["window"]),
-                tf.cast(batch["mask"], tf.float32),
-            )
-            logits = network(images, training=False)
-            sums = example_sums(run.model.kind, masks, logits, batch, batch["weight"])
-            loss = tf.reduce_sum(batch["weight"] * image_losses(masks, logits, batch))
+            images = augment.to_unit(batch["image"], batch["window"])
+            masks = tf.cast(batch["mask"], tf.float32)
+            outputs = forward(images, training=False)
+            loss = tf.reduce_sum(batch["weight"] * image_losses(masks, outputs, batch))
+            sums = example_sums(run.model.kind, masks, outputs[0], batch, batch["weight"])
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
         @tf.function

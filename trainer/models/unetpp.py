@@ -16,7 +16,7 @@ depth 4, 32 filters, one grey channel, one head, no norm.
 import keras
 
 from lake import InputError
-from trainer.models import norms
+from trainer.models import blocks
 
 
 def network(
@@ -33,7 +33,7 @@ def network(
             f"side={side} cannot be halved {depth} times (depth={depth}); "
             f"use a multiple of {2**depth}"
         )
-    norms.check(norm, filters)
+    blocks.check(norm, filters)
 
     images = keras.Input((side, side, channels), name="images")
     x = {}  # (i, j): [B, side / 2^i, side / 2^i, filters * 2^i]
@@ -44,14 +44,14 @@ def network(
             )
         else:
             entry = keras.layers.MaxPooling2D(name=f"x_{i}_0_pool")(x[i - 1, 0])
-        x[i, 0] = block(entry, filters * 2**i, norm, f"x_{i}_0")
+        x[i, 0] = blocks.double_convolution(entry, filters * 2**i, norm, f"x_{i}_0")
     for j in range(1, depth + 1):
         for i in range(depth + 1 - j):
             name = f"x_{i}_{j}"
             up = keras.layers.Conv2DTranspose(filters * 2**i, 2, strides=2, name=f"{name}_up")
             inputs = [x[i, k] for k in range(j)] + [up(x[i + 1, j - 1])]
             entry = keras.layers.Concatenate(name=f"{name}_concat")(inputs)
-            x[i, j] = block(entry, filters * 2**i, norm, name)
+            x[i, j] = blocks.double_convolution(entry, filters * 2**i, norm, name)
 
     ends = range(1, depth + 1) if deep_supervision else [depth]
     heads = [keras.layers.Conv2D(1, 1, dtype="float32", name=f"head_{j}")(x[0, j]) for j in ends]
@@ -60,13 +60,3 @@ def network(
     logits = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
     return keras.Model(images, logits, name="unetpp")
 
-
-def block(x, filters: int, norm: str, name: str):
-    for k in (1, 2):
-        x = keras.layers.Conv2D(
-            filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv{k}"
-        )(x)
-        if normalise := norms.layer(norm, f"{name}_norm{k}"):
-            x = normalise(x)
-        x = keras.layers.ReLU(name=f"{name}_relu{k}")(x)
-    return x

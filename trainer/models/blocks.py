@@ -1,6 +1,6 @@
-"""The normalisation between a convolution and its activation: from its name to a layer.
+"""What encoders and decoders are built of: two convolutions, each with its normalisation and activation.
 
-All of them compute in float32, also under mixed precision.
+Normalisation computes in float32, also under mixed precision.
 """
 
 import keras
@@ -21,7 +21,7 @@ def check(norm: str, filters: int) -> None:
         )
 
 
-def layer(norm: str, name: str) -> keras.Layer | None:
+def normalisation(norm: str, name: str) -> keras.Layer | None:
     """The layer called `name`, or None for `none`."""
     match norm:
         case "batch":
@@ -33,3 +33,15 @@ def layer(norm: str, name: str) -> keras.Layer | None:
         case "none":
             return None
     raise InputError(f"norm={norm}: expected none, batch, sync_batch or group")
+
+
+def double_convolution(x, filters: int, norm: str, name: str):
+    """2 x (3x3 convolution, norm, ReLU): [B, H, W, any] -> [B, H, W, filters]."""
+    for k in (1, 2):
+        x = keras.layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv{k}"
+        )(x)
+        if normalise := normalisation(norm, f"{name}_norm{k}"):
+            x = normalise(x)
+        x = keras.layers.ReLU(name=f"{name}_relu{k}")(x)
+    return x
