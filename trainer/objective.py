@@ -10,11 +10,11 @@ from trainer import config, losses
 from trainer.models import classifier
 
 
-def outputs(network: keras.Model, terms: config.Loss) -> keras.Model:
-    """The network's own layers, giving what the loss looks at: [logits] or [logits, lesion map]."""
+def outputs(network: keras.Model, terms: config.Loss) -> Callable:
+    """(images, training=…) -> what the loss looks at: [logits] or [logits, lesion map]."""
     if terms.lesion_map:
         return classifier.with_lesion_map(network)
-    return keras.Model(network.inputs, [network.output])
+    return lambda images, training: [network(images, training=training)]
 
 
 def image_losses(run: config.Config, positive_share: float) -> Callable:
