@@ -1,4 +1,5 @@
-"""The only metadata. What a Dataflow worker needs is in install_requires; everything else is an extra."""
+"""The only metadata. What a Dataflow worker needs is in install_requires; everything else is an
+extra."""
 
 from setuptools import setup
 
@@ -12,13 +13,14 @@ TRAIN = [
 setup(
     name="radlake",
     version="0.1.0",
-    description="From a bucket of medical images to a trained segmentation network, on a laptop or a fleet",
+    description="From a bucket of medical images to a trained segmentation network",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=["beam", "lake", "lake.sources", "trainer", "trainer.models"],
     install_requires=[
         "apache-beam>=2.77,<3",
-        "google-crc32c>=1.6",  # the TFRecord checksum in C; the pure Python ones are 100 times slower
+        # the TFRecord checksum in C; the pure Python ones are 100 times slower
+        "google-crc32c>=1.6",
         "numpy>=2.1,<2.5",  # Beam's bound
         "pillow>=11",
         "protobuf>=5.29,<7",  # Beam's bound

@@ -1,6 +1,7 @@
 """python -m beam.convert: image files and a label CSV -> a lake, on any Beam runner.
 
-Everything is decided here, on one screen; what happens in a step is in listing.py, plan.py, shards.py, finish.py.
+Everything is decided here, on one screen; what happens in a step is in listing.py, plan.py,
+shards.py, finish.py.
 """
 
 import argparse
@@ -181,7 +182,8 @@ def run(argv: list[str]) -> dict:
     layout = _label_layout(flags.labels)
     if not FileSystems.match([flags.images], limits=[1])[0].metadata_list:
         raise InputError(
-            f"--images={flags.images}: no file matches; quote the pattern so that the shell leaves it alone"
+            f"--images={flags.images}: no file matches; quote the pattern so that the shell "
+            f"leaves it alone"
         )
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
@@ -212,7 +214,8 @@ def _run_to_the_end(pipeline: beam.Pipeline) -> None:
 
 
 def _check_beam_arguments(arguments: list[str]) -> None:
-    """PipelineOptions drops what it does not know; a mistyped flag must not be dropped in silence."""
+    """PipelineOptions drops what it does not know; a mistyped flag must not be dropped in
+    silence."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(known)
@@ -269,7 +272,8 @@ def _key(path: str | None, is_local: bool) -> bytes:
     if path:
         if not FileSystems.exists(path):
             raise InputError(
-                f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} 32"
+                f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out "
+                f"{path} 32"
             )
         with files.open_binary(path) as file:
             key = file.read()
@@ -284,7 +288,8 @@ def _key(path: str | None, is_local: bool) -> bytes:
         made.touch(mode=0o600)
         made.write_bytes(secrets.token_bytes(KEY_BYTES))
         print(
-            f"made {made}: the secret that hashes patient ids; keep it with the images, not with the lake"
+            f"made {made}: the secret that hashes patient ids; keep it with the images, not with "
+            f"the lake"
         )
     return made.read_bytes()
 

@@ -1,4 +1,5 @@
-"""Files as the pipelines touch them: local folders and gs:// through Beam's file systems, whole or not at all."""
+"""Files as the pipelines touch them: local folders and gs:// through Beam's file systems, whole or
+not at all."""
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -15,7 +16,8 @@ def read_text(path: str) -> str:
 
 
 class Unfinished:
-    """A context that gives a new file under a temporary name; it gets its own name when the block succeeds."""
+    """A context that gives a new file under a temporary name; it gets its own name when the block
+    succeeds."""
 
     def __init__(self, path: str):
         self.path, self.temporary = path, path + ".unfinished"

@@ -1,4 +1,5 @@
-"""The end of a conversion: every input accounted for, then the files beside the shards, the manifest last."""
+"""The end of a conversion: every input accounted for, then the files beside the shards, the
+manifest last."""
 
 import datetime
 import json
@@ -22,7 +23,8 @@ def finalise(
     lake_bits: int,
     options: Options,
 ):
-    """Writes rejects, index, TFDS files and, last, the manifest; raises Stopped above `--max_reject_fraction`."""
+    """Writes rejects, index, TFDS files and, last, the manifest; raises Stopped above
+    `--max_reject_fraction`."""
     sidecars = [
         json.loads(files.read_text(options.path(f"{WORK}/{name}.json"))) for name in sorted(names)
     ]
@@ -37,15 +39,18 @@ def finalise(
     records = sum(sidecar["records"] for sidecar in sidecars)
     if matched != records + len(rejects):
         raise Stopped(
-            f"{matched} images in, but {records} records and {len(rejects)} rejects: please report this"
+            f"{matched} images in, but {records} records and {len(rejects)} rejects: please "
+            f"report this"
         )
     if len(rejects) > options.max_reject_fraction * matched:
         reasons = ", ".join(
             f"{reason}: {n}" for reason, n in Counter(r["reason"] for r in rejects).most_common()
         )
         raise Stopped(
-            f"{len(rejects)} of {matched} images rejected ({reasons}), more than --max_reject_fraction="
-            f"{options.max_reject_fraction:g}; the lake is not finished. See {options.path(manifest.REJECTS)}"
+            f"{len(rejects)} of {matched} images rejected ({reasons}), more than "
+            f"--max_reject_fraction="
+            f"{options.max_reject_fraction:g}; the lake is not finished. See "
+            f"{options.path(manifest.REJECTS)}"
         )
     _remove_stale_shards(names, options)
     _write_index(sidecars, options)
@@ -117,12 +122,13 @@ def _statistics(sidecars: list[dict]) -> dict:
 
 
 def _write_index(sidecars: list[dict], options: Options) -> None:
-    with files.Unfinished(options.path(manifest.INDEX)) as file:
-        with pyarrow.parquet.ParquetWriter(file, manifest.INDEX_SCHEMA) as writer:
-            for sidecar in sidecars:
-                writer.write_table(
-                    pyarrow.Table.from_pylist(sidecar["rows"], manifest.INDEX_SCHEMA)
-                )
+    with (
+        files.Unfinished(options.path(manifest.INDEX)) as file,
+        pyarrow.parquet.ParquetWriter(file, manifest.INDEX_SCHEMA) as writer,
+    ):
+        for sidecar in sidecars:
+            rows = pyarrow.Table.from_pylist(sidecar["rows"], manifest.INDEX_SCHEMA)
+            writer.write_table(rows)
 
 
 def _remove_stale_shards(names: list[str], options: Options) -> None:
@@ -144,7 +150,8 @@ def table(content: dict, seconds: float) -> str:
         f"images   {counts['images']:>9,}",
         f"records  {counts['records']:>9,}",
         f"rejects  {sum(counts['rejects'].values()):>9,}  {rejected}",
-        f"{'split':<9}{'records':>9} {'positive':>9} {'negative':>9} {'unknown':>9} {'patients':>9} {'shards':>7} {'MB':>9}",
+        f"{'split':<9}{'records':>9} {'positive':>9} {'negative':>9} {'unknown':>9} "
+        f"{'patients':>9} {'shards':>7} {'MB':>9}",
     ]
     for name, split in sorted(counts["splits"].items()):
         own = [shard for shard in content["shards"] if shard["split"] == name]

@@ -1,4 +1,5 @@
-"""The first pass: file names -> headers -> headers joined with their labels. No pixels are read here."""
+"""The first pass: file names -> headers -> headers joined with their labels. No pixels are read
+here."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,10 @@
-"""Which split and which shard an image belongs to: the same on every runner and for every number of workers.
+"""Which split and which shard an image belongs to: the same on every runner and for every number of
+workers.
 
-Groups (patients) stand in one line, ordered by stratum and within it by hash, and are dealt along it by quota; the
-images of a split stand in hash order and are cut into shards. No worker ever holds more than one bucket of the line.
+Groups (patients) stand in one line, ordered by stratum and within it by hash, and are dealt along
+it by quota; the
+images of a split stand in hash order and are cut into shards. No worker ever holds more than one
+bucket of the line.
 """
 
 import hashlib
@@ -35,13 +38,15 @@ def parse_splits(text: str) -> Splits:
         raise InputError(f"--splits={text}: split names must differ and be plain words")
     if any(share < 0 for _, share in splits) or sum(share for _, share in splits) != 1:
         raise InputError(
-            f"--splits={text}: the shares add up to {float(sum(s for _, s in splits)):g}, expected 1"
+            f"--splits={text}: the shares add up to {float(sum(s for _, s in splits)):g}, "
+            f"expected 1"
         )
     return splits
 
 
 def deal(position: int, splits: Splits) -> str:
-    """The split of the group at `position` of the line: any stretch of n positions gets share·n of each, within 2."""
+    """The split of the group at `position` of the line: any stretch of n positions gets share·n of
+    each, within 2."""
     remaining = Fraction(1)
     for name, share in reversed(splits[1:]):
         # Systematic sampling: take a position whenever share·position passes the next half.
@@ -54,19 +59,19 @@ def deal(position: int, splits: Splits) -> str:
 
 
 def stratum(images: list[Image]) -> tuple[int, int]:
-    """(lesion size, number of images) class of one group: alike in one stratum, so that quotas hold for both.
+    """(lesion size, number of images) class of one group: alike in one stratum, so that quotas hold
+    for both.
 
-    Size classes are factors of two of the largest lesion's share of its image: -1 unknown, 0 none, 1 below 2^-12 …
+    Size classes are factors of two of the largest lesion's share of its image: -1 unknown, 0 none,
+    1 below 2^-12 …
     """
     shares = [
         image.label.lesion_px / (image.header.height * image.header.width) for image in images
     ]
     largest = max(shares)
     labels = max(image.label.label for image in images)
-    if largest <= 0:
-        size_class = labels  # a class CSV knows no sizes
-    else:
-        size_class = max(1, 13 + math.ceil(math.log2(largest)))
+    # A class CSV knows no sizes: its classes are the labels.
+    size_class = labels if largest <= 0 else max(1, 13 + math.ceil(math.log2(largest)))
     return size_class, min(len(images), 8)
 
 
@@ -76,7 +81,8 @@ def order(text: str) -> int:
 
 
 class InHashOrder(beam.PTransform):
-    """(line, name, element) -> (line, position, length of the line, position in all lines, element).
+    """(line, name, element) -> (line, position, length of the line, position in all lines,
+    element).
 
     Positions within a line follow the hash of the name; lines follow each other sorted.
     """
@@ -104,7 +110,8 @@ def _bucket(item: tuple) -> tuple[tuple, tuple]:
 
 
 def _offsets(counts: list) -> dict:
-    """{(line, bucket): positions before it in all lines}, and {line: (positions before it, its length)}."""
+    """{(line, bucket): positions before it in all lines}, and {line: (positions before it, its
+    length)}."""
     table, before, lengths, starts = {}, 0, {}, {}
     for (line, bucket), count in sorted(counts):
         starts.setdefault(line, before)

@@ -58,8 +58,10 @@ def text(counts: Counter, seconds: float) -> str:
     """The line: the listing while it runs, then the records."""
     total, done = counts[MATCHED], counts[RECORD] + counts[REJECTED]
     if not counts[RECORD]:
-        return f"listing: {counts[LISTED] + counts[REJECTED]:,} of {total:,} headers read, {seconds:.0f} s"
+        listed = counts[LISTED] + counts[REJECTED]
+        return f"listing: {listed:,} of {total:,} headers read, {seconds:.0f} s"
     return (
-        f"converting: {done:,} of {total:,} images ({done / total:.0%}), {done / seconds:.0f} images/s, "
+        f"converting: {done:,} of {total:,} images ({done / total:.0%}), {done / seconds:.0f} "
+        f"images/s, "
         f"{counts[REJECTED]:,} rejected, {seconds:.0f} s"
     )

@@ -1,6 +1,7 @@
 """One shard: read its images, convert, write under a temporary name, rename.
 
-Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of the index and its rejects. A shard
+Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of the index and its
+rejects. A shard
 whose sidecar still fits is not written again.
 """
 
@@ -23,7 +24,8 @@ from lake import Reject, example, manifest, rle
 from lake.sources import Scan, dicom
 
 WORK = ".work"
-# One image in this many is decoded for the manifest's mean and standard deviation: decoding costs fifty times as much
+# One image in this many is decoded for the manifest's mean and standard deviation: decoding costs
+# fifty times as much
 # as moving a JPEG into its record.
 STATISTICS_EVERY = 64
 DECODERS = ("pydicom", "pillow", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "numpy")
@@ -85,7 +87,8 @@ def bits_kind(image: Image) -> tuple[int, str]:
 
 
 def lake_bits(seen: list[tuple[int, str]], wanted: int | None) -> int:
-    """The lake's one dtype, from (8 or 16, example path) of each kind seen; raises Stopped where they are mixed."""
+    """The lake's one dtype, from (8 or 16, example path) of each kind seen; raises Stopped where
+    they are mixed."""
     if wanted:
         return wanted
     if len(seen) > 1:
@@ -97,7 +100,8 @@ def lake_bits(seen: list[tuple[int, str]], wanted: int | None) -> int:
 
 
 def write(keyed: tuple, lake_bits: int, options: Options) -> str:
-    """((split, shard, shards), [(position, Image)]) -> the name of the shard, which then stands complete."""
+    """((split, shard, shards), [(position, Image)]) -> the name of the shard, which then stands
+    complete."""
     (split, shard, shards), images = keyed
     images = [image for _, image in sorted(images, key=lambda item: item[0])]
     name = manifest.shard_name(options.dataset, split, shard, shards)
@@ -227,7 +231,8 @@ def _empty_mask(height: int, width: int) -> bytes:
 
 
 def _pseudonym(kind: str, name: str, options: Options) -> bytes:
-    """Keyed hash of a patient's or study's name; the name itself with --deidentify keep; empty stays empty."""
+    """Keyed hash of a patient's or study's name; the name itself with --deidentify keep; empty
+    stays empty."""
     if not name or options.deidentify == "keep":
         return name.encode()
     return (

@@ -1,12 +1,15 @@
-"""What the writer (beam) and the reader (trainer) of a lake share: labels, pixels, the record, the manifest."""
+"""What the writer (beam) and the reader (trainer) of a lake share: labels, pixels, the record, the
+manifest."""
 
 
 class InputError(ValueError):
-    """A user's mistake; entry points print its one message and exit with code 2, without a traceback."""
+    """A user's mistake; entry points print its one message and exit with code 2, without a
+    traceback."""
 
 
 class Reject(ValueError):
-    """One input that cannot become a record; `reason` is a stable code, the message says where and why."""
+    """One input that cannot become a record; `reason` is a stable code, the message says where and
+    why."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(reason, message)  # both in args, so that it pickles

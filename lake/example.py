@@ -1,6 +1,7 @@
 """The record: its fields, writing it without TensorFlow, reading it with TensorFlow.
 
-One tf.train.Example an image. FIELDS is a contract with other programs: names and types do not change within a
+One tf.train.Example an image. FIELDS is a contract with other programs: names and types do not
+change within a
 schema version.
 """
 
@@ -43,10 +44,12 @@ LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
 
 
 def encode(fields: dict) -> bytes:
-    """Serialised Example of a value (or sequence of values) for every one of FIELDS; the same fields, the same bytes."""
+    """Serialised Example of a value (or sequence of values) for every one of FIELDS; the same
+    fields, the same bytes."""
     if fields.keys() != FIELDS.keys():
         raise ValueError(
-            f"expected the fields of lake.example.FIELDS, differs in {fields.keys() ^ FIELDS.keys()}"
+            f"expected the fields of lake.example.FIELDS, differs in "
+            f"{fields.keys() ^ FIELDS.keys()}"
         )
     example = _example_class()()
     for name, (kind, count) in FIELDS.items():
@@ -74,14 +77,16 @@ def parse(serialized, names: Iterable[str]) -> dict:
 
 
 def _masked_crc(data: bytes) -> bytes:
-    # TFRecord's mask: rotate right by 15 bits and add a constant (tensorflow/core/lib/hash/crc32c.h).
+    # TFRecord's mask: rotate right by 15 bits and add a constant
+    # (tensorflow/core/lib/hash/crc32c.h).
     crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 @functools.cache
 def _example_class():
-    """The message class of tensorflow/core/example/example.proto, in a pool of its own: no TensorFlow is needed, and
+    """The message class of tensorflow/core/example/example.proto, in a pool of its own: no
+    TensorFlow is needed, and
     none that is imported too is disturbed."""
     proto = descriptor_pb2.FileDescriptorProto(
         name="example.proto", package="tensorflow", syntax="proto3"

@@ -1,6 +1,8 @@
-"""Label CSVs -> what is known of each image. In: open CSV files; out: rows by image id, then one Label an image.
+"""Label CSVs -> what is known of each image. In: open CSV files; out: rows by image id, then one
+Label an image.
 
-Run-length CSVs (`ImageId,EncodedPixels` in all its spellings) and class CSVs (`ImageId,Class`) are told apart by
+Run-length CSVs (`ImageId,EncodedPixels` in all its spellings) and class CSVs (`ImageId,Class`) are
+told apart by
 their header or, without one, by what stands in the second column.
 """
 
@@ -77,7 +79,8 @@ def layout(file: BinaryIO, path: str) -> Layout:
         is_class = all(text in ("0", "1") for text in seconds)
         return Layout("class" if is_class else "rle", 0, 1, has_header=False)
     raise InputError(
-        f"{path}: no known columns in its first row {head[0][:4]}; expected ImageId,EncodedPixels or ImageId,Class"
+        f"{path}: no known columns in its first row {head[0][:4]}; expected ImageId,EncodedPixels "
+        f"or ImageId,Class"
     )
 
 
@@ -89,7 +92,8 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
 
 
 def unite(rows: Iterable[Row], kind: str, num_pixels: int) -> Label:
-    """The label of an image of `num_pixels` pixels from all its rows; raises Reject naming the row."""
+    """The label of an image of `num_pixels` pixels from all its rows; raises Reject naming the
+    row."""
     rows = sorted(rows, key=lambda row: row.number)
     if kind == "class":
         return _class_label(rows)
@@ -123,7 +127,8 @@ def _class_label(rows: list[Row]) -> Label:
 
 
 def of_unlabelled(policy: str, kind: str) -> Label:
-    """The label of an image without a row, by `--unlabelled reject|negative|keep`; raises Reject."""
+    """The label of an image without a row, by `--unlabelled reject|negative|keep`; raises
+    Reject."""
     if policy == "reject":
         raise Reject("no-label", "no row in the label CSV")
     if policy == "keep":

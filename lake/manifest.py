@@ -1,4 +1,5 @@
-"""What stands beside the shards: their names, manifest.json, index.parquet's columns, the two TFDS files.
+"""What stands beside the shards: their names, manifest.json, index.parquet's columns, the two TFDS
+files.
 
 The manifest is written last; a folder without one is not a lake.
 """
@@ -32,21 +33,24 @@ def to_json(content: dict | list) -> str:
 
 
 def parse(text: str, folder: str) -> dict:
-    """The manifest of the lake in `folder` from its JSON text; raises InputError when this code cannot read it."""
+    """The manifest of the lake in `folder` from its JSON text; raises InputError when this code
+    cannot read it."""
     try:
         manifest = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{folder}/{MANIFEST} is not JSON: {error}") from None
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{folder}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}; convert again"
+            f"{folder}: schema version {manifest.get('schema_version')}, expected "
+            f"{SCHEMA_VERSION}; convert again"
         )
     return manifest
 
 
 def missing(folder: str) -> InputError:
     return InputError(
-        f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder ROOT/<name>/<version> "
+        f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
+        f"ROOT/<name>/<version> "
         "that python -m beam.convert wrote"
     )
 

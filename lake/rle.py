@@ -1,7 +1,9 @@
 """The SIIM-ACR run-length code: text <-> runs <-> mask.
 
-A text is pairs of (gap since the end of the previous run, run length), zero-based, counted down the columns
-of a mask [height, width]; `-1` is an empty mask. Runs are int64 [N, 2] of (start, end), sorted, disjoint.
+A text is pairs of (gap since the end of the previous run, run length), zero-based, counted down the
+columns
+of a mask [height, width]; `-1` is an empty mask. Runs are int64 [N, 2] of (start, end), sorted,
+disjoint.
 """
 
 import numpy as np
@@ -13,7 +15,8 @@ NO_RUNS = np.zeros((0, 2), np.int64)
 
 
 def runs(text: str, num_pixels: int) -> np.ndarray:
-    """Runs [N, 2] of one text; raises Reject for a text that no mask of `num_pixels` pixels can have."""
+    """Runs [N, 2] of one text; raises Reject for a text that no mask of `num_pixels` pixels can
+    have."""
     numbers = text.split()
     if numbers in ([], [EMPTY]):
         return NO_RUNS

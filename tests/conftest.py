@@ -1,4 +1,5 @@
-"""Fixtures: phantom X-rays, the lake that the real Beam job makes of them, the real images where they are."""
+"""Fixtures: phantom X-rays, the lake that the real Beam job makes of them, the real images where
+they are."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The real Beam job on phantoms, and on real X-rays where they are, against a plain loop over the same files."""
+"""The real Beam job on phantoms, and on real X-rays where they are, against a plain loop over the
+same files."""
 
 import csv
 import io
@@ -60,7 +61,8 @@ def plain_labels(path: Path, num_pixels: int) -> dict[str, labels.Label]:
 
 
 def check_against_files(folder: Path, images: list[Path], csv_path: Path) -> None:
-    """Every file is a record; its pixels are within 1 grey level of pydicom's and its mask is the united rows."""
+    """Every file is a record; its pixels are within 1 grey level of pydicom's and its mask is the
+    united rows."""
     found = {record["image_id"].decode(): record for record in records(folder)}
     assert found.keys() == {path.stem if path.suffix == ".dcm" else path.name for path in images}
     truth = plain_labels(csv_path, pydicom.dcmread(images[0], stop_before_pixels=True).Rows ** 2)

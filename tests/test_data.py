@@ -83,7 +83,7 @@ def test_draws_belong_to_the_record_and_differ_between_epochs(train_split):
     batches = rows(train_split, 0, 2)
     draws = [draw for batch in batches for draw in batch["uniforms"]]
     assert len({draw.tobytes() for draw in draws}) == len(draws)
-    assert 0 <= np.min(draws) and np.max(draws) < 1 and abs(np.mean(draws) - 0.5) < 0.05
+    assert np.min(draws) >= 0 and np.max(draws) < 1 and abs(np.mean(draws) - 0.5) < 0.05
     # Read with other groups the order changes, but a record keeps its draws.
     other = rows(train_split, 0, 1, settings=SETTINGS.model_copy(update={"group_shards": 4}))
     pairs = [

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# package -> what it must not import; inside `beam/`, `import apache_beam as beam` is another package.
+# package -> what it must not import; inside `beam/`, `import apache_beam as beam` is another
+# package.
 FORBIDDEN = {
     "lake": {"beam", "apache_beam", "trainer", "launch"},
     "beam": {"trainer", "launch", "keras"},
@@ -47,7 +48,8 @@ def test_every_package_is_in_setup():
 
 def test_conversion_and_help_need_no_tensorflow():
     code = (
-        "import sys, beam.convert, beam.synthetic, lake.example, lake.labels, trainer.config, trainer.task\n"
+        "import sys, beam.convert, beam.synthetic, lake.example, lake.labels, trainer.config, "
+        "trainer.task\n"
         "beam.convert.parser(); trainer.task.parser()\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

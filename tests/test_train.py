@@ -1,4 +1,5 @@
-"""The loop from the command line: replicas agree, a resumed run goes on, curves and weights are there."""
+"""The loop from the command line: replicas agree, a resumed run goes on, curves and weights are
+there."""
 
 import json
 import subprocess
@@ -20,7 +21,8 @@ SMALL = [
 
 
 def task(*arguments: object, config_name: str = "unetpp") -> subprocess.CompletedProcess:
-    """python -m trainer.task in a process of its own: the number of logical devices is fixed at the first use."""
+    """python -m trainer.task in a process of its own: the number of logical devices is fixed at the
+    first use."""
     command = [sys.executable, "-m", "trainer.task", *map(str, arguments)]
     if arguments[0] == "train":
         command += ["--config", f"configs/{config_name}.yaml"]
@@ -90,8 +92,7 @@ def test_a_stopped_run_resumes_to_the_same_end(lake, trained, tmp_path):
     shutil.copytree(trained, workdir)
     # As if killed after the third epoch: the fourth epoch's checkpoint and curve are gone.
     (workdir / "checkpoints" / "checkpoint").unlink()
-    kept = [path for path in (workdir / "checkpoints").glob("ckpt-6.*")]
-    assert kept
+    assert list((workdir / "checkpoints").glob("ckpt-6.*"))
     for path in (workdir / "checkpoints").glob("ckpt-8.*"):
         path.unlink()
     (workdir / "checkpoints" / "checkpoint").write_text(

@@ -1,1 +1,2 @@
-"""From a lake to a trained network: input, augmentation, networks, losses, metrics, the distributed loop."""
+"""From a lake to a trained network: input, augmentation, networks, losses, metrics, the distributed
+loop."""

@@ -1,4 +1,5 @@
-"""What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights, metrics.json."""
+"""What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights,
+metrics.json."""
 
 import json
 import time
@@ -22,7 +23,8 @@ FREE_TO_CHANGE = (
 
 
 def claim(workdir: Path, run: config.Config) -> None:
-    """Writes config.yaml, or compares with the one that is there; raises InputError when that is another run's."""
+    """Writes config.yaml, or compares with the one that is there; raises InputError when that is
+    another run's."""
     path = workdir / CONFIG
     if path.exists():
         found = config.load(path, [])
@@ -87,7 +89,8 @@ def write_metrics(workdir: Path, metrics: dict) -> None:
 
 
 def load(workdir: Path) -> tuple[config.Config, keras.Model]:
-    """A trained network with its best weights, rebuilt from config.yaml; raises InputError for an unfinished run."""
+    """A trained network with its best weights, rebuilt from config.yaml; raises InputError for an
+    unfinished run."""
     from trainer import models
 
     if not (workdir / CONFIG).exists():
@@ -95,7 +98,8 @@ def load(workdir: Path) -> tuple[config.Config, keras.Model]:
     if not (workdir / BEST).exists():
         raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
     run = config.load(workdir / CONFIG, [])
-    # The weights that training started from are not needed again, nor is the place that they came from.
+    # The weights that training started from are not needed again, nor is the place that they came
+    # from.
     start = {"weights": None} if hasattr(run.model, "weights") else {}
     network = models.build(run.model.model_copy(update=start), run.data.side)
     network.load_weights(workdir / BEST)

@@ -1,4 +1,5 @@
-"""What a run is: frozen sections with every default, read from YAML plus --section.field=value; no TensorFlow.
+"""What a run is: frozen sections with every default, read from YAML plus --section.field=value; no
+TensorFlow.
 
 Every wrong key and value is reported at once, as one InputError.
 """
@@ -65,7 +66,8 @@ class Augment(Section):
 
 
 class Loss(Section):
-    """Weights of the terms; 0 leaves a term out. A classifier's are the image's BCE, which weighs 1, and lesion_map."""
+    """Weights of the terms; 0 leaves a term out. A classifier's are the image's BCE, which weighs
+    1, and lesion_map."""
 
     dice: float = Field(1.0, ge=0)
     bce: float = Field(1.0, ge=0)
@@ -98,7 +100,8 @@ class Train(Section):
     jit: bool | Literal["auto"] = "auto"  # XLA for the gradient function; auto: on GPUs
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
-    # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on positives.
+    # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
+    # positives.
     keep_best: Literal["auc", "dice_positives", "dice_mean"] | None = None
     deterministic: bool = False
 
@@ -127,7 +130,8 @@ class Config(Section):
 
 
 def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:
-    """The run that a YAML file describes, with `--section.field=value` overrides; raises InputError."""
+    """The run that a YAML file describes, with `--section.field=value` overrides; raises
+    InputError."""
     try:
         content = yaml.safe_load(Path(path).read_text()) or {}
     except FileNotFoundError:
@@ -176,7 +180,8 @@ def _flat(values: dict, prefix: str = "") -> dict:
 
 
 def _override(content: dict, text: str) -> str | None:
-    """Puts one `--section.field=value` into the content; returns what is wrong with it, if anything."""
+    """Puts one `--section.field=value` into the content; returns what is wrong with it, if
+    anything."""
     name, equals, value = text.removeprefix("--").partition("=")
     section, dot, field = name.partition(".")
     if not (text.startswith("--") and equals and dot):
@@ -188,7 +193,8 @@ def _override(content: dict, text: str) -> str | None:
 
 
 def _describe(error: dict) -> str:
-    """One wrong value in a line: where, what is wrong, what came; the nearest name for an unknown key."""
+    """One wrong value in a line: where, what is wrong, what came; the nearest name for an unknown
+    key."""
     # The location of a field of `model` also holds the kind that was tried.
     where = [str(part) for part in error["loc"]]
     kinds = {"unetpp": UnetPlusPlus, "classifier": Classifier}

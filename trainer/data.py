@@ -1,10 +1,14 @@
-"""Shards -> batches, with tf.data on the host. Everything random is a function of (seed, epoch, record).
+"""Shards -> batches, with tf.data on the host. Everything random is a function of (seed, epoch,
+record).
 
-An epoch's order: the shards permuted, taken in groups; the records of a group shuffled in memory; groups in turn.
-So a run that resumes at step k skips whole groups unread. Batches hold whole numbers as the lake stores them:
+An epoch's order: the shards permuted, taken in groups; the records of a group shuffled in memory;
+groups in turn.
+So a run that resumes at step k skips whole groups unread. Batches hold whole numbers as the lake
+stores them:
 
     image [B, S, S, 1] uint8 or uint16    mask [B, S, S, 1] uint8, 0 or 1     window [B, 2] float32
-    label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1        weight [B] float32, 0 for padding
+    label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1        weight [B] float32, 0
+    for padding
     uniforms [B, P] float32, training only
 """
 
@@ -100,7 +104,8 @@ def training_batches(
 def evaluation_batches(
     split: Split, data: config.Data, extra_fields: tuple[str, ...] = ()
 ) -> tf.data.Dataset:
-    """Every record once, in the order of the shards; the last batch is filled up with items of weight 0."""
+    """Every record once, in the order of the shards; the last batch is filled up with items of
+    weight 0."""
     dataset = tf.data.TFRecordDataset(split.paths, num_parallel_reads=None)
     dataset = dataset.map(
         lambda record: _item(record, split.dtype, data.side, data.fit, extra_fields),
@@ -117,7 +122,8 @@ def evaluation_batches(
 def group_rows(
     split: Split, data: config.Data, seed: int, epochs: int, first_step: int
 ) -> dict[str, np.ndarray]:
-    """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), and from which to which of its
+    """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), and from
+    which to which of its
     shuffled records are wanted."""
     records, per_epoch = np.array(split.records), steps_per_epoch(split, data.batch_size)
     first_epoch = first_step // per_epoch
@@ -145,7 +151,8 @@ def group_rows(
 
 
 def fitted_box(height, width, side: int, fit: str):
-    """(top, left, height, width) of an image within [side, side]; whole numbers or integer tensors."""
+    """(top, left, height, width) of an image within [side, side]; whole numbers or integer
+    tensors."""
     if fit == "stretch":
         return 0, 0, side, side
     longest = tf.maximum(height, width) if tf.is_tensor(height) else max(height, width)
@@ -166,7 +173,8 @@ def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
 
 def _load_group(row: dict, split: Split, seed: int) -> dict:
-    """The wanted records of one group, shuffled: {"record": [N] strings, "number": [N], "epoch": [N]}."""
+    """The wanted records of one group, shuffled: {"record": [N] strings, "number": [N], "epoch":
+    [N]}."""
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
     counts = tf.gather(tf.constant(split.records, tf.int64), shards)
     firsts = tf.gather(tf.constant(np.cumsum([0, *split.records[:-1]]), tf.int64), shards)

@@ -1,4 +1,5 @@
-"""The only file that knows CPU, GPU, one replica or many. In: what was asked for; out: a tf.distribute strategy."""
+"""The only file that knows CPU, GPU, one replica or many. In: what was asked for; out: a
+tf.distribute strategy."""
 
 import tensorflow as tf
 
@@ -8,11 +9,13 @@ BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
 
 
 def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribute.Strategy:
-    """One device or MirroredStrategy over several; raises InputError for what this machine does not have."""
+    """One device or MirroredStrategy over several; raises InputError for what this machine does not
+    have."""
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise InputError(
-            "train.device=gpu, but TensorFlow sees no GPU; install radlake[train_gpu] or use train.device=cpu"
+            "train.device=gpu, but TensorFlow sees no GPU; install radlake[train_gpu] or use "
+            "train.device=cpu"
         )
     kind = "GPU" if gpus and device != "cpu" else "CPU"
     count = replicas or (len(gpus) if kind == "GPU" else 1)
@@ -20,7 +23,8 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
         raise InputError(f"train.replicas={count}, but this machine has {len(gpus)} GPUs")
     if batch_size % count:
         raise InputError(
-            f"data.batch_size={batch_size} does not divide over {count} replicas; use a multiple of {count}"
+            f"data.batch_size={batch_size} does not divide over {count} replicas; use a multiple "
+            f"of {count}"
         )
     if kind == "GPU":
         for gpu in gpus:
@@ -29,7 +33,8 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
         _divide_cpu(count)
     devices = [f"{kind}:{number}" for number in range(count)]
     print(
-        f"{count} replica{'s' * (count > 1)} on {', '.join(devices)}; {batch_size // count} images each a step"
+        f"{count} replica{'s' * (count > 1)} on {', '.join(devices)}; {batch_size // count} "
+        f"images each a step"
     )
     return (
         tf.distribute.OneDeviceStrategy(devices[0])
@@ -55,14 +60,16 @@ def precision(asked: str) -> str:
 
 
 def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> bool:
-    """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it lost a third."""
+    """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it
+    lost a third."""
     if asked == "auto":
         return all("GPU" in device for device in strategy.extended.worker_devices)
     return asked
 
 
 def _divide_cpu(count: int) -> None:
-    """Logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU job."""
+    """Logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU
+    job."""
     [cpu] = tf.config.list_physical_devices("CPU")
     existing = tf.config.get_logical_device_configuration(cpu)
     if existing is not None and len(existing) >= count:

@@ -1,6 +1,8 @@
-"""A workdir -> scores. Thresholds are chosen on the validation split and then frozen for the test split.
+"""A workdir -> scores. Thresholds are chosen on the validation split and then frozen for the test
+split.
 
-Probabilities are resized to the source's own size before thresholding, and scored against the union of the label
+Probabilities are resized to the source's own size before thresholding, and scored against the union
+of the label
 file's rows: the challenge's metric, not one at the network's size.
 """
 
@@ -22,7 +24,8 @@ PICTURED = 6
 
 
 def evaluate(workdir: Path, lake: str | None = None, picture: Path | None = None) -> str:
-    """Scores the best weights of a run, writes metrics.json and the picture; returns a table to print."""
+    """Scores the best weights of a run, writes metrics.json and the picture; returns a table to
+    print."""
     run, network = checkpoint.load(workdir)
     folder = lake or run.lake
     content = data.open_lake(folder)
@@ -92,7 +95,8 @@ class Predictions:
 
 
 def at_source_size(logits: np.ndarray, height: int, width: int, settings: config.Data):
-    """Probabilities [height, width, 1] of an image from the network's logits [S, S, 1]: cut out of the padding, resized."""
+    """Probabilities [height, width, 1] of an image from the network's logits [S, S, 1]: cut out of
+    the padding, resized."""
     top, left, inner_height, inner_width = data.fitted_box(
         height, width, settings.side, settings.fit
     )
@@ -136,7 +140,8 @@ def _auc(predictions: Predictions) -> float:
 
 
 def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> np.ndarray:
-    """The first few positives of a split, truth and prediction side by side, at the network's size."""
+    """The first few positives of a split, truth and prediction side by side, at the network's
+    size."""
     items = [item for item, _ in predictions.shown]
     if not items:
         raise InputError("the split has no positive image to draw")

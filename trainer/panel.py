@@ -11,9 +11,11 @@ TRUTH_COLOUR, PREDICTION_COLOUR = "#2ee6a8", "#ff5ec4"
 def side_by_side(
     images, masks, predictions, captions: list[str], pairs_a_row: int = 2
 ) -> np.ndarray:
-    """RGB uint8 [H, W, 3]: left each image with its true mask, right with the predicted one; captions below.
+    """RGB uint8 [H, W, 3]: left each image with its true mask, right with the predicted one;
+    captions below.
 
-    images [N, S, S] in [0, 1]; masks, predictions [N, S, S] of 0 and 1, or None for a classifier, which shows
+    images [N, S, S] in [0, 1]; masks, predictions [N, S, S] of 0 and 1, or None for a classifier,
+    which shows
     each image once.
     """
     parts = (
@@ -35,7 +37,7 @@ def side_by_side(
             axes = figure.add_subplot(rows, columns, number * len(parts) + part + 1)
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
-            caption = f"truth: {captions[number]}" if name == "truth" else name or captions[number]
+            caption = name if name == "truth" else f"{name} {captions[number]}".strip()
             axes.set_title(caption, fontsize=8)
             if outlines is not None and outlines[number].any():
                 axes.contourf(outlines[number], levels=[0.5, 1.5], colors=[colour], alpha=0.25)

@@ -6,7 +6,8 @@ from trainer import config
 
 
 class ReducedAdamW(keras.optimizers.AdamW):
-    """AdamW for gradients that the caller has reduced over the replicas: Keras would clip first and reduce later."""
+    """AdamW for gradients that the caller has reduced over the replicas: Keras would clip first and
+    reduce later."""
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
@@ -15,7 +16,8 @@ class ReducedAdamW(keras.optimizers.AdamW):
 def build_optimizer(
     settings: config.Optimizer, epochs: int, per_epoch: int
 ) -> keras.optimizers.Optimizer:
-    """AdamW with clipping by the global norm; linear warm-up, then a cosine; no decay of biases and norms."""
+    """AdamW with clipping by the global norm; linear warm-up, then a cosine; no decay of biases and
+    norms."""
     optimizer = ReducedAdamW(
         learning_rate(settings, epochs, per_epoch),
         weight_decay=settings.weight_decay,
@@ -26,7 +28,8 @@ def build_optimizer(
 
 
 def learning_rate(settings: config.Optimizer, epochs: int, per_epoch: int):
-    """Schedule by step: from 0 to the full rate over warmup_epochs, then half a cosine to final_share of it."""
+    """Schedule by step: from 0 to the full rate over warmup_epochs, then half a cosine to
+    final_share of it."""
     warmup = round(min(settings.warmup_epochs, epochs / 2) * per_epoch)
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else settings.learning_rate,

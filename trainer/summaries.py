@@ -1,4 +1,5 @@
-"""TensorBoard: scalars of training and validation under the same tags, so that they share a chart, and panels."""
+"""TensorBoard: scalars of training and validation under the same tags, so that they share a chart,
+and panels."""
 
 from pathlib import Path
 

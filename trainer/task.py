@@ -54,7 +54,8 @@ def main(argv: list[str]) -> int:
         else:
             if overrides:
                 raise InputError(
-                    f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate --help"
+                    f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate "
+                    f"--help"
                 )
             from trainer import evaluate
 

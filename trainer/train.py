@@ -1,10 +1,11 @@
-"""The loop: N steps in one call of a tf.function around strategy.run; validation, checkpoints, curves each epoch.
+"""The loop: N steps in one call of a tf.function around strategy.run; validation, checkpoints,
+curves each epoch.
 
-Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. Losses are sums over the batch divided
+Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. Losses are sums over
+the batch divided
 by the global batch, so that one replica and many take the same step.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def train(run: config.Config, workdir: Path) -> None:
         raise InputError(f"{run.lake}: no positive image in split {run.data.val_split!r}: no score")
     per_epoch = data.steps_per_epoch(split, run.data.batch_size)
     strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
-    image_losses = objective.image_losses(run, lake["statistics"]["positive_pixel_share_of_positives"])
+    image_losses = objective.image_losses(
+        run, lake["statistics"]["positive_pixel_share_of_positives"]
+    )
     checkpoint.claim(workdir, run)
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -96,7 +99,8 @@ def train(run: config.Config, workdir: Path) -> None:
 def training_step(
     network, optimizer, run: config.Config, strategy, image_losses: Callable
 ) -> Callable:
-    """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move alike."""
+    """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
+    alike."""
     strengths, forward = run.augment.model_dump(), objective.outputs(network, run.loss)
 
     def gradients(batch: dict):
@@ -104,14 +108,17 @@ def training_step(
         masks = tf.cast(batch["mask"], tf.float32)
         images, masks = augment.apply(images, masks, batch["uniforms"], **strengths)
         with tf.GradientTape() as tape:
-            outputs = forward(images, training=True)  # logits [B / replicas, S, S, L] or [B / replicas, 1], …
+            outputs = forward(
+                images, training=True
+            )  # logits [B / replicas, S, S, L] or [B / replicas, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, batch)) / run.data.batch_size
         return tape.gradient(loss, network.trainable_variables), loss, masks, outputs[0]
 
     if distribute.compiles_gradients(run.train.jit, strategy):
         if getattr(run.model, "norm", None) == "sync_batch" and strategy.num_replicas_in_sync > 1:
             raise InputError(
-                "model.norm=sync_batch reduces over the replicas inside the network; it needs train.jit=off"
+                "model.norm=sync_batch reduces over the replicas inside the network; it needs "
+                "train.jit=off"
             )
         gradients = tf.function(gradients, jit_compile=True)
 
@@ -154,7 +161,8 @@ def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Calla
 
 
 def averages_of_replicas(network: keras.Model) -> list:
-    """Moving statistics of plain BatchNormalization: each replica has its own, a checkpoint would keep the first's."""
+    """Moving statistics of plain BatchNormalization: each replica has its own, a checkpoint would
+    keep the first's."""
     return [
         variable.value
         for layer in network._flatten_layers()
@@ -175,7 +183,8 @@ def _introduce(
     print(
         f"{run.model.kind} with {network.count_params():,} parameters at {run.data.side} px, "
         f"{keras.mixed_precision.dtype_policy().name}; {split.num_records:,} images to train on "
-        f"({per_epoch} steps of {run.data.batch_size} an epoch), {val_split.num_records:,} to validate on\n"
+        f"({per_epoch} steps of {run.data.batch_size} an epoch), {val_split.num_records:,} to "
+        f"validate on\n"
         f"curves: tensorboard --logdir {workdir}",
         flush=True,
     )

@@ -1,4 +1,5 @@
-"""Scores of a split: sums that add up over batches and replicas, every image counted once, and a panel to look at."""
+"""Scores of a split: sums that add up over batches and replicas, every image counted once, and a
+panel to look at."""
 
 import itertools
 import math
@@ -14,7 +15,8 @@ PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
 
 
 def example_sums(kind: str, masks, logits, batch: dict, weights) -> dict:
-    """What the scores are made of, as sums that add up over steps and replicas; `weights` None: every example."""
+    """What the scores are made of, as sums that add up over steps and replicas; `weights` None:
+    every example."""
     weights = tf.ones_like(batch["label"]) if weights is None else weights
     if kind == "classifier":
         return {"histogram": metrics.score_histogram(logits, batch["label"], weights)}
@@ -44,7 +46,8 @@ def scores(sums: dict) -> dict[str, float]:
 
 
 class Validation:
-    """Scores of the validation split, every image once, and a panel of the same few images each time."""
+    """Scores of the validation split, every image once, and a panel of the same few images each
+    time."""
 
     def __init__(
         self, strategy, network, run: config.Config, split: data.Split, image_losses: Callable

@@ -1,4 +1,5 @@
-"""Image sources: bytes of one file -> Header (the listing pass) and Scan (the pixels as a lake stores them)."""
+"""Image sources: bytes of one file -> Header (the listing pass) and Scan (the pixels as a lake
+stores them)."""
 
 from dataclasses import dataclass
 

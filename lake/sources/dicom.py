@@ -1,6 +1,7 @@
 """Projection radiographs in DICOM files: bytes -> Header, bytes -> Scan.
 
-A grey 8-bit JPEG-Baseline image leaves its DICOM capsule as it is; everything else is decoded with pydicom and
+A grey 8-bit JPEG-Baseline image leaves its DICOM capsule as it is; everything else is decoded with
+pydicom and
 stored as PNG, upright in meaning: larger stored values are brighter.
 """
 
@@ -45,7 +46,8 @@ YEARS_PER_UNIT = {
     "": 1,
 }  # SIIM's ages have no unit
 AGE_CAP = 90  # HIPAA's safe harbour: 90 and over are one group
-# zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one core).
+# zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
+# core).
 PNG_LEVEL = 4
 
 
@@ -138,7 +140,8 @@ def to_png(pixels: np.ndarray, level: int = PNG_LEVEL) -> bytes:
 def bare_jpeg(frame: bytes, height: int, width: int) -> bytes | None:
     """The frame without application and comment segments, scan data bit for bit.
 
-    None when it is not one grey 8-bit baseline scan of [height, width]; raises ValueError when it is cut off.
+    None when it is not one grey 8-bit baseline scan of [height, width]; raises ValueError when it
+    is cut off.
     """
     if frame[:2] != b"\xff\xd8":
         return None
@@ -160,7 +163,8 @@ def bare_jpeg(frame: bytes, height: int, width: int) -> bytes | None:
             kept.append(frame[at:end])
         at = end
         if marker == 0xDA:
-            # Entropy-coded data ends at the first marker that is neither a stuffed zero nor a restart.
+            # Entropy-coded data ends at the first marker that is neither a stuffed zero nor a
+            # restart.
             close = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(frame, at)
             if close is None:
                 raise ValueError("the JPEG scan has no end")
@@ -172,7 +176,8 @@ def bare_jpeg(frame: bytes, height: int, width: int) -> bytes | None:
 
 @contextlib.contextmanager
 def _broken_is(reason: str, path: str) -> Iterator[None]:
-    """Turns what pydicom and its decoders raise on files that are cut off or contradict themselves into Rejects."""
+    """Turns what pydicom and its decoders raise on files that are cut off or contradict themselves
+    into Rejects."""
     try:
         yield
     except Reject:

@@ -1,4 +1,5 @@
-"""What encoders and decoders are built of: two convolutions, each with its normalisation and activation.
+"""What encoders and decoders are built of: two convolutions, each with its normalisation and
+activation.
 
 Normalisation computes in float32, also under mixed precision.
 """
@@ -8,7 +9,8 @@ import keras
 from lake import InputError
 
 GROUPS = 8  # of group normalisation, at every width
-# Of the moving statistics. Keras's 0.99 still remembers the first weights after 300 steps, so that validation lags
+# Of the moving statistics. Keras's 0.99 still remembers the first weights after 300 steps, so that
+# validation lags
 # behind training; 0.9 is PyTorch's.
 MOMENTUM = 0.9
 

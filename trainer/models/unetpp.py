@@ -59,4 +59,3 @@ def network(
         return keras.Model(images, heads[0], name="unetpp")
     logits = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
     return keras.Model(images, logits, name="unetpp")
-
