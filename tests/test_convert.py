@@ -4,6 +4,7 @@ same files."""
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from PIL import Image
 
 from beam import convert as converter
 from beam import shards
-from lake import InputError, example, labels, rle
+from lake import example, labels, rle
 
 ROOT = Path(__file__).parent.parent
 
@@ -284,10 +285,7 @@ def test_bad_input_is_one_message_and_exit_code_2(phantoms, tmp_path, capsys, ch
     arguments = [f"--{name}={value}" for name, value in (flags | change).items()]
     assert converter.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and pytest.raises(InputError)
-    import re
-
-    assert re.search(message, error[0]), error
+    assert len(error) == 1 and re.search(message, error[0]), error
     assert not (tmp_path / "x" / "1.0.0" / "manifest.json").exists()
 
 
