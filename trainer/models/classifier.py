@@ -81,7 +81,7 @@ def lesion_map_head(features, dropout: float):
 
 def with_lesion_map(network: keras.Model) -> keras.Model:
     """The same layers, giving (logits [B, 1], lesion map [B, h, w, 1])."""
-    return keras.Model(network.inputs, [network.output, network.get_layer(LESION_MAP).output])
+    return keras.Model(network.input, [network.output, network.get_layer(LESION_MAP).output])
 
 
 def plain(images, side: int, filters: int, depth: int, norm: str):
