@@ -20,7 +20,6 @@ from lake import InputError, labels, manifest
 
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 KEY_FILE = Path("~/.config/radlake/deidentify.key")
-KEY_BYTES = 32
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         default="name",
         help="file name or SOPInstanceUID",
     )
+    add("--image_id", choices=("keep", "hash"), default="keep", help="hash: as --deidentify does")
     add(
         "--deidentify",
         choices=("hash", "keep"),
@@ -76,9 +76,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"secret of the hash; made at {KEY_FILE} when absent",
     )
-    add("--shard_mb", type=float, default=100, help="about the size of a shard, in 10^6 bytes")
-    add("--min_shards", type=int, default=4, help="shards of a split, also when one would do")
-    add("--max_reject_fraction", type=float, default=0.01, help="above it the job fails")
+    add(
+        "--shard_mb",
+        type=_at_least(0.1, float),
+        default=100,
+        help="about the size of a shard, in 10^6 bytes",
+    )
+    add(
+        "--min_shards",
+        type=_at_least(1, int),
+        default=4,
+        help="shards of a split, also when one would do",
+    )
+    add("--max_reject_fraction", type=_share, default=0.01, help="above it the job fails")
     return made
 
 
@@ -189,7 +199,9 @@ def run(argv: list[str]) -> dict:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = _worker_options(flags, is_local, progress_file)
         files.make_folder(options.path(shards.WORK))
-        files.remove(options.path(manifest.MANIFEST))
+        if FileSystems.exists(options.path(manifest.MANIFEST)):
+            print(f"replacing what changed of the lake in {options.folder}", file=sys.stderr)
+            files.remove(options.path(manifest.MANIFEST))
         pipeline = beam.Pipeline(options=pipeline_options)
         build(pipeline, flags, layout, options)
         if is_local:
@@ -249,6 +261,8 @@ def _worker_options(
         raise InputError(
             f"--output={flags.output}: the version {parts[-1]} is not three numbers, such as 1.0.0"
         )
+    if flags.image_id == "hash" and flags.deidentify == "keep":
+        raise InputError("--image_id=hash needs --deidentify=hash")
     return shards.Options(
         folder=flags.output.rstrip("/"),
         dataset=parts[-2],
@@ -259,7 +273,10 @@ def _worker_options(
         splits=flags.splits,
         unlabelled=flags.unlabelled,
         deidentify=flags.deidentify,
-        key=_key(flags.deidentify_key_file, is_local) if flags.deidentify == "hash" else b"",
+        key_file=_key_file(flags.deidentify_key_file, is_local)
+        if flags.deidentify == "hash"
+        else None,
+        image_id=flags.image_id,
         shard_mb=flags.shard_mb,
         min_shards=flags.min_shards,
         max_reject_fraction=flags.max_reject_fraction,
@@ -267,35 +284,45 @@ def _worker_options(
     )
 
 
-def _key(path: str | None, is_local: bool) -> bytes:
-    """The secret of the pseudonyms: whoever has it can test a guessed patient id against a lake."""
-    if path:
-        if not FileSystems.exists(path):
-            raise InputError(
-                f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out "
-                f"{path} 32"
-            )
-        with files.open_binary(path) as file:
-            key = file.read()
-        if not 16 <= len(key) <= 64:
-            raise InputError(f"--deidentify_key_file={path}: {len(key)} bytes, expected 16 to 64")
-        return key
-    if not is_local:
+def _key_file(path: str | None, is_local: bool) -> str:
+    """Where the secret of the pseudonyms is: whoever has it can test a guessed patient id on a
+    lake."""
+    if not path and not is_local:
         raise InputError("a remote runner needs --deidentify_key_file (or --deidentify keep)")
     made = KEY_FILE.expanduser()
-    if not made.exists():
+    if not path and not made.exists():
         made.parent.mkdir(parents=True, exist_ok=True)
-        made.touch(mode=0o600)
-        made.write_bytes(secrets.token_bytes(KEY_BYTES))
+        unfinished = made.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(secrets.token_bytes(32))
+        unfinished.replace(made)
         print(
-            f"made {made}: the secret that hashes patient ids; keep it with the images, not with "
-            f"the lake"
+            f"made {made}: the secret that hashes patient ids; keep it with the images, "
+            "not with the lake"
         )
-    return made.read_bytes()
+    shards.read_key(path or str(made))
+    return path or str(made)
 
 
 def _side(text: str) -> int | None:
-    return None if text == "none" else int(text)
+    return None if text == "none" else _at_least(1, int)(text)
+
+
+def _at_least(lowest: float, kind: type):
+    """An argparse type: a number from `lowest` on."""
+
+    def number(text: str):
+        if kind(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
+        return kind(text)
+
+    return number
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
 
 
 def main(argv: list[str]) -> int:

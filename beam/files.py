@@ -1,6 +1,8 @@
 """Files as the pipelines touch them: local folders and gs:// through Beam's file systems, whole or
 not at all."""
 
+import uuid
+
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
@@ -17,10 +19,13 @@ def read_text(path: str) -> str:
 
 class Unfinished:
     """A context that gives a new file under a temporary name; it gets its own name when the block
-    succeeds."""
+    succeeds.
+
+    The temporary name is new each time: a runner may try one element on two workers at once.
+    """
 
     def __init__(self, path: str):
-        self.path, self.temporary = path, path + ".unfinished"
+        self.path, self.temporary = path, f"{path}.unfinished-{uuid.uuid4().hex}"
 
     def __enter__(self):
         self.file = FileSystems.create(
@@ -31,8 +36,9 @@ class Unfinished:
     def __exit__(self, error_type, *_):
         self.file.close()
         if error_type is None:
-            remove(self.path)
             FileSystems.rename([self.temporary], [self.path])
+        else:
+            remove(self.temporary)
 
 
 def write_text(path: str, text: str) -> None:

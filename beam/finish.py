@@ -86,6 +86,7 @@ def _counts(sidecars: list[dict], rejects: list[dict], orphans: int, matched: in
                 "negatives": 0,
                 "unknown": 0,
                 "patients": set(),
+                "with_mask": 0,
                 "lesion_pixels": 0,
             },
         )
@@ -93,6 +94,7 @@ def _counts(sidecars: list[dict], rejects: list[dict], orphans: int, matched: in
             split["records"] += 1
             split[("unknown", "negatives", "positives")[row["label"] + 1]] += 1
             split["lesion_pixels"] += max(row["lesion_px"], 0)
+            split["with_mask"] += row["has_mask"]
             split["patients"] |= {row["patient"]} - {""}
     for split in splits.values():
         split["patients"] = len(split["patients"])

@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 
 import numpy as np
@@ -20,14 +20,16 @@ from PIL import Image as PillowImage
 
 from beam import files, progress
 from beam.listing import Image, reject_row
-from lake import Reject, example, manifest, rle
+from lake import InputError, Reject, example, manifest, rle
 from lake.sources import Scan, dicom
 
 WORK = ".work"
+KEY_BYTES = (16, 64)  # 64 is what BLAKE2b takes
 # One image in this many is decoded for the manifest's mean and standard deviation: decoding costs
 # fifty times as much
 # as moving a JPEG into its record.
 STATISTICS_EVERY = 64
+WRITER_VERSION = 1  # raise it when records of the same input change
 DECODERS = ("pydicom", "pillow", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "numpy")
 
 
@@ -58,7 +60,8 @@ class Options:
     splits: str
     unlabelled: str
     deidentify: str  # hash | keep
-    key: bytes = field(repr=False)
+    key_file: str | None  # where workers read the secret; it never travels in the pipeline
+    image_id: str  # keep | hash
     shard_mb: float
     min_shards: int
     max_reject_fraction: float
@@ -66,16 +69,9 @@ class Options:
 
     def content(self) -> dict:
         """The options that change the lake's content."""
-        named = (
-            "dataset",
-            "version",
-            "max_side",
-            "image_id_from",
-            "splits",
-            "unlabelled",
-            "deidentify",
-        )
-        return {name: getattr(self, name) for name in (*named, "shard_mb", "min_shards")}
+        names = ("dataset", "version", "max_side", "image_id_from", "image_id", "splits")
+        names += ("unlabelled", "deidentify", "shard_mb", "min_shards")
+        return {name: getattr(self, name) for name in names}
 
     def path(self, name: str) -> str:
         return FileSystems.join(self.folder, name)
@@ -109,6 +105,8 @@ def write(keyed: tuple, lake_bits: int, options: Options) -> str:
     if _is_done(name, print_of, options):
         progress.tick(options.progress_file, progress.RECORD * len(images))
         return name
+    # An old sidecar must not stand beside new bytes, should this worker die between the two.
+    files.remove(options.path(f"{WORK}/{name}.json"))
     writer = _Writer(split, shard, lake_bits, options)
     with files.Unfinished(options.path(name)) as file:
         for image in images:
@@ -121,9 +119,9 @@ def write(keyed: tuple, lake_bits: int, options: Options) -> str:
 def fingerprint(images: list[Image], lake_bits: int, options: Options) -> str:
     """What a shard's bytes depend on, hashed."""
     versions = {name: metadata.version(name) for name in DECODERS}
-    key = hashlib.sha256(options.key).hexdigest()
-    inputs = [(image.header.path, image.header.size, asdict(image.label)) for image in images]
-    content = [manifest.SCHEMA_VERSION, options.content(), lake_bits, key, versions, inputs]
+    key = hashlib.sha256(read_key(options.key_file)).hexdigest() if options.key_file else ""
+    inputs = [(asdict(image.header), asdict(image.label)) for image in images]
+    content = [WRITER_VERSION, options.content(), lake_bits, key, versions, inputs]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -185,7 +183,9 @@ def record(image: Image, scan: Scan, options: Options) -> dict:
     header, label = image.header, image.label
     mask_png, lesion_px = _mask(image, scan)
     return {
-        "image_id": header.image_id.encode(),
+        "image_id": _pseudonym("image", header.image_id, options)
+        if options.image_id == "hash"
+        else header.image_id.encode(),
         "image": scan.image,
         "mask": mask_png,
         "has_mask": int(label.has_mask),
@@ -231,15 +231,31 @@ def _empty_mask(height: int, width: int) -> bytes:
 
 
 def _pseudonym(kind: str, name: str, options: Options) -> bytes:
-    """Keyed hash of a patient's or study's name; the name itself with --deidentify keep; empty
-    stays empty."""
-    if not name or options.deidentify == "keep":
+    """Keyed hash of a patient's or study's name; without a key the name itself; empty stays
+    empty."""
+    if not name or not options.key_file:
         return name.encode()
-    return (
-        hashlib.blake2b(f"{kind}/{name}".encode(), key=options.key, digest_size=16)
-        .hexdigest()
-        .encode()
+    hashed = hashlib.blake2b(
+        f"{kind}/{name}".encode(), key=read_key(options.key_file), digest_size=16
     )
+    return hashed.hexdigest().encode()
+
+
+@functools.cache
+def read_key(path: str) -> bytes:
+    """The secret of the pseudonyms; raises InputError when it is none."""
+    if not FileSystems.exists(path):
+        raise InputError(
+            f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} "
+            f"32"
+        )
+    with files.open_binary(path) as file:
+        key = file.read()
+    if not KEY_BYTES[0] <= len(key) <= KEY_BYTES[1]:
+        raise InputError(
+            f"{path}: {len(key)} bytes, expected a secret of {KEY_BYTES[0]} to {KEY_BYTES[1]}"
+        )
+    return key
 
 
 def _is_done(name: str, print_of: str, options: Options) -> bool:

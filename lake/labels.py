@@ -36,7 +36,7 @@ class Row:
     """One CSV row's value; `number` counts from 1 as an editor does."""
 
     number: int
-    value: str
+    value: str | None  # None: the row ends before its column
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,20 @@ def layout(file: BinaryIO, path: str) -> Layout:
 def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
     """(image id, row) of every row under the header."""
     for number, fields in itertools.islice(_rows(file), columns.has_header, None):
-        value = fields[columns.value_column] if columns.value_column < len(fields) else ""
-        yield fields[columns.id_column], Row(number, value)
+        image_id, value = (
+            fields[at] if at < len(fields) else None
+            for at in (columns.id_column, columns.value_column)
+        )
+        yield image_id or "", Row(number, value)
 
 
 def unite(rows: Iterable[Row], kind: str, num_pixels: int) -> Label:
     """The label of an image of `num_pixels` pixels from all its rows; raises Reject naming the
     row."""
     rows = sorted(rows, key=lambda row: row.number)
+    for row in rows:
+        if row.value is None:
+            raise Reject("row-without-value", f"row {row.number} ends before its label")
     if kind == "class":
         return _class_label(rows)
     parts = []

@@ -109,7 +109,7 @@ def test_resuming_gives_the_rest_of_the_same_batches(train_split, first_step):
 def test_evaluation_shows_every_record_once_and_pads(train_split, stored):
     settings = SETTINGS.model_copy(update={"batch_size": 5})
     batches = list(
-        data.evaluation_batches(train_split, settings, data.SOURCE_FIELDS).as_numpy_iterator()
+        data.evaluation_batches(train_split, settings, ("image_id",)).as_numpy_iterator()
     )
     weights = np.concatenate([batch["weight"] for batch in batches])
     ids = np.concatenate([batch["image_id"] for batch in batches])

@@ -1,7 +1,9 @@
 """What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights,
 metrics.json."""
 
+import hashlib
 import json
+import math
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from lake import InputError
 from trainer import config
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
+CHECKPOINTS, LAKE = "checkpoints", "lake.json"
 # Values that a resumed run may change: they leave batches, gradients and schedule as they are.
 FREE_TO_CHANGE = (
     "lake:",
@@ -22,22 +25,27 @@ FREE_TO_CHANGE = (
 )
 
 
-def claim(workdir: Path, run: config.Config) -> None:
-    """Writes config.yaml, or compares with the one that is there; raises InputError when that is
-    another run's."""
-    path = workdir / CONFIG
-    if path.exists():
-        found = config.load(path, [])
+def claim(workdir: Path, run: config.Config, lake: dict) -> None:
+    """Writes what the run is; where a checkpoint stands, raises InputError unless it is this
+    run's."""
+    shards = json.dumps([shard["sha256"] for shard in lake["shards"]])
+    identity = {"lake": run.lake, "shards": hashlib.sha256(shards.encode()).hexdigest()}
+    if (workdir / CHECKPOINTS / "checkpoint").exists():
+        found = config.load(workdir / CONFIG, [])
         changed = [
             line for line in config.differences(found, run) if not line.startswith(FREE_TO_CHANGE)
         ]
+        known = json.loads((workdir / LAKE).read_text())
+        if known["shards"] != identity["shards"]:
+            changed.append(f"lake: the shards of {known['lake']} -> other shards in {run.lake}")
         if changed:
             raise InputError(
                 f"{workdir} holds another run; use another --workdir, or repeat its values:\n  "
                 + "\n  ".join(changed)
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    config.save(run, path)
+    config.save(run, workdir / CONFIG)
+    _write(workdir / LAKE, json.dumps(identity) + "\n")
 
 
 class State:
@@ -51,7 +59,7 @@ class State:
             network=network, optimizer=optimizer, best_score=self.best_score, step=self.step
         )
         self.manager = tf.train.CheckpointManager(
-            self.checkpoint, str(workdir / "checkpoints"), max_to_keep=2
+            self.checkpoint, str(workdir / CHECKPOINTS), max_to_keep=2
         )
 
     def restore(self) -> int:
@@ -72,6 +80,11 @@ class State:
 
     def keep_if_best(self, score: float) -> bool:
         """Writes best.weights.h5 when the score is the highest so far."""
+        if not math.isfinite(score):
+            raise InputError(
+                "the validation score is not a number; is a lesion left in the validation split "
+                "at this data.side?"
+            )
         is_best = score > self.best_score.numpy()
         if is_best:
             self.best_score.assign(score)
@@ -85,7 +98,14 @@ def write_metrics(workdir: Path, metrics: dict) -> None:
     """Puts new entries into metrics.json beside those that are there."""
     path = workdir / METRICS
     known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | metrics, indent=1) + "\n")
+    _write(path, json.dumps(known | metrics, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: a run can be killed at any moment."""
+    unfinished = path.with_name(f"unfinished.{path.name}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def load(workdir: Path) -> tuple[config.Config, keras.Model]:

@@ -188,7 +188,10 @@ def _override(content: dict, text: str) -> str | None:
         return f"{text}: expected --section.field=value"
     if not isinstance(content.setdefault(section, {}), dict):
         return f"{text}: {section} is not a section"
-    content[section][field] = yaml.safe_load(value)
+    try:
+        content[section][field] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return f"{text}: the value is not YAML"
     return None
 
 
@@ -197,6 +200,8 @@ def _describe(error: dict) -> str:
     key."""
     # The location of a field of `model` also holds the kind that was tried.
     where = [str(part) for part in error["loc"]]
+    if not where:  # of several sections together
+        return error["msg"]
     kinds = {"unetpp": UnetPlusPlus, "classifier": Classifier}
     section = Config.model_fields.get(where[0])
     if where[0] == "model" and len(where) > 1 and where[1] in kinds:

@@ -31,7 +31,6 @@ RECORD_FIELDS = (
     "height",
     "width",
 )
-SOURCE_FIELDS = ("image_id", "original_rle", "original_height", "original_width")
 JPEG_RATIOS = (
     8,
     4,

@@ -43,10 +43,12 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
     )
 
 
-def precision(asked: str) -> str:
+def precision(asked: str, strategy: tf.distribute.Strategy) -> str:
     """Keras's policy name: bfloat16 where every GPU computes in it, float32 elsewhere."""
     if asked != "auto":
         return asked
+    if not _is_on_gpus(strategy):
+        return "float32"
     gpus = tf.config.list_physical_devices("GPU")
     capabilities = [
         tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
@@ -63,8 +65,12 @@ def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> b
     """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it
     lost a third."""
     if asked == "auto":
-        return all("GPU" in device for device in strategy.extended.worker_devices)
+        return _is_on_gpus(strategy)
     return asked
+
+
+def _is_on_gpus(strategy: tf.distribute.Strategy) -> bool:
+    return all("GPU" in device for device in strategy.extended.worker_devices)
 
 
 def _divide_cpu(count: int) -> None:

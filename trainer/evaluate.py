@@ -20,7 +20,9 @@ from trainer import augment, checkpoint, config, data, metrics, validate
 BOTTOMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 AREAS_SHARE = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of the image
-PICTURED = 6
+PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
+# What is needed of a record besides the network's input.
+EXTRA_FIELDS = ("original_rle", "original_height", "original_width", "height", "width")
 
 
 def evaluate(workdir: Path, lake: str | None = None, picture: Path | None = None) -> str:
@@ -61,13 +63,10 @@ class Predictions:
 
     def __init__(self, split: data.Split, run: config.Config, predict):
         self.labels, self.scores = [], []
-        self.dices, self.dice_at_half = (
-            [],
-            [],
-        )  # [T, A, K] and one number, of each image with a mask
-        self.lesions = []  # whether that image has one
-        self.shown = []  # (item, logits) of the first few positives
-        for batch in data.evaluation_batches(split, run.data, data.SOURCE_FIELDS).prefetch(2):
+        # Of each image with a mask: dice [T, A, K], dice at p > 0.5, whether there is a lesion.
+        self.dices, self.dice_at_half, self.lesions = [], [], []
+        self.shown = []  # (item, logits) of the first few images with a lesion and without
+        for batch in data.evaluation_batches(split, run.data, EXTRA_FIELDS).prefetch(2):
             logits = np.asarray(predict(batch), np.float32)
             is_map = logits.ndim == 4
             ranks = np.asarray(metrics.lesion_score(logits[..., -1:])) if is_map else logits[:, 0]
@@ -78,12 +77,18 @@ class Predictions:
                 self.scores.append(ranks[number])
                 if is_map and item["has_mask"]:
                     self._score_mask(item, logits[number, ..., -1:], run.data)
-                if len(self.shown) < PICTURED and item["label"] > 0:
-                    self.shown.append((item, logits[number]))
+                self._show(item, logits[number])
+
+    def _show(self, item: dict, logits: np.ndarray) -> None:
+        is_positive = item["label"] > 0
+        alike = sum((other["label"] > 0) == is_positive for other, _ in self.shown)
+        if alike < (PICTURED_POSITIVES if is_positive else PICTURED_OTHERS):
+            self.shown.append((item, logits))
 
     def _score_mask(self, item: dict, logits: np.ndarray, settings: config.Data) -> None:
         height, width = int(item["original_height"]), int(item["original_width"])
-        probabilities = at_source_size(logits, height, width, settings)[None]  # [1, H, W, 1]
+        box = data.fitted_box(int(item["height"]), int(item["width"]), settings.side, settings.fit)
+        probabilities = at_source_size(logits, box, height, width)[None]  # [1, H, W, 1]
         runs = rle.runs(item["original_rle"].decode(), height * width)
         mask = (rle.to_mask(runs, height, width) > 0).astype(np.float32)[None, :, :, None]
         areas = [share * height * width for share in AREAS_SHARE]
@@ -94,12 +99,9 @@ class Predictions:
         self.lesions.append(len(runs) > 0)
 
 
-def at_source_size(logits: np.ndarray, height: int, width: int, settings: config.Data):
-    """Probabilities [height, width, 1] of an image from the network's logits [S, S, 1]: cut out of
-    the padding, resized."""
-    top, left, inner_height, inner_width = data.fitted_box(
-        height, width, settings.side, settings.fit
-    )
+def at_source_size(logits: np.ndarray, box: tuple, height: int, width: int):
+    """Probabilities [height, width, 1] from logits [S, S, 1]: cut out of the padding, resized."""
+    top, left, inner_height, inner_width = box
     probabilities = tf.sigmoid(logits[top : top + inner_height, left : left + inner_width])
     return tf.image.resize(probabilities, (height, width))
 
@@ -140,20 +142,19 @@ def _auc(predictions: Predictions) -> float:
 
 
 def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> np.ndarray:
-    """The first few positives of a split, truth and prediction side by side, at the network's
-    size."""
-    items = [item for item, _ in predictions.shown]
-    if not items:
-        raise InputError("the split has no positive image to draw")
+    """The first few images of a split at the network's size, truth and prediction side by side."""
+    items = sorted(predictions.shown, key=lambda shown: -shown[0]["label"])
     batch = {
-        name: np.stack([item[name] for item in items])
+        name: np.stack([item[name] for item, _ in items])
         for name in ("image", "window", "label", "mask")
     }
-    images = np.asarray(augment.to_unit(batch["image"], batch["window"]))[..., 0]
-    logits = np.stack([logits for _, logits in predictions.shown])
-    return validate.picture(
-        run.model.kind, images, batch, logits, chosen and chosen["triplet"]["bottom"]
-    )
+    probabilities = 1 / (1 + np.exp(-np.stack([logits for _, logits in items])))
+    masks = None
+    if chosen:
+        triplet, probabilities = chosen["triplet"], probabilities[..., -1:]
+        area = triplet["area_share"] * run.data.side**2
+        masks = metrics.keep_by_triplet(probabilities, triplet["top"], area, triplet["bottom"])
+    return validate.picture(batch, probabilities, masks)
 
 
 def table(workdir: Path, result: dict, triplet: dict | None) -> str:

@@ -40,6 +40,12 @@ def triplet_dice(masks, probabilities, tops, areas, bottoms):
     return ops.where(is_kept, kept, emptied)
 
 
+def keep_by_triplet(probabilities, top: float, area: float, bottom: float):
+    """Masks of 0 and 1 [B, H, W, 1] float32 by the rule of triplet_dice."""
+    is_kept = (count(probabilities > top) >= area)[:, None, None, None]
+    return ops.cast((probabilities > bottom) & is_kept, "float32")
+
+
 def count(values):
     return ops.sum(ops.cast(values, "float32"), axis=(1, 2, 3))  # [B]
 

@@ -28,9 +28,9 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--config", required=True, metavar="YAML")
     train.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
-    train.add_argument("--workdir", required=True, type=Path)
+    train.add_argument("--workdir", required=True, metavar="FOLDER")
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="score a trained network")
-    evaluate.add_argument("--workdir", required=True, type=Path)
+    evaluate.add_argument("--workdir", required=True, metavar="FOLDER")
     evaluate.add_argument(
         "--lake", metavar="ROOT/NAME/VERSION", help="another lake than the run's own"
     )
@@ -44,13 +44,15 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
+        if "://" in flags.workdir:
+            raise InputError(f"--workdir={flags.workdir}: a workdir is a local folder for now")
         if flags.command == "train":
             from trainer import config
 
             run = config.load(flags.config, overrides, lake=flags.lake)
             from trainer import train
 
-            train.train(run, flags.workdir)
+            train.train(run, Path(flags.workdir))
         else:
             if overrides:
                 raise InputError(
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> int:
                 )
             from trainer import evaluate
 
-            print(evaluate.evaluate(flags.workdir, flags.lake, flags.picture))
+            print(evaluate.evaluate(Path(flags.workdir), flags.lake, flags.picture))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

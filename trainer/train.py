@@ -33,22 +33,21 @@ def train(run: config.Config, workdir: Path) -> None:
     lake = data.open_lake(run.lake)
     split = data.split_of(lake, run.lake, run.data.train_split)
     val_split = data.split_of(lake, run.lake, run.data.val_split)
-    if not lake["counts"]["splits"][run.data.val_split]["positives"]:
-        raise InputError(f"{run.lake}: no positive image in split {run.data.val_split!r}: no score")
+    _check_labels(run, lake["counts"]["splits"])
     per_epoch = data.steps_per_epoch(split, run.data.batch_size)
     strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
     image_losses = objective.image_losses(
         run, lake["statistics"]["positive_pixel_share_of_positives"]
     )
-    checkpoint.claim(workdir, run)
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision))
+    keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
     with strategy.scope():
         network = models.build(run.model, run.data.side)
         optimizer = schedules.build_optimizer(run.optimizer, run.train.epochs, per_epoch)
         optimizer.build(network.trainable_variables)
+        checkpoint.claim(workdir, run, lake)
         state = checkpoint.State(workdir, network, optimizer)
     step, last_step = state.restore(), per_epoch * run.train.epochs
     if step >= last_step:
@@ -64,7 +63,7 @@ def train(run: config.Config, workdir: Path) -> None:
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir)
     line = progress.Progress(per_epoch, run, step)
-    _introduce(run, workdir, network, split, val_split, per_epoch)
+    _introduce(run, workdir, network, lake["counts"]["splits"], per_epoch)
     while step < last_step:
         epoch_end = (step // per_epoch + 1) * per_epoch
         sums = {}
@@ -126,8 +125,9 @@ def training_step(
         grads, loss, masks, logits = gradients(batch)
         grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
         norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
+        is_finite = tf.math.is_finite(norm)
+        grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
         optimizer.apply(grads, network.trainable_variables)
-        is_finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         return {
             "loss": loss,
             "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
@@ -165,9 +165,8 @@ def averages_of_replicas(network: keras.Model) -> list:
     keep the first's."""
     return [
         variable.value
-        for layer in network._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
-        for variable in (layer.moving_mean, layer.moving_variance)
+        for variable in network.non_trainable_variables
+        if variable.name in ("moving_mean", "moving_variance")
     ]
 
 
@@ -177,14 +176,31 @@ def _average(variables: list) -> None:
         variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
 
 
-def _introduce(
-    run, workdir: Path, network, split: data.Split, val_split: data.Split, per_epoch: int
-) -> None:
+def _check_labels(run: config.Config, splits: dict) -> None:
+    """A run must have something to learn and something to be scored on."""
+    for name in (run.data.train_split, run.data.val_split):
+        split = splits[name]
+        if run.model.kind == "classifier" and not (split["positives"] and split["negatives"]):
+            raise InputError(f"{run.lake}: split {name!r} needs positive and negative images")
+        if run.model.kind != "classifier" and not split["lesion_pixels"]:
+            raise InputError(f"{run.lake}: split {name!r} has no mask with a lesion to learn from")
+
+
+def _introduce(run: config.Config, workdir: Path, network, splits: dict, per_epoch: int) -> None:
+    known = "with_mask" if run.model.kind != "classifier" else "labelled"
+    used = []
+    for name in (run.data.train_split, run.data.val_split):
+        split = splits[name]
+        counts = {"with_mask": split["with_mask"], "labelled": split["records"] - split["unknown"]}
+        left_out = split["records"] - counts[known]
+        said = f", {left_out:,} of them without a label weigh nothing" if left_out else ""
+        used.append(
+            f"{split['records']:,} images to {'train' if not used else 'validate'} on{said}"
+        )
     print(
         f"{run.model.kind} with {network.count_params():,} parameters at {run.data.side} px, "
-        f"{keras.mixed_precision.dtype_policy().name}; {split.num_records:,} images to train on "
-        f"({per_epoch} steps of {run.data.batch_size} an epoch), {val_split.num_records:,} to "
-        f"validate on\n"
+        f"{keras.mixed_precision.dtype_policy().name}; {'; '.join(used)}; "
+        f"{per_epoch} steps of {run.data.batch_size} an epoch\n"
         f"curves: tensorboard --logdir {workdir}",
         flush=True,
     )

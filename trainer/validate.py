@@ -89,28 +89,27 @@ class Validation:
         return sums
 
     def panel(self) -> np.ndarray:
-        images = augment.to_unit(self.panel_batch["image"], self.panel_batch["window"])
-        logits = np.asarray(self.predict(images), np.float32)
-        return picture(
-            self.run.model.kind, np.asarray(images)[..., 0], self.panel_batch, logits, THRESHOLD
-        )
+        batch = self.panel_batch
+        images = augment.to_unit(batch["image"], batch["window"])
+        probabilities = 1 / (1 + np.exp(-np.asarray(self.predict(images), np.float32)))
+        if self.run.model.kind == "classifier":
+            return picture(batch, probabilities, None)
+        probabilities = probabilities[..., -1:]
+        return picture(batch, probabilities, (probabilities > THRESHOLD).astype(np.float32))
 
 
-def picture(
-    kind: str, images: np.ndarray, batch: dict, logits: np.ndarray, threshold: float
-) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of images [N, S, S], their truth and what the logits [N, …] say."""
-    probabilities = 1 / (1 + np.exp(-logits))
-    if kind == "classifier":
+def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of N images, their truth, and the predicted masks [N, S, S, 1] or, for a
+    classifier, None and its probabilities [N, 1]."""
+    images = np.asarray(augment.to_unit(batch["image"], batch["window"]))[..., 0]
+    if predictions is None:
         pairs = zip(batch["label"], probabilities[:, 0], strict=True)
-        captions = [f"label {label:.0f}, p = {probability:.2f}" for label, probability in pairs]
+        captions = [f"label {label:.0f}, p = {p:.2f}" for label, p in pairs]
         return panel.side_by_side(images, None, None, captions, pairs_a_row=4)
-    masks, predictions = (
-        batch["mask"][..., 0],
-        (probabilities[..., -1] > threshold).astype(np.uint8),
-    )
-    dices = np.asarray(metrics.hard_dice(masks[..., None], predictions[..., None]))
-    return panel.side_by_side(images, masks, predictions, [f"dice {dice:.2f}" for dice in dices])
+    masks = batch["mask"][..., 0]
+    dices = np.asarray(metrics.hard_dice(batch["mask"], predictions))
+    captions = [f"dice {dice:.2f}" for dice in dices]
+    return panel.side_by_side(images, masks, np.asarray(predictions)[..., 0], captions)
 
 
 def panel_examples(split: data.Split, settings: config.Data) -> dict[str, np.ndarray]:
