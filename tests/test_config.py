@@ -59,7 +59,7 @@ def test_differences_name_each_value(yaml_file):
 def test_all_mistakes_are_reported_at_once(yaml_file):
     overrides = [
         *("--model.depht=3", "--data.batch_size=0", "--train.device=npu", "--trian.epochs=3"),
-        *("--nonsense", "--loss.dice=0", "--loss.bce=0"),
+        *("--nonsense", "--loss.dice=0", "--loss.bce=0", "--data.side=["),
     ]
     with pytest.raises(InputError) as caught:
         config.load(yaml_file, overrides)
@@ -71,9 +71,10 @@ def test_all_mistakes_are_reported_at_once(yaml_file):
         "trian: unknown key; did you mean train?",
         "--nonsense: expected --section.field=value",
         "loss: Value error, every weight is 0",
+        "--data.side=[: the value is not YAML",
     ):
         assert expected in message
-    assert len(message.splitlines()) == 7
+    assert len(message.splitlines()) == 8
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,8 @@ def test_files_that_are_no_config(tmp_path, text, expected):
         config.load(tmp_path / "x.yaml", [])
     with pytest.raises(InputError, match="no such file"):
         config.load(tmp_path / "nowhere.yaml", [])
+
+
+def test_sections_that_do_not_fit_together(yaml_file):
+    with pytest.raises(InputError, match="loss.lesion_map needs a classifier"):
+        config.load(yaml_file, ["--loss.lesion_map=1"])

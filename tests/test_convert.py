@@ -167,11 +167,23 @@ def test_finished_shards_are_not_written_again(lake, phantoms, convert, tmp_path
 
 
 def test_no_name_travels_and_the_key_matters(phantoms, convert, tmp_path, lake):
+    inputs = (phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv")
     raw = b"".join(path.read_bytes() for path in lake.iterdir() if path.is_file())
     assert b"PHANTOM" not in raw and b"Phantom^" not in raw
-    kept = tmp_path / "kept" / "1.0.0"
-    convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", kept, "--deidentify=keep")
+    kept, hashed = tmp_path / "kept" / "1.0.0", tmp_path / "hashed" / "1.0.0"
+    convert(*inputs, kept, "--deidentify=keep")
     assert all(record["patient"].startswith(b"PHANTOM-") for record in records(kept))
+    other_key = tmp_path / "other.key"
+    other_key.write_bytes(bytes(range(1, 33)))
+    convert(*inputs, hashed, f"--deidentify_key_file={other_key}", "--image_id=hash")
+    patients = [{record["patient"] for record in records(folder)} for folder in (lake, hashed)]
+    assert len(patients[0]) == len(patients[1]) and not patients[0] & patients[1]
+    ids = {record["image_id"] for record in records(hashed)}
+    assert len(ids) == 40 and not ids & {record["image_id"] for record in records(lake)}
+    secret = other_key.read_bytes()
+    assert not [
+        path for path in hashed.rglob("*") if path.is_file() and secret in path.read_bytes()
+    ]
 
 
 @pytest.fixture
@@ -264,12 +276,13 @@ def test_12_bit_images_make_a_16_bit_lake_and_a_mix_must_be_decided(phantoms, co
     ("change", "message"),
     [
         ({"images": "/nowhere/*.dcm"}, "no file matches"),
-        ({"labels": "setup.py"}, "no known columns|expected ImageId"),
+        ({"labels": str(ROOT / "setup.py")}, "no known columns|expected ImageId"),
         ({"labels": "/nowhere.csv"}, "no such file"),
         ({"output": "lakes"}, "ROOT/NAME/VERSION"),
         ({"output": "lakes/siim/one"}, "1.0.0"),
         ({"splits": "train=2"}, "--splits"),
         ({"max_sidee": "3"}, "--max_sidee=3"),
+        ({"image_id": "hash"}, "--image_id=hash needs"),
         ({"deidentify_key_file": "/nowhere.key"}, "no such file"),
     ],
 )
@@ -287,6 +300,15 @@ def test_bad_input_is_one_message_and_exit_code_2(phantoms, tmp_path, capsys, ch
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and re.search(message, error[0]), error
     assert not (tmp_path / "x" / "1.0.0" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flag", ["--max_side=0", "--shard_mb=0", "--min_shards=-1", "--max_reject_fraction=2"]
+)
+def test_impossible_numbers_are_refused_by_the_parser(flag, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        converter.parser().parse_args(["--images=x", "--labels=y", "--output=z", flag])
+    assert stopped.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from lake import Reject
 from lake.sources import dicom
@@ -149,6 +149,11 @@ def test_header_of_closed_vocabularies(pixels):
         (make(np.zeros((4, 4), np.uint8))[:-8], "undecodable"),
         (make(np.zeros((4, 4), np.uint8), JPEGBaseline8Bit)[:-20], "no-pixels"),
         (make(np.zeros((4, 4), np.uint8), PhotometricInterpretation="RGB"), "not-grey"),
+        (
+            make(np.zeros((4, 4), np.uint8), DeflatedExplicitVRLittleEndian)[:-9],
+            "unreadable-header",
+        ),
+        (make(np.zeros((4, 4), np.uint8), Rows=[4, 4]), "unreadable-header"),
     ],
 )
 def test_broken_files_are_rejected(data, reason):

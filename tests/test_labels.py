@@ -79,6 +79,12 @@ def test_bad_classes(values, reason):
     assert caught.value.reason == reason
 
 
+def test_a_row_that_ends_early_is_no_negative():
+    _, rows = read("ImageId,EncodedPixels\na,1 2\nb\n")
+    with pytest.raises(Reject, match="row 3 ends before its label"):
+        labels.unite([rows[1][1]], "rle", 16)
+
+
 def test_long_run_lengths_pass_the_csv_module():
     text = " ".join(["1 1"] * 100_000)
     _, [(_, row)] = read(f"ImageId,EncodedPixels\na,{text}\n")

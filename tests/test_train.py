@@ -75,13 +75,39 @@ def test_one_two_and_four_replicas_give_the_same_losses(lake, tmp_path):
     assert np.allclose(found[1], found[4], atol=1e-5, rtol=0)
 
 
+BATCH_NORM_ON_TWO_REPLICAS = """
+import json, keras, numpy as np, tensorflow as tf
+from trainer import distribute, train
+
+strategy = distribute.strategy("cpu", 2, 4)
+with strategy.scope():
+    layer = keras.layers.BatchNormalization(momentum=0.5)
+    network = keras.Sequential([keras.Input((3,)), layer])
+
+def step(batch):
+    network(batch, training=True)
+    return {"loss": tf.reduce_sum(batch)}
+
+call = train.steps_in_one_call(strategy, step, train.averages_of_replicas(network))
+values = np.arange(24, dtype="float32").reshape(8, 3) ** 2
+dataset = tf.data.Dataset.from_tensor_slices(values).batch(4)
+call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(2))
+means = strategy.experimental_local_results(layer.moving_mean.value)
+print(json.dumps([mean.numpy().tolist() for mean in means]))
+"""
+
+
 @pytest.mark.slow
-def test_plain_batch_norm_statistics_are_averaged_over_replicas(lake, tmp_path):
-    options = ["--model.norm=batch", "--train.epochs=1", "--train.replicas=2"]
-    done = task("train", "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
+def test_plain_batch_norm_statistics_are_averaged_over_replicas():
+    done = subprocess.run(
+        [sys.executable, "-c", BATCH_NORM_ON_TWO_REPLICAS], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    again = task("train", "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
-    assert again.returncode == 0 and "all 1 epochs are done" in again.stdout
+    found = np.array(json.loads(done.stdout.splitlines()[-1]))  # [replicas, 3]
+    # Two batches of four: each replica sees the mean of its own half, and remembers by halves.
+    halves = (np.arange(24.0).reshape(2, 2, 2, 3) ** 2).mean(axis=2)  # [batch, replica, 3]
+    expected = (0.25 * halves[0] + 0.5 * halves[1]).mean(axis=0)
+    assert found.shape == (2, 3) and np.allclose(found, expected)
 
 
 @pytest.mark.slow
@@ -204,13 +230,32 @@ def test_bad_input_is_one_message_and_exit_code_2(lake, tmp_path, options, messa
 
 
 @pytest.mark.slow
+def test_another_lake_in_the_same_workdir_is_refused(phantoms, convert, trained, tmp_path):
+    other = tmp_path / "phantoms" / "1.0.0"
+    convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", other)
+    done = task("train", "--lake", other, "--workdir", trained, *SMALL)
+    assert done.returncode == 2 and "other shards in" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path):
+    names = sorted(path.stem for path in phantoms.glob("dicom/*.dcm"))
+    csv_path = tmp_path / "classes.csv"
+    csv_path.write_text("\n".join(f"{name},{n % 2}" for n, name in enumerate(names)) + "\n")
+    lake = tmp_path / "classes" / "1.0.0"
+    convert(phantoms / "dicom" / "*.dcm", csv_path, lake)
+    done = task("train", "--lake", lake, "--workdir", tmp_path / "run", *SMALL)
+    assert done.returncode == 2 and "no mask with a lesion to learn from" in done.stderr
+
+
+@pytest.mark.slow
 def test_another_config_in_the_same_workdir_is_refused(lake, trained):
     done = task("train", "--lake", lake, "--workdir", trained, *SMALL, "--model.depth=1")
     assert done.returncode == 2 and "model.depth: 2 -> 1" in done.stderr
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
-def test_a_gpu_that_is_missing_is_an_error(lake, tmp_path):
+def test_a_gpu_that_is_missing_is_an_error():
     from lake import InputError
     from trainer import distribute
 
