@@ -17,8 +17,8 @@ from lake import InputError, rle
 from trainer import augment, checkpoint, config, data, metrics, validate
 
 # The triplets that are tried: keep p > bottom unless fewer than `area` pixels have p > top.
-BOTTOMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+BOTTOMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 AREAS_SHARE = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of the image
 PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
 # What is needed of a record besides the network's input.
