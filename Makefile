@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # TensorFlow with CUDA where there is an NVIDIA driver, else the smaller build for CPUs.
-TRAIN := $(if $(shell command -v nvidia-smi 2>/dev/null),train_gpu,train_cpu)
+TRAIN := $(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: setup demo test test-fast lint clean

@@ -32,8 +32,8 @@ setup(
     ],
     extras_require={
         "train": ["tensorflow>=2.20,<2.22", *TRAIN],
-        "train_cpu": ["tensorflow-cpu>=2.20,<2.22", *TRAIN],  # half the download of tensorflow
-        "train_gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
+        "train-cpu": ["tensorflow-cpu>=2.20,<2.22", *TRAIN],  # half the download of tensorflow
+        "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
         "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3"],
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         "test": [

@@ -2,9 +2,8 @@
 workers.
 
 Groups (patients) stand in one line, ordered by stratum and within it by hash, and are dealt along
-it by quota; the
-images of a split stand in hash order and are cut into shards. No worker ever holds more than one
-bucket of the line.
+it by quota; the images of a split stand in hash order and are cut into shards. No worker ever holds
+more than one bucket of the line.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """One shard: read its images, convert, write under a temporary name, rename.
 
 Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of the index and its
-rejects. A shard
-whose sidecar still fits is not written again.
+rejects. A shard whose sidecar still fits is not written again.
 """
 
 import functools
@@ -26,8 +25,7 @@ from lake.sources import Scan, dicom
 WORK = ".work"
 KEY_BYTES = (16, 64)  # 64 is what BLAKE2b takes
 # One image in this many is decoded for the manifest's mean and standard deviation: decoding costs
-# fifty times as much
-# as moving a JPEG into its record.
+# fifty times as much as moving a JPEG into its record.
 STATISTICS_EVERY = 64
 WRITER_VERSION = 1  # raise it when records of the same input change
 DECODERS = ("pydicom", "pillow", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "numpy")

@@ -1,8 +1,7 @@
 """The record: its fields, writing it without TensorFlow, reading it with TensorFlow.
 
 One tf.train.Example an image. FIELDS is a contract with other programs: names and types do not
-change within a
-schema version.
+change within a schema version.
 """
 
 import functools
@@ -86,8 +85,7 @@ def _masked_crc(data: bytes) -> bytes:
 @functools.cache
 def _example_class():
     """The message class of tensorflow/core/example/example.proto, in a pool of its own: no
-    TensorFlow is needed, and
-    none that is imported too is disturbed."""
+    TensorFlow is needed, and none that is imported too is disturbed."""
     proto = descriptor_pb2.FileDescriptorProto(
         name="example.proto", package="tensorflow", syntax="proto3"
     )

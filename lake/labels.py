@@ -2,8 +2,7 @@
 Label an image.
 
 Run-length CSVs (`ImageId,EncodedPixels` in all its spellings) and class CSVs (`ImageId,Class`) are
-told apart by
-their header or, without one, by what stands in the second column.
+told apart by their header or, without one, by what stands in the second column.
 """
 
 import csv

@@ -1,9 +1,8 @@
 """The SIIM-ACR run-length code: text <-> runs <-> mask.
 
 A text is pairs of (gap since the end of the previous run, run length), zero-based, counted down the
-columns
-of a mask [height, width]; `-1` is an empty mask. Runs are int64 [N, 2] of (start, end), sorted,
-disjoint.
+columns of a mask [height, width]; `-1` is an empty mask. Runs are int64 [N, 2] of (start, end),
+sorted, disjoint.
 """
 
 import numpy as np

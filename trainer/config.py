@@ -49,9 +49,8 @@ class Data(Section):
     batch_size: int = Field(16, ge=1)  # over all replicas together
     train_split: str = "train"
     val_split: str = "val"
-    group_shards: int = Field(
-        4, ge=1
-    )  # shards whose records are shuffled together, in memory as they are stored
+    # Shards whose records are shuffled together, in memory as they are stored.
+    group_shards: int = Field(4, ge=1)
 
 
 class Augment(Section):

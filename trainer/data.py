@@ -1,15 +1,12 @@
-"""Shards -> batches, with tf.data on the host. Everything random is a function of (seed, epoch,
-record).
+"""Shards -> batches, with tf.data on the host; all randomness from (seed, epoch, record).
 
 An epoch's order: the shards permuted, taken in groups; the records of a group shuffled in memory;
-groups in turn.
-So a run that resumes at step k skips whole groups unread. Batches hold whole numbers as the lake
-stores them:
+groups in turn. So a run that resumes at step k skips whole groups unread. Batches hold whole
+numbers as the lake stores them:
 
     image [B, S, S, 1] uint8 or uint16    mask [B, S, S, 1] uint8, 0 or 1     window [B, 2] float32
-    label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1        weight [B] float32, 0
-    for padding
-    uniforms [B, P] float32, training only
+    label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1
+    weight [B] float32, 0 for padding     uniforms [B, P] float32, training only
 """
 
 from dataclasses import dataclass
@@ -20,22 +17,10 @@ import tensorflow as tf
 from lake import InputError, example, manifest
 from trainer import augment, config
 
-RECORD_FIELDS = (
-    "image",
-    "mask",
-    "has_mask",
-    "label",
-    "lesion_px",
-    "encoding",
-    "window",
-    "height",
-    "width",
-)
-JPEG_RATIOS = (
-    8,
-    4,
-    2,
-)  # libjpeg decodes at a half, a quarter and an eighth for less than a whole image
+RECORD_FIELDS = ("image", "mask", "has_mask", "label", "lesion_px", "encoding", "window")
+SIZE_FIELDS = ("height", "width")  # of the stored image
+# libjpeg decodes at a half, a quarter and an eighth for less than a whole image.
+JPEG_RATIOS = (8, 4, 2)
 DRAWS, SHUFFLE = 1, 2  # keep the streams of random numbers apart
 
 
@@ -122,8 +107,7 @@ def group_rows(
     split: Split, data: config.Data, seed: int, epochs: int, first_step: int
 ) -> dict[str, np.ndarray]:
     """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), and from
-    which to which of its
-    shuffled records are wanted."""
+    which to which of its shuffled records are wanted."""
     records, per_epoch = np.array(split.records), steps_per_epoch(split, data.batch_size)
     first_epoch = first_step // per_epoch
     rows = {"epoch": [], "group": [], "shards": [], "begin": [], "end": []}
@@ -207,7 +191,7 @@ def _seed(seed: int, stream: int, epoch, number):
 
 def _item(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ...] = ()) -> dict:
     """One serialised record, decoded straight to [side, side]."""
-    fields = example.parse(record, (*RECORD_FIELDS, *extra_fields))
+    fields = example.parse(record, (*RECORD_FIELDS, *SIZE_FIELDS, *extra_fields))
     height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
     box = fitted_box(height, width, side, fit)
     is_jpeg = fields["encoding"] == "jpeg-kept"

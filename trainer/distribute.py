@@ -14,7 +14,7 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise InputError(
-            "train.device=gpu, but TensorFlow sees no GPU; install radlake[train_gpu] or use "
+            "train.device=gpu, but TensorFlow sees no GPU; install radlake[train-gpu] or use "
             "train.device=cpu"
         )
     kind = "GPU" if gpus and device != "cpu" else "CPU"

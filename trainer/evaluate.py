@@ -2,8 +2,7 @@
 split.
 
 Probabilities are resized to the source's own size before thresholding, and scored against the union
-of the label
-file's rows: the challenge's metric, not one at the network's size.
+of the label file's rows: the challenge's metric, not one at the network's size.
 """
 
 import math

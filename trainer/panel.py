@@ -15,8 +15,7 @@ def side_by_side(
     captions below.
 
     images [N, S, S] in [0, 1]; masks, predictions [N, S, S] of 0 and 1, or None for a classifier,
-    which shows
-    each image once.
+    which shows each image once.
     """
     parts = (
         [("", None, None)]

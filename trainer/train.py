@@ -2,8 +2,7 @@
 curves each epoch.
 
 Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. Losses are sums over
-the batch divided
-by the global batch, so that one replica and many take the same step.
+the batch divided by the global batch, so that one replica and many take the same step.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,7 @@
 """Projection radiographs in DICOM files: bytes -> Header, bytes -> Scan.
 
 A grey 8-bit JPEG-Baseline image leaves its DICOM capsule as it is; everything else is decoded with
-pydicom and
-stored as PNG, upright in meaning: larger stored values are brighter.
+pydicom and stored as PNG, upright in meaning: larger stored values are brighter.
 """
 
 import contextlib
@@ -48,8 +47,7 @@ YEARS_PER_UNIT = {
 }  # SIIM's ages have no unit
 AGE_CAP = 90  # HIPAA's safe harbour: 90 and over are one group
 # Of a baseline JPEG: frame header, Huffman and quantisation tables, restart interval, start of
-# scan. Any other segment
-# could hold a name.
+# scan. Any other segment could hold a name.
 KEPT_SEGMENTS = frozenset((0xC0, 0xC4, 0xDB, 0xDD, 0xDA))
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
 # core).

@@ -10,8 +10,7 @@ from lake import InputError
 
 GROUPS = 8  # of group normalisation, at every width
 # Of the moving statistics. Keras's 0.99 still remembers the first weights after 300 steps, so that
-# validation lags
-# behind training; 0.9 is PyTorch's.
+# validation lags behind training; 0.9 is PyTorch's.
 MOMENTUM = 0.9
 
 

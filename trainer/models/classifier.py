@@ -2,18 +2,15 @@
 
 Images [B, side, side, 1] in [0, 1] -> logits [B, 1].
 
-    plain         [side, side, f] -> [side/2, side/2, 2f] … -> [side/2^depth, side/2^depth, up to
-    8f]
+    plain         [side, side, f] -> [side/2, side/2, 2f] … up to 8f wide, `depth` times halved:
                   two 3x3 convolutions a level, as in a U-Net, and max pooling
     densenet121   [side, side, 1] -> [side, side, 3] -> [side/32, side/32, c]
        169, 201   Huang et al. 2017 (arXiv:1608.06993) from keras.applications, c = 1024, 1664, 1920
 
     average       features -> mean over the image -> dropout -> [1]
-    lesion_map    features -> dropout -> 1x1 convolution: a coarse map of lesion logits ->
-    log-sum-exp
-                  over the image (a smooth maximum: Wang et al. 2017, arXiv:1705.02315) -> [1].
-                  Where
-                  masks are known, loss.lesion_map teaches the map too (as Li et al. 2018,
+    lesion_map    features -> dropout -> 1x1 convolution: a coarse map of lesion logits -> [1] by
+                  log-sum-exp, a smooth maximum (Wang et al. 2017, arXiv:1705.02315). Where masks
+                  are known, loss.lesion_map teaches the map too (as Li et al. 2018,
                   arXiv:1711.06373): a few hundred images then teach what labels alone would not.
 """
 
