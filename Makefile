@@ -28,7 +28,7 @@ DEMO_LABELS = $(or $(LABELS),$(DEMO)/xrays/train-rle.csv)
 
 demo: $(INSTALLED)
 	@if [ -n '$(IMAGES)' ] && [ -z '$(LABELS)' ]; then echo "error: IMAGES also needs LABELS=….csv" >&2; exit 2; fi
-	@rm -rf $(DEMO)
+	@if [ -e $(DEMO) ]; then echo "== removing the last demo, $(DEMO)"; rm -rf $(DEMO); fi
 	@if [ -z '$(IMAGES)' ]; then \
 	  echo "== 1/5 drawing phantom chest X-rays into $(DEMO)/xrays"; \
 	  $(BIN)/python -m beam.synthetic --output $(DEMO)/xrays --images 400; \
