@@ -73,6 +73,14 @@ def _is_on_gpus(strategy: tf.distribute.Strategy) -> bool:
     return all("GPU" in device for device in strategy.extended.worker_devices)
 
 
+def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:
+    """Each of the replicas' values, summed over the replicas."""
+    return {
+        name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+        for name, value in values.items()
+    }
+
+
 def _divide_cpu(count: int) -> None:
     """Logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU
     job."""

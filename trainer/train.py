@@ -140,17 +140,11 @@ def training_step(
 def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
     """(iterator, number of steps) -> sums over steps and replicas, as one compiled loop."""
 
-    def reduced(values: dict) -> dict:
-        return {
-            name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-            for name, value in values.items()
-        }
-
     @tf.function
     def several_steps(iterator, count):
-        sums = reduced(strategy.run(replica_step, args=(next(iterator),)))
+        sums = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
         for _ in tf.range(count - 1):
-            more = reduced(strategy.run(replica_step, args=(next(iterator),)))
+            more = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
             sums = {name: sums[name] + more[name] for name in sums}
         if averages and strategy.num_replicas_in_sync > 1:
             strategy.run(_average, args=(averages,))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer import augment, config, data, metrics, objective, panel, summaries
+from trainer import augment, config, data, distribute, metrics, objective, panel, summaries
 
 THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation split
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
@@ -69,11 +69,7 @@ class Validation:
 
         @tf.function
         def step(batch):
-            values = strategy.run(replica_step, args=(batch,))
-            return {
-                k: strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None)
-                for k, v in values.items()
-            }
+            return distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
 
         self.step = step
         self.predict = tf.function(lambda images: network(images, training=False))

@@ -14,6 +14,14 @@ GROUPS = 8  # of group normalisation, at every width
 MOMENTUM = 0.9
 
 
+def check_side(side: int, depth: int) -> None:
+    if side % 2**depth:
+        raise InputError(
+            f"side={side} cannot be halved {depth} times (depth={depth}); "
+            f"use a multiple of {2**depth}"
+        )
+
+
 def check(norm: str, filters: int) -> None:
     if norm == "group" and filters % GROUPS:
         raise InputError(

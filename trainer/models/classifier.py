@@ -82,11 +82,7 @@ def with_lesion_map(network: keras.Model) -> keras.Model:
 
 
 def plain(images, side: int, filters: int, depth: int, norm: str):
-    if side % 2**depth:
-        raise InputError(
-            f"side={side} cannot be halved {depth} times (depth={depth}); "
-            f"use a multiple of {2**depth}"
-        )
+    blocks.check_side(side, depth)
     blocks.check(norm, filters)
     x = keras.layers.Rescaling(2.0, offset=-1.0, dtype="float32", name="rescale")(images)
     for i in range(depth + 1):

@@ -15,7 +15,6 @@ depth 4, 32 filters, one grey channel, one head, no norm.
 
 import keras
 
-from lake import InputError
 from trainer.models import blocks
 
 
@@ -28,11 +27,7 @@ def network(
     channels: int = 1,
 ) -> keras.Model:
     """With deep supervision logits[..., j - 1] is the head on X(0,j), the last one the deepest."""
-    if side % 2**depth:
-        raise InputError(
-            f"side={side} cannot be halved {depth} times (depth={depth}); "
-            f"use a multiple of {2**depth}"
-        )
+    blocks.check_side(side, depth)
     blocks.check(norm, filters)
 
     images = keras.Input((side, side, channels), name="images")
