@@ -1,4 +1,4 @@
-# make demo · make test · make test-fast: each sets up what it needs; only Python 3.11 or 3.12 and make are assumed.
+# make demo · make test · make bench: each sets up what it needs; only Python 3.11 or 3.12 and make are assumed.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 TRAIN := $(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-fast lint clean
+.PHONY: setup demo test test-fast bench lint clean
 
 setup: $(INSTALLED)
 
@@ -56,5 +56,15 @@ test: $(INSTALLED) lint
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
+# What things cost, as ratios; on phantoms, or IMAGES='…/*.dcm' LABELS=….csv.
+BENCH_IMAGES = $(or $(IMAGES),bench/xrays/dicom/*.dcm)
+BENCH_LABELS = $(or $(LABELS),bench/xrays/train-rle.csv)
+
+bench: $(INSTALLED)
+	@if [ -z '$(IMAGES)' ] && [ ! -e bench/xrays ]; then $(BIN)/python -m beam.synthetic --output bench/xrays --images 300; fi
+	$(BIN)/python benchmarks/conversion.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/full_step.py configs/unetpp.yaml
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo bench

@@ -29,6 +29,9 @@ setup(
         "pylibjpeg>=2.1",
         "pylibjpeg-libjpeg>=2.5",
         "pylibjpeg-openjpeg>=2.6",
+        "scikit-image>=0.25",  # --clahe
+        "scipy>=1.14",  # --lung_roi
+        "SimpleITK>=2.4",  # CT volumes
     ],
     extras_require={
         "train": ["tensorflow>=2.20,<2.22", *TRAIN],
@@ -37,6 +40,7 @@ setup(
         "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3"],
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         "test": [
+            "jax>=0.10",  # Keras's other backend, for losses and metrics
             "pytest>=8",
             "ruff>=0.12",
             "tensorflow-datasets>=4.9.9",  # a second reader of the lake

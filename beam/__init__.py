@@ -1,2 +1,22 @@
 """Pipelines: from image files and label CSVs to a lake. Inside this package Apache Beam is `import
 apache_beam`."""
+
+import re
+
+
+class Stopped(RuntimeError):
+    """The conversion cannot go on; the launcher prints the message and exits with code 1."""
+
+    OPEN, CLOSE = "[conversion stopped: ", " :end]"
+
+    def __str__(self):
+        return f"{self.OPEN}{self.args[0]}{self.CLOSE}"
+
+    @classmethod
+    def message_in(cls, text: str) -> str | None:
+        """The message in a runner's text of an error (runners rebuild a worker's error from its
+        text, so its class is gone); None when it is another error's."""
+        if cls.OPEN not in text:
+            return None
+        message = text.split(cls.OPEN)[1].split(cls.CLOSE)[0]
+        return re.sub(r" \[while running '.*?'\]$", "", message)  # Beam's addition

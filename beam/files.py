@@ -1,44 +1,91 @@
 """Files as the pipelines touch them: local folders and gs:// through Beam's file systems, whole or
 not at all."""
 
+import gzip
+import os
+import tempfile
 import uuid
+from pathlib import Path
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from beam import Stopped
+
 
 def open_binary(path: str):
     """A file as it is stored, compressed or not."""
+    if is_local(path):
+        return open(path, "rb")  # Beam's own opening of a local file costs 0.1 ms more
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
-def read_text(path: str) -> str:
+def open_unpacked(path: str):
+    """A file's content, unpacked where its name ends in .gz; reading raises EOFError, OSError or
+    zlib.error where that is damaged.
+
+    Beam's own unpacking takes a file that is cut off for whole.
+    """
+    file = open_binary(path)
+    return gzip.open(file) if path.endswith(".gz") else file
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path
+
+
+def read(path: str) -> bytes:
+    if is_local(path):
+        with open(path, "rb", buffering=0) as file:  # one read of all
+            return file.read()
     with open_binary(path) as file:
-        return file.read().decode()
+        return file.read()
+
+
+def read_text(path: str) -> str:
+    return read(path).decode()
 
 
 class Unfinished:
     """A context that gives a new file under a temporary name; it gets its own name when the block
     succeeds.
 
-    The temporary name is new each time: a runner may try one element on two workers at once.
+    The temporary name is new each time: a runner may try one element on two workers at once. Raises
+    Stopped when the disk is full or the folder cannot be written.
     """
 
+    MARK = ".unfinished-"
+
     def __init__(self, path: str):
-        self.path, self.temporary = path, f"{path}.unfinished-{uuid.uuid4().hex}"
+        self.path, self.temporary = path, f"{path}{self.MARK}{uuid.uuid4().hex}"
 
     def __enter__(self):
-        self.file = FileSystems.create(
-            self.temporary, compression_type=CompressionTypes.UNCOMPRESSED
-        )
+        try:
+            self.file = FileSystems.create(
+                self.temporary, compression_type=CompressionTypes.UNCOMPRESSED
+            )
+        except OSError as error:
+            raise self._stopped(error) from None
         return self.file
 
-    def __exit__(self, error_type, *_):
-        self.file.close()
-        if error_type is None:
-            FileSystems.rename([self.temporary], [self.path])
-        else:
+    def __exit__(self, error_type, error, _):
+        try:
+            self.file.close()
+            if error_type is None:
+                FileSystems.rename([self.temporary], [self.path])
+        except OSError as late:
+            error_type, error = type(late), late
+        if error_type is not None:
             remove(self.temporary)
+        if isinstance(error, OSError):
+            raise self._stopped(error) from None
+
+    def _stopped(self, error: OSError) -> Stopped:
+        reason = error.strerror or str(error)
+        return Stopped(
+            f"cannot write {self.path}: {reason}. What was finished stays; repeat the command when "
+            f"this is mended"
+        )
 
 
 def write_text(path: str, text: str) -> None:
@@ -53,4 +100,38 @@ def remove(path: str) -> None:
 
 def make_folder(path: str) -> None:
     if not FileSystems.exists(path):
-        FileSystems.mkdirs(path)
+        try:
+            FileSystems.mkdirs(path)
+        except OSError as error:
+            raise Stopped(f"cannot make the folder {path}: {error}") from None
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files that lie directly in a folder."""
+    found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
+    return [FileSystems.split(file.path)[1] for file in found]
+
+
+class Inputs:
+    """Input files on a worker; a lake.sources.Files. Keeps a copy of the last remote volume."""
+
+    def __init__(self):
+        self.copied, self.folder = "", None
+
+    def read(self, path: str) -> bytes:
+        return read(path)
+
+    def local(self, path: str) -> str:
+        if is_local(path):
+            return path
+        from lake.sources import metaimage
+
+        parent, name = FileSystems.split(path)
+        if path != self.copied:
+            self.folder, header = tempfile.TemporaryDirectory(), read(path)
+            names = metaimage.data_files(header) if name.lower().endswith(".mhd") else []
+            for each in [name, *names]:
+                target = Path(self.folder.name, os.path.basename(each))
+                target.write_bytes(header if each == name else read(f"{parent}/{each}"))
+            self.copied = path
+        return str(Path(self.folder.name, name))

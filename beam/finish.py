@@ -5,143 +5,187 @@ import datetime
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
-from beam import files
-from beam.shards import WORK, Options, Stopped
-from lake import manifest
+from beam import Stopped, files
+from beam.options import Options
+from beam.plan import order
+from lake import manifest, rle
+
+LABELS = ("unknown", "negatives", "positives")  # by label + 1
 
 
 def finalise(
     names: list[str],
     rejects: list[dict],
-    orphans: int,
-    matched: int,
+    orphans: dict[str, int],
+    counted: dict[str, int],
     lake_bits: int,
     options: Options,
-):
-    """Writes rejects, index, TFDS files and, last, the manifest; raises Stopped above
-    `--max_reject_fraction`."""
-    sidecars = [
-        json.loads(files.read_text(options.path(f"{WORK}/{name}.json"))) for name in sorted(names)
-    ]
-    rejects = sorted(
-        [*rejects, *(r for s in sidecars for r in s["rejects"])],
-        key=lambda r: (r["path"], r["reason"]),
+) -> None:
+    """Writes rejects, index, TFDS files and, last, the manifest; nothing when the lake stands as it
+    would be written. Raises Stopped above `--max_reject_fraction`."""
+    names, totals = sorted(names), _Totals()
+    for sidecar in _sidecars(names, options):
+        totals.add(sidecar)
+    rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
+    _write_rejects(rejects, orphans, options)
+    counts = totals.counts(rejects, sum(orphans.values()), counted)
+    _check_accounts(counts, counted, options)
+    conflict = rle.order_conflict(
+        (totals.sums["order_as_columns"], totals.sums["order_as_rows"]), options.dialect
     )
-    files.write_text(
-        options.path(manifest.REJECTS),
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects),
-    )
-    records = sum(sidecar["records"] for sidecar in sidecars)
-    if matched != records + len(rejects):
-        raise Stopped(
-            f"{matched} images in, but {records} records and {len(rejects)} rejects: please "
-            f"report this"
-        )
-    if len(rejects) > options.max_reject_fraction * matched:
-        reasons = ", ".join(
-            f"{reason}: {n}" for reason, n in Counter(r["reason"] for r in rejects).most_common()
-        )
-        raise Stopped(
-            f"{len(rejects)} of {matched} images rejected ({reasons}), more than "
-            f"--max_reject_fraction="
-            f"{options.max_reject_fraction:g}; the lake is not finished. See "
-            f"{options.path(manifest.REJECTS)}"
-        )
-    _remove_stale_shards(names, options)
-    _write_index(sidecars, options)
-    dtype = f"uint{lake_bits}"
-    shards = [
-        {key: s[key] for key in ("name", "split", "records", "bytes", "sha256")} for s in sidecars
-    ]
+    if conflict:
+        raise Stopped(f"{conflict}; the lake is not finished")
     content = {
         "schema_version": manifest.SCHEMA_VERSION,
         "dataset": options.dataset,
         "version": options.version,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "options": {**options.content(), "bits": lake_bits},
-        "dtype": dtype,
-        "counts": _counts(sidecars, rejects, orphans, matched),
-        "statistics": _statistics(sidecars),
-        "shards": shards,
+        "dtype": f"uint{lake_bits}",
+        "counts": counts,
+        "statistics": totals.statistics(),
+        "shards": totals.shards,
     }
-    files.write_text(options.path("features.json"), manifest.to_json(manifest.features_json(dtype)))
-    info = manifest.dataset_info_json(options.dataset, options.version, shards)
-    files.write_text(options.path("dataset_info.json"), manifest.to_json(info))
-    files.write_text(options.path(manifest.MANIFEST), manifest.to_json(content))
+    _remove_stale_files(names, orphans, options)
+    if not _stands(content, options):
+        _write(names, content, options)
 
 
-def _counts(sidecars: list[dict], rejects: list[dict], orphans: int, matched: int) -> dict:
-    splits = {}
-    for sidecar in sidecars:
-        split = splits.setdefault(
-            sidecar["split"],
-            {
-                "records": 0,
-                "positives": 0,
-                "negatives": 0,
-                "unknown": 0,
-                "patients": set(),
-                "with_mask": 0,
-                "lesion_pixels": 0,
-            },
-        )
-        for row in sidecar["rows"]:
-            split["records"] += 1
-            split[("unknown", "negatives", "positives")[row["label"] + 1]] += 1
-            split["lesion_pixels"] += max(row["lesion_px"], 0)
-            split["with_mask"] += row["has_mask"]
-            split["patients"] |= {row["patient"]} - {""}
-    for split in splits.values():
-        split["patients"] = len(split["patients"])
-    return {
-        "images": matched,
-        "records": sum(split["records"] for split in splits.values()),
-        "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
-        "labels_without_image": orphans,
-        "splits": splits,
-    }
-
-
-def _statistics(sidecars: list[dict]) -> dict:
-    sums = Counter()
-    for sidecar in sidecars:
-        sums.update(sidecar["sums"])
-    mean = sums["total"] / max(sums["sampled_pixels"], 1)
-    variance = sums["squares"] / max(sums["sampled_pixels"], 1) - mean**2
-    return {
-        "mean": mean,
-        "standard_deviation": math.sqrt(max(variance, 0.0)),
-        "images_sampled": sums["sampled_images"],
-        "positive_pixel_share": sums["lesion_pixels"] / max(sums["mask_pixels"], 1),
-        "positive_pixel_share_of_positives": sums["lesion_pixels"]
-        / max(sums["pixels_of_positives"], 1),
-    }
-
-
-def _write_index(sidecars: list[dict], options: Options) -> None:
+def _write(names: list[str], content: dict, options: Options) -> None:
+    files.remove(options.path(manifest.MANIFEST))  # it must not stand beside another index
     with (
         files.Unfinished(options.path(manifest.INDEX)) as file,
         pyarrow.parquet.ParquetWriter(file, manifest.INDEX_SCHEMA) as writer,
     ):
-        for sidecar in sidecars:
+        for sidecar in _sidecars(names, options):
             rows = pyarrow.Table.from_pylist(sidecar["rows"], manifest.INDEX_SCHEMA)
             writer.write_table(rows)
+    features = manifest.features_json(content["dtype"])
+    info = manifest.dataset_info_json(options.dataset, options.version, content["shards"])
+    files.write_text(options.path(manifest.FEATURES), manifest.to_json(features))
+    files.write_text(options.path(manifest.DATASET_INFO), manifest.to_json(info))
+    files.write_text(options.path(manifest.MANIFEST), manifest.to_json(content))
 
 
-def _remove_stale_shards(names: list[str], options: Options) -> None:
-    """Shards of an earlier conversion with other options into the same folder."""
-    for pattern, suffix in (
-        (options.path(f"{options.dataset}-*.tfrecord-*"), ""),
-        (options.path(f"{WORK}/*.json"), ".json"),
-    ):
-        for found in FileSystems.match([pattern])[0].metadata_list:
-            if FileSystems.split(found.path)[1].removesuffix(suffix) not in names:
-                files.remove(found.path)
+def _stands(content: dict, options: Options) -> bool:
+    """Whether the finished lake on disk is already this one."""
+    path = options.path(manifest.MANIFEST)
+    if not FileSystems.exists(path):
+        return False
+    old = json.loads(files.read_text(path))
+    return {**old, "created": ""} == {**json.loads(json.dumps(content)), "created": ""}
+
+
+def _sidecars(names: list[str], options: Options) -> Iterator[dict]:
+    """One at a time: ten million rows of the index do not fit a worker."""
+    for name in names:
+        yield json.loads(files.read_text(options.sidecar(name)))
+
+
+class _Totals:
+    """What all shards add up to."""
+
+    def __init__(self):
+        self.shards, self.rejects, self.sums = [], [], Counter()
+        self.splits, self.patients = {}, {}
+
+    def add(self, sidecar: dict) -> None:
+        keys = ("name", "split", "records", "bytes", "sha256")
+        self.shards.append({key: sidecar[key] for key in keys})
+        self.rejects += sidecar["rejects"]
+        self.sums.update(sidecar["sums"])
+        split = self.splits.setdefault(sidecar["split"], Counter())
+        for row in sidecar["rows"]:
+            split["records"] += 1
+            split[LABELS[row["label"] + 1]] += 1
+            split["with_mask"] += row["has_mask"]
+            split["lesion_pixels"] += max(row["lesion_px"], 0)
+        # Hashes, because ten million names would take a gigabyte.
+        patients = {order(row["patient"]) for row in sidecar["rows"] if row["patient"]}
+        arrays = self.patients.setdefault(sidecar["split"], [])
+        arrays.append(np.fromiter(patients, np.uint64, len(patients)))
+
+    def counts(self, rejects: list[dict], orphans: int, counted: dict[str, int]) -> dict:
+        reasons = Counter()
+        for reject in rejects:
+            reasons[reject["reason"]] += reject["images"]
+        keys = ("records", *reversed(LABELS), "with_mask", "lesion_pixels")
+        splits = {
+            name: {
+                **{key: self.splits[name][key] for key in keys},
+                "patients": len(np.unique(np.concatenate(self.patients[name]))),
+            }
+            for name in sorted(self.splits)
+        }
+        kinds = ("patient", "study", "series", "image")
+        grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
+        return {
+            "files": counted.get("files", 0),
+            "images": counted.get("images", 0) + counted.get("files_rejected", 0),
+            "records": sum(split["records"] for split in splits.values()),
+            "rejects": dict(sorted(reasons.items())),
+            "slices_left_out": counted.get("left_out", 0),
+            "labels_without_image": orphans,
+            "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
+            "splits": splits,
+        }
+
+    def statistics(self) -> dict:
+        sums = self.sums
+        mean = sums["total"] / max(sums["sampled_pixels"], 1)
+        variance = sums["squares"] / max(sums["sampled_pixels"], 1) - mean**2
+        return {
+            "mean": mean,
+            "standard_deviation": math.sqrt(max(variance, 0.0)),
+            "images_sampled": sums["sampled_images"],
+            "positive_pixel_share": sums["lesion_pixels"] / max(sums["mask_pixels"], 1),
+            "positive_pixel_share_of_positives": sums["lesion_pixels"]
+            / max(sums["pixels_of_positives"], 1),
+        }
+
+
+def _check_accounts(counts: dict, counted: dict[str, int], options: Options) -> None:
+    listed, rejected = counted.get("files_listed", 0), sum(counts["rejects"].values())
+    outcome = counts["records"] + rejected + counts["slices_left_out"]
+    if counts["files"] != listed + counted.get("files_rejected", 0) or counts["images"] != outcome:
+        raise Stopped(f"the books do not balance, please report this: {counts} from {counted}")
+    if rejected > options.max_reject_fraction * counts["images"]:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
+        raise Stopped(
+            f"{rejected} of {counts['images']} images rejected ({reasons}), more than "
+            f"--max_reject_fraction={options.max_reject_fraction:g}; the lake is not finished. See "
+            f"{options.path(manifest.REJECTS)}"
+        )
+
+
+def _write_rejects(rejects: list[dict], orphans: dict[str, int], options: Options) -> None:
+    with files.Unfinished(options.path(manifest.REJECTS)) as file:
+        for reject in rejects:
+            file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
+    with files.Unfinished(options.path(manifest.ORPHANS)) as file:
+        for part in sorted(orphans):
+            file.write(files.read(options.work(part)))
+
+
+def _remove_stale_files(names: list[str], orphans: dict[str, int], options: Options) -> None:
+    """Shards of an earlier conversion with other options into the same folder, and what a killed
+    one left unfinished."""
+    kept = {*names, *(f"{name}.json" for name in names), *orphans}
+    for folder, is_ours in ((options.folder, _is_shard), (options.work(""), lambda name: True)):
+        for name in files.names_in(folder):
+            if files.Unfinished.MARK in name or (is_ours(name) and name not in kept):
+                files.remove(FileSystems.join(folder, name))
+
+
+def _is_shard(name: str) -> bool:
+    return ".tfrecord-" in name
 
 
 def table(content: dict, seconds: float) -> str:
@@ -149,6 +193,7 @@ def table(content: dict, seconds: float) -> str:
     counts, megabytes = content["counts"], sum(shard["bytes"] for shard in content["shards"]) / 1e6
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
     lines = [
+        f"files    {counts['files']:>9,}",
         f"images   {counts['images']:>9,}",
         f"records  {counts['records']:>9,}",
         f"rejects  {sum(counts['rejects'].values()):>9,}  {rejected}",
@@ -162,8 +207,13 @@ def table(content: dict, seconds: float) -> str:
         )
         size = sum(shard["bytes"] for shard in own) / 1e6
         lines.append(f"{name:<9}{split['records']:>9,} {numbers} {len(own):>7} {size:>9.1f}")
+    if counts["slices_left_out"]:
+        lines.append(f"{counts['slices_left_out']:,} slices without a nodule left out")
     if counts["labels_without_image"]:
-        lines.append(f"{counts['labels_without_image']:,} ids of the label CSV have no image")
+        lines.append(f"{counts['labels_without_image']:,} labels have no image: {manifest.ORPHANS}")
+    fallen = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]
+    if fallen:
+        lines.append(f"images without a patient id, split {', '.join(fallen)}")
     lines.append(
         f"{megabytes:.1f} MB in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s"
     )

@@ -1,77 +1,81 @@
-"""Which split and which shard an image belongs to: the same on every runner and for every number of
+"""Which split, fold and shard an image belongs to: the same on every runner and for every number of
 workers.
 
-Groups (patients) stand in one line, ordered by stratum and within it by hash, and are dealt along
-it by quota; the images of a split stand in hash order and are cut into shards. No worker ever holds
-more than one bucket of the line.
+Every image sends one row of 16 bytes; one worker deals the groups (patients) from them and sends
+back a Plan of about 10 bytes a group, from which each image finds its own place.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import apache_beam as beam
+import numpy as np
+import pyarrow.parquet
+from apache_beam.io.filesystems import FileSystems
 
+from beam import Stopped, files
+from beam.deidentify import pseudonym
 from beam.listing import Image
-from lake import InputError
-from lake.sources.dicom import shrunk_size
+from beam.options import Options
+from beam.splits import Splits, deal, parse
+from lake import manifest
+from lake.labels import MAX_SPLIT_NAME
+from lake.sources import FRAME_BITS
+from lake.sources.pixels import shrunk_size
 
-BUCKET_BITS = 12  # 4096 buckets a line: 10 million images are 2,500 a bucket
-Splits = tuple[tuple[str, Fraction], ...]
-
-
-def parse_splits(text: str) -> Splits:
-    """`train=0.8,val=0.1,test=0.1` -> ((name, share), …); raises InputError."""
-    try:
-        splits = tuple(
-            (name.strip(), Fraction(share))
-            for name, share in (part.split("=") for part in text.split(","))
-        )
-    except (ValueError, ZeroDivisionError):
-        raise InputError(
-            f"--splits={text}: expected NAME=SHARE,…, such as train=0.8,val=0.1,test=0.1"
-        ) from None
-    names = [name for name, _ in splits]
-    if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
-        raise InputError(f"--splits={text}: split names must differ and be plain words")
-    if any(share < 0 for _, share in splits) or sum(share for _, share in splits) != 1:
-        raise InputError(
-            f"--splits={text}: the shares add up to {float(sum(s for _, s in splits)):g}, "
-            f"expected 1"
-        )
-    return splits
+ROW = [
+    ("group", np.uint64),
+    ("image", np.uint32),
+    ("lesion", np.float16),  # share of the image, -1 unknown
+    ("blocks", np.uint16),  # of BLOCK_BYTES: about what its record takes
+]
+BLOCK_BYTES = 4096
+# What a CSV column or an earlier lake has decided; rows are longer only where one was asked.
+DECIDED = [("split", f"S{MAX_SPLIT_NAME}"), ("fold", np.int8)]
+ROWS_A_CHUNK = 10_000
+SMALLEST_LESION = 1e-7  # float16 has it; also a positive of a class CSV, whose size is unknown
+FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
+MAX_SPLITS = 20  # a column with more values than this names no splits
 
 
-def deal(position: int, splits: Splits) -> str:
-    """The split of the group at `position` of the line: any stretch of n positions gets share·n of
-    each, within 2."""
-    remaining = Fraction(1)
-    for name, share in reversed(splits[1:]):
-        # Systematic sampling: take a position whenever share·position passes the next half.
-        quota = share / remaining if remaining else Fraction(0)
-        before, after = (math.floor(quota * p + Fraction(1, 2)) for p in (position, position + 1))
-        if after > before:
-            return name
-        position, remaining = position - before, remaining - share
-    return splits[0][0]
+@dataclass(frozen=True)
+class Plan:
+    """Where every group and every image of a conversion goes."""
+
+    groups: np.ndarray  # uint64 [G], sorted
+    split: np.ndarray  # uint8 [G], into `names`
+    fold: np.ndarray  # int8 [G], -1 without folds
+    names: tuple[str, ...]
+    # Of each split: the upper half of the first image key of each shard, uint32. The slices of a
+    # volume differ in the lower half only, so that one shard has them all.
+    boundaries: tuple[np.ndarray, ...]
+
+    def place(self, group: int, image: int) -> tuple[str, int, int, int]:
+        """(split, shard, shards of the split, fold) of an image by its two keys."""
+        at = np.searchsorted(self.groups, np.uint64(group))
+        boundaries = self.boundaries[self.split[at]]
+        shard = int(np.searchsorted(boundaries, np.uint32(image >> 32), side="right")) - 1
+        return self.names[self.split[at]], shard, len(boundaries), int(self.fold[at])
 
 
-def stratum(images: list[Image]) -> tuple[int, int]:
-    """(lesion size, number of images) class of one group: alike in one stratum, so that quotas hold
-    for both.
+@dataclass(frozen=True)
+class Earlier:
+    """The splits and folds of a lake that was made before."""
 
-    Size classes are factors of two of the largest lesion's share of its image: -1 unknown, 0 none,
-    1 below 2^-12 …
-    """
-    shares = [
-        image.label.lesion_px / (image.header.height * image.header.width) for image in images
-    ]
-    largest = max(shares)
-    labels = max(image.label.label for image in images)
-    # A class CSV knows no sizes: its classes are the labels.
-    size_class = labels if largest <= 0 else max(1, 13 + math.ceil(math.log2(largest)))
-    return size_class, min(len(images), 8)
+    keys: np.ndarray  # uint64 [N], sorted: of patients and of images
+    split: np.ndarray  # S16 [N]
+    fold: np.ndarray  # int8 [N]
+
+    def of(self, names: Iterable[str]) -> tuple[bytes, int]:
+        """(split, fold) of the first of the names that the lake knows; (b"", -1) when none."""
+        for name in names:
+            key = np.uint64(order(name))
+            at = np.searchsorted(self.keys, key)
+            if at < len(self.keys) and self.keys[at] == key:
+                return bytes(self.split[at]), int(self.fold[at])
+        return b"", -1
 
 
 def order(text: str) -> int:
@@ -79,69 +83,174 @@ def order(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-class InHashOrder(beam.PTransform):
-    """(line, name, element) -> (line, position, length of the line, position in all lines,
-    element).
+def image_key(image: Image) -> int:
+    """Where an image stands in its split: by hash, the slices of one volume together and in
+    order."""
+    header = image.header
+    if header.geometry is None:
+        return order(header.image_id)
+    return order(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
 
-    Positions within a line follow the hash of the name; lines follow each other sorted.
-    """
 
-    def expand(self, elements):
-        keyed = elements | "Bucket" >> beam.Map(_bucket)  # ((line, bucket), (hash, name, element))
-        offsets = (
-            keyed
-            | "Ones" >> beam.Map(lambda item: (item[0], 1))
-            | "Count" >> beam.CombinePerKey(sum)
-            | "All counts" >> beam.combiners.ToList()
-            | "Offsets" >> beam.Map(_offsets)
+def row_type(options: Options) -> np.dtype:
+    """The dtype of the rows of one conversion."""
+    return np.dtype(ROW + DECIDED if options.split_column or options.splits_from else ROW)
+
+
+def to_row(image: Image, earlier: Earlier | None, options: Options) -> tuple:
+    """What the plan needs to know of one image, the fields of `row_type`."""
+    label = image.label
+    if label.has_mask:
+        lesion = label.lesion_px / (image.header.height * image.header.width)
+    else:
+        lesion = label.label * SMALLEST_LESION
+    lesion = max(lesion, SMALLEST_LESION) if label.label == 1 else lesion
+    blocks = min(-(-stored_bytes(image, options.max_side) // BLOCK_BYTES), 2**16 - 1)
+    row = order(image.group), image_key(image) >> 32, lesion, blocks
+    if earlier is not None:
+        return (*row, *earlier.of(earlier_names(image, options.key_file)))
+    return (*row, image.split.encode(), -1) if options.split_column else row
+
+
+def earlier_names(image: Image, key_file: str | None) -> list[str]:
+    """Under which names an earlier lake may know the image: its patient, then itself, hashed or
+    not."""
+    header = image.header
+    names = [f"patient/{pseudonym('patient', header.patient, key_file)}"] if header.patient else []
+    hashed = pseudonym("image", header.image_id, key_file)
+    return [*names, f"image/{header.image_id}", f"image/{hashed}"]
+
+
+def read_earlier(folder: str | None) -> Earlier | None:
+    """Splits and folds from the index of the lake in `folder`."""
+    if folder is None:
+        return None
+    with files.open_binary(FileSystems.join(folder, manifest.INDEX)) as file:
+        columns = ["patient", "image_id", "split", "fold"]
+        table = pyarrow.parquet.read_table(file, columns=columns)
+    split, fold = np.array(table["split"].to_pylist(), "S"), table["fold"].to_numpy()
+    patients = [(f"patient/{name}", n) for n, name in enumerate(table["patient"].to_pylist())]
+    images = [(f"image/{name}", n) for n, name in enumerate(table["image_id"].to_pylist())]
+    named = [*(pair for pair in patients if pair[0] != "patient/"), *images]
+    keys = np.array([order(name) for name, _ in named], np.uint64)
+    keys, first = np.unique(keys, return_index=True)
+    at = np.array([n for _, n in named], np.int64)[first]
+    return Earlier(keys, split[at].astype(DECIDED[0][1]), fold[at].astype(np.int8))
+
+
+class Gather(beam.CombineFn):
+    """Rows -> Plan."""
+
+    def __init__(self, options: Options):
+        self.options, self.dtype = options, row_type(options)
+
+    def create_accumulator(self):
+        return [], []  # full chunks, rows
+
+    def add_input(self, accumulator, row):
+        chunks, rows = accumulator
+        rows.append(row)
+        if len(rows) >= ROWS_A_CHUNK:
+            chunks.append(np.array(rows, self.dtype))
+            rows.clear()
+        return accumulator
+
+    def merge_accumulators(self, accumulators):
+        merged = []
+        for chunks, rows in accumulators:
+            merged += [*chunks, np.array(rows, self.dtype)]
+        return merged, []
+
+    def compact(self, accumulator):
+        return self.merge_accumulators([accumulator])
+
+    def extract_output(self, accumulator):
+        chunks, rows = accumulator
+        chunks = [*chunks, np.array(rows, self.dtype)]
+        accumulator[0].clear()
+        gathered, at = np.empty(sum(map(len, chunks)), self.dtype), 0
+        while chunks:  # one by one, so that no row is held twice
+            chunk = chunks.pop()
+            gathered[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        return make(gathered, self.options)
+
+
+def make(rows: np.ndarray, options: Options) -> Plan:
+    """The plan of all images' rows, whatever order they come in."""
+    splits = parse(options.splits)
+    if options.splits_from and len(rows) and not rows["split"].any():
+        raise Stopped(
+            f"--splits_from={options.splits_from}: none of its patients and images is among these; "
+            f"the same --deidentify_key_file and --image_id are needed to recognise them"
         )
-        return (
-            keyed
-            | "By bucket" >> beam.GroupByKey()
-            | "Rank" >> beam.FlatMap(_rank, beam.pvalue.AsSingleton(offsets))
+    by_group = np.argsort(rows["group"], kind="stable").astype(np.uint32)
+    groups = rows["group"][by_group]
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]][: len(groups)]).astype(np.uint32)
+    groups, sizes = groups[starts], np.diff(starts, append=np.uint32(len(groups)))
+    names, split, fold = _decided(rows, by_group, starts, splits)
+    # Quotas dealt along this line hold for every range of lesion sizes; where sizes are equal, for
+    # every number of images; where those are equal, the hash decides.
+    # The groups are sorted by hash already, and float16's bits sort as its values do.
+    lesion = _largest(rows["lesion"][by_group], starts).view(np.int16).astype(np.int64)
+    line = np.argsort(lesion << 16 | np.minimum(sizes, 2**16 - 1), kind="stable")
+    line = line.astype(np.uint32)
+    new = line[split[line] < 0]
+    del lesion
+    numbers = np.array([names.index(name) for name, _ in splits])
+    split[new] = numbers[deal(len(new), splits)]
+    _deal_folds(fold, split, names, line, options.folds)
+    split_of_row = np.repeat(split, sizes)
+    boundaries = []
+    for number in range(len(names)):
+        own = by_group[split_of_row == number]
+        keys = np.sort(rows["image"][own])
+        size = int(rows["blocks"][own].sum(dtype=np.uint64)) * BLOCK_BYTES
+        shards = num_shards(len(own), size, options)
+        # Fewer where a volume is larger than a shard: it is not cut.
+        boundaries.append(np.unique(keys[np.arange(shards) * len(keys) // shards]))
+        boundaries[-1][:1] = 0
+    return Plan(groups, split.astype(np.uint8), fold, names, tuple(boundaries))
+
+
+def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.maximum.reduceat(values, starts) if len(values) else values
+
+
+def _decided(
+    rows, by_group, starts, splits: Splits
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """(names of all splits; the split that each group already has, int16 [G]; its fold, int8 [G]),
+    -1 where it is yet to be dealt; raises Stopped where one group has two splits."""
+    names = tuple(name for name, _ in splits)
+    if "split" not in rows.dtype.names or not len(rows):
+        return names, np.full(len(starts), -1, np.int16), np.full(len(starts), -1, np.int8)
+    seen, codes = np.unique(rows["split"][by_group], return_inverse=True)
+    found = [name.decode() for name in seen]
+    names = tuple(dict.fromkeys([*names, *(name for name in found if name)]))
+    if len(names) > MAX_SPLITS:
+        raise Stopped(f"{len(names)} splits, expected at most {MAX_SPLITS}: {names[:5]} …")
+    numbers = np.array([names.index(name) if name else -1 for name in found], np.int16)[codes]
+    highest = _largest(numbers, starts)
+    lowest = np.minimum.reduceat(np.where(numbers < 0, highest.max(), numbers), starts)
+    torn = np.flatnonzero((highest >= 0) & (lowest < highest))
+    if len(torn):
+        example = names[lowest[torn[0]]], names[highest[torn[0]]]
+        raise Stopped(
+            f"{len(torn)} patients (or studies) have images in two splits, such as {example[0]} "
+            f"and {example[1]}; a patient must be on one side: mend the column or the lake that "
+            f"says so"
         )
+    return names, highest, _largest(rows["fold"][by_group], starts)
 
 
-def _bucket(item: tuple) -> tuple[tuple, tuple]:
-    line, name, element = item
-    hashed = order(name)
-    return (line, hashed >> (64 - BUCKET_BITS)), (hashed, name, element)
-
-
-def _offsets(counts: list) -> dict:
-    """{(line, bucket): positions before it in all lines}, and {line: (positions before it, its
-    length)}."""
-    table, before, lengths, starts = {}, 0, {}, {}
-    for (line, bucket), count in sorted(counts):
-        starts.setdefault(line, before)
-        table[line, bucket] = before
-        lengths[line] = lengths.get(line, 0) + count
-        before += count
-    return {"buckets": table, "lines": {line: (starts[line], lengths[line]) for line in starts}}
-
-
-def _rank(bucket: tuple, offsets: dict) -> Iterator[tuple]:
-    key, items = bucket
-    line = key[0]
-    start, length = offsets["lines"][line]
-    for rank, (_, _, element) in enumerate(sorted(items, key=lambda item: item[:2])):
-        position = offsets["buckets"][key] + rank
-        yield line, position - start, length, position, element
-
-
-def keyed_by_stratum(group: tuple[str, Iterable[Image]]) -> tuple:
-    """(group name, images) -> (stratum, group name, images), for InHashOrder."""
-    name, images = group
-    images = sorted(images, key=lambda image: image.header.image_id)
-    return stratum(images), name, images
-
-
-def split_images(ranked: tuple, splits: Splits) -> Iterator[tuple[str, str, Image]]:
-    """A dealt group -> (split, image id, image) of each of its images, for InHashOrder."""
-    *_, position, images = ranked
-    split = deal(position, splits)
-    for image in images:
-        yield split, image.header.image_id, image
+def _deal_folds(fold: np.ndarray, split: np.ndarray, names, line: np.ndarray, folds: int) -> None:
+    """Deals folds in turn, along the line, to train's and val's groups that have none."""
+    is_folded = np.isin(split, [names.index(name) for name in FOLDED if name in names])
+    fold[~is_folded] = -1
+    if folds:
+        new = line[is_folded[line] & (fold[line] < 0)]
+        fold[new] = np.arange(len(new)) % folds
 
 
 def stored_bytes(image: Image, max_side: int | None) -> int:
@@ -150,15 +259,35 @@ def stored_bytes(image: Image, max_side: int | None) -> int:
     return min(image.header.size, height * width * (1 + (image.header.bits > 8)))
 
 
-def num_shards(images: int, total_bytes: int, shard_mb: float, min_shards: int) -> int:
-    """Shards of a split: of about `shard_mb`, at least `min_shards`, none empty."""
-    return max(1, min(images, max(min_shards, math.ceil(total_bytes / (shard_mb * 1e6)))))
+def num_shards(images: int, total_bytes: int, options: Options) -> int:
+    """Shards of a split: of about `shard_mb` and at most `shard_images`, at least `min_shards`,
+    none empty."""
+    by_bytes = math.ceil(total_bytes / (options.shard_mb * 1e6))
+    by_images = math.ceil(images / options.shard_images)
+    return min(images, max(options.min_shards, by_bytes, by_images))
 
 
-def to_shard(
-    ranked: tuple, split_bytes: dict[str, int], shard_mb: float, min_shards: int
-) -> tuple[tuple, tuple]:
-    """A ranked image -> ((split, shard, shards of the split), (position in the split, image))."""
-    split, position, images, _, image = ranked
-    shards = num_shards(images, split_bytes[split], shard_mb, min_shards)
-    return (split, position * shards // images, shards), (position, image)
+def to_shard(image: Image, plan: Plan) -> tuple[tuple, tuple]:
+    """An image -> ((split, shard, shards of the split), (its key, fold, image))."""
+    key = image_key(image)
+    split, shard, shards, fold = plan.place(order(image.group), key)
+    return (split, shard, shards), (key, fold, image)
+
+
+class Planned(beam.PTransform):
+    """Image -> ((split, shard, shards), (key, fold, Image))."""
+
+    def __init__(self, options: Options):
+        super().__init__()
+        self.options = options
+
+    def expand(self, images):
+        options = self.options
+        earlier = images.pipeline | "Earlier lake" >> beam.Create([options.splits_from])
+        earlier |= "Read earlier" >> beam.Map(read_earlier)
+        plan = (
+            images
+            | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
+            | "Gather and deal" >> beam.CombineGlobally(Gather(options))
+        )
+        return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(plan))

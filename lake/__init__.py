@@ -7,6 +7,14 @@ class InputError(ValueError):
     traceback."""
 
 
+class Packed:
+    """A dataclass that pickles as its values alone; names of fields would be half of the bytes that
+    a runner holds an image."""
+
+    def __reduce__(self):
+        return type(self), tuple(vars(self).values())
+
+
 class Reject(ValueError):
     """One input that cannot become a record; `reason` is a stable code, the message says where and
     why."""

@@ -1,4 +1,4 @@
-"""The record: its fields, writing it without TensorFlow, reading it with TensorFlow.
+"""The record: its fields, writing and reading it without TensorFlow, reading it with TensorFlow.
 
 One tf.train.Example an image. FIELDS is a contract with other programs: names and types do not
 change within a schema version.
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 # name -> (type, number of values); meaning in README.md, "The record".
 FIELDS = {
@@ -40,27 +41,92 @@ FIELDS = {
     "fold": (int, 1),
 }
 LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
+LARGEST = "image"
 
 
 def encode(fields: dict) -> bytes:
     """Serialised Example of a value (or sequence of values) for every one of FIELDS; the same
     fields, the same bytes."""
+    return b"".join(encoded_parts(fields))
+
+
+def encoded_parts(fields: dict) -> list[bytes]:
+    """`encode` in parts, one of them the image itself: nine tenths of a record, so a copy of it
+    would cost more than all the rest."""
     if fields.keys() != FIELDS.keys():
         raise ValueError(
             f"expected the fields of lake.example.FIELDS, differs in "
             f"{fields.keys() ^ FIELDS.keys()}"
         )
-    example = _example_class()()
+    features = _class("Features")()
     for name, (kind, count) in FIELDS.items():
-        values = [fields[name]] if count == 1 else fields[name]
-        getattr(example.features.feature[name], LISTS[kind]).value.extend(values)
-    return example.SerializeToString(deterministic=True)
+        if name != LARGEST:
+            values = [fields[name]] if count == 1 else fields[name]
+            getattr(features.feature[name], LISTS[kind]).value.extend(values)
+    rest = features.SerializeToString(deterministic=True)
+    return _delimited(b"\n", [rest, *_entry(LARGEST, fields[LARGEST])])
 
 
-def frame(record: bytes) -> bytes:
-    """The record as a TFRecord file holds it: length, masked CRC, record, masked CRC."""
-    length = struct.pack("<Q", len(record))
-    return b"".join([length, _masked_crc(length), record, _masked_crc(record)])
+def _entry(name: str, value: bytes) -> list[bytes]:
+    """The parts of `Features.feature[name].bytes_list.value = [value]`, a map entry of a key and a
+    Feature (https://protobuf.dev/programming-guides/encoding)."""
+    bytes_list = _delimited(b"\n", [value])
+    feature = _delimited(b"\x12", _delimited(b"\n", bytes_list))
+    return _delimited(b"\n", [*_delimited(b"\n", [name.encode()]), *feature])
+
+
+def _delimited(tag: bytes, parts: list[bytes]) -> list[bytes]:
+    """The parts as one length-delimited field."""
+    return [tag, _varint(sum(map(len, parts))), *parts]
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; all bytes but the last have their highest bit set."""
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def decode(serialized: bytes) -> dict:
+    """The fields of an Example, the inverse of `encode`; raises ValueError naming every field that
+    is not as FIELDS says."""
+    try:
+        features = _class("Example").FromString(serialized).features.feature
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from None
+    fields, wrong = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]
+    for name, (kind, count) in FIELDS.items():
+        # Asking a proto map for a key that is not there would put it in.
+        found = features[name].WhichOneof("kind") if name in features else None
+        values = list(getattr(features[name], found).value) if found else []
+        if found != LISTS[kind] or len(values) != count:
+            came = f"{len(values)} in its {found}" if found else "nothing"
+            wrong.append(f"{name}: expected {count} in its {LISTS[kind]}, found {came}")
+        else:
+            fields[name] = values[0] if count == 1 else tuple(values)
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return fields
+
+
+def frame(parts: list[bytes]) -> list[bytes]:
+    """A record, given in parts, as a TFRecord file holds it: its length and that one's masked CRC,
+    the parts, their masked CRC."""
+    length = struct.pack("<Q", sum(map(len, parts)))
+    return [length + masked_crc(length), *parts, masked_crc(*parts)]
+
+
+def masked_crc(*parts: bytes) -> bytes:
+    """The four bytes that follow a length or a record in a TFRecord file."""
+    # TFRecord's mask: rotate right by 15 bits and add a constant
+    # (tensorflow/core/lib/hash/crc32c.h).
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def parse(serialized, names: Iterable[str]) -> dict:
@@ -75,16 +141,9 @@ def parse(serialized, names: Iterable[str]) -> dict:
     return tf.io.parse_single_example(serialized, features)
 
 
-def _masked_crc(data: bytes) -> bytes:
-    # TFRecord's mask: rotate right by 15 bits and add a constant
-    # (tensorflow/core/lib/hash/crc32c.h).
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 @functools.cache
-def _example_class():
-    """The message class of tensorflow/core/example/example.proto, in a pool of its own: no
+def _class(name: str):
+    """A message class of tensorflow/core/example/example.proto, in a pool of its own: no
     TensorFlow is needed, and none that is imported too is disturbed."""
     proto = descriptor_pb2.FileDescriptorProto(
         name="example.proto", package="tensorflow", syntax="proto3"
@@ -125,4 +184,4 @@ def _example_class():
     message(proto.message_type, "Example", ("features", "Features", False))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(proto)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))

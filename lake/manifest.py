@@ -5,6 +5,7 @@ The manifest is written last; a folder without one is not a lake.
 """
 
 import json
+from pathlib import Path
 
 import pyarrow
 
@@ -12,6 +13,12 @@ from lake import InputError, example
 
 SCHEMA_VERSION = 1
 MANIFEST, INDEX, REJECTS = "manifest.json", "index.parquet", "rejects.jsonl"
+FEATURES, DATASET_INFO = "features.json", "dataset_info.json"
+ORPHANS = "labels_without_image.txt"
+KEYS = ("schema_version", "dataset", "version", "created", "options", "dtype", "counts")
+KEYS += ("statistics", "shards")
+COUNT_KEYS = ("images", "records", "rejects", "labels_without_image", "splits")
+SHARD_KEYS = ("name", "split", "records", "bytes", "sha256")
 INDEX_SCHEMA = pyarrow.schema(
     [
         *(("split", pyarrow.string()), ("shard", pyarrow.int32()), ("position", pyarrow.int32())),
@@ -53,6 +60,30 @@ def missing(folder: str) -> InputError:
         f"ROOT/<name>/<version> "
         "that python -m beam.convert wrote"
     )
+
+
+def load(folder: str) -> dict:
+    """The manifest of a lake in a local folder; raises InputError when this code cannot read it."""
+    if "://" in folder:
+        raise InputError(
+            f"{folder}: python -m lake reads local folders only; copy the lake first, for example "
+            f"with gcloud storage cp --recursive {folder} ."
+        )
+    try:
+        text = (Path(folder) / MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing(folder) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{folder}/{MANIFEST} is not UTF-8: {error}") from None
+    content = parse(text, folder)
+    absent = [key for key in KEYS if key not in content]
+    counts = content.get("counts", dict.fromkeys(COUNT_KEYS))
+    absent += [f"counts.{key}" for key in COUNT_KEYS if key not in counts]
+    for number, shard in enumerate(content.get("shards", ())):
+        absent += [f"shards[{number}].{key}" for key in SHARD_KEYS if key not in shard]
+    if absent:
+        raise InputError(f"{folder}/{MANIFEST} lacks {', '.join(absent[:10])}; convert again")
+    return content
 
 
 def features_json(dtype: str) -> dict:

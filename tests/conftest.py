@@ -8,6 +8,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
+# What takes minutes and has a smaller sibling in the suite; run it when its subject changes.
+exhaustive = pytest.mark.skipif(
+    not os.environ.get("RADLAKE_EXHAUSTIVE"), reason="RADLAKE_EXHAUSTIVE=1 runs it"
+)
+
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:

@@ -96,3 +96,42 @@ def test_files_that_are_no_config(tmp_path, text, expected):
 def test_sections_that_do_not_fit_together(yaml_file):
     with pytest.raises(InputError, match="loss.lesion_map needs a classifier"):
         config.load(yaml_file, ["--loss.lesion_map=1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--loss.dice_form=-log", "--loss.smooth=0"], "dice_form=-log with smooth=0 is infinite"),
+        (
+            ["--loss.tversky=1", "--loss.tversky_alpha=0", "--loss.tversky_beta=0"],
+            "punish nothing",
+        ),
+        (["--loss.head_weights=[0, 0]"], "head_weights=[0.0, 0.0] leaves no head"),
+        (["--loss.head_weights=[]"], "head_weights=[] leaves no head"),
+        (["--loss.head_weights=[1, -1]"], "loss.head_weights.1: Input should be greater than or"),
+        (["--loss.focal=.inf"], "loss.focal: Input should be a finite number"),
+        (["--loss.label_smoothing=1"], "loss.label_smoothing: Input should be less than 1"),
+        (["--loss.reduction=sum"], "loss.reduction: Input should be 'image' or 'batch', got 'sum'"),
+    ],
+)
+def test_losses_that_teach_nothing_or_are_infinite(yaml_file, options, message):
+    with pytest.raises(InputError) as caught:
+        config.load(yaml_file, options)
+    assert message in str(caught.value)
+
+
+def test_a_segmenters_loss_is_refused_for_a_classifier(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model:\n  kind: classifier\nloss:\n  dice: 2\n")
+    run = config.load(path, ["--loss.label_smoothing=0.1"])
+    config.save(run, tmp_path / "saved.yaml")  # which has every value
+    assert config.load(tmp_path / "saved.yaml", []) == run
+    with pytest.raises(InputError, match="loss.focal, loss.reduction: a classifier has no use"):
+        config.load(path, ["--loss.focal=1", "--loss.reduction=batch"])
+
+
+def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
+    run = config.load(yaml_file, ["--loss.head_weights=[1, 0, 2.5]"])
+    config.save(run, tmp_path / "saved.yaml")
+    assert run.loss.head_weights == (1, 0, 2.5)
+    assert config.load(tmp_path / "saved.yaml", []) == run

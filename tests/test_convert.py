@@ -16,8 +16,8 @@ import pydicom
 import pytest
 from PIL import Image
 
+from beam import Stopped, options
 from beam import convert as converter
-from beam import shards
 from lake import example, labels, rle
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def pixels(png_or_jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png_or_jpeg)))
 
 
-def plain_labels(path: Path, num_pixels: int) -> dict[str, labels.Label]:
+def plain_labels(path: Path, side: int) -> dict[str, labels.Label]:
     """A second reading of a run-length CSV, independent of the pipeline."""
     rows = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -56,7 +56,7 @@ def plain_labels(path: Path, num_pixels: int) -> dict[str, labels.Label]:
             if image_id != "ImageId":
                 rows.setdefault(image_id, []).append(text.strip())
     return {
-        name: labels.of_runs(rle.unite([rle.runs(text, num_pixels) for text in texts]))
+        name: labels.of_runs(rle.unite([rle.runs(text, side, side) for text in texts]))
         for name, texts in rows.items()
     }
 
@@ -66,7 +66,7 @@ def check_against_files(folder: Path, images: list[Path], csv_path: Path) -> Non
     united rows."""
     found = {record["image_id"].decode(): record for record in records(folder)}
     assert found.keys() == {path.stem if path.suffix == ".dcm" else path.name for path in images}
-    truth = plain_labels(csv_path, pydicom.dcmread(images[0], stop_before_pixels=True).Rows ** 2)
+    truth = plain_labels(csv_path, pydicom.dcmread(images[0], stop_before_pixels=True).Rows)
     for path in images:
         record, dataset = found[path.stem], pydicom.dcmread(path)
         difference = np.abs(pixels(record["image"]).astype(int) - dataset.pixel_array)
@@ -153,17 +153,6 @@ def test_same_input_same_bytes_with_two_processes(lake, phantoms, convert, tmp_p
         "--direct_num_workers=2",
     )
     assert contents(output) == contents(lake)
-
-
-def test_finished_shards_are_not_written_again(lake, phantoms, convert, tmp_path, monkeypatch):
-    output = tmp_path / "phantoms" / "1.0.0"
-    inputs = (phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", output)
-    convert(*inputs)
-    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tfrecord-*")}
-    convert(*inputs)
-    assert {path.name: path.stat().st_mtime_ns for path in output.glob("*.tfrecord-*")} == before
-    convert(*inputs, "--max_side=64")
-    assert {record["height"] for record in records(output)} == {64}
 
 
 def test_no_name_travels_and_the_key_matters(phantoms, convert, tmp_path, lake):
@@ -267,7 +256,7 @@ def test_12_bit_images_make_a_16_bit_lake_and_a_mix_must_be_decided(phantoms, co
         tmp_path / "mixed" / "1.0.0",
         "--unlabelled=negative",
     )
-    with pytest.raises(shards.Stopped, match="--bits 8 or --bits 16"):
+    with pytest.raises(Stopped, match="--bits 8 or --bits 16"):
         convert(*mixed)
     assert convert(*mixed, "--bits=8")["counts"]["records"] == 9
 
@@ -283,6 +272,12 @@ def test_12_bit_images_make_a_16_bit_lake_and_a_mix_must_be_decided(phantoms, co
         ({"splits": "train=2"}, "--splits"),
         ({"max_sidee": "3"}, "--max_sidee=3"),
         ({"image_id": "hash"}, "--image_id=hash needs"),
+        ({"masks": "/nowhere/*.png"}, "no file matches"),
+        ({"lung_roi": None}, "--lung_roi is for --source metaimage"),
+        ({"split_column": "nosuch"}, "no column 'nosuch'"),
+        ({"splits_from": "/nowhere"}, "/nowhere: no manifest.json"),
+        ({"source": "metaimage"}, "seriesuid,coordX"),
+        ({"rle": "absolute"}, "--rle"),
         ({"deidentify_key_file": "/nowhere.key"}, "no such file"),
     ],
 )
@@ -295,7 +290,10 @@ def test_bad_input_is_one_message_and_exit_code_2(phantoms, tmp_path, capsys, ch
     }
     if "deidentify_key_file" in change:
         del flags["deidentify"]
-    arguments = [f"--{name}={value}" for name, value in (flags | change).items()]
+    arguments = [
+        f"--{name}" if value is None else f"--{name}={value}"
+        for name, value in (flags | change).items()
+    ]
     assert converter.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and re.search(message, error[0]), error
@@ -303,11 +301,19 @@ def test_bad_input_is_one_message_and_exit_code_2(phantoms, tmp_path, capsys, ch
 
 
 @pytest.mark.parametrize(
-    "flag", ["--max_side=0", "--shard_mb=0", "--min_shards=-1", "--max_reject_fraction=2"]
+    "flag",
+    [
+        "--window=5,1",
+        "--folds=1",
+        "--max_side=0",
+        "--shard_mb=0",
+        "--min_shards=-1",
+        "--max_reject_fraction=2",
+    ],
 )
 def test_impossible_numbers_are_refused_by_the_parser(flag, capsys):
     with pytest.raises(SystemExit) as stopped:
-        converter.parser().parse_args(["--images=x", "--labels=y", "--output=z", flag])
+        options.parser().parse_args(["--images=x", "--labels=y", "--output=z", flag])
     assert stopped.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
 
 

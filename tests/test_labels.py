@@ -29,7 +29,9 @@ def read(text: str, encoding: str = "utf-8") -> tuple[labels.Layout, list]:
 def test_run_length_spellings(text):
     layout, rows = read(text)
     assert layout.kind == "rle"
-    labels_by_id = {image_id: labels.unite([row], "rle", 4) for image_id, row in rows}
+    labels_by_id = {
+        image_id: labels.unite([row], "rle", 2, 2, "relative") for image_id, row in rows
+    }
     assert {name: (label.label, label.rle) for name, label in labels_by_id.items()} == {
         "a": (0, "-1"),
         "b": (1, "1 2"),
@@ -42,7 +44,7 @@ def test_run_length_spellings(text):
 def test_class_spellings(text):
     layout, rows = read(text)
     assert layout.kind == "class"
-    found = {image_id: labels.unite([row], "class", 4) for image_id, row in rows}
+    found = {image_id: labels.unite([row], "class", 2, 2, "relative") for image_id, row in rows}
     assert {
         name: (label.label, label.has_mask, label.lesion_px) for name, label in found.items()
     } == {
@@ -60,13 +62,13 @@ def test_unknown_columns_are_an_input_error(text):
 
 
 def test_rows_of_one_image_are_united():
-    label = labels.unite([labels.Row(3, "1 2"), labels.Row(2, "2 2 3 1")], "rle", 16)
+    label = labels.unite([labels.Row(3, "1 2"), labels.Row(2, "2 2 3 1")], "rle", 4, 4, "relative")
     assert (label.rle, label.lesion_px) == ("1 3 3 1", 4)
 
 
 def test_a_bad_row_is_named():
     with pytest.raises(Reject, match="row 7: .* has 3 numbers") as caught:
-        labels.unite([labels.Row(2, "1 2"), labels.Row(7, "1 2 3")], "rle", 16)
+        labels.unite([labels.Row(2, "1 2"), labels.Row(7, "1 2 3")], "rle", 4, 4, "relative")
     assert caught.value.reason == "rle-odd-count"
 
 
@@ -75,20 +77,22 @@ def test_a_bad_row_is_named():
 )
 def test_bad_classes(values, reason):
     with pytest.raises(Reject) as caught:
-        labels.unite([labels.Row(2 + n, value) for n, value in enumerate(values)], "class", 16)
+        labels.unite(
+            [labels.Row(2 + n, value) for n, value in enumerate(values)], "class", 4, 4, "relative"
+        )
     assert caught.value.reason == reason
 
 
 def test_a_row_that_ends_early_is_no_negative():
     _, rows = read("ImageId,EncodedPixels\na,1 2\nb\n")
     with pytest.raises(Reject, match="row 3 ends before its label"):
-        labels.unite([rows[1][1]], "rle", 16)
+        labels.unite([rows[1][1]], "rle", 4, 4, "relative")
 
 
 def test_long_run_lengths_pass_the_csv_module():
     text = " ".join(["1 1"] * 100_000)
     _, [(_, row)] = read(f"ImageId,EncodedPixels\na,{text}\n")
-    assert labels.unite([row], "rle", 1024 * 1024).lesion_px == 100_000
+    assert labels.unite([row], "rle", 1024, 1024, "relative").lesion_px == 100_000
 
 
 def test_the_challenges_own_file(real_data):
@@ -97,7 +101,53 @@ def test_the_challenges_own_file(real_data):
     by_id = {}
     for image_id, row in rows:
         by_id.setdefault(image_id, []).append(row)
-    found = {image_id: labels.unite(own, "rle", 1024 * 1024) for image_id, own in by_id.items()}
+    found = {
+        image_id: labels.unite(own, "rle", 1024, 1024, "relative")
+        for image_id, own in by_id.items()
+    }
     assert (len(rows), len(found)) == (12_954, 12_047)
     assert sum(label.label for label in found.values()) == 2_669
     assert sum(len(own) > 1 for own in by_id.values()) == 624
+
+
+def test_nodule_rows_come_as_one_text_of_four_numbers():
+    layout, rows = read("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2,-1.5,2,3e1,4\n1.3,1,2\n")
+    assert layout.kind == "nodule"
+    assert [(name, row.value) for name, row in rows] == [("1.2", "-1.5 2 3e1 4"), ("1.3", None)]
+
+
+def test_the_split_column_is_read_and_must_agree():
+    data = b"ImageId,Fold,Class,Split\na,0,1,train\na,0,1,val\nb,0,0,\nc,0,1,my split\nd,0,1,test\n"
+    layout = labels.layout(io.BytesIO(data), "x.csv", "split")
+    rows = {}
+    for name, row in labels.read(io.BytesIO(data), layout):
+        rows.setdefault(name, []).append(row)
+    assert labels.split_of(rows["d"]) == "test"
+    for name, reason in (("a", "conflicting-splits"), ("b", "no-split"), ("c", "bad-split")):
+        with pytest.raises(Reject) as caught:
+            labels.split_of(rows[name])
+        assert caught.value.reason == reason
+    with pytest.raises(InputError, match="no column 'nosuch'"):
+        labels.layout(io.BytesIO(data), "x.csv", "nosuch")
+
+
+def test_a_lesion_and_no_lesion_for_one_image_conflict():
+    with pytest.raises(Reject, match="row 2 says no lesion") as caught:
+        labels.unite([labels.Row(3, "1 2"), labels.Row(2, "-1")], "rle", 4, 4, "relative")
+    assert caught.value.reason == "conflicting-labels"
+
+
+def test_a_mask_image_must_have_the_size_of_its_image():
+    row = labels.Row(0, "1 2", size=(4, 5))
+    assert labels.unite([row], "rle", 4, 5, "relative").lesion_px == 2
+    with pytest.raises(Reject, match="4x5 pixels, the image 5x4"):
+        labels.unite([row], "rle", 5, 4, "relative")
+
+
+def test_bytes_that_are_not_utf8_spoil_their_own_row_only():
+    data = b"ImageId,Class\na,1\n\xff\xfe,1\nb,\xff\nc,0\n"
+    layout = labels.layout(io.BytesIO(data), "x.csv")
+    rows = dict(labels.read(io.BytesIO(data), layout))
+    assert rows["a"].value == "1" and rows["c"].value == "0" and len(rows) == 4
+    with pytest.raises(Reject):
+        labels.unite([rows["b"]], "class", 4, 4, "relative")

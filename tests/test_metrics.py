@@ -48,6 +48,57 @@ def test_triplet_dice_equals_the_rule_applied_one_by_one(cases, jit):
         assert scores[b, t, a, k] == pytest.approx(dice(masks[b], prediction))
 
 
+def numpy_scores(mask, prediction):
+    """iou, sensitivity, specificity, ppv of boolean arrays; None where it is not defined."""
+    both, either = (mask & prediction).sum(), (mask | prediction).sum()
+    return [
+        both / either if either else 1.0,
+        both / mask.sum() if mask.any() else None,
+        (~mask & ~prediction).sum() / (~mask).sum() if not mask.all() else None,
+        both / prediction.sum() if prediction.any() else None,
+    ]
+
+
+SCORES = metrics.iou, metrics.sensitivity, metrics.specificity, metrics.ppv
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_pixel_scores_equal_numpys_and_are_nan_where_not_defined(cases, jit):
+    masks, predictions = cases[0], cases[1] > 0.6
+    masks[[4, 5]], predictions[[5, 6]] = True, True
+
+    def scores(masks, predictions):
+        return [score(metrics.pixel_counts(masks, predictions)) for score in SCORES]
+
+    found = (tf.function(scores, jit_compile=True) if jit else scores)(masks, predictions)
+    pairs = zip(masks, predictions, strict=True)
+    expected = np.array([numpy_scores(*pair) for pair in pairs], np.float64).T  # None -> nan
+    assert np.isnan(expected).sum(axis=1).tolist() == [0, 2, 2, 2]
+    assert np.array(found) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_pixel_counts_of_batches_add_up_to_the_scores_of_all_pixels(cases):
+    masks, predictions = cases[0], cases[1] > 0.6
+    parts = [slice(0, 3), slice(3, 8)]
+    counts = [metrics.pixel_counts(masks[p], predictions[p]).numpy() for p in parts]
+    # An image without a lesion adds nothing to the sensitivity; 10^10 pixels are an epoch's.
+    pooled = sum(count.astype(np.float64).sum(axis=1) for count in counts) * 4e7
+    found = [float(score(pooled)) for score in SCORES]
+    assert found == pytest.approx(numpy_scores(masks, predictions), abs=1e-6)
+
+
+def test_soft_dice_needs_no_threshold(cases):
+    masks, probabilities = cases
+    expected = [
+        2 * p[m].sum() / (m.sum() + p.sum()) if m.any() or p.any() else 1.0
+        for m, p in zip(masks, probabilities.astype(np.float64), strict=True)
+    ]
+    found = metrics.soft_dice(masks, probabilities).numpy()
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found[:3].tolist() == [1, 0, 0]
+    assert metrics.soft_dice(masks, masks).numpy().tolist() == [1] * 8
+
+
 def rank_statistic(scores, labels):
     """Mann-Whitney: the share of (positive, negative) pairs in the right order, ties half."""
     difference = scores[labels == 1][:, None] - scores[labels == 0]
@@ -101,3 +152,35 @@ def test_lesion_score_is_the_highest_block():
     assert metrics.lesion_score(logits[:, :16, :16]).numpy() == pytest.approx([-3, -3])
     uneven = metrics.lesion_score(np.full((1, 80, 80, 1), -3, np.float32), blocks=3)
     assert uneven.numpy() == pytest.approx([-3])  # borders count only the pixels they have
+
+
+def average_precision(scores, labels):
+    """Σ (Rₙ − Rₙ₋₁)·Pₙ over the distinct scores, the highest first."""
+    total, last_recall = 0.0, 0.0
+    for threshold in np.unique(scores)[::-1]:
+        found = labels[scores >= threshold]
+        recall = found.sum() / labels.sum()
+        total += (recall - last_recall) * found.mean()
+        last_recall = recall
+    return total
+
+
+def test_average_precision_equals_its_definition():
+    rng = np.random.default_rng(4)
+    labels = (rng.random(300) < 0.2).astype(np.int64)
+    scores = np.round(rng.normal(loc=labels, scale=2), 1) + 0.05  # ties, as for the AUC
+    histogram = metrics.score_histogram(scores, labels, np.ones(300), bins=4000)
+    expected = average_precision(scores, labels)
+    assert metrics.average_precision(histogram) == pytest.approx(expected, abs=1e-12)
+    fine = rng.normal(loc=labels, scale=2)
+    histogram = metrics.score_histogram(fine, labels, np.ones(300))
+    expected = average_precision(fine, labels)
+    assert metrics.average_precision(histogram) == pytest.approx(expected, abs=5e-3)
+    assert abs(metrics.average_precision(histogram) - labels.mean()) > 0.02
+
+
+def test_average_precision_needs_positives():
+    assert math.isnan(metrics.average_precision(np.zeros((2, 8))))
+    assert math.isnan(metrics.average_precision(np.stack([np.ones(8), np.zeros(8)])))
+    assert metrics.average_precision(np.stack([np.zeros(8), np.ones(8)])) == 1
+    assert metrics.average_precision(np.ones((2, 1))) == 0.5

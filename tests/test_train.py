@@ -69,8 +69,8 @@ def test_one_two_and_four_replicas_give_the_same_losses(lake, tmp_path):
         assert f"{8 // replicas} images each a step" in done.stdout
         found[replicas] = losses(workdir)
         norms = scalars(workdir / "train")["gradient_norm"].values()
-        assert len(norms) == 8 and min(norms) > 0.05
-    assert len(found[1]) == 8 and found[1][-1] < found[1][0]
+        assert len(norms) == 12 and min(norms) > 0.05
+    assert len(found[1]) == 12 and found[1][-1] < found[1][0]
     assert np.allclose(found[1], found[2], atol=1e-5, rtol=0)
     assert np.allclose(found[1], found[4], atol=1e-5, rtol=0)
 
@@ -118,17 +118,17 @@ def test_a_stopped_run_resumes_to_the_same_end(lake, trained, tmp_path):
     shutil.copytree(trained, workdir)
     # As if killed after the third epoch: the fourth epoch's checkpoint and curve are gone.
     (workdir / "checkpoints" / "checkpoint").unlink()
-    assert list((workdir / "checkpoints").glob("ckpt-6.*"))
-    for path in (workdir / "checkpoints").glob("ckpt-8.*"):
+    assert list((workdir / "checkpoints").glob("ckpt-9.*"))
+    for path in (workdir / "checkpoints").glob("ckpt-12.*"):
         path.unlink()
     (workdir / "checkpoints" / "checkpoint").write_text(
-        'model_checkpoint_path: "ckpt-6"\nall_model_checkpoint_paths: "ckpt-6"\n'
+        'model_checkpoint_path: "ckpt-9"\nall_model_checkpoint_paths: "ckpt-9"\n'
     )
     shutil.rmtree(workdir / "train")
     done = task("train", "--lake", lake, "--workdir", workdir, *SMALL)
     assert done.returncode == 0, done.stderr
-    assert "resuming at step 6" in done.stdout
-    assert np.allclose(losses(workdir), losses(trained)[6:], atol=1e-6, rtol=0)
+    assert "resuming at step 9" in done.stdout
+    assert np.allclose(losses(workdir), losses(trained)[9:], atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
@@ -146,9 +146,10 @@ def test_repeating_a_finished_command_does_nothing_more(lake, trained):
 def test_tensorboard_has_both_curves_under_the_same_tags_and_panels(trained):
     train, val = scalars(trained / "train"), scalars(trained / "val")
     shared = {"loss", "auc", "dice/mean", "dice/positives", "dice/all_empty"}
+    shared |= {"ap", "iou", "sensitivity", "specificity"}  # ppv: where something is predicted
     assert shared <= train.keys() and shared <= val.keys()
     assert {"learning_rate", "images_per_second"} <= train.keys()
-    assert list(val["dice/mean"]) == [2, 4, 6, 8]
+    assert list(val["dice/mean"]) == [3, 6, 9, 12]
     panels = [
         value
         for path in (trained / "val").glob("events.*")
@@ -177,6 +178,19 @@ def test_evaluate_scores_a_run_and_draws_it(trained, tmp_path):
         val["dice_mean"] >= val["dice_all_empty"] - 1e-9
     )  # an area threshold can empty every mask
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained):
+    done = task("evaluate", "--workdir", trained, "--prune", 1)
+    whole = json.loads((trained / "metrics.json").read_text()).get("evaluate")
+    assert done.returncode == 0, done.stderr
+    # Three blocks and an upsampling of 8 and 16 filters: 6,425; their norms have 2 a filter more.
+    assert "pruned to L1: 6,553 parameters" in done.stdout
+    pruned = json.loads((trained / "metrics.json").read_text())["evaluate_l1"]
+    assert pruned["splits"]["val"]["images"] == 8 and pruned != whole
+    refused = task("evaluate", "--workdir", trained, "--prune", 3)
+    assert refused.returncode == 2 and "prune=3: expected 1 to model.depth=2" in refused.stderr
 
 
 @pytest.mark.slow

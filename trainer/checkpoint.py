@@ -108,10 +108,11 @@ def _write(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def load(workdir: Path) -> tuple[config.Config, keras.Model]:
+def load(workdir: Path, prune: int | None = None) -> tuple[config.Config, keras.Model]:
     """A trained network with its best weights, rebuilt from config.yaml; raises InputError for an
-    unfinished run."""
+    unfinished run. `prune`: the U-Net++ of that depth in it (trainer/models/unetpp.py)."""
     from trainer import models
+    from trainer.models import unetpp
 
     if not (workdir / CONFIG).exists():
         raise InputError(f"{workdir}: no {CONFIG}, so no run was trained here")
@@ -120,7 +121,11 @@ def load(workdir: Path) -> tuple[config.Config, keras.Model]:
     run = config.load(workdir / CONFIG, [])
     # The weights that training started from are not needed again, nor is the place that they came
     # from.
-    start = {"weights": None} if hasattr(run.model, "weights") else {}
-    network = models.build(run.model.model_copy(update=start), run.data.side)
+    network = models.build(run.model.model_copy(update={"weights": None}), run.data.side)
     network.load_weights(workdir / BEST)
-    return run, network
+    if prune is None:
+        return run, network
+    if run.model.kind != "unetpp":
+        raise InputError(f"--prune={prune}: {workdir} holds a {run.model.kind}, not a unetpp")
+    smaller, network = unetpp.pruned(network, run.model, run.data.side, prune)
+    return run.model_copy(update={"model": smaller}), network

@@ -12,35 +12,126 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lake import InputError
+from trainer.models import parts
 
+DEEPEST_ENCODER = 5  # the deepest features of keras.applications are at 1/2^5 of the side
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class UnetPlusPlus(Section):
-    """U-Net++ (trainer/models/unetpp.py): one logit a pixel."""
+class Blocks(Section):
+    """What the networks are built of (trainer/models/blocks.py)."""
+
+    norm: Literal[tuple(parts.NORMS)] = "none"
+    order: Literal["conv_norm_act", "conv_act_norm"] = "conv_norm_act"
+    activation: Literal[tuple(parts.ACTIVATIONS)] = "relu"
+    negative_slope: float = Field(0.01, ge=0)  # of leaky_relu
+    convolutions: Literal[1, 2] = 2  # 3x3 convolutions in a block of the encoder
+    residual: bool = False  # a block's input is added before its last activation
+
+
+class Encoded(Blocks):
+    """An encoder: of our own blocks (plain), or from keras.applications (parts.ENCODERS)."""
+
+    encoder: Literal[("plain", *parts.ENCODERS)] = "plain"
+    # "imagenet" (downloaded), a keras.applications file without the top (.weights.h5 or .h5), or
+    # another radlake network's .weights.h5, whose layers of the same name and shapes are taken.
+    weights: str | None = None
+    # Of an encoder of keras.applications: none, all, or its first N stages, down to 1/2^N.
+    freeze: Literal["none", "all", 1, 2, 3, 4, 5] = "none"
+
+    @model_validator(mode="after")
+    def _something_to_freeze(self) -> "Encoded":
+        if self.freeze != "none" and self.encoder == "plain":
+            raise ValueError(f"freeze={self.freeze}: encoder=plain is not frozen; use another one")
+        if self.freeze != "none" and self.weights is None:
+            raise ValueError(f"freeze={self.freeze} keeps random weights; give weights, too")
+        return self
+
+
+class Decoder(Encoded):
+    """What U-Net and U-Net++ share."""
+
+    depth: int = Field(4, ge=1, le=8)  # number of poolings
+    # Of the first level, doubled at each level below; or of each level: depth + 1 numbers, depth of
+    # them with an encoder of keras.applications, whose features have the widths they have there.
+    filters: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 32
+    max_filters: int | None = Field(None, ge=1)  # no level is wider
+    decoder_filters: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # where they differ
+    decoder_convolutions: Literal[1, 2] = 2  # 3x3 convolutions in a block of the decoder
+    # *_conv: a 3x3 convolution behind it; transposed_3x3 and *_conv have activation and norm.
+    upsampling: Literal[tuple(parts.UPSAMPLINGS)] = "transposed_2x2"
+    dropout: float = Field(0.0, ge=0, lt=1)  # on what enters each block of the decoder
+
+    @model_validator(mode="after")
+    def _levels(self) -> "Decoder":
+        if self.encoder != "plain" and self.depth > DEEPEST_ENCODER:
+            raise ValueError(
+                f"depth={self.depth}: encoder={self.encoder} has features down to 1/32; use "
+                f"depth={DEEPEST_ENCODER} or less"
+            )
+        if isinstance(self.filters, tuple) and len(self.filters) != self._num_levels():
+            raise ValueError(
+                f"filters={list(self.filters)} has {len(self.filters)} levels; depth={self.depth} "
+                f"with encoder={self.encoder} needs {self._num_levels()}"
+            )
+        if self.decoder_filters and len(self.decoder_filters) != self.depth:
+            raise ValueError(
+                f"decoder_filters={list(self.decoder_filters)} has {len(self.decoder_filters)} "
+                f"levels; depth={self.depth} needs {self.depth}"
+            )
+        return self
+
+    def _num_levels(self) -> int:
+        return self.depth + (self.encoder == "plain")
+
+    def widths(self) -> tuple[int, ...]:
+        """Filters of each level of our own blocks, the first level first."""
+        listed = self.filters
+        if isinstance(listed, int):
+            listed = [listed * 2**i for i in range(self._num_levels())]
+        return tuple(min(filters, self.max_filters or filters) for filters in listed)
+
+    def decoder_widths(self) -> tuple[int, ...]:
+        return self.decoder_filters or self.widths()[: self.depth]
+
+
+class Unet(Decoder):
+    """U-Net (trainer/models/unet.py): one logit a pixel."""
+
+    kind: Literal["unet"]
+    skips: bool = True  # false: the decoder sees the deepest features alone
+
+
+class UnetPlusPlus(Decoder):
+    """U-Net++ (trainer/models/unetpp.py): one logit a pixel, or one a head."""
 
     kind: Literal["unetpp"]
-    depth: int = Field(4, ge=1, le=4)  # L: number of poolings
-    filters: int = Field(32, ge=1)  # of the first level; doubled at each level below
-    norm: Literal["none", "batch", "sync_batch", "group"] = "none"
+    depth: int = Field(4, ge=1, le=5)  # L: number of poolings
     deep_supervision: bool = False  # a head on X(0,1) … X(0,L), each with its own loss
 
 
-class Classifier(Section):
+class Classifier(Encoded):
     """An image classifier (trainer/models/classifier.py): one logit an image."""
 
     kind: Literal["classifier"]
-    encoder: Literal["plain", "densenet121", "densenet169", "densenet201"] = "densenet121"
+    encoder: Literal[("plain", *parts.ENCODERS)] = "densenet121"
     filters: int = Field(16, ge=1)  # of the plain encoder's first level; doubled at each below
     depth: int = Field(4, ge=1)  # number of poolings of the plain encoder
-    norm: Literal["none", "batch", "sync_batch", "group"] = "batch"  # of the plain encoder
-    weights: str | None = None  # of a DenseNet: "imagenet" (downloaded), or a .weights.h5 file
+    norm: Literal[tuple(parts.NORMS)] = "batch"  # of the plain encoder
     pooling: Literal["average", "lesion_map"] = "average"
+    hidden: int = Field(0, ge=0)  # units of a layer between the average and the logit; 0: none
     dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _hidden_is_of_the_average(self) -> "Classifier":
+        if self.hidden and self.pooling != "average":
+            raise ValueError(f"hidden={self.hidden} needs pooling=average")
+        return self
 
 
 class Data(Section):
@@ -65,21 +156,66 @@ class Augment(Section):
 
 
 class Loss(Section):
-    """Weights of the terms; 0 leaves a term out. A classifier's are the image's BCE, which weighs
-    1, and lesion_map."""
+    """Weights of the terms (trainer/losses.py); 0 leaves a term out.
 
-    dice: float = Field(1.0, ge=0)
-    bce: float = Field(1.0, ge=0)
+    A classifier's terms are the image's BCE, which weighs 1, and lesion_map; of the rest it has
+    label_smoothing alone.
+    """
+
+    dice: Weight = 1.0
+    bce: Weight = 1.0
     # Positive pixels weigh 1/β; β is the manifest's share of positive pixels in positive images.
-    weighted_bce: float = Field(0.0, ge=0)
+    weighted_bce: Weight = 0.0
+    focal: Weight = 0.0
+    tversky: Weight = 0.0
+    jaccard: Weight = 0.0
     # Weighted BCE between a classifier's lesion map and the masks, where they are known.
-    lesion_map: float = Field(0.0, ge=0)
+    lesion_map: Weight = 0.0
+
+    dice_form: Literal["1-dice", "-dice", "-log"] = "1-dice"  # -log: −log(dice)
+    dice_squared: bool = False  # Σy² + Σp² instead of Σy + Σp
+    smooth: Weight = 1.0  # pixels, on both sides of the fraction of dice, tversky and jaccard
+    focal_gamma: Weight = 2.0
+    tversky_alpha: Weight = 0.3  # of false positives
+    tversky_beta: Weight = 0.7  # of false negatives
+    # Where dice, tversky and jaccard divide: for each image, or once for the batch of all replicas.
+    reduction: Literal["image", "batch"] = "image"
+    # The target of the BCE terms and focal is y·(1 − this) + this/2; that of an overlap stays y.
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # Of deep supervision's heads, the shallowest first; divided by their sum. None: all alike.
+    head_weights: tuple[Weight, ...] | None = None
 
     @model_validator(mode="after")
     def _some_term(self) -> "Loss":
-        if not (self.dice or self.bce or self.weighted_bce):
-            raise ValueError("every weight is 0; give at least one of dice, bce, weighted_bce")
+        terms = ("dice", "bce", "weighted_bce", "focal", "tversky", "jaccard")
+        if not any(getattr(self, name) for name in terms):
+            raise ValueError(f"every weight is 0; give at least one of {', '.join(terms)}")
         return self
+
+    @model_validator(mode="after")
+    def _finite_terms(self) -> "Loss":
+        if self.dice and self.dice_form == "-log" and not self.smooth:
+            raise ValueError(
+                "dice_form=-log with smooth=0 is infinite where a prediction misses the mask; "
+                "give smooth=1"
+            )
+        if self.tversky and not (self.tversky_alpha or self.tversky_beta):
+            raise ValueError(
+                "tversky_alpha=0 and tversky_beta=0 punish nothing; give at least one of them"
+            )
+        if self.head_weights is not None and not any(self.head_weights):
+            raise ValueError(
+                f"head_weights={list(self.head_weights)} leaves no head to learn from; give at "
+                f"least one that is not 0"
+            )
+        return self
+
+
+# What a classifier would ignore; dice, bce and weighted_bce it may carry, a config's defaults do.
+SEGMENTER_TERMS = (
+    *("focal", "tversky", "jaccard", "dice_form", "dice_squared", "smooth", "focal_gamma"),
+    *("tversky_alpha", "tversky_beta", "reduction", "head_weights"),
+)
 
 
 class Optimizer(Section):
@@ -107,7 +243,7 @@ class Train(Section):
 
 class Config(Section):
     lake: str | None = None  # the folder ROOT/<name>/<version>; --lake sets it
-    model: Annotated[UnetPlusPlus | Classifier, Field(discriminator="kind")]
+    model: Annotated[Unet | UnetPlusPlus | Classifier, Field(discriminator="kind")]
     data: Data = Data()
     augment: Augment = Augment()
     loss: Loss = Loss()
@@ -118,6 +254,20 @@ class Config(Section):
     def _a_map_to_teach(self) -> "Config":
         if self.loss.lesion_map and getattr(self.model, "pooling", None) != "lesion_map":
             raise ValueError("loss.lesion_map needs a classifier with model.pooling=lesion_map")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_of_the_model(self) -> "Config":
+        changed = [
+            f"loss.{name}"
+            for name in SEGMENTER_TERMS
+            if getattr(self.loss, name) != Loss.model_fields[name].default
+        ]
+        if self.model.kind == "classifier" and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
+                f"{'them' if changed[1:] else 'it'} out"
+            )
         return self
 
     @property
@@ -201,7 +351,7 @@ def _describe(error: dict) -> str:
     where = [str(part) for part in error["loc"]]
     if not where:  # of several sections together
         return error["msg"]
-    kinds = {"unetpp": UnetPlusPlus, "classifier": Classifier}
+    kinds = {"unet": Unet, "unetpp": UnetPlusPlus, "classifier": Classifier}
     section = Config.model_fields.get(where[0])
     if where[0] == "model" and len(where) > 1 and where[1] in kinds:
         known = kinds[where[1]].model_fields

@@ -1,6 +1,8 @@
 """The only file that knows CPU, GPU, one replica or many. In: what was asked for; out: a
 tf.distribute strategy."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from lake import InputError
@@ -79,6 +81,16 @@ def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:
         name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
         for name, value in values.items()
     }
+
+
+def total(strategy: tf.distribute.Strategy) -> Callable:
+    """value -> its sum over the replicas, on each of them and with a gradient, inside a replica's
+    step."""
+    if strategy.num_replicas_in_sync == 1:
+        return lambda value: value
+    return lambda value: tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, value
+    )
 
 
 def _divide_cpu(count: int) -> None:

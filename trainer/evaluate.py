@@ -24,10 +24,15 @@ PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
 EXTRA_FIELDS = ("original_rle", "original_height", "original_width", "height", "width")
 
 
-def evaluate(workdir: Path, lake: str | None = None, picture: Path | None = None) -> str:
+def evaluate(
+    workdir: Path,
+    lake: str | None = None,
+    picture: Path | None = None,
+    prune: int | None = None,
+) -> str:
     """Scores the best weights of a run, writes metrics.json and the picture; returns a table to
-    print."""
-    run, network = checkpoint.load(workdir)
+    print. `prune`: of the U-Net++ of that depth in it, beside the whole one's scores."""
+    run, network = checkpoint.load(workdir, prune)
     folder = lake or run.lake
     content = data.open_lake(folder)
     splits = [
@@ -50,11 +55,13 @@ def evaluate(workdir: Path, lake: str | None = None, picture: Path | None = None
     chosen = None if is_classifier else choose_triplet(sets[run.data.val_split])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
     written = {"lake": folder, "triplet": chosen and chosen["triplet"], "splits": result}
-    checkpoint.write_metrics(workdir, {"evaluate": written})
+    part = "" if prune is None else f"_l{prune}"
+    checkpoint.write_metrics(workdir, {f"evaluate{part}": written})
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw(sets[splits[-1]], run, chosen)).save(picture)
-    return table(workdir, result, written["triplet"])
+    said = "" if prune is None else f", pruned to L{prune}: {network.count_params():,} parameters"
+    return table(f"{workdir}{said}", result, written["triplet"])
 
 
 class Predictions:
@@ -156,12 +163,12 @@ def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> n
     return validate.picture(batch, probabilities, masks)
 
 
-def table(workdir: Path, result: dict, triplet: dict | None) -> str:
-    """One line a split."""
+def table(title: str, result: dict, triplet: dict | None) -> str:
+    """The title, and one line a split."""
     names = list(next(iter(result.values())))
     widths = {name: max(len(name), 7) + 2 for name in names}
     lines = [
-        f"{workdir}",
+        title,
         f"{'split':<8}" + "".join(f"{name:>{width}}" for name, width in widths.items()),
     ]
     for split, values in result.items():

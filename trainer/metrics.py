@@ -1,13 +1,56 @@
-"""Metrics of each image, and of a set through histograms that add up over batches and replicas.
+"""Metrics of each image, and of a set through histograms and pixel counts that add up over batches
+and replicas.
 
 All in float32: sums of zeros and ones are exact up to 2^24 pixels (4096 x 4096), in any order.
 """
 
+import math
+
 import numpy as np
 from keras import ops
 
+from trainer import losses
+
 BINS = 4096  # of a score histogram: 0.01 of a logit wide
 SCORE_LIMIT = 20.0  # logits beyond ± this share the outermost bins; p is 2e-9 there
+
+
+def pixel_counts(masks, predictions):
+    """Pixels [4, B] of masks and predictions [B, H, W, 1] of 0 and 1: in both, of the mask,
+    predicted, all there are.
+
+    Counts add up over images, batches and replicas; the scores below take those of each image, or
+    a sum [4] for one score of all the pixels together. Where an image's score is nan, it is not
+    defined there and belongs in no mean (np.nanmean); in a sum such an image takes no part anyway.
+    """
+    masks, predictions = ops.cast(masks, "float32"), ops.cast(predictions, "float32")
+    hits, truth, predicted = count(masks * predictions), count(masks), count(predictions)
+    return ops.stack([hits, truth, predicted, ops.full_like(hits, math.prod(masks.shape[1:]))])
+
+
+def iou(counts):
+    """|X∩Y| / |X∪Y|; 1 if both are empty, as with dice."""
+    hits, truth, predicted, _ = ops.unstack(counts, 4)
+    return _quotient(hits, truth + predicted - hits, 1.0)
+
+
+def sensitivity(counts):
+    """The share of the mask's pixels that are predicted; nan without a lesion."""
+    hits, truth, _, _ = ops.unstack(counts, 4)
+    return _quotient(hits, truth, math.nan)
+
+
+def specificity(counts):
+    """The share of the other pixels that are not predicted; nan if the mask covers all."""
+    hits, truth, predicted, all_there_are = ops.unstack(counts, 4)
+    others = all_there_are - truth
+    return _quotient(others - (predicted - hits), others, math.nan)
+
+
+def ppv(counts):
+    """The share of the predicted pixels that are of the mask; nan if nothing is predicted."""
+    hits, _, predicted, _ = ops.unstack(counts, 4)
+    return _quotient(hits, predicted, math.nan)
 
 
 def hard_dice(masks, predictions):
@@ -15,8 +58,21 @@ def hard_dice(masks, predictions):
 
     Two empty masks score 1, as the challenge rules it.
     """
-    masks, predictions = ops.cast(masks, "float32"), ops.cast(predictions, "float32")
-    return dice_of_counts(count(masks * predictions), count(masks) + count(predictions))
+    hits, truth, predicted, _ = ops.unstack(pixel_counts(masks, predictions), 4)
+    return dice_of_counts(hits, truth + predicted)
+
+
+def soft_dice(masks, probabilities):
+    """2Σyp / (Σy + Σp) of each image, [B], without a threshold; 1 if all of it is 0.
+
+    An empty mask scores 0 as soon as any p is above 0, and a sigmoid's always is: this is no
+    substitute for the challenge's metric.
+    """
+    masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
+    hits, truth, predicted = (
+        losses.image_mean(part) for part in (masks * probabilities, masks, probabilities)
+    )
+    return dice_of_counts(hits, truth + predicted)
 
 
 def triplet_dice(masks, probabilities, tops, areas, bottoms):
@@ -51,7 +107,12 @@ def count(values):
 
 
 def dice_of_counts(hits, total):
-    return ops.where(total > 0, 2 * hits / ops.maximum(total, 1.0), 1.0)
+    return _quotient(2 * hits, total, 1.0)
+
+
+def _quotient(part, whole, otherwise: float):
+    """part / whole, and `otherwise` where the whole is 0."""
+    return ops.where(whole > 0, part / ops.where(whole > 0, whole, 1.0), otherwise)
 
 
 def lesion_score(logits, blocks: int = 32):
@@ -89,3 +150,17 @@ def auc(histogram) -> float:
         return float("nan")
     below = np.cumsum(negatives) - negatives  # negatives with a lower score than each bin
     return float((positives * (below + negatives / 2)).sum() / pairs)
+
+
+def average_precision(histogram) -> float:
+    """Σ (Rₙ − Rₙ₋₁)·Pₙ of a score_histogram, from the highest scores down; nan without positives.
+
+    Rₙ and Pₙ: recall and precision of the images at or above a bin. It is scikit-learn's
+    average_precision_score, of scores rounded to bins; by chance alone, the share of positives.
+    """
+    negatives, positives = np.asarray(histogram, np.float64)[:, ::-1]
+    if positives.sum() == 0:
+        return float("nan")
+    hits, alarms = np.cumsum(positives), np.cumsum(negatives)
+    precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
+    return float((positives * precision).sum() / positives.sum())

@@ -12,30 +12,98 @@ from trainer.models import classifier
 
 def outputs(network: keras.Model, terms: config.Loss) -> Callable:
     """(images, training=…) -> what the loss looks at: [logits] or [logits, lesion map]."""
+    heads = network.outputs[0].shape[-1]
+    if terms.head_weights and len(terms.head_weights) != heads:
+        raise InputError(
+            f"loss.head_weights={list(terms.head_weights)} has {len(terms.head_weights)} values, "
+            f"but the network has {heads} head{'s' * (heads > 1)}; give one for each, the "
+            f"shallowest first"
+        )
     if terms.lesion_map:
         return classifier.with_lesion_map(network)
     return lambda images, training: [network(images, training=training)]
 
 
-def image_losses(run: config.Config, positive_share: float) -> Callable:
-    """(masks, outputs, batch) -> [B]; a term whose truth is unknown for an image weighs 0."""
+def alone(value):
+    """The sum over the replicas of a value, where there is one replica."""
+    return value
+
+
+def image_losses(run: config.Config, positive_share: float, total: Callable = alone) -> Callable:
+    """(masks, outputs, batch) -> [B]; a term whose truth is unknown for an image weighs 0.
+
+    `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it.
+    """
     terms = run.loss
     if (terms.weighted_bce or terms.lesion_map) and not positive_share > 0:
         raise InputError("the weighted BCE needs positive pixels; the lake's manifest counts none")
 
     def of_segmenter(masks, outputs, batch: dict):
-        return batch["has_mask"] * losses.combined(
-            masks, outputs[0], terms.dice, terms.bce, terms.weighted_bce, positive_share
-        )
+        known = batch["has_mask"]
+        pool = losses.each
+        if terms.reduction == "batch":
+            counted = known * batch["weight"]  # nothing of the padding either
+            pool = joined(counted, total)
+        return known * segmenter_loss(masks, outputs[0], terms, positive_share, pool)
 
     def of_classifier(masks, outputs, batch: dict):
         known = ops.cast(batch["label"] >= 0, "float32")
-        total = known * losses.bce(batch["label"][:, None], outputs[0])
+        loss = known * losses.bce(batch["label"][:, None], outputs[0], terms.label_smoothing)
         if terms.lesion_map:
             cell = masks.shape[1] // outputs[1].shape[1]
             shares = ops.average_pool(masks, cell, strides=cell)  # [B, h, w, 1]
-            taught = losses.weighted_bce(shares, outputs[1], positive_share)
-            total += terms.lesion_map * batch["has_mask"] * taught
-        return total
+            taught = losses.weighted_bce(shares, outputs[1], positive_share, terms.label_smoothing)
+            loss += terms.lesion_map * batch["has_mask"] * taught
+        return loss
 
     return of_classifier if run.model.kind == "classifier" else of_segmenter
+
+
+def joined(counted, total: Callable) -> Callable:
+    """The pool of a whole batch: sums [3, B] of images -> [3, 1] over all replicas' images that
+    count ([B], 0 or 1)."""
+    return lambda sums: total(ops.sum(counted * sums, axis=-1, keepdims=True))
+
+
+def segmenter_loss(
+    masks, logits, terms: config.Loss, positive_share: float, pool: Callable = losses.each
+):
+    """Weighted sum of the terms, [B] (or [1], one for the batch), of logits [B, H, W, heads]: the
+    heads' mean by head_weights."""
+    weights = terms.head_weights or (1.0,) * logits.shape[-1]
+    loss = 0.0
+    for head, weight in enumerate(weights):
+        if weight:
+            head_logits = logits[..., head : head + 1]  # [B, H, W, 1]
+            loss += weight * _head_loss(masks, head_logits, terms, positive_share, pool)
+    return loss / sum(weights)
+
+
+def _head_loss(masks, logits, terms: config.Loss, positive_share: float, pool: Callable):
+    loss, smooth, smoothing = 0.0, terms.smooth, terms.label_smoothing
+    if terms.dice:
+        loss += terms.dice * _dice(masks, logits, terms, pool)
+    if terms.tversky:
+        alpha, beta = terms.tversky_alpha, terms.tversky_beta
+        loss += terms.tversky * losses.tversky(masks, logits, alpha, beta, smooth, pool)
+    if terms.jaccard:
+        loss += terms.jaccard * losses.jaccard(masks, logits, smooth, pool)
+    if terms.bce:
+        loss += terms.bce * losses.bce(masks, logits, smoothing)
+    if terms.weighted_bce:
+        taught = losses.weighted_bce(masks, logits, positive_share, smoothing)
+        loss += terms.weighted_bce * taught
+    if terms.focal:
+        loss += terms.focal * losses.focal(masks, logits, terms.focal_gamma, smoothing)
+    return loss
+
+
+def _dice(masks, logits, terms: config.Loss, pool: Callable):
+    settings = terms.smooth, terms.dice_squared, pool
+    match terms.dice_form:
+        case "1-dice":
+            return losses.dice(masks, logits, *settings)
+        case "-dice":
+            return -losses.dice_score(masks, logits, *settings)
+        case "-log":
+            return losses.log_dice(masks, logits, *settings)

@@ -5,6 +5,7 @@ import time
 
 from trainer import config
 
+SHOWN = ("auc", "dice_mean", "dice_positives", "dice_all_empty", "loss")  # TensorBoard has all
 LINE_SECONDS = 10.0  # between lines where they cannot be rewritten
 
 
@@ -51,7 +52,7 @@ class Progress:
         parts = [f"epoch {epoch}/{self.run.train.epochs}"]
         for curve, values in curves.items():
             parts.append(
-                f"{curve}: " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+                f"{curve}: " + "  ".join(f"{n} {values[n]:.3f}" for n in SHOWN if n in values)
             )
         passed = _duration(time.monotonic() - self.started)
         print("  |  ".join([*parts, passed]) + ("  (best)" if is_best else ""), flush=True)

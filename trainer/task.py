@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--picture", type=Path, metavar="PNG", help="truth and prediction side by side"
     )
+    evaluate.add_argument(
+        "--prune", type=int, metavar="LEVEL", help="score the U-Net++ of this depth in a deeper one"
+    )
     return made
 
 
@@ -61,7 +64,8 @@ def main(argv: list[str]) -> int:
                 )
             from trainer import evaluate
 
-            print(evaluate.evaluate(Path(flags.workdir), flags.lake, flags.picture))
+            workdir = Path(flags.workdir)
+            print(evaluate.evaluate(workdir, flags.lake, flags.picture, flags.prune))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -36,7 +36,7 @@ def train(run: config.Config, workdir: Path) -> None:
     per_epoch = data.steps_per_epoch(split, run.data.batch_size)
     strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
     image_losses = objective.image_losses(
-        run, lake["statistics"]["positive_pixel_share_of_positives"]
+        run, lake["statistics"]["positive_pixel_share_of_positives"], distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -69,7 +69,9 @@ def train(run: config.Config, workdir: Path) -> None:
         while step < epoch_end:
             count = min(run.train.steps_per_call, epoch_end - step)
             call = several_steps(iterator, tf.constant(count))
-            call = {name: value.numpy() for name, value in call.items()} | {"steps": count}
+            # An epoch has more pixels than float32 can count.
+            call = {name: value.numpy().astype("float64") for name, value in call.items()}
+            call["steps"] = count
             step += count
             if call["nonfinite_steps"]:
                 raise FloatingPointError(
@@ -113,11 +115,15 @@ def training_step(
         return tape.gradient(loss, network.trainable_variables), loss, masks, outputs[0]
 
     if distribute.compiles_gradients(run.train.jit, strategy):
-        if getattr(run.model, "norm", None) == "sync_batch" and strategy.num_replicas_in_sync > 1:
-            raise InputError(
-                "model.norm=sync_batch reduces over the replicas inside the network; it needs "
-                "train.jit=off"
-            )
+        for name, joins in (
+            ("model.norm=sync_batch", getattr(run.model, "norm", None) == "sync_batch"),
+            ("loss.reduction=batch", run.loss.reduction == "batch"),
+        ):
+            if joins and strategy.num_replicas_in_sync > 1:
+                raise InputError(
+                    f"{name} sums over the replicas before the gradient is known; with "
+                    f"{strategy.num_replicas_in_sync} replicas it needs train.jit=off"
+                )
         gradients = tf.function(gradients, jit_compile=True)
 
     def step(batch: dict) -> dict:

@@ -22,24 +22,35 @@ def example_sums(kind: str, masks, logits, batch: dict, weights) -> dict:
         return {"histogram": metrics.score_histogram(logits, batch["label"], weights)}
     logits = tf.cast(logits[..., -1:], tf.float32)  # the deepest head
     known = weights * batch["has_mask"]  # [B]
-    dices = metrics.hard_dice(masks, tf.nn.sigmoid(logits) > THRESHOLD)
-    positive = known * tf.cast(tf.reduce_any(masks > 0, axis=(1, 2, 3)), tf.float32)
+    counts = metrics.pixel_counts(masks, tf.nn.sigmoid(logits) > THRESHOLD)  # [4, B]
+    hits, truth, predicted, _ = tf.unstack(counts)
+    dices = metrics.dice_of_counts(hits, truth + predicted)
+    positive = known * tf.cast(truth > 0, tf.float32)
     return {
         "images": tf.reduce_sum(known),
         "dice": tf.reduce_sum(known * dices),
         "positives": tf.reduce_sum(positive),
         "dice_of_positives": tf.reduce_sum(positive * dices),
+        "pixels": tf.reduce_sum(known * counts, axis=1),  # [4]
         "histogram": metrics.score_histogram(metrics.lesion_score(logits), batch["label"], weights),
     }
 
 
 def scores(sums: dict) -> dict[str, float]:
     """Readable scores of summed example_sums."""
-    result = {"auc": metrics.auc(sums["histogram"])}
+    result = {
+        "auc": metrics.auc(sums["histogram"]),
+        "ap": metrics.average_precision(sums["histogram"]),
+    }
     if "dice" in sums:
         result["dice_mean"] = _ratio(sums["dice"], sums["images"])
         result["dice_positives"] = _ratio(sums["dice_of_positives"], sums["positives"])
         result["dice_all_empty"] = _ratio(sums["images"] - sums["positives"], sums["images"])
+        # Of all the split's pixels together, so that an image without a lesion is no special case.
+        result["iou"] = float(metrics.iou(sums["pixels"]))
+        result["sensitivity"] = float(metrics.sensitivity(sums["pixels"]))
+        result["specificity"] = float(metrics.specificity(sums["pixels"]))
+        result["ppv"] = float(metrics.ppv(sums["pixels"]))
     if "weight" in sums:
         result["loss"] = _ratio(sums["loss"], sums["weight"])
     return result
@@ -79,7 +90,8 @@ class Validation:
         sums = {}
         for batch in self.batches:
             sums = {
-                name: sums.get(name, 0) + value.numpy() for name, value in self.step(batch).items()
+                name: sums.get(name, 0) + value.numpy().astype(np.float64)  # pixels beyond 2^24
+                for name, value in self.step(batch).items()
             }
         board.image("val", global_step, "truth and prediction", self.panel())
         return sums

@@ -1,11 +1,32 @@
-"""Image sources: bytes of one file -> Header (the listing pass) and Scan (the pixels as a lake
-stores them)."""
+"""Image sources: one file -> Headers (the listing pass) and Scans (the pixels as a lake stores
+them)."""
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
+
+from lake import Packed
+
+# Bounds on what one file may cost; a file beyond them is a reject, `too-large`.
+MAX_FILE_BYTES = 2**30
+MAX_PIXELS = 100_000_000  # of one image; the largest mammography detectors have 20 million
+FRAME_BITS = 20  # frames of one file: what a key of the plan has room for
 
 
 @dataclass(frozen=True)
-class Header:
+class Geometry(Packed):
+    """Where the voxels of a volume (or of one slice of it) lie in the patient, as ITK says it."""
+
+    slices: int
+    origin_mm: tuple[float, float, float]  # world x, y, z of the first voxel's centre
+    spacing_mm: tuple[float, float, float]  # along columns (x), rows (y), slices (z) of the array
+    direction: tuple[
+        float, ...
+    ]  # 9 cosines, row-major: world = origin + direction @ (spacing * index)
+
+
+@dataclass(frozen=True)
+class Header(Packed):
     """What the first pass learns of one image without reading its pixels."""
 
     path: str
@@ -21,6 +42,19 @@ class Header:
     sex: str
     age: int
     modality: str
+    frame: int = 0  # of a multi-frame file, or slice of a volume
+    geometry: Geometry | None = None  # of a volume or of one of its slices
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a lake stores pixels."""
+
+    bits: int  # 8 | 16
+    max_side: int | None  # pixels; None: the source's size
+    window: str = "default"  # default | percentile | LOW,HIGH in modality units
+    clahe: bool = False
+    lung_roi: bool = False  # CT: what is not lung becomes air
 
 
 @dataclass(frozen=True)
@@ -34,3 +68,19 @@ class Scan:
     pixel_spacing_mm: tuple[float, float]  # of `image`: row, column; 0, 0 when unknown
     rescale: tuple[float, float]  # modality value = stored * slope + intercept
     window: tuple[float, float]  # low, high in stored values
+    slice_mm: float = math.nan  # world z of a CT slice
+
+
+class Files(Protocol):
+    """How a source reaches files that may not be local."""
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+
+    def local(self, path: str) -> str:
+        """The path of a local copy, with the data files of a MetaImage header beside it."""
+
+
+def frame_id(image_id: str, frame: int) -> str:
+    """The id of one frame of a multi-frame file or of one slice of a series, from 0."""
+    return f"{image_id}#{frame:04d}"

@@ -1,43 +1,62 @@
-"""Projection radiographs in DICOM files: bytes -> Header, bytes -> Scan.
+"""Images in DICOM files: bytes -> Headers of its frames, bytes -> Scan of one.
 
 A grey 8-bit JPEG-Baseline image leaves its DICOM capsule as it is; everything else is decoded with
-pydicom and stored as PNG, upright in meaning: larger stored values are brighter.
+pydicom and becomes grey levels, upright in meaning: larger is brighter. What cannot is a Reject:
+
+not-dicom           no DICM prefix, and no image data set without one
+unreadable-header   elements that contradict the format, or the file ends inside them
+no-pixels           a report, a plan, a waveform ...: no pixel data, or pixels of no size
+no-uid              the image id was to be the SOP Instance UID, and there is none
+multi-frame         more than one frame, and `frames` says reject
+too-many-bits       more than 16 bits, or floating point: no record holds them
+too-large           a file, an image or what they would expand to beyond the bounds of lake.sources
+unsupported-syntax  a transfer syntax (video, a private one) that no installed decoder reads
+unknown-colour      a photometric interpretation without a way to grey
+undecodable         pixel data cut off, damaged, or other than the header says
 """
 
-import contextlib
 import io
+import math
 import re
-import struct
-import zlib
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-import pydicom
 from PIL import Image
-from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import JPEGBaseline8Bit
 
 from lake import Reject
-from lake.sources import Header, Scan
+from lake.sources import (
+    FRAME_BITS,
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    Header,
+    Scan,
+    Storage,
+    elements,
+    frame_id,
+    frames,
+    grey,
+    pixels,
+)
+from lake.sources.codestream import bare_jpeg
+from lake.sources.damage import broken_is
+from lake.sources.elements import PIXEL_DATA, Element, numbers, text, whole_number
+from lake.sources.frames import (
+    BITS_ALLOCATED,
+    BITS_STORED,
+    COLUMNS,
+    FRAMES,
+    PALETTE,
+    PHOTOMETRIC,
+    ROWS,
+    SAMPLES,
+    SIGNED,
+)
 
 # Closed vocabularies: free text in these elements could name a person.
 VIEWS = frozenset(("PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO"))
 SEXES = frozenset(("M", "F", "O"))
 MODALITIES = frozenset(("CR", "DX", "CT", "MR", "MG", "PT", "US", "XA", "RF", "SC", "OT"))
-HEADER_TAGS = [
-    *(
-        "SOPInstanceUID",
-        "PatientID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "Rows",
-        "Columns",
-        "BitsStored",
-    ),
-    *("ViewPosition", "PatientSex", "PatientAge", "Modality"),
-]
 YEARS_PER_UNIT = {
     "Y": 1,
     "M": 1 / 12,
@@ -46,61 +65,73 @@ YEARS_PER_UNIT = {
     "": 1,
 }  # SIIM's ages have no unit
 AGE_CAP = 90  # HIPAA's safe harbour: 90 and over are one group
-# Of a baseline JPEG: frame header, Huffman and quantisation tables, restart interval, start of
-# scan. Any other segment could hold a name.
-KEPT_SEGMENTS = frozenset((0xC0, 0xC4, 0xDB, 0xDD, 0xDA))
-# zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
-# core).
-PNG_LEVEL = 4
+
+SOP_UID, MODALITY, STUDY_UID, SERIES_UID = 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
+PATIENT_ID, SEX, AGE, VIEW = 0x00100020, 0x00100040, 0x00101010, 0x00185101
+PIXEL_SPACING, IMAGER_SPACING, POSITION = 0x00280030, 0x00181164, 0x00200032
+HEADER_TAGS = frozenset(
+    (
+        *(SOP_UID, MODALITY, STUDY_UID, SERIES_UID, PATIENT_ID, SEX, AGE, VIEW),
+        *(FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, PHOTOMETRIC, PALETTE),
+        grey.MODALITY_LUTS,
+    )
+)
+SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
+# Nearly every header ends in the first part; a file of many frames may have megabytes of them.
+HEADER_BYTES = (2**16, 2**20, 2**26)
+NO_SCAN = b"\0\0\xff\xd9"  # and the end of the image
+COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 
 
-def read_header(file: BinaryIO, path: str, size: int, image_id_from: str) -> Header:
-    """Header of the DICOM file `path`; the image's id is its file name or its SOPInstanceUID."""
-    with pydicom.config.disable_value_validation(), _broken_is("unreadable-header", path):
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-        height, width, bits = (int(dataset.get(n) or 0) for n in ("Rows", "Columns", "BitsStored"))
-        if not (height and width and bits):
-            raise Reject("no-pixels", f"{path}: no Rows, Columns and Bits Stored: not an image")
-        uid = str(dataset.get("SOPInstanceUID", ""))
-        if image_id_from == "uid" and not uid:
-            raise Reject(
-                "no-uid", f"{path}: no (0008,0018) SOP Instance UID to take the image id from"
-            )
-        return Header(
-            path=path,
-            size=size,
-            image_id=uid if image_id_from == "uid" else file_stem(path),
-            patient=str(dataset.get("PatientID") or ""),
-            study=str(dataset.get("StudyInstanceUID") or ""),
-            series=str(dataset.get("SeriesInstanceUID") or ""),
-            height=height,
-            width=width,
-            bits=bits,
-            view=_one_of(VIEWS, dataset.get("ViewPosition")),
-            sex=_one_of(SEXES, dataset.get("PatientSex")),
-            age=age_years(str(dataset.get("PatientAge") or "")),
-            modality=_one_of(MODALITIES, dataset.get("Modality")),
+def read_headers(
+    file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
+) -> list[Header]:
+    """Headers of the DICOM file `path`: one, or with frames="each" one a frame.
+
+    The image's id is the file's "name" or its SOP Instance "uid"; with frames="reject" a file of
+    more than one frame is a Reject, with "first" its first frame stands for it.
+    """
+    if size > MAX_FILE_BYTES:
+        raise Reject(
+            "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
         )
-
-
-def read_scan(data: bytes, path: str, max_side: int | None, lake_bits: int) -> Scan:
-    """The image as a lake of `lake_bits` (8 or 16) stores it, no side longer than `max_side`."""
-    with pydicom.config.disable_value_validation(), _broken_is("undecodable", path):
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        _check_is_one_grey_image(dataset, path)
-        kept = _kept_jpeg(dataset, max_side) if lake_bits == 8 else None
-        if kept is None:
-            return _decoded(dataset, path, max_side, lake_bits)
-        slope, intercept = _rescale(dataset)
-        return Scan(
-            image=kept,
-            encoding="jpeg-kept",
-            height=dataset.Rows,
-            width=dataset.Columns,
-            pixel_spacing_mm=_pixel_spacing_mm(dataset),
-            rescale=(slope, intercept),
-            window=_window(dataset, slope, intercept, highest=255),
+    found = _header_elements(file, path)
+    with broken_is("unreadable-header", path):
+        header = _header(found, path, size, image_id_from)
+        count = whole_number(found, FRAMES) or 1
+    if count <= 1 or frames == "first":
+        return [header]
+    if frames == "reject":
+        raise Reject(
+            "multi-frame",
+            f"{path}: {count} frames, expected one; choose --frames first or --frames each",
         )
+    if count > 2**FRAME_BITS:
+        raise Reject("too-large", f"{path}: {count} frames, expected at most {2**FRAME_BITS}")
+    values = vars(header)
+    return [
+        Header(**values | {"frame": k, "image_id": frame_id(header.image_id, k)})
+        for k in range(count)
+    ]
+
+
+def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
+    """The image as a lake stores it."""
+    if len(data) > MAX_FILE_BYTES:
+        raise Reject(
+            "too-large", f"{header.path}: {len(data)} bytes, expected at most {MAX_FILE_BYTES}"
+        )
+    with broken_is("undecodable", header.path):
+        parsed = elements.read(data, SCAN_TAGS)
+        found = frames.of_frame(parsed.elements, header.frame, SCAN_TAGS)
+        if PIXEL_DATA not in found:
+            raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
+        kept = _kept_jpeg(found, parsed.syntax, header, storage)
+        if kept is not None:
+            return _kept_scan(kept, found, header, storage)
+        levels, highest, rescale, window = _grey(found, parsed.syntax, header, storage)
+        spacing_mm, slice_mm = _spacing_mm(found), _slice_mm(found)
+        return pixels.store(levels, highest, rescale, window, spacing_mm, storage, slice_mm)
 
 
 def file_stem(path: str) -> str:
@@ -108,190 +139,163 @@ def file_stem(path: str) -> str:
     return name[:-4] if name.lower().endswith(".dcm") else name
 
 
-def age_years(text: str) -> int:
+def age_years(value: str) -> int:
     """Whole years of a DICOM age string, 90 for 90 and over, -1 when unknown or impossible."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", value.strip().upper())
     if not match:
         return -1
     years = int(int(match[1]) * YEARS_PER_UNIT[match[2]])
     return min(years, AGE_CAP) if years <= 120 else -1
 
 
-def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
-    """Height and width after fitting into `max_side`, aspect kept."""
-    longest = max(height, width)
-    if max_side is None or longest <= max_side:
-        return height, width
-    return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
-
-
-def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Area-filtered copy [height, width] of pixels [H, W], same dtype."""
-    if pixels.shape == (height, width):
-        return pixels
-    # Pillow filters 16-bit grey only as float.
-    small = Image.fromarray(pixels.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
-    return np.rint(np.asarray(small)).astype(pixels.dtype)
-
-
-def to_png(pixels: np.ndarray, level: int = PNG_LEVEL) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=level)
-    return buffer.getvalue()
-
-
-def bare_jpeg(frame: bytes, height: int, width: int) -> bytes | None:
-    """The frame without application and comment segments, scan data bit for bit.
-
-    None when it is not one grey 8-bit baseline scan of [height, width]; raises ValueError when it
-    is cut off.
-    """
-    if frame[:2] != b"\xff\xd8":
-        return None
-    kept, at = [b"\xff\xd8"], 2
-    while at + 4 <= len(frame):
-        if frame[at] != 0xFF:
-            return None
-        marker = frame[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        end = at + 2 + struct.unpack_from(">H", frame, at + 2)[0]
-        if marker == 0xC0:
-            if struct.unpack_from(">BHHB", frame, at + 4) != (8, height, width, 1):
-                return None
-        elif 0xC1 <= marker <= 0xCF and marker != 0xC4:  # any other process
-            return None
-        if marker in KEPT_SEGMENTS:
-            kept.append(frame[at:end])
-        at = end
-        if marker == 0xDA:
-            # Entropy-coded data ends at the first marker that is neither a stuffed zero nor a
-            # restart.
-            close = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(frame, at)
-            if close is None:
-                raise ValueError("the JPEG scan has no end")
-            if frame[close.start() : close.end()] != b"\xff\xd9":
-                return None
-            return b"".join([*kept, frame[at : close.end()]])
-    raise ValueError("the JPEG ends before its scan")
-
-
-@contextlib.contextmanager
-def _broken_is(reason: str, path: str) -> Iterator[None]:
-    """Turns what pydicom and its decoders raise on files that are cut off or contradict themselves
-    into Rejects."""
-    try:
-        yield
-    except Reject:
-        raise
-    except InvalidDicomError:
+def _header_elements(file: BinaryIO, path: str) -> dict[int, Element]:
+    """The elements before the pixel data; reads no more of the file than it needs."""
+    data = b""
+    for size in HEADER_BYTES:
+        data += file.read(size - len(data))
+        with broken_is("unreadable-header", path):
+            try:
+                parsed = elements.read(data, HEADER_TAGS, inflated_bytes=size)
+            except elements.Cut:
+                parsed = None
+        if parsed and parsed.pixel_tag:
+            return _of_integers(parsed, path).elements
+    if parsed is None:
         raise Reject(
-            "not-dicom", f"{path}: no DICM prefix and no DICOM file meta information"
-        ) from None
-    except (
-        *(
-            AttributeError,
-            EOFError,
-            KeyError,
-            IndexError,
-            NotImplementedError,
-            OSError,
-            OverflowError,
-        ),
-        *(RuntimeError, StopIteration, TypeError, ValueError, struct.error, zlib.error),
-        Image.DecompressionBombError,
-    ) as error:
-        raise Reject(reason, f"{path}: {type(error).__name__}: {error}") from None
-
-
-def _one_of(vocabulary: frozenset[str], value) -> str:
-    text = str(value or "").strip().upper()
-    return text if text in vocabulary else ""
-
-
-def _check_is_one_grey_image(dataset: pydicom.Dataset, path: str) -> None:
-    if "PixelData" not in dataset:
-        raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data")
-    photometric = dataset.get("PhotometricInterpretation", "")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
-        raise Reject(
-            "not-grey",
-            f"{path}: {photometric or 'no photometric interpretation'}, expected MONOCHROME1 or 2",
+            "unreadable-header",
+            f"{path}: the file ends, or its header goes on, inside an element; copy it again",
         )
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise Reject("multi-frame", f"{path}: {dataset.NumberOfFrames} frames, expected one")
+    if not parsed.has_prefix:
+        raise Reject("not-dicom", f"{path}: no DICM prefix and no pixel data; leave it out")
+    raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data: not an image; leave it out")
 
 
-def _kept_jpeg(dataset: pydicom.Dataset, max_side: int | None) -> bytes | None:
+def _of_integers(parsed: elements.DataSet, path: str) -> elements.DataSet:
+    if parsed.pixel_tag != PIXEL_DATA:
+        raise Reject(
+            "too-many-bits",
+            f"{path}: floating-point pixels, expected integers of at most 16 bits; leave it out",
+        )
+    return parsed
+
+
+def _header(found: dict[int, Element], path: str, size: int, image_id_from: str) -> Header:
+    height, width, bits = whole_number(found, ROWS), whole_number(found, COLUMNS), _bits(found)
+    if not (height > 0 and width > 0 and bits > 0):
+        raise Reject("no-pixels", "no Rows, Columns and Bits Stored: not an image; leave it out")
+    if height * width > MAX_PIXELS:
+        raise Reject(
+            "too-large", f"{height} x {width} pixels, expected at most {MAX_PIXELS}; leave it out"
+        )
+    if bits > 16:
+        raise Reject("too-many-bits", f"{bits} bits a pixel, expected at most 16; leave it out")
+    uid = text(found, SOP_UID)
+    if image_id_from == "uid" and not uid:
+        raise Reject(
+            "no-uid", "no (0008,0018) SOP Instance UID to take the image id from; use file names"
+        )
+    return Header(
+        path=path,
+        size=size,
+        image_id=uid if image_id_from == "uid" else file_stem(path),
+        patient=text(found, PATIENT_ID),
+        study=text(found, STUDY_UID),
+        series=text(found, SERIES_UID),
+        height=height,
+        width=width,
+        bits=bits,
+        view=_one_of(VIEWS, text(found, VIEW)),
+        sex=_one_of(SEXES, text(found, SEX)),
+        age=age_years(text(found, AGE)),
+        modality=_one_of(MODALITIES, text(found, MODALITY)),
+    )
+
+
+def _bits(found: dict[int, Element]) -> int:
+    """Bits of a grey level that the pixels become: those of the table that they go through."""
+    if text(found, PHOTOMETRIC) == "PALETTE COLOR":
+        return int((numbers(found, PALETTE) or [0, 0, 0])[-1])
+    table = grey.modality_table(found) if grey.MODALITY_LUTS in found else None
+    if table:
+        return table.bits
+    return whole_number(found, BITS_STORED) or whole_number(found, BITS_ALLOCATED)
+
+
+def _one_of(vocabulary: frozenset[str], value: str) -> str:
+    return value.upper() if value.upper() in vocabulary else ""
+
+
+def _kept_jpeg(
+    found: dict[int, Element], syntax: str, header: Header, storage: Storage
+) -> bytes | None:
     """The file's own JPEG where it is right as it stands, else None."""
+    height, width = header.height, header.width
     is_right = (
-        dataset.file_meta.get("TransferSyntaxUID") == JPEGBaseline8Bit
-        and dataset.PhotometricInterpretation == "MONOCHROME2"
-        and dataset.BitsStored == 8
-        and dataset.PixelRepresentation == 0
-        and shrunk_size(dataset.Rows, dataset.Columns, max_side) == (dataset.Rows, dataset.Columns)
+        syntax == JPEGBaseline8Bit
+        and storage.bits == 8
+        and not storage.clahe
+        and text(found, PHOTOMETRIC) == "MONOCHROME2"
+        and whole_number(found, BITS_STORED) == 8
+        and not whole_number(found, SIGNED)
+        and pixels.shrunk_size(height, width, storage.max_side) == (height, width)
+        and grey.MODALITY_LUTS not in found
+        and grey.rescale(found)[0] > 0
+        and not (storage.window == "default" and grey.has_curve(found))
     )
     if not is_right:
         return None
-    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    return bare_jpeg(frame, dataset.Rows, dataset.Columns)
+    frame = frames.only_fragment(found) if header.frame == 0 else None
+    return bare_jpeg(frame or frames.encoded(found, header.frame), height, width)
 
 
-def _decoded(dataset: pydicom.Dataset, path: str, max_side: int | None, lake_bits: int) -> Scan:
-    bits, (slope, intercept) = dataset.BitsStored, _rescale(dataset)
-    if bits > 16:
-        raise Reject("too-many-bits", f"{path}: {bits} bits stored, expected at most 16")
-    highest = 2**bits - 1
-    pixels = dataset.pixel_array.astype(np.int32)  # [H, W], stored values
-    if dataset.PixelRepresentation == 1:
-        pixels, intercept = pixels + 2 ** (bits - 1), intercept - slope * 2 ** (bits - 1)
-    pixels = np.clip(pixels, 0, highest)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        pixels, slope, intercept = highest - pixels, -slope, intercept + slope * highest
-    low, high = _window(dataset, slope, intercept, highest)
-    if lake_bits == 8 and bits > 8:
-        pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255)
-        slope, intercept = slope * (high - low) / 255, intercept + slope * low
-        low, high = 0.0, 255.0
-    height, width = shrunk_size(*pixels.shape, max_side)
-    row_mm, column_mm = _pixel_spacing_mm(dataset)
+def _kept_scan(kept: bytes, found: dict[int, Element], header: Header, storage: Storage) -> Scan:
+    rescale = grey.rescale(found)
+    window = grey.window(found, *rescale, whole=(0.0, 255.0))
+    if storage.window != "default":
+        decoded = np.asarray(Image.open(io.BytesIO(kept)))
+        window = pixels.view(storage.window, window, rescale, decoded)
     return Scan(
-        image=to_png(
-            shrink(pixels.astype(np.uint8 if lake_bits == 8 else np.uint16), height, width)
-        ),
-        encoding="png",
-        height=height,
-        width=width,
-        pixel_spacing_mm=(row_mm * dataset.Rows / height, column_mm * dataset.Columns / width),
-        rescale=(slope, intercept),
-        window=(low, high),
+        image=kept,
+        encoding="jpeg-kept",
+        height=header.height,
+        width=header.width,
+        pixel_spacing_mm=_spacing_mm(found),
+        rescale=rescale,
+        window=window,
+        slice_mm=_slice_mm(found),
     )
 
 
-def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    return float(slope or 1), float(intercept or 0)
+def _grey(found: dict[int, Element], syntax: str, header: Header, storage: Storage) -> grey.Grey:
+    """The frame decoded, as grey levels."""
+    photometric, samples = text(found, PHOTOMETRIC), whole_number(found, SAMPLES) or 1
+    is_grey = photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") and samples == 1
+    if not is_grey and not (photometric in COLOURS and samples == 3):
+        raise Reject(
+            "unknown-colour",
+            f"a Photometric Interpretation with {samples} samples a pixel other than MONOCHROME1, "
+            f"MONOCHROME2 and PALETTE COLOR with 1, {sorted(COLOURS)} with 3; convert the file",
+        )
+    values = frames.decoded(found, syntax, header)  # [H, W] or [H, W, 3]
+    if values.ndim == 3:
+        return grey.from_colour(values, header.bits)
+    return grey.from_values(
+        values,
+        found,
+        bits=whole_number(found, BITS_STORED),
+        is_signed=whole_number(found, SIGNED) == 1,
+        is_monochrome1=photometric == "MONOCHROME1",
+        is_presented=storage.window == "default",
+    )
 
 
-def _window(
-    dataset: pydicom.Dataset, slope: float, intercept: float, highest: int
-) -> tuple[float, float]:
-    """The file's first window, in stored values; the whole range where it names none."""
-    center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if center is None or not width or width < 0:
-        return 0.0, float(highest)
-    ends = sorted((center + side * width / 2 - intercept) / slope for side in (-1, 1))
-    return float(ends[0]), float(ends[1])
+def _spacing_mm(found: dict[int, Element]) -> tuple[float, float]:
+    spacing = numbers(found, PIXEL_SPACING) or numbers(found, IMAGER_SPACING)
+    is_sound = len(spacing) == 2 and all(0 < mm <= grey.LARGEST for mm in spacing)
+    return (spacing[0], spacing[1]) if is_sound else (0.0, 0.0)
 
 
-def _pixel_spacing_mm(dataset: pydicom.Dataset) -> tuple[float, float]:
-    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    return (float(spacing[0]), float(spacing[1])) if spacing and len(spacing) == 2 else (0.0, 0.0)
-
-
-def _first(value) -> float | None:
-    """The first of a possibly multi-valued decimal string."""
-    if value is None or value == "":
-        return None
-    return float(value[0] if isinstance(value, (list, pydicom.multival.MultiValue)) else value)
+def _slice_mm(found: dict[int, Element]) -> float:
+    position = numbers(found, POSITION)
+    is_sound = len(position) == 3 and abs(position[2]) <= grey.LARGEST
+    return position[2] if is_sound else math.nan

@@ -4,17 +4,26 @@ Grey images [B, side, side, 1] float32 in [0, 1] -> logits, float32 under every 
 network maps [0, 1] to the range it wants itself.
 """
 
-import keras
-
-from trainer.config import Classifier, UnetPlusPlus
-from trainer.models import classifier, unetpp
-
-NETWORKS = {"unetpp": unetpp.network, "classifier": classifier.network}
+# config.py reads the names in parts.py, so Keras is imported only when a network is built.
 
 
-def build(config: UnetPlusPlus | Classifier, side: int) -> keras.Model:
-    """The network that `config` describes.
+def build(section, side: int):
+    """The keras.Model that a model section of config.py describes, with the weights it names.
 
     Call keras.utils.set_random_seed before it to fix the first weights.
     """
-    return NETWORKS[config.kind](side, **config.model_dump(exclude={"kind"}))
+    from lake import InputError
+    from trainer.models import classifier, unet, unetpp, weight_files
+
+    networks = {"unet": unet.network, "unetpp": unetpp.network, "classifier": classifier.network}
+    weights = section.weights
+    if weights == "imagenet" and section.encoder == "plain":
+        raise InputError(
+            "weights=imagenet: encoder=plain has none; use another encoder, or leave weights out"
+        )
+    network = networks[section.kind](section, side)
+    if weights not in (None, "imagenet") and (
+        weight_files.is_of_radlake(weights) or section.encoder == "plain"
+    ):
+        weight_files.load_radlake(network, weights)
+    return network

@@ -1,56 +1,101 @@
-"""What encoders and decoders are built of: two convolutions, each with its normalisation and
-activation.
+"""What encoders and decoders are built of: convolutions with their norm and activation, one block a
+node, and ways to double a map's height and width.
 
-Normalisation computes in float32, also under mixed precision.
+    block       1 or 2 x convolution: [B, H, W, any] -> [B, H, W, filters]
+    convolution 3x3, norm, activation (conv_norm_act), or 3x3, activation, norm (conv_act_norm)
+    residual    the block's input, through a 1x1 convolution where the widths differ, is added
+                before the last activation (He et al. 2016, arXiv:1512.03385)
+
+Every function takes the layers' names, so that weights find their layer in another network. `style`
+is a section of config.py: norm, order, activation, negative_slope, residual. Normalisation computes
+in float32, also under mixed precision.
 """
 
 import keras
 
 from lake import InputError
-
-GROUPS = 8  # of group normalisation, at every width
-# Of the moving statistics. Keras's 0.99 still remembers the first weights after 300 steps, so that
-# validation lags behind training; 0.9 is PyTorch's.
-MOMENTUM = 0.9
+from trainer.config import Blocks
+from trainer.models import parts
 
 
-def check_side(side: int, depth: int) -> None:
+def check(side: int, depth: int, widths: tuple[int, ...], norm: str) -> None:
+    """Raises InputError for sizes that the layers cannot have."""
     if side % 2**depth:
         raise InputError(
             f"side={side} cannot be halved {depth} times (depth={depth}); "
             f"use a multiple of {2**depth}"
         )
-
-
-def check(norm: str, filters: int) -> None:
-    if norm == "group" and filters % GROUPS:
+    if norm == "instance" and side == 2**depth:
         raise InputError(
-            f"filters={filters} cannot be split into the {GROUPS} groups of norm=group; "
-            f"use a multiple of {GROUPS}"
+            f"norm=instance makes zeros of the single pixel that depth={depth} leaves of "
+            f"side={side}; use a smaller depth or another norm"
         )
+    for filters in widths:
+        if norm == "group" and filters % parts.GROUPS:
+            raise InputError(
+                f"filters={filters} cannot be split into the {parts.GROUPS} groups of norm=group; "
+                f"use a multiple of {parts.GROUPS}"
+            )
 
 
-def normalisation(norm: str, name: str) -> keras.Layer | None:
-    """The layer called `name`, or None for `none`."""
-    match norm:
-        case "batch":
-            return keras.layers.BatchNormalization(momentum=MOMENTUM, name=name)
-        case "sync_batch":
-            return keras.layers.BatchNormalization(momentum=MOMENTUM, synchronized=True, name=name)
-        case "group":
-            return keras.layers.GroupNormalization(GROUPS, name=name)
-        case "none":
-            return None
-    raise InputError(f"norm={norm}: expected none, batch, sync_batch or group")
-
-
-def double_convolution(x, filters: int, norm: str, name: str):
-    """2 x (3x3 convolution, norm, ReLU): [B, H, W, any] -> [B, H, W, filters]."""
-    for k in (1, 2):
-        x = keras.layers.Conv2D(
-            filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv{k}"
-        )(x)
-        if normalise := normalisation(norm, f"{name}_norm{k}"):
-            x = normalise(x)
-        x = keras.layers.ReLU(name=f"{name}_relu{k}")(x)
+def block(x, filters: int, style: Blocks, convolutions: int, name: str):
+    """[B, H, W, any] -> [B, H, W, filters]."""
+    shortcut = None
+    if style.residual:
+        shortcut = x
+        if x.shape[-1] != filters:
+            shortcut = keras.layers.Conv2D(filters, 1, name=f"{name}_shortcut")(x)
+    for k in range(1, convolutions + 1):
+        is_last = k == convolutions
+        x = convolution(x, filters, style, name, k, shortcut if is_last else None)
     return x
+
+
+def convolution(x, filters: int, style: Blocks, name: str, k: int | str, shortcut=None):
+    x = keras.layers.Conv2D(
+        filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv{k}"
+    )(x)
+    return finished(x, style, name, k, shortcut)
+
+
+def finished(x, style: Blocks, name: str, k: int | str, shortcut=None):
+    """Norm and activation in the style's order; the shortcut is added before the activation."""
+    if style.order == "conv_norm_act":
+        x = normalised(x, style, f"{name}_norm{k}")
+    if shortcut is not None:
+        x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    x = activated(x, style, f"{name}_{style.activation}{k}")
+    if style.order == "conv_act_norm":
+        x = normalised(x, style, f"{name}_norm{k}")
+    return x
+
+
+def normalised(x, style: Blocks, name: str):
+    if parts.NORMS[style.norm] is None:
+        return x
+    layer, options = parts.NORMS[style.norm]
+    return getattr(keras.layers, layer)(**options, name=name)(x)
+
+
+def activated(x, style: Blocks, name: str):
+    layer, options = parts.ACTIVATIONS[style.activation]
+    if style.activation == "leaky_relu":
+        options = {"negative_slope": style.negative_slope}
+    return getattr(keras.layers, layer)(**options, name=name)(x)
+
+
+def upsampled(x, filters: int, style: Blocks, upsampling: str, name: str):
+    """[B, H, W, c] -> [B, 2H, 2W, filters], or c channels where no convolution takes part."""
+    row = parts.UPSAMPLINGS[upsampling]
+    options = row.options
+    if row.layer == "Conv2DTranspose":
+        options = options | {"filters": filters}
+    x = getattr(keras.layers, row.layer)(**options, name=f"{name}_up")(x)
+    if row.convolution:
+        return convolution(x, filters, style, f"{name}_up", "")
+    return finished(x, style, f"{name}_up", "") if row.is_activated else x
+
+
+def head(x, name: str):
+    """One logit a pixel, float32: [B, H, W, c] -> [B, H, W, 1]."""
+    return keras.layers.Conv2D(1, 1, dtype="float32", name=name)(x)

@@ -11,46 +11,68 @@ depth 4, 32 filters, one grey channel, one head, no norm.
 
     X(i,0) = block(pool(X(i-1,0)))            block = 2 x (3x3 convolution, norm, ReLU)
     X(i,j) = block(concat[X(i,0) … X(i,j-1), up(X(i+1,j-1))])
+
+With an encoder of keras.applications (encoders.py) X(i,0) is its feature of that size; then there
+is no X(0,0) but under VGG16.
 """
 
 import keras
 
-from trainer.models import blocks
+from lake import InputError
+from trainer import config
+from trainer.models import blocks, encoders, weight_files
 
 
-def network(
-    side: int,
-    depth: int,
-    filters: int,
-    norm: str,
-    deep_supervision: bool,
-    channels: int = 1,
-) -> keras.Model:
+def network(section: config.UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
     """With deep supervision logits[..., j - 1] is the head on X(0,j), the last one the deepest."""
-    blocks.check_side(side, depth)
-    blocks.check(norm, filters)
-
     images = keras.Input((side, side, channels), name="images")
-    x = {}  # (i, j): [B, side / 2^i, side / 2^i, filters * 2^i]
-    for i in range(depth + 1):
-        if i == 0:
-            entry = keras.layers.Rescaling(2.0, offset=-1.0, dtype="float32", name="rescale")(
-                images
-            )
-        else:
-            entry = keras.layers.MaxPooling2D(name=f"x_{i}_0_pool")(x[i - 1, 0])
-        x[i, 0] = blocks.double_convolution(entry, filters * 2**i, norm, f"x_{i}_0")
+    depth, widths = section.depth, section.decoder_widths()
+    column = encoders.of_section(images, side, section, "x_{}_0", is_pooled=False)
+    blocks.check(side, depth, widths, section.norm)
+    x = {(i, 0): feature for i, feature in enumerate(column)}  # [B, side / 2^i, side / 2^i, c]
     for j in range(1, depth + 1):
         for i in range(depth + 1 - j):
             name = f"x_{i}_{j}"
-            up = keras.layers.Conv2DTranspose(filters * 2**i, 2, strides=2, name=f"{name}_up")
-            inputs = [x[i, k] for k in range(j)] + [up(x[i + 1, j - 1])]
-            entry = keras.layers.Concatenate(name=f"{name}_concat")(inputs)
-            x[i, j] = blocks.double_convolution(entry, filters * 2**i, norm, name)
+            up = blocks.upsampled(x[i + 1, j - 1], widths[i], section, section.upsampling, name)
+            inputs = [x[i, k] for k in range(j) if x[i, k] is not None] + [up]
+            if len(inputs) > 1:
+                entry = keras.layers.Concatenate(name=f"{name}_concat")(inputs)
+            else:
+                entry = up
+            if section.dropout:
+                entry = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(entry)
+            x[i, j] = blocks.block(entry, widths[i], section, section.decoder_convolutions, name)
 
-    ends = range(1, depth + 1) if deep_supervision else [depth]
-    heads = [keras.layers.Conv2D(1, 1, dtype="float32", name=f"head_{j}")(x[0, j]) for j in ends]
+    ends = range(1, depth + 1) if section.deep_supervision else [depth]
+    heads = [blocks.head(x[0, j], f"head_{j}") for j in ends]
     if len(heads) == 1:
         return keras.Model(images, heads[0], name="unetpp")
     logits = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
     return keras.Model(images, logits, name="unetpp")
+
+
+def pruned(
+    trained: keras.Model, section: config.UnetPlusPlus, side: int, level: int
+) -> tuple[config.UnetPlusPlus, keras.Model]:
+    """Zhou et al., section 3.2: the U-Net++ of depth `level` whose logits are those of head `level`
+    of a network trained with deep supervision, with the weights it needs and no others."""
+    if not 1 <= level <= section.depth:
+        raise InputError(f"prune={level}: expected 1 to model.depth={section.depth}")
+    if level < section.depth and not section.deep_supervision:
+        raise InputError(
+            f"prune={level}: X(0,{level}) has a head of its own only after training with "
+            f"model.deep_supervision=true"
+        )
+    num_widths = level + (section.encoder == "plain")  # the other encoders have their own
+    smaller = section.model_copy(
+        update={
+            "depth": level,
+            "filters": section.widths()[:num_widths],
+            "decoder_filters": section.decoder_filters and section.decoder_filters[:level],
+            "weights": None,
+            "deep_supervision": False,
+        }
+    )
+    cut = network(smaller, side, trained.input.shape[-1])
+    weight_files.copy(trained, cut)
+    return smaller, cut

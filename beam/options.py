@@ -1,0 +1,308 @@
+"""The options of python -m beam.convert: flags -> Options. What can be wrong with them is said
+before a worker starts."""
+
+import argparse
+import itertools
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam import deidentify, files, source, splits
+from lake import InputError, labels, manifest, rle
+from lake.sources import Storage, pixels
+
+WORK = ".work"
+KEY_FILE = Path("~/.config/radlake/deidentify.key")
+# flag -> (the one source that knows it, its default)
+OF_ONE_SOURCE = {
+    "frames": ("dicom", "reject"),
+    "image_id_from": ("dicom", "name"),
+    "lung_roi": ("metaimage", False),
+    "empty_slices": ("metaimage", 0.1),
+}
+SNIFFED_TEXTS = 1000  # run-length texts that are looked at before a conversion starts
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the workers need to know."""
+
+    folder: str  # ROOT/<dataset>/<version>
+    dataset: str
+    version: str
+    source: str  # dicom | images | metaimage
+    image_id_from: str  # name | uid
+    frames: str  # reject | first | each
+    dialect: str  # of run-length texts
+    unlabelled: str  # reject | negative | keep
+    empty_slices: float  # share of a volume's slices without a nodule that are taken
+    max_side: int | None
+    bits: int | None  # 8 | 16 | None: what the images have
+    window: str  # default | percentile | LOW,HIGH
+    clahe: bool
+    lung_roi: bool
+    splits: str
+    folds: int
+    split_column: str | None
+    splits_from: str | None  # folder of an earlier lake
+    deidentify: str  # hash | keep
+    key_file: str | None  # where workers read the secret; it never travels in the pipeline
+    image_id: str  # keep | hash
+    shard_mb: float
+    shard_images: int
+    min_shards: int
+    max_reject_fraction: float
+    progress_file: str | None
+
+    def storage(self, lake_bits: int) -> Storage:
+        return Storage(lake_bits, self.max_side, self.window, self.clahe, self.lung_roi)
+
+    def of_records(self) -> dict:
+        """The options that change the bytes of a record whose image and label are given."""
+        names = ("source", "max_side", "window", "clahe", "lung_roi", "deidentify", "image_id")
+        return {name: getattr(self, name) for name in names}
+
+    def content(self) -> dict:
+        """The options that change the lake's content."""
+        names = ("dataset", "version", "image_id_from", "frames", "dialect", "unlabelled")
+        names += ("empty_slices", "splits", "folds", "split_column", "splits_from")
+        names += ("shard_mb", "shard_images", "min_shards")
+        return {**{name: getattr(self, name) for name in names}, **self.of_records()}
+
+    def path(self, name: str) -> str:
+        return FileSystems.join(self.folder, name)
+
+    def work(self, name: str) -> str:
+        return FileSystems.join(self.folder, WORK, name)
+
+    def sidecar(self, shard: str) -> str:
+        return self.work(f"{shard}.json")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m beam.convert",
+        description="Image files and labels -> a lake, on any Beam runner.",
+        epilog="Beam's own options (--runner, --direct_num_workers, --project, …) pass through.",
+        allow_abbrev=False,
+    )
+    _add_inputs(made.add_argument_group("input").add_argument)
+    _add_pixels(made.add_argument_group("pixels").add_argument)
+    _add_splits(made.add_argument_group("splits and shards").add_argument)
+    _add_privacy(made.add_argument_group("privacy").add_argument)
+    return made
+
+
+def _add_inputs(add) -> None:
+    add("--source", choices=source.NAMES, default="dicom", help="what the files are")
+    add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
+    add("--labels", metavar="CSV", help="run lengths, classes or nodules by image; may be .gz")
+    add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
+    add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
+    add(
+        *("--rle",),
+        dest="dialect",
+        choices=rle.DIALECTS,
+        default="relative",
+        help="run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major",
+    )
+    policies = ("reject", "negative", "keep")
+    add("--unlabelled", choices=policies, default="reject", help="images without a row or mask")
+    add("--image_id_from", choices=("name", "uid"), default="name", help="file or SOPInstanceUID")
+    choices = ("reject", "first", "each")
+    add("--frames", choices=choices, default="reject", help="of a multi-frame file")
+    share = {"type": _share, "metavar": "SHARE"}
+    help_text = "of a volume's slices without a nodule, take this share"
+    add("--empty_slices", default=0.1, help=help_text, **share)
+    add("--max_reject_fraction", default=0.01, help="above it the job fails", **share)
+
+
+def _add_pixels(add) -> None:
+    add("--max_side", type=_side, default=1024, help="longest side in pixels, or none")
+    add("--bits", type=int, choices=(8, 16), help="stored bits; needed when the images have both")
+    add("--window", type=_window, default="default", metavar="default|percentile|LOW,HIGH")
+    add("--clahe", action="store_true", help="equalise the contrast of every image's tiles")
+    add("--lung_roi", action="store_true", help="CT: make air of what is not lung")
+
+
+def _add_splits(add) -> None:
+    add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
+    add("--folds", type=_at_least(2, int), default=0, metavar="K", help="within train and val")
+    add("--split_column", metavar="NAME", help="the label CSV's column that says the split")
+    add("--splits_from", metavar="LAKE", help="keep this lake's splits, deal only new patients")
+    add("--shard_mb", type=_at_least(0.1, float), default=100, help="size of a shard, 10^6 bytes")
+    add("--shard_images", type=_at_least(1, int), default=1000, help="at most so many in a shard")
+    add("--min_shards", type=_at_least(1, int), default=4, help="shards of a split, at least")
+
+
+def _add_privacy(add) -> None:
+    hashes = "patient, study and series ids"
+    add("--deidentify", choices=("hash", "keep"), default="hash", help=hashes)
+    add("--image_id", choices=("keep", "hash"), default="keep", help="hash: as --deidentify does")
+    made_at = f"secret of the hash; made at {KEY_FILE} when absent"
+    add("--deidentify_key_file", metavar="FILE", help=made_at)
+
+
+def check_beam_arguments(arguments: list[str]) -> None:
+    """PipelineOptions drops what it does not know; a mistyped flag must not be dropped in
+    silence."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(known)
+    _, unknown = known.parse_known_args(arguments)
+    if unknown:
+        raise InputError(f"unknown options {' '.join(unknown)}; see python -m beam.convert --help")
+
+
+def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
+    """The columns of the label CSV, None without one; raises InputError where inputs are missing or
+    do not fit together."""
+    for name in ("images", "masks"):
+        pattern = getattr(flags, name)
+        if pattern and not FileSystems.match([pattern], limits=[1])[0].metadata_list:
+            raise InputError(
+                f"--{name}={pattern}: no file matches; quote the pattern so that the shell leaves "
+                f"it alone"
+            )
+    if flags.labels and flags.masks:
+        raise InputError("--labels and --masks: expected one of them")
+    if flags.masks and flags.source == "metaimage":
+        raise InputError("--source metaimage takes its labels from a nodule CSV, not from --masks")
+    if flags.split_column and not flags.labels:
+        raise InputError("--split_column needs --labels")
+    if flags.split_column and flags.splits_from:
+        raise InputError("--split_column and --splits_from: expected one of them")
+    if not flags.labels:
+        if not flags.masks and flags.unlabelled == "reject":
+            raise InputError("without --labels or --masks say --unlabelled keep (or negative)")
+        return None
+    if not FileSystems.exists(flags.labels):
+        raise InputError(f"--labels={flags.labels}: no such file")
+    try:
+        layout = _sniffed(flags)
+    except labels.DAMAGED as error:
+        raise InputError(f"--labels={flags.labels}: not readable: {error}") from None
+    if (layout.kind == "nodule") != (flags.source == "metaimage"):
+        raise InputError(
+            f"--labels={flags.labels} is a {layout.kind} CSV; --source metaimage takes "
+            f"seriesuid,coordX,coordY,coordZ,diameter_mm, the other sources run lengths or classes"
+        )
+    return layout
+
+
+def _sniffed(flags: argparse.Namespace) -> labels.Layout:
+    """The label CSV's columns, after a look at its first rows."""
+    with files.open_unpacked(flags.labels) as file:
+        layout = labels.layout(file, flags.labels, flags.split_column)
+    if layout.kind == "rle":
+        with files.open_unpacked(flags.labels) as file:
+            rows = itertools.islice(labels.read(file, layout), SNIFFED_TEXTS)
+            conflict = rle.dialect_conflict([row.value or "" for _, row in rows], flags.dialect)
+        if conflict:
+            raise InputError(f"--labels={flags.labels}: {conflict}")
+    return layout
+
+
+def of_flags(flags: argparse.Namespace, is_local: bool, progress_file: str | None) -> Options:
+    """The workers' Options; raises InputError, makes the key where a local run has none."""
+    names = {name for name, _ in splits.parse(flags.splits)}
+    parts = flags.output.rstrip("/").split("/")
+    if len(parts) < 2 or not all(part[:1].isalnum() for part in parts[-2:]):
+        raise InputError(
+            f"--output={flags.output}: expected ROOT/NAME/VERSION, such as lakes/siim/1.0.0"
+        )
+    version = parts[-1].split(".")
+    if len(version) != 3 or not all(part.isdigit() for part in version):
+        raise InputError(
+            f"--output={flags.output}: the version {parts[-1]} is not three numbers, such as 1.0.0"
+        )
+    if flags.image_id == "hash" and flags.deidentify == "keep":
+        raise InputError("--image_id=hash needs --deidentify=hash")
+    for name, (of_source, default) in OF_ONE_SOURCE.items():
+        if flags.source != of_source and getattr(flags, name) != default:
+            raise InputError(f"--{name} is for --source {of_source}, not {flags.source}")
+    if flags.splits_from:
+        _check_earlier(flags, names)
+    is_hashed = flags.deidentify == "hash"
+    given = {name: value for name, value in vars(flags).items() if name in Options.__annotations__}
+    return Options(
+        **given,
+        folder=flags.output.rstrip("/"),
+        dataset=parts[-2],
+        version=parts[-1],
+        key_file=_key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
+        progress_file=progress_file,
+    )
+
+
+def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:
+    folder = flags.splits_from
+    path = FileSystems.join(folder, manifest.MANIFEST)
+    if not FileSystems.exists(path):
+        raise manifest.missing(folder)
+    earlier = manifest.parse(files.read_text(path), folder)
+    unknown = set(earlier["counts"]["splits"]) - names
+    if unknown:
+        raise InputError(
+            f"--splits_from={folder} has the splits {sorted(unknown)}, which --splits="
+            f"{flags.splits} lacks; name the same splits in both"
+        )
+    if earlier["options"]["folds"] != flags.folds:
+        raise InputError(
+            f"--splits_from={folder} has {earlier['options']['folds']} folds, --folds says "
+            f"{flags.folds}; use the same"
+        )
+
+
+def _key_file(path: str | None, is_local: bool) -> str:
+    """Where the secret of the pseudonyms is: whoever has it can test a guessed patient id on a
+    lake."""
+    if not path and not is_local:
+        raise InputError("a remote runner needs --deidentify_key_file (or --deidentify keep)")
+    made = KEY_FILE.expanduser()
+    if not path and not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = made.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(secrets.token_bytes(32))
+        unfinished.replace(made)
+        print(
+            f"made {made}: the secret that hashes patient ids; keep it with the images, "
+            "not with the lake",
+            file=sys.stderr,
+        )
+    deidentify.read_key(path or str(made))
+    return path or str(made)
+
+
+def _window(text: str) -> str:
+    try:
+        pixels.parse_window(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _side(text: str) -> int | None:
+    return None if text == "none" else _at_least(1, int)(text)
+
+
+def _at_least(lowest: float, kind: type):
+    """An argparse type: a number from `lowest` on."""
+
+    def number(text: str):
+        if kind(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
+        return kind(text)
+
+    return number
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)

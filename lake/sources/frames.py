@@ -1,0 +1,139 @@
+"""One frame of a DICOM file: its elements, its encoded bytes, its decoded pixels.
+
+Nothing is decoded before what it would expand to is known to be what the header says.
+"""
+
+import struct
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, RLELossless
+
+from lake import Reject
+from lake.sources import Header, codestream, elements
+from lake.sources.elements import PIXEL_DATA, Element, text, whole_number
+
+SAMPLES, PHOTOMETRIC, FRAMES, ROWS = 0x00280002, 0x00280004, 0x00280008, 0x00280010
+COLUMNS, BITS_ALLOCATED, BITS_STORED, SIGNED = 0x00280011, 0x00280100, 0x00280101, 0x00280103
+PALETTE = 0x00281101  # descriptor of red; green, blue, then the data, plain and segmented
+EXTENDED_OFFSETS, EXTENDED_LENGTHS = 0x7FE00001, 0x7FE00002
+SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
+# Functional groups (PS3.3 C.7.6.16.2): plane position, pixel measures, frame VOI LUT, pixel value
+# transformation.
+GROUPS = frozenset((0x00209113, 0x00289110, 0x00289132, 0x00289145))
+# What decoding takes: the Image Pixel module with its palettes.
+DECODED_TAGS = frozenset(
+    (
+        *(SAMPLES, PHOTOMETRIC, 0x00280006, FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED),
+        *(0x00280102, SIGNED, *range(PALETTE, PALETTE + 3), *range(0x00281201, 0x00281204)),
+        *(*range(0x00281221, 0x00281224), PIXEL_DATA),
+    )
+)
+TAGS = DECODED_TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_LENGTHS}
+# Little endian, as all encapsulated data are.
+ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+
+
+def of_frame(found: dict[int, Element], frame: int, tags: frozenset[int]) -> dict[int, Element]:
+    """The elements as they hold for one frame: its functional groups laid over the data set's."""
+    laid = dict(found)
+    for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
+        groups = elements.item(found, sequence, index, GROUPS)
+        for group in groups:
+            laid |= elements.item(groups, group, 0, tags - DECODED_TAGS)
+    return laid
+
+
+def only_fragment(found: dict[int, Element]) -> memoryview | None:
+    """The fragment of encapsulated pixel data of one fragment, not copied; None where there are
+    more."""
+    data = found[PIXEL_DATA]
+    view = memoryview(data.data)[data.start : data.end]
+    ends = [0]
+    for _ in ("basic offset table", "fragment"):  # items: tag, length, value (PS3.5 A.4)
+        if len(view) < ends[-1] + 8:
+            return None
+        tag, length = struct.unpack_from("<4sL", view, ends[-1])
+        if tag != ITEM_TAG or ends[-1] + 8 + length > len(view):
+            return None
+        ends.append(ends[-1] + 8 + length)
+    _, table_end, end = ends
+    is_last = len(view) == end or bytes(view[end : end + 4]) == SEQUENCE_END_TAG
+    return view[table_end + 8 : end] if is_last else None
+
+
+def encoded(found: dict[int, Element], frame: int) -> bytes:
+    """One frame of encapsulated pixel data."""
+    offsets = [found[tag].value for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS) if tag in found]
+    return get_frame(
+        found[PIXEL_DATA].value,
+        frame,
+        number_of_frames=whole_number(found, FRAMES) or 1,
+        extended_offsets=tuple(offsets) if len(offsets) == 2 and all(offsets) else None,
+    )
+
+
+def decoded(found: dict[int, Element], syntax: str, header: Header) -> np.ndarray:
+    """The frame's pixels: stored values [H, W], or RGB [H, W, 3] of colours and palettes."""
+    uid = UID(syntax)
+    try:
+        decoder = get_decoder(uid)
+    except NotImplementedError:
+        raise Reject(
+            "unsupported-syntax", f"no decoder of transfer syntax {uid.name}; convert the file"
+        ) from None
+    dataset = _image_pixel_module(found, uid)
+    if decoder.is_encapsulated:
+        frame = encoded(found, header.frame)
+        _check_expansion(frame, uid, header, found)
+        dataset.NumberOfFrames = 1
+        dataset.add_new(PIXEL_DATA, "OB", encapsulate([frame], has_bot=False))
+    pixels, _ = decoder.as_array(dataset, index=0 if decoder.is_encapsulated else header.frame)
+    if text(found, PHOTOMETRIC) != "PALETTE COLOR":
+        return pixels
+    return _in_bits(apply_color_lut(pixels, dataset)[..., :3], header.bits)
+
+
+def _check_expansion(frame: bytes, uid: UID, header: Header, found: dict[int, Element]) -> None:
+    samples = whole_number(found, SAMPLES) or 1
+    if uid == RLELossless:
+        sample_bytes = (whole_number(found, BITS_ALLOCATED) + 7) // 8
+        codestream.check_runs(frame, header.height * header.width, samples * sample_bytes)
+    else:
+        codestream.check_claims(frame, header.height, header.width, samples)
+
+
+def _image_pixel_module(found: dict[int, Element], uid: UID) -> Dataset:
+    """What pydicom decodes."""
+    is_little = found[ROWS].order == "<"
+    dataset = Dataset(
+        {tag: _raw(tag, found[tag]) for tag in sorted(map(BaseTag, DECODED_TAGS & found.keys()))}
+    )
+    dataset.set_original_encoding(found[ROWS].vr is None, is_little)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uid
+    return dataset
+
+
+def _raw(tag: BaseTag, element: Element) -> RawDataElement:
+    return RawDataElement(
+        tag=tag,
+        VR=element.vr.decode() if element.vr else None,
+        length=element.end - element.start,
+        value=element.value,
+        value_tell=0,
+        is_implicit_VR=element.vr is None,
+        is_little_endian=element.order == "<",
+    )
+
+
+def _in_bits(colours: np.ndarray, bits: int) -> np.ndarray:
+    """Colours in the bits that the palette's descriptor says, which its entries need not have."""
+    if colours.dtype == np.uint8:
+        return colours if bits <= 8 else colours.astype(np.uint16) * 257
+    return colours >> 8 if bits <= 8 and colours.max() > 255 else colours

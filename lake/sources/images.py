@@ -1,0 +1,218 @@
+"""PNG and JPEG files: bytes -> Header, bytes -> Scan; mask images -> run-length texts.
+
+A baseline grey JPEG and a plain grey PNG of the lake's bits keep their coded pixels and lose all
+else, which could name a person; everything else is decoded and becomes grey: colours by their luma
+(ITU-R BT.601), palettes through their colours, JPEG turned as its EXIF says and viewers show it.
+What cannot is a Reject:
+
+not-an-image        neither PNG nor JPEG (masks: nor GIF, BMP, TIFF) by its first bytes
+unreadable-header   damaged or cut off before the pixels begin
+too-large           more pixels than lake.sources.MAX_PIXELS
+multi-frame         an animation, pages, or pictures in one file: which one is meant is unknown
+deep-colour         16 bits a channel with colour or alpha, which Pillow would cut down to 8
+transparent         pixels that are not opaque: what is behind them is unknown
+undecodable         pixel data cut off, damaged, or other than the header says
+mask-not-binary     a mask with grey values between background and lesion, or with classes
+"""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+)
+
+from lake import Reject, rle
+from lake.sources import MAX_PIXELS, Header, Scan, Storage, pixels
+from lake.sources.codestream import bare_jpeg
+from lake.sources.damage import broken_is
+from lake.sources.png import PNG_START, bare_png, chunks
+
+OPENERS = {PNG_START: PngImagePlugin.PngImageFile, b"\xff\xd8\xff": JpegImagePlugin.jpeg_factory}
+MASK_OPENERS = OPENERS | {
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
+    b"BM": BmpImagePlugin.BmpImageFile,
+    **dict.fromkeys((b"II*\0", b"MM\0*"), TiffImagePlugin.TiffImageFile),
+}
+# How to turn pixels [H, W] upright, by EXIF orientation (TIFF 6.0, tag 274).
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: a[::-1].T,
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: a[:, ::-1].T,
+}
+# A mask that went through JPEG of quality 75 strays by up to 43 of 255, and no pixel across half;
+# of quality 50 by 98 (60 masks of SIIM-ACR).
+STRAY = 1 / 4
+MIN_WHITE = 128  # below, values of more than one kind are classes
+
+
+def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
+    """The one Header of a PNG or JPEG file, pixels not read; the image's id is its file stem."""
+    with broken_is("unreadable-header", path):
+        image = _opened(file, OPENERS)
+        width, height = image.size
+        if _orientation(image) >= 5:
+            height, width = width, height
+    return [
+        Header(
+            path=path,
+            size=size,
+            image_id=file_stem(path),
+            patient="",
+            study="",
+            series="",
+            height=height,
+            width=width,
+            bits=16 if image.mode.startswith("I") else 8,
+            view="",
+            sex="",
+            age=-1,
+            modality="",
+        )
+    ]
+
+
+def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
+    """The image as a lake stores it; its values have no unit, so rescale is (1, 0)."""
+    with broken_is("undecodable", header.path):
+        image = _opened(io.BytesIO(data), OPENERS)
+        bare = _bare(data, image, header, storage)
+        # Pillow also is the judge of a JPEG's entropy code; that of a PNG was read through.
+        is_judged = bare is not None and image.format == "PNG"
+        levels = None if is_judged and storage.window != "percentile" else _grey(image, data)
+        if levels is not None and levels.shape != (header.height, header.width):
+            raise ValueError(f"{levels.shape} pixels, the listing found another size")
+        highest = 2**header.bits - 1
+        rescale, window, spacing_mm = (1.0, 0.0), (0.0, float(highest)), (0.0, 0.0)
+        if bare is None:
+            return pixels.store(levels, highest, rescale, window, spacing_mm, storage)
+        return Scan(
+            image=bare,
+            encoding="png" if image.format == "PNG" else "jpeg-kept",
+            height=header.height,
+            width=header.width,
+            pixel_spacing_mm=spacing_mm,
+            rescale=rescale,
+            window=pixels.view(storage.window, window, rescale, levels),
+        )
+
+
+def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
+    """(relative run-length text, (height, width)) of a mask image, at its own size.
+
+    Lesion is what is not 0. A mask that went through a lossy code has values near 0 and near its
+    highest, and is cut at half.
+    """
+    with broken_is("undecodable", path):
+        levels = _grey(_opened(io.BytesIO(data), MASK_OPENERS), data)
+        return rle.to_text(rle.from_mask(_is_lesion(levels))), levels.shape
+
+
+def file_stem(path: str) -> str:
+    """The file's name without its last extension."""
+    return PurePosixPath(re.split(r"[/\\]", path)[-1]).stem
+
+
+def _opened(file: BinaryIO, openers: dict[bytes, Callable]) -> Image.Image:
+    """The image with its header read and its pixels not; raises Reject.
+
+    Not by Image.open, whose bound on pixels and its warning belong to the whole process.
+    """
+    start = file.read(32)
+    file.seek(0)
+    opener = next((openers[magic] for magic in openers if start.startswith(magic)), None)
+    if opener is None:
+        raise Reject("not-an-image", "its first bytes are those of no known image format")
+    image = opener(file, "")
+    width, height = image.size
+    if height * width > MAX_PIXELS:
+        raise Reject(
+            "too-large", f"{height} x {width} pixels, expected at most {MAX_PIXELS:,} in all"
+        )
+    if getattr(image, "is_animated", False):
+        raise Reject("multi-frame", "several frames, pages or pictures, expected one")
+    if image.format == "PNG" and start[24] == 16 and start[25] != 0:  # IHDR: depth, colour type
+        raise Reject("deep-colour", "16 bits a channel in colour or with alpha; save it as grey")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a JPEG, or of a PNG that states it before its pixels; 1 is upright."""
+    # Pillow turns a TIFF itself. It seeks the EXIF of a PNG behind the pixels, too, and decodes
+    # them for it.
+    if image.format != "JPEG" and "exif" not in image.info:
+        return 1
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in TURNS else 1
+
+
+def _grey(image: Image.Image, data: bytes) -> np.ndarray:
+    """Levels [H, W], uint8 or as deep as the image, upright; raises Reject."""
+    orientation = _orientation(image)
+    if image.format == "PNG":
+        for _ in chunks(data):  # Pillow does not look at the sums of pixel data
+            pass
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        levels = np.asarray(image)
+        hidden = image.info.get("transparency")
+        is_hidden = hidden is not None and np.any(levels == hidden)
+    else:
+        is_hidden = image.has_transparency_data and _alpha(image).getextrema()[0] < 255
+        colours = image.convert("RGB") if image.mode == "CMYK" else image
+        levels = np.asarray(colours.convert("L"))
+    if is_hidden:
+        raise Reject("transparent", "it has pixels that are not opaque; save it without alpha")
+    return TURNS[orientation](levels) if orientation in TURNS else levels
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    return (image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A")
+
+
+def _bare(data: bytes, image: Image.Image, header: Header, storage: Storage) -> bytes | None:
+    """The file's own coded pixels where they are right as they stand, else None."""
+    height, width = header.height, header.width
+    is_right = (
+        header.bits == storage.bits
+        and image.size == (width, height)
+        and _orientation(image) == 1
+        and not storage.clahe
+        and pixels.shrunk_size(height, width, storage.max_side) == (height, width)
+    )
+    if not is_right:
+        return None
+    if image.format == "PNG":
+        return bare_png(data, height, width, storage.bits)
+    return bare_jpeg(data, height, width)
+
+
+def _is_lesion(levels: np.ndarray) -> np.ndarray:
+    """Mask [H, W] bool of a mask image's levels; raises Reject."""
+    is_bytes = levels.dtype == np.uint8  # counted in 4 ms a megapixel; sorting takes 10
+    values = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
+    if len(values) == 1 or (len(values) == 2 and values[0] == 0):
+        return levels != 0
+    highest = int(values[-1])
+    is_near = (values <= highest * STRAY) | (values >= highest * (1 - STRAY))
+    if highest < MIN_WHITE or not is_near.all():
+        raise Reject(
+            "mask-not-binary",
+            f"{len(values)} grey values, {values[:4].tolist()} ... {highest}; expected 0 and one "
+            f"other",
+        )
+    return levels > highest / 2

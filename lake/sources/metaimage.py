@@ -1,0 +1,322 @@
+"""CT volumes: MetaImage files and single DICOM slices -> Headers; one slice of a series -> Scan.
+
+MetaImage (.mhd with its data file, .mha) is read by SimpleITK, DICOM as lake.sources.dicom does.
+Stored pixels are HU + 32768.
+"""
+
+import re
+import tempfile
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import SimpleITK
+
+from lake import Reject
+from lake.nodules import axes
+from lake.sources import (
+    FRAME_BITS,
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    Geometry,
+    Header,
+    Scan,
+    Storage,
+    dicom,
+    elements,
+    frames,
+    grey,
+    lungs,
+    pixels,
+    series,
+)
+from lake.sources.damage import broken_is
+from lake.sources.elements import numbers, text, whole_number
+
+SUFFIXES = (".mhd", ".mha")
+HEADER_BYTES = 2**16  # of a MetaImage: hundreds of bytes, thousands with DICOM's fields kept in it
+KEY = re.compile(rb"\s*(\w+)\s*[=:]")
+BYTES_PER_TYPE = {
+    f"MET_{name}": num_bytes
+    for num_bytes, names in {
+        1: ("CHAR", "UCHAR"),
+        2: ("SHORT", "USHORT"),
+        4: ("INT", "UINT", "FLOAT"),
+        8: ("DOUBLE",),
+    }.items()
+    for name in names
+}
+ORIENTATION, POSITION, IMAGE_TYPE, THICKNESS = 0x00200037, 0x00200032, 0x00080008, 0x00180050
+PIXEL_SPACING = dicom.PIXEL_SPACING
+GEOMETRY_TAGS = frozenset((ORIENTATION, POSITION, PIXEL_SPACING, IMAGE_TYPE, THICKNESS))
+SLICE_TAGS = GEOMETRY_TAGS | {frames.PHOTOMETRIC}
+ZERO_HU = 32768  # as stored
+AIR_HU = -1000
+WINDOW_HU = (-1000.0, 400.0)  # of LUNA16's and most later lung work
+
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
+    """The one Header of a whole MetaImage volume, or of one DICOM slice; raises Reject."""
+    if size > MAX_FILE_BYTES:
+        raise Reject(
+            "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
+        )
+    if not path.lower().endswith(SUFFIXES):
+        return [_dicom_slice(file, path, size)]
+    with broken_is("unreadable-header", path):
+        return [_volume(file.read(HEADER_BYTES), path, size)]
+
+
+def data_files(header_text: bytes) -> list[str]:
+    """Names of the files beside a MetaImage header that hold its pixels; empty when it holds them
+    itself. Raises Reject."""
+    name = _fields(header_text)[0]["ElementDataFile"]
+    if name.upper() == "LOCAL":
+        return []
+    if name.upper().startswith("LIST") or "%" in name:
+        raise Reject(
+            "unsupported-mhd", "ElementDataFile is a list or a pattern; write one file a volume"
+        )
+    if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
+        raise Reject(
+            "unsupported-mhd", "ElementDataFile is in another folder; put it beside the header"
+        )
+    return [name]
+
+
+def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
+    """One slice as a lake stores it; the data file of a .mhd lies beside `local_path`."""
+    with broken_is("undecodable", header.path):
+        is_volume = local_path.lower().endswith(SUFFIXES)
+        values = (_of_volume if is_volume else _of_dicom)(local_path, header)
+        if values.shape != (header.height, header.width):
+            raise Reject("undecodable", f"{values.shape} pixels, not as its header says")
+        hu = to_hu(values)  # [H, W]
+        geometry = header.geometry
+        column_mm, row_mm, _ = geometry.spacing_mm
+        if storage.lung_roi:
+            hu = np.where(lungs.region(hu, (row_mm, column_mm)), hu, AIR_HU)
+        middle = [(header.width - 1) / 2 * column_mm, (header.height - 1) / 2 * row_mm, 0]
+        low, high = (end + ZERO_HU for end in WINDOW_HU)
+        return pixels.store(
+            hu + ZERO_HU,
+            highest=65535,
+            rescale=(1.0, float(-ZERO_HU)),
+            window=(low, high),
+            spacing_mm=(row_mm, column_mm),
+            storage=storage,
+            slice_mm=float(geometry.origin_mm[2] + axes(geometry)[2] @ middle),
+        )
+
+
+def to_hu(values: np.ndarray) -> np.ndarray:
+    """Values as int32 within int16's range; raises Reject for what cannot be HU."""
+    low, high = float(values.min()), float(values.max())  # NaN where one value is
+    # Fractions between 0 and 1 are a window that somebody applied before.
+    is_scaled = values.dtype.kind == "f" and 0 <= low < high <= 1
+    if is_scaled or not (low >= -ZERO_HU and high < ZERO_HU):
+        raise Reject(
+            "not-hu", f"values from {low:g} to {high:g}, expected HU; leave out what is no CT"
+        )
+    return np.rint(values).astype(np.int32)
+
+
+def _fields(data: bytes) -> tuple[dict[str, str], int]:
+    """(fields, bytes) of a MetaImage header, which ends with ElementDataFile."""
+    found, at = {}, 0
+    while at < len(data):
+        end = data.find(b"\n", at) + 1 or len(data)
+        line, at = data[at:end], end
+        match = KEY.match(line)
+        if match:
+            key = match[1].decode()
+            found[key] = line[match.end() :].strip().decode("utf-8", "surrogateescape")
+            if key == "ElementDataFile":
+                return found, at
+    raise Reject("unreadable-header", "no ElementDataFile: not a whole MetaImage header")
+
+
+def _volume(data: bytes, path: str, size: int) -> Header:
+    fields, header_bytes = _fields(data)
+    width, height, num_slices = _checked_size(fields)
+    data_files(data[:header_bytes])  # its Rejects belong to the listing
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder, f"header{path[-4:].lower()}")
+        local.write_bytes(data[:header_bytes])
+        reader = _reader(str(local))
+    if reader.GetSize() != (width, height, num_slices) or reader.GetNumberOfComponents() != 1:
+        raise Reject("unreadable-header", "SimpleITK reads other sizes than its text has")
+    geometry = Geometry(num_slices, reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
+    return Header(
+        path=path,
+        size=size,
+        image_id="",
+        patient="",
+        study="",
+        series=re.split(r"[/\\]", path)[-1][:-4],
+        height=height,
+        width=width,
+        bits=16,
+        view="",
+        sex="",
+        age=-1,
+        modality="CT",
+        geometry=_sound(geometry),
+    )
+
+
+def _checked_size(fields: dict[str, str]) -> tuple[int, int, int]:
+    """Columns, rows and slices of one grey channel of a type that we know; MetaIO trusts the text
+    that it parses, so what it is handed is looked at before."""
+    if fields.get("NDims") != "3":
+        raise Reject("not-a-volume", "expected NDims = 3; leave it out")
+    if fields.get("ElementNumberOfChannels", "1") != "1":
+        raise Reject("not-grey", "more than one channel, expected a CT; leave it out")
+    kind = fields.get("ElementType", "")
+    if kind not in BYTES_PER_TYPE or not _is_true(fields, "BinaryData"):
+        raise Reject(
+            "unsupported-mhd", f"expected binary data of a type among {sorted(BYTES_PER_TYPE)}"
+        )
+    if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){2}", fields.get("DimSize", "")):
+        raise Reject("unreadable-header", "DimSize is not three whole numbers above 0")
+    width, height, num_slices = map(int, fields["DimSize"].split())
+    num_bytes = width * height * num_slices * BYTES_PER_TYPE[kind]
+    if width * height > MAX_PIXELS or num_slices > 2**FRAME_BITS or num_bytes > MAX_FILE_BYTES:
+        raise Reject(
+            "too-large",
+            f"{width} x {height} x {num_slices} voxels, expected at most {MAX_PIXELS} a slice, "
+            f"{2**FRAME_BITS} slices and {MAX_FILE_BYTES} bytes; leave it out",
+        )
+    return width, height, num_slices
+
+
+def _is_true(fields: dict[str, str], key: str) -> bool:
+    return fields.get(key, "").upper()[:1] in ("T", "1")  # as MetaIO reads it
+
+
+def _reader(local_path: str) -> SimpleITK.ImageFileReader:
+    """A reader that has read the header."""
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("MetaImageIO")
+    reader.SetFileName(local_path)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _sound(geometry: Geometry) -> Geometry:
+    """The geometry, once it is bounded, has extent and has right angles."""
+    numbers_mm = (*geometry.origin_mm, *geometry.spacing_mm, *geometry.direction)
+    matrix = axes(geometry)
+    is_orthonormal = np.allclose(matrix.T @ matrix, np.eye(3), rtol=0, atol=series.COSINE_TOLERANCE)
+    is_bounded = (np.abs(numbers_mm) <= grey.LARGEST).all()
+    if not (is_bounded and min(geometry.spacing_mm) > 0 and is_orthonormal):
+        raise Reject(
+            "bad-geometry",
+            f"spacing {geometry.spacing_mm} and direction {geometry.direction}: expected numbers "
+            f"above 0 and three axes at right angles; resample tilted volumes",
+        )
+    return geometry
+
+
+def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
+    header = dicom.read_headers(file, path, size, image_id_from="name", frames="reject")[0]
+    if header.modality != "CT":
+        raise Reject("not-ct", f"{path}: modality {header.modality!r}, expected CT; leave it out")
+    if not header.series:
+        raise Reject("no-series", f"{path}: no (0020,000E) Series Instance UID to find its volume")
+    with broken_is("unreadable-header", path):
+        found = _slice_elements(file)
+        if text(found, frames.PHOTOMETRIC) != "MONOCHROME2":
+            raise Reject("not-grey", "expected MONOCHROME2, as CT has it; leave it out")
+        if "LOCALIZER" in text(found, IMAGE_TYPE).upper().split("\\"):
+            raise Reject("localizer", "a scout view, not a slice; leave it out")
+        position, cosines = numbers(found, POSITION), numbers(found, ORIENTATION)
+        spacing = numbers(found, PIXEL_SPACING)
+        if (len(position), len(cosines), len(spacing)) != (3, 6, 2):
+            raise Reject(
+                "bad-geometry",
+                "no Image Position, Image Orientation or Pixel Spacing; leave it out",
+            )
+        right, down = np.array(cosines[:3]), np.array(cosines[3:])
+        matrix = np.stack([right, down, np.cross(right, down)], axis=1)
+        thickness_mm = (numbers(found, THICKNESS) or [0.0])[0]
+        geometry = Geometry(
+            slices=1,
+            origin_mm=tuple(position),
+            # DICOM names the distance between rows first. That between slices comes from their
+            # positions; a lone slice has its own thickness, or counts as 1 mm.
+            spacing_mm=(spacing[1], spacing[0], thickness_mm if thickness_mm > 0 else 1.0),
+            direction=tuple(matrix.ravel().tolist()),
+        )
+        return replace(header, geometry=_sound(geometry))
+
+
+def _slice_elements(file: BinaryIO) -> dict[int, elements.Element]:
+    """The elements of a slice's geometry; the header is known to be readable."""
+    file.seek(0)
+    data = b""
+    for size in dicom.HEADER_BYTES:
+        data += file.read(size - len(data))
+        try:
+            parsed = elements.read(data, SLICE_TAGS, inflated_bytes=size)
+        except elements.Cut:
+            continue
+        if parsed.pixel_tag:
+            break
+    return parsed.elements
+
+
+def _of_volume(local_path: str, header: Header) -> np.ndarray:
+    """Slice [H, W] of a MetaImage."""
+    with open(local_path, "rb") as file:
+        data = file.read(HEADER_BYTES)
+    fields, header_bytes = _fields(data)
+    num_voxels = np.prod(_checked_size(fields), dtype=np.int64)
+    names = data_files(data)
+    pixel_path = Path(local_path).with_name(names[0]) if names else Path(local_path)
+    if not pixel_path.is_file():
+        raise Reject("no-pixels", f"no data file {names[0]} beside it")
+    is_compressed = _is_true(fields, "CompressedData")
+    num_bytes = int(num_voxels) * BYTES_PER_TYPE[fields["ElementType"]]
+    skipped = header_bytes if not names else max(0, int(fields.get("HeaderSize", 0)))
+    status = pixel_path.stat()
+    expected = int(fields.get("CompressedDataSize", 0)) if is_compressed else num_bytes
+    if status.st_size < skipped + expected:
+        raise Reject(
+            "undecodable",
+            f"{status.st_size} bytes in {pixel_path.name}, its header says {skipped + expected}; "
+            f"copy it again",
+        )
+    if is_compressed:
+        volume = _decompressed(local_path, status.st_mtime_ns, status.st_size)
+        return SimpleITK.GetArrayViewFromImage(volume)[header.frame]
+    reader = _reader(local_path)
+    reader.SetExtractIndex((0, 0, header.frame))
+    reader.SetExtractSize((header.width, header.height, 1))  # 3-D: it keeps any direction valid
+    return SimpleITK.GetArrayFromImage(reader.Execute())[0]
+
+
+@lru_cache(maxsize=1)  # the slices of a volume are read one after the other
+def _decompressed(local_path: str, changed_ns: int, size: int) -> SimpleITK.Image:
+    return _reader(local_path).Execute()
+
+
+def _of_dicom(local_path: str, header: Header) -> np.ndarray:
+    """A DICOM slice [H, W] in HU."""
+    parsed = elements.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
+    found = parsed.elements
+    if frames.PIXEL_DATA not in found:
+        raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
+    levels, _, (slope, intercept), _ = grey.from_values(
+        frames.decoded(found, parsed.syntax, header),
+        found,
+        bits=whole_number(found, frames.BITS_STORED),
+        is_signed=whole_number(found, frames.SIGNED) == 1,
+        is_monochrome1=False,
+        is_presented=False,
+    )
+    return levels * slope + intercept

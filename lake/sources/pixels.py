@@ -1,0 +1,118 @@
+"""Grey values -> the Scan of a record: window, contrast, size, PNG. Every source ends here."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from lake import InputError
+from lake.sources import Scan, Storage
+
+# zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
+# core).
+PNG_LEVEL = 4
+PERCENTILES = (1, 99)  # of `--window percentile`
+CLAHE_CLIP = 0.01  # scikit-image's default: the share of a tile's pixels above which bins are cut
+
+
+def store(
+    pixels: np.ndarray,
+    highest: int,
+    rescale: tuple[float, float],
+    window: tuple[float, float],
+    spacing_mm: tuple[float, float],
+    storage: Storage,
+    slice_mm: float = math.nan,
+) -> Scan:
+    """The Scan of grey pixels [H, W], whole numbers 0 … highest <= 65535, brighter is higher.
+
+    `rescale` and the default `window` are those of `pixels`, `spacing_mm` (row, column) too. In a
+    lake of fewer bits than the pixels have, the window becomes 0 … 255.
+    """
+    slope, intercept = rescale
+    low, high = view(storage.window, window, rescale, pixels)
+    if storage.clahe:
+        pixels, highest = equalised(pixels, low, high, storage.bits), 2**storage.bits - 1
+        (slope, intercept), (low, high) = (1.0, 0.0), (0.0, float(highest))
+    elif storage.bits == 8 and highest > 255:
+        pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255)
+        slope, intercept = slope * (high - low) / 255, intercept + slope * low
+        low, high = 0.0, 255.0
+    rows, columns = pixels.shape
+    height, width = shrunk_size(rows, columns, storage.max_side)
+    dtype = np.uint8 if storage.bits == 8 else np.uint16
+    return Scan(
+        image=to_png(shrink(pixels.astype(dtype), height, width)),
+        encoding="png",
+        height=height,
+        width=width,
+        pixel_spacing_mm=(spacing_mm[0] * rows / height, spacing_mm[1] * columns / width),
+        rescale=(slope, intercept),
+        window=(low, high),
+        slice_mm=slice_mm,
+    )
+
+
+def parse_window(text: str) -> tuple[float, float] | None:
+    """(low, high) in modality units of `LOW,HIGH`, None for `default` and `percentile`; raises
+    InputError."""
+    if text in ("default", "percentile"):
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            f"--window={text}: expected default, percentile or LOW,HIGH in modality units, such as "
+            f"-1000,400"
+        )
+    return low, high
+
+
+def view(
+    window: str, default: tuple[float, float], rescale: tuple[float, float], pixels: np.ndarray
+) -> tuple[float, float]:
+    """(low, high) in stored values of a record's default view."""
+    if window == "percentile":
+        low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
+        return low, max(high, low + 1)  # a constant image still has a width to divide by
+    asked = parse_window(window)
+    if asked is None:
+        return default
+    slope, intercept = rescale
+    low, high = sorted((value - intercept) / slope for value in asked)
+    return low, high
+
+
+def equalised(pixels: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
+    """Contrast-limited adaptive histogram equalisation of the window, stretched to all of `bits`
+    (Zuiderveld 1994)."""
+    from skimage import exposure  # 0.4 s, and few conversions ask for it
+
+    unit = np.clip((pixels - low) / (high - low), 0, 1)
+    return np.rint(exposure.equalize_adapthist(unit, clip_limit=CLAHE_CLIP) * (2**bits - 1))
+
+
+def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+    """Height and width after fitting into `max_side`, aspect kept."""
+    longest = max(height, width)
+    if max_side is None or longest <= max_side:
+        return height, width
+    return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
+
+
+def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Area-filtered copy [height, width] of pixels [H, W], same dtype."""
+    if pixels.shape == (height, width):
+        return pixels
+    # Pillow filters 16-bit grey only as float.
+    small = Image.fromarray(pixels.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+    return np.rint(np.asarray(small)).astype(pixels.dtype)
+
+
+def to_png(pixels: np.ndarray, level: int = PNG_LEVEL) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=level)
+    return buffer.getvalue()

@@ -1,0 +1,127 @@
+"""A series of CT slices: the Headers of its files -> one Header and Label a slice, in the order of
+the volume.
+
+No file is opened here: what a slice shows comes from its geometry and the nodules alone.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from lake import Reject, labels, rle
+from lake.nodules import Nodule, axes, index_of, masks
+from lake.sources import Geometry, Header, frame_id
+
+COSINE_TOLERANCE = 1e-3  # headers print cosines with as few as four digits
+# Of a slice's thickness: positions are rounded and tables are not exact, but a missing slice is a
+# whole one, and beyond 6 degrees of gantry tilt the pixels are no boxes any more.
+GAP_TOLERANCE = 0.1
+
+
+def slices(
+    headers: list[Header], nodules: list[Nodule] | None, empty_share: float
+) -> tuple[list[tuple[Header, labels.Label]], int]:
+    """(Header and Label of each slice taken, how many were left out) of all files of one series.
+
+    Every slice that a nodule reaches is taken, and of the others the share `empty_share`, chosen
+    by the image id. With nodules=None, unlabelled, every slice is taken. Raises Reject.
+    """
+    stack = _stack(headers)
+    if nodules is None:
+        return [(header, labels.UNKNOWN) for header in stack], 0
+    planes, first = [header.geometry for header in stack], stack[0]
+    volume = replace(first.geometry, slices=len(stack))
+    for nodule in nodules:
+        at, size = index_of(nodule.center_mm, volume), (first.width, first.height, len(stack))
+        if (at < -0.5).any() or (at > np.array(size) - 0.5).any():
+            raise Reject(
+                "nodule-outside",
+                f"series {first.series}: the nodule at {nodule.center_mm} mm is at column, row, "
+                f"slice {at.round(1).tolist()} of {size}; check that the CSV is of these images",
+            )
+    found = {
+        k: labels.of_runs(rle.from_mask(mask))
+        for k, mask in masks(planes, first.height, first.width, nodules)
+    }
+    empty = labels.of_runs(rle.NO_RUNS)
+    taken = [
+        (header, found.get(k, empty))
+        for k, header in enumerate(stack)
+        if k in found or _share_of(header.image_id) < empty_share
+    ]
+    return taken, len(stack) - len(taken)
+
+
+def _stack(headers: list[Header]) -> list[Header]:
+    """One Header a slice, in the order of the volume, each with its own origin."""
+    if len(headers) == 1:
+        (header,) = headers
+        geometry = header.geometry
+        step_mm = axes(geometry)[:, 2] * geometry.spacing_mm[2]
+        origins_mm = geometry.origin_mm + np.outer(np.arange(geometry.slices), step_mm)  # [S, 3]
+        files, thickness_mm = [header] * geometry.slices, geometry.spacing_mm[2]
+    else:
+        files, thickness_mm = _in_order(headers)
+        origins_mm = np.array([header.geometry.origin_mm for header in files])
+    is_volume = len(headers) == 1
+    stack = []
+    for k, (header, origin_mm) in enumerate(zip(files, origins_mm, strict=True)):
+        column_mm, row_mm, _ = header.geometry.spacing_mm
+        geometry = Geometry(
+            slices=1,
+            origin_mm=tuple(origin_mm.tolist()),
+            spacing_mm=(column_mm, row_mm, thickness_mm),
+            direction=header.geometry.direction,
+        )
+        image_id, frame = frame_id(header.series, k), k if is_volume else 0
+        stack.append(replace(header, image_id=image_id, frame=frame, geometry=geometry))
+    return stack
+
+
+def _in_order(headers: list[Header]) -> tuple[list[Header], float]:
+    """(DICOM slices along their normal, mm from one to the next); raises Reject where they are no
+    regular volume."""
+    first = headers[0]
+    for header in headers[1:]:
+        if not _is_like(header, first):
+            raise Reject(
+                "mixed-series",
+                f"series {first.series}: {header.path} and {first.path} differ in size, spacing, "
+                f"orientation, patient or study, or are volumes; give each volume a series of its "
+                f"own",
+            )
+    normal = axes(first.geometry)[:, 2]
+    files = sorted(headers, key=lambda header: float(normal @ header.geometry.origin_mm))
+    steps_mm = np.diff([header.geometry.origin_mm for header in files], axis=0)  # [S - 1, 3]
+    thickness_mm = float(np.median(steps_mm @ normal))
+    errors_mm = np.abs(steps_mm - thickness_mm * normal).max(axis=1)
+    worst = int(errors_mm.argmax())
+    if not errors_mm[worst] <= GAP_TOLERANCE * thickness_mm or thickness_mm == 0:
+        raise Reject(
+            "uneven-slices",
+            f"series {first.series}: from {files[worst].path} to {files[worst + 1].path} the step "
+            f"is {steps_mm[worst].round(3).tolist()} mm, expected {thickness_mm:g} mm along the "
+            f"normal; look for missing, doubled or tilted slices",
+        )
+    return files, thickness_mm
+
+
+def _is_like(header: Header, first: Header) -> bool:
+    of_both = [
+        (one.height, one.width, one.patient, one.study, one.series, one.geometry.slices)
+        for one in (header, first)
+    ]
+    a, b = header.geometry, first.geometry
+    return (
+        of_both[0] == of_both[1]
+        and a.slices == 1
+        and np.allclose(a.direction, b.direction, rtol=0, atol=COSINE_TOLERANCE)
+        and np.allclose(a.spacing_mm[:2], b.spacing_mm[:2], rtol=COSINE_TOLERANCE, atol=0)
+    )
+
+
+def _share_of(image_id: str) -> float:
+    """A number in [0, 1) that depends on nothing but the id."""
+    name = image_id.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) / 2**64
