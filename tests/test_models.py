@@ -204,7 +204,9 @@ def distance(found, expected) -> float:
 def test_unetpp_compiles_forwards_and_backwards(upsampling, norm, policy, request):
     keras.config.set_dtype_policy(policy)
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
-    network = models.build(plus(depth=1, upsampling=upsampling, norm=norm), 16)
+    # ELU has a gradient without a jump: ReLU's changes where XLA rounds a sum to the other side of 0.
+    keras.utils.set_random_seed(1)
+    network = models.build(plus(depth=1, upsampling=upsampling, norm=norm, activation="elu"), 16)
     outputs = forward_and_backward(network)
     logits, gradients = outputs(images(16))
     compiled_logits, compiled_gradients = tf.function(outputs, jit_compile=True)(images(16))
