@@ -204,7 +204,7 @@ def distance(found, expected) -> float:
 def test_unetpp_compiles_forwards_and_backwards(upsampling, norm, policy, request):
     keras.config.set_dtype_policy(policy)
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
-    # ELU has a gradient without a jump: ReLU's changes where XLA rounds a sum to the other side of 0.
+    # ELU's gradient has no jump; ReLU's changes where XLA rounds a sum to the other side of 0.
     keras.utils.set_random_seed(1)
     network = models.build(plus(depth=1, upsampling=upsampling, norm=norm, activation="elu"), 16)
     outputs = forward_and_backward(network)
