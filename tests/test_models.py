@@ -14,15 +14,25 @@ import tensorflow as tf
 from test_unet import SYSTEM_0, images, plain, plus
 
 from lake import InputError
-from trainer import models
-from trainer.config import Classifier
-from trainer.models import parts
+from trainer import models, objective
+from trainer.config import Classifier, Vae
+from trainer.models import blocks, parts
 
 ROOT = Path(__file__).parent.parent
 
 
 def classifier(**fields):
     return Classifier(kind="classifier", **{"encoder": "plain", "filters": 8, "depth": 3} | fields)
+
+
+def vae(**fields):
+    return Vae(kind="vae", **{"filters": 8, "blocks": (1, 1, 1), "latent": 4} | fields)
+
+
+def all_outputs(network):
+    """What the network answers, and what hangs on it for the loss alone."""
+    last = network.layers[-1]
+    return last.input if isinstance(last, blocks.FirstOf) else [network.output]
 
 
 @pytest.fixture
@@ -45,6 +55,8 @@ def mixed_precision():
         (classifier(), (2, 1)),
         (classifier(depth=4, dropout=0.5), (2, 1)),
         (classifier(hidden=44), (2, 1)),
+        (plus(deep_supervision=True, empty_head=True), (2, 32, 32, 2)),
+        (vae(empty_head=True), (2, 32, 32, 1)),
     ],
     ids=str,
 )
@@ -101,6 +113,10 @@ ARCHITECTURES = {
     "unetpp": plus(deep_supervision=True, upsampling="bilinear", activation="elu"),
     "unetpp, system 0": plus(**SYSTEM_0),
     "unetpp, nearest_conv": plus(upsampling="nearest_conv", norm="sync_batch", convolutions=1),
+    "unet, empty head": plain(empty_head=True, norm="batch"),
+    "unetpp, empty head": plus(empty_head=True, deep_supervision=True),
+    "vae": vae(),
+    "vae, empty head": vae(blocks=(1, 2), dropout=0, empty_head=True),
     "classifier": classifier(hidden=44, dropout=0.2),
     "classifier, map": classifier(pooling="lesion_map"),
 }
@@ -141,19 +157,20 @@ STEPS = [
 @pytest.mark.parametrize("config, policy", STEPS)
 def test_a_step_a_save_and_a_reload(config, policy, tmp_path, request):
     # At 32 px the deepest map is one pixel, and batch norm of two of those has huge gradients.
-    row = parts.ENCODERS.get(config.encoder)
+    row = parts.ENCODERS.get(getattr(config, "encoder", "plain"))
     side = 32 if row is None else max(64, 96 * (row.min_side > 64))
     x = images(side)
     keras.config.set_dtype_policy(policy)
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
     network = models.build(config, side)
+    forward = keras.Model(network.input, all_outputs(network))
     optimizer = keras.optimizers.SGD(1e-3, global_clipnorm=1.0)
     before = network.get_weights()
 
     @tf.function
     def step(x):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(network(x, training=True) - 1))
+            loss = sum(tf.reduce_mean(tf.square(y - 1)) for y in forward(x, training=True))
         gradients = tape.gradient(loss, network.trainable_variables)
         optimizer.apply(gradients, network.trainable_variables)
         return loss, gradients
@@ -241,8 +258,12 @@ for name, text in json.loads(sys.argv[1]).items():
     section = config.Config.model_validate({"model": text}).model
     network = models.build(section, 16)
     network.load_weights(f"{name}.weights.h5")
-    logits = network(np.load("images.npy"), training=False)
-    np.testing.assert_allclose(logits, np.load(f"{name}.npy"), atol=1e-4, rtol=1e-4)
+    last = network.layers[-1]
+    outputs = last.input if last.name == "answer" else [network.output]
+    outputs = keras.Model(network.input, outputs)(np.load("images.npy"), training=False)
+    with np.load(f"{name}.npz") as expected:
+        for found, name in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(found, expected[name], atol=1e-4, rtol=1e-4)
 """
 
 
@@ -252,12 +273,15 @@ def test_jax_gives_the_same_numbers(tmp_path):
     sections = {
         "unet": plain(norm="batch", upsampling="bilinear", residual=True),
         "unetpp": plus(norm="group", deep_supervision=True, upsampling="transposed_3x3"),
+        "unet, empty head": plain(empty_head=True),
+        "vae": vae(),
     }
     np.save(tmp_path / "images.npy", images(16))
     for name, section in sections.items():
         network = models.build(section, 16)
         network.save_weights(tmp_path / f"{name}.weights.h5")
-        np.save(tmp_path / f"{name}.npy", network(images(16)))
+        outputs = keras.Model(network.input, all_outputs(network))(images(16))
+        np.savez(tmp_path / f"{name}.npz", *outputs)
     texts = json.dumps({name: section.model_dump() for name, section in sections.items()})
     environment = os.environ | {
         "KERAS_BACKEND": "jax",
@@ -284,8 +308,10 @@ def test_jax_gives_the_same_numbers(tmp_path):
         (plain(depth=3, norm="batch"), 5e-3, 120),
         (plus(depth=3, norm="batch", deep_supervision=True), 5e-3, 120),
         (plain(encoder="vgg16", depth=3, norm="batch"), 1e-3, 200),
+        (plain(depth=3, norm="batch", empty_head=True), 5e-3, 120),
+        (vae(blocks=(1, 1, 2), dropout=0), 5e-3, 150),
     ],
-    ids=["unet", "unetpp", "vgg16"],
+    ids=["unet", "unetpp", "vgg16", "empty head", "vae"],
 )
 def test_four_phantoms_are_learned_by_heart(config, rate, steps):
     """Dice above 0.95 on what it was trained with, by Keras's own Adam."""
@@ -299,18 +325,24 @@ def test_four_phantoms_are_learned_by_heart(config, rate, steps):
     masks = np.stack([found[0] for _, found in drawn])[..., None].astype(np.float32)
     keras.utils.set_random_seed(0)
     network = models.build(config, 64)
+    # An empty_head learns that each of them has a lesion, a VAE branch to paint them.
+    truth = {"lesion": tf.ones([4, 1]), "reconstruction": x}
+    names = [name for name in truth if any(layer.name == name for layer in network.layers)]
+    forward = objective.with_layers(network, names)
     optimizer = keras.optimizers.Adam(rate)
     optimizer.build(network.trainable_variables)
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            logits = network(x, training=True)
+            logits, *beside = forward(x, training=True)
             p = tf.sigmoid(logits)
             overlap = tf.reduce_sum(masks * p, axis=(1, 2))
             dice = 2 * overlap / tf.reduce_sum(masks + p, axis=(1, 2))
             entropy = tf.nn.sigmoid_cross_entropy_with_logits(masks + 0 * logits, logits)
             loss = tf.reduce_mean(entropy) + tf.reduce_mean(1 - dice)
+            for name, found in zip(names, beside, strict=True):
+                loss += 0.1 * tf.reduce_mean(tf.square(found - truth[name]))
         optimizer.apply(tape.gradient(loss, network.trainable_variables))
 
     for _ in range(steps):

@@ -66,6 +66,7 @@ class Decoder(Encoded):
     # *_conv: a 3x3 convolution behind it; transposed_3x3 and *_conv have activation and norm.
     upsampling: Literal[tuple(parts.UPSAMPLINGS)] = "transposed_2x2"
     dropout: float = Field(0.0, ge=0, lt=1)  # on what enters each block of the decoder
+    empty_head: bool = False  # a logit "there is a lesion" from the encoder's deepest features
 
     @model_validator(mode="after")
     def _levels(self) -> "Decoder":
@@ -113,6 +114,19 @@ class UnetPlusPlus(Decoder):
     kind: Literal["unetpp"]
     depth: int = Field(4, ge=1, le=5)  # L: number of poolings
     deep_supervision: bool = False  # a head on X(0,1) … X(0,L), each with its own loss
+
+
+class Vae(Section):
+    """The VAE-regularised network (trainer/models/vae.py): one logit a pixel."""
+
+    kind: Literal["vae"]
+    filters: int = Field(32, ge=1, multiple_of=parts.GROUPS)  # of the first level; doubled below
+    # Residual blocks of each level of the encoder, the first level first; three levels halve twice.
+    blocks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 2, 4), min_length=2)
+    dropout: float = Field(0.2, ge=0, lt=1)  # of whole channels, behind the first convolution
+    latent: int = Field(128, ge=1)  # numbers that the VAE branch draws
+    empty_head: bool = False  # as a U-Net's
+    weights: str | None = None  # another radlake network's .weights.h5
 
 
 class Classifier(Encoded):
@@ -171,6 +185,12 @@ class Loss(Section):
     jaccard: Weight = 0.0
     # Weighted BCE between a classifier's lesion map and the masks, where they are known.
     lesion_map: Weight = 0.0
+    # BCE of a segmenter's empty_head; on an image without a mask its truth is the label.
+    lesion: Weight = 0.0
+    # Of a vae, on every image: mean squared difference between the image and what its VAE branch
+    # makes of it, and the divergence of what the branch draws from N(0, 1).
+    reconstruction: Weight = 0.0
+    kl_divergence: Weight = 0.0
 
     dice_form: Literal["1-dice", "-dice", "-log"] = "1-dice"  # -log: −log(dice)
     dice_squared: bool = False  # Σy² + Σp² instead of Σy + Σp
@@ -243,7 +263,7 @@ class Train(Section):
 
 class Config(Section):
     lake: str | None = None  # the folder ROOT/<name>/<version>; --lake sets it
-    model: Annotated[Unet | UnetPlusPlus | Classifier, Field(discriminator="kind")]
+    model: Annotated[Unet | UnetPlusPlus | Vae | Classifier, Field(discriminator="kind")]
     data: Data = Data()
     augment: Augment = Augment()
     loss: Loss = Loss()
@@ -254,6 +274,33 @@ class Config(Section):
     def _a_map_to_teach(self) -> "Config":
         if self.loss.lesion_map and getattr(self.model, "pooling", None) != "lesion_map":
             raise ValueError("loss.lesion_map needs a classifier with model.pooling=lesion_map")
+        return self
+
+    @model_validator(mode="after")
+    def _a_head_and_its_term(self) -> "Config":
+        has_head = getattr(self.model, "empty_head", False)
+        if self.loss.lesion and not has_head:
+            raise ValueError(
+                f"loss.lesion={self.loss.lesion} needs a segmenter with model.empty_head=true"
+            )
+        if has_head and not self.loss.lesion:
+            raise ValueError(
+                "model.empty_head=true learns nothing with loss.lesion=0; give loss.lesion, too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_branch_and_its_terms(self) -> "Config":
+        names = ("reconstruction", "kl_divergence")
+        given = [f"loss.{name}" for name in names if getattr(self.loss, name)]
+        if given and self.model.kind != "vae":
+            raise ValueError(f"{', '.join(given)}: only model.kind=vae has a VAE branch")
+        # The divergence alone would leave the branch's decoder without a gradient.
+        if self.model.kind == "vae" and not self.loss.reconstruction:
+            raise ValueError(
+                "model.kind=vae with loss.reconstruction=0 does not train its VAE branch; give "
+                "loss.reconstruction (and loss.kl_divergence), which are 0.1 in its paper"
+            )
         return self
 
     @model_validator(mode="after")
@@ -351,7 +398,7 @@ def _describe(error: dict) -> str:
     where = [str(part) for part in error["loc"]]
     if not where:  # of several sections together
         return error["msg"]
-    kinds = {"unet": Unet, "unetpp": UnetPlusPlus, "classifier": Classifier}
+    kinds = {"unet": Unet, "unetpp": UnetPlusPlus, "vae": Vae, "classifier": Classifier}
     section = Config.model_fields.get(where[0])
     if where[0] == "model" and len(where) > 1 and where[1] in kinds:
         known = kinds[where[1]].model_fields

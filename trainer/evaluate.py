@@ -13,12 +13,15 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import InputError, rle
-from trainer import augment, checkpoint, config, data, metrics, validate
+from trainer import augment, checkpoint, config, data, metrics, objective, validate
+from trainer.models import blocks
 
 # The triplets that are tried: keep p > bottom unless fewer than `area` pixels have p > top.
 BOTTOMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 AREAS_SHARE = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of the image
+# Of an empty_head: a mask is emptied where its p is below; 0 keeps every mask.
+LESIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
 # What is needed of a record besides the network's input.
 EXTRA_FIELDS = ("original_rle", "original_height", "original_width", "height", "width")
@@ -44,52 +47,76 @@ def evaluate(
         raise InputError(
             f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen"
         )
+    has_head = getattr(run.model, "empty_head", False)
+    forward = objective.with_layers(network, [blocks.LESION] if has_head else [])
     predict = tf.function(
-        lambda batch: network(augment.to_unit(batch["image"], batch["window"]), training=False)
+        lambda batch: forward(augment.to_unit(batch["image"], batch["window"]), training=False)
     )
     sets = {
         name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
     }
     is_classifier = run.model.kind == "classifier"
     score = _classifier_scores if is_classifier else _segmenter_scores
-    chosen = None if is_classifier else choose_triplet(sets[run.data.val_split])
+    chosen = None if is_classifier else choose_thresholds(sets[run.data.val_split])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
-    written = {"lake": folder, "triplet": chosen and chosen["triplet"], "splits": result}
+    thresholds = {name: value for name, value in (chosen or {}).items() if name != "at"}
+    written = {"lake": folder, "triplet": None, **thresholds, "splits": result}
     part = "" if prune is None else f"_l{prune}"
     checkpoint.write_metrics(workdir, {f"evaluate{part}": written})
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw(sets[splits[-1]], run, chosen)).save(picture)
     said = "" if prune is None else f", pruned to L{prune}: {network.count_params():,} parameters"
-    return table(f"{workdir}{said}", result, written["triplet"])
+    return table(f"{workdir}{said}", result, thresholds)
 
 
 class Predictions:
-    """What a network says of every record of a split, and the truth beside it."""
+    """What a network says of every record of a split, and the truth beside it.
+
+    `predict`: batch -> [logits], or [logits, an empty_head's logits [B, 1]], which are then the
+    images' scores.
+    """
 
     def __init__(self, split: data.Split, run: config.Config, predict):
         self.labels, self.scores = [], []
-        # Of each image with a mask: dice [T, A, K], dice at p > 0.5, whether there is a lesion.
-        self.dices, self.dice_at_half, self.lesions = [], [], []
-        self.shown = []  # (item, logits) of the first few images with a lesion and without
+        # Of each image with a mask: dice [T, A, K], dice at p > 0.5, whether there is a lesion, and
+        # p of the empty_head, where there is one.
+        self.dices, self.dice_at_half, self.lesions, self.heads = [], [], [], []
+        # (item, logits, p of the empty_head or None) of the first few with a lesion and without
+        self.shown = []
         for batch in data.evaluation_batches(split, run.data, EXTRA_FIELDS).prefetch(2):
-            logits = np.asarray(predict(batch), np.float32)
+            logits, *head = (np.asarray(output, np.float32) for output in predict(batch))
             is_map = logits.ndim == 4
-            ranks = np.asarray(metrics.lesion_score(logits[..., -1:])) if is_map else logits[:, 0]
+            if head or not is_map:
+                ranks = (head[0] if head else logits)[:, 0]
+            else:
+                ranks = np.asarray(metrics.lesion_score(logits[..., -1:]))
             batch = {name: values.numpy() for name, values in batch.items()}
             for number in np.flatnonzero(batch["weight"]):
                 item = {name: values[number] for name, values in batch.items()}
                 self.labels.append(item["label"])
                 self.scores.append(ranks[number])
+                lesion = _sigmoid(ranks[number]) if head else None
                 if is_map and item["has_mask"]:
                     self._score_mask(item, logits[number, ..., -1:], run.data)
-                self._show(item, logits[number])
+                    self.heads += [lesion] if head else []
+                self._show(item, logits[number], lesion)
 
-    def _show(self, item: dict, logits: np.ndarray) -> None:
+    def _show(self, item: dict, logits: np.ndarray, lesion: float | None) -> None:
         is_positive = item["label"] > 0
-        alike = sum((other["label"] > 0) == is_positive for other, _ in self.shown)
+        alike = sum((other["label"] > 0) == is_positive for other, *_ in self.shown)
         if alike < (PICTURED_POSITIVES if is_positive else PICTURED_OTHERS):
-            self.shown.append((item, logits))
+            self.shown.append((item, logits, lesion))
+
+    def dices_with_head(self, threshold: float) -> np.ndarray:
+        """Dice [N, T, A, K] where the empty_head empties the masks of images with p < threshold."""
+        shape = len(TOPS), len(AREAS_SHARE), len(BOTTOMS)
+        dices = np.array(self.dices, np.float64).reshape(-1, *shape)
+        if self.heads:
+            is_emptied = np.array(self.heads) < threshold
+            of_empty = 1.0 - np.array(self.lesions, np.float64)  # 1 for an image without a lesion
+            dices[is_emptied] = of_empty[is_emptied, None, None, None]
+        return dices
 
     def _score_mask(self, item: dict, logits: np.ndarray, settings: config.Data) -> None:
         height, width = int(item["original_height"]), int(item["original_width"])
@@ -112,20 +139,24 @@ def at_source_size(logits: np.ndarray, box: tuple, height: int, width: int):
     return tf.image.resize(probabilities, (height, width))
 
 
-def choose_triplet(predictions: Predictions) -> dict:
-    """The (top, area, bottom) with the highest mean dice; area as a share of the image."""
+def choose_thresholds(predictions: Predictions) -> dict:
+    """The (top, area, bottom) with the highest mean dice; area as a share of the image. With an
+    empty_head also the p below which it empties a mask, 0 unless another is better."""
     if not predictions.dices:
         raise InputError(
             "the validation split has no image with a mask to choose the thresholds on"
         )
-    means = np.mean(predictions.dices, axis=0, dtype=np.float64)  # [T, A, K]
-    top, area, bottom = np.unravel_index(means.argmax(), means.shape)
+    lesions = LESIONS if predictions.heads else (0.0,)
+    means = np.stack([predictions.dices_with_head(p).mean(axis=0) for p in lesions])  # [H, T, A, K]
+    lesion, *at = (int(i) for i in np.unravel_index(means.argmax(), means.shape))
+    top, area, bottom = at
     triplet = {"top": TOPS[top], "area_share": AREAS_SHARE[area], "bottom": BOTTOMS[bottom]}
-    return {"triplet": triplet, "at": (int(top), int(area), int(bottom))}
+    chosen = {"triplet": triplet, "at": tuple(at)}
+    return chosen | {"lesion_threshold": lesions[lesion]} if predictions.heads else chosen
 
 
 def _segmenter_scores(predictions: Predictions, chosen: dict) -> dict:
-    dices = np.array([dices[chosen["at"]] for dices in predictions.dices], np.float64)
+    dices = predictions.dices_with_head(chosen.get("lesion_threshold", 0.0))[:, *chosen["at"]]
     lesions, half = np.array(predictions.lesions), np.array(predictions.dice_at_half)
     return {
         "images": len(predictions.labels),
@@ -151,20 +182,23 @@ def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> n
     """The first few images of a split at the network's size, truth and prediction side by side."""
     items = sorted(predictions.shown, key=lambda shown: -shown[0]["label"])
     batch = {
-        name: np.stack([item[name] for item, _ in items])
+        name: np.stack([item[name] for item, *_ in items])
         for name in ("image", "window", "label", "mask")
     }
-    probabilities = 1 / (1 + np.exp(-np.stack([logits for _, logits in items])))
+    probabilities = _sigmoid(np.stack([logits for _, logits, _ in items]))
     masks = None
     if chosen:
         triplet, probabilities = chosen["triplet"], probabilities[..., -1:]
         area = triplet["area_share"] * run.data.side**2
         masks = metrics.keep_by_triplet(probabilities, triplet["top"], area, triplet["bottom"])
+        if "lesion_threshold" in chosen:
+            is_kept = np.array([lesion >= chosen["lesion_threshold"] for *_, lesion in items])
+            masks = np.asarray(masks) * is_kept[:, None, None, None]
     return validate.picture(batch, probabilities, masks)
 
 
-def table(title: str, result: dict, triplet: dict | None) -> str:
-    """The title, and one line a split."""
+def table(title: str, result: dict, thresholds: dict) -> str:
+    """The title, one line a split, and the thresholds of a segmenter."""
     names = list(next(iter(result.values())))
     widths = {name: max(len(name), 7) + 2 for name in names}
     lines = [
@@ -177,9 +211,17 @@ def table(title: str, result: dict, triplet: dict | None) -> str:
             for n, w in widths.items()
         )
         lines.append(f"{split:<8}" + "".join(cells))
-    if triplet:
-        lines.append(
+    if thresholds:
+        triplet = thresholds["triplet"]
+        said = (
             f"thresholds chosen on validation: keep p > {triplet['bottom']} unless less than "
             f"{triplet['area_share']:.2%} of the image has p > {triplet['top']}"
         )
+        if "lesion_threshold" in thresholds:
+            said += f" or the empty_head says p < {thresholds['lesion_threshold']}"
+        lines.append(said)
     return "\n".join(lines)
+
+
+def _sigmoid(logits: np.ndarray):
+    return 1 / (1 + np.exp(-logits))

@@ -7,11 +7,29 @@ from keras import ops
 
 from lake import InputError
 from trainer import config, losses
-from trainer.models import classifier
+from trainer.models import blocks, classifier, vae, weight_files
+
+
+def beside_logits(terms: config.Loss) -> list[str]:
+    """The layers whose outputs the loss looks at beside the logits."""
+    names = [classifier.LESION_MAP] if terms.lesion_map else []
+    if terms.lesion:
+        names += [blocks.LESION]
+    if terms.reconstruction or terms.kl_divergence:
+        names += [weight_files.INPUT, vae.RECONSTRUCTION, vae.MEAN, vae.LOG_VARIANCE]
+    return names
+
+
+def with_layers(network: keras.Model, names: list[str]) -> Callable:
+    """(images, training=…) -> [logits, the output of each of these layers of the network]."""
+    if not names:
+        return lambda images, training: [network(images, training=training)]
+    layers = [network.get_layer(name).output for name in names]
+    return keras.Model(network.input, [network.output, *layers])
 
 
 def outputs(network: keras.Model, terms: config.Loss) -> Callable:
-    """(images, training=…) -> what the loss looks at: [logits] or [logits, lesion map]."""
+    """(images, training=…) -> what the loss looks at: [logits, *beside_logits]."""
     heads = network.outputs[0].shape[-1]
     if terms.head_weights and len(terms.head_weights) != heads:
         raise InputError(
@@ -19,9 +37,16 @@ def outputs(network: keras.Model, terms: config.Loss) -> Callable:
             f"but the network has {heads} head{'s' * (heads > 1)}; give one for each, the "
             f"shallowest first"
         )
-    if terms.lesion_map:
-        return classifier.with_lesion_map(network)
-    return lambda images, training: [network(images, training=training)]
+    return with_layers(network, beside_logits(terms))
+
+
+def lesion_logits(outputs: list, terms: config.Loss):
+    """What a segmenter's empty_head says in the outputs, [B, 1]; None without one."""
+    return _beside(outputs, terms).get(blocks.LESION)
+
+
+def _beside(outputs: list, terms: config.Loss) -> dict:
+    return dict(zip(beside_logits(terms), outputs[1:], strict=True))
 
 
 def alone(value):
@@ -44,7 +69,8 @@ def image_losses(run: config.Config, positive_share: float, total: Callable = al
         if terms.reduction == "batch":
             counted = known * batch["weight"]  # nothing of the padding either
             pool = joined(counted, total)
-        return known * segmenter_loss(masks, outputs[0], terms, positive_share, pool)
+        loss = known * segmenter_loss(masks, outputs[0], terms, positive_share, pool)
+        return loss + without_masks(masks, _beside(outputs, terms), batch, terms)
 
     def of_classifier(masks, outputs, batch: dict):
         known = ops.cast(batch["label"] >= 0, "float32")
@@ -57,6 +83,30 @@ def image_losses(run: config.Config, positive_share: float, total: Callable = al
         return loss
 
     return of_classifier if run.model.kind == "classifier" else of_segmenter
+
+
+def without_masks(masks, beside: dict, batch: dict, terms: config.Loss):
+    """The terms of a segmenter that an image needs no mask for, [B] or 0; `beside`: the layers'
+    outputs by name."""
+    loss = 0.0
+    if terms.lesion:
+        loss += terms.lesion * _lesion(masks, beside[blocks.LESION], batch, terms.label_smoothing)
+    if terms.reconstruction:
+        images, painted = beside[weight_files.INPUT], beside[vae.RECONSTRUCTION]
+        loss += terms.reconstruction * losses.reconstruction(images, painted)
+    if terms.kl_divergence:
+        code = beside[vae.MEAN], beside[vae.LOG_VARIANCE]
+        loss += terms.kl_divergence * losses.kl_divergence(*code, losses.pixels(masks))
+    return loss
+
+
+def _lesion(masks, logits, batch: dict, smoothing: float):
+    """BCE of an empty_head, [B]: the truth is the augmented mask, the label of an image without
+    one; 0 where both are unknown."""
+    labels = batch["label"]
+    of_labels = losses.bce(labels[:, None], logits, smoothing)
+    of_labels = ops.where(labels < 0, 0.0, of_labels)
+    return ops.where(batch["has_mask"] > 0, losses.lesion_bce(masks, logits, smoothing), of_labels)
 
 
 def joined(counted, total: Callable) -> Callable:

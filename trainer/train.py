@@ -112,7 +112,8 @@ def training_step(
                 images, training=True
             )  # logits [B / replicas, S, S, L] or [B / replicas, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, batch)) / run.data.batch_size
-        return tape.gradient(loss, network.trainable_variables), loss, masks, outputs[0]
+        scored = masks, outputs[0], objective.lesion_logits(outputs, run.loss)
+        return tape.gradient(loss, network.trainable_variables), loss, scored
 
     if distribute.compiles_gradients(run.train.jit, strategy):
         for name, joins in (
@@ -127,7 +128,7 @@ def training_step(
         gradients = tf.function(gradients, jit_compile=True)
 
     def step(batch: dict) -> dict:
-        grads, loss, masks, logits = gradients(batch)
+        grads, loss, (masks, logits, lesion) = gradients(batch)
         grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
         norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
         is_finite = tf.math.is_finite(norm)
@@ -137,7 +138,7 @@ def training_step(
             "loss": loss,
             "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
             "nonfinite_steps": 1.0 - tf.cast(is_finite, tf.float32),
-            **validate.example_sums(run.model.kind, masks, logits, batch, None),
+            **validate.example_sums(run.model.kind, masks, logits, batch, None, lesion),
         }
 
     return step
@@ -187,12 +188,14 @@ def _check_labels(run: config.Config, splits: dict) -> None:
 
 def _introduce(run: config.Config, workdir: Path, network, splits: dict, per_epoch: int) -> None:
     known = "with_mask" if run.model.kind != "classifier" else "labelled"
+    further = run.loss.lesion or run.loss.reconstruction or run.loss.kl_divergence
+    unlabelled = "teach no mask" if further else "weigh nothing"
     used = []
     for name in (run.data.train_split, run.data.val_split):
         split = splits[name]
         counts = {"with_mask": split["with_mask"], "labelled": split["records"] - split["unknown"]}
         left_out = split["records"] - counts[known]
-        said = f", {left_out:,} of them without a label weigh nothing" if left_out else ""
+        said = f", {left_out:,} of them without a label {unlabelled}" if left_out else ""
         used.append(
             f"{split['records']:,} images to {'train' if not used else 'validate'} on{said}"
         )

@@ -14,9 +14,10 @@ THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation spl
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
 
 
-def example_sums(kind: str, masks, logits, batch: dict, weights) -> dict:
+def example_sums(kind: str, masks, logits, batch: dict, weights, lesion=None) -> dict:
     """What the scores are made of, as sums that add up over steps and replicas; `weights` None:
-    every example."""
+    every example. A segmenter's score of an image is what its empty_head says, `lesion` [B, 1];
+    None: the lesion score of its map."""
     weights = tf.ones_like(batch["label"]) if weights is None else weights
     if kind == "classifier":
         return {"histogram": metrics.score_histogram(logits, batch["label"], weights)}
@@ -26,13 +27,14 @@ def example_sums(kind: str, masks, logits, batch: dict, weights) -> dict:
     hits, truth, predicted, _ = tf.unstack(counts)
     dices = metrics.dice_of_counts(hits, truth + predicted)
     positive = known * tf.cast(truth > 0, tf.float32)
+    ranks = metrics.lesion_score(logits) if lesion is None else lesion
     return {
         "images": tf.reduce_sum(known),
         "dice": tf.reduce_sum(known * dices),
         "positives": tf.reduce_sum(positive),
         "dice_of_positives": tf.reduce_sum(positive * dices),
         "pixels": tf.reduce_sum(known * counts, axis=1),  # [4]
-        "histogram": metrics.score_histogram(metrics.lesion_score(logits), batch["label"], weights),
+        "histogram": metrics.score_histogram(ranks, batch["label"], weights),
     }
 
 
@@ -75,7 +77,9 @@ class Validation:
             masks = tf.cast(batch["mask"], tf.float32)
             outputs = forward(images, training=False)
             loss = tf.reduce_sum(batch["weight"] * image_losses(masks, outputs, batch))
-            sums = example_sums(run.model.kind, masks, outputs[0], batch, batch["weight"])
+            scored = masks, outputs[0], batch, batch["weight"]
+            lesion = objective.lesion_logits(outputs, run.loss)
+            sums = example_sums(run.model.kind, *scored, lesion)
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
         @tf.function

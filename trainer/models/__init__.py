@@ -13,17 +13,22 @@ def build(section, side: int):
     Call keras.utils.set_random_seed before it to fix the first weights.
     """
     from lake import InputError
-    from trainer.models import classifier, unet, unetpp, weight_files
+    from trainer.models import classifier, unet, unetpp, vae, weight_files
 
-    networks = {"unet": unet.network, "unetpp": unetpp.network, "classifier": classifier.network}
-    weights = section.weights
-    if weights == "imagenet" and section.encoder == "plain":
+    networks = {
+        "unet": unet.network,
+        "unetpp": unetpp.network,
+        "vae": vae.network,
+        "classifier": classifier.network,
+    }
+    weights, encoder = section.weights, getattr(section, "encoder", "plain")
+    if weights == "imagenet" and encoder == "plain":
         raise InputError(
             "weights=imagenet: encoder=plain has none; use another encoder, or leave weights out"
         )
     network = networks[section.kind](section, side)
     if weights not in (None, "imagenet") and (
-        weight_files.is_of_radlake(weights) or section.encoder == "plain"
+        weight_files.is_of_radlake(weights) or encoder == "plain"
     ):
         weight_files.load_radlake(network, weights)
     return network

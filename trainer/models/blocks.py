@@ -17,6 +17,8 @@ from lake import InputError
 from trainer.config import Blocks
 from trainer.models import parts
 
+LESION = "lesion"  # the layer of a segmenter whose output says whether there is a lesion
+
 
 def check(side: int, depth: int, widths: tuple[int, ...], norm: str) -> None:
     """Raises InputError for sizes that the layers cannot have."""
@@ -99,3 +101,23 @@ def upsampled(x, filters: int, style: Blocks, upsampling: str, name: str):
 def head(x, name: str):
     """One logit a pixel, float32: [B, H, W, c] -> [B, H, W, 1]."""
     return keras.layers.Conv2D(1, 1, dtype="float32", name=name)(x)
+
+
+class FirstOf(keras.layers.Layer):
+    """The first of its inputs. The others belong to the network all the same: their weights are
+    trained, saved and counted, and objective.outputs asks for them; a compiled prediction leaves
+    them out."""
+
+    def call(self, inputs):
+        return inputs[0]
+
+
+def with_beside(logits, beside: list):
+    """The logits, float32, of a network that `beside` is part of."""
+    return FirstOf(dtype="float32", name="answer")([logits, *beside]) if beside else logits
+
+
+def lesion_head(features):
+    """The logit "there is a lesion", float32: [B, h, w, c] -> [B, 1]."""
+    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"{LESION}_mean")(features)
+    return keras.layers.Dense(1, dtype="float32", name=LESION)(x)

@@ -62,8 +62,3 @@ def lesion_map_head(features, dropout: float):
     num_cells = math.prod(lesion_map.shape[1:3])
     peak = keras.ops.logsumexp(lesion_map, axis=(1, 2)) - math.log(num_cells) - FIRST_MAP_LOGIT
     return keras.layers.Dense(1, kernel_initializer="ones", dtype="float32", name="head")(peak)
-
-
-def with_lesion_map(network: keras.Model) -> keras.Model:
-    """The same layers, giving (logits [B, 1], lesion map [B, h, w, 1])."""
-    return keras.Model(network.input, [network.output, network.get_layer(LESION_MAP).output])

@@ -11,6 +11,8 @@ depth 4, 32 filters, one grey channel, no norm.
 
 f, 2f, 4f, 8f filters, or those that the config lists; without skips D = block(up). With an encoder
 of keras.applications (encoders.py) the E are its features, and D0 has a skip under VGG16 alone.
+With an empty_head the mean of the deepest E gives one more logit: is there a lesion at all? (SIIM's
+fourth place.) It is the output of the layer blocks.LESION.
 """
 
 import keras
@@ -32,4 +34,5 @@ def network(section: config.Unet, side: int, channels: int = 1) -> keras.Model:
         if section.dropout:
             x = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(x)
         x = blocks.block(x, widths[i], section, section.decoder_convolutions, name)
-    return keras.Model(images, blocks.head(x, "head"), name="unet")
+    beside = [blocks.lesion_head(skips[-1])] if section.empty_head else []
+    return keras.Model(images, blocks.with_beside(blocks.head(x, "head"), beside), name="unet")

@@ -13,7 +13,7 @@ depth 4, 32 filters, one grey channel, one head, no norm.
     X(i,j) = block(concat[X(i,0) … X(i,j-1), up(X(i+1,j-1))])
 
 With an encoder of keras.applications (encoders.py) X(i,0) is its feature of that size; then there
-is no X(0,0) but under VGG16.
+is no X(0,0) but under VGG16. An empty_head, as a U-Net's, hangs on X(depth,0).
 """
 
 import keras
@@ -45,17 +45,19 @@ def network(section: config.UnetPlusPlus, side: int, channels: int = 1) -> keras
 
     ends = range(1, depth + 1) if section.deep_supervision else [depth]
     heads = [blocks.head(x[0, j], f"head_{j}") for j in ends]
-    if len(heads) == 1:
-        return keras.Model(images, heads[0], name="unetpp")
-    logits = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
-    return keras.Model(images, logits, name="unetpp")
+    logits = heads[0]
+    if len(heads) > 1:
+        logits = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
+    beside = [blocks.lesion_head(column[-1])] if section.empty_head else []
+    return keras.Model(images, blocks.with_beside(logits, beside), name="unetpp")
 
 
 def pruned(
     trained: keras.Model, section: config.UnetPlusPlus, side: int, level: int
 ) -> tuple[config.UnetPlusPlus, keras.Model]:
     """Zhou et al., section 3.2: the U-Net++ of depth `level` whose logits are those of head `level`
-    of a network trained with deep supervision, with the weights it needs and no others."""
+    of a network trained with deep supervision, with the weights it needs and no others. A smaller
+    depth has no X(depth,0), so no empty_head."""
     if not 1 <= level <= section.depth:
         raise InputError(f"prune={level}: expected 1 to model.depth={section.depth}")
     if level < section.depth and not section.deep_supervision:
@@ -71,6 +73,7 @@ def pruned(
             "decoder_filters": section.decoder_filters and section.decoder_filters[:level],
             "weights": None,
             "deep_supervision": False,
+            "empty_head": section.empty_head and level == section.depth,
         }
     )
     cut = network(smaller, side, trained.input.shape[-1])
