@@ -217,8 +217,10 @@ def table(title: str, result: dict, thresholds: dict) -> str:
             f"thresholds chosen on validation: keep p > {triplet['bottom']} unless less than "
             f"{triplet['area_share']:.2%} of the image has p > {triplet['top']}"
         )
-        if "lesion_threshold" in thresholds:
-            said += f" or the empty_head says p < {thresholds['lesion_threshold']}"
+        if lesion := thresholds.get("lesion_threshold"):
+            said += f" or the empty_head says p < {lesion}"
+        elif lesion is not None:
+            said += "; the empty_head empties none"
         lines.append(said)
     return "\n".join(lines)
 
