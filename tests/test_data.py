@@ -69,7 +69,7 @@ def test_at_stored_size_pixels_and_masks_are_the_records(train_split, stored):
 
 
 def test_an_epoch_shows_each_record_at_most_once_and_epochs_differ(train_split):
-    per_epoch = data.steps_per_epoch(train_split, 4)
+    per_epoch = data.steps_per_epoch(train_split, SETTINGS)
     batches = rows(train_split, 0, 2)
     assert len(batches) == 2 * per_epoch
     first, second = fingerprints(batches[:per_epoch]), fingerprints(batches[per_epoch:])
@@ -79,7 +79,7 @@ def test_an_epoch_shows_each_record_at_most_once_and_epochs_differ(train_split):
 
 
 def test_draws_belong_to_the_record_and_differ_between_epochs(train_split):
-    per_epoch = data.steps_per_epoch(train_split, 4)
+    per_epoch = data.steps_per_epoch(train_split, SETTINGS)
     batches = rows(train_split, 0, 2)
     draws = [draw for batch in batches for draw in batch["uniforms"]]
     assert len({draw.tobytes() for draw in draws}) == len(draws)
@@ -149,10 +149,44 @@ def test_fitted_box(height, width, fit, box):
     assert tuple(int(value) for value in tensors) == box
 
 
+def with_positives(lake, **fields) -> tuple[data.Split, config.Data]:
+    settings = SETTINGS.model_copy(update=fields)
+    return data.training_split(data.open_lake(str(lake)), str(lake), settings, "unet"), settings
+
+
+def test_the_split_knows_which_records_are_positive(lake, stored):
+    split, _ = with_positives(lake, positives_only=True)
+    assert split.is_positive.tolist() == [record["lesion_px"] > 0 for record in stored]
+
+
+def test_a_share_of_positives_is_drawn_and_repeats_get_draws_of_their_own(lake):
+    split, settings = with_positives(lake, positive_share=(0.8, 0.4))
+    per_epoch, epochs = data.steps_per_epoch(split, settings), 2
+    assert per_epoch == 24 // 4
+    batches = rows(split, 0, epochs, settings=settings)
+    assert len(batches) == per_epoch * epochs
+    for epoch, expected in enumerate((0.8, 0.6)):
+        own = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert np.mean([batch["label"] > 0 for batch in own]) == pytest.approx(expected, abs=0.05)
+    uniforms = np.concatenate([batch["uniforms"] for batch in batches])
+    assert len(np.unique(uniforms, axis=0)) == len(uniforms)
+    assert len(set(fingerprints(batches))) < len(uniforms)  # some were drawn more than once
+    resumed = rows(split, 0, epochs, first_step=7, settings=settings)
+    assert fingerprints(resumed) == fingerprints(batches[7:])
+
+
+def test_positives_only_shows_each_of_them_once(lake):
+    split, settings = with_positives(lake, positives_only=True, batch_size=1)
+    batches = rows(split, 0, 1, settings=settings)
+    assert len(batches) == data.steps_per_epoch(split, settings) == split.is_positive.sum()
+    assert all(batch["mask"].any() and batch["label"] > 0 for batch in batches)
+    assert len(set(fingerprints(batches))) == len(batches)
+
+
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
     with pytest.raises(InputError, match="no manifest.json"):
         data.open_lake(str(tmp_path))
     with pytest.raises(InputError, match="no records in split 'holdout'; it has test, train, val"):
         data.split_of(data.open_lake(str(lake)), str(lake), "holdout")
     with pytest.raises(InputError, match="batch_size=64, but the training split has"):
-        data.steps_per_epoch(train_split, 64)
+        data.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))

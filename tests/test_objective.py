@@ -143,7 +143,8 @@ for strategy in strategies:
     keras.utils.set_random_seed(0)
     with strategy.scope():
         network = models.build(run.model, 16)
-        optimizer = schedules.build_optimizer(run.optimizer, 1, 1)
+        rate = schedules.learning_rate(run.optimizer, 1, 1)
+        optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
     losses = objective.image_losses(run, 0.1, distribute.total(strategy))
     step = train.training_step(network, optimizer, run, strategy, losses)

@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from trainer import config, schedules
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -20,11 +17,11 @@ SMALL = [
 ]
 
 
-def task(*arguments: object, config_name: str = "unetpp") -> subprocess.CompletedProcess:
+def task(*arguments: object, config_name: str | None = "unetpp") -> subprocess.CompletedProcess:
     """python -m trainer.task in a process of its own: the number of logical devices is fixed at the
     first use."""
     command = [sys.executable, "-m", "trainer.task", *map(str, arguments)]
-    if arguments[0] == "train":
+    if arguments[0] == "train" and config_name:
         command += ["--config", f"configs/{config_name}.yaml"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
@@ -56,15 +53,16 @@ def trained(lake, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_one_two_and_four_replicas_give_the_same_losses(lake, tmp_path):
-    # A norm that every gradient exceeds, so that clipping before the reduction would show.
-    clipped = [*SMALL, "--optimizer.clip_norm=0.05"]
+def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
+    # A norm that every gradient exceeds, so that clipping before the reduction would show. Adam
+    # would divide what rounding leaves of a zero gradient by its own size.
+    clipped = [*SMALL, "--optimizer.kind=sgd", "--optimizer.learning_rate=1"]
+    clipped += ["--optimizer.clip_norm=0.05"]
     found = {}
-    for replicas in (1, 2, 4):
+    for replicas, parts in ((1, 1), (2, 2), (4, 1)):
         workdir = tmp_path / str(replicas)
-        done = task(
-            "train", "--lake", lake, "--workdir", workdir, *clipped, f"--train.replicas={replicas}"
-        )
+        split = [f"--train.replicas={replicas}", f"--optimizer.accumulate={parts}"]
+        done = task("train", "--lake", lake, "--workdir", workdir, *clipped, *split)
         assert done.returncode == 0, done.stderr
         assert f"{8 // replicas} images each a step" in done.stdout
         found[replicas] = losses(workdir)
@@ -75,9 +73,37 @@ def test_one_two_and_four_replicas_give_the_same_losses(lake, tmp_path):
     assert np.allclose(found[1], found[4], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
+    """Two stages; the first with a moving average and a falling share of positives, the second with
+    the mean of its last epochs, at twice the side."""
+    path = tmp_path / "staged.yaml"
+    path.write_text(
+        """
+        model: {kind: unetpp, depth: 1, filters: 8, norm: batch}
+        data: {side: 16, batch_size: 8, positive_share: [0.8, 0.4]}
+        train: {epochs: 2, device: cpu}
+        stages:
+        - {optimizer: {ema: 0.9, schedule: plateau, plateau_epochs: 1}}
+        - {data: {side: 32, positive_share: null, positives_only: true}, optimizer: {swa_epochs: 2}}
+        """
+    )
+    command = ["--lake", lake, "--workdir", tmp_path / "run", "--config", path]
+    done = task("train", *command, config_name=None)
+    assert done.returncode == 0, done.stderr
+    for text in ("stage 1 of 2", "at 16 px", "stage 2 of 2", "at 32 px"):
+        assert text in done.stdout
+    loaded = [line for line in done.stdout.splitlines() if "layers loaded" in line]
+    assert len(loaded) == 1 and "stage_1/best.weights.h5: 14 of 14 layers loaded" in loaded[0]
+    again = task("train", *command, config_name=None)
+    assert again.returncode == 0 and again.stdout.count("all 2 epochs are done") == 2, again.stderr
+    scored = task("evaluate", "--workdir", tmp_path / "run")
+    assert scored.returncode == 0, scored.stderr
+
+
 BATCH_NORM_ON_TWO_REPLICAS = """
 import json, keras, numpy as np, tensorflow as tf
-from trainer import distribute, train
+from trainer import averaging, distribute, train
 
 strategy = distribute.strategy("cpu", 2, 4)
 with strategy.scope():
@@ -88,7 +114,7 @@ def step(batch):
     network(batch, training=True)
     return {"loss": tf.reduce_sum(batch)}
 
-call = train.steps_in_one_call(strategy, step, train.averages_of_replicas(network))
+call = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
 values = np.arange(24, dtype="float32").reshape(8, 3) ** 2
 dataset = tf.data.Dataset.from_tensor_slices(values).batch(4)
 call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(2))
@@ -275,27 +301,3 @@ def test_a_gpu_that_is_missing_is_an_error():
 
     with pytest.raises(InputError, match="sees no GPU"):
         distribute.strategy("gpu", None, 8)
-
-
-def test_schedule_is_a_warm_up_and_a_cosine():
-    settings = config.Optimizer(learning_rate=1e-3, warmup_epochs=0)
-    schedule = schedules.learning_rate(settings, epochs=40, per_epoch=1)
-    for step, rate in ((0, 1e-3), (10, 8.535534e-4), (20, 5e-4), (39, 1.541333e-6)):
-        assert float(schedule(step)) == pytest.approx(rate, rel=1e-4)
-    warm = schedules.learning_rate(settings.model_copy(update={"warmup_epochs": 2}), 10, 5)
-    assert float(warm(0)) == 0 and float(warm(5)) == pytest.approx(5e-4)
-    assert float(warm(10)) == pytest.approx(1e-3) and float(warm(50)) == pytest.approx(0, abs=1e-9)
-
-
-def test_biases_and_norms_do_not_decay():
-    network = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(2, name="a"),
-            keras.layers.BatchNormalization(name="b"),
-        ]
-    )
-    optimizer = schedules.build_optimizer(config.Optimizer(), 1, 1)
-    optimizer.build(network.trainable_variables)
-    decays = {v.name: optimizer._use_weight_decay(v) for v in network.trainable_variables}
-    assert decays == {"kernel": True, "bias": False, "gamma": False, "beta": False}

@@ -18,6 +18,7 @@ CHECKPOINTS, LAKE = "checkpoints", "lake.json"
 # Values that a resumed run may change: they leave batches, gradients and schedule as they are.
 FREE_TO_CHANGE = (
     "lake:",
+    "model.weights:",
     "train.device:",
     "train.replicas:",
     "train.checkpoint_minutes:",
@@ -51,12 +52,18 @@ def claim(workdir: Path, run: config.Config, lake: dict) -> None:
 class State:
     """Network, optimizer and progress of a run, saved and restored together."""
 
-    def __init__(self, workdir: Path, network: keras.Model, optimizer: keras.optimizers.Optimizer):
+    def __init__(self, workdir: Path, network: keras.Model, **tracked):
+        """`tracked`: what else moves in a run, such as the optimizer, by name."""
         self.workdir, self.network, self.saved_at = workdir, network, time.monotonic()
         self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
+        self.stale_epochs = tf.Variable(0, dtype=tf.int64, trainable=False)  # since the best one
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.checkpoint = tf.train.Checkpoint(
-            network=network, optimizer=optimizer, best_score=self.best_score, step=self.step
+            network=network,
+            best_score=self.best_score,
+            stale_epochs=self.stale_epochs,
+            step=self.step,
+            **tracked,
         )
         self.manager = tf.train.CheckpointManager(
             self.checkpoint, str(workdir / CHECKPOINTS), max_to_keep=2
@@ -86,6 +93,7 @@ class State:
                 "at this data.side?"
             )
         is_best = score > self.best_score.numpy()
+        self.stale_epochs.assign(0 if is_best else self.stale_epochs + 1)
         if is_best:
             self.best_score.assign(score)
             unfinished = self.workdir / f"unfinished.{BEST}"

@@ -156,6 +156,16 @@ class Data(Section):
     val_split: str = "val"
     # Shards whose records are shuffled together, in memory as they are stored.
     group_shards: int = Field(4, ge=1)
+    # Share of positives (an image with a lesion) among what is drawn, of the first epoch and of the
+    # end: it moves in a line. An epoch is as long as without it; None: every image once.
+    positive_share: tuple[Share, Share] | None = None
+    positives_only: bool = False  # each positive once an epoch, nothing else
+
+    @model_validator(mode="after")
+    def _one_choice_of_positives(self) -> "Data":
+        if self.positives_only and self.positive_share:
+            raise ValueError("positives_only leaves nothing to positive_share; give one of them")
+        return self
 
 
 class Augment(Section):
@@ -239,11 +249,36 @@ SEGMENTER_TERMS = (
 
 
 class Optimizer(Section):
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_epochs: float = Field(1.0, ge=0)
-    final_share: Share = 0.0  # the cosine ends at this share of learning_rate
-    weight_decay: float = Field(1e-4, ge=0)
-    clip_norm: float = Field(1.0, gt=0)  # of the gradient over all replicas
+    """Epochs count from the start of the run; the schedules are in trainer/schedules.py."""
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)  # of sgd, Nesterov's
+    learning_rate: float = Field(1e-3, gt=0)  # the highest
+    schedule: Literal["constant", "cosine", "cyclic", "polynomial", "plateau"] = "cosine"
+    warmup_epochs: float = Field(1.0, ge=0)  # in a line from 0; the schedule starts behind it
+    final_share: Share = 0.0  # cosine, cyclic and polynomial go down to this share of learning_rate
+    cycle_epochs: float | None = Field(None, gt=0)  # of cyclic, and of a cosine that restarts
+    cycle_growth: float = Field(1.0, ge=1)  # a restarted cosine is this much longer than the last
+    cycle_decay: float = Field(1.0, gt=0, le=1)  # and starts from this share of its rate
+    power: float = Field(0.9, gt=0)  # of polynomial
+    plateau_epochs: int = Field(5, ge=1)  # without a better score, and the rate is lowered
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    weight_decay: float | None = Field(None, ge=0)  # None: 1e-4 with adamw, else 0
+    clip_norm: float | None = Field(1.0, gt=0)  # of the gradient over all replicas
+    # Parts that a replica's share of the batch goes through one after the other, for less memory.
+    accumulate: int = Field(1, ge=1)
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights; 0: none
+    swa_epochs: int = Field(0, ge=0)  # the last epochs whose weights are averaged at the end
+
+    @model_validator(mode="after")
+    def _settings_of_the_schedule(self) -> "Optimizer":
+        if self.cycle_epochs and self.schedule not in ("cosine", "cyclic"):
+            raise ValueError(f"cycle_epochs={self.cycle_epochs:g} needs schedule=cosine or cyclic")
+        if self.schedule == "cyclic" and not self.cycle_epochs:
+            raise ValueError("schedule=cyclic needs cycle_epochs, of one way up and down")
+        if self.ema and self.swa_epochs:
+            raise ValueError("ema and swa_epochs are two averages of the weights; give one of them")
+        return self
 
 
 class Train(Section):
@@ -269,6 +304,9 @@ class Config(Section):
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
+    # Runs one after the other, each from the best weights of the one before: what differs in each,
+    # such as [{data: {side: 512}}, {data: {side: 1024}, train: {epochs: 10}}].
+    stages: tuple[dict[str, dict], ...] = ()
 
     @model_validator(mode="after")
     def _a_map_to_teach(self) -> "Config":
@@ -317,6 +355,25 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_whole_batch(self) -> "Config":
+        if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
+            raise ValueError(
+                f"loss.reduction=batch needs the whole batch at once, and optimizer.accumulate="
+                f"{self.optimizer.accumulate} cuts it; use one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_stage_is_a_run(self) -> "Config":
+        self.as_stages()
+        return self
+
+    def as_stages(self) -> list["Config"]:
+        """The runs that `stages` lists, the run itself where it lists none."""
+        whole = self.model_dump(exclude={"stages"})
+        return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
+
     @property
     def score(self) -> str:
         """The validation score whose best epoch is kept."""
@@ -350,9 +407,18 @@ def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Con
     return config
 
 
+def merged(content: dict, changes: dict) -> dict:
+    """The content with the changes' values in place of its own, section by section."""
+    result = dict(content)
+    for key, value in changes.items():
+        is_section = isinstance(value, dict) and isinstance(content.get(key), dict)
+        result[key] = merged(content[key], value) if is_section else value
+    return result
+
+
 def save(config: Config, path: Path) -> None:
     """Every value of the run, defaults included, as YAML that `load` reads."""
-    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -1,7 +1,8 @@
 """Shards -> batches, with tf.data on the host; all randomness from (seed, epoch, record).
 
 An epoch's order: the shards permuted, taken in groups; the records of a group shuffled in memory;
-groups in turn. So a run that resumes at step k skips whole groups unread. Batches hold whole
+groups in turn. So a run that resumes at step k skips whole groups unread. With a share of positives
+each group gives that share of its draws: nothing is decoded that is not drawn. Batches hold whole
 numbers as the lake stores them:
 
     image [B, S, S, 1] uint8 or uint16    mask [B, S, S, 1] uint8, 0 or 1     window [B, 2] float32
@@ -9,9 +10,12 @@ numbers as the lake stores them:
     weight [B] float32, 0 for padding     uniforms [B, P] float32, training only
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import tensorflow as tf
 
 from lake import InputError, example, manifest
@@ -21,7 +25,7 @@ RECORD_FIELDS = ("image", "mask", "has_mask", "label", "lesion_px", "encoding", 
 SIZE_FIELDS = ("height", "width")  # of the stored image
 # libjpeg decodes at a half, a quarter and an eighth for less than a whole image.
 JPEG_RATIOS = (8, 4, 2)
-DRAWS, SHUFFLE = 1, 2  # keep the streams of random numbers apart
+DRAWS, SHUFFLE, POSITIVES, OTHERS = range(1, 5)  # keep the streams of random numbers apart
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,17 @@ class Split:
     paths: tuple[str, ...]
     records: tuple[int, ...]
     dtype: str
+    # Of each record, in the order of the shards: whether it has a lesion. None: nobody asked.
+    is_positive: np.ndarray | None = None
 
     @property
     def num_records(self) -> int:
         return sum(self.records)
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """Of each shard: the number of its first record in the split."""
+        return np.cumsum([0, *self.records[:-1]])
 
 
 def open_lake(folder: str) -> dict:
@@ -59,13 +70,46 @@ def split_of(content: dict, folder: str, name: str) -> Split:
     )
 
 
-def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
-    if split.num_records < batch_size:
+def training_split(content: dict, folder: str, data: config.Data, kind: str) -> Split:
+    """The training split; where positives are drawn apart, it knows them from the lake's index."""
+    split = split_of(content, folder, data.train_split)
+    if not (data.positives_only or data.positive_share):
+        return split
+    column = "label" if kind == "classifier" else "lesion_px"
+    with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
+        stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
+    index = pyarrow.parquet.read_table(
+        stored,
+        columns=["shard", "position", column],
+        filters=[("split", "==", data.train_split)],
+    ).sort_by([("shard", "ascending"), ("position", "ascending")])
+    is_positive = index[column].to_numpy() > 0
+    if is_positive.all() or not is_positive.any():
         raise InputError(
-            f"batch_size={batch_size}, but the training split has {split.num_records} records"
+            f"{folder}: {is_positive.sum()} of the {len(is_positive)} images to train on have a "
+            f"lesion; data.positive_share and data.positives_only need both kinds"
         )
-    return split.num_records // batch_size
+    return dataclasses.replace(split, is_positive=is_positive)
+
+
+def steps_per_epoch(split: Split, data: config.Data) -> int:
+    """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
+    count = split.is_positive.sum() if data.positives_only else split.num_records
+    if count < data.batch_size:
+        raise InputError(
+            f"batch_size={data.batch_size}, but the training split has {count} records"
+        )
+    return int(count) // data.batch_size
+
+
+def positive_share(data: config.Data, epoch: int, epochs: int) -> float | None:
+    """Of an epoch's draws; None where every record is drawn once."""
+    if data.positives_only:
+        return 1.0
+    if data.positive_share is None:
+        return None
+    first, last = data.positive_share
+    return first - (first - last) * epoch / epochs
 
 
 def training_batches(
@@ -106,31 +150,51 @@ def evaluation_batches(
 def group_rows(
     split: Split, data: config.Data, seed: int, epochs: int, first_step: int
 ) -> dict[str, np.ndarray]:
-    """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), and from
-    which to which of its shuffled records are wanted."""
-    records, per_epoch = np.array(split.records), steps_per_epoch(split, data.batch_size)
+    """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), how many
+    positives and others are drawn, and from which to which of the shuffled draws are wanted."""
+    per_epoch = steps_per_epoch(split, data)
     first_epoch = first_step // per_epoch
-    rows = {"epoch": [], "group": [], "shards": [], "begin": [], "end": []}
+    rows = []
     for epoch in range(first_epoch, epochs):
-        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(records))
-        wanted_from = (
-            (first_step - first_epoch * per_epoch) * data.batch_size if epoch == first_epoch else 0
-        )
-        wanted_to, before = per_epoch * data.batch_size, 0
-        for group, start in enumerate(range(0, len(order), data.group_shards)):
-            shards = order[start : start + data.group_shards]
-            after = before + records[shards].sum()
-            begin, end = max(wanted_from, before), min(wanted_to, after)
-            if begin < end:
-                rows["epoch"].append(epoch)
-                rows["group"].append(group)
-                rows["shards"].append(
-                    np.pad(shards, (0, data.group_shards - len(shards)), constant_values=-1)
-                )
-                rows["begin"].append(begin - before)
-                rows["end"].append(end - before)
-            before = after
-    return {name: np.array(values, np.int64) for name, values in rows.items()}
+        skipped = first_step - first_epoch * per_epoch if epoch == first_epoch else 0
+        wanted = (skipped * data.batch_size, per_epoch * data.batch_size)
+        rows += _rows_of_epoch(split, data, seed, epoch, epochs, wanted)
+    return {name: np.array([row[name] for row in rows], np.int64) for name in ROW_FIELDS}
+
+
+ROW_FIELDS = ("epoch", "group", "shards", "positives", "others", "begin", "end")
+
+
+def _rows_of_epoch(split: Split, data: config.Data, seed: int, epoch: int, epochs: int, wanted):
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(split.paths))
+    share = positive_share(data, epoch, epochs)
+    rows, before = [], 0
+    for group, start in enumerate(range(0, len(order), data.group_shards)):
+        shards = order[start : start + data.group_shards]
+        positives, others = _draws_of_group(split, shards, share, data.positives_only)
+        after = before + positives + others
+        begin, end = max(wanted[0], before), min(wanted[1], after)
+        if begin < end:
+            padded = np.pad(shards, (0, data.group_shards - len(shards)), constant_values=-1)
+            row = (epoch, group, padded, positives, others, begin - before, end - before)
+            rows.append(dict(zip(ROW_FIELDS, row, strict=True)))
+        before = after
+    return rows
+
+
+def _draws_of_group(split: Split, shards, share: float | None, positives_only: bool) -> tuple:
+    """How many positives and how many others: the group's own, or as many by the share."""
+    records = np.array(split.records)
+    count = int(records[shards].sum())
+    if share is None:
+        return 0, count  # which is which is not asked
+    flags = [split.is_positive[f : f + n] for f, n in zip(split.firsts, records, strict=True)]
+    available = int(sum(flags[shard].sum() for shard in shards))
+    if positives_only:
+        return available, 0
+    # A group of one kind gives that kind alone.
+    positives = 0 if available == 0 else count if available == count else round(count * share)
+    return positives, count - positives
 
 
 def fitted_box(height, width, side: int, fit: str):
@@ -156,36 +220,54 @@ def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
 
 def _load_group(row: dict, split: Split, seed: int) -> dict:
-    """The wanted records of one group, shuffled: {"record": [N] strings, "number": [N], "epoch":
-    [N]}."""
+    """The wanted draws of one group, shuffled: {"record": [N] strings, "number": [N], "epoch": [N],
+    "repeat": [N], how often the record was drawn before in this epoch}."""
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
     counts = tf.gather(tf.constant(split.records, tf.int64), shards)
-    firsts = tf.gather(tf.constant(np.cumsum([0, *split.records[:-1]]), tf.int64), shards)
+    firsts = tf.gather(tf.constant(split.firsts, tf.int64), shards)
     records = tf.data.TFRecordDataset(tf.gather(tf.constant(split.paths), shards))
     records = records.batch(split.num_records).get_single_element()  # [N]
     numbers = tf.ragged.range(firsts, firsts + counts).flat_values  # [N]: which record of the split
-    order = tf.random.experimental.stateless_shuffle(
-        tf.range(tf.size(records)),
-        seed=_seed(seed, SHUFFLE, row["epoch"], row["group"]),
-        alg="philox",
-    )[row["begin"] : row["end"]]
-    epochs = tf.fill(tf.shape(order), row["epoch"])
+
+    def shuffled(values, stream: int):
+        seeds = _seed(seed, stream, row["epoch"], row["group"])
+        return tf.random.experimental.stateless_shuffle(values, seed=seeds, alg="philox")
+
+    def drawn(places, count, stream: int):
+        """`count` of the places in a random order, again and again where they are too few."""
+        times = tf.range(count) // tf.maximum(tf.size(places, tf.int64), 1)
+        places = tf.gather(
+            shuffled(places, stream), tf.range(count) - times * tf.size(places, tf.int64)
+        )
+        return tf.stack([places, times], axis=1)  # [count, 2]
+
+    places = tf.range(tf.size(records, tf.int64))
+    if split.is_positive is None:
+        draws = drawn(places, row["others"], OTHERS)
+    else:
+        is_positive = tf.gather(tf.constant(split.is_positive), numbers)
+        positives = drawn(tf.boolean_mask(places, is_positive), row["positives"], POSITIVES)
+        others = drawn(tf.boolean_mask(places, ~is_positive), row["others"], OTHERS)
+        draws = shuffled(tf.concat([positives, others], axis=0), SHUFFLE)
+    order, repeats = tf.unstack(draws[row["begin"] : row["end"]], axis=1)
     return {
         "record": tf.gather(records, order),
         "number": tf.gather(numbers, order),
-        "epoch": epochs,
+        "epoch": tf.fill(tf.shape(order), row["epoch"]),
+        "repeat": repeats,
     }
 
 
 def _training_item(item: dict, split: Split, data: config.Data, seed: int) -> dict:
+    which = item["number"] + item["repeat"] % 256 * 2**32
     draws = tf.random.stateless_uniform(
-        [len(augment.COLUMNS)], seed=_seed(seed, DRAWS, item["epoch"], item["number"]), alg="philox"
+        [len(augment.COLUMNS)], seed=_seed(seed, DRAWS, item["epoch"], which), alg="philox"
     )
     return {**_item(item["record"], split.dtype, data.side, data.fit), "uniforms": draws}
 
 
 def _seed(seed: int, stream: int, epoch, number):
-    """Two 64-bit words, different for every (seed, stream, epoch, number)."""
+    """Two 64-bit words, different for every (seed, stream, epoch, number below 2^40)."""
     return tf.stack([tf.constant(seed * 8 + stream, tf.int64), epoch * 2**40 + number])
 
 

@@ -10,9 +10,11 @@ from lake import InputError
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
 
 
-def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribute.Strategy:
+def strategy(
+    device: str, replicas: int | None, batch_size: int, accumulate: int = 1
+) -> tf.distribute.Strategy:
     """One device or MirroredStrategy over several; raises InputError for what this machine does not
-    have."""
+    have. `accumulate`: parts that a replica goes through one after the other."""
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise InputError(
@@ -23,10 +25,11 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
     count = replicas or (len(gpus) if kind == "GPU" else 1)
     if kind == "GPU" and count > len(gpus):
         raise InputError(f"train.replicas={count}, but this machine has {len(gpus)} GPUs")
-    if batch_size % count:
+    if batch_size % (count * accumulate):
+        parts = f" in optimizer.accumulate={accumulate} parts" if accumulate > 1 else ""
         raise InputError(
-            f"data.batch_size={batch_size} does not divide over {count} replicas; use a multiple "
-            f"of {count}"
+            f"data.batch_size={batch_size} does not divide over {count} replicas{parts}; use a "
+            f"multiple of {count * accumulate}"
         )
     if kind == "GPU":
         for gpu in gpus:
@@ -36,7 +39,7 @@ def strategy(device: str, replicas: int | None, batch_size: int) -> tf.distribut
     devices = [f"{kind}:{number}" for number in range(count)]
     print(
         f"{count} replica{'s' * (count > 1)} on {', '.join(devices)}; {batch_size // count} "
-        f"images each a step"
+        f"images each a step{f', in {accumulate} parts' if accumulate > 1 else ''}"
     )
     return (
         tf.distribute.OneDeviceStrategy(devices[0])

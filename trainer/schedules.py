@@ -1,40 +1,111 @@
-"""The optimizer and its learning rate by step."""
+"""The optimizer, and its learning rate by step: a warm-up in a line, then one of the schedules.
+
+constant     the rate
+cosine       half a cosine down to final_share (Loshchilov & Hutter 2016, arXiv:1608.03983), over
+             the whole run, or from the top again after cycle_epochs
+cyclic       up and down in lines between final_share and the rate (Smith 2015, arXiv:1506.01186)
+polynomial   (1 - t)^power down to final_share
+plateau      the rate, times plateau_factor after each plateau_epochs without a better score
+"""
 
 import keras
+import tensorflow as tf
+from keras.optimizers import schedules
 
 from trainer import config
 
+DECAY_OF_ADAMW = 1e-4
 
-class ReducedAdamW(keras.optimizers.AdamW):
-    """AdamW for gradients that the caller has reduced over the replicas: Keras would clip first and
+
+class _Reduced:
+    """For gradients that the caller has reduced over the replicas: Keras would clip first and
     reduce later."""
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
 
 
-def build_optimizer(
-    settings: config.Optimizer, epochs: int, per_epoch: int
-) -> keras.optimizers.Optimizer:
-    """AdamW with clipping by the global norm; linear warm-up, then a cosine; no decay of biases and
-    norms."""
-    optimizer = ReducedAdamW(
-        learning_rate(settings, epochs, per_epoch),
-        weight_decay=settings.weight_decay,
-        global_clipnorm=settings.clip_norm,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+class ReducedAdamW(_Reduced, keras.optimizers.AdamW):
+    pass
+
+
+class ReducedAdam(_Reduced, keras.optimizers.Adam):
+    pass
+
+
+class ReducedSGD(_Reduced, keras.optimizers.SGD):
+    pass
+
+
+class Rate(schedules.LearningRateSchedule):
+    """A warm-up from 0, then `after` of the steps that follow it, times a factor that a plateau
+    lowers; call it in the strategy's scope."""
+
+    def __init__(self, peak: float, warmup_steps: int, after):
+        self.peak, self.warmup_steps, self.after = peak, warmup_steps, after
+        self.factor = tf.Variable(1.0, trainable=False)
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        rate = tf.cast(self.after(tf.maximum(step - self.warmup_steps, 0.0)), tf.float32)
+        if self.warmup_steps:
+            warm = self.peak * step / self.warmup_steps
+            rate = tf.where(step < self.warmup_steps, warm, rate)
+        return self.factor * rate
+
+
+def build_optimizer(settings: config.Optimizer, rate: Rate) -> keras.optimizers.Optimizer:
+    """With clipping by the global norm; no decay of biases and norms."""
+    decay = settings.weight_decay
+    if decay is None:
+        decay = DECAY_OF_ADAMW if settings.kind == "adamw" else 0.0
+    options = {"global_clipnorm": settings.clip_norm, "weight_decay": decay or None}
+    match settings.kind:
+        case "adamw":
+            optimizer = ReducedAdamW(rate, **options | {"weight_decay": decay})
+        case "adam":
+            optimizer = ReducedAdam(rate, **options)
+        case "sgd":
+            momentum = settings.momentum
+            optimizer = ReducedSGD(rate, momentum=momentum, nesterov=momentum > 0, **options)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
 
-def learning_rate(settings: config.Optimizer, epochs: int, per_epoch: int):
-    """Schedule by step: from 0 to the full rate over warmup_epochs, then half a cosine to
-    final_share of it."""
+def learning_rate(settings: config.Optimizer, epochs: int, per_epoch: int) -> Rate:
     warmup = round(min(settings.warmup_epochs, epochs / 2) * per_epoch)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else settings.learning_rate,
-        decay_steps=max(1, epochs * per_epoch - warmup),
-        alpha=settings.final_share,
-        warmup_target=settings.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
+    steps = max(1, epochs * per_epoch - warmup)
+    cycle = settings.cycle_epochs and max(1, round(settings.cycle_epochs * per_epoch))
+    return Rate(settings.learning_rate, warmup, _after_warmup(settings, steps, cycle))
+
+
+def _after_warmup(settings: config.Optimizer, steps: int, cycle: int | None):
+    peak, share = settings.learning_rate, settings.final_share
+    match settings.schedule:
+        case "constant" | "plateau":
+            return lambda step: peak
+        case "cosine" if cycle:
+            growth, decay = settings.cycle_growth, settings.cycle_decay
+            return schedules.CosineDecayRestarts(peak, cycle, growth, decay, alpha=share)
+        case "cosine":
+            return schedules.CosineDecay(peak, steps, alpha=share)
+        case "polynomial":
+            return schedules.PolynomialDecay(peak, steps, share * peak, settings.power)
+        case "cyclic":
+            return lambda step: peak * _triangle(tf.math.floormod(step / cycle, 1.0), share)
+
+
+def _triangle(position, low: float):
+    """From `low` up to 1 at the middle of the cycle, and down again; position in [0, 1)."""
+    return low + (1 - low) * (1 - tf.abs(2 * position - 1))
+
+
+def after_epoch(settings: config.Optimizer, rate: Rate, stale_epochs: int) -> None:
+    """Lowers the rate when the score has not become better for plateau_epochs (again)."""
+    if (
+        settings.schedule == "plateau"
+        and stale_epochs
+        and not (stale_epochs % settings.plateau_epochs)
+    ):
+        rate.factor.assign(rate.factor * settings.plateau_factor)

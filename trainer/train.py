@@ -5,6 +5,7 @@ Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. L
 the batch divided by the global batch, so that one replica and many take the same step.
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 from lake import InputError
 from trainer import (
     augment,
+    averaging,
     checkpoint,
     config,
     data,
@@ -28,13 +30,30 @@ from trainer import (
 
 
 def train(run: config.Config, workdir: Path) -> None:
-    """Trains to the last epoch, from where the newest checkpoint in the workdir stands."""
+    """The run, or each of its stages in a folder of its own but the last; each to its last epoch
+    from where the newest checkpoint stands."""
+    stages, weights = run.as_stages(), None
+    for number, stage in enumerate(stages, 1):
+        folder = workdir if number == len(stages) else workdir / f"stage_{number}"
+        if len(stages) > 1:
+            print(f"stage {number} of {len(stages)}, in {folder}")
+        if weights is not None:
+            keras.backend.clear_session()  # of the stage before
+            model = stage.model.model_copy(update={"weights": str(weights)})
+            stage = stage.model_copy(update={"model": model})
+        train_stage(stage, folder)
+        weights = folder / checkpoint.BEST
+
+
+def train_stage(run: config.Config, workdir: Path) -> None:
     lake = data.open_lake(run.lake)
-    split = data.split_of(lake, run.lake, run.data.train_split)
+    split = data.training_split(lake, run.lake, run.data, run.model.kind)
     val_split = data.split_of(lake, run.lake, run.data.val_split)
     _check_labels(run, lake["counts"]["splits"])
-    per_epoch = data.steps_per_epoch(split, run.data.batch_size)
-    strategy = distribute.strategy(run.train.device, run.train.replicas, run.data.batch_size)
+    per_epoch = data.steps_per_epoch(split, run.data)
+    strategy = distribute.strategy(
+        run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
+    )
     image_losses = objective.image_losses(
         run, lake["statistics"]["positive_pixel_share_of_positives"], distribute.total(strategy)
     )
@@ -42,20 +61,26 @@ def train(run: config.Config, workdir: Path) -> None:
     if run.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
+    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
         network = models.build(run.model, run.data.side)
-        optimizer = schedules.build_optimizer(run.optimizer, run.train.epochs, per_epoch)
+        rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
+        optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
+        averages = averaging.Averages(network, strategy) if is_averaged else None
         checkpoint.claim(workdir, run, lake)
-        state = checkpoint.State(workdir, network, optimizer)
+        tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
+        if averages:
+            tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
+        state = checkpoint.State(workdir, network, **tracked)
     step, last_step = state.restore(), per_epoch * run.train.epochs
     if step >= last_step:
         print(f"{workdir}: all {run.train.epochs} epochs are done")
         return
     several_steps = steps_in_one_call(
         strategy,
-        training_step(network, optimizer, run, strategy, image_losses),
-        averages_of_replicas(network),
+        training_step(network, optimizer, run, strategy, image_losses, averages),
+        averaging.moving_statistics(network),
     )
     batches = data.training_batches(split, run.data, run.train.seed, run.train.epochs, step)
     iterator = iter(strategy.experimental_distribute_dataset(batches))
@@ -84,64 +109,121 @@ def train(run: config.Config, workdir: Path) -> None:
             board.scalars("train", step, {**means, **line.rates(optimizer)})
             if step < epoch_end:
                 state.save_if_due(step, run.train.checkpoint_minutes)
-        curves = {"train": validate.scores(sums), "val": validate.scores(validation(board, step))}
+        epoch = step // per_epoch
+        if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
+            averages.add_epoch()
+        with averages_in_place(run, epoch, averages, network, strategy, split):
+            val = validate.scores(validation(board, step))
+            is_best = state.keep_if_best(val[run.score])
+        curves = {"train": validate.scores(sums), "val": val}
         for curve, values in curves.items():
             board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
         board.flush()
-        is_best = state.keep_if_best(curves["val"][run.score])
+        schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
         state.save(step)
-        last = {"epoch": step // per_epoch, "step": step, **curves}
+        last = {"epoch": epoch, "step": step, **curves}
         best = {"score": run.score, "value": float(state.best_score.numpy())}
         checkpoint.write_metrics(workdir, {"last": last, "best": best})
-        line.epoch(step // per_epoch, curves, is_best)
+        line.epoch(epoch, curves, is_best)
+
+
+@contextlib.contextmanager
+def averages_in_place(run: config.Config, epoch: int, averages, network, strategy, split):
+    """Validation sees the moving average after every epoch, and the mean of the last epochs after
+    the last one."""
+    is_end = bool(run.optimizer.swa_epochs) and epoch == run.train.epochs
+    if not (run.optimizer.ema or is_end):
+        yield
+        return
+    averages.swap()
+    if is_end:
+
+        def forward(batch: dict):
+            network(augmented(batch, run)[0], training=True)
+
+        batches = data.training_batches(split, run.data, run.train.seed, 1, 0)
+        averaging.estimate_statistics(network, strategy, forward, batches)
+    yield
+    averages.swap()
+
+
+def augmented(batch: dict, run: config.Config) -> tuple:
+    """Images in [0, 1] and masks, float32, of a training batch."""
+    images = augment.to_unit(batch["image"], batch["window"])
+    masks = tf.cast(batch["mask"], tf.float32)
+    return augment.apply(images, masks, batch["uniforms"], **run.augment.model_dump())
 
 
 def training_step(
-    network, optimizer, run: config.Config, strategy, image_losses: Callable
+    network, optimizer, run: config.Config, strategy, image_losses: Callable, averages=None
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
     alike."""
-    strengths, forward = run.augment.model_dump(), objective.outputs(network, run.loss)
-
-    def gradients(batch: dict):
-        images = augment.to_unit(batch["image"], batch["window"])
-        masks = tf.cast(batch["mask"], tf.float32)
-        images, masks = augment.apply(images, masks, batch["uniforms"], **strengths)
-        with tf.GradientTape() as tape:
-            outputs = forward(
-                images, training=True
-            )  # logits [B / replicas, S, S, L] or [B / replicas, 1], …
-            loss = tf.reduce_sum(image_losses(masks, outputs, batch)) / run.data.batch_size
-        scored = masks, outputs[0], objective.lesion_logits(outputs, run.loss)
-        return tape.gradient(loss, network.trainable_variables), loss, scored
-
+    gradients = gradients_in_parts(network, run, image_losses)
     if distribute.compiles_gradients(run.train.jit, strategy):
-        for name, joins in (
-            ("model.norm=sync_batch", getattr(run.model, "norm", None) == "sync_batch"),
-            ("loss.reduction=batch", run.loss.reduction == "batch"),
-        ):
-            if joins and strategy.num_replicas_in_sync > 1:
-                raise InputError(
-                    f"{name} sums over the replicas before the gradient is known; with "
-                    f"{strategy.num_replicas_in_sync} replicas it needs train.jit=off"
-                )
+        _refuse_joined_losses(run, strategy.num_replicas_in_sync)
         gradients = tf.function(gradients, jit_compile=True)
 
     def step(batch: dict) -> dict:
-        grads, loss, (masks, logits, lesion) = gradients(batch)
+        grads, sums = gradients(batch)
         grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
         norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
         is_finite = tf.math.is_finite(norm)
         grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
+        done = tf.identity(optimizer.iterations)
         optimizer.apply(grads, network.trainable_variables)
+        if run.optimizer.ema:
+            averages.move(averaging.ema_share(run.optimizer.ema, done))
         return {
-            "loss": loss,
             "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
             "nonfinite_steps": 1.0 - tf.cast(is_finite, tf.float32),
-            **validate.example_sums(run.model.kind, masks, logits, batch, None, lesion),
+            **sums,
         }
 
     return step
+
+
+def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> Callable:
+    """A replica's batch -> its gradients and {name: sum over its examples}, in optimizer.accumulate
+    parts one after the other."""
+    forward, count = objective.outputs(network, run.loss), run.optimizer.accumulate
+
+    def of_part(part: dict) -> tuple[list, dict]:
+        images, masks = augmented(part, run)
+        with tf.GradientTape() as tape:
+            outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
+            loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
+        lesion = objective.lesion_logits(outputs, run.loss)
+        sums = validate.example_sums(run.model.kind, masks, outputs[0], part, None, lesion)
+        return tape.gradient(loss, network.trainable_variables), {"loss": loss, **sums}
+
+    if count == 1:
+        return of_part
+
+    def gradients(batch: dict) -> tuple[list, dict]:
+        parts = {
+            name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
+            for name, values in batch.items()
+        }
+        found = of_part({name: values[0] for name, values in parts.items()})
+        for number in tf.range(1, count):  # a loop in the graph, so that one part is in memory
+            more = of_part({name: values[number] for name, values in parts.items()})
+            found = tf.nest.map_structure(tf.add, found, more)
+        return found
+
+    return gradients
+
+
+def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
+    for name, joins in (
+        ("model.norm=sync_batch", getattr(run.model, "norm", None) == "sync_batch"),
+        ("loss.reduction=batch", run.loss.reduction == "batch"),
+    ):
+        if joins and replicas > 1:
+            raise InputError(
+                f"{name} sums over the replicas before the gradient is known; with {replicas} "
+                f"replicas it needs train.jit=off"
+            )
 
 
 def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
@@ -158,16 +240,6 @@ def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Calla
         return sums
 
     return several_steps
-
-
-def averages_of_replicas(network: keras.Model) -> list:
-    """Moving statistics of plain BatchNormalization: each replica has its own, a checkpoint would
-    keep the first's."""
-    return [
-        variable.value
-        for variable in network.non_trainable_variables
-        if variable.name in ("moving_mean", "moving_variance")
-    ]
 
 
 def _average(variables: list) -> None:
