@@ -10,8 +10,16 @@ from trainer import config, losses
 from trainer.models import classifier
 
 
-def outputs(network: keras.Model, terms: config.Loss) -> Callable:
-    """(images, training=…) -> what the loss looks at: [logits] or [logits, lesion map]."""
+def itself(network: keras.Model) -> Callable:
+    """The network, called as it is."""
+    return network
+
+
+def outputs(network: keras.Model, terms: config.Loss, called: Callable = itself) -> Callable:
+    """(images, training=…) -> what the loss looks at: [logits] or [logits, lesion map].
+
+    `called`: a network -> what is called in its place (trainer/rematerialise.py).
+    """
     heads = network.outputs[0].shape[-1]
     if terms.head_weights and len(terms.head_weights) != heads:
         raise InputError(
@@ -20,8 +28,9 @@ def outputs(network: keras.Model, terms: config.Loss) -> Callable:
             f"shallowest first"
         )
     if terms.lesion_map:
-        return classifier.with_lesion_map(network)
-    return lambda images, training: [network(images, training=training)]
+        return called(classifier.with_lesion_map(network))
+    forward = called(network)
+    return lambda images, training: [forward(images, training=training)]
 
 
 def alone(value):

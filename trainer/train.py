@@ -21,6 +21,7 @@ from trainer import (
     models,
     objective,
     progress,
+    rematerialise,
     schedules,
     summaries,
     validate,
@@ -101,7 +102,8 @@ def training_step(
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
     alike."""
-    strengths, forward = run.augment.model_dump(), objective.outputs(network, run.loss)
+    called = rematerialise.blockwise if run.train.rematerialise else objective.itself
+    strengths, forward = run.augment.model_dump(), objective.outputs(network, run.loss, called)
 
     def gradients(batch: dict):
         images = augment.to_unit(batch["image"], batch["window"])
