@@ -23,6 +23,7 @@ FREE_TO_CHANGE = (
     "train.replicas:",
     "train.checkpoint_minutes:",
     "train.jit:",
+    "train.rematerialise:",
 )
 
 

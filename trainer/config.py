@@ -288,6 +288,8 @@ class Train(Section):
     replicas: int | None = Field(None, ge=1)  # None: every device; on a CPU: 1
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: bool | Literal["auto"] = "auto"  # XLA for the gradient function; auto: on GPUs
+    # A block's inside is computed again for its gradient instead of kept: less memory, more time.
+    rematerialise: bool = False
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on

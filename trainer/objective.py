@@ -20,16 +20,25 @@ def beside_logits(terms: config.Loss) -> list[str]:
     return names
 
 
-def with_layers(network: keras.Model, names: list[str]) -> Callable:
+def itself(network: keras.Model) -> Callable:
+    """The network, called as it is."""
+    return network
+
+
+def with_layers(network: keras.Model, names: list[str], called: Callable = itself) -> Callable:
     """(images, training=…) -> [logits, the output of each of these layers of the network]."""
     if not names:
-        return lambda images, training: [network(images, training=training)]
+        forward = called(network)
+        return lambda images, training: [forward(images, training=training)]
     layers = [network.get_layer(name).output for name in names]
-    return keras.Model(network.input, [network.output, *layers])
+    return called(keras.Model(network.input, [network.output, *layers]))
 
 
-def outputs(network: keras.Model, terms: config.Loss) -> Callable:
-    """(images, training=…) -> what the loss looks at: [logits, *beside_logits]."""
+def outputs(network: keras.Model, terms: config.Loss, called: Callable = itself) -> Callable:
+    """(images, training=…) -> what the loss looks at: [logits, *beside_logits].
+
+    `called`: a network -> what is called in its place (trainer/rematerialise.py).
+    """
     heads = network.outputs[0].shape[-1]
     if terms.head_weights and len(terms.head_weights) != heads:
         raise InputError(
@@ -37,7 +46,7 @@ def outputs(network: keras.Model, terms: config.Loss) -> Callable:
             f"but the network has {heads} head{'s' * (heads > 1)}; give one for each, the "
             f"shallowest first"
         )
-    return with_layers(network, beside_logits(terms))
+    return with_layers(network, beside_logits(terms), called)
 
 
 def lesion_logits(outputs: list, terms: config.Loss):

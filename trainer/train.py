@@ -23,6 +23,7 @@ from trainer import (
     models,
     objective,
     progress,
+    rematerialise,
     schedules,
     summaries,
     validate,
@@ -186,7 +187,8 @@ def training_step(
 def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> Callable:
     """A replica's batch -> its gradients and {name: sum over its examples}, in optimizer.accumulate
     parts one after the other."""
-    forward, count = objective.outputs(network, run.loss), run.optimizer.accumulate
+    called = rematerialise.blockwise if run.train.rematerialise else objective.itself
+    forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
 
     def of_part(part: dict) -> tuple[list, dict]:
         images, masks = augmented(part, run)

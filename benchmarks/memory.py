@@ -1,0 +1,90 @@
+"""Peak memory of the gradient of one image of a config at its own size, with and without
+train.rematerialise, float32, on this machine's CPU.
+
+    python benchmarks/memory.py configs/unetpp.yaml [--section.field=value …]
+
+Each in a process of its own, because a process remembers its peak. The ratios hold on another
+machine, the seconds do not.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+REPEATS = 2
+OPTIONS = ["--data.batch_size=1", "--train.precision=float32", "--train.jit=off"]
+REMATERIALISED = "--train.rematerialise=on"
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def measure(path: str, options: list[str]) -> dict:
+    """{built, peak: GB; seconds of CPU: the fastest of a few after a first one} of this process."""
+    import keras
+    import tensorflow as tf
+
+    from trainer import config, models, objective, rematerialise
+
+    run = config.load(path, [*OPTIONS, *options])
+    keras.utils.set_random_seed(run.train.seed)
+    network = models.build(run.model, run.data.side)
+    called = rematerialise.blockwise if run.train.rematerialise else objective.itself
+    forward = objective.outputs(network, run.loss, called)
+    losses = objective.image_losses(run, positive_share=0.01)
+    side = run.data.side
+    images = tf.random.uniform([1, side, side, 1])
+    masks = tf.cast(tf.random.uniform([1, side, side, 1]) > 0.99, tf.float32)
+    batch = {"has_mask": tf.ones([1]), "label": tf.ones([1]), "weight": tf.ones([1])}
+
+    @tf.function(jit_compile=run.train.jit, autograph=False)
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(losses(masks, forward(images, training=True), batch))
+        return tf.linalg.global_norm(tape.gradient(loss, network.trainable_variables))
+
+    built, seconds = peak_gigabytes(), []
+    for _ in range(1 + REPEATS):
+        started = time.process_time()  # of CPU: other work counts less
+        norm = float(gradients())
+        seconds.append(time.process_time() - started)
+    return {
+        "built": built,
+        "peak": peak_gigabytes(),
+        "seconds": min(seconds[1:]),
+        "gradient_norm": norm,
+    }
+
+
+def in_a_process(path: str, options: list[str]) -> dict:
+    command = [sys.executable, __file__, "--measure", path, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(path: str, *options: str) -> None:
+    plain, remade = (in_a_process(path, [*options, *more]) for more in ([], [REMATERIALISED]))
+    for name, found in (("as it is", plain), ("rematerialised", remade)):
+        print(
+            f"{path}, {name}: {found['peak'] - found['built']:.2f} GB for the gradient of one "
+            f"image ({found['peak']:.2f} GB with {found['built']:.2f} GB before it), "
+            f"{found['seconds']:.1f} s of CPU, gradient norm {found['gradient_norm']:.6f}"
+        )
+    less = (remade["peak"] - remade["built"]) / (plain["peak"] - plain["built"])
+    longer = remade["seconds"] / plain["seconds"]
+    print(f"rematerialised: {less:.2f}x the memory, {longer:.2f}x the time")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--measure":
+        print(json.dumps(measure(sys.argv[2], sys.argv[3:])))
+    else:
+        main(*sys.argv[1:])
