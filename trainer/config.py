@@ -17,6 +17,8 @@ from trainer.models import parts
 DEEPEST_ENCODER = 5  # the deepest features of keras.applications are at 1/2^5 of the side
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Of the lake: one logit an image for 2, lesion or none; one a class for more.
+Classes = Annotated[int, Field(ge=2)]
 
 
 class Section(BaseModel):
@@ -104,6 +106,7 @@ class Unet(Decoder):
     """U-Net (trainer/models/unet.py): one logit a pixel."""
 
     kind: Literal["unet"]
+    classes: Classes | None = None  # a number: pretraining, see UnetPlusPlus
     skips: bool = True  # false: the decoder sees the deepest features alone
 
 
@@ -113,12 +116,16 @@ class UnetPlusPlus(Decoder):
     kind: Literal["unetpp"]
     depth: int = Field(4, ge=1, le=5)  # L: number of poolings
     deep_supervision: bool = False  # a head on X(0,1) … X(0,L), each with its own loss
+    # None: it segments. A number: pretraining; all of it up to X(0,L), without the heads, is a
+    # classifier, whose weights a segmenter of the same section then takes.
+    classes: Classes | None = None
 
 
 class Classifier(Encoded):
-    """An image classifier (trainer/models/classifier.py): one logit an image."""
+    """An image classifier (trainer/models/classifier.py): one logit an image, or one a class."""
 
     kind: Literal["classifier"]
+    classes: Classes = 2
     encoder: Literal[("plain", *parts.ENCODERS)] = "densenet121"
     filters: int = Field(16, ge=1)  # of the plain encoder's first level; doubled at each below
     depth: int = Field(4, ge=1)  # number of poolings of the plain encoder
@@ -131,6 +138,8 @@ class Classifier(Encoded):
     def _hidden_is_of_the_average(self) -> "Classifier":
         if self.hidden and self.pooling != "average":
             raise ValueError(f"hidden={self.hidden} needs pooling=average")
+        if self.classes > 2 and self.pooling != "average":
+            raise ValueError(f"classes={self.classes} needs pooling=average")
         return self
 
 
@@ -236,8 +245,8 @@ class Train(Section):
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
-    # positives.
-    keep_best: Literal["auc", "dice_positives", "dice_mean"] | None = None
+    # positives. accuracy: of more than two classes.
+    keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean"] | None = None
     deterministic: bool = False
 
 
@@ -263,19 +272,33 @@ class Config(Section):
             for name in SEGMENTER_TERMS
             if getattr(self.loss, name) != Loss.model_fields[name].default
         ]
-        if self.model.kind == "classifier" and changed:
+        if self.is_classifier and changed:
             raise ValueError(
                 f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
                 f"{'them' if changed[1:] else 'it'} out"
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_score_of_the_model(self) -> "Config":
+        wanted, known = self.score, ["auc"]
+        if not self.is_classifier:
+            known += ["dice_positives", "dice_mean"]
+        elif self.model.classes > 2:
+            known += ["accuracy"]
+        if wanted not in known:
+            raise ValueError(f"train.keep_best={wanted}: this model has {' and '.join(known)}")
+        return self
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the network scores images; a segmenter scores pixels."""
+        return getattr(self.model, "classes", None) is not None
+
     @property
     def score(self) -> str:
         """The validation score whose best epoch is kept."""
-        return self.train.keep_best or (
-            "auc" if self.model.kind == "classifier" else "dice_positives"
-        )
+        return self.train.keep_best or ("auc" if self.is_classifier else "dice_positives")
 
 
 def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:

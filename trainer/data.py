@@ -46,6 +46,17 @@ def open_lake(folder: str) -> dict:
         return manifest.parse(file.read(), folder)
 
 
+def check_classes(content: dict, folder: str, run: config.Config) -> None:
+    """Raises InputError where a classifier knows another number of classes than the lake has."""
+    classes = manifest.num_classes(content)
+    if run.is_classifier and run.model.classes != classes:
+        named = f": {', '.join(manifest.numbered(content['classes']))}" if classes > 2 else ""
+        raise InputError(
+            f"{folder} has {classes} classes{named}; model.classes={run.model.classes} should be "
+            f"{classes}"
+        )
+
+
 def split_of(content: dict, folder: str, name: str) -> Split:
     """A split by its name; raises InputError when the lake has no record of it."""
     shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]

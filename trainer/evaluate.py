@@ -35,6 +35,7 @@ def evaluate(
     run, network = checkpoint.load(workdir, prune)
     folder = lake or run.lake
     content = data.open_lake(folder)
+    data.check_classes(content, folder, run)
     splits = [
         name
         for name in (run.data.val_split, "test")
@@ -50,9 +51,8 @@ def evaluate(
     sets = {
         name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
     }
-    is_classifier = run.model.kind == "classifier"
-    score = _classifier_scores if is_classifier else _segmenter_scores
-    chosen = None if is_classifier else choose_triplet(sets[run.data.val_split])
+    score = _classifier_scores if run.is_classifier else _segmenter_scores
+    chosen = None if run.is_classifier else choose_triplet(sets[run.data.val_split])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
     written = {"lake": folder, "triplet": chosen and chosen["triplet"], "splits": result}
     part = "" if prune is None else f"_l{prune}"
@@ -75,7 +75,8 @@ class Predictions:
         for batch in data.evaluation_batches(split, run.data, EXTRA_FIELDS).prefetch(2):
             logits = np.asarray(predict(batch), np.float32)
             is_map = logits.ndim == 4
-            ranks = np.asarray(metrics.lesion_score(logits[..., -1:])) if is_map else logits[:, 0]
+            # [B], or [B, C] of a classifier of C classes
+            ranks = np.asarray(metrics.lesion_score(logits[..., -1:])) if is_map else logits
             batch = {name: values.numpy() for name, values in batch.items()}
             for number in np.flatnonzero(batch["weight"]):
                 item = {name: values[number] for name, values in batch.items()}
@@ -139,7 +140,11 @@ def _segmenter_scores(predictions: Predictions, chosen: dict) -> dict:
 
 
 def _classifier_scores(predictions: Predictions, _) -> dict:
-    return {"images": len(predictions.labels), "auc": _auc(predictions)}
+    logits, labels = np.array(predictions.scores, np.float32), np.array(predictions.labels)
+    if logits.shape[-1] == 1:
+        return {"images": len(labels), "auc": _auc(predictions)}
+    sums = validate.class_sums(logits, labels, np.ones_like(labels))
+    return {"images": len(labels), **validate.class_scores(sums)}
 
 
 def _auc(predictions: Predictions) -> float:
@@ -154,7 +159,7 @@ def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> n
         name: np.stack([item[name] for item, _ in items])
         for name in ("image", "window", "label", "mask")
     }
-    probabilities = 1 / (1 + np.exp(-np.stack([logits for _, logits in items])))
+    probabilities = validate.of_logits(np.stack([logits for _, logits in items]))
     masks = None
     if chosen:
         triplet, probabilities = chosen["triplet"], probabilities[..., -1:]

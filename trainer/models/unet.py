@@ -11,12 +11,13 @@ depth 4, 32 filters, one grey channel, no norm.
 
 f, 2f, 4f, 8f filters, or those that the config lists; without skips D = block(up). With an encoder
 of keras.applications (encoders.py) the E are its features, and D0 has a skip under VGG16 alone.
+With `classes`, for pretraining: D0 -> mean over the image -> logits [B, 1] or [B, classes].
 """
 
 import keras
 
 from trainer import config
-from trainer.models import blocks, encoders
+from trainer.models import blocks, classifier, encoders
 
 
 def network(section: config.Unet, side: int, channels: int = 1) -> keras.Model:
@@ -32,4 +33,6 @@ def network(section: config.Unet, side: int, channels: int = 1) -> keras.Model:
         if section.dropout:
             x = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(x)
         x = blocks.block(x, widths[i], section, section.decoder_convolutions, name)
+    if section.classes:
+        return classifier.pretraining(images, x, section)
     return keras.Model(images, blocks.head(x, "head"), name="unet")
