@@ -35,7 +35,8 @@ def image_losses(run: config.Config, positive_share: float, total: Callable = al
     `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it.
     """
     terms = run.loss
-    if (terms.weighted_bce or terms.lesion_map) and not positive_share > 0:
+    weighted = terms.lesion_map if run.is_classifier else terms.weighted_bce
+    if weighted and not positive_share > 0:
         raise InputError("the weighted BCE needs positive pixels; the lake's manifest counts none")
 
     def of_segmenter(masks, outputs, batch: dict):
