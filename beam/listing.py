@@ -1,6 +1,7 @@
 """The first pass: file names -> headers -> headers joined with their labels. No pixels of an image
 are read here, only those of mask files."""
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from lake.labels import Label, Layout, Row
 from lake.sources import Header, images, series
 
 CHUNK_FILES = 32  # of one element: a runner spends more on an element than a header costs
+FRAME = re.compile(r"#\d+$")  # as lake.sources.frame_id ends an id
 ORPHAN_PART = "labels-without-image-"
 ORPHAN_PARTS = 64  # ten million ids are 160,000 a worker
 # The tagged outputs of the steps below.
@@ -40,7 +42,7 @@ class Image(Packed):
             return "study", header.study
         if header.geometry is not None:
             return "series", header.series
-        return "image", header.image_id.partition("#")[0]  # frames of one file together
+        return "image", FRAME.sub("", header.image_id)  # frames of one file together
 
     @property
     def group(self) -> str:

@@ -135,7 +135,7 @@ class Classifier(Encoded):
     dropout: Share = 0.0
 
     @model_validator(mode="after")
-    def _hidden_is_of_the_average(self) -> "Classifier":
+    def _needs_the_average(self) -> "Classifier":
         if self.hidden and self.pooling != "average":
             raise ValueError(f"hidden={self.hidden} needs pooling=average")
         if self.classes > 2 and self.pooling != "average":
@@ -167,8 +167,8 @@ class Augment(Section):
 class Loss(Section):
     """Weights of the terms (trainer/losses.py); 0 leaves a term out.
 
-    A classifier's terms are the image's BCE, which weighs 1, and lesion_map; of the rest it has
-    label_smoothing alone.
+    A classifier's terms are the image's cross-entropy (BCE, or softmax for more than two classes),
+    which weighs 1, and lesion_map; of the rest it has label_smoothing alone.
     """
 
     dice: Weight = 1.0
@@ -189,7 +189,8 @@ class Loss(Section):
     tversky_beta: Weight = 0.7  # of false negatives
     # Where dice, tversky and jaccard divide: for each image, or once for the batch of all replicas.
     reduction: Literal["image", "batch"] = "image"
-    # The target of the BCE terms and focal is y·(1 − this) + this/2; that of an overlap stays y.
+    # The target of the BCE terms and focal is y·(1 − this) + this/2, of C classes + this/C; that of
+    # an overlap stays y.
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     # Of deep supervision's heads, the shallowest first; divided by their sum. None: all alike.
     head_weights: tuple[Weight, ...] | None = None
