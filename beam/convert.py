@@ -14,7 +14,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam import Stopped, files, finish, listing, options, plan, progress, shards
+from beam import Stopped, files, finish, folders, listing, options, plan, progress, shards
 from lake import InputError, labels, manifest
 
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -23,6 +23,7 @@ LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: options.Options) -> None:
     """The whole pipeline."""
     kind, ticks = flags.source, chosen.progress_file
+    class_root = folders.root_of(flags.images) if flags.class_folders else None
     matched = (
         root
         | "Pattern" >> beam.Create([flags.images])
@@ -30,15 +31,21 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: option
         | "Spread" >> beam.Reshuffle()
     )
     headers = matched | "Read headers" >> beam.ParDo(
-        listing.ReadHeaders(kind, flags.image_id_from, flags.frames, ticks)
+        listing.ReadHeaders(kind, flags.image_id_from, flags.frames, class_root, ticks)
     ).with_outputs(listing.REJECTS, main="headers")  # (key of its labels, Header)
+    classes = matched | "Classes" >> folders.Classes(class_root)  # [name]: one list
+    if flags.class_folders:
+        in_classes = beam.pvalue.AsSingleton(classes)
+        rows = headers["headers"] | "Classed" >> beam.Map(folders.to_row, in_classes, class_root)
+    else:
+        rows = _rows(root, flags, layout)
     images = (
-        {"headers": headers["headers"], "rows": _rows(root, flags, layout)}
+        {"headers": headers["headers"], "rows": rows}
         | "By key" >> beam.CoGroupByKey()  # (key, {"headers": [Header], "rows": [Row]})
         | "Join"
         >> beam.ParDo(
             listing.Join(
-                layout.kind if layout else "rle",
+                options.label_kind(flags, layout),
                 flags.unlabelled,
                 flags.dialect,
                 bool(flags.split_column),
@@ -87,6 +94,7 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: option
             orphans=beam.pvalue.AsDict(orphans),
             counted=beam.pvalue.AsDict(counted),
             lake_bits=beam.pvalue.AsSingleton(bits),
+            classes=beam.pvalue.AsSingleton(classes),
             options=chosen,
         )
     )

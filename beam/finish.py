@@ -17,7 +17,7 @@ from beam.options import Options
 from beam.plan import order
 from lake import manifest, rle
 
-LABELS = ("unknown", "negatives", "positives")  # by label + 1
+LABELS = ("unknown", "negatives", "positives")  # by label + 1; with classes all but 0 are positive
 
 
 def finalise(
@@ -26,17 +26,19 @@ def finalise(
     orphans: dict[str, int],
     counted: dict[str, int],
     lake_bits: int,
+    classes: list[str],
     options: Options,
 ) -> None:
     """Writes rejects, index, TFDS files and, last, the manifest; nothing when the lake stands as it
     would be written. Raises Stopped above `--max_reject_fraction`."""
-    names, totals = sorted(names), _Totals()
+    names, totals = sorted(names), _Totals(classes)
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     _write_rejects(rejects, orphans, options)
     counts = totals.counts(rejects, sum(orphans.values()), counted)
     _check_accounts(counts, counted, options)
+    _check_classes(counts, classes, options)
     conflict = rle.order_conflict(
         (totals.sums["order_as_columns"], totals.sums["order_as_rows"]), options.dialect
     )
@@ -52,6 +54,7 @@ def finalise(
         "counts": counts,
         "statistics": totals.statistics(),
         "shards": totals.shards,
+        **({"classes": classes} if classes else {}),
     }
     _remove_stale_files(names, orphans, options)
     if not _stands(content, options):
@@ -92,7 +95,8 @@ def _sidecars(names: list[str], options: Options) -> Iterator[dict]:
 class _Totals:
     """What all shards add up to."""
 
-    def __init__(self):
+    def __init__(self, classes: list[str]):
+        self.classes = classes
         self.shards, self.rejects, self.sums = [], [], Counter()
         self.splits, self.patients = {}, {}
 
@@ -104,7 +108,8 @@ class _Totals:
         split = self.splits.setdefault(sidecar["split"], Counter())
         for row in sidecar["rows"]:
             split["records"] += 1
-            split[LABELS[row["label"] + 1]] += 1
+            split[LABELS[min(row["label"], 1) + 1]] += 1
+            split[f"class {row['label']}"] += 1
             split["with_mask"] += row["has_mask"]
             split["lesion_pixels"] += max(row["lesion_px"], 0)
         # Hashes, because ten million names would take a gigabyte.
@@ -124,6 +129,10 @@ class _Totals:
             }
             for name in sorted(self.splits)
         }
+        if self.classes:
+            for name, split in splits.items():
+                numbers = range(len(self.classes))
+                split["classes"] = [self.splits[name][f"class {n}"] for n in numbers]
         kinds = ("patient", "study", "series", "image")
         grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
         return {
@@ -163,6 +172,16 @@ def _check_accounts(counts: dict, counted: dict[str, int], options: Options) -> 
             f"--max_reject_fraction={options.max_reject_fraction:g}; the lake is not finished. See "
             f"{options.path(manifest.REJECTS)}"
         )
+
+
+def _check_classes(counts: dict, classes: list[str], options: Options) -> None:
+    for number, name in enumerate(classes):
+        if not any(split["classes"][number] for split in counts["splits"].values()):
+            raise Stopped(
+                f"class folder {name}: none of its images became a record; the lake is not "
+                f"finished. See {options.path(manifest.REJECTS)}, or leave the folder out of "
+                f"--images"
+            )
 
 
 def _write_rejects(rejects: list[dict], orphans: dict[str, int], options: Options) -> None:
@@ -207,6 +226,8 @@ def table(content: dict, seconds: float) -> str:
         )
         size = sum(shard["bytes"] for shard in own) / 1e6
         lines.append(f"{name:<9}{split['records']:>9,} {numbers} {len(own):>7} {size:>9.1f}")
+    if names := content.get("classes"):
+        lines.append(f"classes: {', '.join(manifest.numbered(names))}")
     if counts["slices_left_out"]:
         lines.append(f"{counts['slices_left_out']:,} slices without a nodule left out")
     if counts["labels_without_image"]:

@@ -1,20 +1,22 @@
 """The first pass: file names -> headers -> headers joined with their labels. No pixels of an image
 are read here, only those of mask files."""
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from beam import Stopped, files, progress, source
+from beam import Stopped, files, folders, progress, source
 from beam.options import Options
 from lake import Packed, Reject, labels, nodules
 from lake.labels import Label, Layout, Row
 from lake.sources import Header, images, series
 
 CHUNK_FILES = 32  # of one element: a runner spends more on an element than a header costs
+FRAME = re.compile(r"#\d+$")  # as lake.sources.frame_id ends an id
 ORPHAN_PART = "labels-without-image-"
 ORPHAN_PARTS = 64  # ten million ids are 160,000 a worker
 # The tagged outputs of the steps below.
@@ -40,7 +42,7 @@ class Image(Packed):
             return "study", header.study
         if header.geometry is not None:
             return "series", header.series
-        return "image", header.image_id.partition("#")[0]  # frames of one file together
+        return "image", FRAME.sub("", header.image_id)  # frames of one file together
 
     @property
     def group(self) -> str:
@@ -82,9 +84,16 @@ def _printable(path: str) -> str:
 class ReadHeaders(beam.DoFn):
     """[(path, bytes)] -> (key of its labels, Header): the image id, or a volume's series."""
 
-    def __init__(self, kind: str, image_id_from: str, frames: str, progress_file: str | None):
+    def __init__(
+        self,
+        kind: str,
+        image_id_from: str,
+        frames: str,
+        class_root: str | None,
+        progress_file: str | None,
+    ):
         self.kind, self.image_id_from, self.frames = kind, image_id_from, frames
-        self.progress_file = progress_file
+        self.class_root, self.progress_file = class_root, progress_file
 
     def process(self, chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Header]]:
         for path, size in chunk:
@@ -104,11 +113,16 @@ class ReadHeaders(beam.DoFn):
     def _headers(self, path: str, size: int) -> list[Header]:
         try:
             with files.open_binary(path) as opened:
-                return source.read_headers(
+                headers = source.read_headers(
                     self.kind, opened, path, size, self.image_id_from, self.frames
                 )
         except OSError as error:
             raise source.unreadable(path, error) from None
+        if self.class_root is None:
+            return headers
+        # Two folders may have files of one name.
+        of_class = folders.class_of(path, self.class_root)
+        return [replace(header, image_id=f"{of_class}/{header.image_id}") for header in headers]
 
 
 def read_labels(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam import deidentify, files, source, splits
+from beam import deidentify, files, folders, source, splits
 from lake import InputError, labels, manifest, rle
 from lake.sources import Storage, pixels
 
@@ -21,6 +21,7 @@ KEY_FILE = Path("~/.config/radlake/deidentify.key")
 OF_ONE_SOURCE = {
     "frames": ("dicom", "reject"),
     "image_id_from": ("dicom", "name"),
+    "class_folders": ("images", False),
     "lung_roi": ("metaimage", False),
     "empty_slices": ("metaimage", 0.1),
 }
@@ -37,6 +38,7 @@ class Options:
     source: str  # dicom | images | metaimage
     image_id_from: str  # name | uid
     frames: str  # reject | first | each
+    class_folders: bool  # an image's folder names its class
     dialect: str  # of run-length texts
     unlabelled: str  # reject | negative | keep
     empty_slices: float  # share of a volume's slices without a nodule that are taken
@@ -68,8 +70,8 @@ class Options:
 
     def content(self) -> dict:
         """The options that change the lake's content."""
-        names = ("dataset", "version", "image_id_from", "frames", "dialect", "unlabelled")
-        names += ("empty_slices", "splits", "folds", "split_column", "splits_from")
+        names = ("dataset", "version", "image_id_from", "frames", "class_folders", "dialect")
+        names += ("unlabelled", "empty_slices", "splits", "folds", "split_column", "splits_from")
         names += ("shard_mb", "shard_images", "min_shards")
         return {**{name: getattr(self, name) for name in names}, **self.of_records()}
 
@@ -102,6 +104,13 @@ def _add_inputs(add) -> None:
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
     add("--labels", metavar="CSV", help="run lengths, classes or nodules by image; may be .gz")
     add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
+    add(
+        "--class_folders",
+        action="store_true",
+        help="instead of a CSV: the folder that an image lies in names its class, as in --images "
+        "'ROOT/*/*.png'; classes are numbered from 0 in the order of their names, an image's id is "
+        "FOLDER/NAME",
+    )
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
     add(
         *("--rle",),
@@ -168,8 +177,16 @@ def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
                 f"--{name}={pattern}: no file matches; quote the pattern so that the shell leaves "
                 f"it alone"
             )
-    if flags.labels and flags.masks:
-        raise InputError("--labels and --masks: expected one of them")
+    given = [name for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(f'--{name}' for name in given)}: expected one of them")
+    if flags.class_folders and flags.unlabelled != "reject":
+        raise InputError(f"--unlabelled={flags.unlabelled}: --class_folders leaves none without")
+    if flags.class_folders and not folders.has_folders(flags.images):
+        raise InputError(
+            f"--class_folders: --images={flags.images} names one folder; expected a wildcard for "
+            f"the classes' folders, such as 'ROOT/*/*.png'"
+        )
     if flags.masks and flags.source == "metaimage":
         raise InputError("--source metaimage takes its labels from a nodule CSV, not from --masks")
     if flags.split_column and not flags.labels:
@@ -177,8 +194,10 @@ def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
     if flags.split_column and flags.splits_from:
         raise InputError("--split_column and --splits_from: expected one of them")
     if not flags.labels:
-        if not flags.masks and flags.unlabelled == "reject":
-            raise InputError("without --labels or --masks say --unlabelled keep (or negative)")
+        if not given and flags.unlabelled == "reject":
+            raise InputError(
+                "without --labels, --masks or --class_folders say --unlabelled keep (or negative)"
+            )
         return None
     if not FileSystems.exists(flags.labels):
         raise InputError(f"--labels={flags.labels}: no such file")
@@ -192,6 +211,13 @@ def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
             f"seriesuid,coordX,coordY,coordZ,diameter_mm, the other sources run lengths or classes"
         )
     return layout
+
+
+def label_kind(flags: argparse.Namespace, layout: labels.Layout | None) -> str:
+    """What the rows of labels say: rle, class, folder or nodule."""
+    if flags.class_folders:
+        return "folder"
+    return layout.kind if layout else "rle"
 
 
 def _sniffed(flags: argparse.Namespace) -> labels.Layout:

@@ -35,7 +35,9 @@ BLOCK_BYTES = 4096
 # What a CSV column or an earlier lake has decided; rows are longer only where one was asked.
 DECIDED = [("split", f"S{MAX_SPLIT_NAME}"), ("fold", np.int8)]
 ROWS_A_CHUNK = 10_000
-SMALLEST_LESION = 1e-7  # float16 has it; also a positive of a class CSV, whose size is unknown
+# float16 has it; also a positive of a class CSV, whose size is unknown, and n times it class n of
+# class folders, so that each class is dealt by itself.
+SMALLEST_LESION = 1e-7
 FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
 MAX_SPLITS = 20  # a column with more values than this names no splits
 

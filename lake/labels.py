@@ -55,7 +55,7 @@ class Row(Packed):
 
 @dataclass(frozen=True)
 class Label(Packed):
-    label: int  # 1 lesion, 0 none, -1 unknown
+    label: int  # 1 lesion, 0 none, -1 unknown; with class folders the class, from 0
     has_mask: bool
     lesion_px: int  # at the source's own size; -1 unknown
     rle: str  # the united mask at the source's own size; "-1" when empty or unknown
@@ -149,6 +149,8 @@ def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str)
             )
     if kind == "class":
         return _class_label(rows)
+    if kind == "folder":
+        return Label(label=int(rows[0].value), has_mask=False, lesion_px=-1, rle=rle.EMPTY)
     parts = []
     for row in rows:
         try:

@@ -35,6 +35,16 @@ def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
     return f"{dataset}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
 
 
+def num_classes(content: dict) -> int:
+    """Of the labels of a lake: 2, lesion or none, but where class folders name others."""
+    return len(content["classes"]) if "classes" in content else 2
+
+
+def numbered(classes: list[str]) -> list[str]:
+    """The classes of a lake from class folders by their label and name, such as `0 NORMAL`."""
+    return [f"{number} {name}" for number, name in enumerate(classes)]
+
+
 def to_json(content: dict | list) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 

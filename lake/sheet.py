@@ -18,7 +18,7 @@ NUM_IMAGES, COLUMNS = 24, 6
 TILE_PX, GAP_PX, CAPTION_PX = 320, 12, 80
 BACKGROUND, TEXT, OUTLINE, UNKNOWN = "#101418", "#e6e9ec", "#2ee6a8", "#ffb454"
 LETTER_PX, SMALLEST_LETTER_PX = 15, 10
-LABELS = {1: "positive", 0: "negative", -1: "unknown"}
+LABELS = ("negative", "positive", "unknown")  # by label, without class folders
 
 
 def write(folder: Path, content: dict, index: pyarrow.Table, path: Path) -> int:
@@ -28,7 +28,8 @@ def write(folder: Path, content: dict, index: pyarrow.Table, path: Path) -> int:
     if not path.absolute().parent.is_dir():
         raise InputError(f"--sheet={path}: no folder {path.parent}")
     shown = read(folder, content, index, choose(index))
-    tiles = [tile(fields, split) for split, fields in shown]
+    names = (*manifest.numbered(content["classes"]), "") if "classes" in content else LABELS
+    tiles = [tile(fields, split, names) for split, fields in shown]
     unfinished = path.with_name(f"{path.name}.unfinished")
     compose(tiles).save(unfinished, "PNG")
     os.replace(unfinished, path)
@@ -43,9 +44,9 @@ def choose(index: pyarrow.Table, num_images: int = NUM_IMAGES) -> list[int]:
     label, lesion_px = index["label"].to_numpy(), index["lesion_px"].to_numpy()
     candidates = []  # of each split: rows of positives, rows of the others
     for code in range(len(names.dictionary)):
-        positives = np.flatnonzero((codes == code) & (label == 1))
+        positives = np.flatnonzero((codes == code) & (label > 0))
         positives = positives[np.argsort(lesion_px[positives], kind="stable")]
-        candidates.append((positives, np.flatnonzero((codes == code) & (label != 1))))
+        candidates.append((positives, np.flatnonzero((codes == code) & (label <= 0))))
     positives, others = zip(*candidates, strict=True)
     num_others = min(num_images - num_images // 2, sum(map(len, others)))
     num_positives = min(num_images - num_others, sum(map(len, positives)))
@@ -90,7 +91,7 @@ def read(
     return [(p["split"], found[p["split"], p["shard"], p["position"]]) for p in places]
 
 
-def tile(fields: dict, split: str) -> Image.Image:
+def tile(fields: dict, split: str, names: Sequence[str] = LABELS) -> Image.Image:
     """One image in its default view, its lesion outlined, its caption below."""
     made = Image.new("RGB", (TILE_PX, TILE_PX + CAPTION_PX), BACKGROUND)
     grey = Image.fromarray(to_uint8(_pixels(fields["image"]), fields["window"]))
@@ -101,19 +102,19 @@ def tile(fields: dict, split: str) -> Image.Image:
         picture[outline(_pixels(fields["mask"]), size)] = _rgb(OUTLINE)
     made.paste(Image.fromarray(picture), ((TILE_PX - size[0]) // 2, (TILE_PX - size[1]) // 2))
     draw = ImageDraw.Draw(made)
-    for number, (line, colour) in enumerate(caption(fields, split)):
+    for number, (line, colour) in enumerate(caption(fields, split, names)):
         at = (4, TILE_PX + 4 + number * (LETTER_PX + 4))
         line, font = _fitting(line, TILE_PX - 8)
         draw.text(at, line, fill=colour, font=font)
     return made
 
 
-def caption(fields: dict, split: str) -> list[tuple[str, str]]:
+def caption(fields: dict, split: str, names: Sequence[str] = LABELS) -> list[tuple[str, str]]:
     """(line, colour): the image's id, on two lines where one is short; split, label and lesion;
     view, sex, age and size."""
     label, lesion_px = fields["label"], fields["lesion_px"]
-    state, colour = LABELS[label], {1: OUTLINE, 0: TEXT, -1: UNKNOWN}[label]
-    if label == 1:
+    state, colour = names[label], (TEXT, OUTLINE, UNKNOWN)[min(label, 1)]
+    if label == 1 and names is LABELS:
         percent = 100 * lesion_px / (fields["height"] * fields["width"])
         state += f" · {percent:.2g}% lesion" if fields["has_mask"] else " · no mask"
     age = "" if fields["age"] < 0 else f"{fields['age']} y"

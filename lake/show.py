@@ -14,7 +14,7 @@ from lake import InputError, manifest
 
 COLUMNS = ("split", "shard", "position", "fold", "label", "has_mask", "lesion_px")
 COLUMNS += ("view", "sex", "age")
-CLASSES = {"positive": 1, "negative": 0, "unknown": -1}
+CLASSES = {"positive": 1, "negative": 0, "unknown": -1}  # without class folders
 DECADES = [*(f"{age}-{age + 9}" for age in range(0, 90, 10)), "90+", "unknown"]
 # Edges of the histogram of lesion sizes, in % of the image: three steps a factor of ten.
 SIZE_EDGES = (0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 100)
@@ -42,11 +42,11 @@ def text(folder: Path, content: dict, index: pyarrow.Table) -> str:
     parts = [
         _head(folder, content),
         _splits(content, index),
-        _shares(groups, index),
+        _shares(groups, _classes(content)),
         *(_crossed(name, *_coded(index, name), groups) for name in ("view", "sex")),
         _crossed("age", DECADES, _decades(index["age"].to_numpy()), groups),
         _sizes(content, groups, index),
-        _folds(index),
+        _folds(index, _classes(content)),
         _statistics(content),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -83,13 +83,20 @@ def _head(folder: Path, content: dict) -> list[str]:
     return [f"{name:<21} {value}" for name, value in rows]
 
 
+def _classes(content: dict) -> dict[str, int]:
+    """Name -> label."""
+    names = manifest.numbered(content.get("classes", []))
+    return {name: label for label, name in enumerate(names)} or CLASSES
+
+
 def _groups(index: pyarrow.Table, content: dict) -> dict[str, np.ndarray]:
     """Name -> which rows [N]: every split, then every class that there is, then all."""
     names, codes = _coded(index, "split")
     splits = [name for name in content["counts"]["splits"] if name in names]
     groups = {name: codes == names.index(name) for name in splits}
     label = index["label"].to_numpy()
-    groups |= {name: label == value for name, value in CLASSES.items() if (label == value).any()}
+    classes = _classes(content).items()
+    groups |= {name: label == value for name, value in classes if (label == value).any()}
     return {**groups, "all": np.ones(len(index), bool)}
 
 
@@ -110,14 +117,15 @@ def _decades(age: np.ndarray) -> np.ndarray:
 def _splits(content: dict, index: pyarrow.Table) -> list[str]:
     names, codes = _coded(index, "split")
     label, has_mask = index["label"].to_numpy(), index["has_mask"].to_numpy()
-    rows = [("split", "records", *CLASSES, "with_mask", "patients", "shards", "MB")]
+    classes = _classes(content)
+    rows = [("split", "records", *classes, "with_mask", "patients", "shards", "MB")]
     sums = np.zeros(len(rows[0]) - 1)
     for split, stated in content["counts"]["splits"].items():
         if split not in names:
             continue
         own = codes == names.index(split)
         shards = [shard for shard in content["shards"] if shard["split"] == split]
-        numbers = [own.sum(), *((own & (label == value)).sum() for value in CLASSES.values())]
+        numbers = [own.sum(), *((own & (label == value)).sum() for value in classes.values())]
         numbers += [has_mask[own].sum(), stated["patients"], len(shards)]
         numbers.append(sum(shard["bytes"] for shard in shards) / 1e6)
         rows.append((split, *_split_row(numbers)))
@@ -128,14 +136,14 @@ def _splits(content: dict, index: pyarrow.Table) -> list[str]:
 
 def _split_row(numbers: Sequence[float]) -> list[str]:
     whole = [f"{int(number):,}" for number in numbers[:-1]]
-    if numbers[5] == 0:
-        whole[5] = "unknown"
+    if numbers[-3] == 0:
+        whole[-2] = "unknown"  # patients
     return [*whole, f"{numbers[-1]:,.1f}"]
 
 
-def _shares(groups: dict[str, np.ndarray], index: pyarrow.Table) -> list[str]:
+def _shares(groups: dict[str, np.ndarray], known: dict[str, int]) -> list[str]:
     """How the classes share a split, and the splits a class."""
-    classes = [name for name in CLASSES if name in groups]
+    classes = [name for name in known if name in groups]
     splits = [name for name in groups if name not in classes and name != "all"]
     rows = [("share of the split", *classes)]
     for split in [*splits, "all"]:
@@ -207,12 +215,12 @@ def _mean_image_px(content: dict) -> float:
     return lesion_px / share / num_positives if share else 0
 
 
-def _folds(index: pyarrow.Table) -> list[str]:
+def _folds(index: pyarrow.Table, classes: dict[str, int]) -> list[str]:
     fold, label = index["fold"].to_numpy(), index["label"].to_numpy()
-    rows = [("fold", "records", *CLASSES)]
+    rows = [("fold", "records", *classes)]
     for number in np.unique(fold[fold >= 0]):
         own = fold == number
-        counts = (own.sum(), *((own & (label == value)).sum() for value in CLASSES.values()))
+        counts = (own.sum(), *((own & (label == value)).sum() for value in classes.values()))
         rows.append((str(number), *(f"{count:,}" for count in counts)))
     return columns(rows) if len(rows) > 1 else ["folds: none"]
 

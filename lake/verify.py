@@ -120,7 +120,8 @@ def _tasks(
         if index is not None:
             start, end = slices.get((split, number), (0, 0))
             rows = index.select(columns).slice(start, end - start).to_pydict()
-        yield Task(path, shard, number, content["dtype"], rows, decodes_pixels)
+        num_classes = manifest.num_classes(content)
+        yield Task(path, shard, number, content["dtype"], num_classes, rows, decodes_pixels)
 
 
 def _numbered(content: dict) -> dict[tuple[str, int], dict]:

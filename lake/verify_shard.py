@@ -55,6 +55,7 @@ class Task:
     stated: dict  # the shard in the manifest
     number: int  # of the shard in its split
     dtype: str  # the lake's: uint8 | uint16
+    num_classes: int
     rows: dict[str, list] | None  # the index's columns for this shard; None without an index
     decodes_pixels: bool
 
@@ -104,7 +105,7 @@ def _check_record(record: bytes, where: str, position: int, task: Task, problems
         return
     where += f" ({_text(fields['image_id'])})"
     found = list(differences_from_index(fields, position, task))
-    found += [*label_problems(fields), *view_problems(fields)]
+    found += [*label_problems(fields, task.num_classes), *view_problems(fields)]
     if task.decodes_pixels:
         found += pixel_problems(fields, task.dtype)
     for kind, message in found:
@@ -128,12 +129,13 @@ def differences_from_index(fields: dict, position: int, task: Task) -> Iterator[
             yield "index", f"its {column} is {expected!r}, the index has {found!r}"
 
 
-def label_problems(fields: dict) -> Iterator[tuple[str, str]]:
+def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, str]]:
     """(kind, message) where label, has_mask, lesion_px and original_rle contradict each other."""
     label, has_mask, lesion_px = (fields[name] for name in ("label", "has_mask", "lesion_px"))
     stated = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
-    if label not in (-1, 0, 1) or has_mask not in (0, 1):
-        yield "label", f"{stated}: expected a label of -1, 0 or 1 and a has_mask of 0 or 1"
+    if not -1 <= label < num_classes or has_mask not in (0, 1):
+        highest = num_classes - 1
+        yield "label", f"{stated}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
         return
     has_lesion = _has_lesion(fields)
     if has_mask:

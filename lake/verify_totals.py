@@ -16,7 +16,8 @@ from lake.verify_shard import Problems
 def check_counts(index: pyarrow.Table, content: dict, problems: Problems) -> None:
     """The manifest's counts against the index's rows."""
     counts = content["counts"]
-    found = {name: _split_counts(index, name) for name in index["split"].unique().to_pylist()}
+    names, num_classes = index["split"].unique().to_pylist(), len(content.get("classes", ()))
+    found = {name: _split_counts(index, name, num_classes) for name in names}
     stated = counts["splits"]
     for where, expected, came in differences(found, stated, "counts.splits", known_only=True):
         problems.add("counts", f"{where}: {came} in the manifest, {expected} by the index")
@@ -30,13 +31,15 @@ def check_counts(index: pyarrow.Table, content: dict, problems: Problems) -> Non
         problems.add("counts", f"counts.images: {message}")
 
 
-def _split_counts(index: pyarrow.Table, split: str) -> dict[str, int]:
+def _split_counts(index: pyarrow.Table, split: str, num_classes: int) -> dict:
     rows = index.filter(pyarrow.compute.field("split") == split)
     label, lesion_px = rows["label"].to_numpy(), rows["lesion_px"].to_numpy()
     patients = pyarrow.compute.unique(rows["patient"])
+    of_classes = [int((label == number).sum()) for number in range(num_classes)]
     return {
+        **({"classes": of_classes} if num_classes else {}),
         "records": len(rows),
-        "positives": int((label == 1).sum()),
+        "positives": int((label > 0).sum()),
         "negatives": int((label == 0).sum()),
         "unknown": int((label == -1).sum()),
         "with_mask": int(rows["has_mask"].to_numpy().sum()),

@@ -32,6 +32,8 @@ def numbers() -> dict[str, list]:
     ranks = metrics.lesion_score(logits)
     histogram = metrics.score_histogram(ranks, labels, np.ones(8, np.float32))
     counts = metrics.pixel_counts(masks, probabilities > 0.5)
+    numbers = np.array([0, 1, 2, 2, 1, -1, 0, 1])
+    classes = rng.normal(size=(8, 3)).astype(np.float32)
     found = {
         "dice": losses.dice(masks, logits),
         "squared dice": losses.dice(masks, logits, 0.0, squared=True),
@@ -51,6 +53,9 @@ def numbers() -> dict[str, list]:
         "sensitivity": metrics.sensitivity(counts),
         "specificity": metrics.specificity(counts),
         "ppv": metrics.ppv(counts),
+        "softmax": losses.softmax_cross_entropy(numbers, classes, 0.1),
+        "class histograms": metrics.class_histograms(classes, numbers, np.ones(8, np.float32), 64),
+        "correct": metrics.correct(classes, numbers),
         "auc, ap": [metrics.auc(histogram), metrics.average_precision(histogram)],
     }
     return {name: np.asarray(values, np.float64).ravel().tolist() for name, values in found.items()}

@@ -135,3 +135,22 @@ def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
     config.save(run, tmp_path / "saved.yaml")
     assert run.loss.head_weights == (1, 0, 2.5)
     assert config.load(tmp_path / "saved.yaml", []) == run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.classes=1"], "model.classes: Input should be greater than or equal to 2, got 1"),
+        (["--model.classes=2", "--loss.focal=1"], "loss.focal: a classifier has no use"),
+        (["--model.classes=2", "--train.keep_best=accuracy"], "keep_best=accuracy: this model has"),
+        (["--model.classes=3", "--train.keep_best=dice_mean"], "this model has auc and accuracy"),
+        (["--train.keep_best=accuracy"], "has auc and dice_positives and dice_mean"),
+    ],
+)
+def test_pretraining_is_a_classifiers_run(yaml_file, options, message):
+    with pytest.raises(InputError) as caught:
+        config.load(yaml_file, options)
+    assert message in str(caught.value)
+    run = config.load(yaml_file, ["--model.classes=3"])
+    assert run.is_classifier and run.score == "auc"
+    assert not config.load(yaml_file, []).is_classifier

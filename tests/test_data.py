@@ -151,7 +151,7 @@ def test_fitted_box(height, width, fit, box):
 
 def with_positives(lake, **fields) -> tuple[data.Split, config.Data]:
     settings = SETTINGS.model_copy(update=fields)
-    return data.training_split(data.open_lake(str(lake)), str(lake), settings, "unet"), settings
+    return data.training_split(data.open_lake(str(lake)), str(lake), settings, False), settings
 
 
 def test_the_split_knows_which_records_are_positive(lake, stored):

@@ -236,3 +236,29 @@ def test_megapixel_images_keep_their_digits_when_compiled():
         jit_compile=True,
     )
     assert float(compiled(masks, logits)[0]) == pytest.approx(soft + entropy, rel=3e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_softmax_cross_entropy_is_its_definition_and_finite(jit):
+    loss = losses.softmax_cross_entropy
+    loss = tf.function(loss, jit_compile=True) if jit else loss
+    rng = np.random.default_rng(6)
+    logits, labels = rng.normal(scale=3, size=(50, 4)), rng.integers(0, 4, 50)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for smoothing in (0.0, 0.2):
+        targets = np.full((50, 4), smoothing / 4)
+        targets[np.arange(50), labels] = 1 - smoothing * 3 / 4
+        expected = -(targets * np.log(shares)).sum(axis=1)
+        found = loss(np.float32(labels), np.float32(logits), smoothing)
+        assert found.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    sure = np.float32([[1e4, 0, 0], [1e4, 0, 0]])
+    assert loss(np.float32([0, 1]), sure).numpy().tolist() == [0, 1e4]
+
+
+def test_softmax_of_two_logits_is_the_binary_cross_entropy_of_their_difference():
+    rng = np.random.default_rng(7)
+    logits, labels = rng.normal(scale=3, size=(9, 2)).astype("float32"), rng.integers(0, 2, 9)
+    for smoothing in (0.0, 0.3):
+        binary = losses.bce(labels[:, None], logits[:, 1:] - logits[:, :1], smoothing).numpy()
+        found = losses.softmax_cross_entropy(labels, logits, smoothing).numpy()
+        assert found == pytest.approx(binary, rel=1e-5, abs=1e-6)

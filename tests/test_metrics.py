@@ -184,3 +184,38 @@ def test_average_precision_needs_positives():
     assert math.isnan(metrics.average_precision(np.stack([np.ones(8), np.zeros(8)])))
     assert metrics.average_precision(np.stack([np.zeros(8), np.ones(8)])) == 1
     assert metrics.average_precision(np.ones((2, 1))) == 0.5
+
+
+def test_each_class_against_all_others():
+    """The AUC of a class is the share of pairs, one of it and one of another, that its probability
+    puts in order."""
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 3, 90)
+    logits = rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[labels]
+    labels[:10] = -1  # unknown
+    weights = np.r_[np.ones(80), np.zeros(10)]  # padding
+    compiled = tf.function(metrics.class_histograms, jit_compile=True)
+    whole = compiled(np.float32(logits), np.float32(labels), np.float32(weights)).numpy()
+    halves = [
+        metrics.class_histograms(np.float32(logits[part]), labels[part], weights[part]).numpy()
+        for part in (slice(40), slice(40, 90))
+    ]
+    np.testing.assert_array_equal(sum(halves), whole)
+    kept = slice(10, 80)
+    shares = np.exp(logits[kept]) / np.exp(logits[kept]).sum(axis=1, keepdims=True)
+    expected = []
+    for number in range(3):
+        ours = shares[labels[kept] == number, number]
+        others = shares[labels[kept] != number, number]
+        expected.append((ours[:, None] > others).mean())
+        assert metrics.auc(whole[number]) == pytest.approx(expected[-1], abs=2e-3)
+    assert metrics.macro_auc(whole) == pytest.approx(np.mean(expected), abs=2e-3)
+    right = metrics.correct(np.float32(logits), np.float32(labels)).numpy()
+    assert right.tolist() == (logits.argmax(axis=1) == labels).tolist()
+
+
+def test_a_sure_class_keeps_its_rank_and_a_missing_one_has_no_score():
+    logits = np.float32([[12, 0, 0], [14, 0, 0], [0, 9, 0], [0, 0, 9]])  # p of the first: 1 - 1e-5
+    found = metrics.class_histograms(logits, [1, 0, 1, 2], np.ones(4))
+    assert metrics.auc(found[0]) == 1
+    assert math.isnan(metrics.macro_auc(metrics.class_histograms(logits, [0, 0, 1, 1], np.ones(4))))

@@ -196,6 +196,15 @@ def test_a_classifier_leaves_unknown_labels_out(truth):
     assert np.allclose(found, [np.log1p(np.exp(-0.3)), 0])
 
 
+def test_more_than_two_classes_have_a_softmax(truth):
+    masks, batch = truth
+    run = run_of(model={"kind": "unetpp", "classes": 3}, loss={"label_smoothing": 0.3})
+    logits = np.log(np.float32([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]]))  # label 1, and unknown
+    found = np.asarray(objective.image_losses(run, 0.0)(masks, [logits], batch))
+    expected = -0.8 * np.log(0.7) - 0.1 * np.log(0.2) - 0.1 * np.log(0.1)
+    assert found == pytest.approx([expected, 0], rel=1e-5)
+
+
 def test_the_lesion_map_is_rewarded_where_the_mask_is(truth):
     masks, batch = truth
     run = run_of(
@@ -231,6 +240,9 @@ def test_a_lake_without_positive_pixels_cannot_weigh_them():
     run = run_of(model={"kind": "unetpp"}, loss={"weighted_bce": 1.0})
     with pytest.raises(InputError, match="counts none"):
         objective.image_losses(run, 0.0)
+    # A classifier that carries a segmenter's config weighs no pixels.
+    pretraining = run_of(model={"kind": "unetpp", "classes": 2}, loss={"weighted_bce": 1.0})
+    objective.image_losses(pretraining, 0.0)
 
 
 def test_loss_of_a_map_that_is_not_there_is_refused():

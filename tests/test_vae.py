@@ -261,7 +261,7 @@ def test_the_heads_auc_is_the_image_score():
     logits = np.float32([4, 3, 2, 1])[:, None, None, None] * np.ones_like(masks)
     head = np.float32([[-1], [-2], [3], [2]])
     for lesion, auc in ((None, 0.0), (head, 1.0)):
-        sums = validate.example_sums("unet", masks, logits, batch, None, lesion)
+        sums = validate.example_sums(False, masks, logits, batch, None, lesion)
         assert validate.scores({name: value.numpy() for name, value in sums.items()})["auc"] == auc
 
 

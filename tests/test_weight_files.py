@@ -1,6 +1,8 @@
 """Weights from files: what fits is taken and said, what does not is said, nothing at all is an
 error."""
 
+import re
+
 import h5py
 import keras
 import numpy as np
@@ -94,6 +96,28 @@ def test_a_classifiers_encoder_goes_into_a_unet(tmp_path, capsys):
         assert "not in the file: decoder_" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(classifier, plus), (plain, plus), (plus, plain)],
+)
+def test_an_encoders_levels_are_found_under_both_of_their_names(first, second, tmp_path, capsys):
+    file = str(tmp_path / "first.weights.h5")
+    trained = with_random_weights(models.build(first(norm="batch"), 32))
+    trained.save_weights(file)
+    network = models.build(second(norm="batch", weights=file), 32)
+    names = {plus: "x_{}_0_{}"}
+    for level in range(3):
+        for part in ("conv1", "norm1", "conv2", "norm2"):
+            ours, theirs = (
+                model.get_layer(names.get(kind, "level_{}_{}").format(level, part)).get_weights()
+                for kind, model in ((second, network), (first, trained))
+            )
+            for pair in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(*pair)
+    said = capsys.readouterr().out
+    assert f"weights {file}: 12 of " in said and not re.search(r"\b(level_\d|x_\d_0)_", said)
+
+
 @pytest.mark.slow
 def test_layers_that_keras_does_not_name_are_found_again(tmp_path):
     """Xception's shortcuts are conv2d_7 in one process or build and conv2d_12 in another."""
@@ -114,7 +138,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     ).save_weights(colours)
-    models.build(plus(), side=16).save_weights(other)
+    models.build(plus(filters=4), side=16).save_weights(other)
     for path, config, message in (
         (text, classifier(encoder="vgg16"), "text.weights.h5: not an HDF5 file"),
         (colours, classifier(encoder="vgg16"), "not the weights of VGG16 without its top"),

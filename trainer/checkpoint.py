@@ -134,7 +134,8 @@ def load(workdir: Path, prune: int | None = None) -> tuple[config.Config, keras.
     network.load_weights(workdir / BEST)
     if prune is None:
         return run, network
-    if run.model.kind != "unetpp":
-        raise InputError(f"--prune={prune}: {workdir} holds a {run.model.kind}, not a unetpp")
+    if run.model.kind != "unetpp" or run.is_classifier:
+        held = "classifier" if run.is_classifier else run.model.kind
+        raise InputError(f"--prune={prune}: {workdir} holds a {held}, not a unetpp")
     smaller, network = unetpp.pruned(network, run.model, run.data.side, prune)
     return run.model_copy(update={"model": smaller}), network

@@ -17,6 +17,8 @@ from trainer.models import parts
 DEEPEST_ENCODER = 5  # the deepest features of keras.applications are at 1/2^5 of the side
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Of the lake: one logit an image for 2, lesion or none; one a class for more.
+Classes = Annotated[int, Field(ge=2)]
 
 
 class Section(BaseModel):
@@ -105,6 +107,7 @@ class Unet(Decoder):
     """U-Net (trainer/models/unet.py): one logit a pixel."""
 
     kind: Literal["unet"]
+    classes: Classes | None = None  # a number: pretraining, see UnetPlusPlus
     skips: bool = True  # false: the decoder sees the deepest features alone
 
 
@@ -114,6 +117,9 @@ class UnetPlusPlus(Decoder):
     kind: Literal["unetpp"]
     depth: int = Field(4, ge=1, le=5)  # L: number of poolings
     deep_supervision: bool = False  # a head on X(0,1) … X(0,L), each with its own loss
+    # None: it segments. A number: pretraining; all of it up to X(0,L), without the heads, is a
+    # classifier, whose weights a segmenter of the same section then takes.
+    classes: Classes | None = None
 
 
 class Vae(Section):
@@ -130,9 +136,10 @@ class Vae(Section):
 
 
 class Classifier(Encoded):
-    """An image classifier (trainer/models/classifier.py): one logit an image."""
+    """An image classifier (trainer/models/classifier.py): one logit an image, or one a class."""
 
     kind: Literal["classifier"]
+    classes: Classes = 2
     encoder: Literal[("plain", *parts.ENCODERS)] = "densenet121"
     filters: int = Field(16, ge=1)  # of the plain encoder's first level; doubled at each below
     depth: int = Field(4, ge=1)  # number of poolings of the plain encoder
@@ -142,9 +149,11 @@ class Classifier(Encoded):
     dropout: Share = 0.0
 
     @model_validator(mode="after")
-    def _hidden_is_of_the_average(self) -> "Classifier":
+    def _needs_the_average(self) -> "Classifier":
         if self.hidden and self.pooling != "average":
             raise ValueError(f"hidden={self.hidden} needs pooling=average")
+        if self.classes > 2 and self.pooling != "average":
+            raise ValueError(f"classes={self.classes} needs pooling=average")
         return self
 
 
@@ -182,8 +191,8 @@ class Augment(Section):
 class Loss(Section):
     """Weights of the terms (trainer/losses.py); 0 leaves a term out.
 
-    A classifier's terms are the image's BCE, which weighs 1, and lesion_map; of the rest it has
-    label_smoothing alone.
+    A classifier's terms are the image's cross-entropy (BCE, or softmax for more than two classes),
+    which weighs 1, and lesion_map; of the rest it has label_smoothing alone.
     """
 
     dice: Weight = 1.0
@@ -210,7 +219,8 @@ class Loss(Section):
     tversky_beta: Weight = 0.7  # of false negatives
     # Where dice, tversky and jaccard divide: for each image, or once for the batch of all replicas.
     reduction: Literal["image", "batch"] = "image"
-    # The target of the BCE terms and focal is y·(1 − this) + this/2; that of an overlap stays y.
+    # The target of the BCE terms and focal is y·(1 − this) + this/2, of C classes + this/C; that of
+    # an overlap stays y.
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     # Of deep supervision's heads, the shallowest first; divided by their sum. None: all alike.
     head_weights: tuple[Weight, ...] | None = None
@@ -293,8 +303,8 @@ class Train(Section):
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
-    # positives.
-    keep_best: Literal["auc", "dice_positives", "dice_mean"] | None = None
+    # positives. accuracy: of more than two classes.
+    keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean"] | None = None
     deterministic: bool = False
 
 
@@ -319,6 +329,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _a_head_and_its_term(self) -> "Config":
         has_head = getattr(self.model, "empty_head", False)
+        if has_head and self.is_classifier:
+            raise ValueError(
+                "model.empty_head: with model.classes the whole network is a classifier"
+            )
         if self.loss.lesion and not has_head:
             raise ValueError(
                 f"loss.lesion={self.loss.lesion} needs a segmenter with model.empty_head=true"
@@ -350,7 +364,7 @@ class Config(Section):
             for name in SEGMENTER_TERMS
             if getattr(self.loss, name) != Loss.model_fields[name].default
         ]
-        if self.model.kind == "classifier" and changed:
+        if self.is_classifier and changed:
             raise ValueError(
                 f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
                 f"{'them' if changed[1:] else 'it'} out"
@@ -376,12 +390,25 @@ class Config(Section):
         whole = self.model_dump(exclude={"stages"})
         return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
 
+    def _a_score_of_the_model(self) -> "Config":
+        wanted, known = self.score, ["auc"]
+        if not self.is_classifier:
+            known += ["dice_positives", "dice_mean"]
+        elif self.model.classes > 2:
+            known += ["accuracy"]
+        if wanted not in known:
+            raise ValueError(f"train.keep_best={wanted}: this model has {' and '.join(known)}")
+        return self
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the network scores images; a segmenter scores pixels."""
+        return getattr(self.model, "classes", None) is not None
+
     @property
     def score(self) -> str:
         """The validation score whose best epoch is kept."""
-        return self.train.keep_best or (
-            "auc" if self.model.kind == "classifier" else "dice_positives"
-        )
+        return self.train.keep_best or ("auc" if self.is_classifier else "dice_positives")
 
 
 def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:

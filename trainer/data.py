@@ -57,6 +57,17 @@ def open_lake(folder: str) -> dict:
         return manifest.parse(file.read(), folder)
 
 
+def check_classes(content: dict, folder: str, run: config.Config) -> None:
+    """Raises InputError where a classifier knows another number of classes than the lake has."""
+    classes = manifest.num_classes(content)
+    if run.is_classifier and run.model.classes != classes:
+        named = f": {', '.join(manifest.numbered(content['classes']))}" if classes > 2 else ""
+        raise InputError(
+            f"{folder} has {classes} classes{named}; model.classes={run.model.classes} should be "
+            f"{classes}"
+        )
+
+
 def split_of(content: dict, folder: str, name: str) -> Split:
     """A split by its name; raises InputError when the lake has no record of it."""
     shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
@@ -70,12 +81,12 @@ def split_of(content: dict, folder: str, name: str) -> Split:
     )
 
 
-def training_split(content: dict, folder: str, data: config.Data, kind: str) -> Split:
+def training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
     """The training split; where positives are drawn apart, it knows them from the lake's index."""
     split = split_of(content, folder, data.train_split)
     if not (data.positives_only or data.positive_share):
         return split
-    column = "label" if kind == "classifier" else "lesion_px"
+    column = "label" if is_classifier else "lesion_px"
     with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
         stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
     index = pyarrow.parquet.read_table(

@@ -38,6 +38,7 @@ def evaluate(
     run, network = checkpoint.load(workdir, prune)
     folder = lake or run.lake
     content = data.open_lake(folder)
+    data.check_classes(content, folder, run)
     splits = [
         name
         for name in (run.data.val_split, "test")
@@ -55,9 +56,8 @@ def evaluate(
     sets = {
         name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
     }
-    is_classifier = run.model.kind == "classifier"
-    score = _classifier_scores if is_classifier else _segmenter_scores
-    chosen = None if is_classifier else choose_thresholds(sets[run.data.val_split])
+    score = _classifier_scores if run.is_classifier else _segmenter_scores
+    chosen = None if run.is_classifier else choose_thresholds(sets[run.data.val_split])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
     thresholds = {name: value for name, value in (chosen or {}).items() if name != "at"}
     written = {"lake": folder, "triplet": None, **thresholds, "splits": result}
@@ -87,16 +87,18 @@ class Predictions:
         for batch in data.evaluation_batches(split, run.data, EXTRA_FIELDS).prefetch(2):
             logits, *head = (np.asarray(output, np.float32) for output in predict(batch))
             is_map = logits.ndim == 4
-            if head or not is_map:
-                ranks = (head[0] if head else logits)[:, 0]
-            else:
+            if head:
+                ranks = head[0][:, 0]
+            elif is_map:
                 ranks = np.asarray(metrics.lesion_score(logits[..., -1:]))
+            else:
+                ranks = logits  # [B, 1], or [B, C] of a classifier of C classes
             batch = {name: values.numpy() for name, values in batch.items()}
             for number in np.flatnonzero(batch["weight"]):
                 item = {name: values[number] for name, values in batch.items()}
                 self.labels.append(item["label"])
                 self.scores.append(ranks[number])
-                lesion = _sigmoid(ranks[number]) if head else None
+                lesion = float(validate.of_logits(ranks[number])) if head else None
                 if is_map and item["has_mask"]:
                     self._score_mask(item, logits[number, ..., -1:], run.data)
                     self.heads += [lesion] if head else []
@@ -170,7 +172,11 @@ def _segmenter_scores(predictions: Predictions, chosen: dict) -> dict:
 
 
 def _classifier_scores(predictions: Predictions, _) -> dict:
-    return {"images": len(predictions.labels), "auc": _auc(predictions)}
+    logits, labels = np.array(predictions.scores, np.float32), np.array(predictions.labels)
+    if logits.shape[-1] == 1:
+        return {"images": len(labels), "auc": _auc(predictions)}
+    sums = validate.class_sums(logits, labels, np.ones_like(labels))
+    return {"images": len(labels), **validate.class_scores(sums)}
 
 
 def _auc(predictions: Predictions) -> float:
@@ -185,7 +191,7 @@ def draw(predictions: Predictions, run: config.Config, chosen: dict | None) -> n
         name: np.stack([item[name] for item, *_ in items])
         for name in ("image", "window", "label", "mask")
     }
-    probabilities = _sigmoid(np.stack([logits for _, logits, _ in items]))
+    probabilities = validate.of_logits(np.stack([logits for _, logits, _ in items]))
     masks = None
     if chosen:
         triplet, probabilities = chosen["triplet"], probabilities[..., -1:]
@@ -223,7 +229,3 @@ def table(title: str, result: dict, thresholds: dict) -> str:
             said += "; the empty_head empties none"
         lines.append(said)
     return "\n".join(lines)
-
-
-def _sigmoid(logits: np.ndarray):
-    return 1 / (1 + np.exp(-logits))

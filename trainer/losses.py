@@ -86,6 +86,16 @@ def focal(masks, logits, gamma: float, smoothing: float = 0.0):
     return image_mean(positive + to_zero * ops.exp(-gamma * surprise) * relief)
 
 
+def softmax_cross_entropy(labels, logits, smoothing: float = 0.0):
+    """−Σ t·log softmax(z) of class numbers [B] and logits z [B, C]; the target t of the class is
+    1 − smoothing·(C−1)/C, of each other smoothing/C. A label of −1 has no target but smoothing."""
+    logits = ops.cast(logits, "float32")
+    classes = logits.shape[-1]
+    one_hot = ops.cast(ops.cast(labels, "int32")[:, None] == ops.arange(classes), "float32")
+    targets = one_hot * (1 - smoothing) + smoothing / classes
+    return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
 def lesion_bce(masks, logits, smoothing: float = 0.0):
     """BCE of a head [B, 1] that says whether there is any lesion; the truth is the mask as it is
     after augmentation, which can push a lesion out of the image."""

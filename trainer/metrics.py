@@ -142,6 +142,30 @@ def score_histogram(logits, labels, weights, bins: int = BINS):
     return ops.reshape(ops.segment_sum(weights, row * bins + position, 2 * bins), (2, bins))
 
 
+def class_histograms(logits, labels, weights, bins: int = BINS):
+    """score_histogram of each class against all others, [C, 2, bins], of logits [B, C]: a class
+    scores an image by the log-odds of its probability, log p/(1−p)."""
+    logits = ops.cast(logits, "float32")
+    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
+    classes = logits.shape[-1]
+    # log p/(1−p) is the logit less the log-sum-exp of the others: exact where p is near 0 or 1.
+    itself = ops.where(ops.eye(classes) > 0, -math.inf, 0.0)
+    odds = logits - ops.logsumexp(logits[:, None, :] + itself, axis=-1)  # [B, C]
+    ours = ops.where(labels < 0, -1, ops.cast(labels == ops.arange(classes), "int32"))  # [B, C]
+    each = [score_histogram(odds[:, c], ours[:, c], weights, bins) for c in range(classes)]
+    return ops.stack(each)
+
+
+def macro_auc(histograms) -> float:
+    """Mean of the AUCs of class_histograms; nan where one of the classes has no image."""
+    return float(np.mean([auc(histogram) for histogram in np.asarray(histograms)]))
+
+
+def correct(logits, labels):
+    """Whether the highest of the logits [B, C] is the label's, 0 or 1, [B]; 0 for an unknown."""
+    return ops.cast(ops.argmax(logits, axis=-1) == ops.cast(labels, "int32"), "float32")
+
+
 def auc(histogram) -> float:
     """Area under the ROC curve of a score_histogram: ties count half, nan without both classes."""
     negatives, positives = np.asarray(histogram, np.float64)

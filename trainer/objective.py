@@ -69,7 +69,8 @@ def image_losses(run: config.Config, positive_share: float, total: Callable = al
     `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it.
     """
     terms = run.loss
-    if (terms.weighted_bce or terms.lesion_map) and not positive_share > 0:
+    weighted = terms.lesion_map if run.is_classifier else terms.weighted_bce
+    if weighted and not positive_share > 0:
         raise InputError("the weighted BCE needs positive pixels; the lake's manifest counts none")
 
     def of_segmenter(masks, outputs, batch: dict):
@@ -83,7 +84,7 @@ def image_losses(run: config.Config, positive_share: float, total: Callable = al
 
     def of_classifier(masks, outputs, batch: dict):
         known = ops.cast(batch["label"] >= 0, "float32")
-        loss = known * losses.bce(batch["label"][:, None], outputs[0], terms.label_smoothing)
+        loss = known * image_loss(batch["label"], outputs[0], terms.label_smoothing)
         if terms.lesion_map:
             cell = masks.shape[1] // outputs[1].shape[1]
             shares = ops.average_pool(masks, cell, strides=cell)  # [B, h, w, 1]
@@ -91,7 +92,14 @@ def image_losses(run: config.Config, positive_share: float, total: Callable = al
             loss += terms.lesion_map * batch["has_mask"] * taught
         return loss
 
-    return of_classifier if run.model.kind == "classifier" else of_segmenter
+    return of_classifier if run.is_classifier else of_segmenter
+
+
+def image_loss(labels, logits, smoothing: float):
+    """Cross-entropy [B] of labels [B] and a classifier's logits [B, 1], or [B, C] of C classes."""
+    if logits.shape[-1] > 1:
+        return losses.softmax_cross_entropy(labels, logits, smoothing)
+    return losses.bce(labels[:, None], logits, smoothing)
 
 
 def without_masks(masks, beside: dict, batch: dict, terms: config.Loss):

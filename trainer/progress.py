@@ -5,7 +5,14 @@ import time
 
 from trainer import config
 
-SHOWN = ("auc", "dice_mean", "dice_positives", "dice_all_empty", "loss")  # TensorBoard has all
+SHOWN = (
+    "auc",
+    "accuracy",
+    "dice_mean",
+    "dice_positives",
+    "dice_all_empty",
+    "loss",
+)  # TensorBoard has all
 LINE_SECONDS = 10.0  # between lines where they cannot be rewritten
 
 

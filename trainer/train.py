@@ -48,8 +48,9 @@ def train(run: config.Config, workdir: Path) -> None:
 
 def train_stage(run: config.Config, workdir: Path) -> None:
     lake = data.open_lake(run.lake)
-    split = data.training_split(lake, run.lake, run.data, run.model.kind)
+    split = data.training_split(lake, run.lake, run.data, run.is_classifier)
     val_split = data.split_of(lake, run.lake, run.data.val_split)
+    data.check_classes(lake, run.lake, run)
     _check_labels(run, lake["counts"]["splits"])
     per_epoch = data.steps_per_epoch(split, run.data)
     strategy = distribute.strategy(
@@ -196,7 +197,7 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
             outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
         lesion = objective.lesion_logits(outputs, run.loss)
-        sums = validate.example_sums(run.model.kind, masks, outputs[0], part, None, lesion)
+        sums = validate.example_sums(run.is_classifier, masks, outputs[0], part, None, lesion)
         return tape.gradient(loss, network.trainable_variables), {"loss": loss, **sums}
 
     if count == 1:
@@ -254,14 +255,18 @@ def _check_labels(run: config.Config, splits: dict) -> None:
     """A run must have something to learn and something to be scored on."""
     for name in (run.data.train_split, run.data.val_split):
         split = splits[name]
-        if run.model.kind == "classifier" and not (split["positives"] and split["negatives"]):
-            raise InputError(f"{run.lake}: split {name!r} needs positive and negative images")
-        if run.model.kind != "classifier" and not split["lesion_pixels"]:
+        of_classes = split.get("classes", [split["negatives"], split["positives"]])
+        if run.is_classifier and not all(of_classes):
+            raise InputError(
+                f"{run.lake}: split {name!r} needs images of each class, 0 to "
+                f"{len(of_classes) - 1}; it has {', '.join(map(str, of_classes))}"
+            )
+        if not run.is_classifier and not split["lesion_pixels"]:
             raise InputError(f"{run.lake}: split {name!r} has no mask with a lesion to learn from")
 
 
 def _introduce(run: config.Config, workdir: Path, network, splits: dict, per_epoch: int) -> None:
-    known = "with_mask" if run.model.kind != "classifier" else "labelled"
+    known = "labelled" if run.is_classifier else "with_mask"
     further = run.loss.lesion or run.loss.reconstruction or run.loss.kl_divergence
     unlabelled = "teach no mask" if further else "weigh nothing"
     used = []
@@ -273,8 +278,11 @@ def _introduce(run: config.Config, workdir: Path, network, splits: dict, per_epo
         used.append(
             f"{split['records']:,} images to {'train' if not used else 'validate'} on{said}"
         )
+    title = run.model.kind
+    if run.is_classifier:
+        title += f" of {run.model.classes} classes"
     print(
-        f"{run.model.kind} with {network.count_params():,} parameters at {run.data.side} px, "
+        f"{title} with {network.count_params():,} parameters at {run.data.side} px, "
         f"{keras.mixed_precision.dtype_policy().name}; {'; '.join(used)}; "
         f"{per_epoch} steps of {run.data.batch_size} an epoch\n"
         f"curves: tensorboard --logdir {workdir}",

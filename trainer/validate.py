@@ -14,12 +14,14 @@ THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation spl
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
 
 
-def example_sums(kind: str, masks, logits, batch: dict, weights, lesion=None) -> dict:
+def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesion=None) -> dict:
     """What the scores are made of, as sums that add up over steps and replicas; `weights` None:
     every example. A segmenter's score of an image is what its empty_head says, `lesion` [B, 1];
     None: the lesion score of its map."""
     weights = tf.ones_like(batch["label"]) if weights is None else weights
-    if kind == "classifier":
+    if is_classifier and logits.shape[-1] > 1:
+        return class_sums(logits, batch["label"], weights)
+    if is_classifier:
         return {"histogram": metrics.score_histogram(logits, batch["label"], weights)}
     logits = tf.cast(logits[..., -1:], tf.float32)  # the deepest head
     known = weights * batch["has_mask"]  # [B]
@@ -38,12 +40,33 @@ def example_sums(kind: str, masks, logits, batch: dict, weights, lesion=None) ->
     }
 
 
+def class_sums(logits, labels, weights) -> dict:
+    """Of a classifier of more than two classes, logits [B, C]."""
+    known = weights * tf.cast(labels >= 0, tf.float32)
+    return {
+        "images": tf.reduce_sum(known),
+        "correct": tf.reduce_sum(known * metrics.correct(logits, labels)),
+        "histograms": metrics.class_histograms(logits, labels, weights),  # [C, 2, bins]
+    }
+
+
+def class_scores(sums: dict) -> dict[str, float]:
+    """`auc` is the mean over the classes, each against all others."""
+    return {
+        "accuracy": _ratio(sums["correct"], sums["images"]),
+        "auc": metrics.macro_auc(sums["histograms"]),
+    }
+
+
 def scores(sums: dict) -> dict[str, float]:
     """Readable scores of summed example_sums."""
-    result = {
-        "auc": metrics.auc(sums["histogram"]),
-        "ap": metrics.average_precision(sums["histogram"]),
-    }
+    if "histograms" in sums:
+        result = class_scores(sums)
+    else:
+        result = {
+            "auc": metrics.auc(sums["histogram"]),
+            "ap": metrics.average_precision(sums["histogram"]),
+        }
     if "dice" in sums:
         result["dice_mean"] = _ratio(sums["dice"], sums["images"])
         result["dice_positives"] = _ratio(sums["dice_of_positives"], sums["positives"])
@@ -79,7 +102,7 @@ class Validation:
             loss = tf.reduce_sum(batch["weight"] * image_losses(masks, outputs, batch))
             scored = masks, outputs[0], batch, batch["weight"]
             lesion = objective.lesion_logits(outputs, run.loss)
-            sums = example_sums(run.model.kind, *scored, lesion)
+            sums = example_sums(run.is_classifier, *scored, lesion)
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
         @tf.function
@@ -103,25 +126,38 @@ class Validation:
     def panel(self) -> np.ndarray:
         batch = self.panel_batch
         images = augment.to_unit(batch["image"], batch["window"])
-        probabilities = 1 / (1 + np.exp(-np.asarray(self.predict(images), np.float32)))
-        if self.run.model.kind == "classifier":
+        probabilities = of_logits(np.asarray(self.predict(images), np.float32))
+        if self.run.is_classifier:
             return picture(batch, probabilities, None)
         probabilities = probabilities[..., -1:]
         return picture(batch, probabilities, (probabilities > THRESHOLD).astype(np.float32))
 
 
+def of_logits(logits: np.ndarray) -> np.ndarray:
+    """Probabilities: of pixels [B, H, W, heads], of lesions [B, 1] or of classes [B, C]."""
+    if logits.ndim == 2 and logits.shape[-1] > 1:
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
+    return 1 / (1 + np.exp(-logits))
+
+
 def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
     """RGB uint8 [H, W, 3] of N images, their truth, and the predicted masks [N, S, S, 1] or, for a
-    classifier, None and its probabilities [N, 1]."""
+    classifier, None and its probabilities [N, 1] or [N, C]."""
     images = np.asarray(augment.to_unit(batch["image"], batch["window"]))[..., 0]
     if predictions is None:
-        pairs = zip(batch["label"], probabilities[:, 0], strict=True)
-        captions = [f"label {label:.0f}, p = {p:.2f}" for label, p in pairs]
+        captions = [_said(*pair) for pair in zip(batch["label"], probabilities, strict=True)]
         return panel.side_by_side(images, None, None, captions, pairs_a_row=4)
     masks = batch["mask"][..., 0]
     dices = np.asarray(metrics.hard_dice(batch["mask"], predictions))
     captions = [f"dice {dice:.2f}" for dice in dices]
     return panel.side_by_side(images, masks, np.asarray(predictions)[..., 0], captions)
+
+
+def _said(label: float, probabilities: np.ndarray) -> str:
+    best, highest = probabilities.argmax(), probabilities.max()
+    said = f"{best}: " if len(probabilities) > 1 else ""
+    return f"label {label:.0f}, {said}p = {highest:.2f}"
 
 
 def panel_examples(split: data.Split, settings: config.Data) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Image classifiers: encoder, then one logit from the pooled features or from a lesion map.
 
-Images [B, side, side, 1] in [0, 1] -> logits [B, 1].
+Images [B, side, side, 1] in [0, 1] -> logits [B, 1]; [B, classes] for more than two classes.
 
     plain         [side, side, f] -> [side/2, side/2, 2f] … up to 8f wide, `depth` times halved:
                   a block a level, as in a U-Net, and max pooling
@@ -40,18 +40,27 @@ def network(section: config.Classifier, side: int) -> keras.Model:
     if section.pooling == "lesion_map":
         logits = lesion_map_head(features, section.dropout)
     else:
-        logits = average_head(features, section.dropout, section.hidden)
+        logits = average_head(features, section.dropout, section.hidden, section.classes)
     return keras.Model(images, logits, name=encoder)
 
 
-def average_head(features, dropout: float, hidden: int):
+def average_head(features, dropout: float, hidden: int, classes: int, name: str = "head"):
+    """One logit an image for two classes, else one a class, float32."""
     x = keras.layers.GlobalAveragePooling2D(name="mean")(features)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     if hidden:
         x = keras.layers.Dense(hidden, activation="relu", name="hidden")(x)
     # Small first weights, so that the first logits are near 0.
     small = keras.initializers.RandomNormal(stddev=HEAD_DEVIATION)
-    return keras.layers.Dense(1, kernel_initializer=small, dtype="float32", name="head")(x)
+    units = 1 if classes == 2 else classes
+    return keras.layers.Dense(units, kernel_initializer=small, dtype="float32", name=name)(x)
+
+
+def pretraining(images, features, section: config.Unet | config.UnetPlusPlus) -> keras.Model:
+    """A U-Net or U-Net++ as a classifier by the mean of its last features [B, side, side, c]; its
+    last layer's name is not that of a segmenter's head, which it cannot become."""
+    logits = average_head(features, section.dropout, 0, section.classes, "class_head")
+    return keras.Model(images, logits, name=section.kind)
 
 
 def lesion_map_head(features, dropout: float):

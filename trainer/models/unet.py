@@ -13,12 +13,13 @@ f, 2f, 4f, 8f filters, or those that the config lists; without skips D = block(u
 of keras.applications (encoders.py) the E are its features, and D0 has a skip under VGG16 alone.
 With an empty_head the mean of the deepest E gives one more logit: is there a lesion at all? (SIIM's
 fourth place.) It is the output of the layer blocks.LESION.
+With `classes`, for pretraining: D0 -> mean over the image -> logits [B, 1] or [B, classes].
 """
 
 import keras
 
 from trainer import config
-from trainer.models import blocks, encoders
+from trainer.models import blocks, classifier, encoders
 
 
 def network(section: config.Unet, side: int, channels: int = 1) -> keras.Model:
@@ -34,5 +35,7 @@ def network(section: config.Unet, side: int, channels: int = 1) -> keras.Model:
         if section.dropout:
             x = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(x)
         x = blocks.block(x, widths[i], section, section.decoder_convolutions, name)
+    if section.classes:
+        return classifier.pretraining(images, x, section)
     beside = [blocks.lesion_head(skips[-1])] if section.empty_head else []
     return keras.Model(images, blocks.with_beside(blocks.head(x, "head"), beside), name="unet")

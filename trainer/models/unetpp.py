@@ -13,14 +13,15 @@ depth 4, 32 filters, one grey channel, one head, no norm.
     X(i,j) = block(concat[X(i,0) … X(i,j-1), up(X(i+1,j-1))])
 
 With an encoder of keras.applications (encoders.py) X(i,0) is its feature of that size; then there
-is no X(0,0) but under VGG16. An empty_head, as a U-Net's, hangs on X(depth,0).
+is no X(0,0) but under VGG16. An empty_head, as a U-Net's, hangs on X(depth,0). With `classes`, for
+pretraining: X(0,L) -> mean over the image -> logits [B, 1] or [B, classes].
 """
 
 import keras
 
 from lake import InputError
 from trainer import config
-from trainer.models import blocks, encoders, weight_files
+from trainer.models import blocks, classifier, encoders, weight_files
 
 
 def network(section: config.UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
@@ -43,6 +44,8 @@ def network(section: config.UnetPlusPlus, side: int, channels: int = 1) -> keras
                 entry = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(entry)
             x[i, j] = blocks.block(entry, widths[i], section, section.decoder_convolutions, name)
 
+    if section.classes:
+        return classifier.pretraining(images, x[0, depth], section)
     ends = range(1, depth + 1) if section.deep_supervision else [depth]
     heads = [blocks.head(x[0, j], f"head_{j}") for j in ends]
     logits = heads[0]

@@ -1,9 +1,10 @@
 """Weights from a file into a network: of keras.applications, whole; of a radlake network, every
-layer that has the same name and shapes.
+layer that has the same name and shapes, a level of an encoder under either of its names.
 
 A .weights.h5 of Keras 3 keeps each layer's tensors under …/vars/0, 1, …, and its name beside them.
 """
 
+import re
 from pathlib import Path
 
 import h5py
@@ -44,27 +45,35 @@ def load_application(network: keras.Model, path: str, title: str) -> None:
 def load_radlake(network: keras.Model, path: str) -> None:
     """The layers that fit, with a report of the others; an InputError when none does."""
     with h5py.File(path) as file:
-        found = names_and_tensors(file)
+        stored = names_and_tensors(file)
+    found = {alike(name): tensors for name, tensors in stored.items()}
     loaded, missing, mismatched = [], [], []
     layers = leaves(network)
     for name, layer in layers.items():
         title = "/".join(name)
         expected = [tuple(weight.shape) for weight in layer.weights]
-        shapes = [tensor.shape for tensor in found.get(name, [])]
+        shapes = [tensor.shape for tensor in found.get(alike(name), [])]
         if shapes == expected:
-            layer.set_weights(found[name])
+            layer.set_weights(found[alike(name)])
             loaded.append(title)
-        elif name in found:
+        elif alike(name) in found:
             mismatched.append(f"{title} {shapes} instead of {expected}")
         else:
             missing.append(title)
-    unused = ["/".join(name) for name in found if found[name] and name not in layers]
+    wanted = {alike(name) for name in layers}
+    unused = ["/".join(n) for n, tensors in stored.items() if tensors and alike(n) not in wanted]
     report = [f"weights {path}: {len(loaded)} of {len(layers)} layers loaded"]
     titles = {"not in the file": missing, "another shape": mismatched, "in the file only": unused}
     report += [f"  {title}: {listed(names)}" for title, names in titles.items() if names]
     if not loaded:
         raise InputError("\n".join([*report, "nothing fits; is it another network's file?"]))
     print("\n".join(report))
+
+
+def alike(name: tuple[str, ...]) -> tuple[str, ...]:
+    """The name by which a layer is looked for: what U-Net and the classifier call level_2, U-Net++
+    calls X(2,0) after its paper."""
+    return (*name[:-1], re.sub(r"^x_(\d+)_0_", r"level_\1_", name[-1]))
 
 
 def listed(names: list[str]) -> str:
