@@ -390,6 +390,7 @@ class Config(Section):
         whole = self.model_dump(exclude={"stages"})
         return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
 
+    @model_validator(mode="after")
     def _a_score_of_the_model(self) -> "Config":
         wanted, known = self.score, ["auc"]
         if not self.is_classifier:
