@@ -66,6 +66,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/full_step.py configs/unetpp.yaml
 	$(BIN)/python benchmarks/memory.py configs/unetpp.yaml
+	$(BIN)/python benchmarks/unetpp_step.py
 
 clean:
 	rm -rf $(VENV) demo bench

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pyarrow.parquet
 import pydicom
@@ -344,6 +345,12 @@ def test_all_real_images_convert(real_data, convert, tmp_path):
     assert manifest["counts"]["records"] == 720 and manifest["counts"]["rejects"] == {}
     assert sum(split["positives"] for split in manifest["counts"]["splits"].values()) == 200
     check_against_files(output, sorted(source.glob("dicom/*.dcm")), source / "train-rle.csv")
+
+
+@conftest.exhaustive  # the phantoms' shards are compared above
+def test_two_processes_make_the_same_of_all_real_images(real_data, convert, tmp_path):
+    source, output = real_data / "siim", tmp_path / "siim" / "1.0.0"
+    convert(source / "dicom" / "*.dcm", source / "train-rle.csv", output)
     twice = tmp_path / "two" / "siim" / "1.0.0"
     workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     convert(source / "dicom" / "*.dcm", source / "train-rle.csv", twice, *workers)

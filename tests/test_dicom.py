@@ -656,8 +656,8 @@ def test_nested_and_endless_sequences_are_rejected():
         lambda: [reason_of(data) for data in (nested, absurd)], ["unreadable-header"] * 2, 8
     )
     endless = plain[:start] + sequence + b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 2_000_000
-    started = time.monotonic()
-    assert reason_of(endless) == "too-large" and time.monotonic() - started < 5
+    started = time.process_time()  # a busy machine is no slow reader
+    assert reason_of(endless) == "too-large" and time.process_time() - started < 5
 
 
 # Files that a reader with every codec decodes, and that are no records.
