@@ -5,6 +5,7 @@ Probabilities are resized to the source's own size before thresholding, and scor
 of the label file's rows: the challenge's metric, not one at the network's size.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -29,9 +30,11 @@ def evaluate(
     lake: str | None = None,
     picture: Path | None = None,
     prune: int | None = None,
+    tta: str = "none",
 ) -> str:
     """Scores the best weights of a run, writes metrics.json and the picture; returns a table to
-    print. `prune`: of the U-Net++ of that depth in it, beside the whole one's scores."""
+    print. `prune`: of the U-Net++ of that depth in it, beside the whole one's scores; `tta`: "flip"
+    scores the mean of the probabilities of each image and its mirror image, thresholds included."""
     run, network = checkpoint.load(workdir, prune)
     folder = lake or run.lake
     content = data.open_lake(folder)
@@ -44,9 +47,10 @@ def evaluate(
         raise InputError(
             f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen"
         )
-    predict = tf.function(
-        lambda batch: network(augment.to_unit(batch["image"], batch["window"]), training=False)
-    )
+    forward = functools.partial(network, training=False)
+    if tta == "flip":
+        forward = augment.with_mirrored(forward)
+    predict = tf.function(lambda batch: forward(augment.to_unit(batch["image"], batch["window"])))
     sets = {
         name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
     }
@@ -54,13 +58,20 @@ def evaluate(
     score = _classifier_scores if is_classifier else _segmenter_scores
     chosen = None if is_classifier else choose_triplet(sets[run.data.val_split])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
-    written = {"lake": folder, "triplet": chosen and chosen["triplet"], "splits": result}
+    written = {
+        "lake": folder,
+        "tta": tta,
+        "triplet": chosen and chosen["triplet"],
+        "splits": result,
+    }
     part = "" if prune is None else f"_l{prune}"
+    part += "" if tta == "none" else f"_tta_{tta}"
     checkpoint.write_metrics(workdir, {f"evaluate{part}": written})
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw(sets[splits[-1]], run, chosen)).save(picture)
     said = "" if prune is None else f", pruned to L{prune}: {network.count_params():,} parameters"
+    said += "" if tta == "none" else ", with its mirror images"
     return table(f"{workdir}{said}", result, written["triplet"])
 
 

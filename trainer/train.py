@@ -57,7 +57,10 @@ def train(run: config.Config, workdir: Path) -> None:
         training_step(network, optimizer, run, strategy, image_losses),
         averages_of_replicas(network),
     )
-    batches = data.training_batches(split, run.data, run.train.seed, run.train.epochs, step)
+    num_draws = augment.num_draws(run.augment, run.data.side)
+    batches = data.training_batches(
+        split, run.data, run.train.seed, run.train.epochs, step, num_draws
+    )
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir)
@@ -101,12 +104,10 @@ def training_step(
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
     alike."""
-    strengths, forward = run.augment.model_dump(), objective.outputs(network, run.loss)
+    forward = objective.outputs(network, run.loss)
 
     def gradients(batch: dict):
-        images = augment.to_unit(batch["image"], batch["window"])
-        masks = tf.cast(batch["mask"], tf.float32)
-        images, masks = augment.apply(images, masks, batch["uniforms"], **strengths)
+        images, masks = augment.of_batch(batch, run.augment)
         with tf.GradientTape() as tape:
             outputs = forward(
                 images, training=True
