@@ -65,6 +65,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/conversion.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/full_step.py configs/unetpp.yaml
+	$(BIN)/python benchmarks/augmentation.py
 
 clean:
 	rm -rf $(VENV) demo bench

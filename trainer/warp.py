@@ -22,30 +22,28 @@ def source_positions(side: int, drawn: dict):
     centre = (side - 1) / 2
     offsets = ops.arange(side, dtype="float32") - centre
     rows, columns = offsets[:, None], offsets[None, :]  # [S, 1], [1, S]
-    linear, origin = _linear(side, drawn)
-    fields = []
+    linear, share, fields = _linear(drawn), drawn.get("crop.share", 1.0), []
     if "elastic.control_px" in drawn:
         # The map goes onto the few control points: the field of these is the field, mapped.
-        control = linear(*ops.unstack(drawn["elastic.control_px"], 2, axis=1))
+        control = ops.unstack(drawn["elastic.control_px"], 2, axis=1)  # of [B, K, K]
+        control = linear(*(share * points for points in control))
         fields.append([_elastic(points, side) for points in control])
     if "optical.k" in drawn:
-        fields.append(linear(*_optical(rows, columns, side, drawn)))
+        fields.append(linear(*(share * by for by in _optical(rows, columns, side, drawn))))
     if "grid.wider" in drawn:
         along_rows, along_columns = ops.unstack(_grid(drawn["grid.wider"], side), 2, axis=1)
         rows, columns = rows + along_rows[:, :, None], columns + along_columns[:, None, :]
-    rows, columns = linear(rows, columns)
-    for by_rows, by_columns in fields:
-        rows, columns = rows + by_rows, columns + by_columns
-    return rows + (origin[0] + centre), columns + (origin[1] + centre)
-
-
-def _linear(side: int, drawn: dict):
-    """Crop, shift, rotation, shear, scales and flip as a map of (rows, columns), and where it takes
-    the centre."""
-    share, sign = drawn.get("crop.share", 1.0), drawn.get("flip.sign", 1.0)
     room = (1 - share) * side / 2
     from_row = room * drawn.get("crop.top", 0.0) - side * drawn.get("affine.shift_rows", 0.0)
     from_column = room * drawn.get("crop.left", 0.0) - side * drawn.get("affine.shift_columns", 0.0)
+    rows, columns = linear(share * rows + from_row, share * columns + from_column, centre)
+    for by_rows, by_columns in fields:
+        rows, columns = rows + by_rows, columns + by_columns
+    return rows, columns
+
+
+def _linear(drawn: dict):
+    """Rotation, shear, scales and flip as a map of (rows, columns), with `centre` added."""
     cos, sin, slope, per_row, per_column = 1.0, 0.0, 0.0, 1.0, 1.0
     if "affine.zoom" in drawn:
         angle = math.pi / 180 * drawn["affine.rotate_deg"]
@@ -53,19 +51,17 @@ def _linear(side: int, drawn: dict):
         slope = ops.tan(math.pi / 180 * drawn["affine.shear_deg"])
         per_row = 1 / (drawn["affine.zoom"] * drawn["affine.scale_rows"])  # [B, 1, 1]
         per_column = 1 / (drawn["affine.zoom"] * drawn["affine.scale_columns"])
+    per_column = drawn.get("flip.sign", 1.0) * per_column
 
-    def scaled(size):
-        down, across = size * per_row, size * (sign * per_column)
+    def linear(rows, columns, centre=0.0):
+        # One addition a pixel where rows are [B, S, 1] and columns [B, 1, S].
+        return (
+            ((per_row * cos) * rows + centre) + (per_row * sin) * columns,
+            ((per_column * (cos - slope * sin)) * columns + centre)
+            - (per_column * (sin + slope * cos)) * rows,
+        )
 
-        def linear(rows, columns):
-            return (
-                (down * cos) * rows + (down * sin) * columns,
-                (across * (cos - slope * sin)) * columns - (across * (sin + slope * cos)) * rows,
-            )
-
-        return linear
-
-    return scaled(share), scaled(1.0)(from_row, from_column)
+    return linear
 
 
 def _optical(rows, columns, side: int, drawn: dict):
