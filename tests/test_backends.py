@@ -32,6 +32,17 @@ def augmented(batch_size: int = 4, side: int = 32):
     return batch, settings
 
 
+def compiled(call):
+    """The same call; under JAX, which compiles each operation by itself else, as one."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return call
+    import jax
+
+    return jax.jit(call)
+
+
 def numbers() -> dict[str, list]:
     """Every loss and metric of the same eight images, by the backend of this process."""
     from trainer import augment, config, losses, metrics, objective
@@ -51,7 +62,8 @@ def numbers() -> dict[str, list]:
     ranks = metrics.lesion_score(logits)
     histogram = metrics.score_histogram(ranks, labels, np.ones(8, np.float32))
     counts = metrics.pixel_counts(masks, probabilities > 0.5)
-    images, changed = augment.of_batch(*augmented())
+    batch, settings = augmented()
+    images, changed = compiled(lambda: augment.of_batch(batch, settings))()
     found = {
         "augmented images": images,
         "augmented masks": changed,
