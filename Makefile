@@ -67,6 +67,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/full_step.py configs/unetpp.yaml
 	$(BIN)/python benchmarks/memory.py configs/unetpp.yaml
 	$(BIN)/python benchmarks/unetpp_step.py
+	$(BIN)/python benchmarks/augmentation.py
 
 clean:
 	rm -rf $(VENV) demo bench

@@ -72,7 +72,7 @@ def main(path: str) -> None:
         "label": tf.ones([1]),
         "has_mask": tf.ones([1]),
         "weight": tf.ones([1]),
-        "uniforms": tf.random.uniform([1, len(augment.COLUMNS)]),
+        "uniforms": tf.random.uniform([1, augment.num_draws(run.augment, side)]),
     }
     compiled = tf.function(lambda: strategy.run(step, args=(batch,))["loss"])
     bare = yardstick(side)

@@ -1,4 +1,5 @@
-"""Losses and metrics are keras.ops alone: the same numbers from TensorFlow and from JAX."""
+"""Losses, metrics and augmentation are keras.ops alone: the same numbers from TensorFlow and from
+JAX, and augmentation also from two replicas."""
 
 import importlib.util
 import json
@@ -13,9 +14,38 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def augmented(batch_size: int = 4, side: int = 32):
+    """A batch as tf.data makes it, and settings with every transform, each as likely as not."""
+    from trainer import augment, transforms
+
+    sections = {name: {"probability": 0.5} for name in transforms.TRANSFORMS}
+    settings = transforms.Augment.model_validate(sections)
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:side, :side] / side
+    waves = np.sin(7 * rows + rng.random((batch_size, 1, 1))) * np.cos(5 * columns)
+    batch = {
+        "image": np.uint16(30_000 + 20_000 * waves)[..., None],
+        "mask": np.uint8(waves > 0.3)[..., None],
+        "window": np.float32([[10_000, 50_000]] * batch_size),
+        "uniforms": rng.random((batch_size, augment.num_draws(settings, side)), np.float32),
+    }
+    return batch, settings
+
+
+def compiled(call):
+    """The same call; under JAX, which compiles each operation by itself else, as one."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return call
+    import jax
+
+    return jax.jit(call)
+
+
 def numbers() -> dict[str, list]:
     """Every loss and metric of the same eight images, by the backend of this process."""
-    from trainer import config, losses, metrics, objective
+    from trainer import augment, config, losses, metrics, objective
 
     rng = np.random.default_rng(5)
     masks = np.float32(rng.random((8, 16, 16, 1)) < 0.3)
@@ -34,7 +64,11 @@ def numbers() -> dict[str, list]:
     counts = metrics.pixel_counts(masks, probabilities > 0.5)
     numbers = np.array([0, 1, 2, 2, 1, -1, 0, 1])
     classes = rng.normal(size=(8, 3)).astype(np.float32)
+    batch, settings = augmented()
+    images, changed = compiled(lambda: augment.of_batch(batch, settings))()
     found = {
+        "augmented images": images,
+        "augmented masks": changed,
         "dice": losses.dice(masks, logits),
         "squared dice": losses.dice(masks, logits, 0.0, squared=True),
         "log dice": losses.log_dice(masks, logits),
@@ -62,7 +96,7 @@ def numbers() -> dict[str, list]:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
-def test_jax_gives_the_same_losses_and_metrics():
+def test_jax_gives_the_same_losses_metrics_and_augmentation():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     code = (
         "import json, keras, test_backends\n"
@@ -79,3 +113,35 @@ def test_jax_gives_the_same_losses_and_metrics():
     of_jax = json.loads(done.stdout.splitlines()[-1])
     for name, values in numbers().items():
         assert of_jax[name] == pytest.approx(values, rel=1e-4, abs=1e-4, nan_ok=True), name
+
+
+ON_ONE_AND_TWO_REPLICAS = """
+import numpy as np, tensorflow as tf, test_backends
+from trainer import augment, distribute
+
+strategies = [distribute.strategy("cpu", count, 4) for count in (2, 1)]
+batch, settings = test_backends.augmented()
+expected = augment.of_batch(batch, settings)
+change = tf.function(lambda part: augment.of_batch(part, settings), jit_compile=True)
+dataset = tf.data.Dataset.from_tensors(batch).unbatch().batch(4)
+for strategy in strategies:
+    part = next(iter(strategy.experimental_distribute_dataset(dataset)))
+    parts = [strategy.experimental_local_results(x) for x in strategy.run(change, args=(part,))]
+    images, masks = (np.concatenate(x) for x in parts)
+    np.testing.assert_allclose(images, expected[0], atol=1e-3)
+    np.testing.assert_array_equal(masks, expected[1])
+    print(len(parts[0]))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_augment_a_batch_as_one_does():
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ONE_AND_TWO_REPLICAS],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["2", "1"]

@@ -45,8 +45,57 @@ def test_overrides(yaml_file):
     assert run.optimizer.learning_rate == 1e-4  # PyYAML reads 1e-4 as text
 
 
+def test_overrides_reach_into_nested_sections(yaml_file):
+    run = config.load(
+        yaml_file,
+        [
+            *("--augment.affine.rotate_deg=12", "--augment.affine.scale=[1, 1.2]"),
+            *("--augment.gamma.probability=0.3", "--augment.fill=nearest"),
+            "--augment.one_of=[{transforms: [contrast, gamma], probability: 0.5}]",
+        ],
+    )
+    assert run.augment.affine.rotate_deg == (-12, 12) and run.augment.affine.scale == (1, 1.2)
+    assert run.augment.affine.shift == (-0.05, 0.05)  # as it was
+    assert [group.transforms for group in run.augment.one_of] == [("contrast", "gamma")]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "--augment.affine.rotate=8",
+            "augment.affine.rotate: unknown key; did you mean rotate_deg?",
+        ),
+        ("--augment.elastik.sigma_px=8", "augment.elastik: unknown key; did you mean elastic?"),
+        ("--augment.flip=0.5", "augment.flip: Value error, expected fields such as probability"),
+        ("--augment.affine.scale=-0.1", "expected r, which means 1 ± r, or [low, high]; within"),
+        ("--augment.affine.scale=[1.2, 0.8]", "augment.affine.scale: Value error, expected r"),
+        ("--augment.crop.share=much", "augment.crop.share: Value error, expected r"),
+        (
+            "--augment.one_of=[{transforms: [contrast, gama], probability: 1}]",
+            "one_of: unknown transform gama; did you mean gamma?",
+        ),
+        (
+            "--augment.one_of=[{transforms: [gamma, gamma], probability: 1}]",
+            "one_of: gamma stands in it twice",
+        ),
+        (
+            "--augment.one_of=[{transforms: [gamma], probabilty: 1, probability: 1}]",
+            "augment.one_of.0.probabilty: unknown key; did you mean probability?",
+        ),
+        ("--train.epochs.more=1", "--train.epochs.more=1: train.epochs is not a section"),
+        ("--augment..flip=1", "--augment..flip=1: expected --section.field=value"),
+    ],
+)
+def test_a_mistake_in_a_nested_section_is_one_clear_line(yaml_file, override, expected):
+    with pytest.raises(InputError) as caught:
+        config.load(yaml_file, ["--train.epochs=3", override])
+    message = str(caught.value)
+    assert expected in message and len(message.splitlines()) == 2
+
+
 def test_save_and_load_give_the_same_run(yaml_file, tmp_path):
-    run = config.load(yaml_file, ["--augment.flip=0"])
+    run = config.load(yaml_file, ["--augment.flip.probability=0"])
     config.save(run, tmp_path / "saved.yaml")
     assert config.load(tmp_path / "saved.yaml", []) == run
 

@@ -30,7 +30,7 @@ def stored(train_split) -> list[dict]:
 
 
 def rows(split, seed: int, epochs: int, first_step: int = 0, settings=SETTINGS) -> list[dict]:
-    batches = data.training_batches(split, settings, seed, epochs, first_step)
+    batches = data.training_batches(split, settings, seed, epochs, first_step, num_draws=8)
     return [{name: v.numpy() for name, v in batch.items()} for batch in batches]
 
 

@@ -136,7 +136,7 @@ batch = {
     "image": rng.integers(0, 256, masks.shape).astype("uint8"), "mask": masks.astype("uint8"),
     "window": np.float32([[0, 255]] * 4), "label": np.float32([0, 1, 1, 1]),
     "has_mask": np.float32([1, 1, 0, 1]), "weight": np.ones(4, "float32"),
-    "uniforms": np.full((4, len(augment.COLUMNS)), 0.5, "float32"),
+    "uniforms": np.full((4, augment.num_draws(run.augment, 16)), 0.5, "float32"),
 }
 dataset = tf.data.Dataset.from_tensors(batch).unbatch().batch(4)
 for strategy in strategies:

@@ -217,6 +217,17 @@ def test_evaluate_scores_a_run_and_draws_it(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_evaluate_with_mirror_images_has_scores_of_its_own(trained):
+    done = [task("evaluate", "--workdir", trained, f"--tta={tta}") for tta in ("none", "flip")]
+    assert [one.returncode for one in done] == [0, 0], done
+    assert "with its mirror images" in done[1].stdout
+    metrics = json.loads((trained / "metrics.json").read_text())
+    plain, mirrored = metrics["evaluate"], metrics["evaluate_tta_flip"]
+    assert (plain["tta"], mirrored["tta"]) == ("none", "flip")
+    assert plain["splits"] != mirrored["splits"]
+
+
+@pytest.mark.slow
 def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained):
     done = task("evaluate", "--workdir", trained, "--prune", 1)
     whole = json.loads((trained / "metrics.json").read_text()).get("evaluate")

@@ -1,111 +1,138 @@
-"""Random augmentation on the accelerator, through one resampling of image and mask.
+"""Random augmentation on the accelerator, per example; no generator of its own.
 
-Images and masks [B, S, S, 1] and a table of uniform draws go in, images and masks come out. No
-generator of its own: the draws [B, len(COLUMNS)] come with the batch, so the same table gives the
-same images on every device, up to rounding. All geometry becomes one source position a pixel, at
-which image and mask are read once; what lies outside is 0.
+Images and masks [B, S, S, 1] and a table of uniform draws [B, P] go in, images and masks come out.
+The draws come with the batch, so the same table gives the same images on every device, compiled or
+not, up to rounding. All geometry becomes one source position a pixel (warp.py); what changes grey
+values alone follows it (grey.py).
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
+import keras
+import numpy as np
 from keras import ops
 
-COLUMNS = (  # of the table of draws, uniform in [0, 1)
-    "flip",
-    "rotate",
-    "scale_rows",
-    "scale_columns",
-    "shift_rows",
-    "shift_columns",
-    "brightness",
-    "contrast",
-)
+from trainer import grey, warp
+from trainer.transforms import Augment, Drawn
+
 MASK_THRESHOLD = 0.5  # lesion is what is more than half lesion
 
 
-def apply(
-    images,
-    masks,
-    uniforms,
-    flip: float,
-    rotate_deg: float,
-    scale: float,
-    shift: float,
-    brightness: float,
-    contrast: float,
-):
-    """Images in [0, 1] and masks of 0 and 1, float32, changed by the strengths of config.Augment.
+class Column(NamedTuple):
+    """A column of the table of draws: what it is for, and when its transform happens."""
 
-    All strengths 0 give back the same bits. Contrast is about the mean of the image as it came.
-    """
-    table = ops.reshape(uniforms, (-1, len(COLUMNS), 1, 1))
-    draws = dict(zip(COLUMNS, ops.unstack(table, axis=1), strict=True))  # of [B, 1, 1]
-    rows, columns = source_positions(images.shape[1], draws, flip, rotate_deg, scale, shift)
+    name: str  # "affine.rotate_deg"; several columns in a row are one parameter's
+    drawn: Drawn
+    asked: int  # the column that decides: from <= its draw < to
+    begin: float
+    end: float
+
+
+def columns(settings: Augment, side: int) -> list[Column]:
+    """The one place that lays out the table: first what decides, then every parameter."""
+    possible = settings.possible()
+    deciding = [f"one_of.{number}" for number in range(len(settings.one_of))]
+    deciding += [name for name in possible if name not in settings.grouped()]
+    found = [Column(name, Drawn(0, 0, 0), 0, 0, 0) for name in deciding]
+    for name, transform in possible.items():
+        when = _when(name, settings, deciding)
+        for parameter, drawn in transform.drawn(side).items():
+            found += [Column(f"{name}.{parameter}", drawn, *when)] * math.prod(drawn.shape)
+    return found or [Column("nothing", Drawn(0, 0, 0), 0, 0, 0)]  # a batch has at least one
+
+
+def num_draws(settings: Augment, side: int) -> int:
+    """P, how many numbers in [0, 1) one example takes."""
+    return len(columns(settings, side))
+
+
+def _when(name: str, settings: Augment, deciding: list[str]) -> tuple[int, float, float]:
+    for number, group in enumerate(settings.one_of):
+        if name in group.transforms:
+            # The group's one draw says whether and which: [0, p) is cut into equal parts.
+            place, part = group.transforms.index(name), group.probability / len(group.transforms)
+            return number, place * part, (place + 1) * part
+    return deciding.index(name), 0.0, getattr(settings, name).probability
+
+
+def parameters(uniforms, settings: Augment, side: int) -> dict:
+    """{"affine.rotate_deg": [B, 1, 1], "elastic.control_px": [B, 2, K, K], …} of the transforms
+    that can happen; neutral where they do not."""
+    layout = columns(settings, side)
+    low, high, neutral = np.float32([column.drawn[:3] for column in layout]).T  # [P]
+    begin, end = np.float32([(column.begin, column.end) for column in layout]).T
+    deciding = ops.take(uniforms, np.int32([column.asked for column in layout]), axis=1)
+    happens = ops.logical_and(deciding >= begin, deciding < end)
+    # All at once: XLA on a CPU takes a chain of scalars for each parameter into every pixel's loop.
+    values = ops.where(happens, low + (high - low) * uniforms, neutral)  # [B, P]
+    found, names = {}, [column.name for column in layout]
+    for name in dict.fromkeys(names):
+        start, shape = names.index(name), layout[names.index(name)].drawn.shape
+        part = values[:, start : start + math.prod(shape)]
+        found[name] = ops.reshape(part, (-1, *(shape or (1, 1))))
+    return found
+
+
+def of_batch(batch: dict, settings: Augment):
+    """Images [B, S, S, 1] in [0, 1] and masks of a batch as tf.data makes it (data.py), changed."""
+    window = jittered(batch["window"], batch["uniforms"], settings, batch["image"].shape[1])
+    masks = ops.cast(batch["mask"], "float32")
+    return apply(to_unit(batch["image"], window), masks, batch["uniforms"], settings)
+
+
+def apply(images, masks, uniforms, settings: Augment):
+    """Images in [0, 1] and masks of 0 and 1, float32, changed; where nothing happens, the same
+    bits."""
+    side = images.shape[1]
+    drawn = parameters(uniforms, settings, side)
     images, masks = images[..., 0], masks[..., 0]  # [B, S, S]
-    # One axis at a time: compiled for a CPU, one float32 sum over a megapixel is off by up to 1%.
-    mean = ops.mean(ops.mean(images, axis=2), axis=1)[:, None, None]  # [B, 1, 1]
-    images, masks = resample([images, masks], rows, columns)
-    images = adjust(images, mean, draws, brightness, contrast)
-    return images[..., None], ops.cast(masks > MASK_THRESHOLD, "float32")[..., None]
+    mean = grey.mean(images)  # before the warp brings in what lies outside
+    if warp.changes(drawn):
+        rows, columns = warp.source_positions(side, drawn)
+        images, masks = warp.resample([images, masks], rows, columns, settings.fill)
+        masks = ops.cast(masks > MASK_THRESHOLD, "float32")
+    images = grey.adjust(images, mean, drawn, settings.blur.sigma_px[1])
+    return images[..., None], masks[..., None]
 
 
-def source_positions(side: int, draws, flip: float, rotate_deg: float, scale: float, shift: float):
-    """Rows and columns [B, S, S], in pixels, at which each output pixel reads the input.
-
-    From output to input: shift, rotation about the centre, scaling, flip.
-    """
-    centre = (side - 1) / 2
-    offsets = ops.arange(side, dtype="float32") - centre
-    rows = offsets[:, None] - side * shift * signed(draws["shift_rows"])  # [B, S, 1]
-    columns = offsets[None, :] - side * shift * signed(draws["shift_columns"])  # [B, 1, S]
-    angle = math.radians(rotate_deg) * signed(draws["rotate"])
-    per_row = 1 / (1 + scale * signed(draws["scale_rows"]))  # [B, 1, 1]
-    per_column = 1 / (1 + scale * signed(draws["scale_columns"]))
-    per_column = ops.where(draws["flip"] < flip, -per_column, per_column)
-    cos, sin = ops.cos(angle), ops.sin(angle)
-    # One addition a pixel; the products are of [B, S, 1] and of [B, 1, S].
-    rows, columns = (
-        (cos * per_row) * rows + (sin * per_row) * columns,
-        (cos * per_column) * columns - (sin * per_column) * rows,
-    )
-    return rows + centre, columns + centre
+def jittered(window, uniforms, settings: Augment, side: int):
+    """Windows [B, 2] as `window:` of the settings moves and widens them."""
+    drawn = parameters(uniforms, settings, side)
+    if "window.shift" not in drawn:
+        return window
+    shift, width = (ops.reshape(drawn[f"window.{name}"], (-1,)) for name in ("shift", "width"))
+    low, high = ops.unstack(window, num=2, axis=1)
+    shift = shift * (high - low)
+    # The two ends by themselves, so that nothing at all changes where nothing happens.
+    wider = (width - 1) * (high - low) / 2
+    return ops.stack([low + shift - wider, high + shift + wider], axis=1)
 
 
-def resample(planes, rows, columns):
-    """Bilinear values of each of the planes [B, S, S] at the same positions [B, S, S]; 0 outside.
+def with_mirrored(forward: Callable) -> Callable:
+    """The same network's outputs, of the mean of its probabilities for an image and for its mirror
+    image; a map of logits [B, S, S, heads] is mirrored back, an image's [B, 1] or [B, C] is not."""
 
-    Planes, not channels of one array: split after the gather, those took XLA on a CPU four times
-    as long.
-    """
-    batch, side = ops.shape(rows)[0], rows.shape[1]
-    # A frame of zeros takes the place of tests for "outside": positions go no further than it.
-    width = side + 3
-    rows, columns = ops.clip(rows, -1, side) + 1, ops.clip(columns, -1, side) + 1
-    top, left = ops.floor(rows), ops.floor(columns)
-    down, right = rows - top, columns - left  # shares in [0, 1)
-    image = ops.arange(batch, dtype="int32")[:, None, None]
-    index = (image * width + ops.cast(top, "int32")) * width + ops.cast(left, "int32")
+    def both(images):
+        return keras.tree.map_structure(_mean, forward(images), forward(warp.mirrored(images)))
 
-    def interpolate(plane):
-        flat = ops.reshape(ops.pad(plane, ((0, 0), (1, 2), (1, 2))), (-1,))
-        corners = [ops.take(flat, index + step, axis=0) for step in (0, 1, width, width + 1)]
-        upper = corners[0] * (1 - right) + corners[1] * right
-        lower = corners[2] * (1 - right) + corners[3] * right
-        return upper * (1 - down) + lower * down
-
-    return [interpolate(plane) for plane in planes]
+    return both
 
 
-def adjust(images, mean, draws, brightness: float, contrast: float):
-    """Images [B, S, S] made brighter or darker, and contrast changed about `mean` [B, 1, 1]."""
-    added = brightness * signed(draws["brightness"])
-    factor = 1 + contrast * signed(draws["contrast"])
-    images = images * factor + (mean * (1 - factor) + added)  # exact where nothing changes
-    return ops.clip(images, 0, 1)
+def _mean(logits, mirrored):
+    """Logits of the mean of two probabilities."""
+    if len(mirrored.shape) == 4:
+        mirrored = warp.mirrored(mirrored)
+    logits, mirrored = ops.cast(logits, "float32"), ops.cast(mirrored, "float32")
+    if len(logits.shape) == 2 and logits.shape[-1] > 1:  # of C classes
+        return ops.logaddexp(ops.log_softmax(logits), ops.log_softmax(mirrored))
+    # log of p / (1 - p), each a sum of two sigmoids: finite where p itself rounds to 1.
+    return _log_sum(logits, mirrored) - _log_sum(-logits, -mirrored)
 
 
-def signed(draw):
-    return 2 * draw - 1  # [0, 1) -> [-1, 1)
+def _log_sum(logits, others):
+    return ops.logaddexp(ops.log_sigmoid(logits), ops.log_sigmoid(others))
 
 
 def to_unit(images, window):

@@ -6,13 +6,14 @@ Every wrong key and value is reported at once, as one InputError.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lake import InputError
 from trainer.models import parts
+from trainer.transforms import Augment
 
 DEEPEST_ENCODER = 5  # the deepest features of keras.applications are at 1/2^5 of the side
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -175,17 +176,6 @@ class Data(Section):
         if self.positives_only and self.positive_share:
             raise ValueError("positives_only leaves nothing to positive_share; give one of them")
         return self
-
-
-class Augment(Section):
-    """Ranges are symmetric: ± the value, drawn uniformly for each example."""
-
-    flip: Share = 0.5  # probability of exchanging left and right
-    rotate_deg: float = Field(8.0, ge=0, le=180)
-    scale: float = Field(0.15, ge=0, lt=1)  # share, rows and columns apart
-    shift: Share = 0.05  # share of the side, rows and columns apart
-    brightness: Share = 0.04  # added to an image in [0, 1]
-    contrast: Share = 0.2  # share, about the image's mean
 
 
 class Loss(Section):
@@ -475,16 +465,28 @@ def _override(content: dict, text: str) -> str | None:
     """Puts one `--section.field=value` into the content; returns what is wrong with it, if
     anything."""
     name, equals, value = text.removeprefix("--").partition("=")
-    section, dot, field = name.partition(".")
-    if not (text.startswith("--") and equals and dot):
+    *sections, field = name.split(".")
+    if not (text.startswith("--") and equals and all([*sections, field]) and sections):
         return f"{text}: expected --section.field=value"
-    if not isinstance(content.setdefault(section, {}), dict):
-        return f"{text}: {section} is not a section"
+    for depth, section in enumerate(sections, start=1):
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            return f"{text}: {'.'.join(sections[:depth])} is not a section"
     try:
-        content[section][field] = yaml.safe_load(value)
+        content[field] = yaml.safe_load(value)
     except yaml.YAMLError:
         return f"{text}: the value is not YAML"
     return None
+
+
+def _fields(where: list[str]) -> dict:
+    """The fields of the section at this place."""
+    section = Config
+    for name in where:
+        # The place in a list leads to what it is a list of.
+        is_place = name.isdigit()
+        section = get_args(section)[0] if is_place else section.model_fields[name].annotation
+    return section.model_fields
 
 
 def _describe(error: dict) -> str:
@@ -495,15 +497,9 @@ def _describe(error: dict) -> str:
     if not where:  # of several sections together
         return error["msg"]
     kinds = {"unet": Unet, "unetpp": UnetPlusPlus, "vae": Vae, "classifier": Classifier}
-    section = Config.model_fields.get(where[0])
-    if where[0] == "model" and len(where) > 1 and where[1] in kinds:
-        known = kinds[where[1]].model_fields
-        del where[1]
-    elif section is not None and len(where) > 1:
-        known = section.annotation.model_fields
-    else:
-        known = Config.model_fields
+    kind = where.pop(1) if where[0] == "model" and len(where) > 1 and where[1] in kinds else None
     if error["type"] == "extra_forbidden":
+        known = kinds[kind].model_fields if kind else _fields(where[:-1])
         near = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"{'.'.join(where)}: unknown key; {hint}"

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import tensorflow as tf
 
 from lake import InputError, example, manifest
-from trainer import augment, config
+from trainer import config
 
 RECORD_FIELDS = ("image", "mask", "has_mask", "label", "lesion_px", "encoding", "window")
 SIZE_FIELDS = ("height", "width")  # of the stored image
@@ -124,9 +124,10 @@ def positive_share(data: config.Data, epoch: int, epochs: int) -> float | None:
 
 
 def training_batches(
-    split: Split, data: config.Data, seed: int, epochs: int, first_step: int
+    split: Split, data: config.Data, seed: int, epochs: int, first_step: int, num_draws: int
 ) -> tf.data.Dataset:
-    """Global batches from `first_step` (counted over all epochs) to the end of the last epoch."""
+    """Global batches from `first_step` (counted over all epochs) to the end of the last epoch;
+    `num_draws`: P, the numbers that an example's augmentation takes."""
     rows = group_rows(split, data, seed, epochs, first_step)
     dataset = tf.data.Dataset.from_tensor_slices(rows)
     dataset = (
@@ -135,7 +136,9 @@ def training_batches(
         .unbatch()
     )
     dataset = dataset.map(
-        lambda item: _training_item(item, split, data, seed), tf.data.AUTOTUNE, deterministic=True
+        lambda item: _training_item(item, split, data, seed, num_draws),
+        tf.data.AUTOTUNE,
+        deterministic=True,
     )
     return _batched(dataset, data.batch_size)
 
@@ -269,10 +272,10 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
     }
 
 
-def _training_item(item: dict, split: Split, data: config.Data, seed: int) -> dict:
+def _training_item(item: dict, split: Split, data: config.Data, seed: int, num_draws: int) -> dict:
     which = item["number"] + item["repeat"] % 256 * 2**32
     draws = tf.random.stateless_uniform(
-        [len(augment.COLUMNS)], seed=_seed(seed, DRAWS, item["epoch"], which), alg="philox"
+        [num_draws], seed=_seed(seed, DRAWS, item["epoch"], which), alg="philox"
     )
     return {**_item(item["record"], split.dtype, data.side, data.fit), "uniforms": draws}
 

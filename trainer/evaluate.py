@@ -5,6 +5,7 @@ Probabilities are resized to the source's own size before thresholding, and scor
 of the label file's rows: the challenge's metric, not one at the network's size.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -32,9 +33,11 @@ def evaluate(
     lake: str | None = None,
     picture: Path | None = None,
     prune: int | None = None,
+    tta: str = "none",
 ) -> str:
     """Scores the best weights of a run, writes metrics.json and the picture; returns a table to
-    print. `prune`: of the U-Net++ of that depth in it, beside the whole one's scores."""
+    print. `prune`: of the U-Net++ of that depth in it, beside the whole one's scores; `tta`: "flip"
+    scores the mean of the probabilities of each image and its mirror image, thresholds included."""
     run, network = checkpoint.load(workdir, prune)
     folder = lake or run.lake
     content = data.open_lake(folder)
@@ -49,10 +52,12 @@ def evaluate(
             f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen"
         )
     has_head = getattr(run.model, "empty_head", False)
-    forward = objective.with_layers(network, [blocks.LESION] if has_head else [])
-    predict = tf.function(
-        lambda batch: forward(augment.to_unit(batch["image"], batch["window"]), training=False)
+    forward = functools.partial(
+        objective.with_layers(network, [blocks.LESION] if has_head else []), training=False
     )
+    if tta == "flip":
+        forward = augment.with_mirrored(forward)
+    predict = tf.function(lambda batch: forward(augment.to_unit(batch["image"], batch["window"])))
     sets = {
         name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
     }
@@ -60,13 +65,15 @@ def evaluate(
     chosen = None if run.is_classifier else choose_thresholds(sets[run.data.val_split])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
     thresholds = {name: value for name, value in (chosen or {}).items() if name != "at"}
-    written = {"lake": folder, "triplet": None, **thresholds, "splits": result}
+    written = {"lake": folder, "tta": tta, "triplet": None, **thresholds, "splits": result}
     part = "" if prune is None else f"_l{prune}"
+    part += "" if tta == "none" else f"_tta_{tta}"
     checkpoint.write_metrics(workdir, {f"evaluate{part}": written})
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw(sets[splits[-1]], run, chosen)).save(picture)
     said = "" if prune is None else f", pruned to L{prune}: {network.count_params():,} parameters"
+    said += "" if tta == "none" else ", with its mirror images"
     return table(f"{workdir}{said}", result, thresholds)
 
 

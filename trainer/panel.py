@@ -1,4 +1,5 @@
-"""A picture of truth and prediction side by side: images, masks and probabilities -> RGB pixels."""
+"""Pictures of images with outlines: truth and prediction side by side, or rows of one image's
+draws; arrays -> RGB pixels."""
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,19 +28,43 @@ def side_by_side(
     )
     columns = pairs_a_row * len(parts)
     rows = -(-len(images) // pairs_a_row)
-    figure = Figure(
-        figsize=(columns * INCHES, rows * (INCHES + 0.35)), dpi=DOTS_PER_INCH, layout="tight"
-    )
-    canvas = FigureCanvasAgg(figure)
+    figure = _figure(rows, columns)
     for number, image in enumerate(images):
         for part, (name, outlines, colour) in enumerate(parts):
             axes = figure.add_subplot(rows, columns, number * len(parts) + part + 1)
-            axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-            axes.set_axis_off()
             caption = name if name == "truth" else f"{name} {captions[number]}".strip()
-            axes.set_title(caption, fontsize=8)
-            if outlines is not None and outlines[number].any():
-                axes.contourf(outlines[number], levels=[0.5, 1.5], colors=[colour], alpha=0.25)
-                axes.contour(outlines[number], levels=[0.5], colors=[colour], linewidths=1.2)
+            _draw(axes, image, None if outlines is None else outlines[number], colour, caption)
+    return _pixels(figure)
+
+
+def table(images, masks, captions: list[str]) -> np.ndarray:
+    """RGB uint8 [H, W, 3]: rows of images [R, C, S, S] with the outlines of their masks; a caption
+    above each row's first."""
+    rows, columns = images.shape[:2]
+    figure = _figure(rows, columns)
+    for place in np.ndindex(rows, columns):
+        axes = figure.add_subplot(rows, columns, place[0] * columns + place[1] + 1)
+        caption = captions[place[0]] if place[1] == 0 else ""
+        _draw(axes, images[place], masks[place], TRUTH_COLOUR, caption)
+    return _pixels(figure)
+
+
+def _figure(rows: int, columns: int) -> Figure:
+    return Figure(
+        figsize=(columns * INCHES, rows * (INCHES + 0.35)), dpi=DOTS_PER_INCH, layout="tight"
+    )
+
+
+def _draw(axes, image, outline, colour: str, caption: str) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes.set_axis_off()
+    axes.set_title(caption, fontsize=8)
+    if outline is not None and outline.any():
+        axes.contourf(outline, levels=[0.5, 1.5], colors=[colour], alpha=0.25)
+        axes.contour(outline, levels=[0.5], colors=[colour], linewidths=1.2)
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

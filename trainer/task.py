@@ -1,7 +1,8 @@
-"""python -m trainer.task train|evaluate: parse, load, call one function.
+"""python -m trainer.task train|evaluate|augment: parse, load, call one function.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
+augment    lake + config -> a picture of what training makes of its images
 """
 
 import argparse
@@ -40,6 +41,21 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--prune", type=int, metavar="LEVEL", help="score the U-Net++ of this depth in a deeper one"
     )
+    evaluate.add_argument(
+        "--tta",
+        choices=["none", "flip"],
+        default="none",
+        help="flip: the mean of the probabilities of each image and its mirror image",
+    )
+    sheet = commands.add_parser(
+        "augment", allow_abbrev=False, help="draw images before and after augmentation"
+    )
+    sheet.add_argument("--config", required=True, metavar="YAML")
+    sheet.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
+    sheet.add_argument("--output", type=Path, default=Path("augmentation.png"), metavar="PNG")
+    sheet.add_argument("--examples", type=int, default=6, metavar="N")
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--each", action="store_true", help="one row a transform, by itself")
     return made
 
 
@@ -47,7 +63,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
-        if "://" in flags.workdir:
+        if "://" in getattr(flags, "workdir", ""):
             raise InputError(f"--workdir={flags.workdir}: a workdir is a local folder for now")
         if flags.command == "train":
             from trainer import config
@@ -56,6 +72,15 @@ def main(argv: list[str]) -> int:
             from trainer import train
 
             train.train(run, Path(flags.workdir))
+        elif flags.command == "augment":
+            if flags.examples < 1:
+                raise InputError(f"--examples={flags.examples}: give 1 or more")
+            from trainer import config
+
+            run = config.load(flags.config, overrides, lake=flags.lake)
+            from trainer import augment_sheet
+
+            print(augment_sheet.write(run, flags.output, flags.examples, flags.seed, flags.each))
         else:
             if overrides:
                 raise InputError(
@@ -65,7 +90,7 @@ def main(argv: list[str]) -> int:
             from trainer import evaluate
 
             workdir = Path(flags.workdir)
-            print(evaluate.evaluate(workdir, flags.lake, flags.picture, flags.prune))
+            print(evaluate.evaluate(workdir, flags.lake, flags.picture, flags.prune, flags.tta))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -84,7 +84,10 @@ def train_stage(run: config.Config, workdir: Path) -> None:
         training_step(network, optimizer, run, strategy, image_losses, averages),
         averaging.moving_statistics(network),
     )
-    batches = data.training_batches(split, run.data, run.train.seed, run.train.epochs, step)
+    num_draws = augment.num_draws(run.augment, run.data.side)
+    batches = data.training_batches(
+        split, run.data, run.train.seed, run.train.epochs, step, num_draws
+    )
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir)
@@ -141,19 +144,13 @@ def averages_in_place(run: config.Config, epoch: int, averages, network, strateg
     if is_end:
 
         def forward(batch: dict):
-            network(augmented(batch, run)[0], training=True)
+            network(augment.of_batch(batch, run.augment)[0], training=True)
 
-        batches = data.training_batches(split, run.data, run.train.seed, 1, 0)
+        num_draws = augment.num_draws(run.augment, run.data.side)
+        batches = data.training_batches(split, run.data, run.train.seed, 1, 0, num_draws)
         averaging.estimate_statistics(network, strategy, forward, batches)
     yield
     averages.swap()
-
-
-def augmented(batch: dict, run: config.Config) -> tuple:
-    """Images in [0, 1] and masks, float32, of a training batch."""
-    images = augment.to_unit(batch["image"], batch["window"])
-    masks = tf.cast(batch["mask"], tf.float32)
-    return augment.apply(images, masks, batch["uniforms"], **run.augment.model_dump())
 
 
 def training_step(
@@ -192,7 +189,7 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
     forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
 
     def of_part(part: dict) -> tuple[list, dict]:
-        images, masks = augmented(part, run)
+        images, masks = augment.of_batch(part, run.augment)
         with tf.GradientTape() as tape:
             outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size

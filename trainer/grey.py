@@ -1,0 +1,98 @@
+"""What changes grey values alone: images [B, S, S] in [0, 1] -> the same, with one parameter an
+example."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+EVEN_BYTES = np.uint32(0x00FF00FF)
+SIGMAS = 3  # where a Gaussian is cut off
+# The sum of four independent bytes: mean 510, variance 4 (256² − 1) / 12.
+BYTES_MEAN, BYTES_DEVIATION = 510.0, math.sqrt((256**2 - 1) / 3)
+
+
+def mean(images):
+    """[B, 1, 1]."""
+    # One axis at a time: compiled for a CPU, one float32 sum over a megapixel is off by up to 1%.
+    return ops.mean(ops.mean(images, axis=2), axis=1)[:, None, None]
+
+
+def adjust(images, mean, drawn: dict, largest_sigma_px: float):
+    """Blur, contrast about `mean` [B, 1, 1], brightness, gamma, inversion, noise, cut-out: those
+    that `drawn` has."""
+    if "blur.sigma_px" in drawn:
+        images = blur(images, drawn["blur.sigma_px"], largest_sigma_px)
+    factor, added = drawn.get("contrast.factor", 1.0), drawn.get("brightness.add", 0.0)
+    images = images * factor + (mean * (1 - factor) + added)  # exact where nothing changes
+    images = ops.clip(images, 0, 1)
+    if "gamma.exponent" in drawn:
+        exponent = drawn["gamma.exponent"]
+        images = ops.where(exponent == 1, images, ops.exp(exponent * ops.log(images)))
+    if "invert.is_on" in drawn:
+        images = ops.where(drawn["invert.is_on"] > 0, 1 - images, images)
+    if "noise.sigma" in drawn:
+        images = images + drawn["noise.sigma"] * noise(images.shape[1], drawn["noise.seed"])
+        images = ops.clip(images, 0, 1)
+    if "cutout.share" in drawn:
+        images = images * cut(images.shape[1], drawn)
+    return images
+
+
+def blur(images, sigma_px, largest_sigma_px: float):
+    """A Gaussian of each image's own sigma [B, 1, 1]; mirrored at the border."""
+    radius, side = math.ceil(SIGMAS * largest_sigma_px), images.shape[1]
+    is_on = sigma_px > 0
+    width = ops.where(is_on, sigma_px, 1.0)
+    weights = [
+        ops.where(is_on, ops.exp(-0.5 * (step / width) ** 2), float(step == 0))
+        for step in range(radius + 1)
+    ]
+    total = weights[0] + 2 * sum(weights[1:])
+    # Padded once for both axes: padded between them, XLA on a CPU would compute the images twice.
+    margin = (radius, radius)
+    images = ops.pad(images, ((0, 0), margin, margin), mode="symmetric")
+    for axis in (1, 2):
+        before, after = (slice(None),) * axis, (slice(None),) * (2 - axis)
+        shifted = [
+            images[(*before, slice(start, start + side), *after)] for start in range(2 * radius + 1)
+        ]
+        images = (weights[0] / total) * shifted[radius]
+        for step in range(1, radius + 1):
+            both = shifted[radius + step] + shifted[radius - step]
+            images = images + (weights[step] / total) * both
+    return images
+
+
+def noise(side: int, seed):
+    """About standard normal, [B, S, S]: the sum of four bytes of a hash of (seed [B, 1, 1], pixel),
+    within ±3.5."""
+    pixels = ops.reshape(ops.arange(side * side, dtype="int32"), (1, side, side))
+    key = _hash(ops.cast(seed, "uint32"))
+    bits = _hash(ops.bitwise_xor(ops.cast(pixels, "uint32"), key))
+    pairs = ops.bitwise_and(bits, EVEN_BYTES)
+    pairs += ops.bitwise_and(ops.right_shift(bits, np.uint32(8)), EVEN_BYTES)
+    total = ops.bitwise_and(pairs, np.uint32(0xFFFF)) + ops.right_shift(pairs, np.uint32(16))
+    return (ops.cast(total, "float32") - BYTES_MEAN) / BYTES_DEVIATION  # of 0 … 1020
+
+
+def _hash(x):
+    """A bijection of 32 bits in which each bit changes about half of the others: "lowbias32" of
+    https://nullprogram.com/blog/2018/07/31/."""
+    x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15))) * np.uint32(0x846CA68B)
+    return ops.bitwise_xor(x, ops.right_shift(x, np.uint32(16)))
+
+
+def cut(side: int, drawn: dict):
+    """0 within any of the squares, else 1: [B, S, S]."""
+    places = ops.arange(side, dtype="float32") + 0.5  # pixel centres
+    kept = 1.0
+    for hole in range(drawn["cutout.share"].shape[1]):
+        share, row, column = (
+            drawn[f"cutout.{name}"][:, hole, None, None] for name in ("share", "row", "column")
+        )
+        # For each pixel anew: XLA on a CPU was slower by far with the rows and columns kept.
+        distance = ops.maximum(ops.abs(places[:, None] - row), ops.abs(places - column))
+        kept = kept * ops.cast(distance >= share * (side / 2), "float32")
+    return kept
