@@ -141,6 +141,7 @@ def test_a_lesion_changes_nothing_outside_it_but_its_line(forty_twins):
         np.testing.assert_allclose(view[~near], without[~near], atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_lesion_has_no_lung_markings(forty_twins):
     ratios = []
     for view, mask, without in forty_twins:
@@ -161,6 +162,7 @@ def detail(view):
     return view - np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
 
 
+@pytest.mark.slow
 def test_brightness_alone_does_not_find_a_lesion(forty_twins):
     views, masks, withouts = (np.stack(parts) for parts in zip(*forty_twins, strict=True))
     inside = np.array([view[mask].mean() for view, mask in zip(views, masks, strict=True)])
