@@ -50,11 +50,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Two files at a time: most of a test runs on one thread.
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
 # What things cost, as ratios; on phantoms, or IMAGES='…/*.dcm' LABELS=….csv.
 BENCH_IMAGES = $(or $(IMAGES),bench/xrays/dicom/*.dcm)

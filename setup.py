@@ -42,6 +42,7 @@ setup(
         "test": [
             "jax>=0.10",  # Keras's other backend, for losses and metrics
             "pytest>=8",
+            "pytest-xdist>=3.6",  # two files of tests at a time: most of a test is one thread
             "ruff>=0.12",
             "tensorflow-datasets>=4.9.9",  # a second reader of the lake
         ],

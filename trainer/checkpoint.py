@@ -59,8 +59,12 @@ class State:
         self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
         self.stale_epochs = tf.Variable(0, dtype=tf.int64, trainable=False)  # since the best one
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        weights = {id(weight) for weight in network.weights}
+        # Where dropout's random numbers stand: Keras hides it from tf.train.Checkpoint.
+        seeds = [v.value for v in network.variables if id(v) not in weights]
         self.checkpoint = tf.train.Checkpoint(
             network=network,
+            seeds=seeds,
             best_score=self.best_score,
             stale_epochs=self.stale_epochs,
             step=self.step,
