@@ -52,7 +52,7 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
         first,
         setup.strategy,
         setup.image_losses,
-        _batches(first, setup, len(rates)),
+        batches_from_the_first(first, setup, len(rates)),
         rates,
     )
     if not losses:
@@ -70,9 +70,11 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
             f"of two batches differ; see {folder / PICTURE}, and give another --lowest and "
             f"--highest, more --steps, or a larger data.batch_size"
         )
+    is_falling = averages.argmin() == steps
     return (
         f"{folder / PICTURE}: {end}\n"
-        f"a tenth of the rate with the lowest loss: {found.tenth_of_lowest:.1e}\n"
+        f"a tenth of the rate with the lowest loss: {found.tenth_of_lowest:.1e}"
+        f"{', and it was still falling: give a larger --highest' if is_falling else ''}\n"
         f"the loss falls most steeply at:\n{yaml_line(found.steepest)}"
     )
 
@@ -172,7 +174,7 @@ def suggestion(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
     return Suggestion(float(rates[steepest]), float(rates[lowest]) / 10)
 
 
-def _batches(run: config.Config, setup: train.Setup, count: int) -> tf.data.Dataset:
+def batches_from_the_first(run: config.Config, setup: train.Setup, count: int) -> tf.data.Dataset:
     """What training would see first; more epochs where its own are too few."""
     epochs = max(run.train.epochs, -(-count // setup.per_epoch))
     num_draws = augment.num_draws(run.augment, run.data.side)
