@@ -8,12 +8,10 @@ import tensorflow as tf
 
 
 class Board:
-    """Writers of a run's two curves: `<workdir>/train` and `<workdir>/val`."""
+    """Writers of a run's curves, each in its folder: `<workdir>/train` and `<workdir>/val`."""
 
-    def __init__(self, workdir: Path):
-        self.writers = {
-            name: tf.summary.create_file_writer(str(workdir / name)) for name in ("train", "val")
-        }
+    def __init__(self, workdir: Path, curves: tuple[str, ...] = ("train", "val")):
+        self.writers = {name: tf.summary.create_file_writer(str(workdir / name)) for name in curves}
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
         """Values by tag; one that is not a number (no positives, say) leaves a gap."""

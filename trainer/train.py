@@ -8,6 +8,7 @@ the batch divided by the global batch, so that one replica and many take the sam
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -46,7 +47,20 @@ def train(run: config.Config, workdir: Path) -> None:
         weights = folder / checkpoint.BEST
 
 
-def train_stage(run: config.Config, workdir: Path) -> None:
+class Setup(NamedTuple):
+    """What a run has before its first step."""
+
+    lake: dict
+    split: data.Split
+    val_split: data.Split
+    per_epoch: int  # steps
+    strategy: tf.distribute.Strategy
+    image_losses: Callable
+    network: keras.Model
+
+
+def set_up(run: config.Config) -> Setup:
+    """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
     lake = data.open_lake(run.lake)
     split = data.training_split(lake, run.lake, run.data, run.is_classifier)
     val_split = data.split_of(lake, run.lake, run.data.val_split)
@@ -63,9 +77,15 @@ def train_stage(run: config.Config, workdir: Path) -> None:
     if run.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
-    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
         network = models.build(run.model, run.data.side)
+    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network)
+
+
+def train_stage(run: config.Config, workdir: Path) -> None:
+    lake, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
+    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
+    with strategy.scope():
         rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
