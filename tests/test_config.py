@@ -192,6 +192,7 @@ def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
         (["--model.classes=1"], "model.classes: Input should be greater than or equal to 2, got 1"),
         (["--model.classes=2", "--loss.focal=1"], "loss.focal: a classifier has no use"),
         (["--model.classes=2", "--train.keep_best=accuracy"], "keep_best=accuracy: this model has"),
+        (["--model.classes=2", "--data.positives_only=true"], "nothing to tell apart"),
         (["--model.classes=3", "--train.keep_best=dice_mean"], "this model has auc and accuracy"),
         (["--train.keep_best=accuracy"], "has auc and dice_positives and dice_mean"),
     ],

@@ -362,6 +362,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _something_to_tell_apart(self) -> "Config":
+        if self.is_classifier and self.data.positives_only:
+            raise ValueError(
+                "data.positives_only leaves a classifier nothing to tell apart; use "
+                "data.positive_share"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_whole_batch(self) -> "Config":
         if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
             raise ValueError(
