@@ -67,8 +67,8 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
     if found is None:
         raise InputError(
             f"no rate to suggest ({end}): the average loss fell in fewer than {REMEMBERED} steps, "
-            f"or by no more than the losses of two batches differ; see {folder / PICTURE}, and give "
-            f"another --lowest and --highest, more --steps, or a larger data.batch_size"
+            f"or by no more than the losses of two batches differ; see {folder / PICTURE}, and "
+            f"give another --lowest and --highest, more --steps, or a larger data.batch_size"
         )
     is_falling = averages.argmin() == steps
     return (
