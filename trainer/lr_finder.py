@@ -29,7 +29,7 @@ from trainer import augment, averaging, config, data, objective, panel, schedule
 FOLDER, PICTURE, NUMBERS = "find_lr", "lr_finder.png", "lr_finder.json"  # in the workdir
 DECAY = 0.96  # of the average
 REMEMBERED = 25  # steps: 1 / (1 - DECAY); as many do not count at the start, and make a slope
-DIVERGED = 4.0
+DIVERGED = 4.0  # times the lowest average
 
 
 class Suggestion(NamedTuple):
@@ -66,9 +66,9 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
     end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
     if found is None:
         raise InputError(
-            f"no rate to suggest: over {end} the average loss did not fall by more than the losses "
-            f"of two batches differ; see {folder / PICTURE}, and give another --lowest and "
-            f"--highest, more --steps, or a larger data.batch_size"
+            f"no rate to suggest ({end}): the average loss fell in fewer than {REMEMBERED} steps, "
+            f"or by no more than the losses of two batches differ; see {folder / PICTURE}, and "
+            f"give another --lowest and --highest, more --steps, or a larger data.batch_size"
         )
     is_falling = averages.argmin() == steps
     return (
@@ -80,8 +80,7 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
 
 
 def yaml_line(rate: float) -> str:
-    """For a config. YAML 1.1 takes a number without point or sign of its exponent, 1e-4, for
-    text."""
+    """For a config; PyYAML takes 1e-4, without a point, for text."""
     return f"optimizer: {{learning_rate: {rate:.1e}}}"
 
 
@@ -158,7 +157,8 @@ def has_diverged(averages: np.ndarray, lowest: float) -> bool:
 
 
 def suggestion(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
-    """None where the average did not fall by more than two batches in a row differ."""
+    """None where the average's lowest comes too early for a slope, or is no further below its start
+    than two batches in a row differ."""
     averages = averaged(losses)[REMEMBERED:]
     rates = rates[REMEMBERED : len(losses)]
     if len(averages) < REMEMBERED:
