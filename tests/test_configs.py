@@ -53,7 +53,7 @@ def test_a_config_opens_with_commands_that_work(name):
             assert options.parser().parse_known_args(arguments)[1] == []
             continue
         flags, overrides = task.parser().parse_known_args(arguments)
-        if flags.command == "train":
+        if "config" in flags:
             config.load(ROOT / flags.config, overrides)
             trained.append(flags.config)
     own = {f"configs/{name}.yaml"}
