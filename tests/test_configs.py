@@ -97,27 +97,41 @@ def test_a_network_has_its_systems_number_of_parameters(name, trained, statistic
 def small(name: str, folder: Path) -> dict:
     """The config with a smaller side, batch and number of filters, two epochs, and no ImageNet."""
     content = content_of(name)
-    model, batch_size = content["model"], content.get("data", {}).get("batch_size", 8)
+    model, optimizer = content["model"], content.get("optimizer", {})
     changes = {
-        "data": {"side": side_of(model), "batch_size": min(batch_size, 8)},
+        "model": at_most({"filters": 8, "max_filters": 16}, model) | other_weights(model, folder),
+        "data": {"side": side_of(model), **small_batch(content)},
+        "optimizer": at_most({"cycle_epochs": 1, "swa_epochs": 1}, optimizer),
         "train": {"epochs": 2, "steps_per_call": 1, "device": "cpu"},
-        "model": {},
     }
-    if isinstance(model.get("filters"), int):
-        changes["model"]["filters"] = min(model["filters"], 8)
-    if "max_filters" in model:
-        changes["model"]["max_filters"] = 16
-    if "weights" in model:
-        changes["model"]["weights"] = random_weights(model, folder) if "freeze" in model else None
-    shorter = {"cycle_epochs": 1, "swa_epochs": 1}.items()
-    optimizer = content.get("optimizer", {})
-    changes["optimizer"] = {field: value for field, value in shorter if field in optimizer}
-    of_stages = {"data": {"batch_size": 8}, "train": {"epochs": 2}}
-    stages = [
-        config.merged(config.merged(stage, of_stages), {"data": {"side": 32 * number}})
-        for number, stage in enumerate(content.get("stages", ()), 1)
-    ]
-    return config.merged(content, changes) | ({"stages": stages} if stages else {})
+    if "stages" in content:
+        changes["stages"] = [
+            config.merged(
+                stage, {"data": {"side": 32 * n, **small_batch(stage)}, "train": {"epochs": 2}}
+            )
+            for n, stage in enumerate(content["stages"], 1)
+        ]
+    return config.merged(content, changes)
+
+
+def at_most(limits: dict[str, int], section: dict) -> dict:
+    """Those numbers of the section that have a limit; a list of filters stays."""
+    return {
+        field: min(section[field], limit)
+        for field, limit in limits.items()
+        if isinstance(section.get(field), int)
+    }
+
+
+def small_batch(content: dict) -> dict:
+    return {"batch_size": min(content.get("data", {}).get("batch_size", 8), 8)}
+
+
+def other_weights(model: dict, folder: Path) -> dict:
+    """Random ones for ImageNet's; from a file where they are frozen, which needs weights."""
+    if "weights" not in model:
+        return {}
+    return {"weights": random_weights(model, folder) if "freeze" in model else None}
 
 
 def side_of(model: dict) -> int:
@@ -176,6 +190,7 @@ def metrics_of(workdir: Path) -> dict:
 
 def forget_the_last_epoch(workdir: Path) -> None:
     """As if killed in it: only the checkpoint before it is there."""
+    (workdir / "metrics.json").unlink()
     first, last = sorted(
         {int(re.search(r"\d+", path.name)[0]) for path in workdir.glob("checkpoints/ckpt-*")}
     )
