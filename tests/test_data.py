@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from test_train import SMALL, task
 
+from beam import synthetic
 from lake import InputError, example
 from trainer import config, data, order, pixels
 
@@ -286,6 +287,69 @@ def test_folds_that_are_not_there_are_input_errors(lake, folded):
         fold_splits(lake, fold=2)
     with pytest.raises(InputError, match="data.fold=4: .* has the folds 0 to 3; give one of them"):
         fold_splits(folded, fold=4)
+
+
+@pytest.fixture(scope="module")
+def other_lake(convert, tmp_path_factory) -> Path:
+    """24 other phantoms, all of them to train on but two."""
+    folder = tmp_path_factory.mktemp("others")
+    synthetic.write(folder, images=24, seed=7, side=128, positive_share=0.4)
+    lake = folder / "others" / "1.0.0"
+    options = ["--splits=train=0.9,val=0.1", "--shard_images=3"]
+    convert(folder / "dicom" / "*.dcm", folder / "train-rle.csv", lake, *options)
+    return lake
+
+
+def mixed(lake, other_lake, weight: float, **fields) -> tuple[data.Split, config.Data]:
+    return with_positives(lake, more_lakes={str(other_lake): weight}, batch_size=1, **fields)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.75])
+def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, weight):
+    split, settings = mixed(lake, other_lake, weight)
+    batches = rows(split, 0, 2, settings=settings)
+    own = set(fingerprints(data.evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
+    others = data.split_of(data.open_lake(str(other_lake)), str(other_lake), "train")
+    per_epoch = 24 + round(24 * weight)
+    assert len(batches) == 2 * per_epoch and others.num_records == 22
+    for epoch in range(2):
+        shown = Counter(fingerprints(batches[epoch * per_epoch : (epoch + 1) * per_epoch]))
+        of_own = [count for name, count in shown.items() if name in own]
+        of_others = [count for name, count in shown.items() if name not in own]
+        assert of_own == [1] * 24 and sum(of_others) == per_epoch - 24
+        # All as often, but for what a group's part of the draws is rounded to.
+        assert len(of_others) == (22 if weight > 1 else 12)
+        assert set(of_others) <= ({2, 3, 4} if weight > 1 else {1})
+    uniforms = np.concatenate([batch["uniforms"] for batch in batches])
+    assert len(np.unique(uniforms, axis=0)) == len(uniforms)
+    resumed = rows(split, 0, 2, first_step=per_epoch + 7, settings=settings)
+    assert fingerprints(resumed) == fingerprints(batches[per_epoch + 7 :])
+
+
+def test_two_lakes_alternate_within_an_epoch_and_share_positives(lake, other_lake, train_split):
+    split, settings = mixed(lake, other_lake, 1, positive_share=(0.5, 0.5), group_shards=3)
+    batches = rows(split, 0, 1, settings=settings)
+    own = set(fingerprints(data.evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
+    is_own = np.array([name in own for name in fingerprints(batches)])
+    assert len(batches) == 48 and is_own.sum() == 24
+    assert 6 <= is_own[:24].sum() <= 18  # neither lake waits for the other's end
+    assert np.mean([batch["label"] for batch in batches]) == pytest.approx(0.5, abs=0.1)
+    assert split.counts["records"] == 46 == split.num_records
+    only, settings = mixed(lake, other_lake, 0.5, positives_only=True)
+    positives = train_split.counts["positives"]
+    assert order.steps_per_epoch(only, settings) == positives + round(positives / 2)
+
+
+def test_lakes_that_do_not_go_together_are_input_errors(lake, tmp_path):
+    deep, classes = tmp_path / "deep", tmp_path / "classes"
+    for folder, changed in ((deep, {"dtype": "uint16"}), (classes, {"classes": ["a", "b", "c"]})):
+        folder.mkdir()
+        content = json.loads((lake / "manifest.json").read_text()) | changed
+        (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{deep} has uint16 images, {lake} uint8; convert"):
+        mixed(lake, deep, 1)
+    with pytest.raises(InputError, match=f"{classes} has the classes a, b, c, {lake} 0, 1"):
+        mixed(lake, classes, 1)
 
 
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):

@@ -166,6 +166,9 @@ class Data(Section):
     val_split: str = "val"
     # Of a lake with folds: validates on this one and trains on all others of train and val.
     fold: int | None = Field(None, ge=0)
+    # {folder: weight} of lakes to train on besides the run's own: for each record of that one, an
+    # epoch draws so many of these, as long as there are any and then again.
+    more_lakes: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field({}, max_length=50)
     # Shards whose records are shuffled together, in memory as they are stored.
     group_shards: int = Field(4, ge=1)
     # Share of positives (an image with a lesion) among what is drawn, of the first epoch and of the

@@ -50,9 +50,75 @@ def split_of(content: dict, folder: str, name: str) -> Split:
     return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
 
 
+def all_lakes(content: dict, data: config.Data) -> list[dict]:
+    """The manifests of the run's own lake and of its more_lakes."""
+    return [content, *(open_lake(folder) for folder in data.more_lakes)]
+
+
+def positive_pixel_share(content: dict, data: config.Data) -> float:
+    """Share of positive pixels in positive images: of more lakes the mean by their weights."""
+    lakes, weights = all_lakes(content, data), [1.0, *data.more_lakes.values()]
+    shares = [lake["statistics"]["positive_pixel_share_of_positives"] for lake in lakes]
+    return float(np.average(shares, weights=weights))
+
+
 def training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
-    """What a run trains on; where positives are drawn apart, it knows them from the lake's
-    index."""
+    """What a run trains on, of all its lakes. A fold is held out of the first alone."""
+    split = _training_split(content, folder, data, is_classifier)
+    if not data.more_lakes:
+        return split
+    of_others, splits = data.model_copy(update={"fold": None}), [split]
+    for other_folder in data.more_lakes:
+        other = open_lake(other_folder)
+        _check_alike(content, folder, other, other_folder)
+        splits.append(_training_split(other, other_folder, of_others, is_classifier))
+    return _joined(splits, (1.0, *data.more_lakes.values()))
+
+
+def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> None:
+    """Raises InputError where two lakes have images or classes that do not go together."""
+    if content["dtype"] != other["dtype"]:
+        raise InputError(
+            f"data.more_lakes: {other_folder} has {other['dtype']} images, {folder} "
+            f"{content['dtype']}; convert one of them again with --bits"
+        )
+    classes = [lake.get("classes", ["0", "1"]) for lake in (content, other)]
+    both_named = "classes" in content and "classes" in other
+    if len(classes[0]) != len(classes[1]) or (both_named and classes[0] != classes[1]):
+        raise InputError(
+            f"data.more_lakes: {other_folder} has the classes {', '.join(classes[1])}, {folder} "
+            f"{', '.join(classes[0])}; expected the same"
+        )
+
+
+def _joined(splits: list[Split], weights: tuple[float, ...]) -> Split:
+    """One split of several lakes, to draw from by the weights."""
+    kinds, lakes = [], []
+    for lake, split in enumerate(splits):
+        is_member = split.kinds != order.OUTSIDE
+        kinds.append(split.kinds + order.KINDS_OF_LAKE * lake * is_member.astype(np.int8))
+        lakes += [lake] * len(split.paths)
+    return Split(
+        name=f"{splits[0].name}, {len(splits)} lakes",
+        paths=tuple(path for split in splits for path in split.paths),
+        stored=tuple(stored for split in splits for stored in split.stored),
+        dtype=splits[0].dtype,
+        counts=_summed([split.counts for split in splits]),
+        kinds=np.concatenate(kinds),
+        lakes=tuple(lakes),
+        weights=weights,
+    )
+
+
+def _summed(counts: list[dict]) -> dict:
+    names = ("records", "positives", "negatives", "unknown", "with_mask", "lesion_pixels")
+    summed = {name: sum(own[name] for own in counts) for name in names}
+    of_classes = [own.get("classes", [own["negatives"], own["positives"]]) for own in counts]
+    return summed | {"classes": [sum(numbers) for numbers in zip(*of_classes, strict=True)]}
+
+
+def _training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
+    """Of one lake; where positives are drawn apart, it knows them from the lake's index."""
     if data.fold is None:
         split, names = split_of(content, folder, data.train_split), [data.train_split]
     else:

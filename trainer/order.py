@@ -2,7 +2,8 @@
 
 An epoch's order: the shards permuted, taken in groups; the records drawn of a group shuffled in
 memory; groups in turn. So a run that resumes at step k skips whole groups unread. Records of
-different kinds (with a lesion or not) are drawn apart, each group giving its share of each kind.
+different kinds (lake, with a lesion or not) are drawn apart, each group giving its share of each
+kind; the shards of several lakes stand evenly between each other.
 """
 
 import functools
@@ -14,9 +15,10 @@ import tensorflow as tf
 from lake import InputError
 from trainer import config
 
-# What a stored record is to a split: none of it, or of a kind, which is drawn from apart.
+# What a stored record is to a split: none of it, or of a kind, which is drawn from apart. The kinds
+# of a further lake are the next two numbers.
 OUTSIDE, OTHER, POSITIVE = -1, 0, 1
-NUM_KINDS = 2
+KINDS_OF_LAKE = 2
 DRAWS, SHUFFLE, KINDS = range(1, 4)  # keep the streams of random numbers apart
 
 
@@ -31,10 +33,17 @@ class Split:
     counts: dict  # as a manifest counts a split: records, positives, with_mask, …
     # Of each stored record, in the order of the shards: int8. All OTHER where nobody asked.
     kinds: np.ndarray
+    # Of several lakes: the number of each shard's, and how many draws for each draw of the first.
+    lakes: tuple[int, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
 
     @property
     def num_records(self) -> int:
         return int(self.of_shards.sum())
+
+    @property
+    def num_kinds(self) -> int:
+        return KINDS_OF_LAKE * len(self.weights)
 
     @property
     def is_whole(self) -> bool:
@@ -49,7 +58,7 @@ class Split:
     @functools.cached_property
     def of_shards(self) -> np.ndarray:
         """How many records of each kind each shard has, [shards, kinds]."""
-        counts = np.zeros((len(self.paths), NUM_KINDS), np.int64)
+        counts = np.zeros((len(self.paths), self.num_kinds), np.int64)
         shards = np.repeat(np.arange(len(self.paths)), self.stored)
         members = self.kinds != OUTSIDE
         np.add.at(counts, (shards[members], self.kinds[members]), 1)
@@ -58,12 +67,19 @@ class Split:
 
 def steps_per_epoch(split: Split, data: config.Data) -> int:
     """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
-    count = int(_drawable(split, data).sum())
+    count = int(draws_of_lakes(split, data).sum())
     if count < data.batch_size:
         raise InputError(
             f"batch_size={data.batch_size}, but the training split has {count} records"
         )
     return count // data.batch_size
+
+
+def draws_of_lakes(split: Split, data: config.Data) -> np.ndarray:
+    """How many records an epoch draws of each lake, [lakes]: all of the first, and of another one
+    so many by its weight, some twice where they are too few."""
+    first = _drawable(split, data)[:, :KINDS_OF_LAKE].sum()
+    return np.rint(first * np.array(split.weights)).astype(np.int64)
 
 
 def positive_share(data: config.Data, epoch: int, epochs: int) -> float | None:
@@ -95,10 +111,11 @@ def group_rows(
 def _rows_of_epoch(
     split: Split, data: config.Data, seed: int, epoch: int, epochs: int, wanted: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(split.paths))
+    order = _shard_order(split, seed, epoch)
     starts = np.arange(0, len(order), data.group_shards)
     available = np.add.reduceat(_drawable(split, data)[order], starts)  # [groups, kinds]
-    draws = _draws_of_groups(available, positive_share(data, epoch, epochs))
+    share = positive_share(data, epoch, epochs)
+    draws = _draws_of_groups(available, draws_of_lakes(split, data), share)
     after = np.cumsum(draws.sum(axis=1))
     before = after - draws.sum(axis=1)
     begin, end = (np.clip(edge, before, after) - before for edge in wanted)
@@ -114,20 +131,34 @@ def _rows_of_epoch(
     return {name: values[begin < end].astype(np.int64) for name, values in rows.items()}
 
 
+def _shard_order(split: Split, seed: int, epoch: int) -> np.ndarray:
+    """The shards permuted; those of each lake evenly along the epoch."""
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(split.paths))
+    if not split.lakes:
+        return order
+    lakes, places = np.array(split.lakes)[order], np.empty(len(order))
+    for lake in range(len(split.weights)):
+        count = (lakes == lake).sum()
+        places[lakes == lake] = (np.arange(count) + 0.5) / count
+    return order[np.argsort(places, kind="stable")]
+
+
 def _drawable(split: Split, data: config.Data) -> np.ndarray:
     """How many records of each kind of each shard an epoch may draw, [shards, kinds]."""
-    return split.of_shards * [not data.positives_only, True]
+    return split.of_shards * np.tile([not data.positives_only, True], len(split.weights))
 
 
-def _draws_of_groups(available: np.ndarray, share: float | None) -> np.ndarray:
-    """How many each group draws of each kind, [groups, kinds]: its own, or as many by the share."""
-    if share is None:
-        return available
-    totals, positives = available.sum(axis=1), available[:, POSITIVE]
-    wanted = np.rint(totals * share).astype(np.int64)
-    # A group of one kind gives that kind alone.
-    wanted = np.where(positives == 0, 0, np.where(positives == totals, totals, wanted))
-    return np.stack([totals - wanted, wanted], axis=1)
+def _draws_of_groups(available: np.ndarray, draws: np.ndarray, share: float | None) -> np.ndarray:
+    """How many each group draws of each kind, [groups, kinds]: its part of each lake's draws, as
+    many of them positives as the share says."""
+    available = available.reshape(len(available), -1, KINDS_OF_LAKE)  # [groups, lakes, 2]
+    totals, positives = available.sum(axis=2), available[..., POSITIVE]
+    # Rounded along the epoch, so that all groups together have the lake's draws exactly.
+    drawn = np.diff(np.cumsum(totals, axis=0) * draws // totals.sum(axis=0), axis=0, prepend=0)
+    wanted = np.rint(drawn * (share or 0)).astype(np.int64)
+    # Of one kind, it gives that kind alone; without a share all are OTHER.
+    wanted = np.where(positives == 0, 0, np.where(positives == totals, drawn, wanted))
+    return np.stack([drawn - wanted, wanted], axis=2).reshape(len(available), -1)
 
 
 def draws_of_group(row: dict, split: Split, seed: int) -> tuple:
@@ -151,7 +182,7 @@ def draws_of_group(row: dict, split: Split, seed: int) -> tuple:
         places = tf.gather(places, counted - times * tf.size(places, tf.int64))
         return tf.stack([places, times], axis=1)
 
-    draws = shuffled(tf.concat([drawn(kind) for kind in range(NUM_KINDS)], axis=0), SHUFFLE)
+    draws = shuffled(tf.concat([drawn(kind) for kind in range(split.num_kinds)], axis=0), SHUFFLE)
     places, repeats = tf.unstack(draws[row["begin"] : row["end"]], axis=1)
     return places, tf.gather(numbers, places), repeats
 

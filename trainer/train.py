@@ -58,7 +58,7 @@ def train_stage(run: config.Config, workdir: Path) -> None:
         run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
     )
     image_losses = objective.image_losses(
-        run, lake["statistics"]["positive_pixel_share_of_positives"], distribute.total(strategy)
+        run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -71,7 +71,7 @@ def train_stage(run: config.Config, workdir: Path) -> None:
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
         averages = averaging.Averages(network, strategy) if is_averaged else None
-        checkpoint.claim(workdir, run, lake)
+        checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
