@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from test_train import SMALL, task
 
 from beam import synthetic
 from lake import InputError, example
-from trainer import config, data, order, pixels
+from trainer import config, damage, data, order, pixels
 
 SETTINGS = config.Data(side=128, batch_size=4, group_shards=2)
 
@@ -350,6 +351,61 @@ def test_lakes_that_do_not_go_together_are_input_errors(lake, tmp_path):
         mixed(lake, deep, 1)
     with pytest.raises(InputError, match=f"{classes} has the classes a, b, c, {lake} 0, 1"):
         mixed(lake, classes, 1)
+
+
+def wrong_checksum(shard: Path) -> None:
+    content = bytearray(shard.read_bytes())
+    first = int.from_bytes(content[:8], "little") + 16  # bytes of the first record and its frame
+    content[first + 300] ^= 1
+    shard.write_bytes(content)
+
+
+def rewrite(shard: Path, change) -> None:
+    """The shard with other records, their checksums right."""
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in change(records):
+            writer.write(record)
+
+
+def half_an_image(shard: Path) -> None:
+    def change(records):
+        decoded = tf.train.Example.FromString(records[1])
+        image = decoded.features.feature["image"].bytes_list
+        image.value[0] = image.value[0][: len(image.value[0]) // 8]
+        return [records[0], decoded.SerializeToString(), *records[2:]]
+
+    rewrite(shard, change)
+
+
+@pytest.mark.parametrize(
+    ("damaging", "expected"),
+    [
+        (wrong_checksum, "record 1, counted from 0, is damaged: .*corrupted record"),
+        (half_an_image, "record 1, counted from 0, is damaged"),
+        (lambda shard: rewrite(shard, lambda records: records[:-1]), r"\d records, expected \d"),
+        (Path.unlink, "no such file"),
+    ],
+)
+def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
+    shutil.copytree(lake, tmp_path / "lake")
+    folder = str(tmp_path / "lake")
+    shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
+    damaging(shard)
+    run = config.Config(model={"kind": "unet"}, data=SETTINGS)
+    own = data.split_of(data.open_lake(folder), folder, "train")
+    for read in (rows, lambda *_: list(data.evaluation_batches(own, SETTINGS))):
+        with (
+            pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
+            damage.explained(run, folder),
+        ):
+            read(own, 0, 1)
+
+
+def test_an_error_of_another_kind_passes(lake):
+    run = config.Config(model={"kind": "unet"}, data=SETTINGS)
+    with pytest.raises(tf.errors.InvalidArgumentError), damage.explained(run, str(lake)):
+        tf.reshape(tf.zeros([3]), [2])
 
 
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):

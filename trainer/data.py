@@ -255,6 +255,9 @@ def _records(split: Split) -> tf.data.Dataset:
     is_needed = split.of_shards.any(axis=1)
     paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]
     records = tf.data.TFRecordDataset(paths, num_parallel_reads=None)
+    # A shard that lost its end would go unnoticed here.
+    num_stored = np.array(split.stored)[is_needed].sum()
+    records = records.apply(tf.data.experimental.assert_cardinality(num_stored))
     if split.is_whole:
         return records
     is_member = (split.kinds != order.OUTSIDE)[np.repeat(is_needed, split.stored)]
@@ -279,6 +282,8 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
     records = tf.data.TFRecordDataset(tf.gather(tf.constant(split.paths), shards))
     records = records.batch(len(split.kinds)).get_single_element()  # [stored in the group]
+    num_stored = tf.reduce_sum(tf.gather(tf.constant(split.stored), shards))
+    tf.debugging.assert_equal(tf.size(records), num_stored, "records in a group of shards")
     places, numbers, repeats = order.draws_of_group(row, split, seed)
     return {
         "record": tf.gather(records, places),

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import InputError, rle
-from trainer import augment, checkpoint, config, data, metrics, objective, pixels, validate
+from trainer import augment, checkpoint, config, damage, data, metrics, objective, pixels, validate
 from trainer.models import blocks
 
 # The triplets that are tried: keep p > bottom unless fewer than `area` pixels have p > top.
@@ -52,7 +52,8 @@ def evaluate(
     if tta == "flip":
         forward = augment.with_mirrored(forward)
     predict = tf.function(lambda batch: forward(augment.to_unit(batch["image"], batch["window"])))
-    sets = {split.name: Predictions(split, run, predict) for split in splits}
+    with damage.explained(run, folder):
+        sets = {split.name: Predictions(split, run, predict) for split in splits}
     score = _classifier_scores if run.is_classifier else _segmenter_scores
     chosen = None if run.is_classifier else choose_thresholds(sets[splits[0].name])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}

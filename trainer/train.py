@@ -18,6 +18,7 @@ from trainer import (
     averaging,
     checkpoint,
     config,
+    damage,
     data,
     distribute,
     models,
@@ -43,7 +44,8 @@ def train(run: config.Config, workdir: Path) -> None:
             keras.backend.clear_session()  # of the stage before
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
-        train_stage(stage, folder)
+        with damage.explained(stage, stage.lake):
+            train_stage(stage, folder)
         weights = folder / checkpoint.BEST
 
 
