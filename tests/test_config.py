@@ -147,6 +147,11 @@ def test_sections_that_do_not_fit_together(yaml_file):
         config.load(yaml_file, ["--loss.lesion_map=1"])
 
 
+def test_a_fold_leaves_no_choice_of_splits(yaml_file):
+    with pytest.raises(InputError, match="fold=1 divides train and val anew; leave train_split"):
+        config.load(yaml_file, ["--data.fold=1", "--data.val_split=holdout"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

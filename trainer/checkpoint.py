@@ -27,10 +27,10 @@ FREE_TO_CHANGE = (
 )
 
 
-def claim(workdir: Path, run: config.Config, lake: dict) -> None:
-    """Writes what the run is; where a checkpoint stands, raises InputError unless it is this
-    run's."""
-    shards = json.dumps([shard["sha256"] for shard in lake["shards"]])
+def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
+    """Writes what the run and its lakes are; where a checkpoint stands, raises InputError unless it
+    is this run's."""
+    shards = json.dumps([shard["sha256"] for lake in lakes for shard in lake["shards"]])
     identity = {"lake": run.lake, "shards": hashlib.sha256(shards.encode()).hexdigest()}
     if (workdir / CHECKPOINTS / "checkpoint").exists():
         found = config.load(workdir / CONFIG, [])

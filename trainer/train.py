@@ -19,10 +19,12 @@ from trainer import (
     averaging,
     checkpoint,
     config,
+    damage,
     data,
     distribute,
     models,
     objective,
+    order,
     progress,
     rematerialise,
     schedules,
@@ -43,7 +45,8 @@ def train(run: config.Config, workdir: Path) -> None:
             keras.backend.clear_session()  # of the stage before
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
-        train_stage(stage, folder)
+        with damage.explained(stage, stage.lake):
+            train_stage(stage, folder)
         weights = folder / checkpoint.BEST
 
 
@@ -63,15 +66,15 @@ def set_up(run: config.Config) -> Setup:
     """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
     lake = data.open_lake(run.lake)
     split = data.training_split(lake, run.lake, run.data, run.is_classifier)
-    val_split = data.split_of(lake, run.lake, run.data.val_split)
+    val_split = data.validation_split(lake, run.lake, run.data)
     data.check_classes(lake, run.lake, run)
-    _check_labels(run, lake["counts"]["splits"])
-    per_epoch = data.steps_per_epoch(split, run.data)
+    _check_labels(run, split, val_split)
+    per_epoch = order.steps_per_epoch(split, run.data)
     strategy = distribute.strategy(
         run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
     )
     image_losses = objective.image_losses(
-        run, lake["statistics"]["positive_pixel_share_of_positives"], distribute.total(strategy)
+        run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -90,7 +93,7 @@ def train_stage(run: config.Config, workdir: Path) -> None:
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
         averages = averaging.Averages(network, strategy) if is_averaged else None
-        checkpoint.claim(workdir, run, lake)
+        checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
@@ -112,7 +115,7 @@ def train_stage(run: config.Config, workdir: Path) -> None:
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir)
     line = progress.Progress(per_epoch, run, step)
-    _introduce(run, workdir, network, lake["counts"]["splits"], per_epoch)
+    _introduce(run, workdir, network, (split, val_split), per_epoch)
     while step < last_step:
         epoch_end = (step // per_epoch + 1) * per_epoch
         sums = {}
@@ -268,33 +271,33 @@ def _average(variables: list) -> None:
         variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
 
 
-def _check_labels(run: config.Config, splits: dict) -> None:
+def _check_labels(run: config.Config, *splits: data.Split) -> None:
     """A run must have something to learn and something to be scored on."""
-    for name in (run.data.train_split, run.data.val_split):
-        split = splits[name]
-        of_classes = split.get("classes", [split["negatives"], split["positives"]])
+    for split in splits:
+        counts = split.counts
+        of_classes = counts.get("classes", [counts["negatives"], counts["positives"]])
         if run.is_classifier and not all(of_classes):
             raise InputError(
-                f"{run.lake}: split {name!r} needs images of each class, 0 to "
+                f"{run.lake}: split {split.name!r} needs images of each class, 0 to "
                 f"{len(of_classes) - 1}; it has {', '.join(map(str, of_classes))}"
             )
-        if not run.is_classifier and not split["lesion_pixels"]:
-            raise InputError(f"{run.lake}: split {name!r} has no mask with a lesion to learn from")
+        if not run.is_classifier and not counts["lesion_pixels"]:
+            raise InputError(
+                f"{run.lake}: split {split.name!r} has no mask with a lesion to learn from"
+            )
 
 
-def _introduce(run: config.Config, workdir: Path, network, splits: dict, per_epoch: int) -> None:
+def _introduce(run: config.Config, workdir: Path, network, splits: tuple, per_epoch: int) -> None:
     known = "labelled" if run.is_classifier else "with_mask"
     further = run.loss.lesion or run.loss.reconstruction or run.loss.kl_divergence
     unlabelled = "teach no mask" if further else "weigh nothing"
     used = []
-    for name in (run.data.train_split, run.data.val_split):
-        split = splits[name]
-        counts = {"with_mask": split["with_mask"], "labelled": split["records"] - split["unknown"]}
-        left_out = split["records"] - counts[known]
+    for split in splits:
+        records, counts = split.counts["records"], dict(split.counts)
+        counts["labelled"] = records - counts["unknown"]
+        left_out = records - counts[known]
         said = f", {left_out:,} of them without a label {unlabelled}" if left_out else ""
-        used.append(
-            f"{split['records']:,} images to {'train' if not used else 'validate'} on{said}"
-        )
+        used.append(f"{records:,} images to {'train' if not used else 'validate'} on{said}")
     title = run.model.kind
     if run.is_classifier:
         title += f" of {run.model.classes} classes"
