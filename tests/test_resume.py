@@ -1,15 +1,19 @@
 """Runs that are interrupted, killed and damaged: they end as if undisturbed, and say what
 happened."""
 
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
 
 from trainer import interruption, task
 
@@ -154,3 +158,90 @@ def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished,
         path.write_bytes(b"")
     assert "all 2 are damaged; put back a copy" in said()
     assert len(list((copied / "checkpoints").glob("ckpt-*.data*"))) == 2  # none was thrown away
+
+
+def curves(workdir: Path) -> dict[str, list[int]]:
+    """{curve/tag: steps} as TensorBoard reads them."""
+    found = {}
+    for curve in ("train", "val"):
+        read = event_accumulator.EventAccumulator(
+            str(workdir / curve), size_guidance={"tensors": 0}, purge_orphaned_data=False
+        )
+        read.Reload()
+        for tag in read.Tags()["tensors"]:
+            found[f"{curve}/{tag}"] = [event.step for event in read.Tensors(tag)]
+    return found
+
+
+@pytest.mark.slow
+def test_tensorboard_sees_each_step_of_a_resumed_run_once(command, finished, copied):
+    expected = curves(finished)
+    assert expected["train/gradient_norm"] == [3, 6, 9, 12] and expected["val/loss"] == [6, 12]
+    # As if killed behind step 12, with the newest checkpoint at step 6 and an event half written.
+    for path in (copied / "checkpoints").glob("ckpt-12.*"):
+        path.unlink()
+    [path] = (copied / "train").glob("events.*")
+    path.write_bytes(path.read_bytes() + b"half")
+    assert task.main(command(copied, "--train.epochs=2")) == 0
+    assert curves(copied) == expected
+    assert not list(copied.rglob("unfinished*"))
+
+
+KILLED = """
+import json, os, random, signal, sys, time
+from trainer import task, train  # imported once: no operation has run when this process forks
+
+def start(arguments):
+    child = os.fork()
+    if not child:
+        code = task.main(arguments)
+        sys.stdout.flush()
+        os._exit(code)
+    return child
+
+def end(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+undisturbed, killed = map(json.loads, sys.argv[1:3])
+started = time.monotonic()
+assert end(start(undisturbed)) == 0
+seconds, generator, codes = time.monotonic() - started, random.Random(0), []
+for _ in range(int(sys.argv[3])):
+    child = start(killed)
+    time.sleep(generator.uniform(0.5, 1.0) * seconds)
+    os.kill(child, signal.SIGKILL)
+    codes.append(end(child))
+assert end(start(killed)) == 0
+print(codes)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
+    """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
+    options = ["--train.deterministic=true", "--train.epochs=8", "--train.checkpoint_minutes=1e-9"]
+    runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *runs, str(kills)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(-signal.SIGKILL) in done.stdout.splitlines()[-1]  # some start was killed in time
+    found, expected = weights(killed), weights(undisturbed)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if found[name].tobytes() != expected[name].tobytes()]
+    assert best_weights(killed) == best_weights(undisturbed)
+    assert curves(killed) == curves(undisturbed)
+    assert curves(killed)["train/gradient_norm"] == list(range(3, 49, 3))
+
+
+def best_weights(workdir: Path) -> dict[str, bytes]:
+    found = {}
+    with h5py.File(workdir / "best.weights.h5") as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found

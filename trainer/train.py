@@ -98,7 +98,7 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
     )
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
-    board = summaries.Board(workdir)
+    board = summaries.Board(workdir, step)
     line = progress.Progress(per_epoch, run, step)
     _introduce(run, workdir, network, lake["counts"]["splits"], per_epoch)
     while step < last_step:
@@ -120,6 +120,7 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
             line.show(step, sums)
             means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
             board.scalars("train", step, {**means, **line.rates(optimizer)})
+            board.flush()  # no checkpoint is ahead of its curves
             if step < epoch_end:  # behind its last step an epoch is validated first, then saved
                 _stop_for(watch.reason(run.train.max_hours), state, step)
                 state.save_if_due(step, run.train.checkpoint_minutes)
