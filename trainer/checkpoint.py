@@ -4,9 +4,11 @@ metrics.json."""
 import hashlib
 import json
 import math
+import re
 import time
 from pathlib import Path
 
+import h5py
 import keras
 import tensorflow as tf
 
@@ -15,6 +17,9 @@ from trainer import config
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
 CHECKPOINTS, LAKE = "checkpoints", "lake.json"
+# What TensorFlow raises for a checkpoint that is cut off, changed or partly gone (tried at every
+# place of both files); an AssertionError where the damage hides the list of its objects.
+UNREADABLE = (tf.errors.OpError, IndexError, AssertionError)
 # Values that a resumed run may change: they leave batches, gradients and schedule as they are.
 FREE_TO_CHANGE = (
     "lake:",
@@ -22,6 +27,7 @@ FREE_TO_CHANGE = (
     "train.device:",
     "train.replicas:",
     "train.checkpoint_minutes:",
+    "train.max_hours:",
     "train.jit:",
     "train.rematerialise:",
 )
@@ -32,22 +38,34 @@ def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
     is this run's."""
     shards = json.dumps([shard["sha256"] for lake in lakes for shard in lake["shards"]])
     identity = {"lake": run.lake, "shards": hashlib.sha256(shards.encode()).hexdigest()}
-    if (workdir / CHECKPOINTS / "checkpoint").exists():
-        found = config.load(workdir / CONFIG, [])
+    read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
+    if numbers(workdir):
+        found = read_config(workdir)
         changed = [
             line for line in config.differences(found, run) if not line.startswith(FREE_TO_CHANGE)
         ]
-        known = json.loads((workdir / LAKE).read_text())
-        if known["shards"] != identity["shards"]:
-            changed.append(f"lake: the shards of {known['lake']} -> other shards in {run.lake}")
+        known = read_json(workdir / LAKE)
+        if known.get("shards") != identity["shards"]:
+            changed.append(f"lake: the shards of {known.get('lake')} -> others in {run.lake}")
         if changed:
             raise InputError(
                 f"{workdir} holds another run; use another --workdir, or repeat its values:\n  "
                 + "\n  ".join(changed)
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    config.save(run, workdir / CONFIG)
+    unfinished = workdir / f"unfinished.{CONFIG}"
+    config.save(run, unfinished)
+    unfinished.replace(workdir / CONFIG)
     _write(workdir / LAKE, json.dumps(identity) + "\n")
+
+
+def numbers(workdir: Path) -> list[int]:
+    """Steps of the checkpoints that are there, the newest first; TensorFlow's list of them may be
+    damaged. Without that list, data without an index are a first save that a kill cut short."""
+    folder = workdir / CHECKPOINTS
+    parts = "index|data" if (folder / "checkpoint").exists() else "index"
+    found = [re.match(rf"ckpt-(\d+)\.({parts})", path.name) for path in folder.glob("ckpt-*")]
+    return sorted({int(match[1]) for match in found if match}, reverse=True)
 
 
 class State:
@@ -70,16 +88,44 @@ class State:
             step=self.step,
             **tracked,
         )
-        self.manager = tf.train.CheckpointManager(
-            self.checkpoint, str(workdir / CHECKPOINTS), max_to_keep=2
-        )
+        self.manager = self._manager()
+
+    def _manager(self) -> tf.train.CheckpointManager:
+        folder = str(self.workdir / CHECKPOINTS)
+        return tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=2)
 
     def restore(self) -> int:
-        """The step of the newest checkpoint, now restored; 0 where there is none."""
-        if self.manager.latest_checkpoint:
-            self.checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
-            print(f"resuming at step {self.step.numpy():,} from {self.manager.latest_checkpoint}")
-        return int(self.step.numpy())
+        """The step of the newest checkpoint that can be read, now restored; 0 where there is none.
+        Unreadable ones are said and put into checkpoints/damaged; InputError where all are."""
+        steps, folder = numbers(self.workdir), self.workdir / CHECKPOINTS
+        for place, step in enumerate(steps):
+            path = folder / f"ckpt-{step}"
+            try:
+                self.checkpoint.restore(str(path)).assert_consumed()
+            except UNREADABLE as error:
+                print(f"{path} is damaged, going back to the one before: {_first_line(error)}")
+                continue
+            if place or self.manager.latest_checkpoint != str(path):
+                self._start_list_at(steps[place:], damaged=steps[:place])
+            _check_weights(self.workdir / BEST, math.isfinite(self.best_score.numpy()))
+            print(f"resuming at step {step:,} from {path}")
+            return step
+        if steps:
+            raise InputError(
+                f"{folder}: expected a readable checkpoint, but all {len(steps)} are damaged; put "
+                f"back a copy, or start again in a new --workdir"
+            )
+        return 0
+
+    def _start_list_at(self, steps: list[int], damaged: list[int]) -> None:
+        folder = self.workdir / CHECKPOINTS
+        for step in damaged:
+            (folder / "damaged").mkdir(exist_ok=True)
+            for path in folder.glob(f"ckpt-{step}.*"):
+                path.replace(folder / "damaged" / path.name)
+        paths = [str(folder / f"ckpt-{step}") for step in reversed(steps)]
+        tf.compat.v1.train.update_checkpoint_state(str(folder), paths[-1], paths)
+        self.manager = self._manager()
 
     def save(self, step: int) -> None:
         self.step.assign(step)
@@ -110,8 +156,49 @@ class State:
 def write_metrics(workdir: Path, metrics: dict) -> None:
     """Puts new entries into metrics.json beside those that are there."""
     path = workdir / METRICS
-    known = json.loads(path.read_text()) if path.exists() else {}
-    _write(path, json.dumps(known | metrics, indent=1) + "\n")
+    _write(path, json.dumps(read_json(path) | metrics, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """An object, empty where there is no such file."""
+    try:
+        content = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:  # of JSON or of UTF-8
+        raise InputError(
+            f"{path}: not JSON ({error}); put back a copy of it{_or_delete(path)}"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object, not {content!r}")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _or_delete(path: Path) -> str:
+    return ", or delete it: only scores of the past are in it" if path.name == METRICS else ""
+
+
+def read_config(workdir: Path) -> config.Config:
+    """config.yaml, which ends with its stages; cut off, it would be read as another run's."""
+    found = config.load(workdir / CONFIG, [])
+    if "\nstages:" not in (workdir / CONFIG).read_text():
+        raise InputError(f"{workdir / CONFIG}: cut off: no stages: at its end; put back a copy")
+    return found
+
+
+def _check_weights(path: Path, is_expected: bool) -> None:
+    """The best epoch's weights cannot be made again."""
+    if not is_expected:
+        return
+    try:
+        h5py.File(path).close()
+    except OSError as error:
+        raise InputError(
+            f"{path}: the best epoch's weights cannot be read ({error}); put back a copy, or start "
+            f"again in a new --workdir"
+        ) from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -131,7 +218,8 @@ def load(workdir: Path, prune: int | None = None) -> tuple[config.Config, keras.
         raise InputError(f"{workdir}: no {CONFIG}, so no run was trained here")
     if not (workdir / BEST).exists():
         raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
-    run = config.load(workdir / CONFIG, [])
+    run = read_config(workdir)
+    _check_weights(workdir / BEST, is_expected=True)
     # The weights that training started from are not needed again, nor is the place that they came
     # from.
     network = models.build(run.model.model_copy(update={"weights": None}), run.data.side)

@@ -305,6 +305,7 @@ class Train(Section):
     rematerialise: bool = False
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
+    max_hours: float | None = Field(None, gt=0)  # of one start; then it saves and exits with 42
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
     # positives. accuracy: of more than two classes.
     keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean"] | None = None

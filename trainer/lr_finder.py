@@ -193,7 +193,7 @@ def _write(folder: Path, rates, losses, averages, found: Suggestion | None) -> N
     numbers = {"rates": list(rates), "losses": losses, "averages": list(averages)}
     suggested = {"suggestion": found and found._asdict()}
     (folder / NUMBERS).write_text(json.dumps(suggested | numbers, indent=1) + "\n")
-    board = summaries.Board(folder.parent, (FOLDER,))
+    board = summaries.Board(folder.parent, 0, (FOLDER,))
     for step, values in enumerate(zip(rates, losses, averages, strict=True)):
         tags = ("find_lr/learning_rate", "find_lr/loss", "find_lr/average_loss")
         board.scalars(FOLDER, step, dict(zip(tags, values, strict=True)))

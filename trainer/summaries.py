@@ -1,6 +1,7 @@
 """TensorBoard: scalars of training and validation under the same tags, so that they share a chart,
 and panels."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import tensorflow as tf
 
 
 class Board:
-    """Writers of a run's curves, each in its folder: `<workdir>/train` and `<workdir>/val`."""
+    """Writers of a run's curves, each in its folder such as `<workdir>/train`, from a step on."""
 
-    def __init__(self, workdir: Path, curves: tuple[str, ...] = ("train", "val")):
+    def __init__(self, workdir: Path, step: int, curves: tuple[str, ...] = ("train", "val")):
+        for name in curves:
+            for path in (workdir / name).glob("events.out.tfevents.*"):
+                drop_after(path, step)
         self.writers = {name: tf.summary.create_file_writer(str(workdir / name)) for name in curves}
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
@@ -28,3 +32,32 @@ class Board:
     def flush(self) -> None:
         for writer in self.writers.values():
             writer.flush()
+
+
+def drop_after(path: Path, step: int) -> None:
+    """An event file without its events of later steps, which the resumed run writes again, and
+    without what a kill left half written.
+
+    TensorBoard would drop the first only at a SessionLog event, which tf.summary does not write,
+    and other readers of the files not at all.
+    """
+    unfinished = path.with_name(f"unfinished.{path.name.removeprefix('events.out.tfevents.')}")
+    is_whole = True
+    with tf.io.TFRecordWriter(str(unfinished)) as kept:
+        for event in _whole_records(path):
+            if event is not None and tf.compat.v1.Event.FromString(event).step <= step:
+                kept.write(event)
+            else:
+                is_whole = False
+    if is_whole:
+        unfinished.unlink()
+    else:
+        unfinished.replace(path)
+
+
+def _whole_records(path: Path) -> Iterator[bytes | None]:
+    """Each record; None for a last one that is cut off."""
+    try:
+        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    except tf.errors.DataLossError:
+        yield None

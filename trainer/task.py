@@ -1,6 +1,7 @@
 """python -m trainer.task train|find_lr|evaluate|augment: parse, load, call one function.
 
-train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights
+train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
+           code 42: interrupted and saved, the same command goes on
 find_lr    lake + config -> a learning rate, from a short run in which it grows at each step
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 augment    lake + config -> a picture of what training makes of its images
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from lake import InputError
+from trainer import interruption
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,6 +122,9 @@ def main(argv: list[str]) -> int:
     except FloatingPointError as error:  # the run diverged
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except interruption.Interrupted as stop:
+        print(stop, flush=True)
+        return interruption.EXIT_CODE
     return 0
 
 

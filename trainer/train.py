@@ -22,6 +22,7 @@ from trainer import (
     damage,
     data,
     distribute,
+    interruption,
     models,
     objective,
     order,
@@ -35,7 +36,12 @@ from trainer import (
 
 def train(run: config.Config, workdir: Path) -> None:
     """The run, or each of its stages in a folder of its own but the last; each to its last epoch
-    from where the newest checkpoint stands."""
+    from where the newest checkpoint stands; raises Interrupted when it was asked to stop."""
+    with interruption.Watch() as watch:
+        train_stages(run, workdir, watch)
+
+
+def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
     stages, weights = run.as_stages(), None
     for number, stage in enumerate(stages, 1):
         folder = workdir if number == len(stages) else workdir / f"stage_{number}"
@@ -46,7 +52,7 @@ def train(run: config.Config, workdir: Path) -> None:
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
         with damage.explained(stage, stage.lake):
-            train_stage(stage, folder)
+            train_stage(stage, folder, watch)
         weights = folder / checkpoint.BEST
 
 
@@ -85,7 +91,7 @@ def set_up(run: config.Config) -> Setup:
     return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network)
 
 
-def train_stage(run: config.Config, workdir: Path) -> None:
+def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
     lake, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
     is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
@@ -102,6 +108,8 @@ def train_stage(run: config.Config, workdir: Path) -> None:
     if step >= last_step:
         print(f"{workdir}: all {run.train.epochs} epochs are done")
         return
+    # Before minutes of tracing; max_hours waits for a step, or restarts would never end.
+    _stop_for(watch.reason(max_hours=None), state, step)
     several_steps = steps_in_one_call(
         strategy,
         training_step(network, optimizer, run, strategy, image_losses, averages),
@@ -113,7 +121,7 @@ def train_stage(run: config.Config, workdir: Path) -> None:
     )
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
-    board = summaries.Board(workdir)
+    board = summaries.Board(workdir, step)
     line = progress.Progress(per_epoch, run, step)
     _introduce(run, workdir, network, (split, val_split), per_epoch)
     while step < last_step:
@@ -135,7 +143,9 @@ def train_stage(run: config.Config, workdir: Path) -> None:
             line.show(step, sums)
             means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
             board.scalars("train", step, {**means, **line.rates(optimizer)})
-            if step < epoch_end:
+            board.flush()  # no checkpoint is ahead of its curves
+            if step < epoch_end:  # behind its last step an epoch is validated first, then saved
+                _stop_for(watch.reason(run.train.max_hours), state, step)
                 state.save_if_due(step, run.train.checkpoint_minutes)
         epoch = step // per_epoch
         if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
@@ -153,6 +163,19 @@ def train_stage(run: config.Config, workdir: Path) -> None:
         best = {"score": run.score, "value": float(state.best_score.numpy())}
         checkpoint.write_metrics(workdir, {"last": last, "best": best})
         line.epoch(epoch, curves, is_best)
+        if step < last_step:
+            _stop_for(watch.reason(run.train.max_hours), state, step)
+
+
+def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
+    """Saves what is not saved yet and raises Interrupted, if there is a reason to stop."""
+    if reason is None:
+        return
+    if step != int(state.step.numpy()):
+        state.save(step)
+    raise interruption.Interrupted(
+        f"{reason}: stopped at step {step:,} and saved; the same command goes on from here"
+    )
 
 
 @contextlib.contextmanager

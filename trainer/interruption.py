@@ -1,0 +1,47 @@
+"""What ends a run before its last epoch: SIGTERM, the first Ctrl-C, or train.max_hours; exit code
+42, which is neither finished (0) nor failed.
+
+TensorFlow's PreemptionCheckpointHandler, which uses the same code, does not fit this loop: it is
+made for MultiWorkerMirroredStrategy and TPUStrategy, counts its own calls where a call here is N
+steps, restores by itself when it is made (no way back from a damaged checkpoint, and no look at
+whose it is), and would save after the last call of an epoch, whose validation a resumed run then
+skips. One process needs only a flag that is read between two calls.
+"""
+
+import signal
+import time
+
+EXIT_CODE = 42
+
+
+class Interrupted(Exception):
+    """The run is saved, and the same command goes on with it; the message says so."""
+
+
+class Watch:
+    """Within it, the first SIGTERM or SIGINT is noted; a second one ends the process at once."""
+
+    SIGNALS = signal.SIGTERM, signal.SIGINT
+
+    def __init__(self):
+        self.received, self.started = None, time.monotonic()
+
+    def __enter__(self) -> "Watch":
+        self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        self.received = signal.Signals(number).name
+        self.__exit__()
+
+    def reason(self, max_hours: float | None) -> str | None:
+        """Why to stop now; None: go on. `max_hours` count from the start of the command."""
+        if self.received:
+            return self.received
+        if max_hours and time.monotonic() - self.started >= 3600 * max_hours:
+            return f"train.max_hours={max_hours:g}"
+        return None
