@@ -195,7 +195,6 @@ def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
     ("options", "message"),
     [
         (["--model.classes=1"], "model.classes: Input should be greater than or equal to 2, got 1"),
-        (["--model.classes=2", "--loss.focal=1"], "loss.focal: a classifier has no use"),
         (["--model.classes=2", "--train.keep_best=accuracy"], "keep_best=accuracy: this model has"),
         (["--model.classes=2", "--data.positives_only=true"], "nothing to tell apart"),
         (["--model.classes=3", "--train.keep_best=dice_mean"], "this model has auc and accuracy"),
@@ -206,6 +205,6 @@ def test_pretraining_is_a_classifiers_run(yaml_file, options, message):
     with pytest.raises(InputError) as caught:
         config.load(yaml_file, options)
     assert message in str(caught.value)
-    run = config.load(yaml_file, ["--model.classes=3"])
+    run = config.load(yaml_file, ["--model.classes=3", "--loss.focal=1"])  # the segmenter's own
     assert run.is_classifier and run.score == "auc"
     assert not config.load(yaml_file, []).is_classifier

@@ -368,7 +368,7 @@ class Config(Section):
             for name in SEGMENTER_TERMS
             if getattr(self.loss, name) != Loss.model_fields[name].default
         ]
-        if self.is_classifier and changed:
+        if self.model.kind == "classifier" and changed:  # pretraining has a segmenter's config
             raise ValueError(
                 f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
                 f"{'them' if changed[1:] else 'it'} out"
