@@ -69,6 +69,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py configs/unetpp.yaml
 	$(BIN)/python benchmarks/unetpp_step.py
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/input.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 
 clean:
 	rm -rf $(VENV) demo bench

@@ -36,13 +36,11 @@ def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ..
         lambda: tf.io.decode_png(fields["image"], channels=1, dtype=tf.as_dtype(dtype)),
     )
     image = _fit(image, box, side)
-    image = tf.cast(tf.round(image), dtype)
     # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
     mask = tf.cond(
         fields["lesion_px"] > 0,
         lambda: tf.cast(
-            _fit(tf.io.decode_png(fields["mask"], channels=1), box, side) >= 127.5,
-            tf.uint8,
+            _fit(tf.io.decode_png(fields["mask"], channels=1), box, side) >= 128, tf.uint8
         ),
         lambda: tf.zeros([side, side, 1], tf.uint8),
     )
@@ -77,16 +75,23 @@ def _decode_jpeg(data, box, height, width, dtype: str):
 
 
 def _fit(pixels, box, side: int):
-    """Pixels [h, w, 1] as float32 [side, side, 1], resized into the box, 0 around it."""
+    """Pixels [h, w, 1] as [side, side, 1] of the same type, resized into the box, 0 around it."""
     top, left, inner_height, inner_width = box
     size = tf.stack([inner_height, inner_width])
     is_right = tf.reduce_all(tf.shape(pixels)[:2] == size)
-    pixels = tf.cond(
-        is_right,
-        lambda: tf.cast(pixels, tf.float32),
-        lambda: tf.image.resize(tf.cast(pixels, tf.float32), size, antialias=True),
+
+    def resized():
+        return tf.cast(
+            tf.round(tf.image.resize(tf.cast(pixels, tf.float32), size, antialias=True)),
+            pixels.dtype,
+        )
+
+    fitted = tf.cond(is_right, lambda: pixels, resized)
+    return tf.cond(
+        tf.reduce_all(size == side),
+        lambda: fitted,
+        lambda: tf.image.pad_to_bounding_box(fitted, top, left, side, side),
     )
-    return tf.image.pad_to_bounding_box(pixels, top, left, side, side)
 
 
 def fitted_box(height, width, side: int, fit: str):

@@ -1,0 +1,129 @@
+"""What the trainer's input costs beside bare decoding of the same bytes and a Python generator.
+
+python benchmarks/input.py --images 'xrays/dicom/*.dcm' --labels xrays/train-rle.csv [--side 1024]
+
+The images are converted into a lake (all to train on) in a temporary folder first. Three readers
+then take turns in one process; images for each second of CPU time of all threads, which other
+processes disturb less than the clock, the best of several rounds each:
+
+training_batches      the trainer's own, shuffled batches of images and masks
+bare decoding         tf.io.decode_jpeg (accurate) and the masks that are not empty, in parallel
+Python generator      pydicom -> PIL resize -> mask from the run lengths, one image at a time
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import pydicom
+import tensorflow as tf
+from PIL import Image
+
+from beam import convert
+from lake import InputError, example, rle
+from trainer import augment, config, data
+
+EPOCHS = 5  # that a round reads
+FIELDS = ("image", "mask", "lesion_px", "encoding", "original_rle", "image_id")
+
+
+def ours(split: data.Split, settings: config.Data, epochs: int) -> tf.data.Dataset:
+    """The batches that training reads in so many epochs."""
+    num_draws = augment.num_draws(config.Augment(), settings.side)
+    return data.training_batches(split, settings, 0, epochs, 0, num_draws)
+
+
+def bare(records: list[tuple], batch_size: int, epochs: int) -> tf.data.Dataset:
+    """Batches of what the records hold, decoded without anything else."""
+    columns = [tf.constant(values) for values in zip(*records, strict=True)]
+
+    def decoded(image, mask, lesion_px):
+        pixels = tf.io.decode_jpeg(image, channels=1, dct_method="INTEGER_ACCURATE")
+        is_empty = lesion_px <= 0
+        decoded_mask = tf.cond(
+            is_empty, lambda: tf.zeros_like(pixels), lambda: tf.io.decode_png(mask, channels=1)
+        )
+        return pixels, decoded_mask
+
+    stored = tf.data.Dataset.from_tensor_slices(tuple(columns)).repeat(epochs)
+    batches = stored.map(decoded, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def count_images(batches: tf.data.Dataset, batch_size: int) -> int:
+    return sum(batch_size for _ in batches)
+
+
+def generator(sources: list[tuple[str, str]], side: int) -> int:
+    """Images read as DICOM and resized with PIL, with their masks."""
+    count = 0
+    for path, runs in sources:
+        pixels = pydicom.dcmread(path).pixel_array
+        mask = rle.to_mask(rle.runs(runs, pixels.size), *pixels.shape)
+        np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+        np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+        count += 1
+    return count
+
+
+def best_rates(readers: dict, rounds: int) -> dict[str, float]:
+    """Images a CPU second in each reader's best round; they take turns, the first warms up."""
+    best = dict.fromkeys(readers, 0.0)
+    for number in range(rounds + 1):
+        for name, reader in readers.items():
+            started = time.process_time()
+            rate = reader() / (time.process_time() - started)
+            if number:
+                best[name] = max(best[name], rate)
+    return best
+
+
+def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lake, key = f"{folder}/lake/1.0.0", Path(folder, "key")
+        key.write_bytes(bytes(32))
+        arguments = ["--source=dicom", f"--images={images}", f"--labels={labels}"]
+        arguments += [f"--output={lake}", "--splits=train=1.0", "--runner=DirectRunner"]
+        convert.run([*arguments, f"--deidentify_key_file={key}"])
+        split = data.split_of(data.open_lake(lake), lake, "train")
+        settings = config.Data(side=side, batch_size=batch)
+        by_name = {Path(path).stem: path for path in tf.io.gfile.glob(images)}
+        records, sources = [], []
+        for serialized in tf.data.TFRecordDataset(split.paths):
+            record = {k: v.numpy() for k, v in example.parse(serialized, FIELDS).items()}
+            if record["encoding"] != b"jpeg-kept":
+                raise InputError("bare decoding reads JPEGs; give images that are kept as they are")
+            records.append((record["image"], record["mask"], record["lesion_px"]))
+            path = by_name[record["image_id"].decode()]
+            sources.append((path, record["original_rle"].decode()))
+        # Built once, as in a run.
+        own, decoded = ours(split, settings, EPOCHS), bare(records, batch, EPOCHS)
+        rates = best_rates(
+            {
+                "training_batches": lambda: count_images(own, batch),
+                "bare decoding": lambda: count_images(decoded, batch),
+                "Python generator": lambda: generator(sources[:limit], side),
+            },
+            rounds,
+        )
+    print(f"{split.num_records} images at {side} px, batches of {batch}; best of {rounds} rounds")
+    for name, rate in rates.items():
+        print(f"{name:18s}{rate:9.1f} images/CPU-s{rates['training_batches'] / rate:8.2f}x")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--labels", required=True)
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=100, help="images of the Python generator")
+    main(**vars(parser.parse_args()))
