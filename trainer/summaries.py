@@ -6,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 
 class Board:
-    """Writers of a run's two curves: `<workdir>/train` and `<workdir>/val`, from a step on."""
+    """Writers of a run's two curves, `<workdir>/train` and `<workdir>/val`, and of what there is
+    once for both, in `<workdir>`; from a step on."""
 
     def __init__(self, workdir: Path, step: int):
-        for name in ("train", "val"):
-            for path in (workdir / name).glob("events.out.tfevents.*"):
-                drop_after(path, step)
+        folders = {"train": workdir / "train", "val": workdir / "val", "run": workdir}
+        for folder in folders.values():
+            for path in folder.glob("events.out.tfevents.*"):
+                drop_after(path, step) if step else path.unlink()
         self.writers = {
-            name: tf.summary.create_file_writer(str(workdir / name)) for name in ("train", "val")
+            name: tf.summary.create_file_writer(str(folder)) for name, folder in folders.items()
         }
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
@@ -30,6 +33,12 @@ class Board:
         """An image uint8 [H, W, 3]."""
         with self.writers[curve].as_default(step=step):
             tf.summary.image(tag, rgb[None])
+
+    def introduce(self, values: dict, text: str) -> None:
+        """A run's values for the HParams table, and its config.yaml."""
+        with self.writers["run"].as_default(step=0):
+            hparams.hparams(values)
+            tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def flush(self) -> None:
         for writer in self.writers.values():
