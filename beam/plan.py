@@ -38,7 +38,6 @@ ROWS_A_CHUNK = 10_000
 # float16 has it; also a positive of a class CSV, whose size is unknown, and n times it class n of
 # class folders, so that each class is dealt by itself.
 SMALLEST_LESION = 1e-7
-FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
 MAX_SPLITS = 20  # a column with more values than this names no splits
 
 
@@ -248,7 +247,7 @@ def _decided(
 
 def _deal_folds(fold: np.ndarray, split: np.ndarray, names, line: np.ndarray, folds: int) -> None:
     """Deals folds in turn, along the line, to train's and val's groups that have none."""
-    is_folded = np.isin(split, [names.index(name) for name in FOLDED if name in names])
+    is_folded = np.isin(split, [names.index(name) for name in manifest.FOLDED if name in names])
     fold[~is_folded] = -1
     if folds:
         new = line[is_folded[line] & (fold[line] < 0)]

@@ -28,6 +28,7 @@ INDEX_SCHEMA = pyarrow.schema(
         ("age", pyarrow.int64()),
     ]
 )
+FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
 TFDS_FEATURES = "tensorflow_datasets.core.features"
 
 

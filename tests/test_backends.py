@@ -95,6 +95,7 @@ def numbers() -> dict[str, list]:
     return {name: np.asarray(values, np.float64).ravel().tolist() for name, values in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 def test_jax_gives_the_same_losses_metrics_and_augmentation():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

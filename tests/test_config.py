@@ -147,6 +147,11 @@ def test_sections_that_do_not_fit_together(yaml_file):
         config.load(yaml_file, ["--loss.lesion_map=1"])
 
 
+def test_a_fold_leaves_no_choice_of_splits(yaml_file):
+    with pytest.raises(InputError, match="fold=1 divides train and val anew; leave train_split"):
+        config.load(yaml_file, ["--data.fold=1", "--data.val_split=holdout"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -192,6 +197,7 @@ def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
         (["--model.classes=1"], "model.classes: Input should be greater than or equal to 2, got 1"),
         (["--model.classes=2", "--loss.focal=1"], "loss.focal: a classifier has no use"),
         (["--model.classes=2", "--train.keep_best=accuracy"], "keep_best=accuracy: this model has"),
+        (["--model.classes=2", "--data.positives_only=true"], "nothing to tell apart"),
         (["--model.classes=3", "--train.keep_best=dice_mean"], "this model has auc and accuracy"),
         (["--train.keep_best=accuracy"], "has auc and dice_positives and dice_mean"),
     ],

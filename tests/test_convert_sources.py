@@ -44,6 +44,7 @@ def pngs(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_masks_and_run_lengths_of_every_dialect_give_one_lake(pngs, convert, tmp_path):
     lakes = {}
     for name, option in (
@@ -112,6 +113,7 @@ def test_duplicates_and_orphans_are_counted_and_listed(phantoms, convert, tmp_pa
     assert sorted((output / "labels_without_image.txt").read_text().split()) == sorted(orphans)
 
 
+@pytest.mark.slow
 def test_frames_are_named_rejected_or_each_a_record(convert, tmp_path):
     import test_dicom
 
@@ -135,6 +137,7 @@ def test_frames_are_named_rejected_or_each_a_record(convert, tmp_path):
         assert record["lesion_px"] == (5 if number == 1 else 0)
 
 
+@pytest.mark.slow
 def test_splits_by_column_folds_and_an_earlier_lake(phantoms, convert, tmp_path):
     patients = {}
     first = tmp_path / "first" / "1.0.0"

@@ -1,15 +1,20 @@
 """Batches: every record in its turn, the right pixels, the same again after a resume."""
 
 import io
+import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from test_train import SMALL, task
 
+from beam import synthetic
 from lake import InputError, example
-from trainer import config, data
+from trainer import config, damage, data, order, pixels
 
 SETTINGS = config.Data(side=128, batch_size=4, group_shards=2)
 
@@ -69,7 +74,7 @@ def test_at_stored_size_pixels_and_masks_are_the_records(train_split, stored):
 
 
 def test_an_epoch_shows_each_record_at_most_once_and_epochs_differ(train_split):
-    per_epoch = data.steps_per_epoch(train_split, SETTINGS)
+    per_epoch = order.steps_per_epoch(train_split, SETTINGS)
     batches = rows(train_split, 0, 2)
     assert len(batches) == 2 * per_epoch
     first, second = fingerprints(batches[:per_epoch]), fingerprints(batches[per_epoch:])
@@ -79,7 +84,7 @@ def test_an_epoch_shows_each_record_at_most_once_and_epochs_differ(train_split):
 
 
 def test_draws_belong_to_the_record_and_differ_between_epochs(train_split):
-    per_epoch = data.steps_per_epoch(train_split, SETTINGS)
+    per_epoch = order.steps_per_epoch(train_split, SETTINGS)
     batches = rows(train_split, 0, 2)
     draws = [draw for batch in batches for draw in batch["uniforms"]]
     assert len({draw.tobytes() for draw in draws}) == len(draws)
@@ -144,8 +149,8 @@ def test_smaller_sides_are_near_an_area_average(train_split, stored, side):
     ],
 )
 def test_fitted_box(height, width, fit, box):
-    assert data.fitted_box(height, width, 64, fit) == box
-    tensors = data.fitted_box(tf.constant(height), tf.constant(width), 64, fit)
+    assert pixels.fitted_box(height, width, 64, fit) == box
+    tensors = pixels.fitted_box(tf.constant(height), tf.constant(width), 64, fit)
     assert tuple(int(value) for value in tensors) == box
 
 
@@ -156,12 +161,14 @@ def with_positives(lake, **fields) -> tuple[data.Split, config.Data]:
 
 def test_the_split_knows_which_records_are_positive(lake, stored):
     split, _ = with_positives(lake, positives_only=True)
-    assert split.is_positive.tolist() == [record["lesion_px"] > 0 for record in stored]
+    assert (split.kinds == order.POSITIVE).tolist() == [
+        record["lesion_px"] > 0 for record in stored
+    ]
 
 
 def test_a_share_of_positives_is_drawn_and_repeats_get_draws_of_their_own(lake):
     split, settings = with_positives(lake, positive_share=(0.8, 0.4))
-    per_epoch, epochs = data.steps_per_epoch(split, settings), 2
+    per_epoch, epochs = order.steps_per_epoch(split, settings), 2
     assert per_epoch == 24 // 4
     batches = rows(split, 0, epochs, settings=settings)
     assert len(batches) == per_epoch * epochs
@@ -178,9 +185,227 @@ def test_a_share_of_positives_is_drawn_and_repeats_get_draws_of_their_own(lake):
 def test_positives_only_shows_each_of_them_once(lake):
     split, settings = with_positives(lake, positives_only=True, batch_size=1)
     batches = rows(split, 0, 1, settings=settings)
-    assert len(batches) == data.steps_per_epoch(split, settings) == split.is_positive.sum()
+    assert (
+        len(batches)
+        == order.steps_per_epoch(split, settings)
+        == (split.kinds == order.POSITIVE).sum()
+    )
     assert all(batch["mask"].any() and batch["label"] > 0 for batch in batches)
     assert len(set(fingerprints(batches))) == len(batches)
+
+
+@pytest.fixture(scope="module")
+def folded(phantoms, convert, tmp_path_factory) -> Path:
+    """24 + 8 records in four folds, whose shards hold several folds each, and 8 to test on."""
+    folder = tmp_path_factory.mktemp("lakes") / "folded" / "1.0.0"
+    options = ["--splits=train=0.6,val=0.2,test=0.2", "--folds=4", "--shard_images=5"]
+    convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", folder, *options)
+    return folder
+
+
+def folds_of(folder) -> dict[bytes, int]:
+    """{image_id: fold} of train and val, as the records themselves say it."""
+    paths = [str(path) for path in folder.glob("*.tfrecord-*") if "-test." not in path.name]
+    records = [example.parse(r, ("image_id", "fold")) for r in tf.data.TFRecordDataset(paths)]
+    return {record["image_id"].numpy(): int(record["fold"]) for record in records}
+
+
+def fold_splits(folder, **fields) -> tuple[data.Split, data.Split, config.Data]:
+    settings = SETTINGS.model_copy(update=fields)
+    content = data.open_lake(str(folder))
+    return (
+        data.training_split(content, str(folder), settings, False),
+        data.validation_split(content, str(folder), settings),
+        settings,
+    )
+
+
+def ids_of(split) -> list[bytes]:
+    batches = data.evaluation_batches(split, SETTINGS, ("image_id", "fold", "label"))
+    items = batches.unbatch().filter(lambda item: item["weight"] > 0)
+    return [item["image_id"] for item in items.as_numpy_iterator()]
+
+
+@pytest.mark.parametrize("fold", [0, 3])
+def test_a_fold_is_held_out_of_train_and_val(folded, fold):
+    truth = folds_of(folded)
+    train, held_out, _ = fold_splits(folded, fold=fold)
+    assert sorted(ids_of(held_out)) == sorted(name for name in truth if truth[name] == fold)
+    assert sorted(ids_of(train)) == sorted(name for name in truth if truth[name] != fold)
+    assert train.num_records + held_out.num_records == len(truth) == 32
+    assert held_out.counts["records"] == held_out.num_records
+    assert min(held_out.counts["positives"], held_out.counts["negatives"]) > 0
+
+
+def test_an_epoch_of_the_other_folds_shows_each_of_their_records_once(folded):
+    train, held_out, settings = fold_splits(folded, fold=1, batch_size=1)
+    batches = rows(train, 0, 2, settings=settings)
+    per_epoch = order.steps_per_epoch(train, settings)
+    assert per_epoch == train.num_records and len(batches) == 2 * per_epoch
+    shown = data.evaluation_batches(train, settings).as_numpy_iterator()
+    expected = Counter(fingerprints(shown))
+    assert Counter(fingerprints(batches[:per_epoch])) == expected
+    assert Counter(fingerprints(batches[per_epoch:])) == expected
+    hidden = fingerprints(data.evaluation_batches(held_out, settings).as_numpy_iterator())
+    assert not expected.keys() & set(hidden)
+    resumed = rows(train, 0, 2, first_step=per_epoch + 5, settings=settings)
+    assert fingerprints(resumed) == fingerprints(batches[per_epoch + 5 :])
+
+
+def test_a_share_of_positives_is_drawn_of_the_other_folds_alone(folded):
+    train, held_out, settings = fold_splits(
+        folded, fold=1, positive_share=(0.6, 0.6), group_shards=8
+    )
+    batches = rows(train, 0, 4, settings=settings)
+    assert len(batches) == 4 * (train.num_records // 4)
+    shares = [batch["label"] > 0 for batch in batches]
+    assert np.mean(shares) == pytest.approx(0.6, abs=0.06)
+    hidden = fingerprints(data.evaluation_batches(held_out, SETTINGS).as_numpy_iterator())
+    assert not set(fingerprints(batches)) & set(hidden)
+    assert fingerprints(rows(train, 0, 4, 9, settings)) == fingerprints(batches[9:])
+    only, _, settings = fold_splits(folded, fold=1, positives_only=True, batch_size=1)
+    assert order.steps_per_epoch(only, settings) == train.counts["positives"]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_fold_is_scored_on_it(folded, tmp_path):
+    workdir = tmp_path / "run"
+    done = task("train", "--lake", folded, "--workdir", workdir, *SMALL, "--data.fold=2")
+    assert done.returncode == 0, done.stderr
+    sizes = Counter(folds_of(folded).values())
+    assert f"; {32 - sizes[2]} images to train on; {sizes[2]} images to validate on" in done.stdout
+    scored = task("evaluate", "--workdir", workdir)
+    assert scored.returncode == 0, scored.stderr
+    splits = json.loads((workdir / "metrics.json").read_text())["evaluate"]["splits"]
+    assert {name: split["images"] for name, split in splits.items()} == {
+        "fold 2": sizes[2],
+        "test": 8,
+    }
+
+
+def test_folds_that_are_not_there_are_input_errors(lake, folded):
+    with pytest.raises(InputError, match="has no folds, data.fold=2 .* convert it again with --fo"):
+        fold_splits(lake, fold=2)
+    with pytest.raises(InputError, match="data.fold=4: .* has the folds 0 to 3; give one of them"):
+        fold_splits(folded, fold=4)
+
+
+@pytest.fixture(scope="module")
+def other_lake(convert, tmp_path_factory) -> Path:
+    """24 other phantoms, all of them to train on but two."""
+    folder = tmp_path_factory.mktemp("others")
+    synthetic.write(folder, images=24, seed=7, side=128, positive_share=0.4)
+    lake = folder / "others" / "1.0.0"
+    options = ["--splits=train=0.9,val=0.1", "--shard_images=3"]
+    convert(folder / "dicom" / "*.dcm", folder / "train-rle.csv", lake, *options)
+    return lake
+
+
+def mixed(lake, other_lake, weight: float, **fields) -> tuple[data.Split, config.Data]:
+    return with_positives(lake, more_lakes={str(other_lake): weight}, batch_size=1, **fields)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.75])
+def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, weight):
+    split, settings = mixed(lake, other_lake, weight)
+    batches = rows(split, 0, 2, settings=settings)
+    own = set(fingerprints(data.evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
+    others = data.split_of(data.open_lake(str(other_lake)), str(other_lake), "train")
+    per_epoch = 24 + round(24 * weight)
+    assert len(batches) == 2 * per_epoch and others.num_records == 22
+    for epoch in range(2):
+        shown = Counter(fingerprints(batches[epoch * per_epoch : (epoch + 1) * per_epoch]))
+        of_own = [count for name, count in shown.items() if name in own]
+        of_others = [count for name, count in shown.items() if name not in own]
+        assert of_own == [1] * 24 and sum(of_others) == per_epoch - 24
+        # All as often, but for what a group's part of the draws is rounded to.
+        assert len(of_others) == (22 if weight > 1 else 12)
+        assert set(of_others) <= ({2, 3, 4} if weight > 1 else {1})
+    uniforms = np.concatenate([batch["uniforms"] for batch in batches])
+    assert len(np.unique(uniforms, axis=0)) == len(uniforms)
+    resumed = rows(split, 0, 2, first_step=per_epoch + 7, settings=settings)
+    assert fingerprints(resumed) == fingerprints(batches[per_epoch + 7 :])
+
+
+def test_two_lakes_alternate_within_an_epoch_and_share_positives(lake, other_lake, train_split):
+    split, settings = mixed(lake, other_lake, 1, positive_share=(0.5, 0.5), group_shards=3)
+    batches = rows(split, 0, 1, settings=settings)
+    own = set(fingerprints(data.evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
+    is_own = np.array([name in own for name in fingerprints(batches)])
+    assert len(batches) == 48 and is_own.sum() == 24
+    assert 6 <= is_own[:24].sum() <= 18  # neither lake waits for the other's end
+    assert np.mean([batch["label"] for batch in batches]) == pytest.approx(0.5, abs=0.1)
+    assert split.counts["records"] == 46 == split.num_records
+    only, settings = mixed(lake, other_lake, 0.5, positives_only=True)
+    positives = train_split.counts["positives"]
+    assert order.steps_per_epoch(only, settings) == positives + round(positives / 2)
+
+
+def test_lakes_that_do_not_go_together_are_input_errors(lake, tmp_path):
+    deep, classes = tmp_path / "deep", tmp_path / "classes"
+    for folder, changed in ((deep, {"dtype": "uint16"}), (classes, {"classes": ["a", "b", "c"]})):
+        folder.mkdir()
+        content = json.loads((lake / "manifest.json").read_text()) | changed
+        (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{deep} has uint16 images, {lake} uint8; convert"):
+        mixed(lake, deep, 1)
+    with pytest.raises(InputError, match=f"{classes} has the classes a, b, c, {lake} 0, 1"):
+        mixed(lake, classes, 1)
+
+
+def wrong_checksum(shard: Path) -> None:
+    content = bytearray(shard.read_bytes())
+    first = int.from_bytes(content[:8], "little") + 16  # bytes of the first record and its frame
+    content[first + 300] ^= 1
+    shard.write_bytes(content)
+
+
+def rewrite(shard: Path, change) -> None:
+    """The shard with other records, their checksums right."""
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in change(records):
+            writer.write(record)
+
+
+def half_an_image(shard: Path) -> None:
+    def change(records):
+        decoded = tf.train.Example.FromString(records[1])
+        image = decoded.features.feature["image"].bytes_list
+        image.value[0] = image.value[0][: len(image.value[0]) // 8]
+        return [records[0], decoded.SerializeToString(), *records[2:]]
+
+    rewrite(shard, change)
+
+
+@pytest.mark.parametrize(
+    ("damaging", "expected"),
+    [
+        (wrong_checksum, "record 1, counted from 0, is damaged: .*corrupted record"),
+        (half_an_image, "record 1, counted from 0, is damaged"),
+        (lambda shard: rewrite(shard, lambda records: records[:-1]), r"\d records, expected \d"),
+        (Path.unlink, "no such file"),
+    ],
+)
+def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
+    shutil.copytree(lake, tmp_path / "lake")
+    folder = str(tmp_path / "lake")
+    shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
+    damaging(shard)
+    run = config.Config(model={"kind": "unet"}, data=SETTINGS)
+    own = data.split_of(data.open_lake(folder), folder, "train")
+    for read in (rows, lambda *_: list(data.evaluation_batches(own, SETTINGS))):
+        with (
+            pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
+            damage.explained(run, folder),
+        ):
+            read(own, 0, 1)
+
+
+def test_an_error_of_another_kind_passes(lake):
+    run = config.Config(model={"kind": "unet"}, data=SETTINGS)
+    with pytest.raises(tf.errors.InvalidArgumentError), damage.explained(run, str(lake)):
+        tf.reshape(tf.zeros([3]), [2])
 
 
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
@@ -189,4 +414,4 @@ def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
     with pytest.raises(InputError, match="no records in split 'holdout'; it has test, train, val"):
         data.split_of(data.open_lake(str(lake)), str(lake), "holdout")
     with pytest.raises(InputError, match="batch_size=64, but the training split has"):
-        data.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))
+        order.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))

@@ -1,5 +1,8 @@
 """Encoders of keras.applications: the same features, sizes, freezing; the table that holds them."""
 
+import re
+from pathlib import Path
+
 import conftest
 import keras
 import numpy as np
@@ -192,23 +195,14 @@ def test_every_row_is_a_name_that_the_config_takes():
             assert getattr(section, field) == name
 
 
-def test_a_new_row_is_enough(monkeypatch):
-    """CONTRIBUTING.md's example."""
-    row = parts.Encoder(
-        "MobileNetV2",
-        "tf",
-        (
-            "block_1_expand_relu",
-            "block_3_expand_relu",
-            "block_6_expand_relu",
-            "block_13_expand_relu",
-            "out_relu",
-        ),
-    )
-    monkeypatch.setitem(parts.ENCODERS, "mobilenet_v2", row)
+def test_the_row_that_contributing_shows_is_enough(monkeypatch):
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    [row] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    [(name, encoder)] = eval(f"{{{row}}}", {"Encoder": parts.Encoder}).items()
+    monkeypatch.setitem(parts.ENCODERS, name, encoder)
     monkeypatch.setitem(parts.ACTIVATIONS, "gelu", ("Activation", {"activation": "gelu"}))
-    section = unet("vgg16").model_copy(update={"encoder": "mobilenet_v2", "activation": "gelu"})
+    section = unet("vgg16").model_copy(update={"encoder": name, "activation": "gelu"})
     network = models.build(section, 64)
-    sides = [feature.shape[1] for feature in network.get_layer("mobilenet_v2").outputs]
+    sides = [feature.shape[1] for feature in network.get_layer(name).outputs]
     assert sides == [32, 16, 8, 4, 2]
     assert network(images(64)).shape == (2, 64, 64, 1)

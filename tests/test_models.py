@@ -169,7 +169,8 @@ def test_a_step_a_save_and_a_reload(config, policy, tmp_path, request):
     @tf.function
     def step(x):
         with tf.GradientTape() as tape:
-            loss = sum(tf.reduce_mean(tf.square(y - 1)) for y in forward(x, training=True))
+            outputs = keras.tree.flatten(forward(x, training=True))
+            loss = tf.add_n([tf.reduce_mean(tf.square(y - 1)) for y in outputs])
         gradients = tape.gradient(loss, network.trainable_variables)
         optimizer.apply(gradients, network.trainable_variables)
         return loss, gradients
@@ -267,8 +268,7 @@ for name, text in json.loads(sys.argv[1]).items():
     last = network.layers[-1]
     outputs = last.input if last.name == "answer" else [network.output]
     whole = keras.Model(network.input, outputs)
-    outputs = whole.predict(np.load("images.npy"), verbose=0)  # compiled as a whole
-    outputs = outputs if isinstance(outputs, list) else [outputs]
+    outputs = keras.tree.flatten(whole.predict(np.load("images.npy"), verbose=0))  # compiled
     with np.load(f"{name}.npz") as expected:
         for found, name in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(found, expected[name], atol=1e-4, rtol=1e-4)
@@ -290,7 +290,7 @@ def test_jax_gives_the_same_numbers(tmp_path):
         network = models.build(section, 16)
         network.save_weights(tmp_path / f"{name}.weights.h5")
         outputs = keras.Model(network.input, all_outputs(network))(images(16))
-        np.savez(tmp_path / f"{name}.npz", *outputs)
+        np.savez(tmp_path / f"{name}.npz", *keras.tree.flatten(outputs))
     texts = json.dumps(
         {
             name: {"model": section.model_dump(), "loss": terms.get(name, {})}
@@ -322,7 +322,7 @@ def test_jax_gives_the_same_numbers(tmp_path):
         (plain(norm="batch"), 48, 1e-2, 80),
         (plus(norm="batch", deep_supervision=True), 48, 1e-2, 80),
         (plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240),
-        (plain(norm="batch", empty_head=True), 48, 1e-2, 80),
+        (plain(norm="batch", empty_head=True), 48, 1e-2, 160),
         (vae(blocks=(1, 1, 2), dropout=0), 48, 5e-3, 150),
     ],
     ids=["unet", "unetpp", "vgg16", "empty head", "vae"],

@@ -83,6 +83,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 # The quick one is the one with the most to go wrong.
 @pytest.mark.parametrize(
     "section",

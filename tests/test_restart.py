@@ -50,6 +50,7 @@ def test_repeating_a_finished_conversion_changes_no_file_but_the_list_of_rejects
     assert {name for name, time_ns in stamps(output).items() if before[name] != time_ns} <= lists
 
 
+@pytest.mark.slow
 def test_only_missing_and_changed_shards_are_written_again(copied, convert, tmp_path):
     output = tmp_path / "phantoms" / "1.0.0"
     convert(*inputs(copied), output)
@@ -70,6 +71,7 @@ def test_only_missing_and_changed_shards_are_written_again(copied, convert, tmp_
     assert content != shards_of(output) == shards_of(fresh)
 
 
+@pytest.mark.slow
 def test_other_options_never_reuse_a_shard(phantoms, convert, tmp_path):
     output = tmp_path / "phantoms" / "1.0.0"
     convert(*inputs(phantoms), output)

@@ -199,7 +199,7 @@ def test_a_run_says_what_it_was_made_with(finished, lake):
     assert start["packages"]["tensorflow"] == tf.__version__
     assert start["devices"] == [f"CPU:0 {platform.machine()}"]
     manifest = json.loads((lake / "manifest.json").read_text())
-    assert start["lake"]["version"] == manifest["version"]
+    assert [one["version"] for one in start["lakes"]] == [manifest["version"]]
     assert platform.node() not in text and str(Path.home()) + "/" not in text
     if (ROOT / ".git").exists():
         assert len(start["commit"]["sha"]) == 40

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import config, data, schedules
+from trainer import config, order, schedules
 
 
 def rates(steps, epochs: int = 40, per_epoch: int = 1, **settings) -> list[float]:
@@ -101,6 +101,6 @@ def test_the_share_of_positives_falls_in_a_line():
     settings = config.Data(positive_share=(0.8, 0.22))
     for epoch in (0, 1, 30, 59):
         expected = 0.8 - (0.8 - 0.22) * epoch / 60
-        assert data.positive_share(settings, epoch, 60) == pytest.approx(expected)
-    assert data.positive_share(config.Data(), 3, 60) is None
-    assert data.positive_share(config.Data(positives_only=True), 3, 60) == 1
+        assert order.positive_share(settings, epoch, 60) == pytest.approx(expected)
+    assert order.positive_share(config.Data(), 3, 60) is None
+    assert order.positive_share(config.Data(positives_only=True), 3, 60) == 1

@@ -97,6 +97,7 @@ def test_headers_are_legal_and_like_the_challenge(folder):
         assert 0.14 <= dataset.PixelSpacing[0] * SIDE / 1024 <= 0.17
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_the_seed_and_not_on_processes_or_number(tmp_path):
     small = {"side": 64, "positive_share": 0.5}
     synthetic.write(tmp_path / "one", images=5, seed=1, **small)
@@ -129,6 +130,7 @@ def test_monochrome1_in_8_bits_is_the_inverse_but_for_the_jpeg():
     assert np.abs(difference).mean() < 2
 
 
+@pytest.mark.slow
 def test_a_lesion_changes_nothing_outside_it_but_its_line(forty_twins):
     for view, mask, without in forty_twins:
         near = mask.copy()
@@ -139,6 +141,7 @@ def test_a_lesion_changes_nothing_outside_it_but_its_line(forty_twins):
         np.testing.assert_allclose(view[~near], without[~near], atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_lesion_has_no_lung_markings(forty_twins):
     ratios = []
     for view, mask, without in forty_twins:
@@ -159,6 +162,7 @@ def detail(view):
     return view - np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
 
 
+@pytest.mark.slow
 def test_brightness_alone_does_not_find_a_lesion(forty_twins):
     views, masks, withouts = (np.stack(parts) for parts in zip(*forty_twins, strict=True))
     inside = np.array([view[mask].mean() for view, mask in zip(views, masks, strict=True)])

@@ -17,7 +17,7 @@ def write(run: config.Config, output: Path, examples: int, seed: int, each: bool
     """Writes the sheet of the first examples of the training split, those with a lesion first; with
     `each` one row a transform, by itself, of the first. Returns a line to print."""
     content = data.open_lake(run.lake)
-    split = data.split_of(content, run.lake, run.data.train_split)
+    split = data.training_split(content, run.lake, run.data, run.is_classifier)
     items = first_examples(split, run.data, 1 if each else examples)
     settings = {"": run.augment}
     if each:

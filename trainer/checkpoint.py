@@ -33,10 +33,10 @@ FREE_TO_CHANGE = (
 )
 
 
-def claim(workdir: Path, run: config.Config, lake: dict) -> None:
-    """Writes what the run is; where a checkpoint stands, raises InputError unless it is this
-    run's."""
-    identity = {"lake": run.lake, "shards": shards_sha256(lake)}
+def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
+    """Writes what the run and its lakes are; where a checkpoint stands, raises InputError unless it
+    is this run's."""
+    identity = {"lake": run.lake, "shards": shards_sha256(lakes)}
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if numbers(workdir):
         found = read_config(workdir)
@@ -58,9 +58,9 @@ def claim(workdir: Path, run: config.Config, lake: dict) -> None:
     _write(workdir / LAKE, json.dumps(identity) + "\n")
 
 
-def shards_sha256(lake: dict) -> str:
-    """One checksum of a lake's shards, from those in its manifest."""
-    shards = json.dumps([shard["sha256"] for shard in lake["shards"]])
+def shards_sha256(lakes: list[dict]) -> str:
+    """One checksum of all lakes' shards, from those in their manifests."""
+    shards = json.dumps([shard["sha256"] for lake in lakes for shard in lake["shards"]])
     return hashlib.sha256(shards.encode()).hexdigest()
 
 

@@ -164,12 +164,25 @@ class Data(Section):
     batch_size: int = Field(16, ge=1)  # over all replicas together
     train_split: str = "train"
     val_split: str = "val"
+    # Of a lake with folds: validates on this one and trains on all others of train and val.
+    fold: int | None = Field(None, ge=0)
+    # {folder: weight} of lakes to train on besides the run's own: for each record of that one, an
+    # epoch draws so many of these, as long as there are any and then again.
+    more_lakes: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field({}, max_length=50)
     # Shards whose records are shuffled together, in memory as they are stored.
     group_shards: int = Field(4, ge=1)
     # Share of positives (an image with a lesion) among what is drawn, of the first epoch and of the
     # end: it moves in a line. An epoch is as long as without it; None: every image once.
     positive_share: tuple[Share, Share] | None = None
     positives_only: bool = False  # each positive once an epoch, nothing else
+
+    @model_validator(mode="after")
+    def _folds_or_splits(self) -> "Data":
+        if self.fold is not None and (self.train_split, self.val_split) != ("train", "val"):
+            raise ValueError(
+                f"fold={self.fold} divides train and val anew; leave train_split and val_split out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_choice_of_positives(self) -> "Data":
@@ -359,6 +372,15 @@ class Config(Section):
             raise ValueError(
                 f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
                 f"{'them' if changed[1:] else 'it'} out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_tell_apart(self) -> "Config":
+        if self.is_classifier and self.data.positives_only:
+            raise ValueError(
+                "data.positives_only leaves a classifier nothing to tell apart; use "
+                "data.positive_share"
             )
         return self
 

@@ -1,9 +1,8 @@
-"""Shards -> batches, with tf.data on the host; all randomness from (seed, epoch, record).
+"""A lake -> its splits -> batches, with tf.data on the host; all randomness from (seed, epoch,
+record).
 
-An epoch's order: the shards permuted, taken in groups; the records of a group shuffled in memory;
-groups in turn. So a run that resumes at step k skips whole groups unread. With a share of positives
-each group gives that share of its draws: nothing is decoded that is not drawn. Batches hold whole
-numbers as the lake stores them:
+Nothing is decoded that is not drawn: which records an epoch takes is known beforehand
+(trainer/order.py). Batches hold whole numbers as the lake stores them:
 
     image [B, S, S, 1] uint8 or uint16    mask [B, S, S, 1] uint8, 0 or 1     window [B, 2] float32
     label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1
@@ -11,41 +10,15 @@ numbers as the lake stores them:
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import tensorflow as tf
 
-from lake import InputError, example, manifest
-from trainer import config
-
-RECORD_FIELDS = ("image", "mask", "has_mask", "label", "lesion_px", "encoding", "window")
-SIZE_FIELDS = ("height", "width")  # of the stored image
-# libjpeg decodes at a half, a quarter and an eighth for less than a whole image.
-JPEG_RATIOS = (8, 4, 2)
-DRAWS, SHUFFLE, POSITIVES, OTHERS = range(1, 5)  # keep the streams of random numbers apart
-
-
-@dataclass(frozen=True)
-class Split:
-    """The shards of one split and how many records each holds."""
-
-    paths: tuple[str, ...]
-    records: tuple[int, ...]
-    dtype: str
-    # Of each record, in the order of the shards: whether it has a lesion. None: nobody asked.
-    is_positive: np.ndarray | None = None
-
-    @property
-    def num_records(self) -> int:
-        return sum(self.records)
-
-    @property
-    def firsts(self) -> np.ndarray:
-        """Of each shard: the number of its first record in the split."""
-        return np.cumsum([0, *self.records[:-1]])
+from lake import InputError, manifest
+from trainer import config, order, pixels
+from trainer.order import Split
 
 
 def open_lake(folder: str) -> dict:
@@ -74,53 +47,170 @@ def split_of(content: dict, folder: str, name: str) -> Split:
     if not shards:
         known = ", ".join(sorted(content["counts"]["splits"]))
         raise InputError(f"{folder}: no records in split {name!r}; it has {known}")
-    return Split(
-        paths=tuple(tf.io.gfile.join(folder, shard["name"]) for shard in shards),
-        records=tuple(shard["records"] for shard in shards),
-        dtype=content["dtype"],
-    )
+    return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
+
+
+def all_lakes(content: dict, data: config.Data) -> list[dict]:
+    """The manifests of the run's own lake and of its more_lakes."""
+    return [content, *(open_lake(folder) for folder in data.more_lakes)]
+
+
+def positive_pixel_share(content: dict, data: config.Data) -> float:
+    """Share of positive pixels in positive images: of more lakes the mean by their weights."""
+    lakes, weights = all_lakes(content, data), [1.0, *data.more_lakes.values()]
+    shares = [lake["statistics"]["positive_pixel_share_of_positives"] for lake in lakes]
+    return float(np.average(shares, weights=weights))
 
 
 def training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
-    """The training split; where positives are drawn apart, it knows them from the lake's index."""
-    split = split_of(content, folder, data.train_split)
+    """What a run trains on, of all its lakes. A fold is held out of the first alone."""
+    split = _training_split(content, folder, data, is_classifier)
+    if not data.more_lakes:
+        return split
+    of_others, splits = data.model_copy(update={"fold": None}), [split]
+    for other_folder in data.more_lakes:
+        other = open_lake(other_folder)
+        _check_alike(content, folder, other, other_folder)
+        splits.append(_training_split(other, other_folder, of_others, is_classifier))
+    return _joined(splits, (1.0, *data.more_lakes.values()))
+
+
+def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> None:
+    """Raises InputError where two lakes have images or classes that do not go together."""
+    if content["dtype"] != other["dtype"]:
+        raise InputError(
+            f"data.more_lakes: {other_folder} has {other['dtype']} images, {folder} "
+            f"{content['dtype']}; convert one of them again with --bits"
+        )
+    classes = [lake.get("classes", ["0", "1"]) for lake in (content, other)]
+    both_named = "classes" in content and "classes" in other
+    if len(classes[0]) != len(classes[1]) or (both_named and classes[0] != classes[1]):
+        raise InputError(
+            f"data.more_lakes: {other_folder} has the classes {', '.join(classes[1])}, {folder} "
+            f"{', '.join(classes[0])}; expected the same"
+        )
+
+
+def _joined(splits: list[Split], weights: tuple[float, ...]) -> Split:
+    """One split of several lakes, to draw from by the weights."""
+    kinds, lakes = [], []
+    for lake, split in enumerate(splits):
+        is_member = split.kinds != order.OUTSIDE
+        kinds.append(split.kinds + order.KINDS_OF_LAKE * lake * is_member.astype(np.int8))
+        lakes += [lake] * len(split.paths)
+    return Split(
+        name=f"{splits[0].name}, {len(splits)} lakes",
+        paths=tuple(path for split in splits for path in split.paths),
+        stored=tuple(stored for split in splits for stored in split.stored),
+        dtype=splits[0].dtype,
+        counts=_summed([split.counts for split in splits]),
+        kinds=np.concatenate(kinds),
+        lakes=tuple(lakes),
+        weights=weights,
+    )
+
+
+def _summed(counts: list[dict]) -> dict:
+    names = ("records", "positives", "negatives", "unknown", "with_mask", "lesion_pixels")
+    summed = {name: sum(own[name] for own in counts) for name in names}
+    of_classes = [own.get("classes", [own["negatives"], own["positives"]]) for own in counts]
+    return summed | {"classes": [sum(numbers) for numbers in zip(*of_classes, strict=True)]}
+
+
+def _training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
+    """Of one lake; where positives are drawn apart, it knows them from the lake's index."""
+    if data.fold is None:
+        split, names = split_of(content, folder, data.train_split), [data.train_split]
+    else:
+        split, names = fold_of(content, folder, data.fold, is_held_out=False), manifest.FOLDED
     if not (data.positives_only or data.positive_share):
         return split
     column = "label" if is_classifier else "lesion_px"
-    with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
-        stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
-    index = pyarrow.parquet.read_table(
-        stored,
-        columns=["shard", "position", column],
-        filters=[("split", "==", data.train_split)],
-    ).sort_by([("shard", "ascending"), ("position", "ascending")])
-    is_positive = index[column].to_numpy() > 0
-    if is_positive.all() or not is_positive.any():
+    is_positive = _index(folder, names, split, [column])[column].to_numpy() > 0
+    positives = int((is_positive & (split.kinds != order.OUTSIDE)).sum())
+    if positives in (0, split.num_records):
         raise InputError(
-            f"{folder}: {is_positive.sum()} of the {len(is_positive)} images to train on have a "
+            f"{folder}: {positives} of the {split.num_records} images to train on have a "
             f"lesion; data.positive_share and data.positives_only need both kinds"
         )
-    return dataclasses.replace(split, is_positive=is_positive)
+    asked = np.where(is_positive, order.POSITIVE, order.OTHER).astype(np.int8)
+    kinds = np.where(split.kinds == order.OUTSIDE, split.kinds, asked)
+    return dataclasses.replace(split, kinds=kinds)
 
 
-def steps_per_epoch(split: Split, data: config.Data) -> int:
-    """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
-    count = split.is_positive.sum() if data.positives_only else split.num_records
-    if count < data.batch_size:
+def validation_split(content: dict, folder: str, data: config.Data) -> Split:
+    """What a run is scored on while it trains, and where thresholds are chosen."""
+    if data.fold is None:
+        return split_of(content, folder, data.val_split)
+    return fold_of(content, folder, data.fold, is_held_out=True)
+
+
+def fold_of(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
+    """Of the splits that folds divide: a fold's records, or all others. Their shards hold both."""
+    num_folds = content["options"]["folds"]
+    if not num_folds:
         raise InputError(
-            f"batch_size={data.batch_size}, but the training split has {count} records"
+            f"{folder} has no folds, data.fold={fold} asks for one; convert it again with --folds 5"
         )
-    return int(count) // data.batch_size
+    if fold >= num_folds:
+        raise InputError(
+            f"data.fold={fold}: {folder} has the folds 0 to {num_folds - 1}; give one of them"
+        )
+    shards = [s for s in content["shards"] if s["split"] in manifest.FOLDED and s["records"]]
+    shards.sort(key=lambda shard: shard["split"])  # as the index's rows
+    name = f"fold {fold}" if is_held_out else f"all folds but {fold}"
+    split = _all_of(name, shards, content, folder, {})
+    rows = _index(folder, manifest.FOLDED, split, ["fold", "label", "has_mask", "lesion_px"])
+    is_member = (rows["fold"].to_numpy() == fold) == is_held_out
+    if not is_member.any():
+        raise InputError(f"{folder}: no records in {name}; convert it again with fewer --folds")
+    kinds = np.where(is_member, order.OTHER, order.OUTSIDE).astype(np.int8)
+    counts = _counts(rows.filter(pyarrow.array(is_member)), content)
+    return dataclasses.replace(split, kinds=kinds, counts=counts)
 
 
-def positive_share(data: config.Data, epoch: int, epochs: int) -> float | None:
-    """Of an epoch's draws; None where every record is drawn once."""
-    if data.positives_only:
-        return 1.0
-    if data.positive_share is None:
-        return None
-    first, last = data.positive_share
-    return first - (first - last) * epoch / epochs
+def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: dict) -> Split:
+    return Split(
+        name=name,
+        paths=tuple(tf.io.gfile.join(folder, shard["name"]) for shard in shards),
+        stored=tuple(shard["records"] for shard in shards),
+        dtype=content["dtype"],
+        counts=counts,
+        kinds=np.full(sum(shard["records"] for shard in shards), order.OTHER, np.int8),
+    )
+
+
+def _index(folder: str, names: list[str], split: Split, columns: list[str]) -> pyarrow.Table:
+    """The rows of a lake's index for the stored records of these splits, in their order."""
+    with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
+        stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
+    place = ["split", "shard", "position"]
+    rows = pyarrow.parquet.read_table(
+        stored, columns=[*place, *columns], filters=[("split", "in", list(names))]
+    )
+    if len(rows) != len(split.kinds):
+        raise InputError(
+            f"{folder}/{manifest.INDEX} lists {len(rows)} records of {', '.join(names)}, "
+            f"{manifest.MANIFEST} {len(split.kinds)}; look with python -m lake verify {folder}"
+        )
+    return rows.sort_by([(column, "ascending") for column in place])
+
+
+def _counts(rows: pyarrow.Table, content: dict) -> dict:
+    """What the manifest counts of a split, but its patients, of these rows of the index."""
+    labels, lesions = rows["label"].to_numpy(), rows["lesion_px"].to_numpy()
+    counts = {
+        "records": len(labels),
+        "positives": int((labels > 0).sum()),
+        "negatives": int((labels == 0).sum()),
+        "unknown": int((labels < 0).sum()),
+        "with_mask": int(rows["has_mask"].to_numpy().sum()),
+        "lesion_pixels": int(lesions[lesions > 0].sum()),
+    }
+    if "classes" in content:
+        numbers = range(manifest.num_classes(content))
+        counts["classes"] = [int((labels == number).sum()) for number in numbers]
+    return counts
 
 
 def training_batches(
@@ -128,7 +218,7 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Global batches from `first_step` (counted over all epochs) to the end of the last epoch;
     `num_draws`: P, the numbers that an example's augmentation takes."""
-    rows = group_rows(split, data, seed, epochs, first_step)
+    rows = order.group_rows(split, data, seed, epochs, first_step)
     dataset = tf.data.Dataset.from_tensor_slices(rows)
     dataset = (
         dataset.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1)
@@ -148,9 +238,8 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Every record once, in the order of the shards; the last batch is filled up with items of
     weight 0."""
-    dataset = tf.data.TFRecordDataset(split.paths, num_parallel_reads=None)
-    dataset = dataset.map(
-        lambda record: _item(record, split.dtype, data.side, data.fit, extra_fields),
+    dataset = _records(split).map(
+        lambda record: pixels.item_of(record, split.dtype, data.side, data.fit, extra_fields),
         tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -161,65 +250,19 @@ def evaluation_batches(
     return _batched(dataset, data.batch_size)
 
 
-def group_rows(
-    split: Split, data: config.Data, seed: int, epochs: int, first_step: int
-) -> dict[str, np.ndarray]:
-    """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), how many
-    positives and others are drawn, and from which to which of the shuffled draws are wanted."""
-    per_epoch = steps_per_epoch(split, data)
-    first_epoch = first_step // per_epoch
-    rows = []
-    for epoch in range(first_epoch, epochs):
-        skipped = first_step - first_epoch * per_epoch if epoch == first_epoch else 0
-        wanted = (skipped * data.batch_size, per_epoch * data.batch_size)
-        rows += _rows_of_epoch(split, data, seed, epoch, epochs, wanted)
-    return {name: np.array([row[name] for row in rows], np.int64) for name in ROW_FIELDS}
-
-
-ROW_FIELDS = ("epoch", "group", "shards", "positives", "others", "begin", "end")
-
-
-def _rows_of_epoch(split: Split, data: config.Data, seed: int, epoch: int, epochs: int, wanted):
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(split.paths))
-    share = positive_share(data, epoch, epochs)
-    rows, before = [], 0
-    for group, start in enumerate(range(0, len(order), data.group_shards)):
-        shards = order[start : start + data.group_shards]
-        positives, others = _draws_of_group(split, shards, share, data.positives_only)
-        after = before + positives + others
-        begin, end = max(wanted[0], before), min(wanted[1], after)
-        if begin < end:
-            padded = np.pad(shards, (0, data.group_shards - len(shards)), constant_values=-1)
-            row = (epoch, group, padded, positives, others, begin - before, end - before)
-            rows.append(dict(zip(ROW_FIELDS, row, strict=True)))
-        before = after
-    return rows
-
-
-def _draws_of_group(split: Split, shards, share: float | None, positives_only: bool) -> tuple:
-    """How many positives and how many others: the group's own, or as many by the share."""
-    records = np.array(split.records)
-    count = int(records[shards].sum())
-    if share is None:
-        return 0, count  # which is which is not asked
-    flags = [split.is_positive[f : f + n] for f, n in zip(split.firsts, records, strict=True)]
-    available = int(sum(flags[shard].sum() for shard in shards))
-    if positives_only:
-        return available, 0
-    # A group of one kind gives that kind alone.
-    positives = 0 if available == 0 else count if available == count else round(count * share)
-    return positives, count - positives
-
-
-def fitted_box(height, width, side: int, fit: str):
-    """(top, left, height, width) of an image within [side, side]; whole numbers or integer
-    tensors."""
-    if fit == "stretch":
-        return 0, 0, side, side
-    longest = tf.maximum(height, width) if tf.is_tensor(height) else max(height, width)
-    inner_height = (height * side + longest // 2) // longest
-    inner_width = (width * side + longest // 2) // longest
-    return (side - inner_height) // 2, (side - inner_width) // 2, inner_height, inner_width
+def _records(split: Split) -> tf.data.Dataset:
+    """The split's records as they are stored, in the order of the shards."""
+    is_needed = split.of_shards.any(axis=1)
+    paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]
+    records = tf.data.TFRecordDataset(paths, num_parallel_reads=None)
+    # A shard that lost its end would go unnoticed here.
+    num_stored = np.array(split.stored)[is_needed].sum()
+    records = records.apply(tf.data.experimental.assert_cardinality(num_stored))
+    if split.is_whole:
+        return records
+    is_member = (split.kinds != order.OUTSIDE)[np.repeat(is_needed, split.stored)]
+    records = tf.data.Dataset.zip(records, tf.data.Dataset.from_tensor_slices(is_member))
+    return records.filter(lambda _, is_member: is_member).map(lambda record, _: record)
 
 
 def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
@@ -235,39 +278,17 @@ def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
 def _load_group(row: dict, split: Split, seed: int) -> dict:
     """The wanted draws of one group, shuffled: {"record": [N] strings, "number": [N], "epoch": [N],
-    "repeat": [N], how often the record was drawn before in this epoch}."""
+    "repeat": [N]}."""
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
-    counts = tf.gather(tf.constant(split.records, tf.int64), shards)
-    firsts = tf.gather(tf.constant(split.firsts, tf.int64), shards)
     records = tf.data.TFRecordDataset(tf.gather(tf.constant(split.paths), shards))
-    records = records.batch(split.num_records).get_single_element()  # [N]
-    numbers = tf.ragged.range(firsts, firsts + counts).flat_values  # [N]: which record of the split
-
-    def shuffled(values, stream: int):
-        seeds = _seed(seed, stream, row["epoch"], row["group"])
-        return tf.random.experimental.stateless_shuffle(values, seed=seeds, alg="philox")
-
-    def drawn(places, count, stream: int):
-        """`count` of the places in a random order, again and again where they are too few."""
-        times = tf.range(count) // tf.maximum(tf.size(places, tf.int64), 1)
-        places = tf.gather(
-            shuffled(places, stream), tf.range(count) - times * tf.size(places, tf.int64)
-        )
-        return tf.stack([places, times], axis=1)  # [count, 2]
-
-    places = tf.range(tf.size(records, tf.int64))
-    if split.is_positive is None:
-        draws = drawn(places, row["others"], OTHERS)
-    else:
-        is_positive = tf.gather(tf.constant(split.is_positive), numbers)
-        positives = drawn(tf.boolean_mask(places, is_positive), row["positives"], POSITIVES)
-        others = drawn(tf.boolean_mask(places, ~is_positive), row["others"], OTHERS)
-        draws = shuffled(tf.concat([positives, others], axis=0), SHUFFLE)
-    order, repeats = tf.unstack(draws[row["begin"] : row["end"]], axis=1)
+    records = records.batch(len(split.kinds)).get_single_element()  # [stored in the group]
+    num_stored = tf.reduce_sum(tf.gather(tf.constant(split.stored), shards))
+    tf.debugging.assert_equal(tf.size(records), num_stored, "records in a group of shards")
+    places, numbers, repeats = order.draws_of_group(row, split, seed)
     return {
-        "record": tf.gather(records, order),
-        "number": tf.gather(numbers, order),
-        "epoch": tf.fill(tf.shape(order), row["epoch"]),
+        "record": tf.gather(records, places),
+        "number": numbers,
+        "epoch": tf.fill(tf.shape(places), row["epoch"]),
         "repeat": repeats,
     }
 
@@ -275,76 +296,9 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
 def _training_item(item: dict, split: Split, data: config.Data, seed: int, num_draws: int) -> dict:
     which = item["number"] + item["repeat"] % 256 * 2**32
     draws = tf.random.stateless_uniform(
-        [num_draws], seed=_seed(seed, DRAWS, item["epoch"], which), alg="philox"
-    )
-    return {**_item(item["record"], split.dtype, data.side, data.fit), "uniforms": draws}
-
-
-def _seed(seed: int, stream: int, epoch, number):
-    """Two 64-bit words, different for every (seed, stream, epoch, number below 2^40)."""
-    return tf.stack([tf.constant(seed * 8 + stream, tf.int64), epoch * 2**40 + number])
-
-
-def _item(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ...] = ()) -> dict:
-    """One serialised record, decoded straight to [side, side]."""
-    fields = example.parse(record, (*RECORD_FIELDS, *SIZE_FIELDS, *extra_fields))
-    height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
-    box = fitted_box(height, width, side, fit)
-    is_jpeg = fields["encoding"] == "jpeg-kept"
-    image = tf.cond(
-        is_jpeg,
-        lambda: _decode_jpeg(fields["image"], box, height, width, dtype),
-        lambda: tf.io.decode_png(fields["image"], channels=1, dtype=tf.as_dtype(dtype)),
-    )
-    image = _fit(image, box, side)
-    image = tf.cast(tf.round(image), dtype)
-    # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
-    mask = tf.cond(
-        fields["lesion_px"] > 0,
-        lambda: tf.cast(
-            _fit(tf.io.decode_png(fields["mask"], channels=1), box, side) >= 127.5,
-            tf.uint8,
-        ),
-        lambda: tf.zeros([side, side, 1], tf.uint8),
+        [num_draws], seed=order.seed_of(seed, order.DRAWS, item["epoch"], which), alg="philox"
     )
     return {
-        "image": tf.ensure_shape(image, [side, side, 1]),
-        "mask": tf.ensure_shape(mask, [side, side, 1]),
-        "window": fields["window"],
-        "label": tf.cast(fields["label"], tf.float32),
-        "has_mask": tf.cast(fields["has_mask"], tf.float32),
-        "weight": tf.ones([]),
-        **{name: fields[name] for name in extra_fields},
+        **pixels.item_of(item["record"], split.dtype, data.side, data.fit),
+        "uniforms": draws,
     }
-
-
-def _decode_jpeg(data, box, height, width, dtype: str):
-    """Pixels at the smallest of libjpeg's scales that is not below what is wanted."""
-    *_, wanted_height, wanted_width = box
-
-    def decode(ratio: int):
-        return lambda: tf.cast(
-            tf.io.decode_jpeg(data, channels=1, ratio=ratio, dct_method="INTEGER_ACCURATE"), dtype
-        )
-
-    cases = [
-        (
-            tf.logical_and(height >= wanted_height * ratio, width >= wanted_width * ratio),
-            decode(ratio),
-        )
-        for ratio in JPEG_RATIOS
-    ]
-    return tf.case(cases, default=decode(1))
-
-
-def _fit(pixels, box, side: int):
-    """Pixels [h, w, 1] as float32 [side, side, 1], resized into the box, 0 around it."""
-    top, left, inner_height, inner_width = box
-    size = tf.stack([inner_height, inner_width])
-    is_right = tf.reduce_all(tf.shape(pixels)[:2] == size)
-    pixels = tf.cond(
-        is_right,
-        lambda: tf.cast(pixels, tf.float32),
-        lambda: tf.image.resize(tf.cast(pixels, tf.float32), size, antialias=True),
-    )
-    return tf.image.pad_to_bounding_box(pixels, top, left, side, side)

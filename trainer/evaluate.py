@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import InputError, rle
-from trainer import augment, checkpoint, config, data, metrics, objective, validate
+from trainer import augment, checkpoint, config, damage, data, metrics, objective, pixels, validate
 from trainer.models import blocks
 
 # The triplets that are tried: keep p > bottom unless fewer than `area` pixels have p > top.
@@ -42,15 +42,9 @@ def evaluate(
     folder = lake or run.lake
     content = data.open_lake(folder)
     data.check_classes(content, folder, run)
-    splits = [
-        name
-        for name in (run.data.val_split, "test")
-        if content["counts"]["splits"].get(name, {}).get("records")
-    ]
-    if run.data.val_split not in splits:
-        raise InputError(
-            f"{folder}: no records in split {run.data.val_split!r}, where the thresholds are chosen"
-        )
+    splits = [data.validation_split(content, folder, run.data)]  # the thresholds are chosen on it
+    if splits[0].name != "test" and content["counts"]["splits"].get("test", {}).get("records"):
+        splits.append(data.split_of(content, folder, "test"))
     has_head = getattr(run.model, "empty_head", False)
     forward = functools.partial(
         objective.with_layers(network, [blocks.LESION] if has_head else []), training=False
@@ -58,11 +52,10 @@ def evaluate(
     if tta == "flip":
         forward = augment.with_mirrored(forward)
     predict = tf.function(lambda batch: forward(augment.to_unit(batch["image"], batch["window"])))
-    sets = {
-        name: Predictions(data.split_of(content, folder, name), run, predict) for name in splits
-    }
+    with damage.explained(run, folder):
+        sets = {split.name: Predictions(split, run, predict) for split in splits}
     score = _classifier_scores if run.is_classifier else _segmenter_scores
-    chosen = None if run.is_classifier else choose_thresholds(sets[run.data.val_split])
+    chosen = None if run.is_classifier else choose_thresholds(sets[splits[0].name])
     result = {name: score(predictions, chosen) for name, predictions in sets.items()}
     thresholds = {name: value for name, value in (chosen or {}).items() if name != "at"}
     written = {"lake": folder, "tta": tta, "triplet": None, **thresholds, "splits": result}
@@ -71,7 +64,7 @@ def evaluate(
     checkpoint.write_metrics(workdir, {f"evaluate{part}": written})
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw(sets[splits[-1]], run, chosen)).save(picture)
+        Image.fromarray(draw(sets[splits[-1].name], run, chosen)).save(picture)
     said = "" if prune is None else f", pruned to L{prune}: {network.count_params():,} parameters"
     said += "" if tta == "none" else ", with its mirror images"
     return table(f"{workdir}{said}", result, thresholds)
@@ -129,7 +122,9 @@ class Predictions:
 
     def _score_mask(self, item: dict, logits: np.ndarray, settings: config.Data) -> None:
         height, width = int(item["original_height"]), int(item["original_width"])
-        box = data.fitted_box(int(item["height"]), int(item["width"]), settings.side, settings.fit)
+        box = pixels.fitted_box(
+            int(item["height"]), int(item["width"]), settings.side, settings.fit
+        )
         probabilities = at_source_size(logits, box, height, width)[None]  # [1, H, W, 1]
         runs = rle.runs(item["original_rle"].decode(), height * width)
         mask = (rle.to_mask(runs, height, width) > 0).astype(np.float32)[None, :, :, None]

@@ -49,6 +49,11 @@ def outputs(network: keras.Model, terms: config.Loss, called: Callable = itself)
     return with_layers(network, beside_logits(terms), called)
 
 
+def lowest_loss(terms: config.Loss) -> float:
+    """What no batch's loss is below: -dice alone goes below 0."""
+    return -terms.dice if terms.dice_form == "-dice" else 0.0
+
+
 def lesion_logits(outputs: list, terms: config.Loss):
     """What a segmenter's empty_head says in the outputs, [B, 1]; None without one."""
     return _beside(outputs, terms).get(blocks.LESION)

@@ -1,5 +1,5 @@
 """Pictures of images with outlines: truth and prediction side by side, or rows of one image's
-draws; arrays -> RGB pixels."""
+draws; and of losses against learning rates. Arrays -> RGB pixels."""
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 INCHES, DOTS_PER_INCH = 2.6, 100  # of one image
 TRUTH_COLOUR, PREDICTION_COLOUR = "#2ee6a8", "#ff5ec4"
+MARK_COLOURS = ("#d1495b", "#e08e2b")
 
 
 def side_by_side(
@@ -46,6 +47,24 @@ def table(images, masks, captions: list[str]) -> np.ndarray:
         axes = figure.add_subplot(rows, columns, place[0] * columns + place[1] + 1)
         caption = captions[place[0]] if place[1] == 0 else ""
         _draw(axes, images[place], masks[place], TRUTH_COLOUR, caption)
+    return _pixels(figure)
+
+
+def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarray:
+    """RGB uint8 [H, W, 3]: each step's loss and the average against the rate on a log axis; a line
+    at each marked rate, by its name."""
+    figure = Figure(figsize=(7.2, 4.4), dpi=DOTS_PER_INCH, layout="tight")
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, ".", color="0.7", markersize=4, label="each batch")
+    axes.plot(rates, averages, color="#1f4e9c", linewidth=2, label="average")
+    for (name, rate), colour in zip(marks.items(), MARK_COLOURS, strict=False):
+        axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
+    low, high = min(losses), max(averages)  # the last batches may lie far above
+    margin = 0.05 * (high - low) or 1.0
+    axes.set(xscale="log", ylim=(low - margin, high + margin), xlim=(rates[0], rates[-1]))
+    axes.set(xlabel="learning rate", ylabel="training loss")
+    axes.grid(color="0.92")
+    axes.legend(loc="best", fontsize=8)
     return _pixels(figure)
 
 

@@ -8,19 +8,18 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+RUN = "."
+
 
 class Board:
-    """Writers of a run's two curves, `<workdir>/train` and `<workdir>/val`, and of what there is
-    once for both, in `<workdir>`; from a step on."""
+    """Writers of a run's curves, each in its folder such as `<workdir>/train`, and of what there is
+    once for all, in the workdir itself; from a step on."""
 
-    def __init__(self, workdir: Path, step: int):
-        folders = {"train": workdir / "train", "val": workdir / "val", "run": workdir}
-        for folder in folders.values():
-            for path in folder.glob("events.out.tfevents.*"):
+    def __init__(self, workdir: Path, step: int, curves: tuple[str, ...] = ("train", "val", RUN)):
+        for name in curves:
+            for path in (workdir / name).glob("events.out.tfevents.*"):
                 drop_after(path, step) if step else path.unlink()
-        self.writers = {
-            name: tf.summary.create_file_writer(str(folder)) for name, folder in folders.items()
-        }
+        self.writers = {name: tf.summary.create_file_writer(str(workdir / name)) for name in curves}
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
         """Values by tag; one that is not a number (no positives, say) leaves a gap."""
@@ -36,7 +35,7 @@ class Board:
 
     def introduce(self, values: dict, text: str) -> None:
         """A run's values for the HParams table, and its config.yaml."""
-        with self.writers["run"].as_default(step=0):
+        with self.writers[RUN].as_default(step=0):
             hparams.hparams(values)
             tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 

@@ -1,7 +1,8 @@
-"""python -m trainer.task train|evaluate|augment: parse, load, call one function.
+"""python -m trainer.task train|find_lr|evaluate|augment: parse, load, call one function.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
+find_lr    lake + config -> a learning rate, from a short run in which it grows at each step
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 augment    lake + config -> a picture of what training makes of its images
 """
@@ -32,6 +33,20 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True, metavar="YAML")
     train.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
     train.add_argument("--workdir", required=True, metavar="FOLDER")
+    finder = commands.add_parser(
+        "find_lr", allow_abbrev=False, help="suggest a learning rate for a config"
+    )
+    finder.add_argument("--config", required=True, metavar="YAML")
+    finder.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
+    finder.add_argument(
+        "--workdir",
+        default=".",
+        metavar="FOLDER",
+        help="of a run or not: everything goes into FOLDER/find_lr",
+    )
+    finder.add_argument("--steps", type=int, default=200, metavar="N")
+    finder.add_argument("--lowest", type=float, default=1e-9, metavar="RATE")
+    finder.add_argument("--highest", type=float, default=1.0, metavar="RATE")
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="score a trained network")
     evaluate.add_argument("--workdir", required=True, metavar="FOLDER")
     evaluate.add_argument(
@@ -74,6 +89,14 @@ def main(argv: list[str]) -> int:
             from trainer import train
 
             train.train(run, Path(flags.workdir))
+        elif flags.command == "find_lr":
+            from trainer import config
+
+            run = config.load(flags.config, overrides, lake=flags.lake)
+            from trainer import lr_finder
+
+            workdir, limits = Path(flags.workdir), (flags.lowest, flags.highest)
+            print(lr_finder.report(run, workdir, flags.steps, *limits))
         elif flags.command == "augment":
             if flags.examples < 1:
                 raise InputError(f"--examples={flags.examples}: give 1 or more")

@@ -8,6 +8,7 @@ the batch divided by the global batch, so that one replica and many take the sam
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -18,11 +19,13 @@ from trainer import (
     averaging,
     checkpoint,
     config,
+    damage,
     data,
     distribute,
     interruption,
     models,
     objective,
+    order,
     progress,
     provenance,
     rematerialise,
@@ -49,35 +52,55 @@ def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -
             keras.backend.clear_session()  # of the stage before
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
-        train_stage(stage, folder, watch)
+        with damage.explained(stage, stage.lake):
+            train_stage(stage, folder, watch)
         weights = folder / checkpoint.BEST
 
 
-def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
+class Setup(NamedTuple):
+    """What a run has before its first step."""
+
+    lake: dict
+    split: data.Split
+    val_split: data.Split
+    per_epoch: int  # steps
+    strategy: tf.distribute.Strategy
+    image_losses: Callable
+    network: keras.Model
+
+
+def set_up(run: config.Config) -> Setup:
+    """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
     lake = data.open_lake(run.lake)
     split = data.training_split(lake, run.lake, run.data, run.is_classifier)
-    val_split = data.split_of(lake, run.lake, run.data.val_split)
+    val_split = data.validation_split(lake, run.lake, run.data)
     data.check_classes(lake, run.lake, run)
-    _check_labels(run, lake["counts"]["splits"])
-    per_epoch = data.steps_per_epoch(split, run.data)
+    _check_labels(run, split, val_split)
+    per_epoch = order.steps_per_epoch(split, run.data)
     strategy = distribute.strategy(
         run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
     )
     image_losses = objective.image_losses(
-        run, lake["statistics"]["positive_pixel_share_of_positives"], distribute.total(strategy)
+        run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
-    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
         network = models.build(run.model, run.data.side)
+    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network)
+
+
+def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
+    lake, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
+    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
+    with strategy.scope():
         rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
         averages = averaging.Averages(network, strategy) if is_averaged else None
-        checkpoint.claim(workdir, run, lake)
+        checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
@@ -102,9 +125,9 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
     board = summaries.Board(workdir, step)
     if not step:
         board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
-    provenance.add_start(workdir, lake, strategy, step)
+    provenance.add_start(workdir, data.all_lakes(lake, run.data), strategy, step)
     line = progress.Progress(per_epoch, run, step)
-    _introduce(run, workdir, network, lake["counts"]["splits"], per_epoch)
+    _introduce(run, workdir, network, (split, val_split), per_epoch)
     while step < last_step:
         epoch_end = (step // per_epoch + 1) * per_epoch
         sums = {}
@@ -137,7 +160,7 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
         curves = {"train": validate.scores(sums), "val": val}
         for curve, values in curves.items():
             board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
-        board.scalars("run", step, {f"best/{run.score}": float(state.best_score.numpy())})
+        board.scalars(summaries.RUN, step, {f"best/{run.score}": float(state.best_score.numpy())})
         board.flush()
         schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
         state.save(step)
@@ -276,33 +299,33 @@ def _average(variables: list) -> None:
         variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
 
 
-def _check_labels(run: config.Config, splits: dict) -> None:
+def _check_labels(run: config.Config, *splits: data.Split) -> None:
     """A run must have something to learn and something to be scored on."""
-    for name in (run.data.train_split, run.data.val_split):
-        split = splits[name]
-        of_classes = split.get("classes", [split["negatives"], split["positives"]])
+    for split in splits:
+        counts = split.counts
+        of_classes = counts.get("classes", [counts["negatives"], counts["positives"]])
         if run.is_classifier and not all(of_classes):
             raise InputError(
-                f"{run.lake}: split {name!r} needs images of each class, 0 to "
+                f"{run.lake}: split {split.name!r} needs images of each class, 0 to "
                 f"{len(of_classes) - 1}; it has {', '.join(map(str, of_classes))}"
             )
-        if not run.is_classifier and not split["lesion_pixels"]:
-            raise InputError(f"{run.lake}: split {name!r} has no mask with a lesion to learn from")
+        if not run.is_classifier and not counts["lesion_pixels"]:
+            raise InputError(
+                f"{run.lake}: split {split.name!r} has no mask with a lesion to learn from"
+            )
 
 
-def _introduce(run: config.Config, workdir: Path, network, splits: dict, per_epoch: int) -> None:
+def _introduce(run: config.Config, workdir: Path, network, splits: tuple, per_epoch: int) -> None:
     known = "labelled" if run.is_classifier else "with_mask"
     further = run.loss.lesion or run.loss.reconstruction or run.loss.kl_divergence
     unlabelled = "teach no mask" if further else "weigh nothing"
     used = []
-    for name in (run.data.train_split, run.data.val_split):
-        split = splits[name]
-        counts = {"with_mask": split["with_mask"], "labelled": split["records"] - split["unknown"]}
-        left_out = split["records"] - counts[known]
+    for split in splits:
+        records, counts = split.counts["records"], dict(split.counts)
+        counts["labelled"] = records - counts["unknown"]
+        left_out = records - counts[known]
         said = f", {left_out:,} of them without a label {unlabelled}" if left_out else ""
-        used.append(
-            f"{split['records']:,} images to {'train' if not used else 'validate'} on{said}"
-        )
+        used.append(f"{records:,} images to {'train' if not used else 'validate'} on{said}")
     title = run.model.kind
     if run.is_classifier:
         title += f" of {run.model.classes} classes"
