@@ -2,6 +2,7 @@
 happened."""
 
 import json
+import os
 import platform
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -219,3 +221,77 @@ def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished):
     assert shown == np.float32(best["value"])
     [text] = read.Tensors("config")
     assert "learning_rate: 0.001" in text.tensor_proto.string_val[0].decode()
+
+
+KILLED = """
+import json, os, pathlib, random, signal, sys, time
+from trainer import task, train  # imported once: no operation has run when this process forks
+
+def start(arguments):
+    child = os.fork()
+    if not child:
+        code = task.main(arguments)
+        sys.stdout.flush()
+        os._exit(code)
+    return child
+
+def end(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def newest(workdir):
+    found = pathlib.Path(workdir, "checkpoints").glob("ckpt-*.index")
+    return max((int(path.stem[5:]) for path in found), default=0)
+
+def runs(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+undisturbed, killed = map(json.loads, sys.argv[1:3])
+workdir, kills, steps = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+other = start(undisturbed)
+generator, codes = random.Random(0), []
+for number in range(kills):
+    child = start(killed)
+    moment = steps * generator.uniform(number, number + 0.8) / kills
+    while newest(workdir) < moment and runs(child):
+        time.sleep(0.005)
+    time.sleep(generator.uniform(0, 0.2))
+    os.kill(child, signal.SIGKILL)
+    codes.append(end(child))
+codes += [end(start(killed)), end(other)]
+print(codes)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
+    """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
+    options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
+    runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *runs, str(killed), str(kills), "24"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert -signal.SIGKILL in codes and codes[-2:] == [0, 0], codes
+    found, expected = weights(killed), weights(undisturbed)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if found[name].tobytes() != expected[name].tobytes()]
+    assert best_weights(killed) == best_weights(undisturbed)
+    assert curves(killed) == curves(undisturbed)
+    assert curves(killed)["train/gradient_norm"] == list(range(3, 25, 3))
+
+
+def best_weights(workdir: Path) -> dict[str, bytes]:
+    found = {}
+    with h5py.File(workdir / "best.weights.h5") as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found
