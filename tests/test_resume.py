@@ -3,6 +3,7 @@ happened."""
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from trainer import interruption, task
 
@@ -97,12 +99,14 @@ def test_a_signal_saves_and_exits_with_42(command, tmp_path):
 
 
 def test_the_first_signal_is_noted_and_the_second_ends_the_process():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     with interruption.Watch() as watch:
         assert watch.reason(None) is None and watch.reason(1e-9).startswith("train.max_hours")
         signal.raise_signal(signal.SIGINT)
         assert watch.reason(None) == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +152,11 @@ def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished,
         ("metrics.json", "metrics.json: not JSON"),
         ("config.yaml", "config.yaml: cut off: no stages: at its end"),
     ):
-        cut(copied / name)
         if name == "config.yaml":  # a whole number of lines is still YAML
-            cut_off = (copied / name).read_text().rpartition("\n")[0].rpartition("\n")[0]
-            (copied / name).write_text(cut_off + "\n")
+            lines = (copied / name).read_text().splitlines(keepends=True)
+            (copied / name).write_text("".join(lines[:-1]))
+        else:
+            cut(copied / name)
         assert message in said()
         shutil.copy(finished / name, copied / name)
     for path in (copied / "checkpoints").glob("ckpt-*.data*"):
@@ -163,7 +168,7 @@ def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished,
 def curves(workdir: Path) -> dict[str, list[int]]:
     """{curve/tag: steps} as TensorBoard reads them."""
     found = {}
-    for curve in ("train", "val"):
+    for curve in ("", "train", "val"):
         read = event_accumulator.EventAccumulator(
             str(workdir / curve), size_guidance={"tensors": 0}, purge_orphaned_data=False
         )
@@ -185,10 +190,41 @@ def test_tensorboard_sees_each_step_of_a_resumed_run_once(command, finished, cop
     assert task.main(command(copied, "--train.epochs=2")) == 0
     assert curves(copied) == expected
     assert not list(copied.rglob("unfinished*"))
+    starts = json.loads((copied / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 6]
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_was_made_with(finished, lake):
+    text = (finished / "run.json").read_text()
+    [start] = json.loads(text)["starts"]
+    assert start["packages"]["tensorflow"] == tf.__version__
+    assert start["devices"] == [f"CPU:0 {platform.machine()}"]
+    manifest = json.loads((lake / "manifest.json").read_text())
+    assert [one["version"] for one in start["lakes"]] == [manifest["version"]]
+    assert platform.node() not in text and str(Path.home()) + "/" not in text
+    if (ROOT / ".git").exists():
+        assert len(start["commit"]["sha"]) == 40
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished):
+    read = event_accumulator.EventAccumulator(str(finished), size_guidance={"tensors": 0})
+    read.Reload()
+    metadata = read.SummaryMetadata("_hparams_/session_start_info")
+    content = hparams_metadata.parse_session_start_info_plugin_data(metadata.plugin_data.content)
+    assert content.hparams["model.filters"].number_value == 4
+    assert content.hparams["optimizer.clip_norm"].number_value == 1
+    assert content.hparams["model.kind"].string_value == "unetpp"
+    best = json.loads((finished / "metrics.json").read_text())["best"]
+    shown = tf.make_ndarray(read.Tensors(f"best/{best['score']}")[-1].tensor_proto)
+    assert shown == np.float32(best["value"])
+    [text] = read.Tensors("config")
+    assert "learning_rate: 0.001" in text.tensor_proto.string_val[0].decode()
 
 
 KILLED = """
-import json, os, random, signal, sys, time
+import json, os, pathlib, random, signal, sys, time
 from trainer import task, train  # imported once: no operation has run when this process forks
 
 def start(arguments):
@@ -202,16 +238,26 @@ def start(arguments):
 def end(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+def newest(workdir):
+    found = pathlib.Path(workdir, "checkpoints").glob("ckpt-*.index")
+    return max((int(path.stem[5:]) for path in found), default=0)
+
+def runs(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
 undisturbed, killed = map(json.loads, sys.argv[1:3])
-started = time.monotonic()
-assert end(start(undisturbed)) == 0
-seconds, generator, codes = time.monotonic() - started, random.Random(0), []
-for _ in range(int(sys.argv[3])):
+workdir, kills, steps = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+other = start(undisturbed)
+generator, codes = random.Random(0), []
+for number in range(kills):
     child = start(killed)
-    time.sleep(generator.uniform(0.5, 1.0) * seconds)
+    moment = steps * generator.uniform(number, number + 0.8) / kills
+    while newest(workdir) < moment and runs(child):
+        time.sleep(0.005)
+    time.sleep(generator.uniform(0, 0.2))
     os.kill(child, signal.SIGKILL)
     codes.append(end(child))
-assert end(start(killed)) == 0
+codes += [end(start(killed)), end(other)]
 print(codes)
 """
 
@@ -221,19 +267,23 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
     kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
-    options = ["--train.deterministic=true", "--train.epochs=8", "--train.checkpoint_minutes=1e-9"]
+    options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
     runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, *runs, str(kills)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", KILLED, *runs, str(killed), str(kills), "24"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert str(-signal.SIGKILL) in done.stdout.splitlines()[-1]  # some start was killed in time
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert -signal.SIGKILL in codes and codes[-2:] == [0, 0], codes
     found, expected = weights(killed), weights(undisturbed)
     assert found.keys() == expected.keys()
     assert not [name for name in expected if found[name].tobytes() != expected[name].tobytes()]
     assert best_weights(killed) == best_weights(undisturbed)
     assert curves(killed) == curves(undisturbed)
-    assert curves(killed)["train/gradient_norm"] == list(range(3, 49, 3))
+    assert curves(killed)["train/gradient_norm"] == list(range(3, 25, 3))
 
 
 def best_weights(workdir: Path) -> dict[str, bytes]:

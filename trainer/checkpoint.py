@@ -36,8 +36,7 @@ FREE_TO_CHANGE = (
 def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
     """Writes what the run and its lakes are; where a checkpoint stands, raises InputError unless it
     is this run's."""
-    shards = json.dumps([shard["sha256"] for lake in lakes for shard in lake["shards"]])
-    identity = {"lake": run.lake, "shards": hashlib.sha256(shards.encode()).hexdigest()}
+    identity = {"lake": run.lake, "shards": shards_sha256(lakes)}
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if numbers(workdir):
         found = read_config(workdir)
@@ -57,6 +56,12 @@ def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
     config.save(run, unfinished)
     unfinished.replace(workdir / CONFIG)
     _write(workdir / LAKE, json.dumps(identity) + "\n")
+
+
+def shards_sha256(lakes: list[dict]) -> str:
+    """One checksum of all lakes' shards, from those in their manifests."""
+    shards = json.dumps([shard["sha256"] for lake in lakes for shard in lake["shards"]])
+    return hashlib.sha256(shards.encode()).hexdigest()
 
 
 def numbers(workdir: Path) -> list[int]:
@@ -156,7 +161,11 @@ class State:
 def write_metrics(workdir: Path, metrics: dict) -> None:
     """Puts new entries into metrics.json beside those that are there."""
     path = workdir / METRICS
-    _write(path, json.dumps(read_json(path) | metrics, indent=1) + "\n")
+    write_json(path, read_json(path) | metrics)
+
+
+def write_json(path: Path, content: dict) -> None:
+    _write(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict:

@@ -464,6 +464,15 @@ def save(config: Config, path: Path) -> None:
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """{section.field: value}, lists and None as text, as TensorBoard's HParams takes them."""
+    plain = (bool, int, float, str)
+    return {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in _flat(config.model_dump(mode="json", exclude={"stages"})).items()
+    }
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """`section.field: old -> new` of each value that differs."""
     before, after = _flat(old.model_dump()), _flat(new.model_dump())

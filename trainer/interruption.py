@@ -27,7 +27,11 @@ class Watch:
         self.received, self.started = None, time.monotonic()
 
     def __enter__(self) -> "Watch":
-        self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        # What is ignored stays so: Ctrl-C is not meant for a job in the background.
+        handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
+        self.before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        for number in self.before:
+            signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_) -> None:

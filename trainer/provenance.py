@@ -21,7 +21,9 @@ PACKAGES = ("tensorflow", "keras", "numpy", "radlake")
 ROOT = Path(__file__).parent.parent
 
 
-def add_start(workdir: Path, lake: dict, strategy: tf.distribute.Strategy, step: int) -> None:
+def add_start(
+    workdir: Path, lakes: list[dict], strategy: tf.distribute.Strategy, step: int
+) -> None:
     """One more entry in run.json; `step`: where this start goes on."""
     starts = checkpoint.read_json(workdir / RUN).get("starts", [])
     starts.append(
@@ -34,10 +36,13 @@ def add_start(workdir: Path, lake: dict, strategy: tf.distribute.Strategy, step:
             "strategy": type(strategy).__name__,
             "devices": _devices(strategy),
             "precision": keras.mixed_precision.dtype_policy().name,
-            "lake": {
-                **{name: lake[name] for name in ("dataset", "version")},
-                "shards": checkpoint.shards_sha256(lake),
-            },
+            "lakes": [
+                {
+                    **{name: lake[name] for name in ("dataset", "version")},
+                    "shards": checkpoint.shards_sha256([lake]),
+                }
+                for lake in lakes
+            ],
         }
     )
     checkpoint.write_json(workdir / RUN, {"starts": starts})

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+RUN = "."
 
 
 class Board:
-    """Writers of a run's curves, each in its folder such as `<workdir>/train`, from a step on."""
+    """Writers of a run's curves, each in its folder such as `<workdir>/train`, and of what there is
+    once for all, in the workdir itself; from a step on."""
 
-    def __init__(self, workdir: Path, step: int, curves: tuple[str, ...] = ("train", "val")):
+    def __init__(self, workdir: Path, step: int, curves: tuple[str, ...] = ("train", "val", RUN)):
         for name in curves:
             for path in (workdir / name).glob("events.out.tfevents.*"):
-                drop_after(path, step)
+                drop_after(path, step) if step else path.unlink()
         self.writers = {name: tf.summary.create_file_writer(str(workdir / name)) for name in curves}
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
@@ -28,6 +32,12 @@ class Board:
         """An image uint8 [H, W, 3]."""
         with self.writers[curve].as_default(step=step):
             tf.summary.image(tag, rgb[None])
+
+    def introduce(self, values: dict, text: str) -> None:
+        """A run's values for the HParams table, and its config.yaml."""
+        with self.writers[RUN].as_default(step=0):
+            hparams.hparams(values)
+            tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def flush(self) -> None:
         for writer in self.writers.values():

@@ -27,6 +27,7 @@ from trainer import (
     objective,
     order,
     progress,
+    provenance,
     rematerialise,
     schedules,
     summaries,
@@ -122,6 +123,9 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir, step)
+    if not step:
+        board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
+    provenance.add_start(workdir, data.all_lakes(lake, run.data), strategy, step)
     line = progress.Progress(per_epoch, run, step)
     _introduce(run, workdir, network, (split, val_split), per_epoch)
     while step < last_step:
@@ -156,6 +160,7 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
         curves = {"train": validate.scores(sums), "val": val}
         for curve, values in curves.items():
             board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
+        board.scalars(summaries.RUN, step, {f"best/{run.score}": float(state.best_score.numpy())})
         board.flush()
         schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
         state.save(step)
