@@ -284,7 +284,7 @@ def test_another_lake_in_the_same_workdir_is_refused(phantoms, convert, trained,
     other = tmp_path / "phantoms" / "1.0.0"
     convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", other)
     said = refusal(capsys, "--lake", other, "--workdir", trained, *SMALL)
-    assert "other shards in" in said
+    assert "-> others in" in said
 
 
 def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path, capsys):
