@@ -14,8 +14,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam import Stopped, files
 from beam.options import Options
-from beam.plan import order
 from lake import manifest, rle
+from lake.sources import stable_hash
 
 LABELS = ("unknown", "negatives", "positives")  # by label + 1; with classes all but 0 are positive
 
@@ -113,7 +113,7 @@ class _Totals:
             split["with_mask"] += row["has_mask"]
             split["lesion_pixels"] += max(row["lesion_px"], 0)
         # Hashes, because ten million names would take a gigabyte.
-        patients = {order(row["patient"]) for row in sidecar["rows"] if row["patient"]}
+        patients = {stable_hash(row["patient"]) for row in sidecar["rows"] if row["patient"]}
         arrays = self.patients.setdefault(sidecar["split"], [])
         arrays.append(np.fromiter(patients, np.uint64, len(patients)))
 

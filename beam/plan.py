@@ -5,7 +5,6 @@ Every image sends one row of 16 bytes; one worker deals the groups (patients) fr
 back a Plan of about 10 bytes a group, from which each image finds its own place.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from beam.options import Options
 from beam.splits import Splits, deal, parse
 from lake import manifest
 from lake.labels import MAX_SPLIT_NAME
-from lake.sources import FRAME_BITS
+from lake.sources import FRAME_BITS, stable_hash
 from lake.sources.pixels import shrunk_size
 
 ROW = [
@@ -72,16 +71,11 @@ class Earlier:
     def of(self, names: Iterable[str]) -> tuple[bytes, int]:
         """(split, fold) of the first of the names that the lake knows; (b"", -1) when none."""
         for name in names:
-            key = np.uint64(order(name))
+            key = np.uint64(stable_hash(name))
             at = np.searchsorted(self.keys, key)
             if at < len(self.keys) and self.keys[at] == key:
                 return bytes(self.split[at]), int(self.fold[at])
         return b"", -1
-
-
-def order(text: str) -> int:
-    """A stable 64-bit hash."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def image_key(image: Image) -> int:
@@ -89,8 +83,8 @@ def image_key(image: Image) -> int:
     order."""
     header = image.header
     if header.geometry is None:
-        return order(header.image_id)
-    return order(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
+        return stable_hash(header.image_id)
+    return stable_hash(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
 
 
 def row_type(options: Options) -> np.dtype:
@@ -107,7 +101,7 @@ def to_row(image: Image, earlier: Earlier | None, options: Options) -> tuple:
         lesion = label.label * SMALLEST_LESION
     lesion = max(lesion, SMALLEST_LESION) if label.label == 1 else lesion
     blocks = min(-(-stored_bytes(image, options.max_side) // BLOCK_BYTES), 2**16 - 1)
-    row = order(image.group), image_key(image) >> 32, lesion, blocks
+    row = stable_hash(image.group), image_key(image) >> 32, lesion, blocks
     if earlier is not None:
         return (*row, *earlier.of(earlier_names(image, options.key_file)))
     return (*row, image.split.encode(), -1) if options.split_column else row
@@ -133,7 +127,7 @@ def read_earlier(folder: str | None) -> Earlier | None:
     patients = [(f"patient/{name}", n) for n, name in enumerate(table["patient"].to_pylist())]
     images = [(f"image/{name}", n) for n, name in enumerate(table["image_id"].to_pylist())]
     named = [*(pair for pair in patients if pair[0] != "patient/"), *images]
-    keys = np.array([order(name) for name, _ in named], np.uint64)
+    keys = np.array([stable_hash(name) for name, _ in named], np.uint64)
     keys, first = np.unique(keys, return_index=True)
     at = np.array([n for _, n in named], np.int64)[first]
     return Earlier(keys, split[at].astype(DECIDED[0][1]), fold[at].astype(np.int8))
@@ -271,7 +265,7 @@ def num_shards(images: int, total_bytes: int, options: Options) -> int:
 def to_shard(image: Image, plan: Plan) -> tuple[tuple, tuple]:
     """An image -> ((split, shard, shards of the split), (its key, fold, image))."""
     key = image_key(image)
-    split, shard, shards, fold = plan.place(order(image.group), key)
+    split, shard, shards, fold = plan.place(stable_hash(image.group), key)
     return (split, shard, shards), (key, fold, image)
 
 

@@ -11,7 +11,7 @@ import pytest
 from beam import Stopped, convert, options, plan, splits
 from beam.listing import Image
 from lake import InputError, labels
-from lake.sources import Geometry, Header
+from lake.sources import Geometry, Header, stable_hash
 
 SPLITS = splits.parse("train=0.8,val=0.1,test=0.1")
 
@@ -137,7 +137,7 @@ def test_an_earlier_lake_moves_nobody():
     names, places = [], []
     for each in images:
         for name in (f"patient/{each.header.patient}", f"image/{each.header.image_id}"):
-            names.append(plan.order(name))
+            names.append(stable_hash(name))
             places.append(before[each.header.image_id])
     keys, first = np.unique(np.array(names, np.uint64), return_index=True)
     earlier = plan.Earlier(

@@ -1,6 +1,7 @@
 """Image sources: one file -> Headers (the listing pass) and Scans (the pixels as a lake stores
 them)."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,12 @@ from lake import Packed
 MAX_FILE_BYTES = 2**30
 MAX_PIXELS = 100_000_000  # of one image; the largest mammography detectors have 20 million
 FRAME_BITS = 20  # frames of one file: what a key of the plan has room for
+
+
+def stable_hash(name: str) -> int:
+    """64 bits that depend on nothing but the name."""
+    content = name.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True)

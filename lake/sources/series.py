@@ -4,14 +4,13 @@ the volume.
 No file is opened here: what a slice shows comes from its geometry and the nodules alone.
 """
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 
 from lake import Reject, labels, rle
 from lake.nodules import Nodule, axes, index_of, masks
-from lake.sources import Geometry, Header, frame_id
+from lake.sources import Geometry, Header, frame_id, stable_hash
 
 COSINE_TOLERANCE = 1e-3  # headers print cosines with as few as four digits
 # Of a slice's thickness: positions are rounded and tables are not exact, but a missing slice is a
@@ -48,7 +47,7 @@ def slices(
     taken = [
         (header, found.get(k, empty))
         for k, header in enumerate(stack)
-        if k in found or _share_of(header.image_id) < empty_share
+        if k in found or stable_hash(header.image_id) / 2**64 < empty_share
     ]
     return taken, len(stack) - len(taken)
 
@@ -119,9 +118,3 @@ def _is_like(header: Header, first: Header) -> bool:
         and np.allclose(a.direction, b.direction, rtol=0, atol=COSINE_TOLERANCE)
         and np.allclose(a.spacing_mm[:2], b.spacing_mm[:2], rtol=COSINE_TOLERANCE, atol=0)
     )
-
-
-def _share_of(image_id: str) -> float:
-    """A number in [0, 1) that depends on nothing but the id."""
-    name = image_id.encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) / 2**64
