@@ -24,7 +24,7 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import InputError
-from trainer import augment, averaging, config, data, objective, panel, schedules, summaries, train
+from trainer import averaging, config, objective, panel, schedules, summaries, train
 
 FOLDER, PICTURE, NUMBERS = "find_lr", "lr_finder.png", "lr_finder.json"  # in the workdir
 DECAY = 0.96  # of the average
@@ -105,9 +105,7 @@ def losses_by_rate(
         growing = schedules.Rate(0.0, 0, lambda step: tf.gather(table, tf.cast(step, tf.int32)))
         optimizer = schedules.build_optimizer(run.optimizer, growing)
         optimizer.build(network.trainable_variables)
-    # An average of the weights would not change the loss.
-    unaveraged = run.optimizer.model_copy(update={"ema": 0.0})
-    run = run.model_copy(update={"optimizer": unaveraged})
+    # Without averages of the weights: they would not change the loss.
     step = train.training_step(network, optimizer, run, strategy, image_losses)
     one_step = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
     iterator = iter(strategy.experimental_distribute_dataset(batches))
@@ -177,8 +175,7 @@ def suggestion(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
 def batches_from_the_first(run: config.Config, setup: train.Setup, count: int) -> tf.data.Dataset:
     """What training would see first; more epochs where its own are too few."""
     epochs = max(run.train.epochs, -(-count // setup.per_epoch))
-    num_draws = augment.num_draws(run.augment, run.data.side)
-    return data.training_batches(setup.split, run.data, run.train.seed, epochs, 0, num_draws)
+    return train.batches_of(run, setup.split, epochs, first_step=0)
 
 
 def _write(folder: Path, rates, losses, averages, found: Suggestion | None) -> None:

@@ -116,10 +116,7 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
         training_step(network, optimizer, run, strategy, image_losses, averages),
         averaging.moving_statistics(network),
     )
-    num_draws = augment.num_draws(run.augment, run.data.side)
-    batches = data.training_batches(
-        split, run.data, run.train.seed, run.train.epochs, step, num_draws
-    )
+    batches = batches_of(run, split, run.train.epochs, step)
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir, step)
@@ -172,6 +169,12 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
             _stop_for(watch.reason(run.train.max_hours), state, step)
 
 
+def batches_of(run: config.Config, split: data.Split, epochs: int, first_step: int):
+    """The run's global batches from a step to the end of an epoch, with draws to augment them."""
+    num_draws = augment.num_draws(run.augment, run.data.side)
+    return data.training_batches(split, run.data, run.train.seed, epochs, first_step, num_draws)
+
+
 def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
     """Saves what is not saved yet and raises Interrupted, if there is a reason to stop."""
     if reason is None:
@@ -197,8 +200,7 @@ def averages_in_place(run: config.Config, epoch: int, averages, network, strateg
         def forward(batch: dict):
             network(augment.of_batch(batch, run.augment)[0], training=True)
 
-        num_draws = augment.num_draws(run.augment, run.data.side)
-        batches = data.training_batches(split, run.data, run.train.seed, 1, 0, num_draws)
+        batches = batches_of(run, split, epochs=1, first_step=0)
         averaging.estimate_statistics(network, strategy, forward, batches)
     yield
     averages.swap()
@@ -222,7 +224,7 @@ def training_step(
         grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
         done = tf.identity(optimizer.iterations)
         optimizer.apply(grads, network.trainable_variables)
-        if run.optimizer.ema:
+        if averages and run.optimizer.ema:
             averages.move(averaging.ema_share(run.optimizer.ema, done))
         return {
             "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
