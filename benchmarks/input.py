@@ -9,6 +9,8 @@ processes disturb less than the clock, the best of several rounds each:
 training_batches      the trainer's own, shuffled batches of images and masks
 bare decoding         tf.io.decode_jpeg (accurate) and the masks that are not empty, in parallel
 Python generator      pydicom -> PIL resize -> mask from the run lengths, one image at a time
+
+Behind that, what share of the time a device would wait for the batches if its step took 50 ms.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from lake import InputError, example, rle
 from trainer import augment, config, data
 
 EPOCHS = 5  # that a round reads
+STEP_SECONDS = 0.05
 FIELDS = ("image", "mask", "lesion_px", "encoding", "original_rle", "image_id")
 
 
@@ -73,6 +76,19 @@ def generator(sources: list[tuple[str, str]], side: int) -> int:
     return count
 
 
+def wait_share(batches: tf.data.Dataset) -> float:
+    """Of the time of an epoch or several, behind the first batch; the device sleeps its step."""
+    iterator, waited, steps = iter(batches), 0.0, 0
+    next(iterator)
+    while True:
+        started = time.perf_counter()
+        if next(iterator, None) is None:
+            return waited / (waited + steps * STEP_SECONDS)
+        waited += time.perf_counter() - started
+        time.sleep(STEP_SECONDS)
+        steps += 1
+
+
 def best_rates(readers: dict, rounds: int) -> dict[str, float]:
     """Images a CPU second in each reader's best round; they take turns, the first warms up."""
     best = dict.fromkeys(readers, 0.0)
@@ -113,9 +129,11 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
             },
             rounds,
         )
+        share = wait_share(own)
     print(f"{split.num_records} images at {side} px, batches of {batch}; best of {rounds} rounds")
     for name, rate in rates.items():
         print(f"{name:18s}{rate:9.1f} images/CPU-s{rates['training_batches'] / rate:8.2f}x")
+    print(f"waiting for input with a step of {STEP_SECONDS * 1e3:.0f} ms: {share:.2%} of the time")
 
 
 if __name__ == "__main__":

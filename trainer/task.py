@@ -1,10 +1,11 @@
-"""python -m trainer.task train|find_lr|evaluate|augment: parse, load, call one function.
+"""python -m trainer.task train|find_lr|evaluate|augment|benchmark: parse, load, call one function.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
 find_lr    lake + config -> a learning rate, from a short run in which it grows at each step
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 augment    lake + config -> a picture of what training makes of its images
+benchmark  lake + config -> where the time goes, how replicas scale, the largest batch that fits
 """
 
 import argparse
@@ -73,6 +74,29 @@ def parser() -> argparse.ArgumentParser:
     sheet.add_argument("--examples", type=int, default=6, metavar="N")
     sheet.add_argument("--seed", type=int, default=0)
     sheet.add_argument("--each", action="store_true", help="one row a transform, by itself")
+    speed = commands.add_parser(
+        "benchmark", allow_abbrev=False, help="measure where the time and the memory go"
+    )
+    speed.add_argument("--config", required=True, metavar="YAML")
+    speed.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
+    speed.add_argument("--steps", type=int, default=20, metavar="N", help="of each measurement")
+    speed.add_argument(
+        "--replicas",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="go through these numbers of replicas, each with the config's batch_size on every one",
+    )
+    speed.add_argument(
+        "--memory_gb",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="GB",
+        help="predict the largest batch on devices of this memory, such as 16 40 80 141",
+    )
+    speed.add_argument("--json", type=Path, metavar="FILE", help="the numbers, too")
     return made
 
 
@@ -106,6 +130,19 @@ def main(argv: list[str]) -> int:
             from trainer import augment_sheet
 
             print(augment_sheet.write(run, flags.output, flags.examples, flags.seed, flags.each))
+        elif flags.command == "benchmark":
+            for name in ("steps", "replicas", "memory_gb"):
+                values = getattr(flags, name)
+                least = min(values, default=1) if isinstance(values, list) else values
+                if least < 1:
+                    raise InputError(f"--{name}={least:g}: give 1 or more")
+            from trainer import config
+
+            run = config.load(flags.config, overrides, lake=flags.lake)
+            from trainer import benchmark
+
+            measured = (flags.steps, flags.replicas, flags.memory_gb, flags.json)
+            print(benchmark.report(run, overrides, flags.config, *measured))
         else:
             if overrides:
                 raise InputError(
