@@ -19,6 +19,7 @@ import tensorflow as tf
 from lake import InputError, manifest
 from trainer import config, order, pixels
 from trainer.order import Split
+from trainer.workers import ALONE, Worker
 
 
 def open_lake(folder: str) -> dict:
@@ -214,40 +215,69 @@ def _counts(rows: pyarrow.Table, content: dict) -> dict:
 
 
 def training_batches(
-    split: Split, data: config.Data, seed: int, epochs: int, first_step: int, num_draws: int
+    split: Split,
+    data: config.Data,
+    seed: int,
+    epochs: int,
+    first_step: int,
+    num_draws: int,
+    worker: Worker = ALONE,
+    extra_fields: tuple[str, ...] = (),
 ) -> tf.data.Dataset:
-    """Global batches from `first_step` (counted over all epochs) to the end of the last epoch;
-    `num_draws`: P, the numbers that an example's augmentation takes."""
-    rows = order.group_rows(split, data, seed, epochs, first_step)
-    dataset = tf.data.Dataset.from_tensor_slices(rows)
-    dataset = (
-        dataset.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1)
-        .prefetch(1)
-        .unbatch()
-    )
-    dataset = dataset.map(
-        lambda item: _training_item(item, split, data, seed, num_draws),
+    """A worker's part of each global batch, from `first_step` (counted over all epochs) to the end
+    of the last epoch; `num_draws`: P, the numbers that an example's augmentation takes."""
+    streams = data.streams or worker.count
+    own = range(streams)[worker.number * streams // worker.count :][: streams // worker.count]
+    drawn = []
+    for stream in own:
+        rows = order.group_rows(split, data, seed, epochs, first_step, stream, streams)
+        groups = tf.data.Dataset.from_tensor_slices(rows)
+        groups = groups.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1)
+        drawn.append(groups.prefetch(1).unbatch())
+    dataset = _in_turn(drawn, data.batch_size // streams).map(
+        lambda item: _training_item(item, split, data, seed, num_draws, extra_fields),
         tf.data.AUTOTUNE,
         deterministic=True,
     )
-    return _batched(dataset, data.batch_size)
+    return _batched(dataset, data.batch_size // worker.count)
+
+
+def _in_turn(datasets: list[tf.data.Dataset], count: int) -> tf.data.Dataset:
+    """So many of the first, so many of the second …, and again, until one ends."""
+    if len(datasets) == 1:
+        return datasets[0]
+    turns = tf.data.Dataset.from_tensor_slices(np.repeat(np.arange(len(datasets)), count))
+    return tf.data.Dataset.choose_from_datasets(datasets, turns.repeat())
 
 
 def evaluation_batches(
-    split: Split, data: config.Data, extra_fields: tuple[str, ...] = ()
+    split: Split, data: config.Data, extra_fields: tuple[str, ...] = (), worker: Worker = ALONE
 ) -> tf.data.Dataset:
-    """Every record once, in the order of the shards; the last batch is filled up with items of
-    weight 0."""
-    dataset = _records(split).map(
+    """A worker's part of every record once, in the order of the shards; what is missing from its
+    last batches is filled up with items of weight 0, the same number of batches for all workers."""
+    part, batch_size = _part_of(split, worker), data.batch_size // worker.count
+    dataset = _records(part).map(
         lambda record: pixels.item_of(record, split.dtype, data.side, data.fit, extra_fields),
         tf.data.AUTOTUNE,
         deterministic=True,
     )
-    num_missing = -split.num_records % data.batch_size
+    largest = -(-split.num_records // worker.count)
+    num_missing = -(-largest // batch_size) * batch_size - part.num_records
     empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in dataset.element_spec.items()}
     empty["window"] = tf.constant([0.0, 1.0])  # its width divides
     dataset = dataset.concatenate(tf.data.Dataset.from_tensors(empty).repeat(num_missing))
-    return _batched(dataset, data.batch_size)
+    return _batched(dataset, batch_size)
+
+
+def _part_of(split: Split, worker: Worker) -> Split:
+    """A worker's equal share of the split's records; shards without any are not read."""
+    if worker.count == 1:
+        return split
+    members = np.flatnonzero(split.kinds != order.OUTSIDE)
+    kinds = np.full_like(split.kinds, order.OUTSIDE)
+    own = np.array_split(members, worker.count)[worker.number]
+    kinds[own] = split.kinds[own]
+    return dataclasses.replace(split, kinds=kinds)
 
 
 def _records(split: Split) -> tf.data.Dataset:
@@ -266,7 +296,7 @@ def _records(split: Split) -> tf.data.Dataset:
 
 
 def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    # One worker reads all files; tf.distribute only cuts each batch into the replicas' parts.
+    # A worker reads its own records; tf.distribute only cuts each batch into the replicas' parts.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return (
@@ -293,12 +323,14 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
     }
 
 
-def _training_item(item: dict, split: Split, data: config.Data, seed: int, num_draws: int) -> dict:
+def _training_item(
+    item: dict, split: Split, data: config.Data, seed: int, num_draws: int, extra_fields: tuple
+) -> dict:
     which = item["number"] + item["repeat"] % 256 * 2**32
     draws = tf.random.stateless_uniform(
         [num_draws], seed=order.seed_of(seed, order.DRAWS, item["epoch"], which), alg="philox"
     )
     return {
-        **pixels.item_of(item["record"], split.dtype, data.side, data.fit),
+        **pixels.item_of(item["record"], split.dtype, data.side, data.fit, extra_fields),
         "uniforms": draws,
     }
