@@ -16,7 +16,7 @@ setup(
     description="From a bucket of medical images to a trained segmentation network",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=["beam", "lake", "lake.sources", "trainer", "trainer.models"],
+    packages=["beam", "lake", "lake.sources", "launch", "trainer", "trainer.models"],
     install_requires=[
         "apache-beam>=2.77,<3",
         # the TFRecord checksum in C; the pure Python ones are 100 times slower

@@ -2,7 +2,7 @@
 against the lake's own.
 
     reading        the lake's stored records, as bytes, by one reader
-    input          the run's own batches: shuffled, decoded, with draws to augment them
+    input          the run's own batches: shuffled, decoded (or from data.cache), with draws
     augmentation   of one batch, on the first device, compiled as in training
     step           augmentation, gradient, all-reduce and update of one batch, on every replica
     training       the same on the lake's batches
@@ -71,7 +71,8 @@ def measure(run: config.Config, steps: int) -> dict:
     strategy, batch = setup.strategy, run.data.batch_size
     built = peak_gigabytes(strategy)
     several_steps = _several_steps(run, setup)
-    of_lake = train.batches_of(run, setup.split, epochs=1, first_step=0).repeat()
+    decoded = train.decoded_images(run, setup.lake, setup.split)
+    of_lake = train.batches_of(run, setup.split, 1, 0, decoded=decoded).repeat()
     one = of_lake.take(1).cache()
     [in_memory] = one
     kernel = tf.function(

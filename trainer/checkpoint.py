@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from lake import InputError
 from trainer import config
+from trainer.workers import Agreement, Worker
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
 CHECKPOINTS, LAKE = "checkpoints", "lake.json"
@@ -24,8 +25,10 @@ UNREADABLE = (tf.errors.OpError, IndexError, AssertionError)
 FREE_TO_CHANGE = (
     "lake:",
     "model.weights:",
+    "data.cache:",
     "train.device:",
     "train.replicas:",
+    "train.worker_minutes:",
     "train.checkpoint_minutes:",
     "train.max_hours:",
     "train.jit:",
@@ -76,9 +79,11 @@ def numbers(workdir: Path) -> list[int]:
 class State:
     """Network, optimizer and progress of a run, saved and restored together."""
 
-    def __init__(self, workdir: Path, network: keras.Model, **tracked):
-        """`tracked`: what else moves in a run, such as the optimizer, by name."""
+    def __init__(self, workdir: Path, network: keras.Model, agreement: Agreement, **tracked):
+        """`workdir`: where this worker writes; `tracked`: what else moves in a run, such as the
+        optimizer, by name."""
         self.workdir, self.network, self.saved_at = workdir, network, time.monotonic()
+        self.agreement = agreement
         self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
         self.stale_epochs = tf.Variable(0, dtype=tf.int64, trainable=False)  # since the best one
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -99,7 +104,17 @@ class State:
         folder = str(self.workdir / CHECKPOINTS)
         return tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=2)
 
-    def restore(self) -> int:
+    def restore(self, workdir: Path) -> int:
+        """The step that the chief restored from the workdir, as all workers now have."""
+        chief = self.agreement.worker.is_chief
+        step = self.agreement.of_chief(self._restore_newest() if chief else 0)
+        if not chief:
+            _check_shared(workdir, self.agreement.worker)
+        if step and not chief:
+            self.checkpoint.restore(str(workdir / CHECKPOINTS / f"ckpt-{step}")).assert_consumed()
+        return step
+
+    def _restore_newest(self) -> int:
         """The step of the newest checkpoint that can be read, now restored; 0 where there is none.
         Unreadable ones are said and put into checkpoints/damaged; InputError where all are."""
         steps, folder = numbers(self.workdir), self.workdir / CHECKPOINTS
@@ -138,7 +153,7 @@ class State:
         self.saved_at = time.monotonic()
 
     def save_if_due(self, step: int, minutes: float) -> None:
-        if time.monotonic() - self.saved_at > 60 * minutes:
+        if self.agreement.any(time.monotonic() - self.saved_at > 60 * minutes):
             self.save(step)
 
     def keep_if_best(self, score: float) -> bool:
@@ -179,6 +194,15 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, not {content!r}")
     return content
+
+
+def _check_shared(workdir: Path, worker: Worker) -> None:
+    """Behind the chief's claim."""
+    if not (workdir / CONFIG).exists():
+        raise InputError(
+            f"worker {worker.number} sees no {workdir / CONFIG}, which worker 0 has written; "
+            f"give a --workdir that all {worker.count} workers share"
+        )
 
 
 def _first_line(error: Exception) -> str:

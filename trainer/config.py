@@ -171,6 +171,12 @@ class Data(Section):
     more_lakes: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field({}, max_length=50)
     # Shards whose records are shuffled together, in memory as they are stored.
     group_shards: int = Field(4, ge=1)
+    # Equal parts of an epoch's order that are read side by side, each giving its part of a batch.
+    # None: the number of workers; a run goes on with another number of workers when it is given.
+    streams: int | None = Field(None, ge=1)
+    # Where the training images lie decoded, from the start on: memory, or a folder on a local disk.
+    # None: each epoch decodes them anew.
+    cache: str | None = None
     # Share of positives (an image with a lesion) among what is drawn, of the first epoch and of the
     # end: it moves in a line. An epoch is as long as without it; None: every image once.
     positive_share: tuple[Share, Share] | None = None
@@ -297,9 +303,14 @@ class Optimizer(Section):
 class Train(Section):
     epochs: int = Field(40, ge=1)
     seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    replicas: int | None = Field(None, ge=1)  # None: every device; on a CPU: 1
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    replicas: int | None = Field(None, ge=1)  # of a worker; None: every device; on a CPU: 1
+    worker_minutes: float = Field(10.0, gt=0)  # that the others of TF_CONFIG have to come
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    # Of mixed_float16, what multiplies the loss: halved at a step whose gradients are not finite,
+    # which is skipped, and doubled after so many good ones in a row.
+    loss_scale: float = Field(2.0**15, ge=1)
+    loss_scale_steps: int = Field(2000, ge=1)
     jit: bool | Literal["auto"] = "auto"  # XLA for the gradient function; auto: on GPUs
     # A block's inside is computed again for its gradient instead of kept: less memory, more time.
     rematerialise: bool = False

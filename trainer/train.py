@@ -17,12 +17,15 @@ from lake import InputError
 from trainer import (
     augment,
     averaging,
+    cache,
     checkpoint,
     config,
+    culprits,
     damage,
     data,
     distribute,
     interruption,
+    loss_scale,
     models,
     objective,
     order,
@@ -32,6 +35,7 @@ from trainer import (
     schedules,
     summaries,
     validate,
+    workers,
 )
 
 
@@ -43,18 +47,37 @@ def train(run: config.Config, workdir: Path) -> None:
 
 
 def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
-    stages, weights = run.as_stages(), None
+    worker, stages, weights = workers.of_environment(), run.as_stages(), None
     for number, stage in enumerate(stages, 1):
+        stage = _dealt(stage, worker)
         folder = workdir if number == len(stages) else workdir / f"stage_{number}"
-        if len(stages) > 1:
+        if len(stages) > 1 and worker.is_chief:
             print(f"stage {number} of {len(stages)}, in {folder}")
         if weights is not None:
             keras.backend.clear_session()  # of the stage before
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
-        with damage.explained(stage, stage.lake):
-            train_stage(stage, folder, watch)
+        with (
+            workers.losing_one(worker, folder),
+            damage.explained(stage, stage.lake),
+            workers.own_folder(worker, folder) as own,
+        ):
+            train_stage(stage, folder, own, watch)
         weights = folder / checkpoint.BEST
+
+
+def _dealt(run: config.Config, worker: workers.Worker) -> config.Config:
+    """The run with the number of streams that its order has with so many workers, which a run that
+    goes on must keep."""
+    streams, batch_size = run.data.streams or worker.count, run.data.batch_size
+    if streams % worker.count or batch_size % streams:
+        raise InputError(
+            f"data.streams={streams} (of {worker.count} workers): expected a multiple of the "
+            f"workers that divides data.batch_size={batch_size}"
+        )
+    if streams == 1:
+        return run
+    return run.model_copy(update={"data": run.data.model_copy(update={"streams": streams})})
 
 
 class Setup(NamedTuple):
@@ -67,6 +90,7 @@ class Setup(NamedTuple):
     strategy: tf.distribute.Strategy
     image_losses: Callable
     network: keras.Model
+    worker: workers.Worker
 
 
 def set_up(run: config.Config) -> Setup:
@@ -77,8 +101,14 @@ def set_up(run: config.Config) -> Setup:
     data.check_classes(lake, run.lake, run)
     _check_labels(run, split, val_split)
     per_epoch = order.steps_per_epoch(split, run.data)
+    worker = workers.of_environment()
     strategy = distribute.strategy(
-        run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
+        run.train.device,
+        run.train.replicas,
+        run.data.batch_size,
+        run.optimizer.accumulate,
+        worker,
+        run.train.worker_minutes,
     )
     image_losses = objective.image_losses(
         run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
@@ -89,35 +119,44 @@ def set_up(run: config.Config) -> Setup:
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
     with strategy.scope():
         network = models.build(run.model, run.data.side)
-    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network)
+    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network, worker)
 
 
-def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
-    lake, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
+def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interruption.Watch) -> None:
+    """One stage; `shared`: the workdir of all workers, `workdir`: where this one writes, the same
+    with the chief."""
+    lake, split, val_split, per_epoch, strategy, image_losses, network, worker = set_up(run)
+    agreement = workers.Agreement(strategy, worker)
     is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
         rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
         averages = averaging.Averages(network, strategy) if is_averaged else None
+        scale = None
+        if network.compute_dtype == "float16":
+            scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
         checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
-        state = checkpoint.State(workdir, network, **tracked)
-    step, last_step = state.restore(), per_epoch * run.train.epochs
+        if scale:
+            tracked |= {"loss_scale": scale.value, "good_steps": scale.good}
+        state = checkpoint.State(workdir, network, agreement, **tracked)
+    step, last_step = state.restore(shared), per_epoch * run.train.epochs
     if step >= last_step:
-        print(f"{workdir}: all {run.train.epochs} epochs are done")
+        print(f"{shared}: all {run.train.epochs} epochs are done")
         return
     # Before minutes of tracing; max_hours waits for a step, or restarts would never end.
-    _stop_for(watch.reason(max_hours=None), state, step)
+    _stop_for(_reason(watch, None, agreement), state, step)
     several_steps = steps_in_one_call(
         strategy,
-        training_step(network, optimizer, run, strategy, image_losses, averages),
+        training_step(network, optimizer, run, strategy, image_losses, averages, scale),
         averaging.moving_statistics(network),
     )
-    batches = batches_of(run, split, run.train.epochs, step)
-    iterator = iter(strategy.experimental_distribute_dataset(batches))
+    decoded = decoded_images(run, lake, split)
+    batches = batches_of(run, split, run.train.epochs, step, worker, decoded=decoded)
+    iterator = iter(distribute.distributed(strategy, batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir, step)
     if not step:
@@ -133,25 +172,34 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
             call = several_steps(iterator, tf.constant(count))
             # An epoch has more pixels than float32 can count.
             call = {name: value.numpy().astype("float64") for name, value in call.items()}
-            call["steps"] = count
             step += count
-            if call["nonfinite_steps"]:
+            if call["nonfinite_steps"] and (scale is None or scale.is_spent):
+                again = batches_of(
+                    run, split, run.train.epochs, step - count, worker, ("image_id",)
+                )
+                found = culprits.sentence(network, run, image_losses, again.take(count))
                 raise FloatingPointError(
                     f"the loss or a gradient is not a number between steps {step - count + 1} and "
-                    f"{step}; lower optimizer.learning_rate in a new workdir"
+                    f"{step}: {found}; look at them, or lower optimizer.learning_rate in a new "
+                    f"workdir"
                 )
+            taken = call["steps"] = count - int(call["nonfinite_steps"])
             sums = {name: sums.get(name, 0) + value for name, value in call.items()}
             line.show(step, sums)
-            means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
-            board.scalars("train", step, {**means, **line.rates(optimizer)})
+            if taken:
+                means = {name: float(call[name]) / taken for name in ("loss", "gradient_norm")}
+                board.scalars("train", step, {**means, **line.rates(optimizer)})
+            if scale:
+                scaled = {"loss_scale": float(scale.value.numpy())}
+                board.scalars("train", step, {**scaled, "skipped_steps": count - taken})
             board.flush()  # no checkpoint is ahead of its curves
             if step < epoch_end:  # behind its last step an epoch is validated first, then saved
-                _stop_for(watch.reason(run.train.max_hours), state, step)
+                _stop_for(_reason(watch, run.train.max_hours, agreement), state, step)
                 state.save_if_due(step, run.train.checkpoint_minutes)
         epoch = step // per_epoch
         if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
             averages.add_epoch()
-        with averages_in_place(run, epoch, averages, network, strategy, split):
+        with averages_in_place(run, epoch, averages, network, strategy, split, worker):
             val = validate.scores(validation(board, step))
             is_best = state.keep_if_best(val[run.score])
         curves = {"train": validate.scores(sums), "val": val}
@@ -166,13 +214,37 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
         checkpoint.write_metrics(workdir, {"last": last, "best": best})
         line.epoch(epoch, curves, is_best)
         if step < last_step:
-            _stop_for(watch.reason(run.train.max_hours), state, step)
+            _stop_for(_reason(watch, run.train.max_hours, agreement), state, step)
+    agreement.of_chief(step)  # behind it, the chief has written the weights of the next stage
 
 
-def batches_of(run: config.Config, split: data.Split, epochs: int, first_step: int):
-    """The run's global batches from a step to the end of an epoch, with draws to augment them."""
-    num_draws = augment.num_draws(run.augment, run.data.side)
-    return data.training_batches(split, run.data, run.train.seed, epochs, first_step, num_draws)
+def batches_of(
+    run: config.Config,
+    split: data.Split,
+    epochs: int,
+    first_step: int,
+    worker: workers.Worker = workers.ALONE,
+    extra_fields: tuple[str, ...] = (),
+    decoded: cache.Decoded | None = None,
+) -> tf.data.Dataset:
+    """A worker's part of the run's batches from a step to the end of an epoch, with draws to
+    augment them."""
+    numbers = run.train.seed, epochs, first_step, augment.num_draws(run.augment, run.data.side)
+    return data.training_batches(split, run.data, *numbers, worker, extra_fields, decoded)
+
+
+def decoded_images(run: config.Config, lake: dict, split: data.Split) -> cache.Decoded | None:
+    """What data.cache asks for."""
+    if run.data.cache is None:
+        return None
+    sha256 = checkpoint.shards_sha256(data.all_lakes(lake, run.data))
+    return cache.of(split, run.data, sha256, data.evaluation_batches)
+
+
+def _reason(watch: interruption.Watch, max_hours, agreement: workers.Agreement) -> str | None:
+    """Why all workers stop now; None: all go on."""
+    own = watch.reason(max_hours)
+    return (own or "another worker stops") if agreement.any(own is not None) else None
 
 
 def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
@@ -187,7 +259,7 @@ def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
 
 
 @contextlib.contextmanager
-def averages_in_place(run: config.Config, epoch: int, averages, network, strategy, split):
+def averages_in_place(run: config.Config, epoch: int, averages, network, strategy, split, worker):
     """Validation sees the moving average after every epoch, and the mean of the last epochs after
     the last one."""
     is_end = bool(run.optimizer.swa_epochs) and epoch == run.train.epochs
@@ -200,25 +272,37 @@ def averages_in_place(run: config.Config, epoch: int, averages, network, strateg
         def forward(batch: dict):
             network(augment.of_batch(batch, run.augment)[0], training=True)
 
-        batches = batches_of(run, split, epochs=1, first_step=0)
+        batches = batches_of(run, split, 1, 0, worker)
         averaging.estimate_statistics(network, strategy, forward, batches)
     yield
     averages.swap()
 
 
 def training_step(
-    network, optimizer, run: config.Config, strategy, image_losses: Callable, averages=None
+    network,
+    optimizer,
+    run: config.Config,
+    strategy,
+    image_losses: Callable,
+    averages: averaging.Averages | None = None,
+    scale: loss_scale.LossScale | None = None,
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
-    alike."""
+    alike. With a `scale`, a step that is not finite is skipped by all, and sums nothing."""
     gradients = gradients_in_parts(network, run, image_losses)
     if distribute.compiles_gradients(run.train.jit, strategy):
         _refuse_joined_losses(run, strategy.num_replicas_in_sync)
         gradients = tf.function(gradients, jit_compile=True)
 
+    moved = _moved(network, optimizer, averages) if scale else []
+
     def step(batch: dict) -> dict:
-        grads, sums = gradients(batch)
+        before = [tf.identity(variable) for variable in moved]
+        factor = scale.value.read_value() if scale else tf.constant(1.0)
+        grads, sums = gradients(batch, factor)
         grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        if scale:
+            grads = [grad / factor for grad in grads]
         norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
         is_finite = tf.math.is_finite(norm)
         grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
@@ -226,41 +310,54 @@ def training_step(
         optimizer.apply(grads, network.trainable_variables)
         if averages and run.optimizer.ema:
             averages.move(averaging.ema_share(run.optimizer.ema, done))
-        return {
-            "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
-            "nonfinite_steps": 1.0 - tf.cast(is_finite, tf.float32),
-            **sums,
-        }
+        sums |= {"gradient_norm": norm / strategy.num_replicas_in_sync}  # the same on each
+        if scale:
+            loss_scale.kept_if_finite(is_finite, moved, before)
+            scale.move(is_finite)
+            sums = {
+                name: tf.where(is_finite, value, tf.zeros_like(value))
+                for name, value in sums.items()
+            }
+        nonfinite = (1.0 - tf.cast(is_finite, tf.float32)) / strategy.num_replicas_in_sync
+        return {**sums, "nonfinite_steps": nonfinite}
 
     return step
 
 
+def _moved(network, optimizer, averages) -> list:
+    """All variables that a step moves, but the states of random generators."""
+    variables = [v.value for v in (*network.trainable_variables, *optimizer.variables)]
+    variables += averaging.moving_statistics(network)
+    return variables + (averages.shadows if averages else [])
+
+
 def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> Callable:
-    """A replica's batch -> its gradients and {name: sum over its examples}, in optimizer.accumulate
-    parts one after the other."""
+    """A replica's batch, and a factor of its loss -> its gradients, times the factor, and {name:
+    sum over its examples}, in optimizer.accumulate parts one after the other."""
     called = rematerialise.blockwise if run.train.rematerialise else objective.itself
     forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
 
-    def of_part(part: dict) -> tuple[list, dict]:
+    def of_part(part: dict, factor) -> tuple[list, dict]:
         images, masks = augment.of_batch(part, run.augment)
         with tf.GradientTape() as tape:
             outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
+            scaled = factor * loss
         lesion = objective.lesion_logits(outputs, run.loss)
         sums = validate.example_sums(run.is_classifier, masks, outputs[0], part, None, lesion)
-        return tape.gradient(loss, network.trainable_variables), {"loss": loss, **sums}
+        return tape.gradient(scaled, network.trainable_variables), {"loss": loss, **sums}
 
     if count == 1:
         return of_part
 
-    def gradients(batch: dict) -> tuple[list, dict]:
+    def gradients(batch: dict, factor) -> tuple[list, dict]:
         parts = {
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
             for name, values in batch.items()
         }
-        found = of_part({name: values[0] for name, values in parts.items()})
+        found = of_part({name: values[0] for name, values in parts.items()}, factor)
         for number in tf.range(1, count):  # a loop in the graph, so that one part is in memory
-            more = of_part({name: values[number] for name, values in parts.items()})
+            more = of_part({name: values[number] for name, values in parts.items()}, factor)
             found = tf.nest.map_structure(tf.add, found, more)
         return found
 

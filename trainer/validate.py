@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer import augment, config, data, distribute, metrics, objective, panel, summaries
+from trainer import augment, config, data, distribute, metrics, objective, panel, summaries, workers
 
 THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation split
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
@@ -89,8 +89,8 @@ class Validation:
         self, strategy, network, run: config.Config, split: data.Split, image_losses: Callable
     ):
         self.run = run
-        batches = data.evaluation_batches(split, run.data)
-        self.batches = strategy.experimental_distribute_dataset(batches)
+        batches = data.evaluation_batches(split, run.data, worker=workers.of_environment())
+        self.batches = distribute.distributed(strategy, batches)
         self.panel_batch = panel_examples(split, run.data)
 
         forward = objective.outputs(network, run.loss)

@@ -1,0 +1,144 @@
+"""Several processes that train one network: who they are, what they agree on, what the loss of one
+means. In: TF_CONFIG; out: a Worker.
+
+    TF_CONFIG='{"cluster": {"worker": ["host-a:2222", "host-b:2222"]},
+                "task": {"type": "worker", "index": 0}}'
+
+Worker 0 (the chief, where TF_CONFIG names one) writes the workdir and speaks. The others do the
+same at the same time, because a checkpoint may need all of them, but write into a folder that goes.
+"""
+
+import contextlib
+import io
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lake import InputError
+from trainer import interruption
+
+VARIABLE = "TF_CONFIG"
+# What a collective operation raises when a worker is gone (tried: killed, connection reset).
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+PROBE_SECONDS = 2.0
+
+
+class Worker(NamedTuple):
+    """One of the processes, counted from 0."""
+
+    number: int = 0
+    addresses: tuple[str, ...] = ("",)  # host:port of each
+
+    @property
+    def count(self) -> int:
+        return len(self.addresses)
+
+    @property
+    def is_chief(self) -> bool:
+        return self.number == 0
+
+
+ALONE = Worker()
+
+
+def of_environment() -> Worker:
+    """The worker that TF_CONFIG says this process is; ALONE where it names no other."""
+    text = os.environ.get(VARIABLE, "")
+    if not text.strip():
+        return ALONE
+    try:
+        content = json.loads(text)
+        cluster, task = content["cluster"], content["task"]
+        jobs = {job: list(addresses) for job, addresses in cluster.items() if addresses}
+        kind, index = task["type"], int(task["index"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{VARIABLE} is malformed ({type(error).__name__}: {error}); expected "
+            f'{{"cluster": {{"worker": ["host:port", …]}}, "task": {{"type": "worker", '
+            f'"index": 0}}}}, or no {VARIABLE} for one worker'
+        ) from None
+    if other := jobs.keys() - {"chief", "worker"}:
+        raise InputError(
+            f"{VARIABLE} names {', '.join(sorted(other))}; only chief and worker take part"
+        )
+    if kind not in jobs or not 0 <= index < len(jobs[kind]):
+        raise InputError(
+            f"{VARIABLE}: this process is {kind} {index}, but the cluster has "
+            f"{', '.join(f'{len(jobs[job])} {job}' for job in jobs) or 'nobody'}"
+        )
+    chiefs, others = jobs.get("chief", []), jobs.get("worker", [])
+    number = index + len(chiefs) * (kind == "worker")
+    return Worker(number, (*chiefs, *others)) if len(chiefs + others) > 1 else ALONE
+
+
+def silent(worker: Worker) -> list[str]:
+    """The other workers' addresses where nobody answers."""
+    missing = []
+    for number, address in enumerate(worker.addresses):
+        host, _, port = address.rpartition(":")
+        try:
+            if number != worker.number:
+                socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+        except (OSError, ValueError):
+            missing.append(f"worker {number} ({address})")
+    return missing
+
+
+@contextlib.contextmanager
+def own_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
+    """Where a worker writes: the chief into the workdir; others are quiet and leave nothing."""
+    if worker.is_chief:
+        yield workdir
+        return
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory(prefix="radlake-worker-") as folder, quiet:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def losing_one(worker: Worker, workdir: Path) -> Iterator[None]:
+    """In it, the loss of another worker is an Interrupted: the same command goes on."""
+    try:
+        yield
+    except LOST as error:
+        if worker.count == 1:
+            raise
+        raise interruption.Interrupted(
+            f"worker {worker.number}: another of the {worker.count} workers is gone "
+            f"({'; '.join(silent(worker)) or 'all ports answer again'}); start all workers again "
+            f"with the same command, which goes on from the newest checkpoint in {workdir}"
+        ) from error
+
+
+class Agreement:
+    """What all workers do at the same step, although only one of them has a reason to."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, worker: Worker):
+        self.worker = worker
+        self.replicas = strategy.num_replicas_in_sync // worker.count  # of each worker
+
+        @tf.function
+        def summed(value):
+            values = strategy.run(tf.identity, args=(value,))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+        self._summed = summed
+
+    def any(self, claim: bool) -> bool:
+        """Whether one of the workers claims it; every worker must ask at the same time."""
+        return bool(self._sum(int(claim)))
+
+    def of_chief(self, number: int) -> int:
+        """The chief's number, for all; also a moment that all workers have come to."""
+        return self._sum(number if self.worker.is_chief else 0) // self.replicas
+
+    def _sum(self, number: int) -> int:
+        if self.worker.count == 1:
+            return number
+        return int(self._summed(tf.constant(number, tf.int64)))
