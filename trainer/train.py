@@ -60,7 +60,7 @@ def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -
 class Setup(NamedTuple):
     """What a run has before its first step."""
 
-    lake: dict
+    lakes: list[dict]  # manifests of the run's own and of more_lakes
     split: data.Split
     val_split: data.Split
     per_epoch: int  # steps
@@ -71,17 +71,17 @@ class Setup(NamedTuple):
 
 def set_up(run: config.Config) -> Setup:
     """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
-    lake = data.open_lake(run.lake)
-    split = data.training_split(lake, run.lake, run.data, run.is_classifier)
-    val_split = data.validation_split(lake, run.lake, run.data)
-    data.check_classes(lake, run.lake, run)
+    lakes = data.open_lakes(run.lake, run.data)
+    split = data.training_split(lakes, run.lake, run.data, run.is_classifier)
+    val_split = data.validation_split(lakes[0], run.lake, run.data)
+    data.check_classes(lakes[0], run.lake, run)
     _check_labels(run, split, val_split)
     per_epoch = order.steps_per_epoch(split, run.data)
     strategy = distribute.strategy(
         run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
     )
     image_losses = objective.image_losses(
-        run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
+        run, data.positive_pixel_share(lakes, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -89,18 +89,18 @@ def set_up(run: config.Config) -> Setup:
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
     with strategy.scope():
         network = models.build(run.model, run.data.side)
-    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network)
+    return Setup(lakes, split, val_split, per_epoch, strategy, image_losses, network)
 
 
 def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
-    lake, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
+    lakes, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
     is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
         rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
         averages = averaging.Averages(network, strategy) if is_averaged else None
-        checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
+        checkpoint.claim(workdir, run, lakes)
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
@@ -122,7 +122,7 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
     board = summaries.Board(workdir, step)
     if not step:
         board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
-    provenance.add_start(workdir, data.all_lakes(lake, run.data), strategy, step)
+    provenance.add_start(workdir, lakes, strategy, step)
     line = progress.Progress(per_epoch, run, step)
     _introduce(run, workdir, network, (split, val_split), per_epoch)
     while step < last_step:
