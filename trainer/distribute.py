@@ -1,6 +1,7 @@
 """The only file that knows CPU, GPU, one replica or many. In: what was asked for; out: a
 tf.distribute strategy."""
 
+import resource
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -76,6 +77,14 @@ def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> b
 
 def _is_on_gpus(strategy: tf.distribute.Strategy) -> bool:
     return all("GPU" in device for device in strategy.extended.worker_devices)
+
+
+def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:
+    """Of the device that took most; of a CPU what the process took of the machine's."""
+    if not _is_on_gpus(strategy):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
+    names = [device.rpartition("device:")[2] for device in strategy.extended.worker_devices]
+    return max(tf.config.experimental.get_memory_info(name)["peak"] for name in names)
 
 
 def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:

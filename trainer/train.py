@@ -22,10 +22,12 @@ from trainer import (
     damage,
     data,
     distribute,
+    input_wait,
     interruption,
     models,
     objective,
     order,
+    profiling,
     progress,
     provenance,
     rematerialise,
@@ -104,13 +106,14 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
-        state = checkpoint.State(workdir, network, **tracked)
-    step, last_step = state.restore(), per_epoch * run.train.epochs
-    if step >= last_step:
-        print(f"{workdir}: all {run.train.epochs} epochs are done")
+        state = checkpoint.State(workdir, network, run.train.keep, **tracked)
+    step = state.restore()
+    if ended := _ended(run, state, step // per_epoch):
+        print(f"{workdir}: {ended}")
         return
+    board = summaries.Board(workdir, step)
     # Before minutes of tracing; max_hours waits for a step, or restarts would never end.
-    _stop_for(watch.reason(max_hours=None), state, step)
+    _stop_for(watch.reason(max_hours=None), board, state, step)
     several_steps = steps_in_one_call(
         strategy,
         training_step(network, optimizer, run, strategy, image_losses, averages),
@@ -119,20 +122,22 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
     batches = batches_of(run, split, run.train.epochs, step)
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
-    board = summaries.Board(workdir, step)
     if not step:
         board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
     provenance.add_start(workdir, lakes, strategy, step)
-    line = progress.Progress(per_epoch, run, step)
+    line, profile = (
+        progress.Progress(per_epoch, run, step),
+        profiling.Profile(workdir, run.train.profile),
+    )
     _introduce(run, workdir, network, (split, val_split), per_epoch)
-    while step < last_step:
+    while not ended:
         epoch_end = (step // per_epoch + 1) * per_epoch
-        sums = {}
         while step < epoch_end:
             count = min(run.train.steps_per_call, epoch_end - step)
-            call = several_steps(iterator, tf.constant(count))
-            # An epoch has more pixels than float32 can count.
-            call = {name: value.numpy().astype("float64") for name, value in call.items()}
+            with profile.call(step, count):
+                call = several_steps(iterator, tf.constant(count))
+                # An epoch has more pixels than float32 can count.
+                call = {name: value.numpy().astype("float64") for name, value in call.items()}
             call["steps"] = count
             step += count
             if call["nonfinite_steps"]:
@@ -140,33 +145,61 @@ def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) ->
                     f"the loss or a gradient is not a number between steps {step - count + 1} and "
                     f"{step}; lower optimizer.learning_rate in a new workdir"
                 )
-            sums = {name: sums.get(name, 0) + value for name, value in call.items()}
-            line.show(step, sums)
+            rates = {"input_wait_share": call.pop("input_wait_share")}
+            state.sums.add(call)
+            line.show(step, state.sums.values)
             means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
-            board.scalars("train", step, {**means, **line.rates(optimizer)})
-            board.flush()  # no checkpoint is ahead of its curves
+            board.scalars("train", step, {**means, **rates, **line.rates(optimizer)})
             if step < epoch_end:  # behind its last step an epoch is validated first, then saved
-                _stop_for(watch.reason(run.train.max_hours), state, step)
-                state.save_if_due(step, run.train.checkpoint_minutes)
+                _stop_for(watch.reason(run.train.max_hours), board, state, step)
+                if state.is_due(run.train.checkpoint_minutes):
+                    _save(board, state, step)
+        profile.stop()
         epoch = step // per_epoch
         if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
             averages.add_epoch()
         with averages_in_place(run, epoch, averages, network, strategy, split):
-            val = validate.scores(validation(board, step))
-            is_best = state.keep_if_best(val[run.score])
-        curves = {"train": validate.scores(sums), "val": val}
-        for curve, values in curves.items():
-            board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
-        board.scalars(summaries.RUN, step, {f"best/{run.score}": float(state.best_score.numpy())})
-        board.flush()
+            sums = {"train": state.sums.take(), "val": validation(board, step)}
+            curves = {curve: validate.scores(of_curve) for curve, of_curve in sums.items()}
+            is_best = state.keep_if_best(curves["val"][run.score], epoch)
+        for curve, of_curve in sums.items():
+            board.distributions(curve, step, of_curve)
+            board.scalars(curve, step, {_tag(name): value for name, value in curves[curve].items()})
+        board.scalars(
+            "train", step, {"peak_memory_gb": distribute.peak_memory_bytes(strategy) / 1e9}
+        )
+        if is_best:
+            best = {f"best/{name}": value for name, value in curves["val"].items()}
+            board.scalars(summaries.RUN, step, best)
         schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
-        state.save(step)
-        last = {"epoch": epoch, "step": step, **curves}
-        best = {"score": run.score, "value": float(state.best_score.numpy())}
-        checkpoint.write_metrics(workdir, {"last": last, "best": best})
+        _save(board, state, step)
+        last, kept = {"epoch": epoch, "step": step, **curves}, state.kept()
+        best = {"score": run.score, "value": kept[0]["value"], "epoch": kept[0]["epoch"]}
+        checkpoint.write_metrics(workdir, {"last": last, "best": best, "kept": kept})
         line.epoch(epoch, curves, is_best)
-        if step < last_step:
-            _stop_for(watch.reason(run.train.max_hours), state, step)
+        if ended := _ended(run, state, epoch):
+            print(f"{workdir}: {ended}")
+        else:
+            _stop_for(watch.reason(run.train.max_hours), board, state, step)
+
+
+def _ended(run: config.Config, state: checkpoint.State, epoch: int) -> str | None:
+    """Why there is nothing more to do after this epoch, if there is not."""
+    if epoch >= run.train.epochs:
+        return f"all {run.train.epochs} epochs are done"
+    patience = run.train.patience
+    if patience is None or state.stale_epochs.numpy() < patience:
+        return None
+    best = state.kept()[0]
+    return (
+        f"ended early after epoch {epoch} of {run.train.epochs}: {run.score} has not been better "
+        f"than epoch {best['epoch']}'s {best['value']:.4f} for train.patience={patience} epochs"
+    )
+
+
+def _save(board: summaries.Board, state: checkpoint.State, step: int) -> None:
+    board.flush()  # no checkpoint is ahead of its curves
+    state.save(step)
 
 
 def batches_of(run: config.Config, split: data.Split, epochs: int, first_step: int):
@@ -175,12 +208,12 @@ def batches_of(run: config.Config, split: data.Split, epochs: int, first_step: i
     return data.training_batches(split, run.data, run.train.seed, epochs, first_step, num_draws)
 
 
-def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
+def _stop_for(reason: str | None, board, state: checkpoint.State, step: int) -> None:
     """Saves what is not saved yet and raises Interrupted, if there is a reason to stop."""
     if reason is None:
         return
     if step != int(state.step.numpy()):
-        state.save(step)
+        _save(board, state, step)
     raise interruption.Interrupted(
         f"{reason}: stopped at step {step:,} and saved; the same command goes on from here"
     )
@@ -280,17 +313,28 @@ def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
 
 
 def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
-    """(iterator, number of steps) -> sums over steps and replicas, as one compiled loop."""
+    """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
+    which the step waited for its batch, as one compiled loop."""
+
+    clock = input_wait.Clock()
+
+    def one_step(iterator, done):
+        batch = next(iterator)
+        waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
+        sums = distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
+        return sums, waited, clock.when_done(sums)
 
     @tf.function
     def several_steps(iterator, count):
-        sums = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
+        start = clock.now()
+        sums, waited, done = one_step(iterator, start)
         for _ in tf.range(count - 1):
-            more = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
+            more, longer, done = one_step(iterator, done)
             sums = {name: sums[name] + more[name] for name in sums}
+            waited += longer
         if averages and strategy.num_replicas_in_sync > 1:
             strategy.run(_average, args=(averages,))
-        return sums
+        return {**sums, "input_wait_share": waited / (done - start)}
 
     return several_steps
 
