@@ -36,7 +36,7 @@ def place(request, tmp_path):
 )
 def test_batches_are_those_without_it(lake, place, settings):
     settings = config.Data(**settings, cache=place)
-    split = data.training_split(data.open_lake(str(lake)), str(lake), settings, False)
+    split = data.training_split([data.open_lake(str(lake))], str(lake), settings, False)
     decoded = decoded_of(split, settings)
     for first_step in (0, 2):
         plain, cached = (batches(split, settings, d, first_step) for d in (None, decoded))

@@ -1,23 +1,29 @@
 """What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights,
-metrics.json."""
+metrics.json.
+
+The weights of the best epoch are best.weights.h5. Where more are kept (train.keep), each of those
+epochs has a file best/epoch_0012.weights.h5, too.
+"""
 
 import hashlib
 import json
 import math
 import re
+import shutil
 import time
 from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 from lake import InputError
-from trainer import config
+from trainer import config, epoch_sums
 from trainer.workers import Agreement, Worker
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
-CHECKPOINTS, LAKE = "checkpoints", "lake.json"
+CHECKPOINTS, LAKE, FURTHER = "checkpoints", "lake.json", "best"
 # What TensorFlow raises for a checkpoint that is cut off, changed or partly gone (tried at every
 # place of both files); an AssertionError where the damage hides the list of its objects.
 UNREADABLE = (tf.errors.OpError, IndexError, AssertionError)
@@ -31,6 +37,8 @@ FREE_TO_CHANGE = (
     "train.worker_minutes:",
     "train.checkpoint_minutes:",
     "train.max_hours:",
+    "train.patience:",
+    "train.profile:",
     "train.jit:",
     "train.rematerialise:",
 )
@@ -79,12 +87,17 @@ def numbers(workdir: Path) -> list[int]:
 class State:
     """Network, optimizer and progress of a run, saved and restored together."""
 
-    def __init__(self, workdir: Path, network: keras.Model, agreement: Agreement, **tracked):
-        """`workdir`: where this worker writes; `tracked`: what else moves in a run, such as the
-        optimizer, by name."""
+    def __init__(
+        self, workdir: Path, network: keras.Model, agreement: Agreement, keep: int = 1, **tracked
+    ):
+        """`workdir`: where this worker writes; `keep`: so many of the best epochs' weights;
+        `tracked`: what else moves in a run, such as the optimizer, by name."""
         self.workdir, self.network, self.saved_at = workdir, network, time.monotonic()
         self.agreement = agreement
-        self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
+        # The highest first; -inf and 0 where there are no more epochs yet.
+        self.best_scores = tf.Variable([-math.inf] * keep, dtype=tf.float64, trainable=False)
+        self.best_epochs = tf.Variable([0] * keep, dtype=tf.int64, trainable=False)
+        self.sums = epoch_sums.EpochSums()
         self.stale_epochs = tf.Variable(0, dtype=tf.int64, trainable=False)  # since the best one
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         weights = {id(weight) for weight in network.weights}
@@ -93,7 +106,9 @@ class State:
         self.checkpoint = tf.train.Checkpoint(
             network=network,
             seeds=seeds,
-            best_score=self.best_score,
+            best_scores=self.best_scores,
+            best_epochs=self.best_epochs,
+            sums=self.sums,
             stale_epochs=self.stale_epochs,
             step=self.step,
             **tracked,
@@ -127,7 +142,7 @@ class State:
                 continue
             if place or self.manager.latest_checkpoint != str(path):
                 self._start_list_at(steps[place:], damaged=steps[:place])
-            _check_weights(self.workdir / BEST, math.isfinite(self.best_score.numpy()))
+            self._check_kept()
             print(f"resuming at step {step:,} from {path}")
             return step
         if steps:
@@ -151,26 +166,84 @@ class State:
         self.step.assign(step)
         self.manager.save(checkpoint_number=step)
         self.saved_at = time.monotonic()
+        self._remove_others()
 
-    def save_if_due(self, step: int, minutes: float) -> None:
-        if self.agreement.any(time.monotonic() - self.saved_at > 60 * minutes):
-            self.save(step)
+    def is_due(self, minutes: float) -> bool:
+        return self.agreement.any(time.monotonic() - self.saved_at > 60 * minutes)
 
-    def keep_if_best(self, score: float) -> bool:
-        """Writes best.weights.h5 when the score is the highest so far."""
+    def keep_if_best(self, score: float, epoch: int) -> bool:
+        """Writes the weights of an epoch that is among the best so far; whether it is the best."""
         if not math.isfinite(score):
             raise InputError(
                 "the validation score is not a number; is a lesion left in the validation split "
                 "at this data.side?"
             )
-        is_best = score > self.best_score.numpy()
+        scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
+        place = int((scores >= score).sum())  # behind those that are as good
+        is_best = place == 0
         self.stale_epochs.assign(0 if is_best else self.stale_epochs + 1)
-        if is_best:
-            self.best_score.assign(score)
-            unfinished = self.workdir / f"unfinished.{BEST}"
-            self.network.save_weights(unfinished)
-            unfinished.replace(self.workdir / BEST)
+        if place < len(scores):
+            self.best_scores.assign(np.insert(scores, place, score)[:-1])
+            self.best_epochs.assign(np.insert(epochs, place, epoch)[:-1])
+            self._write_weights(self.weights_of(epoch), is_best)
         return is_best
+
+    def _write_weights(self, path: Path, is_best: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"unfinished.{path.name}")
+        self.network.save_weights(unfinished)
+        unfinished.replace(path)
+        if is_best and path.name != BEST:
+            unfinished = self.workdir / f"unfinished.{BEST}"
+            shutil.copyfile(path, unfinished)
+            unfinished.replace(self.workdir / BEST)
+
+    def weights_of(self, epoch: int) -> Path:
+        """The file of one of the best epochs."""
+        if self.best_epochs.shape[0] == 1:
+            return self.workdir / BEST
+        return self.workdir / FURTHER / f"epoch_{epoch:04d}.weights.h5"
+
+    def kept(self) -> list[dict]:
+        """The best epochs, the best one first, with their files."""
+        pairs = zip(self.best_epochs.numpy(), self.best_scores.numpy(), strict=True)
+        return [
+            {
+                "epoch": int(epoch),
+                "value": float(score),
+                "weights": str(self.weights_of(epoch).relative_to(self.workdir)),
+            }
+            for epoch, score in pairs
+            if epoch
+        ]
+
+    def _check_kept(self) -> None:
+        """The best epoch's weights must be there. Worse ones may have made way for an epoch that
+        only a checkpoint knew which is damaged now; that epoch comes again."""
+        is_expected = math.isfinite(self.best_scores.numpy()[0])
+        _check_weights(self.workdir / BEST, is_expected)
+        kept = [number for number, one in enumerate(self.kept()) if self._is_there(number, one)]
+        if len(kept) < len(self.kept()):
+            scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
+            missing = len(scores) - len(kept)
+            self.best_scores.assign([*scores[kept], *[-math.inf] * missing])
+            self.best_epochs.assign([*epochs[kept], *[0] * missing])
+
+    def _is_there(self, number: int, one: dict) -> bool:
+        path = self.workdir / one["weights"]
+        if number == 0 or path.exists():
+            _check_weights(path, is_expected=True)
+            return True
+        print(f"{path} is gone: epoch {one['epoch']} is not among the best ones kept any more")
+        return False
+
+    def _remove_others(self) -> None:
+        """Weights of epochs that are not among the best any more; of the newest checkpoint, so that
+        no restart misses one."""
+        kept = {self.workdir / one["weights"] for one in self.kept()}
+        for path in (self.workdir / FURTHER).glob("*.weights.h5"):
+            if path not in kept:
+                path.unlink()
 
 
 def write_metrics(workdir: Path, metrics: dict) -> None:

@@ -320,6 +320,10 @@ class Train(Section):
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
     # positives. accuracy: of more than two classes.
     keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean"] | None = None
+    keep: int = Field(1, ge=1)  # so many of the best epochs' weights; above 1 in the folder best
+    # Epochs without a better score, and the run (or stage) has ended; None: it never does early.
+    patience: int | None = Field(None, ge=1)
+    profile: int = Field(0, ge=0)  # steps of each start to trace for TensorBoard's profile plugin
     deterministic: bool = False
 
 
@@ -401,6 +405,16 @@ class Config(Section):
             raise ValueError(
                 f"loss.reduction=batch needs the whole batch at once, and optimizer.accumulate="
                 f"{self.optimizer.accumulate} cuts it; use one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_end_to_average(self) -> "Config":
+        if self.optimizer.swa_epochs and self.train.patience:
+            raise ValueError(
+                f"train.patience={self.train.patience}: a run that ends early does not reach the "
+                f"last epochs that optimizer.swa_epochs={self.optimizer.swa_epochs} averages; use "
+                f"optimizer.ema with it"
             )
         return self
 

@@ -51,26 +51,27 @@ def split_of(content: dict, folder: str, name: str) -> Split:
     return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
 
 
-def all_lakes(content: dict, data: config.Data) -> list[dict]:
+def open_lakes(folder: str, data: config.Data) -> list[dict]:
     """The manifests of the run's own lake and of its more_lakes."""
-    return [content, *(open_lake(folder) for folder in data.more_lakes)]
+    return [open_lake(name) for name in (folder, *data.more_lakes)]
 
 
-def positive_pixel_share(content: dict, data: config.Data) -> float:
+def positive_pixel_share(lakes: list[dict], data: config.Data) -> float:
     """Share of positive pixels in positive images: of more lakes the mean by their weights."""
-    lakes, weights = all_lakes(content, data), [1.0, *data.more_lakes.values()]
+    weights = [1.0, *data.more_lakes.values()]
     shares = [lake["statistics"]["positive_pixel_share_of_positives"] for lake in lakes]
     return float(np.average(shares, weights=weights))
 
 
-def training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
-    """What a run trains on, of all its lakes. A fold is held out of the first alone."""
+def training_split(lakes: list[dict], folder: str, data: config.Data, is_classifier: bool) -> Split:
+    """What a run trains on, of all its lakes; `folder` is the first's. A fold is held out of that
+    one alone."""
+    content, *others = lakes
     split = _training_split(content, folder, data, is_classifier)
-    if not data.more_lakes:
+    if not others:
         return split
     of_others, splits = data.model_copy(update={"fold": None}), [split]
-    for other_folder in data.more_lakes:
-        other = open_lake(other_folder)
+    for other_folder, other in zip(data.more_lakes, others, strict=True):
         _check_alike(content, folder, other, other_folder)
         splits.append(_training_split(other, other_folder, of_others, is_classifier))
     return _joined(splits, (1.0, *data.more_lakes.values()))

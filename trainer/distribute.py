@@ -2,6 +2,7 @@
 tf.distribute strategy."""
 
 import functools
+import resource
 import signal
 import threading
 import time
@@ -209,6 +210,14 @@ def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> b
 
 def _is_on(strategy: tf.distribute.Strategy, kind: str) -> bool:
     return all(kind in device for device in strategy.extended.worker_devices)
+
+
+def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:
+    """Of the device that took most; of a CPU what the process took of the machine's."""
+    if not _is_on(strategy, "GPU"):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
+    names = [device.rpartition("device:")[2] for device in strategy.extended.worker_devices]
+    return max(tf.config.experimental.get_memory_info(name)["peak"] for name in names)
 
 
 def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:

@@ -24,11 +24,13 @@ from trainer import (
     damage,
     data,
     distribute,
+    input_wait,
     interruption,
     loss_scale,
     models,
     objective,
     order,
+    profiling,
     progress,
     provenance,
     rematerialise,
@@ -83,7 +85,7 @@ def _dealt(run: config.Config, worker: workers.Worker) -> config.Config:
 class Setup(NamedTuple):
     """What a run has before its first step."""
 
-    lake: dict
+    lakes: list[dict]  # manifests of the run's own and of more_lakes
     split: data.Split
     val_split: data.Split
     per_epoch: int  # steps
@@ -95,10 +97,10 @@ class Setup(NamedTuple):
 
 def set_up(run: config.Config) -> Setup:
     """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
-    lake = data.open_lake(run.lake)
-    split = data.training_split(lake, run.lake, run.data, run.is_classifier)
-    val_split = data.validation_split(lake, run.lake, run.data)
-    data.check_classes(lake, run.lake, run)
+    lakes = data.open_lakes(run.lake, run.data)
+    split = data.training_split(lakes, run.lake, run.data, run.is_classifier)
+    val_split = data.validation_split(lakes[0], run.lake, run.data)
+    data.check_classes(lakes[0], run.lake, run)
     _check_labels(run, split, val_split)
     per_epoch = order.steps_per_epoch(split, run.data)
     worker = workers.of_environment()
@@ -111,7 +113,7 @@ def set_up(run: config.Config) -> Setup:
         run.train.worker_minutes,
     )
     image_losses = objective.image_losses(
-        run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
+        run, data.positive_pixel_share(lakes, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -119,13 +121,13 @@ def set_up(run: config.Config) -> Setup:
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
     with strategy.scope():
         network = models.build(run.model, run.data.side)
-    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network, worker)
+    return Setup(lakes, split, val_split, per_epoch, strategy, image_losses, network, worker)
 
 
 def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interruption.Watch) -> None:
     """One stage; `shared`: the workdir of all workers, `workdir`: where this one writes, the same
     with the chief."""
-    lake, split, val_split, per_epoch, strategy, image_losses, network, worker = set_up(run)
+    lakes, split, val_split, per_epoch, strategy, image_losses, network, worker = set_up(run)
     agreement = workers.Agreement(strategy, worker)
     is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     with strategy.scope():
@@ -136,42 +138,45 @@ def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interrup
         scale = None
         if network.compute_dtype == "float16":
             scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
-        checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
+        checkpoint.claim(workdir, run, lakes)
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
         if averages:
             tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
         if scale:
             tracked |= {"loss_scale": scale.value, "good_steps": scale.good}
-        state = checkpoint.State(workdir, network, agreement, **tracked)
-    step, last_step = state.restore(shared), per_epoch * run.train.epochs
-    if step >= last_step:
-        print(f"{shared}: all {run.train.epochs} epochs are done")
+        state = checkpoint.State(workdir, network, agreement, run.train.keep, **tracked)
+    step = state.restore(shared)
+    if ended := _ended(run, state, step // per_epoch):
+        print(f"{shared}: {ended}")
         return
+    board = summaries.Board(workdir, step)
     # Before minutes of tracing; max_hours waits for a step, or restarts would never end.
-    _stop_for(_reason(watch, None, agreement), state, step)
+    _stop_for(_reason(watch, None, agreement), board, state, step)
     several_steps = steps_in_one_call(
         strategy,
         training_step(network, optimizer, run, strategy, image_losses, averages, scale),
         averaging.moving_statistics(network),
     )
-    decoded = decoded_images(run, lake, split)
+    decoded = decoded_images(run, lakes, split)
     batches = batches_of(run, split, run.train.epochs, step, worker, decoded=decoded)
     iterator = iter(distribute.distributed(strategy, batches))
     validation = validate.Validation(strategy, network, run, val_split, image_losses)
-    board = summaries.Board(workdir, step)
     if not step:
         board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
-    provenance.add_start(workdir, data.all_lakes(lake, run.data), strategy, step)
-    line = progress.Progress(per_epoch, run, step)
+    provenance.add_start(workdir, lakes, strategy, step)
+    line, profile = (
+        progress.Progress(per_epoch, run, step),
+        profiling.Profile(workdir, run.train.profile),
+    )
     _introduce(run, workdir, network, (split, val_split), per_epoch)
-    while step < last_step:
+    while not ended:
         epoch_end = (step // per_epoch + 1) * per_epoch
-        sums = {}
         while step < epoch_end:
             count = min(run.train.steps_per_call, epoch_end - step)
-            call = several_steps(iterator, tf.constant(count))
-            # An epoch has more pixels than float32 can count.
-            call = {name: value.numpy().astype("float64") for name, value in call.items()}
+            with profile.call(step, count):
+                call = several_steps(iterator, tf.constant(count))
+                # An epoch has more pixels than float32 can count.
+                call = {name: value.numpy().astype("float64") for name, value in call.items()}
             step += count
             if call["nonfinite_steps"] and (scale is None or scale.is_spent):
                 again = batches_of(
@@ -184,38 +189,66 @@ def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interrup
                     f"workdir"
                 )
             taken = call["steps"] = count - int(call["nonfinite_steps"])
-            sums = {name: sums.get(name, 0) + value for name, value in call.items()}
-            line.show(step, sums)
+            rates = {"input_wait_share": call.pop("input_wait_share")}
+            state.sums.add(call)
+            line.show(step, state.sums.values)
             if taken:
                 means = {name: float(call[name]) / taken for name in ("loss", "gradient_norm")}
-                board.scalars("train", step, {**means, **line.rates(optimizer)})
+                board.scalars("train", step, {**means, **rates, **line.rates(optimizer)})
             if scale:
                 scaled = {"loss_scale": float(scale.value.numpy())}
                 board.scalars("train", step, {**scaled, "skipped_steps": count - taken})
-            board.flush()  # no checkpoint is ahead of its curves
             if step < epoch_end:  # behind its last step an epoch is validated first, then saved
-                _stop_for(_reason(watch, run.train.max_hours, agreement), state, step)
-                state.save_if_due(step, run.train.checkpoint_minutes)
+                _stop_for(_reason(watch, run.train.max_hours, agreement), board, state, step)
+                if state.is_due(run.train.checkpoint_minutes):
+                    _save(board, state, step)
+        profile.stop()
         epoch = step // per_epoch
         if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
             averages.add_epoch()
         with averages_in_place(run, epoch, averages, network, strategy, split, worker):
-            val = validate.scores(validation(board, step))
-            is_best = state.keep_if_best(val[run.score])
-        curves = {"train": validate.scores(sums), "val": val}
-        for curve, values in curves.items():
-            board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
-        board.scalars(summaries.RUN, step, {f"best/{run.score}": float(state.best_score.numpy())})
-        board.flush()
+            sums = {"train": state.sums.take(), "val": validation(board, step)}
+            curves = {curve: validate.scores(of_curve) for curve, of_curve in sums.items()}
+            is_best = state.keep_if_best(curves["val"][run.score], epoch)
+        for curve, of_curve in sums.items():
+            board.distributions(curve, step, of_curve)
+            board.scalars(curve, step, {_tag(name): value for name, value in curves[curve].items()})
+        board.scalars(
+            "train", step, {"peak_memory_gb": distribute.peak_memory_bytes(strategy) / 1e9}
+        )
+        if is_best:
+            best = {f"best/{name}": value for name, value in curves["val"].items()}
+            board.scalars(summaries.RUN, step, best)
         schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
-        state.save(step)
-        last = {"epoch": epoch, "step": step, **curves}
-        best = {"score": run.score, "value": float(state.best_score.numpy())}
-        checkpoint.write_metrics(workdir, {"last": last, "best": best})
+        _save(board, state, step)
+        last, kept = {"epoch": epoch, "step": step, **curves}, state.kept()
+        best = {"score": run.score, "value": kept[0]["value"], "epoch": kept[0]["epoch"]}
+        checkpoint.write_metrics(workdir, {"last": last, "best": best, "kept": kept})
         line.epoch(epoch, curves, is_best)
-        if step < last_step:
-            _stop_for(_reason(watch, run.train.max_hours, agreement), state, step)
+        if ended := _ended(run, state, epoch):
+            print(f"{shared}: {ended}")
+        else:
+            _stop_for(_reason(watch, run.train.max_hours, agreement), board, state, step)
     agreement.of_chief(step)  # behind it, the chief has written the weights of the next stage
+
+
+def _ended(run: config.Config, state: checkpoint.State, epoch: int) -> str | None:
+    """Why there is nothing more to do after this epoch, if there is not."""
+    if epoch >= run.train.epochs:
+        return f"all {run.train.epochs} epochs are done"
+    patience = run.train.patience
+    if patience is None or state.stale_epochs.numpy() < patience:
+        return None
+    best = state.kept()[0]
+    return (
+        f"ended early after epoch {epoch} of {run.train.epochs}: {run.score} has not been better "
+        f"than epoch {best['epoch']}'s {best['value']:.4f} for train.patience={patience} epochs"
+    )
+
+
+def _save(board: summaries.Board, state: checkpoint.State, step: int) -> None:
+    board.flush()  # no checkpoint is ahead of its curves
+    state.save(step)
 
 
 def batches_of(
@@ -233,11 +266,13 @@ def batches_of(
     return data.training_batches(split, run.data, *numbers, worker, extra_fields, decoded)
 
 
-def decoded_images(run: config.Config, lake: dict, split: data.Split) -> cache.Decoded | None:
+def decoded_images(
+    run: config.Config, lakes: list[dict], split: data.Split
+) -> cache.Decoded | None:
     """What data.cache asks for."""
     if run.data.cache is None:
         return None
-    sha256 = checkpoint.shards_sha256(data.all_lakes(lake, run.data))
+    sha256 = checkpoint.shards_sha256(lakes)
     return cache.of(split, run.data, sha256, data.evaluation_batches)
 
 
@@ -247,12 +282,12 @@ def _reason(watch: interruption.Watch, max_hours, agreement: workers.Agreement) 
     return (own or "another worker stops") if agreement.any(own is not None) else None
 
 
-def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
+def _stop_for(reason: str | None, board, state: checkpoint.State, step: int) -> None:
     """Saves what is not saved yet and raises Interrupted, if there is a reason to stop."""
     if reason is None:
         return
     if step != int(state.step.numpy()):
-        state.save(step)
+        _save(board, state, step)
     raise interruption.Interrupted(
         f"{reason}: stopped at step {step:,} and saved; the same command goes on from here"
     )
@@ -377,17 +412,28 @@ def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
 
 
 def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
-    """(iterator, number of steps) -> sums over steps and replicas, as one compiled loop."""
+    """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
+    which the step waited for its batch, as one compiled loop."""
+
+    clock = input_wait.Clock()
+
+    def one_step(iterator, done):
+        batch = next(iterator)
+        waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
+        sums = distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
+        return sums, waited, clock.when_done(sums)
 
     @tf.function
     def several_steps(iterator, count):
-        sums = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
+        start = clock.now()
+        sums, waited, done = one_step(iterator, start)
         for _ in tf.range(count - 1):
-            more = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
+            more, longer, done = one_step(iterator, done)
             sums = {name: sums[name] + more[name] for name in sums}
+            waited += longer
         if averages and strategy.num_replicas_in_sync > 1:
             strategy.run(_average, args=(averages,))
-        return sums
+        return {**sums, "input_wait_share": waited / (done - start)}
 
     return several_steps
 

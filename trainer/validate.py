@@ -8,7 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer import augment, config, data, distribute, metrics, objective, panel, summaries, workers
+from trainer import (
+    augment,
+    config,
+    data,
+    distribute,
+    distributions,
+    metrics,
+    objective,
+    panel,
+    summaries,
+    workers,
+)
 
 THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation split
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
@@ -103,6 +114,10 @@ class Validation:
             scored = masks, outputs[0], batch, batch["weight"]
             lesion = objective.lesion_logits(outputs, run.loss)
             sums = example_sums(run.is_classifier, *scored, lesion)
+            if not run.is_classifier:
+                probabilities = tf.nn.sigmoid(tf.cast(outputs[0][..., -1:], tf.float32))
+                known = batch["weight"] * batch["has_mask"]
+                sums |= distributions.map_sums(masks, probabilities, known, THRESHOLD)
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
         @tf.function
