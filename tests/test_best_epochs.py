@@ -6,12 +6,13 @@ from pathlib import Path
 
 import keras
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from lake import InputError
-from trainer import checkpoint, config, task
+from trainer import checkpoint, config, task, workers
 
 SCORES = [0.5, 0.3, 0.5, 0.7, 0.1, 0.6, 0.7]  # of the epochs 1, 2, …
 
@@ -19,7 +20,8 @@ SCORES = [0.5, 0.3, 0.5, 0.7, 0.1, 0.6, 0.7]  # of the epochs 1, 2, …
 def fresh(workdir: Path, keep: int) -> checkpoint.State:
     """Of a network of one weight, which is the number of the epoch."""
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    return checkpoint.State(workdir, network, keep)
+    alone = workers.Agreement(tf.distribute.get_strategy(), workers.ALONE)
+    return checkpoint.State(workdir, network, alone, keep)
 
 
 def finish(state: checkpoint.State, epoch: int, is_killed: bool = False) -> None:
@@ -62,10 +64,10 @@ def test_killed_before_its_checkpoint_an_epoch_comes_again_to_the_same_files(tmp
     for epoch in range(1, len(SCORES) + 1):
         finish(undisturbed, epoch)
         fresh_one = fresh(tmp_path / "b", 2)
-        assert fresh_one.restore() == epoch - 1
+        assert fresh_one.restore(tmp_path / "b") == epoch - 1
         finish(fresh_one, epoch, is_killed=True)
         again = fresh(tmp_path / "b", 2)
-        again.restore()
+        again.restore(tmp_path / "b")
         finish(again, epoch)
         assert again.kept() == undisturbed.kept()
         assert files(tmp_path / "a") == files(tmp_path / "b")
@@ -78,13 +80,13 @@ def test_behind_a_damaged_checkpoint_weights_that_made_way_are_said_to_be_gone(t
     for path in tmp_path.glob("checkpoints/ckpt-3.*"):
         path.write_bytes(b"")
     again = fresh(tmp_path, 2)
-    assert again.restore() == 2
+    assert again.restore(tmp_path) == 2
     assert "epoch_0002.weights.h5 is gone: epoch 2 is not among" in capsys.readouterr().out
     finish(again, 3)
     assert again.kept() == state.kept() and len(files(tmp_path)) == 2
     (tmp_path / "best" / "epoch_0001.weights.h5").unlink()
     with pytest.raises(InputError, match="the best epoch's weights cannot be read"):
-        fresh(tmp_path, 2).restore()
+        fresh(tmp_path, 2).restore(tmp_path)
 
 
 def test_a_run_that_may_end_early_has_no_last_epochs_to_average():

@@ -6,6 +6,7 @@ the batch divided by the global batch, so that one replica and many take the sam
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,11 @@ from trainer import (
     distribute,
     input_wait,
     interruption,
+    loop,
     loss_scale,
     models,
     objective,
     order,
-    profiling,
-    progress,
     provenance,
     rematerialise,
     schedules,
@@ -127,128 +127,89 @@ def set_up(run: config.Config) -> Setup:
 def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interruption.Watch) -> None:
     """One stage; `shared`: the workdir of all workers, `workdir`: where this one writes, the same
     with the chief."""
-    lakes, split, val_split, per_epoch, strategy, image_losses, network, worker = set_up(run)
-    agreement = workers.Agreement(strategy, worker)
-    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
-    with strategy.scope():
-        rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
-        optimizer = schedules.build_optimizer(run.optimizer, rate)
-        optimizer.build(network.trainable_variables)
-        averages = averaging.Averages(network, strategy) if is_averaged else None
-        scale = None
-        if network.compute_dtype == "float16":
-            scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
-        checkpoint.claim(workdir, run, lakes)
-        tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
-        if averages:
-            tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
-        if scale:
-            tracked |= {"loss_scale": scale.value, "good_steps": scale.good}
-        state = checkpoint.State(workdir, network, agreement, run.train.keep, **tracked)
+    setup = set_up(run)
+    agreement = workers.Agreement(setup.strategy, setup.worker)
+    with setup.strategy.scope():
+        moving = moving_parts(run, setup)
+        checkpoint.claim(workdir, run, setup.lakes)
+        tracked = moving.tracked()
+        state = checkpoint.State(workdir, setup.network, agreement, run.train.keep, **tracked)
     step = state.restore(shared)
-    if ended := _ended(run, state, step // per_epoch):
+    if ended := loop.why_ended(run, state, step // setup.per_epoch):
         print(f"{shared}: {ended}")
         return
     board = summaries.Board(workdir, step)
-    # Before minutes of tracing; max_hours waits for a step, or restarts would never end.
-    _stop_for(_reason(watch, None, agreement), board, state, step)
-    several_steps = steps_in_one_call(
-        strategy,
-        training_step(network, optimizer, run, strategy, image_losses, averages, scale),
-        averaging.moving_statistics(network),
-    )
-    decoded = decoded_images(run, lakes, split)
-    batches = batches_of(run, split, run.train.epochs, step, worker, decoded=decoded)
-    iterator = iter(distribute.distributed(strategy, batches))
-    validation = validate.Validation(strategy, network, run, val_split, image_losses)
+    stop = loop.Stop(watch, agreement, state, board)
+    stop.if_asked(step, max_hours=None)  # before minutes of tracing
+    parts = loop_parts(run, setup, moving, step)
     if not step:
         board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
-    provenance.add_start(workdir, lakes, strategy, step)
-    line, profile = (
-        progress.Progress(per_epoch, run, step),
-        profiling.Profile(workdir, run.train.profile),
-    )
-    _introduce(run, workdir, network, (split, val_split), per_epoch)
-    while not ended:
-        epoch_end = (step // per_epoch + 1) * per_epoch
-        while step < epoch_end:
-            count = min(run.train.steps_per_call, epoch_end - step)
-            with profile.call(step, count):
-                call = several_steps(iterator, tf.constant(count))
-                # An epoch has more pixels than float32 can count.
-                call = {name: value.numpy().astype("float64") for name, value in call.items()}
-            step += count
-            if call["nonfinite_steps"] and (scale is None or scale.is_spent):
-                again = batches_of(
-                    run, split, run.train.epochs, step - count, worker, ("image_id",)
-                )
-                found = culprits.sentence(network, run, image_losses, again.take(count))
-                raise FloatingPointError(
-                    f"the loss or a gradient is not a number between steps {step - count + 1} and "
-                    f"{step}: {found}; look at them, or lower optimizer.learning_rate in a new "
-                    f"workdir"
-                )
-            taken = call["steps"] = count - int(call["nonfinite_steps"])
-            rates = {"input_wait_share": call.pop("input_wait_share")}
-            state.sums.add(call)
-            line.show(step, state.sums.values)
-            if taken:
-                means = {name: float(call[name]) / taken for name in ("loss", "gradient_norm")}
-                board.scalars("train", step, {**means, **rates, **line.rates(optimizer)})
-            if scale:
-                scaled = {"loss_scale": float(scale.value.numpy())}
-                board.scalars("train", step, {**scaled, "skipped_steps": count - taken})
-            if step < epoch_end:  # behind its last step an epoch is validated first, then saved
-                _stop_for(_reason(watch, run.train.max_hours, agreement), board, state, step)
-                if state.is_due(run.train.checkpoint_minutes):
-                    _save(board, state, step)
-        profile.stop()
-        epoch = step // per_epoch
-        if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
-            averages.add_epoch()
-        with averages_in_place(run, epoch, averages, network, strategy, split, worker):
-            sums = {"train": state.sums.take(), "val": validation(board, step)}
-            curves = {curve: validate.scores(of_curve) for curve, of_curve in sums.items()}
-            is_best = state.keep_if_best(curves["val"][run.score], epoch)
-        for curve, of_curve in sums.items():
-            board.distributions(curve, step, of_curve)
-            board.scalars(curve, step, {_tag(name): value for name, value in curves[curve].items()})
-        board.scalars(
-            "train", step, {"peak_memory_gb": distribute.peak_memory_bytes(strategy) / 1e9}
-        )
-        if is_best:
-            best = {f"best/{name}": value for name, value in curves["val"].items()}
-            board.scalars(summaries.RUN, step, best)
-        schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
-        _save(board, state, step)
-        last, kept = {"epoch": epoch, "step": step, **curves}, state.kept()
-        best = {"score": run.score, "value": kept[0]["value"], "epoch": kept[0]["epoch"]}
-        checkpoint.write_metrics(workdir, {"last": last, "best": best, "kept": kept})
-        line.epoch(epoch, curves, is_best)
-        if ended := _ended(run, state, epoch):
-            print(f"{shared}: {ended}")
-        else:
-            _stop_for(_reason(watch, run.train.max_hours, agreement), board, state, step)
+    provenance.add_start(workdir, setup.lakes, setup.strategy, step)
+    _introduce(run, workdir, setup)
+    ended = loop.Loop(run, workdir, parts, state, board, stop, setup.per_epoch).train()
     agreement.of_chief(step)  # behind it, the chief has written the weights of the next stage
+    print(f"{shared}: {ended}")
 
 
-def _ended(run: config.Config, state: checkpoint.State, epoch: int) -> str | None:
-    """Why there is nothing more to do after this epoch, if there is not."""
-    if epoch >= run.train.epochs:
-        return f"all {run.train.epochs} epochs are done"
-    patience = run.train.patience
-    if patience is None or state.stale_epochs.numpy() < patience:
-        return None
-    best = state.kept()[0]
-    return (
-        f"ended early after epoch {epoch} of {run.train.epochs}: {run.score} has not been better "
-        f"than epoch {best['epoch']}'s {best['value']:.4f} for train.patience={patience} epochs"
+class Moving(NamedTuple):
+    """What moves in a run beside the network."""
+
+    optimizer: keras.optimizers.Optimizer
+    rate: schedules.Rate
+    averages: averaging.Averages | None
+    scale: loss_scale.LossScale | None  # of float16
+
+    def tracked(self) -> dict:
+        """By the names of a checkpoint."""
+        found = {"optimizer": self.optimizer, "rate_factor": self.rate.factor}
+        if self.averages:
+            found |= {"shadows": self.averages.shadows, "averaged_epochs": self.averages.epochs}
+        if self.scale:
+            found |= {"loss_scale": self.scale.value, "good_steps": self.scale.good}
+        return found
+
+
+def moving_parts(run: config.Config, setup: Setup) -> Moving:
+    """Call it in the strategy's scope."""
+    rate = schedules.learning_rate(run.optimizer, run.train.epochs, setup.per_epoch)
+    optimizer = schedules.build_optimizer(run.optimizer, rate)
+    optimizer.build(setup.network.trainable_variables)
+    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
+    averages = averaging.Averages(setup.network, setup.strategy) if is_averaged else None
+    scale = None
+    if setup.network.compute_dtype == "float16":
+        scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
+    return Moving(optimizer, rate, averages, scale)
+
+
+def loop_parts(run: config.Config, setup: Setup, moving: Moving, step: int) -> loop.Parts:
+    strategy, network, losses = setup.strategy, setup.network, setup.image_losses
+    several_steps = steps_in_one_call(
+        strategy,
+        training_step(
+            network, moving.optimizer, run, strategy, losses, moving.averages, moving.scale
+        ),
+        averaging.moving_statistics(network),
     )
+    order_of_run = run, setup.split, run.train.epochs
+    decoded = decoded_images(run, setup.lakes, setup.split)
+    batches = batches_of(*order_of_run, step, setup.worker, decoded=decoded)
+    iterator = iter(distribute.distributed(strategy, batches))
 
+    def blamed(first_step: int, count: int) -> str:
+        again = batches_of(*order_of_run, first_step, setup.worker, ("image_id",))
+        return culprits.sentence(network, run, losses, again.take(count))
 
-def _save(board: summaries.Board, state: checkpoint.State, step: int) -> None:
-    board.flush()  # no checkpoint is ahead of its curves
-    state.save(step)
+    return loop.Parts(
+        several_steps=functools.partial(several_steps, iterator),
+        validation=validate.Validation(strategy, network, run, setup.val_split, losses),
+        averaged=functools.partial(averages_in_place, run, setup, moving.averages),
+        peak_memory_bytes=functools.partial(distribute.peak_memory_bytes, strategy),
+        blamed=blamed,
+        optimizer=moving.optimizer,
+        rate=moving.rate,
+        scale=moving.scale,
+    )
 
 
 def batches_of(
@@ -276,27 +237,12 @@ def decoded_images(
     return cache.of(split, run.data, sha256, data.evaluation_batches)
 
 
-def _reason(watch: interruption.Watch, max_hours, agreement: workers.Agreement) -> str | None:
-    """Why all workers stop now; None: all go on."""
-    own = watch.reason(max_hours)
-    return (own or "another worker stops") if agreement.any(own is not None) else None
-
-
-def _stop_for(reason: str | None, board, state: checkpoint.State, step: int) -> None:
-    """Saves what is not saved yet and raises Interrupted, if there is a reason to stop."""
-    if reason is None:
-        return
-    if step != int(state.step.numpy()):
-        _save(board, state, step)
-    raise interruption.Interrupted(
-        f"{reason}: stopped at step {step:,} and saved; the same command goes on from here"
-    )
-
-
 @contextlib.contextmanager
-def averages_in_place(run: config.Config, epoch: int, averages, network, strategy, split, worker):
+def averages_in_place(run: config.Config, setup: Setup, averages, epoch: int):
     """Validation sees the moving average after every epoch, and the mean of the last epochs after
     the last one."""
+    if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
+        averages.add_epoch()
     is_end = bool(run.optimizer.swa_epochs) and epoch == run.train.epochs
     if not (run.optimizer.ema or is_end):
         yield
@@ -305,10 +251,10 @@ def averages_in_place(run: config.Config, epoch: int, averages, network, strateg
     if is_end:
 
         def forward(batch: dict):
-            network(augment.of_batch(batch, run.augment)[0], training=True)
+            setup.network(augment.of_batch(batch, run.augment)[0], training=True)
 
-        batches = batches_of(run, split, 1, 0, worker)
-        averaging.estimate_statistics(network, strategy, forward, batches)
+        batches = batches_of(run, setup.split, 1, 0, setup.worker)
+        averaging.estimate_statistics(setup.network, setup.strategy, forward, batches)
     yield
     averages.swap()
 
@@ -460,12 +406,12 @@ def _check_labels(run: config.Config, *splits: data.Split) -> None:
             )
 
 
-def _introduce(run: config.Config, workdir: Path, network, splits: tuple, per_epoch: int) -> None:
+def _introduce(run: config.Config, workdir: Path, setup: Setup) -> None:
     known = "labelled" if run.is_classifier else "with_mask"
     further = run.loss.lesion or run.loss.reconstruction or run.loss.kl_divergence
     unlabelled = "teach no mask" if further else "weigh nothing"
     used = []
-    for split in splits:
+    for split in (setup.split, setup.val_split):
         records, counts = split.counts["records"], dict(split.counts)
         counts["labelled"] = records - counts["unknown"]
         left_out = records - counts[known]
@@ -475,13 +421,9 @@ def _introduce(run: config.Config, workdir: Path, network, splits: tuple, per_ep
     if run.is_classifier:
         title += f" of {run.model.classes} classes"
     print(
-        f"{title} with {network.count_params():,} parameters at {run.data.side} px, "
+        f"{title} with {setup.network.count_params():,} parameters at {run.data.side} px, "
         f"{keras.mixed_precision.dtype_policy().name}; {'; '.join(used)}; "
-        f"{per_epoch} steps of {run.data.batch_size} an epoch\n"
+        f"{setup.per_epoch} steps of {run.data.batch_size} an epoch\n"
         f"curves: tensorboard --logdir {workdir}",
         flush=True,
     )
-
-
-def _tag(name: str) -> str:
-    return name.replace("dice_", "dice/")
