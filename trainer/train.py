@@ -242,6 +242,7 @@ def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
         return
     if step != int(state.step.numpy()):
         state.save(step)
+    state.agreement.of_chief(step)  # all have saved
     raise interruption.Interrupted(
         f"{reason}: stopped at step {step:,} and saved; the same command goes on from here"
     )
