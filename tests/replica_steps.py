@@ -1,11 +1,13 @@
 """Steps of a tiny network on 1, 2 and 4 logical CPU devices, for tests/test_replicas.py: their
 number is fixed at the first use, so this is a process of its own. Prints one JSON line a case.
 
-    python tests/replica_steps.py equal | float16
+    python -m tests.replica_steps equal | float16 | resume
 """
 
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ import tensorflow as tf
 from trainer import (
     augment,
     averaging,
+    checkpoint,
     config,
     distribute,
     loss_scale,
@@ -21,6 +24,7 @@ from trainer import (
     objective,
     schedules,
     train,
+    workers,
 )
 
 BATCH, STEPS = 16, 20
@@ -127,5 +131,29 @@ def float16() -> None:
         )
 
 
+def resume() -> None:
+    """Plain batch norm on two replicas: what a checkpoint gives back to each."""
+    run, states = run_of("batch", 1, momentum=0.9), []
+    strategy = distribute.strategy("cpu", 2, BATCH)
+    agreement = workers.Agreement(strategy, workers.ALONE)
+    with tempfile.TemporaryDirectory() as folder:
+        for is_resumed in (False, True):
+            network, optimizer = built(run, strategy)
+            statistics = averaging.moving_statistics(network)
+            with strategy.scope():
+                tracked = {"optimizer": optimizer}
+                state = checkpoint.State(Path(folder), network, agreement, **tracked)
+            if is_resumed:
+                step = state.restore(Path(folder))
+                say(step=step, before=states[0], after=on_replicas(strategy, statistics))
+                continue
+            losses = objective.image_losses(run, 0.1)
+            one = train.training_step(network, optimizer, run, strategy, losses)
+            call = train.steps_in_one_call(strategy, one, statistics)
+            call(iter(distribute.distributed(strategy, batches(run, 3))), tf.constant(3))
+            states.append(on_replicas(strategy, statistics))
+            state.save(3)
+
+
 if __name__ == "__main__":
-    {"equal": equal, "float16": float16}[sys.argv[1]]()
+    {"equal": equal, "float16": float16, "resume": resume}[sys.argv[1]]()

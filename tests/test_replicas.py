@@ -54,3 +54,11 @@ def test_an_inf_of_the_last_replica_skips_the_step_of_all():
     for step in steps:
         assert np.isfinite(step["weights"]).all()
         assert (step["weights"][0] == step["weights"][1]).all()
+
+
+@pytest.mark.slow
+def test_each_replica_resumes_with_the_moving_statistics_that_were_saved():
+    [found] = printed("resume")
+    assert found["step"] == 3 and found["before"].any()
+    assert (found["before"][0] == found["before"][1]).all()
+    assert (found["after"] == found["before"]).all()

@@ -44,8 +44,8 @@ class Progress:
         text = (
             f"epoch {(step - 1) // self.per_epoch + 1}/{self.run.train.epochs}  "
             f"step {(step - 1) % self.per_epoch + 1}/{self.per_epoch}  "
-            f"loss {sums['loss'] / sums['steps']:.4f}  {self.images_per_second:.1f} images/s  ETA "
-            f"{_duration(left)}"
+            f"loss {sums['loss'] / max(sums['steps'], 1):.4f}  "
+            f"{self.images_per_second:.1f} images/s  ETA {_duration(left)}"
         )
         print(text.ljust(90), end="\r" if is_terminal else "\n", flush=True)
 
