@@ -68,11 +68,11 @@ def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -
 def _dealt(run: config.Config, worker: workers.Worker) -> config.Config:
     """The run with the number of streams that its order has with so many workers, which a run that
     goes on must keep."""
-    streams, batch_size = run.data.streams or worker.count, run.data.batch_size
-    if streams % worker.count or batch_size % streams:
+    streams = run.data.streams or worker.count
+    if streams % worker.count:
         raise InputError(
-            f"data.streams={streams} (of {worker.count} workers): expected a multiple of the "
-            f"workers that divides data.batch_size={batch_size}"
+            f"data.streams={streams}: the {worker.count} workers cannot share them; give a "
+            f"multiple of {worker.count}, or this number of workers"
         )
     if streams == 1:
         return run
@@ -133,7 +133,7 @@ def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interrup
         optimizer.build(network.trainable_variables)
         averages = averaging.Averages(network, strategy) if is_averaged else None
         scale = None
-        if network.compute_dtype == "float16":
+        if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
             scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
         checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
         tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
@@ -181,7 +181,7 @@ def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interrup
                     f"{step}: {found}; look at them, or lower optimizer.learning_rate in a new "
                     f"workdir"
                 )
-            taken = call["steps"] = count - int(call["nonfinite_steps"])
+            taken = call["steps"] = count - round(float(call["nonfinite_steps"]))
             sums = {name: sums.get(name, 0) + value for name, value in call.items()}
             line.show(step, sums)
             if taken:
