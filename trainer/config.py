@@ -191,6 +191,15 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
+    def _equal_streams(self) -> "Data":
+        if self.batch_size % (self.streams or 1):
+            raise ValueError(
+                f"streams={self.streams} gives each no equal part of batch_size={self.batch_size}; "
+                f"use one that divides it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_choice_of_positives(self) -> "Data":
         if self.positives_only and self.positive_share:
             raise ValueError("positives_only leaves nothing to positive_share; give one of them")

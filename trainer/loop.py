@@ -85,7 +85,7 @@ class Loop:
             # An epoch has more pixels than float32 can count.
             sums = {name: value.numpy().astype("float64") for name, value in sums.items()}
         self.step += count
-        scale, skipped = self.parts.scale, int(sums["nonfinite_steps"])
+        scale, skipped = self.parts.scale, round(float(sums["nonfinite_steps"]))
         if skipped and (scale is None or scale.is_spent):
             first = self.step - count
             raise FloatingPointError(
@@ -159,6 +159,7 @@ class Stop:
             return
         if step != int(self.state.step.numpy()):
             save(self.state, self.board, step)
+        self.agreement.of_chief(step)  # behind it, all have saved
         raise interruption.Interrupted(
             f"{own or 'another worker stops'}: stopped at step {step:,} and saved; the same "
             f"command goes on from here"

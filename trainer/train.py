@@ -71,11 +71,11 @@ def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -
 def _dealt(run: config.Config, worker: workers.Worker) -> config.Config:
     """The run with the number of streams that its order has with so many workers, which a run that
     goes on must keep."""
-    streams, batch_size = run.data.streams or worker.count, run.data.batch_size
-    if streams % worker.count or batch_size % streams:
+    streams = run.data.streams or worker.count
+    if streams % worker.count:
         raise InputError(
-            f"data.streams={streams} (of {worker.count} workers): expected a multiple of the "
-            f"workers that divides data.batch_size={batch_size}"
+            f"data.streams={streams}: the {worker.count} workers cannot share them; give a "
+            f"multiple of {worker.count}, or this number of workers"
         )
     if streams == 1:
         return run
@@ -177,7 +177,7 @@ def moving_parts(run: config.Config, setup: Setup) -> Moving:
     is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
     averages = averaging.Averages(setup.network, setup.strategy) if is_averaged else None
     scale = None
-    if setup.network.compute_dtype == "float16":
+    if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
         scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
     return Moving(optimizer, rate, averages, scale)
 

@@ -121,12 +121,12 @@ class Agreement:
 
     def __init__(self, strategy: tf.distribute.Strategy, worker: Worker):
         self.worker = worker
-        self.replicas = strategy.num_replicas_in_sync // worker.count  # of each worker
+        replicas = strategy.num_replicas_in_sync // worker.count  # each has the value
 
         @tf.function
         def summed(value):
             values = strategy.run(tf.identity, args=(value,))
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) // replicas
 
         self._summed = summed
 
@@ -136,7 +136,7 @@ class Agreement:
 
     def of_chief(self, number: int) -> int:
         """The chief's number, for all; also a moment that all workers have come to."""
-        return self._sum(number if self.worker.is_chief else 0) // self.replicas
+        return self._sum(number if self.worker.is_chief else 0)
 
     def _sum(self, number: int) -> int:
         if self.worker.count == 1:
