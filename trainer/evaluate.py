@@ -5,28 +5,30 @@ Probabilities are resized to the source's own size before thresholding, and scor
 of the label file's rows: the challenge's metric, not one at the network's size.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from lake import InputError
 from trainer import (
     bootstrap,
     checkpoint,
+    curves,
     damage,
     data,
     decision,
     gallery,
     predictions,
+    results,
     scores,
+    subgroups,
 )
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 from trainer.predictions import Predictions
+from trainer.results import Scored, Scores
 
 
 class Options(NamedTuple):
@@ -43,12 +45,6 @@ class Told(NamedTuple):
     system: Ensemble
     split: data.Split
     predictions: Predictions
-
-
-class Scored(NamedTuple):
-    predictions: Predictions
-    scores: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
 
 
 def evaluate(
@@ -70,9 +66,11 @@ def evaluate(
         if picture:
             _draw(picture, told[-1], chosen)
     scored = {name: _scored(predicted, chosen, options) for name, predicted in found.items()}
-    entry = _entry(system, folder, chosen, options, scored)
-    checkpoint.write_metrics(system.members[0].workdir, {system.label: entry})
-    return table(_title(system), scored, chosen)
+    workdir, title = system.members[0].workdir, results.title(system)
+    results.draw(workdir / system.label, title, scored)
+    entry = results.entry(system, folder, chosen, options, scored)
+    checkpoint.write_metrics(workdir, {system.label: entry})
+    return results.table(title, scored, chosen)
 
 
 def _lake_of(system: Ensemble, lake: str | None) -> str:
@@ -124,10 +122,22 @@ def _choose(system: Ensemble, validation: Predictions) -> Decision | None:
 
 
 def _scored(predicted: Predictions, chosen: Decision | None, options: Options) -> Scored:
-    values = scores.of(predicted, chosen, options.prevalence)
+    of_groups = {
+        field: {
+            group: _scores(predicted.take(places), chosen, options)
+            for group, places in groups.items()
+        }
+        for field, groups in subgroups.of(predicted).items()
+    }
+    found = curves.of(predicted, chosen) if chosen else {}
+    return Scored(predicted, _scores(predicted, chosen, options), of_groups, found)
+
+
+def _scores(predicted: Predictions, chosen: Decision | None, options: Options) -> Scores:
     measure = scores.measures(predicted, chosen, options.prevalence)
     drawn = options.replicates, options.seed
-    return Scored(predicted, values, bootstrap.intervals(measure, predicted.groups, *drawn))
+    ends = bootstrap.intervals(measure, predicted.groups, *drawn)
+    return Scores(scores.of(predicted, chosen, options.prevalence), ends)
 
 
 def _draw(path: Path, told: Told, chosen: Decision | None) -> None:
@@ -136,54 +146,3 @@ def _draw(path: Path, told: Told, chosen: Decision | None) -> None:
     dices = scores.dices_by_place(told.predictions, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gallery.picture(told.predictions, shown, dices)).save(path)
-
-
-def _entry(system: Ensemble, folder: str, chosen, options: Options, scored: dict) -> dict:
-    """Of metrics.json; decision.read takes the thresholds from it."""
-    return {
-        "lake": folder,
-        "workdirs": [str(member.workdir) for member in system.members],
-        "classifiers": [str(m.workdir) for m in system.classifiers] if system.is_cascade else [],
-        "weights_sha256": system.weights_sha256(),
-        "tta": " ".join(system.tta),
-        **(chosen or Decision()).to_json(),
-        "options": options._asdict(),
-        "splits": {name: _known(part.scores) for name, part in scored.items()},
-        "intervals": {name: _known(part.intervals) for name, part in scored.items()},
-    }
-
-
-def _known(values: dict) -> dict:
-    """JSON has no nan."""
-    return {name: value if np.isfinite(value).all() else None for name, value in values.items()}
-
-
-def _title(system: Ensemble) -> str:
-    title = ", ".join(str(member.workdir) for member in system.members)
-    if system.is_cascade:
-        title += " after " + ", ".join(str(member.workdir) for member in system.classifiers)
-    if system.prune is not None:
-        parameters = system.members[0].network.count_params()
-        title += f", pruned to L{system.prune}: {parameters:,} parameters"
-    sizes = [name for name in system.tta if name not in ("none", "flip")]
-    title += ", with its mirror images" if "flip" in system.tta else ""
-    return title + (f", also at {', '.join(sizes)} of its size" if sizes else "")
-
-
-def table(title: str, scored: dict[str, Scored], chosen: Decision | None) -> str:
-    """The title, one line a score, and the thresholds."""
-    names = list(next(iter(scored.values())).scores)
-    width = max(len(name) for name in names) + 2
-    lines = [title, " " * width + "".join(f"{split:<26}" for split in scored)]
-    for name in names:
-        cells = [_cell(part.scores[name], part.intervals.get(name)) for part in scored.values()]
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
-    if chosen:
-        lines.append(f"thresholds chosen on validation: {chosen}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cell(value: float, ends: tuple[float, float] | None) -> str:
-    if isinstance(value, int) or math.isnan(value):
-        return "-" if isinstance(value, float) else f"{value}"
-    return f"{value:.4f}" + (f"  [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")

@@ -41,6 +41,18 @@ class Predictions:
     def masked_lesion(self) -> np.ndarray | None:
         return None if self.lesion is None else self.lesion[self.masked]
 
+    def take(self, places: np.ndarray) -> "Predictions":
+        """Of some of the images alone; places ascend."""
+        is_kept = np.isin(self.masked, places)
+        counted = Counts(THRESHOLDS, *(column[is_kept] for column in self.counted[1:]))
+        chosen = {"counted": counted, "masked": np.searchsorted(places, self.masked[is_kept])}
+        for name in ("labels", "scores", "ages", "lesion"):
+            column = getattr(self, name)
+            chosen[name] = None if column is None else column[places]
+        for name in ("ids", "groups", "views", "sexes"):
+            chosen[name] = [getattr(self, name)[place] for place in places]
+        return Predictions(**chosen)
+
 
 def of(ensemble: Ensemble, split: data.Split) -> Predictions:
     rows, masked, counted = [], [], []

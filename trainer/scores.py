@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trainer.counts import Counts
 from trainer.decision import Decision
 from trainer.predictions import CURVE, Predictions
 
@@ -64,7 +65,7 @@ def is_kept(predictions: Predictions, decision: Decision) -> np.ndarray:
     """[M]: whether the thresholds leave the mask, be it empty or not."""
     top, area_share, _ = decision.triplet
     kept = predictions.counted.is_kept([top], [area_share])[:, 0, 0]
-    return kept & _passes(predictions.masked_lesion, decision)
+    return kept & passes(predictions.masked_lesion, decision)
 
 
 def calls(predictions: Predictions, decision: Decision) -> tuple[np.ndarray, np.ndarray]:
@@ -72,13 +73,13 @@ def calls(predictions: Predictions, decision: Decision) -> tuple[np.ndarray, np.
     with a mask; of classifiers those with a label."""
     if decision.triplet is None:
         places = np.flatnonzero(predictions.labels >= 0)
-        return places, _passes(predictions.lesion[places], decision)
+        return places, passes(predictions.lesion[places], decision)
     counted = predictions.counted
     is_painted = counted.above[:, counted.at([decision.triplet.bottom])[0]] > 0
     return predictions.masked, is_kept(predictions, decision) & is_painted
 
 
-def _passes(lesion: np.ndarray | None, decision: Decision):
+def passes(lesion: np.ndarray | None, decision: Decision):
     if decision.lesion_threshold is None:
         return True
     return lesion >= np.float32(decision.lesion_threshold)
@@ -93,7 +94,8 @@ def _of_masks(predictions: Predictions, decision: Decision) -> Callable:
     iou = np.where(union > 0, hits / np.maximum(union, 1), 1.0)
     dice, half = dices(predictions, decision), counted.dice_at([HALF])[:, 0]
     is_positive = truth > 0
-    bins, squares = _pixel_bins(counted), counted.squares
+    _, p_sums, in_mask = pixel_bins(counted)
+    gaps = p_sums - in_mask  # [M, 15]
 
     def measure(weights: np.ndarray) -> dict:
         total, positives = weights.sum(axis=1), weights @ is_positive
@@ -104,8 +106,8 @@ def _of_masks(predictions: Predictions, decision: Decision) -> Callable:
             "dice_positives_at_half": _ratio(weights @ (half * is_positive), positives),
             "iou_mean": _ratio(weights @ iou, total),
             "iou_positives": _ratio(weights @ (iou * is_positive), positives),
-            "pixel_ece": _ratio(np.abs(weights @ bins).sum(axis=1), weights @ counted.pixels),
-            "pixel_brier": _ratio(weights @ squares, weights @ counted.pixels),
+            "pixel_ece": _ratio(np.abs(weights @ gaps).sum(axis=1), weights @ counted.pixels),
+            "pixel_brier": _ratio(weights @ counted.squares, weights @ counted.pixels),
         }
 
     return measure
@@ -135,7 +137,7 @@ def _of_images(predictions: Predictions, decision: Decision, prevalence: float |
             "npv": _ratio(cleared, cleared + missed),
         }
         if lesion is not None:
-            gaps = weights[:, known] @ (_in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
+            gaps = weights[:, known] @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
             total = weights[:, known].sum(axis=1)
             result["ece"] = _ratio(np.abs(gaps).sum(axis=1), total)
             result["brier"] = _ratio(weights[:, known] @ (lesion - labels) ** 2, total)
@@ -193,20 +195,20 @@ def _by_score(scores, is_positive, weights) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _in_bins(p: np.ndarray) -> np.ndarray:
+def in_bins(p: np.ndarray) -> np.ndarray:
     """[N, 15] of 0 and 1: the bin that each p lies in; 0 lies in the first."""
     places = np.clip(np.searchsorted(EDGES, p) - 1, 0, len(EDGES) - 2)
     return np.eye(len(EDGES) - 1)[places]
 
 
-def _pixel_bins(counted) -> np.ndarray:
-    """Sum of p less pixels of the mask, of each image and bin, [M, 15]."""
-    places = counted.at(EDGES)
-    hits = np.concatenate([counted.truth[:, None], counted.hits[:, places[1:]]], axis=1)
-    # Between thresholds j - 1 and j lie the p_sums j; p = 0 lies before the first.
-    p_sums = counted.p_sums.cumsum(axis=1)[:, places[1:]]
-    p_sums = np.diff(p_sums, axis=1, prepend=0)
-    return p_sums - (hits[:, :-1] - hits[:, 1:])
+def pixel_bins(counted: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each image and bin, [M, 15]: pixels, the sum of their p, those of the mask."""
+    places = counted.at(EDGES[1:])
+    # Up to an edge: what there is less what lies above; p = 0 lies in the first bin.
+    below = counted.pixels[:, None] - counted.above[:, places]
+    hits = counted.truth[:, None] - counted.hits[:, places]
+    p_sums = counted.p_sums.cumsum(axis=1)[:, places]
+    return tuple(np.diff(part, axis=1, prepend=0) for part in (below, p_sums, hits))
 
 
 def _ratio(a, b) -> np.ndarray:
