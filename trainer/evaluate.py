@@ -21,6 +21,7 @@ from trainer import (
     decision,
     gallery,
     predictions,
+    report,
     results,
     scores,
     subgroups,
@@ -48,10 +49,14 @@ class Told(NamedTuple):
 
 
 def evaluate(
-    system: Ensemble, lake: str | None, options: Options, picture: Path | None = None
+    system: Ensemble,
+    lake: str | None,
+    options: Options,
+    picture: Path | None = None,
+    page: Path | None = None,
 ) -> str:
-    """Scores the best weights of runs, writes metrics.json into the first workdir; returns a table
-    to print."""
+    """Scores the best weights of runs; metrics.json, curves and report.html (or `page`) go into the
+    first workdir. Returns a table to print."""
     folder = _lake_of(system, lake)
     content = data.open_lake(folder)
     parts, test = _splits(system, content, folder)
@@ -63,14 +68,17 @@ def evaluate(
         if test:
             told.append(_told(system, test))
             found["test"] = told[-1].predictions
-        if picture:
-            _draw(picture, told[-1], chosen)
+        shown = _shown(told[-1], chosen)
     scored = {name: _scored(predicted, chosen, options) for name, predicted in found.items()}
     workdir, title = system.members[0].workdir, results.title(system)
-    results.draw(workdir / system.label, title, scored)
     entry = results.entry(system, folder, chosen, options, scored)
     checkpoint.write_metrics(workdir, {system.label: entry})
-    return results.table(title, scored, chosen)
+    results.draw(workdir / system.label, title, scored)
+    if picture:
+        _draw(picture, told[-1].predictions, shown, chosen)
+    page = page or workdir / f"report{system.label.removeprefix('evaluate')}.html"
+    _write(page, report.page(system, content, folder, chosen, options, scored, shown))
+    return results.table(title, scored, chosen) + f"\nreport: {page}"
 
 
 def _lake_of(system: Ensemble, lake: str | None) -> str:
@@ -140,9 +148,23 @@ def _scores(predicted: Predictions, chosen: Decision | None, options: Options) -
     return Scores(scores.of(predicted, chosen, options.prevalence), ends)
 
 
-def _draw(path: Path, told: Told, chosen: Decision | None) -> None:
+def _shown(told: Told, chosen: Decision | None) -> dict[int, gallery.Shown]:
+    """What the picture and the report show."""
     places = gallery.first_few(told.predictions)
-    shown = gallery.of(told.system, told.split, places, chosen)
-    dices = scores.dices_by_place(told.predictions, chosen)
+    for row in gallery.choose(told.predictions, chosen).values() if chosen else []:
+        places += row
+    return gallery.of(told.system, told.split, places, chosen)
+
+
+def _draw(path: Path, predicted: Predictions, shown: dict, chosen: Decision | None) -> None:
+    first = {place: shown[place] for place in gallery.first_few(predicted)}
+    dices = scores.dices_by_place(predicted, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(gallery.picture(told.predictions, shown, dices)).save(path)
+    Image.fromarray(gallery.picture(predicted, first, dices)).save(path)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"unfinished.{path.name}")
+    unfinished.write_text(text)
+    unfinished.replace(path)

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from trainer import augment, config, data, decision, panel, pixels, predictions, validate
+from trainer import augment, config, data, decision, panel, pixels, predictions, scores, validate
 from trainer.decision import Decision, Sizes
 from trainer.ensemble import Ensemble
 from trainer.predictions import Predictions
 
 SIDE = 384  # the longer side of an image, in pixels
+A_ROW = 4
 PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
 
 
@@ -72,6 +73,32 @@ def first_few(predicted: Predictions) -> list[int]:
         np.flatnonzero(~is_positive)[:PICTURED_OTHERS],
     ]
     return np.concatenate(chosen).tolist()
+
+
+def choose(predicted: Predictions, chosen: Decision) -> dict[str, list[int]]:
+    """{what they are: places in the split}, none or a few of each."""
+    places, is_called = scores.calls(predicted, chosen)
+    is_positive = predicted.labels[places] > 0
+    if chosen.triplet is None:
+        value, named = predicted.lesion[places], "p of a lesion"
+        certainty = value
+    else:
+        value, named = scores.dices(predicted, chosen), "dice"
+        bottom = predicted.counted.at([chosen.triplet.bottom])[0]
+        certainty = predicted.counted.above[:, bottom] / predicted.counted.pixels
+    lesions = np.flatnonzero(is_positive)
+    order = lesions[np.argsort(-value[lesions], kind="stable")]
+    alarms = np.flatnonzero(~is_positive & is_called)
+    middle = max(0, len(order) // 2 - A_ROW // 2)
+    found = {
+        f"With a lesion, highest {named}": order[:A_ROW],
+        f"With a lesion, median {named}": order[middle : middle + A_ROW],
+        f"With a lesion, lowest {named}": order[::-1][:A_ROW],
+        "Without a lesion, called so": alarms[np.argsort(-certainty[alarms], kind="stable")][
+            :A_ROW
+        ],
+    }
+    return {title: places[row].tolist() for title, row in found.items()}
 
 
 def picture(predicted: Predictions, shown: dict[int, Shown], dices: dict[int, float]) -> np.ndarray:

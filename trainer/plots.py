@@ -12,7 +12,7 @@ BLUE, ORANGE = "#1f4e9c", "#e08e2b"
 def curves(found: dict[str, dict], title: str) -> np.ndarray:
     """RGB uint8 [H, W, 3]."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=panel.DOTS_PER_INCH, layout="tight")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=9, wrap=True)
     roc, pr = found["roc"], found["pr"]
     axes = _axes(figure, 1, "1 - specificity", "sensitivity", "ROC of the images")
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)

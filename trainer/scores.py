@@ -21,6 +21,8 @@ def of(predictions: Predictions, decision: Decision | None, prevalence: float | 
     """Plain scores of a split, with how many images there are."""
     ones = np.ones((1, len(predictions.ids)))
     counted = {"images": len(predictions.ids)}
+    if decision is not None:
+        counted["positives"] = int((predictions.labels > 0).sum())
     if len(predictions.counted.truth):
         counted["without_mask"] = len(predictions.ids) - len(predictions.masked)
     values = measures(predictions, decision, prevalence)(ones)

@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--picture", type=Path, metavar="PNG", help="truth and prediction side by side"
     )
+    evaluate.add_argument(
+        "--report", type=Path, metavar="HTML", help="default: report.html in the first workdir"
+    )
     sheet = commands.add_parser(
         "augment", allow_abbrev=False, help="draw images before and after augmentation"
     )
@@ -157,7 +160,7 @@ def main(argv: list[str]) -> int:
             )
             system = ensemble.load(workdirs, classifiers, flags.tta, flags.prune)
             options = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
-            print(evaluate.evaluate(system, flags.lake, options, flags.picture))
+            print(evaluate.evaluate(system, flags.lake, options, flags.picture, flags.report))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
