@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 LEVEL = 0.95
+FEWEST_PATIENTS = 10  # of fewer, an interval would be far too narrow
 BLOCK_NUMBERS = 2**22  # weights that are held at a time
 
 
@@ -16,8 +17,10 @@ def intervals(
     """{name: (low, high)} of `measure`: weights of images [R, N] -> {name: [R]}.
 
     A replicate where a score is not defined, such as one without a positive, is left out; where
-    none is left the ends are nan.
+    none is left the ends are nan. Of fewer than FEWEST_PATIENTS there are none.
     """
+    if len(set(groups)) < FEWEST_PATIENTS:
+        return {}
     found: dict[str, list] = {}
     for weights in drawn(groups, replicates, seed):
         for name, values in measure(weights).items():

@@ -218,7 +218,7 @@ def _forward(member: Member, view: View, has_head: bool):
     """images [B, S, S, 1] -> [logits], or [logits, the empty_head's [B, 1]], seen in this view."""
     side = member.run.data.side
     seen_side = round(view.scale * side / SIDE_STEP) * SIDE_STEP if view.scale != 1 else side
-    network = member.network if seen_side == side else _at_side(member, seen_side, view)
+    network = member.network if view.scale == 1 else _at_side(member, seen_side, view)
     call = objective.with_layers(network, [blocks.LESION] if has_head else [])
 
     def forward(images):
@@ -244,6 +244,11 @@ def _as_seen_plain(logits, view: View, side: int):
 
 def _at_side(member: Member, side: int, view: View) -> keras.Model:
     """The same network for another side."""
+    if side in (0, member.run.data.side):
+        raise InputError(
+            f"--tta={view.scale:g}: of {member.run.data.side} px this is no other multiple of "
+            f"{SIDE_STEP} px ({member.workdir})"
+        )
     if member.run.model.kind == "vae":
         raise InputError(f"--tta={view.scale:g}: {member.workdir} holds a vae, which has one side")
     try:

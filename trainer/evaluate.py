@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import tensorflow as tf
 from PIL import Image
 
 from lake import InputError
@@ -45,6 +46,7 @@ class Told(NamedTuple):
 
     system: Ensemble
     split: data.Split
+    batches: tf.data.Dataset
     predictions: Predictions
 
 
@@ -118,7 +120,8 @@ def _check_patients(folder: str, split: data.Split, names: Sequence[str], test: 
 
 
 def _told(system: Ensemble, split: data.Split) -> Told:
-    return Told(system, split, predictions.of(system, split))
+    batches = predictions.batches(system, split)
+    return Told(system, split, batches, predictions.of(system, batches))
 
 
 def _choose(system: Ensemble, validation: Predictions) -> Decision | None:
@@ -153,7 +156,7 @@ def _shown(told: Told, chosen: Decision | None) -> dict[int, gallery.Shown]:
     places = gallery.first_few(told.predictions)
     for row in gallery.choose(told.predictions, chosen).values() if chosen else []:
         places += row
-    return gallery.of(told.system, told.split, places, chosen)
+    return gallery.of(told.system, told.split, told.batches, places, chosen)
 
 
 def _draw(path: Path, predicted: Predictions, shown: dict, chosen: Decision | None) -> None:

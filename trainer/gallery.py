@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from trainer import augment, config, data, decision, panel, pixels, predictions, scores, validate
@@ -25,12 +26,17 @@ class Shown(NamedTuple):
 
 
 def of(
-    system: Ensemble, split: data.Split, places: Sequence[int], chosen: Decision | None
+    system: Ensemble,
+    split: data.Split,
+    batches: tf.data.Dataset,
+    places: Sequence[int],
+    chosen: Decision | None,
 ) -> dict[int, Shown]:
-    """{place: what it looks like} of the images at these places of the split."""
+    """{place: what it looks like} of the images at these places of the split; `batches`: its own,
+    by trainer/predictions.py."""
     images = _images(split, places, system.settings.batch_size)
     found = {}
-    told = predictions.items(system, split, places)
+    told = predictions.items(system, batches, places)
     for place, (item, probabilities, lesion, _) in zip(sorted(set(places)), told, strict=True):
         image, truth, predicted = images[place], None, None
         if probabilities is not None:

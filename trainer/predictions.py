@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import tensorflow as tf
 
 from lake import rle
 from trainer import counts, data, decision
@@ -42,10 +43,12 @@ class Predictions:
         return None if self.lesion is None else self.lesion[self.masked]
 
     def take(self, places: np.ndarray) -> "Predictions":
-        """Of some of the images alone; places ascend."""
-        is_kept = np.isin(self.masked, places)
-        counted = Counts(THRESHOLDS, *(column[is_kept] for column in self.counted[1:]))
-        chosen = {"counted": counted, "masked": np.searchsorted(places, self.masked[is_kept])}
+        """Of the images at these places, in their order."""
+        rows = np.full(len(self.ids), -1)
+        rows[self.masked] = np.arange(len(self.masked))
+        rows = rows[places]  # of counted; -1 without a mask
+        counted = Counts(THRESHOLDS, *(column[rows[rows >= 0]] for column in self.counted[1:]))
+        chosen = {"counted": counted, "masked": np.flatnonzero(rows >= 0)}
         for name in ("labels", "scores", "ages", "lesion"):
             column = getattr(self, name)
             chosen[name] = None if column is None else column[places]
@@ -54,9 +57,14 @@ class Predictions:
         return Predictions(**chosen)
 
 
-def of(ensemble: Ensemble, split: data.Split) -> Predictions:
+def batches(ensemble: Ensemble, split: data.Split) -> tf.data.Dataset:
+    """What `of` and `items` take: tracing it takes longer than a small split."""
+    return ensemble.batches(split, FIELDS).prefetch(2)
+
+
+def of(ensemble: Ensemble, batches: tf.data.Dataset) -> Predictions:
     rows, masked, counted = [], [], []
-    for item, probabilities, lesion, score in items(ensemble, split):
+    for item, probabilities, lesion, score in items(ensemble, batches):
         if probabilities is not None and item["has_mask"]:
             masked.append(len(rows))
             sizes = Sizes.of(item)
@@ -79,14 +87,14 @@ def of(ensemble: Ensemble, split: data.Split) -> Predictions:
 
 
 def items(
-    ensemble: Ensemble, split: data.Split, wanted: Iterable[int] | None = None
+    ensemble: Ensemble, batches: tf.data.Dataset, wanted: Iterable[int] | None = None
 ) -> Iterator[tuple]:
     """(item, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image, or of
     those at the wanted places, without the padding. The item keeps its pixels for the wanted."""
     wanted = None if wanted is None else set(wanted)
     names = (*FIELDS, "label", "has_mask") + (() if wanted is None else ("image", "mask", "window"))
     place = 0
-    for batch in ensemble.batches(split, FIELDS).prefetch(2):
+    for batch in batches:
         real = np.flatnonzero(batch["weight"])
         places = range(place, place := place + len(real))
         if wanted is not None and not wanted.intersection(places):

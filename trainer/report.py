@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageColor
 
-from trainer import checkpoint, decision, gallery, panel, results, scores
+from trainer import bootstrap, checkpoint, decision, gallery, panel, results, scores
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 from trainer.gallery import Shown
@@ -93,6 +93,7 @@ def page(
         of_groups=[name for name in OF_GROUPS if name in last.scores.values],
         chosen=chosen,
         options=options,
+        fewest_patients=bootstrap.FEWEST_PATIENTS,
         lake={
             "folder": folder,
             **{name: content[name] for name in ("dataset", "version", "created")},

@@ -56,6 +56,6 @@ def _by_size(predicted: Predictions) -> dict[str, np.ndarray]:
     order = lesions[np.argsort(share[lesions], kind="stable")]
     parts = [part for part in np.array_split(order, DECILES) if len(part)]
     return {
-        f"{number}. {share[part[0]]:.2%} - {share[part[-1]]:.2%}": np.sort(predicted.masked[part])
+        f"{number}. {share[part[0]]:.2%} - {share[part[-1]]:.2%}": predicted.masked[part]
         for number, part in enumerate(parts, start=1)
     }
