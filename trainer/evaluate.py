@@ -80,7 +80,18 @@ def evaluate(
         _draw(picture, told[-1].predictions, shown, chosen)
     page = page or workdir / f"report{system.label.removeprefix('evaluate')}.html"
     _write(page, report.page(system, content, folder, chosen, options, scored, shown))
-    return results.table(title, scored, chosen) + f"\nreport: {page}"
+    lines = [results.table(title, scored, chosen), *_half_trained(system), f"report: {page}"]
+    return "\n".join(lines)
+
+
+def _half_trained(system: Ensemble) -> list[str]:
+    """A line for each member whose training has not come to its end."""
+    lines = []
+    for workdir, run, _ in system.everyone:
+        epoch = checkpoint.read_json(workdir / checkpoint.METRICS).get("last", {}).get("epoch")
+        if epoch is not None and epoch < run.train.epochs:
+            lines.append(f"{workdir}: the best of {epoch} epochs so far, of {run.train.epochs}")
+    return lines
 
 
 def _lake_of(system: Ensemble, lake: str | None) -> str:
