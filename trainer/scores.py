@@ -23,7 +23,7 @@ def of(predictions: Predictions, decision: Decision | None, prevalence: float | 
     counted = {"images": len(predictions.ids)}
     if decision is not None:
         counted["positives"] = int((predictions.labels > 0).sum())
-    if len(predictions.counted.truth):
+    if decision is not None and decision.triplet is not None:
         counted["without_mask"] = len(predictions.ids) - len(predictions.masked)
     values = measures(predictions, decision, prevalence)(ones)
     return counted | {name: float(value[0]) for name, value in values.items()}
