@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from lake import InputError
-from trainer import config, data, ensemble, models
-from trainer.ensemble import Ensemble, Member, View
+from trainer import config, data, models, views
+from trainer.ensemble import Ensemble
+from trainer.views import Member, View
 
 UNET = {"kind": "unet", "filters": 4, "depth": 1, "norm": "batch"}
 CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 4, "depth": 1}
@@ -41,7 +42,7 @@ def resized(image: np.ndarray, side: int, antialias: bool = False) -> np.ndarray
 
 def test_the_mean_is_of_probabilities_and_stays_finite():
     logits = [np.float32([[-3.0, 90.0], [0.5, -90.0]])[..., None, None] + n for n in range(3)]
-    (found,) = ensemble.mean_of([[one] for one in logits])
+    (found,) = views.mean_of([[one] for one in logits])
     expected = np.mean([sigmoid(one) for one in logits], axis=0)
     np.testing.assert_allclose(sigmoid(found), expected, atol=1e-6)
     assert np.isfinite(found).all() and np.asarray(found)[0, 1, 0, 0] > 80
@@ -49,7 +50,7 @@ def test_the_mean_is_of_probabilities_and_stays_finite():
 
 def test_the_mean_over_classes():
     logits = [np.float32([[1, 2, 3], [0, 5, -5]]), np.float32([[3, 2, 1], [4, 4, 4]])]
-    (found,) = ensemble.mean_of([[one] for one in logits])
+    (found,) = views.mean_of([[one] for one in logits])
     odds = np.exp(np.float64(logits))
     expected = (odds / odds.sum(axis=-1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(
@@ -99,9 +100,9 @@ def test_a_cascade_asks_its_classifiers_with_their_own_images(lake):
 
 
 def test_views():
-    assert ensemble.views(["none"]) == [View()]
-    assert ensemble.views(["flip"]) == [View(), View(1.0, True)]
-    assert ensemble.views(["0.5", "flip"]) == [
+    assert views.of(["none"]) == [View()]
+    assert views.of(["flip"]) == [View(), View(1.0, True)]
+    assert views.of(["0.5", "flip"]) == [
         View(),
         View(1.0, True),
         View(0.5, False),
@@ -112,9 +113,9 @@ def test_views():
 @pytest.mark.parametrize("tta", [["0.5", "0.5"], ["sideways"], ["1"], ["9"], ["nan"]])
 def test_other_views_are_refused(tta):
     with pytest.raises(InputError, match="expected none, flip, or scales"):
-        ensemble.views(tta)
+        views.of(tta)
     with pytest.raises(InputError, match="none goes alone"):
-        ensemble.views(["none", "flip"])
+        views.of(["none", "flip"])
 
 
 def test_thresholds_are_chosen_on_folds_that_a_member_did_not_train_on():

@@ -128,6 +128,7 @@ def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
     assert scores.of(of_splits["test"], chosen["test"], None)["dice_mean"] > frozen
 
 
+@pytest.mark.slow
 def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, capsys):
     picture, page = tmp_path / "deep" / "p.png", tmp_path / "r.html"
     members = [str(runs["segmenter"]), str(runs["second"])]
@@ -157,6 +158,7 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
         decision.read(ensemble.load([runs["segmenter"]], [runs["classifier"]]))
 
 
+@pytest.mark.slow
 def test_tensorboard_has_scores_and_curves(runs):
     system = ensemble.load([runs["classifier"]])
     for _ in range(2):  # a repeated evaluation replaces its curves
@@ -175,6 +177,7 @@ def test_tensorboard_has_scores_and_curves(runs):
     assert board == pytest.approx(found["splits"]["test"]["auc"])
 
 
+@pytest.mark.slow
 def test_thresholds_belong_to_the_weights_that_they_were_chosen_for(runs, lake, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(runs["classifier"], copy)

@@ -137,7 +137,7 @@ def joined(parts: list[Predictions]) -> Predictions:
                 np.concatenate(own) for own in zip(*(value[1:] for value in values), strict=True)
             ]
             return Counts(THRESHOLDS, *rest)
-        if values[0] is None:
+        if any(value is None for value in values):
             return None
         return sum(values, []) if isinstance(values[0], list) else np.concatenate(values)
 
