@@ -49,7 +49,7 @@ class Board:
         for tag, (edges, heights) in distributions.bars(sums).items():
             self.histogram(curve, step, tag, edges, heights)
         for tag, counts in distributions.pr_counts(sums).items():
-            self.pr_curve(curve, step, tag, counts)
+            self.pr_curve_of_counts(curve, step, tag, counts)
 
     def histogram(
         self, curve: str, step: int, tag: str, edges: np.ndarray, heights: np.ndarray
@@ -60,13 +60,20 @@ class Board:
         with self.writers[curve].as_default(step=step):
             tf.summary.write(tag, values, metadata=_of_tensorflow(metadata))
 
-    def pr_curve(self, curve: str, step: int, tag: str, counts: np.ndarray) -> None:
+    def pr_curve_of_counts(self, curve: str, step: int, tag: str, counts: np.ndarray) -> None:
         """True and false positives, true and false negatives [4, T] at thresholds that are even
         from 0 to 1; a precision of 0 where nothing is predicted, which TensorBoard leaves out."""
         hits, alarms, _, misses = counts
         precision, recall = hits / np.maximum(hits + alarms, 1), hits / np.maximum(hits + misses, 1)
         made = pr_curve.raw_data_pb(tag, *counts, precision, recall, num_thresholds=len(hits))
-        [value] = made.value
+        self._write(curve, step, made)
+
+    def pr_curve(self, curve: str, step: int, tag: str, labels, probabilities) -> None:
+        """Labels [N] bool, probabilities [N]."""
+        self._write(curve, step, pr_curve.pb(tag, labels, probabilities))
+
+    def _write(self, curve: str, step: int, message) -> None:
+        [value] = message.value
         with self.writers[curve].as_default(step=step):
             tf.summary.write(value.tag, tf.make_ndarray(value.tensor), metadata=value.metadata)
 
