@@ -5,7 +5,6 @@ import functools
 import resource
 import signal
 import threading
-import time
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -46,7 +45,7 @@ def strategy(
     elif count > 1:
         _divide_cpu(count)
     if worker.count > 1:
-        return _of_workers(worker, count, worker_minutes)
+        return _of_workers(worker, worker_minutes)
     return (
         tf.distribute.OneDeviceStrategy(devices[0])
         if count == 1
@@ -99,45 +98,20 @@ def _say(count: int, where: str, batch_size: int, accumulate: int) -> None:
 
 
 @functools.cache  # TensorFlow can connect to a cluster once in a process
-def _of_workers(worker: workers.Worker, count: int, minutes: float) -> tf.distribute.Strategy:
-    """MultiWorkerMirroredStrategy, when all workers have come; it would wait for an hour."""
-    made = []
-
-    def make() -> None:
-        try:
-            made.append(tf.distribute.MultiWorkerMirroredStrategy())
-        except (tf.errors.OpError, RuntimeError) as error:
-            made.append(error)
-
-    if missing := workers.silent(worker):
-        print(f"waiting up to {minutes:g} minutes for {', '.join(missing)}", flush=True)
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60 * minutes
-    while thread.is_alive() and time.monotonic() < deadline:
-        thread.join(0.2)
-        _keep_handlers()
-    _keep_handlers()
-    if not made:
-        missing = ", ".join(workers.silent(worker)) or "one whose port answers"
+def _of_workers(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
+    """MultiWorkerMirroredStrategy, when all workers have come."""
+    workers.wait_for_all(worker, minutes)
+    try:
+        made = tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:
         raise InputError(
-            f"worker {worker.number} waited {minutes:g} minutes (train.worker_minutes) for "
-            f"{missing}; start all {worker.count} workers with the same TF_CONFIG but for the "
-            f"index, and let them reach each other's ports"
-        )
-    if isinstance(made[0], Exception):
-        address = worker.addresses[worker.number]
-        raise InputError(
-            f"worker {worker.number} cannot join the cluster at {address}: "
-            f"{str(made[0]).splitlines()[0]}; is the port free, and TF_CONFIG the same everywhere?"
-        )
-    return made[0]
-
-
-def _keep_handlers() -> None:
-    """Our handler of SIGTERM, in place of the one that TensorFlow's cluster puts there."""
+            f"worker {worker.number} cannot join the cluster at {worker.address}: "
+            f"{str(error).splitlines()[0]}; is the port free, and TF_CONFIG the same everywhere?"
+        ) from error
     if threading.current_thread() is threading.main_thread():
+        # Our handler, in place of the one that TensorFlow's cluster has put there.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return made
 
 
 def _of_tpu(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:

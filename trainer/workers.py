@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,8 @@ from trainer import interruption
 VARIABLE = "TF_CONFIG"
 # What a collective operation raises when a worker is gone (tried: killed, connection reset).
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-PROBE_SECONDS = 2.0
+PROBE_SECONDS, POLL_SECONDS = 2.0, 0.2
+BACKLOG = 1024  # of workers that knock at the same time
 
 
 class Worker(NamedTuple):
@@ -38,6 +40,10 @@ class Worker(NamedTuple):
     @property
     def count(self) -> int:
         return len(self.addresses)
+
+    @property
+    def address(self) -> str:
+        return self.addresses[self.number]
 
     @property
     def is_chief(self) -> bool:
@@ -88,6 +94,43 @@ def silent(worker: Worker) -> list[str]:
         except (OSError, ValueError):
             missing.append(f"worker {number} ({address})")
     return missing
+
+
+def wait_for_all(worker: Worker, minutes: float) -> None:
+    """Until each of the others answers at its address; raises InputError after so many minutes.
+
+    TensorFlow would wait for an hour, and no Python would run meanwhile. A worker answers here, and
+    where it has seen all of them TensorFlow does, at the same port.
+    """
+    deadline, is_said = time.monotonic() + 60 * minutes, False
+    with _door(worker) as door:
+        while missing := silent(worker):
+            if not is_said:
+                print(f"waiting up to {minutes:g} minutes for {', '.join(missing)}", flush=True)
+                is_said = True
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"worker {worker.number} waited {minutes:g} minutes (train.worker_minutes) for "
+                    f"{', '.join(missing)}; start all {worker.count} workers with the same "
+                    f"{VARIABLE} but for the index, and let them reach each other's ports"
+                )
+            with contextlib.suppress(BlockingIOError):  # nobody else knocks now
+                while True:
+                    door.accept()[0].close()
+            time.sleep(POLL_SECONDS)
+
+
+def _door(worker: Worker) -> socket.socket:
+    _, _, port = worker.address.rpartition(":")
+    try:
+        door = socket.create_server(("", int(port)), backlog=BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"worker {worker.number} cannot listen at {worker.address}: {error}; is the port free, "
+            f"and {VARIABLE} the same everywhere?"
+        ) from None
+    door.setblocking(False)
+    return door
 
 
 @contextlib.contextmanager
