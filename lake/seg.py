@@ -43,8 +43,8 @@ MAY_BE_ABSENT = (
     *("PatientAge", "IssuerOfPatientID", "StudyDescription"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
-# Of an image with a place in the patient: all of them or none. highdicom cannot read a SEG back that
-# has a spacing without a thickness, so that of a projection is left to the image itself.
+# Of an image with a place in the patient: all of them or none. highdicom cannot read a SEG that has
+# a spacing without a thickness, so that of a projection is left to the image itself.
 PLACE = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 PLACE += ("SliceThickness",)
 # The roots that a maker of images can have (ISO/IEC 9834-1; 0 is of ITU-T's recommendations).
