@@ -10,6 +10,7 @@ Nothing is decoded that is not drawn: which records an epoch takes is known befo
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow
@@ -145,6 +146,17 @@ def validation_split(content: dict, folder: str, data: config.Data) -> Split:
     return fold_of(content, folder, data.fold, is_held_out=True)
 
 
+def validation_names(data: config.Data) -> tuple[str, ...]:
+    """The splits of the lake that validation_split's records are stored in."""
+    return (data.val_split,) if data.fold is None else tuple(manifest.FOLDED)
+
+
+def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
+    """The patients of a split that lies in these splits of the lake; without the empty id."""
+    of_records = np.array(_index(folder, names, split, ["patient"])["patient"].to_pylist())
+    return set(of_records[split.kinds != order.OUTSIDE]) - {""}
+
+
 def fold_of(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
     """Of the splits that folds divide: a fold's records, or all others. Their shards hold both."""
     num_folds = content["options"]["folds"]
@@ -180,7 +192,7 @@ def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: d
     )
 
 
-def _index(folder: str, names: list[str], split: Split, columns: list[str]) -> pyarrow.Table:
+def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) -> pyarrow.Table:
     """The rows of a lake's index for the stored records of these splits, in their order."""
     with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
         stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.pr_curve import summary as pr_curve
 
 RUN = "."
 
@@ -32,6 +33,12 @@ class Board:
         """An image uint8 [H, W, 3]."""
         with self.writers[curve].as_default(step=step):
             tf.summary.image(tag, rgb[None])
+
+    def precision_recall(self, curve: str, step: int, tag: str, labels, probabilities) -> None:
+        """TensorBoard's own PR curve; labels [N] bool, probabilities [N]."""
+        found = pr_curve.pb(tag, labels, probabilities).value[0]
+        with self.writers[curve].as_default(step=step):
+            tf.summary.write(tag, tf.make_ndarray(found.tensor), metadata=found.metadata)
 
     def introduce(self, values: dict, text: str) -> None:
         """A run's values for the HParams table, and its config.yaml."""

@@ -47,22 +47,26 @@ def parser() -> argparse.ArgumentParser:
     finder.add_argument("--steps", type=int, default=200, metavar="N")
     finder.add_argument("--lowest", type=float, default=1e-9, metavar="RATE")
     finder.add_argument("--highest", type=float, default=1.0, metavar="RATE")
-    evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="score a trained network")
-    evaluate.add_argument("--workdir", required=True, metavar="FOLDER")
+    evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="score trained networks")
+    add_members(evaluate)
     evaluate.add_argument(
         "--lake", metavar="ROOT/NAME/VERSION", help="another lake than the run's own"
     )
     evaluate.add_argument(
+        "--prevalence",
+        type=float,
+        metavar="SHARE",
+        help="of lesions, for PPV and NPV; default: as in the images",
+    )
+    evaluate.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="draws behind the 95%% intervals"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    evaluate.add_argument(
         "--picture", type=Path, metavar="PNG", help="truth and prediction side by side"
     )
     evaluate.add_argument(
-        "--prune", type=int, metavar="LEVEL", help="score the U-Net++ of this depth in a deeper one"
-    )
-    evaluate.add_argument(
-        "--tta",
-        choices=["none", "flip"],
-        default="none",
-        help="flip: the mean of the probabilities of each image and its mirror image",
+        "--report", type=Path, metavar="HTML", help="default: report.html in the first workdir"
     )
     sheet = commands.add_parser(
         "augment", allow_abbrev=False, help="draw images before and after augmentation"
@@ -76,12 +80,43 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def add_members(command: argparse.ArgumentParser) -> None:
+    """What an ensemble or a cascade is made of."""
+    command.add_argument(
+        "--workdir",
+        required=True,
+        nargs="+",
+        metavar="FOLDER",
+        help="of a run, or of several: the mean of their probabilities",
+    )
+    command.add_argument(
+        "--classifier",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="of classifiers that say which images the segmenters are asked about",
+    )
+    command.add_argument(
+        "--tta",
+        nargs="+",
+        default=["none"],
+        metavar="VIEW",
+        help="none, or flip and scales such as 0.8 1.25: the mean of the probabilities over an "
+        "image, its mirror image and both resized",
+    )
+    command.add_argument(
+        "--prune", type=int, metavar="LEVEL", help="the U-Net++ of this depth in deeper ones"
+    )
+
+
 def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
-        if "://" in getattr(flags, "workdir", ""):
-            raise InputError(f"--workdir={flags.workdir}: a workdir is a local folder for now")
+        given = getattr(flags, "workdir", "")
+        for folder in [given] if isinstance(given, str) else [*given, *flags.classifier]:
+            if "://" in folder:
+                raise InputError(f"--workdir={folder}: a workdir is a local folder for now")
         if flags.command == "train":
             from trainer import config
 
@@ -112,10 +147,20 @@ def main(argv: list[str]) -> int:
                     f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate "
                     f"--help"
                 )
-            from trainer import evaluate
+            if flags.prevalence is not None and not 0 < flags.prevalence < 1:
+                raise InputError(
+                    f"--prevalence={flags.prevalence}: expected a share within 0 and 1"
+                )
+            if flags.bootstrap < 0:
+                raise InputError(f"--bootstrap={flags.bootstrap}: expected 0 or more")
+            from trainer import ensemble, evaluate
 
-            workdir = Path(flags.workdir)
-            print(evaluate.evaluate(workdir, flags.lake, flags.picture, flags.prune, flags.tta))
+            workdirs, classifiers = (
+                [Path(folder) for folder in given] for given in (flags.workdir, flags.classifier)
+            )
+            system = ensemble.load(workdirs, classifiers, flags.tta, flags.prune)
+            options = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
+            print(evaluate.evaluate(system, flags.lake, options, flags.picture, flags.report))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
