@@ -70,6 +70,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/unetpp_step.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/input.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
+	$(BIN)/python benchmarks/predict.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 
 clean:
 	rm -rf $(VENV) demo bench

@@ -39,9 +39,9 @@ class Series:
 
     def candidates(self) -> list[Candidate]:
         """The connected components, corners included; the most probable first."""
-        voxels = np.concatenate(self.voxels)  # [N, 4]
-        if not len(voxels):
+        if not sum(map(len, self.voxels)):
             return []
+        voxels = np.concatenate(self.voxels)  # [N, 4]
         labels, count = _components(voxels[:, :3])  # [N], 1 … count
         at_mm = self._world(voxels)  # [N, 3]
         sizes = np.bincount(labels)[1:]

@@ -10,12 +10,11 @@ multi-frame         more than one frame
 unusable-source     no image class, elements that contradict the format, or too few for this class
 """
 
-import contextlib
 import hashlib
+import importlib.metadata
 import io
 import re
 import uuid
-import warnings
 
 import numpy as np
 import pydicom
@@ -54,14 +53,14 @@ SERIES_NUMBER = 100  # anything that a scanner's own series seldom have
 
 
 def segmentation(
-    source: bytes, path: str, mask: np.ndarray, finding: str, version: str, mint_uids: bool
+    source: bytes, path: str, mask: np.ndarray, finding: str, mint_uids: bool = False
 ) -> tuple[Dataset, Dataset | None]:
     """(SEG, None) of a mask [Rows, Columns] of the DICOM file `source`; any value but 0 is lesion.
 
     An empty mask gives a SEG without a set pixel: the image was looked at. With `mint_uids` a file
     without legal UIDs gives (SEG, the source with the UIDs that the SEG refers to). Raises Reject.
     """
-    with broken_is("unusable-source", path), _quiet():
+    with broken_is("unusable-source", path):
         found = pydicom.dcmread(io.BytesIO(source), force=True)
         minted = _minted(found, source) if mint_uids else {}
         found.update({UIDS[kind]: uid for kind, uid in minted.items()})
@@ -69,7 +68,7 @@ def segmentation(
         if int(found.get("NumberOfFrames") or 1) > 1:
             raise Reject("multi-frame", "several frames, a SEG is made of a single one")
         try:
-            made = _segmentation(_reference(found), mask, finding, version)
+            made = _segmentation(_reference(found), mask, finding)
         except ValueError as error:  # highdicom's, of elements that the class must have
             asked = f"a place in the patient takes {', '.join(PLACE)}"
             raise Reject("unusable-source", f"{error} ({asked})") from None
@@ -81,8 +80,7 @@ def segmentation(
 def encoded(dataset: Dataset) -> bytes:
     """The bytes of a DICOM file."""
     buffer = io.BytesIO()
-    with _quiet():
-        dataset.save_as(buffer)
+    dataset.save_as(buffer)
     return buffer.getvalue()
 
 
@@ -158,14 +156,22 @@ def _legal(found: Dataset, name: str):
         return None
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("radlake")
+    except importlib.metadata.PackageNotFoundError:
+        return "a checkout that is not installed"
+
+
 def _listed(value) -> list:
     return list(value) if isinstance(value, MultiValue) else [value]
 
 
-def _segmentation(reference: Dataset, mask: np.ndarray, finding: str, version: str) -> Dataset:
+def _segmentation(reference: Dataset, mask: np.ndarray, finding: str) -> Dataset:
     import highdicom  # 0.7 s, and an extra of its own
     from pydicom.sr.codedict import codes
 
+    version = _version()
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="radlake", family=codes.DCM.ArtificialIntelligence, version=version
     )
@@ -199,11 +205,3 @@ def _segmentation(reference: Dataset, mask: np.ndarray, finding: str, version: s
             reference.PatientOrientation
         )  # type 2C, which highdicom leaves out
     return made
-
-
-@contextlib.contextmanager
-def _quiet():
-    """pydicom warns of every value that it would not write itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -56,13 +56,18 @@ def source(**changes) -> bytes:
         "Rows": 6,
         "Columns": 5,
         "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "PixelData": bytes(30),
         "PixelSpacing": [0.2, 0.2],
         "OperatorsName": "Nosy^Operator",
     }
     for name, value in (elements | changes).items():
         if value is not None:
             setattr(found, name, value)
-    found.PixelData = bytes(30)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal values are the point
@@ -72,7 +77,7 @@ def source(**changes) -> bytes:
 
 def made_of(data: bytes, mask=None, mint_uids=False):
     mask = np.zeros((6, 5), bool) if mask is None else mask
-    return seg.segmentation(data, "a.dcm", mask, "pneumothorax", "0.1.0", mint_uids)
+    return seg.segmentation(data, "a.dcm", mask, "pneumothorax", mint_uids)
 
 
 def read_back(dataset) -> np.ndarray:

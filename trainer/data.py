@@ -250,7 +250,7 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Every record once, in the order of the shards; the last batch is filled up with items of
     weight 0."""
-    dataset = _records(split).map(
+    dataset = records(split).map(
         lambda record: pixels.item_of(record, split.dtype, data.side, data.fit, extra_fields),
         tf.data.AUTOTUNE,
         deterministic=True,
@@ -262,7 +262,7 @@ def evaluation_batches(
     return _batched(dataset, data.batch_size)
 
 
-def _records(split: Split) -> tf.data.Dataset:
+def records(split: Split) -> tf.data.Dataset:
     """The split's records as they are stored, in the order of the shards."""
     is_needed = split.of_shards.any(axis=1)
     paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]

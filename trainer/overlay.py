@@ -1,7 +1,10 @@
 """One image, its truth where that is known, and what was predicted, side by side with outlines.
 Arrays -> RGB pixels, drawn with Pillow: a figure of matplotlib takes ten times as long."""
 
+import functools
+
 import numpy as np
+from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -36,8 +39,14 @@ def _panel(grey: np.ndarray, caption: str, mask: np.ndarray | None, colour: str 
         drawn[inside] = ((1 - TINT) * drawn[inside] + TINT * rgb).astype(np.uint8)
         drawn[outline] = rgb
     strip = Image.new("RGB", (grey.shape[1], CAPTION_PX))
-    ImageDraw.Draw(strip).text((6, 3), caption, font=ImageFont.load_default(FONT_PX))
+    ImageDraw.Draw(strip).text((6, 3), caption, font=_font())
     return np.concatenate([np.asarray(strip), drawn])
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """matplotlib brings one that has all signs; Pillow's own knows no ²."""
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), FONT_PX)
 
 
 def _outlined(mask: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
