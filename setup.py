@@ -41,6 +41,8 @@ setup(
         "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
         "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3"],
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
+        # DICOM SEG objects (predict --seg): an extra, as most users write run lengths or PNGs
+        "seg": ["highdicom>=0.28,<1"],
         "test": [
             "jax>=0.10",  # Keras's other backend, for losses and metrics
             "pytest>=8",

@@ -78,7 +78,7 @@ def measure(run: config.Config, steps: int) -> dict:
         lambda images: augment.of_batch(images, run.augment),
         jit_compile=distribute.compiles_gradients(run.train.jit, strategy),
     )
-    records = data.stored_records(setup.split).repeat()
+    records = data.records(setup.split).repeat()
     iterators = {
         "step": iter(strategy.experimental_distribute_dataset(one.repeat())),
         "training": iter(strategy.experimental_distribute_dataset(of_lake)),

@@ -47,7 +47,8 @@ FREE_TO_CHANGE = (
 def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
     """Writes what the run and its lakes are; where a checkpoint stands, raises InputError unless it
     is this run's."""
-    identity = {"lake": run.lake, "shards": shards_sha256(lakes)}
+    stored = {"dtype": lakes[0]["dtype"], "options": lakes[0]["options"]}
+    identity = {"lake": run.lake, "shards": shards_sha256(lakes), **stored}
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if numbers(workdir):
         found = read_config(workdir)

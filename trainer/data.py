@@ -279,7 +279,7 @@ def evaluation_batches(
     """A worker's part of every record once, in the order of the shards; what is missing from its
     last batches is filled up with items of weight 0, the same number of batches for all workers."""
     part, batch_size = _part_of(split, worker), data.batch_size // worker.count
-    dataset = stored_records(part).map(
+    dataset = records(part).map(
         lambda record: pixels.item_of(record, split.dtype, data.side, data.fit, extra_fields),
         tf.data.AUTOTUNE,
         deterministic=True,
@@ -303,7 +303,7 @@ def _part_of(split: Split, worker: Worker) -> Split:
     return dataclasses.replace(split, kinds=kinds)
 
 
-def stored_records(split: Split) -> tf.data.Dataset:
+def records(split: Split) -> tf.data.Dataset:
     """The split's records as they are stored, in the order of the shards."""
     is_needed = split.of_shards.any(axis=1)
     paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]

@@ -1,9 +1,13 @@
-"""python -m trainer.task train|find_lr|evaluate|augment|benchmark: parse, load, call one function.
+"""python -m trainer.task train|find_lr|evaluate|predict|vote|augment|benchmark: parse, load, call
+one function.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
 find_lr    lake + config -> a learning rate, from a short run in which it grows at each step
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
+predict    workdirs + a lake or files -> submission.csv, overlays, probability maps, DICOM SEGs,
+           nodule candidates
+vote       several predictions of the same images -> one submission
 augment    lake + config -> a picture of what training makes of its images
 benchmark  lake + config -> where the time goes, how replicas scale, the largest batch that fits
 """
@@ -69,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--report", type=Path, metavar="HTML", help="default: report.html in the first workdir"
     )
+    add_predict(commands)
+    add_vote(commands)
     sheet = commands.add_parser(
         "augment", allow_abbrev=False, help="draw images before and after augmentation"
     )
@@ -102,6 +108,59 @@ def parser() -> argparse.ArgumentParser:
     )
     speed.add_argument("--json", type=Path, metavar="FILE", help="the numbers, too")
     return made
+
+
+def add_predict(commands) -> None:
+    predict = commands.add_parser(
+        "predict", allow_abbrev=False, help="masks of a lake's split or of files"
+    )
+    add_members(predict)
+    predict.add_argument("--lake", metavar="ROOT/NAME/VERSION", help="default: the run's own")
+    predict.add_argument("--split", help="of the lake (default: test)")
+    predict.add_argument(
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake",
+    )
+    predict.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new one")
+    predict.add_argument("--overlays", action="store_true", help="a PNG an image, side by side")
+    predict.add_argument("--probabilities", action="store_true", help="a PNG an image, 0 to 255")
+    predict.add_argument("--candidates", action="store_true", help="of CT: candidates.csv")
+    predict.add_argument(
+        "--seg",
+        nargs="?",
+        const="lesion",
+        metavar="FINDING",
+        help="a DICOM SEG an image: lesion (default), pneumothorax or nodule",
+    )
+    predict.add_argument(
+        "--mint_uids",
+        action="store_true",
+        help="for --seg of files without legal UIDs: make some, and copies that have them",
+    )
+
+
+def add_vote(commands) -> None:
+    vote = commands.add_parser(
+        "vote", allow_abbrev=False, help="one submission of several predictions"
+    )
+    vote.add_argument(
+        "predictions",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="submission CSVs: a majority of pixels; or folders of probability maps: their mean",
+    )
+    vote.add_argument("--output", required=True, type=Path, metavar="CSV")
+    vote.add_argument("--votes", type=int, metavar="N", help="default: more than half")
+    vote.add_argument(
+        "--triplet",
+        metavar="TOP,AREA_SHARE,BOTTOM",
+        help="of the mean map (default: 0.5,0,0.5): keep p > BOTTOM unless less than AREA_SHARE of "
+        "the image has p > TOP",
+    )
 
 
 def add_members(command: argparse.ArgumentParser) -> None:
@@ -178,24 +237,33 @@ def main(argv: list[str]) -> int:
 
             measured = (flags.steps, flags.replicas, flags.memory_gb, flags.json)
             print(benchmark.report(run, overrides, flags.config, *measured))
+        elif overrides:
+            raise InputError(
+                f"unknown options {' '.join(overrides)}; see python -m trainer.task "
+                f"{flags.command} --help"
+            )
+        elif flags.command == "predict":
+            if flags.input and (flags.lake or flags.split):
+                raise InputError("--input takes files, --lake and --split a lake; give one of them")
+            from trainer import predict
+
+            wanted = predict.wanted_of(flags)
+            asked = flags.lake, flags.split or "test", flags.input
+            print(predict.run(_ensemble(flags), *asked, flags.output, wanted))
+        elif flags.command == "vote":
+            from trainer import vote
+
+            print(vote.run(flags.predictions, flags.output, flags.votes, flags.triplet))
         else:
-            if overrides:
-                raise InputError(
-                    f"unknown options {' '.join(overrides)}; see python -m trainer.task evaluate "
-                    f"--help"
-                )
             if flags.prevalence is not None and not 0 < flags.prevalence < 1:
                 raise InputError(
                     f"--prevalence={flags.prevalence}: expected a share within 0 and 1"
                 )
             if flags.bootstrap < 0:
                 raise InputError(f"--bootstrap={flags.bootstrap}: expected 0 or more")
-            from trainer import ensemble, evaluate
+            from trainer import evaluate
 
-            workdirs, classifiers = (
-                [Path(folder) for folder in given] for given in (flags.workdir, flags.classifier)
-            )
-            system = ensemble.load(workdirs, classifiers, flags.tta, flags.prune)
+            system = _ensemble(flags)
             options = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
             print(evaluate.evaluate(system, flags.lake, options, flags.picture, flags.report))
     except InputError as error:
@@ -208,6 +276,15 @@ def main(argv: list[str]) -> int:
         print(stop, flush=True)
         return interruption.EXIT_CODE
     return 0
+
+
+def _ensemble(flags: argparse.Namespace):
+    from trainer import ensemble
+
+    workdirs, classifiers = (
+        [Path(folder) for folder in given] for given in (flags.workdir, flags.classifier)
+    )
+    return ensemble.load(workdirs, classifiers, flags.tta, flags.prune)
 
 
 def end(code: int) -> None:
