@@ -1,7 +1,8 @@
-"""Steps of a tiny network on 1, 2 and 4 logical CPU devices, for tests/test_replicas.py: their
-number is fixed at the first use, so this is a process of its own. Prints one JSON line a case.
+"""Steps of a tiny network on 1, 2 or 4 logical CPU devices, for tests/test_replicas.py: their
+number is fixed at the first use, and so are the groups that they reduce in, so this is a process of
+its own. Prints one JSON line a case.
 
-    python -m tests.replica_steps equal | float16 | resume
+    python -m tests.replica_steps equal 4 | float16 | resume
 """
 
 import json
@@ -72,11 +73,9 @@ def say(**values) -> None:
     print(json.dumps({name: np.asarray(value).tolist() for name, value in values.items()}))
 
 
-def equal() -> None:
-    # The most replicas first: it divides the CPU.
-    cases = [("group", 4, 2), ("group", 2, 2), ("group", 1, 2)]
-    cases += [("sync_batch", 2, 1), ("sync_batch", 1, 1)]
-    for norm, replicas, accumulate in cases:
+def equal(replicas: str) -> None:
+    replicas = int(replicas)
+    for norm, accumulate in [("group", 2), ("sync_batch", 1)][: 1 if replicas == 4 else 2]:
         run = run_of(norm, accumulate, momentum=0.9)
         strategy = distribute.strategy("cpu", replicas, BATCH, accumulate)
         network, optimizer = built(run, strategy)
@@ -156,4 +155,4 @@ def resume() -> None:
 
 
 if __name__ == "__main__":
-    {"equal": equal, "float16": float16, "resume": resume}[sys.argv[1]]()
+    {"equal": equal, "float16": float16, "resume": resume}[sys.argv[1]](*sys.argv[2:])

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def printed(what: str) -> list[dict]:
+def printed(*what: str) -> list[dict]:
     """What tests/replica_steps.py prints: one dict of arrays a line."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.replica_steps", what],
+        [sys.executable, "-m", "tests.replica_steps", *what],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -27,7 +27,8 @@ def printed(what: str) -> list[dict]:
 @pytest.mark.slow
 def test_one_two_and_four_replicas_end_twenty_steps_with_the_same_weights():
     """1 x 16 = 2 x 8 = 4 x 4 with group norm and two parts each; 1 = 2 with synchronised BN."""
-    cases = {tuple(case.pop("case")): case for case in printed("equal")}
+    found = [case for replicas in "124" for case in printed("equal", replicas)]
+    cases = {tuple(case.pop("case")): case for case in found}
     for norm, others in (("group", "24"), ("sync_batch", "2")):
         one = cases[norm, "1"]
         assert one["loss"][-1] < one["loss"][0]

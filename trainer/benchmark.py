@@ -124,7 +124,8 @@ def _several_steps(run: config.Config, setup: train.Setup) -> Callable:
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
     step = train.training_step(network, optimizer, run, strategy, setup.image_losses)
-    return train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+    statistics, is_timed = averaging.moving_statistics(network), not run.train.deterministic
+    return train.steps_in_one_call(strategy, step, statistics, is_timed)
 
 
 def seconds_of(call: Callable) -> float:

@@ -190,6 +190,7 @@ def loop_parts(run: config.Config, setup: Setup, moving: Moving, step: int) -> l
             network, moving.optimizer, run, strategy, losses, moving.averages, moving.scale
         ),
         averaging.moving_statistics(network),
+        is_timed=not run.train.deterministic,
     )
     order_of_run = run, setup.split, run.train.epochs
     decoded = decoded_images(run, setup.lakes, setup.split)
@@ -357,11 +358,13 @@ def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
             )
 
 
-def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
+def steps_in_one_call(
+    strategy, replica_step: Callable, averages: list, is_timed: bool = True
+) -> Callable:
     """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
-    which the step waited for its batch, as one compiled loop."""
+    which the step waited for its batch, nan unless `is_timed`; as one compiled loop."""
 
-    clock = input_wait.Clock()
+    clock = input_wait.Clock(is_timed)
 
     def one_step(iterator, done):
         batch = next(iterator)
