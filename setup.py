@@ -9,6 +9,7 @@ TRAIN = [
     "matplotlib>=3.9",  # the truth/prediction panels
     "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
 ]
+VERTEX = "google-cloud-aiplatform>=1.165"
 
 setup(
     name="radlake",
@@ -16,7 +17,7 @@ setup(
     description="From a bucket of medical images to a trained segmentation network",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=["beam", "lake", "lake.sources", "trainer", "trainer.models"],
+    packages=["beam", "lake", "lake.sources", "launch", "trainer", "trainer.models"],
     install_requires=[
         "apache-beam>=2.77,<3",
         # the TFRecord checksum in C; the pure Python ones are 100 times slower
@@ -37,13 +38,14 @@ setup(
         "train": ["tensorflow>=2.20,<2.22", *TRAIN],
         "train-cpu": ["tensorflow-cpu>=2.20,<2.22", *TRAIN],  # half the download of tensorflow
         "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
-        "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3"],
+        "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3", VERTEX],
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         "test": [
             "jax>=0.10",  # Keras's other backend, for losses and metrics
             "pytest>=8",
             "pytest-xdist>=3.6",  # two files of tests at a time: most of a test is one thread
             "ruff>=0.12",
+            VERTEX,  # a launched job is parsed into the service's own message
             "tensorflow-datasets>=4.9.9",  # a second reader of the lake
         ],
     },

@@ -12,6 +12,7 @@ FORBIDDEN = {
     "lake": {"beam", "apache_beam", "trainer", "launch"},
     "beam": {"trainer", "launch", "keras"},
     "trainer": {"beam", "apache_beam", "launch"},
+    "launch": {"beam", "apache_beam", "tensorflow", "keras"},
 }
 
 

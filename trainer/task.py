@@ -100,12 +100,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def check_workdir(workdir: str) -> None:
+    if "://" in workdir:
+        raise InputError(f"--workdir={workdir}: a workdir is a local folder for now")
+
+
 def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
-        if "://" in getattr(flags, "workdir", ""):
-            raise InputError(f"--workdir={flags.workdir}: a workdir is a local folder for now")
+        check_workdir(getattr(flags, "workdir", ""))
         if flags.command == "train":
             from trainer import config
 

@@ -1,0 +1,1 @@
+"""What starts commands elsewhere, or several at a time. No TensorFlow here."""
