@@ -134,7 +134,10 @@ def run(argv: list[str]) -> dict | None:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = options.of_flags(flags, is_local, progress_file)
         files.make_folder(chosen.work(""))
-        pipeline = beam.Pipeline(options=pipeline_options)
+        try:
+            pipeline = beam.Pipeline(options=pipeline_options)
+        except ValueError as error:  # of Beam's own options
+            raise InputError(str(error)) from None
         build(pipeline, flags, layout, chosen)
         if is_local:
             with progress.Line(progress_file):

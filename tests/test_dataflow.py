@@ -1,18 +1,17 @@
-"""launch.dataflow and beam.remote: the command, and a rehearsal against local stand-ins of Cloud
-Storage and of the Dataflow service."""
+"""launch.dataflow and beam.remote: the command, the end of a job, and a rehearsal against a local
+stand-in of Cloud Storage."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam import convert, options, table
+from beam import Stopped, convert, options, remote, table
 from lake import InputError
 from launch import dataflow
 
@@ -85,53 +84,85 @@ def test_the_table_again(lake, capsys):
     assert "has not finished" in capsys.readouterr().err
 
 
-class Service(BaseHTTPRequestHandler):
-    """Dataflow's REST, as far as Beam speaks it: jobs are accepted, and end as told."""
-
-    state, jobs, asked = "JOB_STATE_RUNNING", [], []
-
-    def do_POST(self):
-        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.jobs.append(job)
-        self._answer({"id": "7", "name": job["name"], "projectId": "my-project"})
-
-    def do_PUT(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        Service.state = asked["requestedState"]
-        self._answer({"id": "7", "requestedState": asked["requestedState"]})
-
-    def do_GET(self):
-        self.asked.append(self.path)
-        messages = [{"id": "1", "messageImportance": "JOB_MESSAGE_ERROR", "messageText": ERROR}]
-        is_job = "/messages" not in self.path
-        self._answer(
-            {"id": "7", "currentState": self.state} if is_job else {"jobMessages": messages}
-        )
-
-    def _answer(self, content: dict):
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+def test_what_beam_finds_wrong_is_said_without_a_traceback(phantoms, tmp_path, capsys):
+    words = [f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"]
+    words += [f"--output={tmp_path}/a/1.0.0", "--deidentify=keep", "--runner=DirectRunner"]
+    assert convert.main([*words, "--environment_type=PROCESS"]) == 2
+    assert capsys.readouterr().err.startswith("error: Pipeline has validations errors")
 
 
-ERROR = "Traceback: RuntimeError: [conversion stopped: 3 of 4 images rejected :end]"
+class Jobs:
+    """The service as Beam's result asks for it: a job that goes through these states."""
+
+    def __init__(self, *states: str):
+        self.states, self.asked = list(states), []
+
+    def get_job(self, job_id: str):
+        from google.cloud.dataflow_v1beta3.types import Job
+
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return Job(id=job_id, current_state=f"JOB_STATE_{state}")
+
+    def list_messages(self, *_, **__):
+        return [], None
+
+    def modify_job_state(self, job_id: str, state: str) -> bool:
+        self.asked.append((job_id, state))
+        self.states = ["CANCELLED"]
+        return True
+
+
+def has_ended(jobs: Jobs, error: str = "", detach: bool = False) -> bool:
+    from apache_beam.runners.dataflow import dataflow_runner
+
+    runner = dataflow_runner.DataflowRunner()
+    runner.dataflow_client, runner.last_error_msg = jobs, error
+    place = PipelineOptions(["--project=my-project", "--region=us-central1"])
+    result = dataflow_runner.DataflowPipelineResult(jobs.get_job("7"), runner, place)
+    return remote.has_ended(result, remote.DATAFLOW, place, detach)
+
+
+def test_says_where_the_job_is_and_waits_or_leaves(capsys):
+    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs radlake[cloud]")
+    page = "job: https://console.cloud.google.com/dataflow/jobs/us-central1/7?project=my-project\n"
+    assert not has_ended(Jobs("RUNNING"), detach=True)
+    assert capsys.readouterr().out == page
+    assert has_ended(Jobs("DONE"))
+    assert capsys.readouterr().out == page
+
+
+def test_a_failed_job_says_what_stopped_it():
+    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs radlake[cloud]")
+    error = "Traceback … RuntimeError: [conversion stopped: 3 of 4 images rejected :end]"
+    with pytest.raises(Stopped) as stopped:
+        has_ended(Jobs("FAILED"), error)
+    assert stopped.value.args == ("3 of 4 images rejected",)
+
+
+def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
+    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs radlake[cloud]")
+    from apache_beam.runners.dataflow import dataflow_runner
+
+    def interrupt(seconds: float) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataflow_runner.time, "sleep", interrupt)
+    jobs = Jobs("RUNNING")
+    with pytest.raises(Stopped, match="cancelled 7"):
+        has_ended(jobs)
+    assert jobs.asked == [("7", "JOB_STATE_CANCELLED")]
 
 
 @pytest.fixture
-def cloud(phantoms, monkeypatch):
-    """Local Cloud Storage with the phantoms in gs://bucket, and Dataflow; its address."""
+def bucket(phantoms, monkeypatch):
+    """gs://bucket with the phantoms, on a local stand-in of Cloud Storage."""
     pytest.importorskip("apitools", reason="needs radlake[cloud]")
     emulator = pytest.importorskip("gcp_storage_emulator.server")
-    storage_server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
-    storage_server.start()
-    port = storage_server._api._httpd.server_port
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
+    server.start()
+    address = f"http://127.0.0.1:{server._api._httpd.server_port}"
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
@@ -140,66 +171,33 @@ def cloud(phantoms, monkeypatch):
     for path in [*(phantoms / "dicom").glob("*.dcm"), phantoms / "train-rle.csv"]:
         name = str(path.relative_to(phantoms))
         client.bucket("bucket").blob(name).upload_from_filename(str(path))
-    Service.jobs, Service.state = [], "JOB_STATE_RUNNING"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", client
-    server.shutdown()
-    storage_server.stop()
+    yield client
+    server.stop()
 
 
-def launched(address: str, *more: str) -> subprocess.Popen:
-    # Without credentials Beam asks for some for 20 s; the rest is the launcher's own command.
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--image=some/image:1"]], ids=["sdist", "container"])
+def test_a_rehearsal_stages_everything_and_writes_the_job(bucket, more):
+    """All but the submission: the launcher's command, with a template in the job's place."""
+    # Without credentials Beam asks for some for 20 s.
     code = (
         "import sys; from apache_beam.internal.gcp import auth\n"
         "auth._Credentials._credentials_init = True\n"
         "from beam import convert; sys.exit(convert.main(sys.argv[1:]))"
     )
-    words = [*PLACE, *CONVERSION, f"--dataflow_endpoint={address}", "--no_auth", *more]
+    words = [*PLACE, *CONVERSION, "--no_auth", "--template_location=gs://bucket/template"]
+    words += ["--service_account=a@b.com", *more]
     command = dataflow.command(*dataflow.parser().parse_known_args(words))
     command[1:3] = ["-c", code]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, **pipes)
-
-
-@pytest.mark.slow
-def test_a_rehearsal_stages_the_sdist_and_the_job(cloud):
-    address, client = cloud
-    said, errors = launched(address, "--service_account=a@b.com", "--detach").communicate(
-        timeout=300
-    )
-    assert "job: https://console.cloud.google.com/dataflow/jobs/us-central1/7" in said, errors
-    assert "python -m beam.table gs://bucket/lakes/siim/1.0.0" in said
-    [job] = Service.jobs
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "a template, not a job: gs://bucket/template" in said.stdout
+    job = json.loads(bucket.bucket("bucket").blob("template").download_as_bytes())
     [pool] = job["environment"]["workerPools"]
     assert (pool["machineType"], pool["diskSizeGb"]) == ("e2-standard-4", 50)
     assert pool["autoscalingSettings"]["maxNumWorkers"] == 20
-    staged = {blob.name.rpartition("/")[2] for blob in client.list_blobs("bucket")}
-    assert {"workflow.tar.gz", "pipeline.pb"} <= staged
-
-
-@pytest.mark.slow
-def test_a_failed_job_says_why_and_ctrl_c_cancels(cloud):
-    address, _ = cloud
-    process = launched(address, "--image=some/image:1")
-    assert process.stdout.readline().startswith("job: ")
-    [job] = Service.jobs
-    [pool] = job["environment"]["workerPools"]
-    assert pool["sdkHarnessContainerImages"][0]["containerImage"] == "some/image:1"
-    process.send_signal(signal.SIGINT)
-    assert "cancelled 7" in process.communicate(timeout=300)[1]
-    assert process.returncode == 1
-    assert Service.state == "JOB_STATE_CANCELLED"
-    Service.state = "JOB_STATE_FAILED"
-    process = launched(address, "--image=some/image:1")
-    assert process.communicate(timeout=300)[1] == "failed: 3 of 4 images rejected\n"
-
-
-@pytest.mark.slow
-def test_a_job_that_is_done_ends_with_the_table_of_a_local_run(cloud):
-    address, _ = cloud
-    options_here = [*CONVERSION, "--runner=DirectRunner", "--max_reject_fraction=1"]
-    assert convert.run(options_here)["counts"]["records"] == 40
-    Service.state = "JOB_STATE_DONE"
-    said, errors = launched(address, "--image=some/image:1").communicate(timeout=300)
-    assert said.splitlines()[1:3] == ["files           40", "images          40"], errors
+    staged = {blob.name.rpartition("/")[2] for blob in bucket.list_blobs("bucket")}
+    assert "pipeline.pb" in staged
+    assert ("workflow.tar.gz" in staged) == (not more)
+    if more:
+        assert "some/image:1" in json.dumps(pool["sdkHarnessContainerImages"])
