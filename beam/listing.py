@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from beam import Stopped, files, folders, progress, source
+from beam import Stopped, files, folders, progress
 from beam.options import Options
-from lake import Packed, Reject, labels, nodules
+from lake import Packed, Reject, labels, nodules, source
 from lake.labels import Label, Layout, Row
 from lake.sources import Header, images, series
 

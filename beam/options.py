@@ -11,8 +11,8 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam import deidentify, files, folders, source, splits
-from lake import InputError, labels, manifest, rle
+from beam import deidentify, files, folders, splits
+from lake import InputError, labels, manifest, rle, source
 from lake.sources import Storage, pixels
 
 WORK = ".work"

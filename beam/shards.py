@@ -14,10 +14,10 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from PIL import Image as PillowImage
 
-from beam import Stopped, deidentify, files, progress, source
+from beam import Stopped, deidentify, files, progress
 from beam.listing import Image, reject_row
 from beam.options import Options
-from lake import Reject, example, manifest, mask_png, rle
+from lake import Reject, example, manifest, mask_png, rle, source
 from lake.sources import Scan, pixels
 
 # One image in this many, and the first of each shard, is decoded for the manifest's mean and

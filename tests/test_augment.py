@@ -346,25 +346,6 @@ def test_a_group_picks_at_most_one_each_as_often():
     assert never.possible() == {}  # through its group alone
 
 
-def test_mirrored_predictions_are_averaged_as_probabilities():
-    images = np.random.default_rng(0).random((2, 8, 8, 1)).astype(np.float32)
-
-    def forward(images):  # two heads that tell left from right; one goes far beyond float32's 1
-        ramp = np.linspace(-3, 3, 8, dtype=np.float32)[None, None, :, None]
-        return tf.concat([images * ramp, images + 90 * ramp], axis=-1)
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-np.float64(x)))
-
-    logits = augment.with_mirrored(forward)(images).numpy()
-    expected = sigmoid(forward(images)) + sigmoid(forward(images[:, :, ::-1]))[:, :, ::-1]
-    np.testing.assert_allclose(sigmoid(logits), expected / 2, atol=1e-6)
-    assert np.isfinite(logits).all()
-    of_image = augment.with_mirrored(lambda images: images[:, 0, 0])(images).numpy()
-    expected = sigmoid(images[:, 0, 0]) + sigmoid(images[:, 0, -1])
-    np.testing.assert_allclose(sigmoid(of_image), expected / 2, atol=1e-6)
-
-
 def test_the_sheet_shows_each_example_and_each_transform(lake, tmp_path, capsys):
     config_path = ROOT / "configs" / "demo_unetpp.yaml"
     common = ["augment", "--lake", str(lake), "--config", str(config_path), "--data.side=32"]

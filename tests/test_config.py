@@ -116,7 +116,7 @@ def test_all_mistakes_are_reported_at_once(yaml_file):
     for expected in (
         "model.depht: unknown key; did you mean depth?",
         "data.batch_size: Input should be greater than or equal to 1, got 0",
-        "train.device: Input should be 'auto', 'cpu' or 'gpu', got 'npu'",
+        "train.device: Input should be 'auto', 'cpu', 'gpu' or 'tpu', got 'npu'",
         "trian: unknown key; did you mean train?",
         "--nonsense: expected --section.field=value",
         "loss: Value error, every weight is 0",

@@ -156,7 +156,8 @@ def test_fitted_box(height, width, fit, box):
 
 def with_positives(lake, **fields) -> tuple[data.Split, config.Data]:
     settings = SETTINGS.model_copy(update=fields)
-    return data.training_split(data.open_lake(str(lake)), str(lake), settings, False), settings
+    lakes = data.open_lakes(str(lake), settings)
+    return data.training_split(lakes, str(lake), settings, False), settings
 
 
 def test_the_split_knows_which_records_are_positive(lake, stored):
@@ -214,7 +215,7 @@ def fold_splits(folder, **fields) -> tuple[data.Split, data.Split, config.Data]:
     settings = SETTINGS.model_copy(update=fields)
     content = data.open_lake(str(folder))
     return (
-        data.training_split(content, str(folder), settings, False),
+        data.training_split([content], str(folder), settings, False),
         data.validation_split(content, str(folder), settings),
         settings,
     )

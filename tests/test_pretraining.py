@@ -125,7 +125,8 @@ def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
     assert pretrain(class_lakes, 3, tmp_path / "run") == {"loss", "auc", "accuracy"}
     done = task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split() == ["split", "images", "accuracy", "auc"]
+    named = [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert named == ["val", "images", "accuracy", "auc"]
     for line, images_of_split in zip(done.stdout.splitlines()[2:], (16, 16), strict=True):
         _, num_images, *scores = line.split()
         assert int(num_images) == images_of_split and all(0 <= float(s) <= 1 for s in scores)

@@ -2,7 +2,6 @@
 need no mask, a run from the command line."""
 
 import json
-from types import SimpleNamespace
 
 import conftest
 import keras
@@ -14,7 +13,7 @@ from test_models import all_outputs, vae
 from test_unet import images, plain, plus, with_random_weights
 
 from lake import InputError
-from trainer import config, evaluate, models, objective, task, validate
+from trainer import config, decision, models, objective, task, validate
 from trainer.models import blocks, unetpp
 from trainer.models.vae import LOG_VARIANCE, MEAN, RECONSTRUCTION
 
@@ -265,37 +264,6 @@ def test_the_heads_auc_is_the_image_score():
         assert validate.scores({name: value.numpy() for name, value in sums.items()})["auc"] == auc
 
 
-def predictions_of(heads: list[float]) -> SimpleNamespace:
-    """Two images without a lesion, two with; every triplet has dice 0, 0, 0.8 and 0.6."""
-    shape = len(evaluate.TOPS), len(evaluate.AREAS_SHARE), len(evaluate.BOTTOMS)
-    found = object.__new__(evaluate.Predictions)
-    found.dices = [np.full(shape, dice, np.float32) for dice in (0, 0, 0.8, 0.6)]
-    found.lesions, found.heads = [False, False, True, True], heads
-    return found
-
-
-@pytest.mark.parametrize(
-    "heads, threshold, mean",
-    [
-        ([0.01, 0.15, 0.9, 0.3], 0.2, (1 + 1 + 0.8 + 0.6) / 4),
-        ([0.01, 0.5, 0.9, 0.3], 0.6, (1 + 1 + 0.8 + 0) / 4),  # better than keeping the 0.6
-        ([0.95, 0.95, 0.6, 0.4], 0.0, (0.8 + 0.6) / 4),  # a head that is wrong is left out
-    ],
-)
-def test_the_threshold_of_the_head_is_chosen_with_the_triplet(heads, threshold, mean):
-    predictions = predictions_of(heads)
-    chosen = evaluate.choose_thresholds(predictions)
-    assert chosen["lesion_threshold"] == threshold
-    dices = predictions.dices_with_head(threshold)[:, *chosen["at"]]
-    assert dices.mean() == pytest.approx(mean)
-    said = evaluate.table("run", {"val": {"images": 4}}, chosen)
-    end = (
-        f" or the empty_head says p < {threshold}" if threshold else "; the empty_head empties none"
-    )
-    assert said.endswith(end)
-    assert "lesion_threshold" not in evaluate.choose_thresholds(predictions_of([]))
-
-
 RUNS = {
     "vae": (
         {"kind": "vae", "filters": 8, "blocks": [1, 1], "latent": 8, "empty_head": True},
@@ -331,8 +299,8 @@ def test_a_run_from_the_command_line(name, lake, tmp_path, capsys):
     evaluated, last = metrics["evaluate"], metrics["last"]
     # The one epoch is the best: in the loop and in the evaluation, the head's AUC.
     assert evaluated["splits"]["val"]["auc"] == pytest.approx(last["val"]["auc"])
-    assert np.isfinite(last["val"]["loss"]) and evaluated["lesion_threshold"] in evaluate.LESIONS
-    assert "the empty_head " in capsys.readouterr().out.splitlines()[-1]
+    assert np.isfinite(last["val"]["loss"]) and evaluated["lesion_threshold"] in decision.LESIONS
+    assert "the image's own p " in capsys.readouterr().out.splitlines()[-1]
     if model["kind"] == "unetpp":
         assert task.main(["evaluate", *arguments, "--prune=1"]) == 0
         pruned = json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluate_l1"]

@@ -7,10 +7,8 @@ values alone follows it (grey.py).
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -108,31 +106,6 @@ def jittered(window, uniforms, settings: Augment, side: int):
     # The two ends by themselves, so that nothing at all changes where nothing happens.
     wider = (width - 1) * (high - low) / 2
     return ops.stack([low + shift - wider, high + shift + wider], axis=1)
-
-
-def with_mirrored(forward: Callable) -> Callable:
-    """The same network's outputs, of the mean of its probabilities for an image and for its mirror
-    image; a map of logits [B, S, S, heads] is mirrored back, an image's [B, 1] or [B, C] is not."""
-
-    def both(images):
-        return keras.tree.map_structure(_mean, forward(images), forward(warp.mirrored(images)))
-
-    return both
-
-
-def _mean(logits, mirrored):
-    """Logits of the mean of two probabilities."""
-    if len(mirrored.shape) == 4:
-        mirrored = warp.mirrored(mirrored)
-    logits, mirrored = ops.cast(logits, "float32"), ops.cast(mirrored, "float32")
-    if len(logits.shape) == 2 and logits.shape[-1] > 1:  # of C classes
-        return ops.logaddexp(ops.log_softmax(logits), ops.log_softmax(mirrored))
-    # log of p / (1 - p), each a sum of two sigmoids: finite where p itself rounds to 1.
-    return _log_sum(logits, mirrored) - _log_sum(-logits, -mirrored)
-
-
-def _log_sum(logits, others):
-    return ops.logaddexp(ops.log_sigmoid(logits), ops.log_sigmoid(others))
 
 
 def to_unit(images, window):

@@ -16,8 +16,8 @@ DRAWS = 5  # of each example
 def write(run: config.Config, output: Path, examples: int, seed: int, each: bool) -> str:
     """Writes the sheet of the first examples of the training split, those with a lesion first; with
     `each` one row a transform, by itself, of the first. Returns a line to print."""
-    content = data.open_lake(run.lake)
-    split = data.training_split(content, run.lake, run.data, run.is_classifier)
+    lakes = data.open_lakes(run.lake, run.data)
+    split = data.training_split(lakes, run.lake, run.data, run.is_classifier)
     items = first_examples(split, run.data, 1 if each else examples)
     settings = {"": run.augment}
     if each:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from trainer import distribute
 from trainer.models import weight_files
 
 
@@ -90,7 +91,7 @@ def estimate_statistics(network: keras.Model, strategy, forward: Callable, batch
 
     step = tf.function(lambda batch: strategy.run(one_batch, args=(batch,)))
     count = 0
-    for batch in strategy.experimental_distribute_dataset(batches):
+    for batch in distribute.distributed(strategy, batches):
         step(batch)
         count += 1
     for statistic, total, _ in pairs:

@@ -2,7 +2,7 @@
 against the lake's own.
 
     reading        the lake's stored records, as bytes, by one reader
-    input          the run's own batches: shuffled, decoded, with draws to augment them
+    input          the run's own batches: shuffled, decoded (or from data.cache), with draws
     augmentation   of one batch, on the first device, compiled as in training
     step           augmentation, gradient, all-reduce and update of one batch, on every replica
     training       the same on the lake's batches
@@ -13,7 +13,6 @@ their own: logical devices are divided once, and a process remembers its peak me
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -69,16 +68,17 @@ def measure(run: config.Config, steps: int) -> dict:
     """Of this process: rates in images a second, memory in GB."""
     setup = train.set_up(run)
     strategy, batch = setup.strategy, run.data.batch_size
-    built = peak_gigabytes(strategy)
+    built = distribute.peak_memory_bytes(strategy) / GIGABYTE
     several_steps = _several_steps(run, setup)
-    of_lake = train.batches_of(run, setup.split, epochs=1, first_step=0).repeat()
+    decoded = train.decoded_images(run, setup.lakes, setup.split)
+    of_lake = train.batches_of(run, setup.split, 1, 0, decoded=decoded).repeat()
     one = of_lake.take(1).cache()
     [in_memory] = one
     kernel = tf.function(
         lambda images: augment.of_batch(images, run.augment),
         jit_compile=distribute.compiles_gradients(run.train.jit, strategy),
     )
-    records = data.stored_records(setup.split).repeat()
+    records = data.records(setup.split).repeat()
     iterators = {
         "step": iter(strategy.experimental_distribute_dataset(one.repeat())),
         "training": iter(strategy.experimental_distribute_dataset(of_lake)),
@@ -113,7 +113,7 @@ def measure(run: config.Config, steps: int) -> dict:
         "images_per_second": rates,
         "input_share": max(0.0, 1 - rates["training"] / rates["step"]),
         "built_gb": built,
-        "peak_gb": peak_gigabytes(strategy),
+        "peak_gb": distribute.peak_memory_bytes(strategy) / GIGABYTE,
     }
 
 
@@ -144,14 +144,6 @@ def best_seconds(calls: dict[str, Callable[[], float]]) -> dict[str, float]:
     """Of each call's best round; they take turns, the first compiles."""
     rounds = [{name: call() for name, call in calls.items()} for _ in range(1 + ROUNDS)]
     return {name: min(found[name] for found in rounds[1:]) for name in calls}
-
-
-def peak_gigabytes(strategy) -> float:
-    """The most that a GPU of the strategy held so far; of a CPU: this process."""
-    gpus = [device for device in strategy.extended.worker_devices if "GPU" in device]
-    if not gpus:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIGABYTE
-    return max(tf.config.experimental.get_memory_info(gpu)["peak"] for gpu in gpus) / GIGABYTE
 
 
 def largest_batches(command: list[str], memory_gb: list[float]) -> dict:

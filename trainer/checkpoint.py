@@ -1,22 +1,29 @@
 """What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights,
-metrics.json."""
+metrics.json.
+
+The weights of the best epoch are best.weights.h5. Where more are kept (train.keep), each of those
+epochs has a file best/epoch_0012.weights.h5, too.
+"""
 
 import hashlib
 import json
 import math
 import re
+import shutil
 import time
 from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 from lake import InputError
-from trainer import config
+from trainer import config, epoch_sums
+from trainer.workers import Agreement, Worker
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
-CHECKPOINTS, LAKE = "checkpoints", "lake.json"
+CHECKPOINTS, LAKE, FURTHER = "checkpoints", "lake.json", "best"
 # What TensorFlow raises for a checkpoint that is cut off, changed or partly gone (tried at every
 # place of both files); an AssertionError where the damage hides the list of its objects.
 UNREADABLE = (tf.errors.OpError, IndexError, AssertionError)
@@ -24,10 +31,14 @@ UNREADABLE = (tf.errors.OpError, IndexError, AssertionError)
 FREE_TO_CHANGE = (
     "lake:",
     "model.weights:",
+    "data.cache:",
     "train.device:",
     "train.replicas:",
+    "train.worker_minutes:",
     "train.checkpoint_minutes:",
     "train.max_hours:",
+    "train.patience:",
+    "train.profile:",
     "train.jit:",
     "train.rematerialise:",
 )
@@ -36,7 +47,8 @@ FREE_TO_CHANGE = (
 def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
     """Writes what the run and its lakes are; where a checkpoint stands, raises InputError unless it
     is this run's."""
-    identity = {"lake": run.lake, "shards": shards_sha256(lakes)}
+    stored = {"dtype": lakes[0]["dtype"], "options": lakes[0]["options"]}
+    identity = {"lake": run.lake, "shards": shards_sha256(lakes), **stored}
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if numbers(workdir):
         found = read_config(workdir)
@@ -76,10 +88,17 @@ def numbers(workdir: Path) -> list[int]:
 class State:
     """Network, optimizer and progress of a run, saved and restored together."""
 
-    def __init__(self, workdir: Path, network: keras.Model, **tracked):
-        """`tracked`: what else moves in a run, such as the optimizer, by name."""
+    def __init__(
+        self, workdir: Path, network: keras.Model, agreement: Agreement, keep: int = 1, **tracked
+    ):
+        """`workdir`: where this worker writes; `keep`: so many of the best epochs' weights;
+        `tracked`: what else moves in a run, such as the optimizer, by name."""
         self.workdir, self.network, self.saved_at = workdir, network, time.monotonic()
-        self.best_score = tf.Variable(float("-inf"), dtype=tf.float64, trainable=False)
+        self.agreement = agreement
+        # The highest first; -inf and 0 where there are no more epochs yet.
+        self.best_scores = tf.Variable([-math.inf] * keep, dtype=tf.float64, trainable=False)
+        self.best_epochs = tf.Variable([0] * keep, dtype=tf.int64, trainable=False)
+        self.sums = epoch_sums.EpochSums()
         self.stale_epochs = tf.Variable(0, dtype=tf.int64, trainable=False)  # since the best one
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         weights = {id(weight) for weight in network.weights}
@@ -88,7 +107,9 @@ class State:
         self.checkpoint = tf.train.Checkpoint(
             network=network,
             seeds=seeds,
-            best_score=self.best_score,
+            best_scores=self.best_scores,
+            best_epochs=self.best_epochs,
+            sums=self.sums,
             stale_epochs=self.stale_epochs,
             step=self.step,
             **tracked,
@@ -99,7 +120,17 @@ class State:
         folder = str(self.workdir / CHECKPOINTS)
         return tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=2)
 
-    def restore(self) -> int:
+    def restore(self, workdir: Path) -> int:
+        """The step that the chief restored from the workdir, as all workers now have."""
+        chief = self.agreement.worker.is_chief
+        step = self.agreement.of_chief(self._restore_newest() if chief else 0)
+        if not chief:
+            _check_shared(workdir, self.agreement.worker)
+        if step and not chief:
+            self.checkpoint.restore(str(workdir / CHECKPOINTS / f"ckpt-{step}")).assert_consumed()
+        return step
+
+    def _restore_newest(self) -> int:
         """The step of the newest checkpoint that can be read, now restored; 0 where there is none.
         Unreadable ones are said and put into checkpoints/damaged; InputError where all are."""
         steps, folder = numbers(self.workdir), self.workdir / CHECKPOINTS
@@ -112,7 +143,7 @@ class State:
                 continue
             if place or self.manager.latest_checkpoint != str(path):
                 self._start_list_at(steps[place:], damaged=steps[:place])
-            _check_weights(self.workdir / BEST, math.isfinite(self.best_score.numpy()))
+            self._check_kept()
             print(f"resuming at step {step:,} from {path}")
             return step
         if steps:
@@ -136,26 +167,84 @@ class State:
         self.step.assign(step)
         self.manager.save(checkpoint_number=step)
         self.saved_at = time.monotonic()
+        self._remove_others()
 
-    def save_if_due(self, step: int, minutes: float) -> None:
-        if time.monotonic() - self.saved_at > 60 * minutes:
-            self.save(step)
+    def is_due(self, minutes: float) -> bool:
+        return self.agreement.any(time.monotonic() - self.saved_at > 60 * minutes)
 
-    def keep_if_best(self, score: float) -> bool:
-        """Writes best.weights.h5 when the score is the highest so far."""
+    def keep_if_best(self, score: float, epoch: int) -> bool:
+        """Writes the weights of an epoch that is among the best so far; whether it is the best."""
         if not math.isfinite(score):
             raise InputError(
                 "the validation score is not a number; is a lesion left in the validation split "
                 "at this data.side?"
             )
-        is_best = score > self.best_score.numpy()
+        scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
+        place = int((scores >= score).sum())  # behind those that are as good
+        is_best = place == 0
         self.stale_epochs.assign(0 if is_best else self.stale_epochs + 1)
-        if is_best:
-            self.best_score.assign(score)
-            unfinished = self.workdir / f"unfinished.{BEST}"
-            self.network.save_weights(unfinished)
-            unfinished.replace(self.workdir / BEST)
+        if place < len(scores):
+            self.best_scores.assign(np.insert(scores, place, score)[:-1])
+            self.best_epochs.assign(np.insert(epochs, place, epoch)[:-1])
+            self._write_weights(self.weights_of(epoch), is_best)
         return is_best
+
+    def _write_weights(self, path: Path, is_best: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"unfinished.{path.name}")
+        self.network.save_weights(unfinished)
+        unfinished.replace(path)
+        if is_best and path.name != BEST:
+            unfinished = self.workdir / f"unfinished.{BEST}"
+            shutil.copyfile(path, unfinished)
+            unfinished.replace(self.workdir / BEST)
+
+    def weights_of(self, epoch: int) -> Path:
+        """The file of one of the best epochs."""
+        if self.best_epochs.shape[0] == 1:
+            return self.workdir / BEST
+        return self.workdir / FURTHER / f"epoch_{epoch:04d}.weights.h5"
+
+    def kept(self) -> list[dict]:
+        """The best epochs, the best one first, with their files."""
+        pairs = zip(self.best_epochs.numpy(), self.best_scores.numpy(), strict=True)
+        return [
+            {
+                "epoch": int(epoch),
+                "value": float(score),
+                "weights": str(self.weights_of(epoch).relative_to(self.workdir)),
+            }
+            for epoch, score in pairs
+            if epoch
+        ]
+
+    def _check_kept(self) -> None:
+        """The best epoch's weights must be there. Worse ones may have made way for an epoch that
+        only a checkpoint knew which is damaged now; that epoch comes again."""
+        is_expected = math.isfinite(self.best_scores.numpy()[0])
+        _check_weights(self.workdir / BEST, is_expected)
+        kept = [number for number, one in enumerate(self.kept()) if self._is_there(number, one)]
+        if len(kept) < len(self.kept()):
+            scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
+            missing = len(scores) - len(kept)
+            self.best_scores.assign([*scores[kept], *[-math.inf] * missing])
+            self.best_epochs.assign([*epochs[kept], *[0] * missing])
+
+    def _is_there(self, number: int, one: dict) -> bool:
+        path = self.workdir / one["weights"]
+        if number == 0 or path.exists():
+            _check_weights(path, is_expected=True)
+            return True
+        print(f"{path} is gone: epoch {one['epoch']} is not among the best ones kept any more")
+        return False
+
+    def _remove_others(self) -> None:
+        """Weights of epochs that are not among the best any more; of the newest checkpoint, so that
+        no restart misses one."""
+        kept = {self.workdir / one["weights"] for one in self.kept()}
+        for path in (self.workdir / FURTHER).glob("*.weights.h5"):
+            if path not in kept:
+                path.unlink()
 
 
 def write_metrics(workdir: Path, metrics: dict) -> None:
@@ -179,6 +268,15 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, not {content!r}")
     return content
+
+
+def _check_shared(workdir: Path, worker: Worker) -> None:
+    """Behind the chief's claim."""
+    if not (workdir / CONFIG).exists():
+        raise InputError(
+            f"worker {worker.number} sees no {workdir / CONFIG}, which worker 0 has written; "
+            f"give a --workdir that all {worker.count} workers share"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -171,6 +171,12 @@ class Data(Section):
     more_lakes: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field({}, max_length=50)
     # Shards whose records are shuffled together, in memory as they are stored.
     group_shards: int = Field(4, ge=1)
+    # Equal parts of an epoch's order that are read side by side, each giving its part of a batch.
+    # None: the number of workers; a run goes on with another number of workers when it is given.
+    streams: int | None = Field(None, ge=1)
+    # Where the training images lie decoded, from the start on: memory, or a folder on a local disk.
+    # None: each epoch decodes them anew.
+    cache: str | None = None
     # Share of positives (an image with a lesion) among what is drawn, of the first epoch and of the
     # end: it moves in a line. An epoch is as long as without it; None: every image once.
     positive_share: tuple[Share, Share] | None = None
@@ -181,6 +187,15 @@ class Data(Section):
         if self.fold is not None and (self.train_split, self.val_split) != ("train", "val"):
             raise ValueError(
                 f"fold={self.fold} divides train and val anew; leave train_split and val_split out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _equal_streams(self) -> "Data":
+        if self.batch_size % (self.streams or 1):
+            raise ValueError(
+                f"streams={self.streams} gives each no equal part of batch_size={self.batch_size}; "
+                f"use one that divides it"
             )
         return self
 
@@ -297,9 +312,14 @@ class Optimizer(Section):
 class Train(Section):
     epochs: int = Field(40, ge=1)
     seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    replicas: int | None = Field(None, ge=1)  # None: every device; on a CPU: 1
-    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    replicas: int | None = Field(None, ge=1)  # of a worker; None: every device; on a CPU: 1
+    worker_minutes: float = Field(10.0, gt=0)  # that the others of TF_CONFIG have to come
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    # Of mixed_float16, what multiplies the loss: halved at a step whose gradients are not finite,
+    # which is skipped, and doubled after so many good ones in a row.
+    loss_scale: float = Field(2.0**15, ge=1)
+    loss_scale_steps: int = Field(2000, ge=1)
     jit: bool | Literal["auto"] = "auto"  # XLA for the gradient function; auto: on GPUs
     # A block's inside is computed again for its gradient instead of kept: less memory, more time.
     rematerialise: bool = False
@@ -309,6 +329,10 @@ class Train(Section):
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
     # positives. accuracy: of more than two classes.
     keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean"] | None = None
+    keep: int = Field(1, ge=1)  # so many of the best epochs' weights; above 1 in the folder best
+    # Epochs without a better score, and the run (or stage) has ended; None: it never does early.
+    patience: int | None = Field(None, ge=1)
+    profile: int = Field(0, ge=0)  # steps of each start to trace for TensorBoard's profile plugin
     deterministic: bool = False
 
 
@@ -390,6 +414,16 @@ class Config(Section):
             raise ValueError(
                 f"loss.reduction=batch needs the whole batch at once, and optimizer.accumulate="
                 f"{self.optimizer.accumulate} cuts it; use one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_end_to_average(self) -> "Config":
+        if self.optimizer.swa_epochs and self.train.patience:
+            raise ValueError(
+                f"train.patience={self.train.patience}: a run that ends early does not reach the "
+                f"last epochs that optimizer.swa_epochs={self.optimizer.swa_epochs} averages; use "
+                f"optimizer.ema with it"
             )
         return self
 

@@ -10,6 +10,7 @@ Nothing is decoded that is not drawn: which records an epoch takes is known befo
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow
@@ -17,8 +18,9 @@ import pyarrow.parquet
 import tensorflow as tf
 
 from lake import InputError, manifest
-from trainer import config, order, pixels
+from trainer import cache, config, order, pixels
 from trainer.order import Split
+from trainer.workers import ALONE, Worker
 
 
 def open_lake(folder: str) -> dict:
@@ -50,26 +52,27 @@ def split_of(content: dict, folder: str, name: str) -> Split:
     return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
 
 
-def all_lakes(content: dict, data: config.Data) -> list[dict]:
+def open_lakes(folder: str, data: config.Data) -> list[dict]:
     """The manifests of the run's own lake and of its more_lakes."""
-    return [content, *(open_lake(folder) for folder in data.more_lakes)]
+    return [open_lake(name) for name in (folder, *data.more_lakes)]
 
 
-def positive_pixel_share(content: dict, data: config.Data) -> float:
+def positive_pixel_share(lakes: list[dict], data: config.Data) -> float:
     """Share of positive pixels in positive images: of more lakes the mean by their weights."""
-    lakes, weights = all_lakes(content, data), [1.0, *data.more_lakes.values()]
+    weights = [1.0, *data.more_lakes.values()]
     shares = [lake["statistics"]["positive_pixel_share_of_positives"] for lake in lakes]
     return float(np.average(shares, weights=weights))
 
 
-def training_split(content: dict, folder: str, data: config.Data, is_classifier: bool) -> Split:
-    """What a run trains on, of all its lakes. A fold is held out of the first alone."""
+def training_split(lakes: list[dict], folder: str, data: config.Data, is_classifier: bool) -> Split:
+    """What a run trains on, of all its lakes; `folder` is the first's. A fold is held out of that
+    one alone."""
+    content, *others = lakes
     split = _training_split(content, folder, data, is_classifier)
-    if not data.more_lakes:
+    if not others:
         return split
     of_others, splits = data.model_copy(update={"fold": None}), [split]
-    for other_folder in data.more_lakes:
-        other = open_lake(other_folder)
+    for other_folder, other in zip(data.more_lakes, others, strict=True):
         _check_alike(content, folder, other, other_folder)
         splits.append(_training_split(other, other_folder, of_others, is_classifier))
     return _joined(splits, (1.0, *data.more_lakes.values()))
@@ -145,6 +148,17 @@ def validation_split(content: dict, folder: str, data: config.Data) -> Split:
     return fold_of(content, folder, data.fold, is_held_out=True)
 
 
+def validation_names(data: config.Data) -> tuple[str, ...]:
+    """The splits of the lake that validation_split's records are stored in."""
+    return (data.val_split,) if data.fold is None else tuple(manifest.FOLDED)
+
+
+def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
+    """The patients of a split that lies in these splits of the lake; without the empty id."""
+    of_records = np.array(_index(folder, names, split, ["patient"])["patient"].to_pylist())
+    return set(of_records[split.kinds != order.OUTSIDE]) - {""}
+
+
 def fold_of(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
     """Of the splits that folds divide: a fold's records, or all others. Their shards hold both."""
     num_folds = content["options"]["folds"]
@@ -180,7 +194,7 @@ def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: d
     )
 
 
-def _index(folder: str, names: list[str], split: Split, columns: list[str]) -> pyarrow.Table:
+def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) -> pyarrow.Table:
     """The rows of a lake's index for the stored records of these splits, in their order."""
     with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
         stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
@@ -214,43 +228,82 @@ def _counts(rows: pyarrow.Table, content: dict) -> dict:
 
 
 def training_batches(
-    split: Split, data: config.Data, seed: int, epochs: int, first_step: int, num_draws: int
+    split: Split,
+    data: config.Data,
+    seed: int,
+    epochs: int,
+    first_step: int,
+    num_draws: int,
+    worker: Worker = ALONE,
+    extra_fields: tuple[str, ...] = (),
+    decoded: cache.Decoded | None = None,
 ) -> tf.data.Dataset:
-    """Global batches from `first_step` (counted over all epochs) to the end of the last epoch;
-    `num_draws`: P, the numbers that an example's augmentation takes."""
-    rows = order.group_rows(split, data, seed, epochs, first_step)
-    dataset = tf.data.Dataset.from_tensor_slices(rows)
-    dataset = (
-        dataset.map(lambda row: _load_group(row, split, seed), num_parallel_calls=1)
-        .prefetch(1)
-        .unbatch()
-    )
-    dataset = dataset.map(
-        lambda item: _training_item(item, split, data, seed, num_draws),
-        tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    return _batched(dataset, data.batch_size)
+    """A worker's part of each global batch, from `first_step` (counted over all epochs) to the end
+    of the last epoch; `num_draws`: P, the numbers that an example's augmentation takes; `decoded`:
+    the split's images, which are then not read again (it has no extra fields)."""
+    streams = data.streams or worker.count
+    own = range(streams)[worker.number * streams // worker.count :][: streams // worker.count]
+    drawn = []
+    for stream in own:
+        rows = order.group_rows(split, data, seed, epochs, first_step, stream, streams)
+        groups = tf.data.Dataset.from_tensor_slices(rows)
+        load = _draw_group if decoded else _load_group
+        groups = groups.map(lambda row, load=load: load(row, split, seed), num_parallel_calls=1)
+        drawn.append(groups.prefetch(1).unbatch())
+
+    def item_of(drawn: dict) -> dict:
+        if decoded:
+            pixels_of = {"number": drawn["number"]}
+        else:
+            pixels_of = pixels.item_of(
+                drawn["record"], split.dtype, data.side, data.fit, extra_fields
+            )
+        return {**pixels_of, "uniforms": _uniforms(drawn, seed, num_draws)}
+
+    items = _in_turn(drawn, data.batch_size // streams)
+    items = items.map(item_of, tf.data.AUTOTUNE, deterministic=True)
+    return _batched(items, data.batch_size // worker.count, decoded)
+
+
+def _in_turn(datasets: list[tf.data.Dataset], count: int) -> tf.data.Dataset:
+    """So many of the first, so many of the second …, and again, until one ends."""
+    if len(datasets) == 1:
+        return datasets[0]
+    turns = tf.data.Dataset.from_tensor_slices(np.repeat(np.arange(len(datasets)), count))
+    return tf.data.Dataset.choose_from_datasets(datasets, turns.repeat())
 
 
 def evaluation_batches(
-    split: Split, data: config.Data, extra_fields: tuple[str, ...] = ()
+    split: Split, data: config.Data, extra_fields: tuple[str, ...] = (), worker: Worker = ALONE
 ) -> tf.data.Dataset:
-    """Every record once, in the order of the shards; the last batch is filled up with items of
-    weight 0."""
-    dataset = stored_records(split).map(
+    """A worker's part of every record once, in the order of the shards; what is missing from its
+    last batches is filled up with items of weight 0, the same number of batches for all workers."""
+    part, batch_size = _part_of(split, worker), data.batch_size // worker.count
+    dataset = records(part).map(
         lambda record: pixels.item_of(record, split.dtype, data.side, data.fit, extra_fields),
         tf.data.AUTOTUNE,
         deterministic=True,
     )
-    num_missing = -split.num_records % data.batch_size
+    largest = -(-split.num_records // worker.count)
+    num_missing = -(-largest // batch_size) * batch_size - part.num_records
     empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in dataset.element_spec.items()}
     empty["window"] = tf.constant([0.0, 1.0])  # its width divides
     dataset = dataset.concatenate(tf.data.Dataset.from_tensors(empty).repeat(num_missing))
-    return _batched(dataset, data.batch_size)
+    return _batched(dataset, batch_size)
 
 
-def stored_records(split: Split) -> tf.data.Dataset:
+def _part_of(split: Split, worker: Worker) -> Split:
+    """A worker's equal share of the split's records; shards without any are not read."""
+    if worker.count == 1:
+        return split
+    members = np.flatnonzero(split.kinds != order.OUTSIDE)
+    kinds = np.full_like(split.kinds, order.OUTSIDE)
+    own = np.array_split(members, worker.count)[worker.number]
+    kinds[own] = split.kinds[own]
+    return dataclasses.replace(split, kinds=kinds)
+
+
+def records(split: Split) -> tf.data.Dataset:
     """The split's records as they are stored, in the order of the shards."""
     is_needed = split.of_shards.any(axis=1)
     paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]
@@ -265,40 +318,38 @@ def stored_records(split: Split) -> tf.data.Dataset:
     return records.filter(lambda _, is_member: is_member).map(lambda record, _: record)
 
 
-def _batched(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    # One worker reads all files; tf.distribute only cuts each batch into the replicas' parts.
+def _batched(
+    dataset: tf.data.Dataset, batch_size: int, decoded: cache.Decoded | None = None
+) -> tf.data.Dataset:
+    # A worker reads its own records; tf.distribute only cuts each batch into the replicas' parts.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return (
-        dataset.batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-        .with_options(options)
-    )
+    batches = dataset.batch(batch_size, drop_remainder=True)
+    if decoded:
+        batches = batches.map(decoded.in_place_of_numbers, tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _load_group(row: dict, split: Split, seed: int) -> dict:
-    """The wanted draws of one group, shuffled: {"record": [N] strings, "number": [N], "epoch": [N],
-    "repeat": [N]}."""
+    """_draw_group with the records themselves, "record": [N] strings."""
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
     records = tf.data.TFRecordDataset(tf.gather(tf.constant(split.paths), shards))
     records = records.batch(len(split.kinds)).get_single_element()  # [stored in the group]
     num_stored = tf.reduce_sum(tf.gather(tf.constant(split.stored), shards))
     tf.debugging.assert_equal(tf.size(records), num_stored, "records in a group of shards")
+    drawn = _draw_group(row, split, seed)
+    return {"record": tf.gather(records, drawn.pop("place")), **drawn}
+
+
+def _draw_group(row: dict, split: Split, seed: int) -> dict:
+    """The wanted draws of one group, shuffled, int64 [N] each: "place" in the group, "number" in
+    the split, "epoch", "repeat"."""
     places, numbers, repeats = order.draws_of_group(row, split, seed)
-    return {
-        "record": tf.gather(records, places),
-        "number": numbers,
-        "epoch": tf.fill(tf.shape(places), row["epoch"]),
-        "repeat": repeats,
-    }
+    epochs = tf.fill(tf.shape(places), row["epoch"])
+    return {"place": places, "number": numbers, "epoch": epochs, "repeat": repeats}
 
 
-def _training_item(item: dict, split: Split, data: config.Data, seed: int, num_draws: int) -> dict:
-    which = item["number"] + item["repeat"] % 256 * 2**32
-    draws = tf.random.stateless_uniform(
-        [num_draws], seed=order.seed_of(seed, order.DRAWS, item["epoch"], which), alg="philox"
-    )
-    return {
-        **pixels.item_of(item["record"], split.dtype, data.side, data.fit),
-        "uniforms": draws,
-    }
+def _uniforms(drawn: dict, seed: int, num_draws: int) -> tf.Tensor:
+    which = drawn["number"] + drawn["repeat"] % 256 * 2**32
+    seeds = order.seed_of(seed, order.DRAWS, drawn["epoch"], which)
+    return tf.random.stateless_uniform([num_draws], seed=seeds, alg="philox")

@@ -24,7 +24,17 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import InputError
-from trainer import averaging, config, objective, panel, schedules, summaries, train
+from trainer import (
+    averaging,
+    config,
+    distribute,
+    objective,
+    panel,
+    schedules,
+    summaries,
+    train,
+    workers,
+)
 
 FOLDER, PICTURE, NUMBERS = "find_lr", "lr_finder.png", "lr_finder.json"  # in the workdir
 DECAY = 0.96  # of the average
@@ -62,7 +72,8 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
     rates, averages = rates[: len(losses)], averaged(losses)
     found = suggestion(rates, losses)
     folder = workdir / FOLDER
-    _write(folder, rates, losses, averages, found)
+    with workers.own_folder(setup.worker, workdir) as own:
+        _write(own / FOLDER, rates, losses, averages, found)
     end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
     if found is None:
         raise InputError(
@@ -108,7 +119,7 @@ def losses_by_rate(
     # Without averages of the weights: they would not change the loss.
     step = train.training_step(network, optimizer, run, strategy, image_losses)
     one_step = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
-    iterator = iter(strategy.experimental_distribute_dataset(batches))
+    iterator = iter(distribute.distributed(strategy, batches))
     losses, lowest = [], objective.lowest_loss(run.loss)
     with left_as_it_was(network, strategy):
         for number, rate in enumerate(rates):
@@ -175,7 +186,7 @@ def suggestion(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
 def batches_from_the_first(run: config.Config, setup: train.Setup, count: int) -> tf.data.Dataset:
     """What training would see first; more epochs where its own are too few."""
     epochs = max(run.train.epochs, -(-count // setup.per_epoch))
-    return train.batches_of(run, setup.split, epochs, first_step=0)
+    return train.batches_of(run, setup.split, epochs, 0, setup.worker)
 
 
 def _write(folder: Path, rates, losses, averages, found: Suggestion | None) -> None:

@@ -1,7 +1,9 @@
 """Which records when: an epoch's order, from (seed, epoch) alone, and the part of it behind a step.
 
 An epoch's order: the shards permuted, taken in groups; the records drawn of a group shuffled in
-memory; groups in turn. So a run that resumes at step k skips whole groups unread. Records of
+memory; groups in turn. So a run that resumes at step k skips whole groups unread. Of several
+workers each takes an equal stretch of the groups; where one ends inside a group, both read it, but
+each draws records of its own. Records of
 different kinds (lake, with a lesion or not) are drawn apart, each group giving its share of each
 kind; the shards of several lakes stand evenly between each other.
 """
@@ -93,19 +95,38 @@ def positive_share(data: config.Data, epoch: int, epochs: int) -> float | None:
 
 
 def group_rows(
-    split: Split, data: config.Data, seed: int, epochs: int, first_step: int
+    split: Split,
+    data: config.Data,
+    seed: int,
+    epochs: int,
+    first_step: int,
+    stream: int = 0,
+    streams: int = 1,
 ) -> dict[str, np.ndarray]:
     """One row a group of shards still to be read: epoch, group, shards [G] (-1: none), how many are
     drawn of each kind, draws [kinds], and from which to which of the shuffled draws are wanted,
-    begin and end."""
-    per_epoch = steps_per_epoch(split, data)
+    begin and end. An epoch's draws are cut into equal streams, each a stretch of its groups."""
+    per_epoch, of_step = steps_per_epoch(split, data), data.batch_size // streams
+    data = data.model_copy(update={"group_shards": _group_shards(split, data, streams)})
     first_epoch = first_step // per_epoch
     rows = []
     for epoch in range(first_epoch, epochs):
         skipped = first_step - first_epoch * per_epoch if epoch == first_epoch else 0
-        wanted = (skipped * data.batch_size, per_epoch * data.batch_size)
+        begin = stream * per_epoch * of_step
+        wanted = (begin + skipped * of_step, begin + per_epoch * of_step)
         rows.append(_rows_of_epoch(split, data, seed, epoch, epochs, wanted))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _group_shards(split: Split, data: config.Data, streams: int) -> int:
+    """So few that every stream has a group of its own."""
+    if len(split.paths) < streams:
+        raise InputError(
+            f"split {split.name!r} has {len(split.paths)} shards for {streams} workers "
+            f"(data.streams), and each reads its own; convert the lake again with "
+            f"--min_shards={streams}, or use fewer workers"
+        )
+    return min(data.group_shards, len(split.paths) // streams)
 
 
 def _rows_of_epoch(

@@ -35,7 +35,7 @@ def side_by_side(
             axes = figure.add_subplot(rows, columns, number * len(parts) + part + 1)
             caption = name if name == "truth" else f"{name} {captions[number]}".strip()
             _draw(axes, image, None if outlines is None else outlines[number], colour, caption)
-    return _pixels(figure)
+    return rgb(figure)
 
 
 def table(images, masks, captions: list[str]) -> np.ndarray:
@@ -47,7 +47,7 @@ def table(images, masks, captions: list[str]) -> np.ndarray:
         axes = figure.add_subplot(rows, columns, place[0] * columns + place[1] + 1)
         caption = captions[place[0]] if place[1] == 0 else ""
         _draw(axes, images[place], masks[place], TRUTH_COLOUR, caption)
-    return _pixels(figure)
+    return rgb(figure)
 
 
 def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarray:
@@ -65,7 +65,7 @@ def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarr
     axes.set(xlabel="learning rate", ylabel="training loss")
     axes.grid(color="0.92")
     axes.legend(loc="best", fontsize=8)
-    return _pixels(figure)
+    return rgb(figure)
 
 
 def _figure(rows: int, columns: int) -> Figure:
@@ -83,7 +83,7 @@ def _draw(axes, image, outline, colour: str, caption: str) -> None:
         axes.contour(outline, levels=[0.5], colors=[colour], linewidths=1.2)
 
 
-def _pixels(figure: Figure) -> np.ndarray:
+def rgb(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

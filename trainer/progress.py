@@ -41,11 +41,12 @@ class Progress:
             * (now - self.started)
             / (step - self.first_step)
         )
+        steps = max(sums["steps"], 1)  # in float16 all may have been skipped
         text = (
             f"epoch {(step - 1) // self.per_epoch + 1}/{self.run.train.epochs}  "
             f"step {(step - 1) % self.per_epoch + 1}/{self.per_epoch}  "
-            f"loss {sums['loss'] / sums['steps']:.4f}  {self.images_per_second:.1f} images/s  ETA "
-            f"{_duration(left)}"
+            f"loss {sums['loss'] / steps:.4f}  {self.images_per_second:.1f} images/s  "
+            f"ETA {_duration(left)}"
         )
         print(text.ljust(90), end="\r" if is_terminal else "\n", flush=True)
 

@@ -1,14 +1,20 @@
-"""TensorBoard: scalars of training and validation under the same tags, so that they share a chart,
-and panels."""
+"""TensorBoard: scalars, histograms and PR curves of training and validation under the same tags, so
+that they share a chart, and panels."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.pr_curve import summary as pr_curve
+
+from trainer import distributions
 
 RUN = "."
+FLUSH_SECONDS = 5  # a curve is this far behind at most, when the next value comes
+EVENTS = 10_000  # that may wait until then
 
 
 class Board:
@@ -19,7 +25,12 @@ class Board:
         for name in curves:
             for path in (workdir / name).glob("events.out.tfevents.*"):
                 drop_after(path, step) if step else path.unlink()
-        self.writers = {name: tf.summary.create_file_writer(str(workdir / name)) for name in curves}
+        self.writers = {
+            name: tf.summary.create_file_writer(
+                str(workdir / name), max_queue=EVENTS, flush_millis=1000 * FLUSH_SECONDS
+            )
+            for name in curves
+        }
 
     def scalars(self, curve: str, step: int, values: dict[str, float]) -> None:
         """Values by tag; one that is not a number (no positives, say) leaves a gap."""
@@ -33,8 +44,45 @@ class Board:
         with self.writers[curve].as_default(step=step):
             tf.summary.image(tag, rgb[None])
 
+    def distributions(self, curve: str, step: int, sums: dict) -> None:
+        """Histograms and PR curves of an epoch's sums."""
+        for tag, (edges, heights) in distributions.bars(sums).items():
+            self.histogram(curve, step, tag, edges, heights)
+        for tag, counts in distributions.pr_counts(sums).items():
+            self.pr_curve_of_counts(curve, step, tag, counts)
+
+    def histogram(
+        self, curve: str, step: int, tag: str, edges: np.ndarray, heights: np.ndarray
+    ) -> None:
+        """Bars between edges [N + 1], of heights [N]."""
+        values = np.stack([edges[:-1], edges[1:], heights], axis=1).astype(np.float64)
+        metadata = histogram_metadata.create_summary_metadata(None, None)
+        with self.writers[curve].as_default(step=step):
+            tf.summary.write(tag, values, metadata=_of_tensorflow(metadata))
+
+    def pr_curve_of_counts(self, curve: str, step: int, tag: str, counts: np.ndarray) -> None:
+        """True and false positives, true and false negatives [4, T] at thresholds that are even
+        from 0 to 1; a precision of 0 where nothing is predicted, which TensorBoard leaves out."""
+        hits, alarms, _, misses = counts
+        precision, recall = hits / np.maximum(hits + alarms, 1), hits / np.maximum(hits + misses, 1)
+        made = pr_curve.raw_data_pb(tag, *counts, precision, recall, num_thresholds=len(hits))
+        self._write(curve, step, made)
+
+    def pr_curve(self, curve: str, step: int, tag: str, labels, probabilities) -> None:
+        """Labels [N] bool, probabilities [N]."""
+        self._write(curve, step, pr_curve.pb(tag, labels, probabilities))
+
+    def _write(self, curve: str, step: int, message) -> None:
+        [value] = message.value
+        with self.writers[curve].as_default(step=step):
+            tf.summary.write(value.tag, tf.make_ndarray(value.tensor), metadata=value.metadata)
+
     def introduce(self, values: dict, text: str) -> None:
-        """A run's values for the HParams table, and its config.yaml."""
+        """A run's values for the HParams table, and its config.yaml.
+
+        No hparams_config, which would name the columns: of several runs TensorBoard takes one's for
+        all. Without any it has the values and scores of all of them, those that differ first.
+        """
         with self.writers[RUN].as_default(step=0):
             hparams.hparams(values)
             tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
@@ -42,6 +90,11 @@ class Board:
     def flush(self) -> None:
         for writer in self.writers.values():
             writer.flush()
+
+
+def _of_tensorflow(metadata) -> tf.compat.v1.SummaryMetadata:
+    """TensorBoard has a message class of its own."""
+    return tf.compat.v1.SummaryMetadata.FromString(metadata.SerializeToString())
 
 
 def drop_after(path: Path, step: int) -> None:

@@ -6,6 +6,7 @@ the batch divided by the global batch, so that one replica and many take the sam
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,21 +18,26 @@ from lake import InputError
 from trainer import (
     augment,
     averaging,
+    cache,
     checkpoint,
     config,
+    culprits,
     damage,
     data,
     distribute,
+    input_wait,
     interruption,
+    loop,
+    loss_scale,
     models,
     objective,
     order,
-    progress,
     provenance,
     rematerialise,
     schedules,
     summaries,
     validate,
+    workers,
 )
 
 
@@ -43,45 +49,71 @@ def train(run: config.Config, workdir: Path) -> None:
 
 
 def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
-    stages, weights = run.as_stages(), None
+    worker, stages, weights = workers.of_environment(), run.as_stages(), None
     for number, stage in enumerate(stages, 1):
+        stage = _dealt(stage, worker)
         folder = workdir if number == len(stages) else workdir / f"stage_{number}"
-        if len(stages) > 1:
+        if len(stages) > 1 and worker.is_chief:
             print(f"stage {number} of {len(stages)}, in {folder}")
         if weights is not None:
             keras.backend.clear_session()  # of the stage before
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
-        with damage.explained(stage, stage.lake):
-            train_stage(stage, folder, watch)
+        with (
+            workers.losing_one(worker, folder),
+            damage.explained(stage, stage.lake),
+            workers.own_folder(worker, folder) as own,
+        ):
+            train_stage(stage, folder, own, watch)
         weights = folder / checkpoint.BEST
+
+
+def _dealt(run: config.Config, worker: workers.Worker) -> config.Config:
+    """The run with the number of streams that its order has with so many workers, which a run that
+    goes on must keep."""
+    streams = run.data.streams or worker.count
+    if streams % worker.count:
+        raise InputError(
+            f"data.streams={streams}: the {worker.count} workers cannot share them; give a "
+            f"multiple of {worker.count}, or this number of workers"
+        )
+    if streams == 1:
+        return run
+    return run.model_copy(update={"data": run.data.model_copy(update={"streams": streams})})
 
 
 class Setup(NamedTuple):
     """What a run has before its first step."""
 
-    lake: dict
+    lakes: list[dict]  # manifests of the run's own and of more_lakes
     split: data.Split
     val_split: data.Split
     per_epoch: int  # steps
     strategy: tf.distribute.Strategy
     image_losses: Callable
     network: keras.Model
+    worker: workers.Worker
 
 
 def set_up(run: config.Config) -> Setup:
     """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
-    lake = data.open_lake(run.lake)
-    split = data.training_split(lake, run.lake, run.data, run.is_classifier)
-    val_split = data.validation_split(lake, run.lake, run.data)
-    data.check_classes(lake, run.lake, run)
+    lakes = data.open_lakes(run.lake, run.data)
+    split = data.training_split(lakes, run.lake, run.data, run.is_classifier)
+    val_split = data.validation_split(lakes[0], run.lake, run.data)
+    data.check_classes(lakes[0], run.lake, run)
     _check_labels(run, split, val_split)
     per_epoch = order.steps_per_epoch(split, run.data)
+    worker = workers.of_environment()
     strategy = distribute.strategy(
-        run.train.device, run.train.replicas, run.data.batch_size, run.optimizer.accumulate
+        run.train.device,
+        run.train.replicas,
+        run.data.batch_size,
+        run.optimizer.accumulate,
+        worker,
+        run.train.worker_minutes,
     )
     image_losses = objective.image_losses(
-        run, data.positive_pixel_share(lake, run.data), distribute.total(strategy)
+        run, data.positive_pixel_share(lakes, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -89,107 +121,128 @@ def set_up(run: config.Config) -> Setup:
     keras.mixed_precision.set_dtype_policy(distribute.precision(run.train.precision, strategy))
     with strategy.scope():
         network = models.build(run.model, run.data.side)
-    return Setup(lake, split, val_split, per_epoch, strategy, image_losses, network)
+    return Setup(lakes, split, val_split, per_epoch, strategy, image_losses, network, worker)
 
 
-def train_stage(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
-    lake, split, val_split, per_epoch, strategy, image_losses, network = set_up(run)
-    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
-    with strategy.scope():
-        rate = schedules.learning_rate(run.optimizer, run.train.epochs, per_epoch)
-        optimizer = schedules.build_optimizer(run.optimizer, rate)
-        optimizer.build(network.trainable_variables)
-        averages = averaging.Averages(network, strategy) if is_averaged else None
-        checkpoint.claim(workdir, run, data.all_lakes(lake, run.data))
-        tracked = {"optimizer": optimizer, "rate_factor": rate.factor}
-        if averages:
-            tracked |= {"shadows": averages.shadows, "averaged_epochs": averages.epochs}
-        state = checkpoint.State(workdir, network, **tracked)
-    step, last_step = state.restore(), per_epoch * run.train.epochs
-    if step >= last_step:
-        print(f"{workdir}: all {run.train.epochs} epochs are done")
+def train_stage(run: config.Config, shared: Path, workdir: Path, watch: interruption.Watch) -> None:
+    """One stage; `shared`: the workdir of all workers, `workdir`: where this one writes, the same
+    with the chief."""
+    setup = set_up(run)
+    agreement = workers.Agreement(setup.strategy, setup.worker)
+    with setup.strategy.scope():
+        moving = moving_parts(run, setup)
+        checkpoint.claim(workdir, run, setup.lakes)
+        tracked = moving.tracked()
+        state = checkpoint.State(workdir, setup.network, agreement, run.train.keep, **tracked)
+    step = state.restore(shared)
+    if ended := loop.why_ended(run, state, step // setup.per_epoch):
+        print(f"{shared}: {ended}")
         return
-    # Before minutes of tracing; max_hours waits for a step, or restarts would never end.
-    _stop_for(watch.reason(max_hours=None), state, step)
-    several_steps = steps_in_one_call(
-        strategy,
-        training_step(network, optimizer, run, strategy, image_losses, averages),
-        averaging.moving_statistics(network),
-    )
-    batches = batches_of(run, split, run.train.epochs, step)
-    iterator = iter(strategy.experimental_distribute_dataset(batches))
-    validation = validate.Validation(strategy, network, run, val_split, image_losses)
     board = summaries.Board(workdir, step)
+    stop = loop.Stop(watch, agreement, state, board)
+    stop.if_asked(step, max_hours=None)  # before minutes of tracing
+    parts = loop_parts(run, setup, moving, step)
     if not step:
         board.introduce(config.hyperparameters(run), (workdir / checkpoint.CONFIG).read_text())
-    provenance.add_start(workdir, data.all_lakes(lake, run.data), strategy, step)
-    line = progress.Progress(per_epoch, run, step)
-    _introduce(run, workdir, network, (split, val_split), per_epoch)
-    while step < last_step:
-        epoch_end = (step // per_epoch + 1) * per_epoch
-        sums = {}
-        while step < epoch_end:
-            count = min(run.train.steps_per_call, epoch_end - step)
-            call = several_steps(iterator, tf.constant(count))
-            # An epoch has more pixels than float32 can count.
-            call = {name: value.numpy().astype("float64") for name, value in call.items()}
-            call["steps"] = count
-            step += count
-            if call["nonfinite_steps"]:
-                raise FloatingPointError(
-                    f"the loss or a gradient is not a number between steps {step - count + 1} and "
-                    f"{step}; lower optimizer.learning_rate in a new workdir"
-                )
-            sums = {name: sums.get(name, 0) + value for name, value in call.items()}
-            line.show(step, sums)
-            means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
-            board.scalars("train", step, {**means, **line.rates(optimizer)})
-            board.flush()  # no checkpoint is ahead of its curves
-            if step < epoch_end:  # behind its last step an epoch is validated first, then saved
-                _stop_for(watch.reason(run.train.max_hours), state, step)
-                state.save_if_due(step, run.train.checkpoint_minutes)
-        epoch = step // per_epoch
-        if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
-            averages.add_epoch()
-        with averages_in_place(run, epoch, averages, network, strategy, split):
-            val = validate.scores(validation(board, step))
-            is_best = state.keep_if_best(val[run.score])
-        curves = {"train": validate.scores(sums), "val": val}
-        for curve, values in curves.items():
-            board.scalars(curve, step, {_tag(name): value for name, value in values.items()})
-        board.scalars(summaries.RUN, step, {f"best/{run.score}": float(state.best_score.numpy())})
-        board.flush()
-        schedules.after_epoch(run.optimizer, rate, int(state.stale_epochs.numpy()))
-        state.save(step)
-        last = {"epoch": epoch, "step": step, **curves}
-        best = {"score": run.score, "value": float(state.best_score.numpy())}
-        checkpoint.write_metrics(workdir, {"last": last, "best": best})
-        line.epoch(epoch, curves, is_best)
-        if step < last_step:
-            _stop_for(watch.reason(run.train.max_hours), state, step)
+    provenance.add_start(workdir, setup.lakes, setup.strategy, step)
+    _introduce(run, workdir, setup)
+    ended = loop.Loop(run, workdir, parts, state, board, stop, setup.per_epoch).train()
+    agreement.of_chief(step)  # behind it, the chief has written the weights of the next stage
+    print(f"{shared}: {ended}")
 
 
-def batches_of(run: config.Config, split: data.Split, epochs: int, first_step: int):
-    """The run's global batches from a step to the end of an epoch, with draws to augment them."""
-    num_draws = augment.num_draws(run.augment, run.data.side)
-    return data.training_batches(split, run.data, run.train.seed, epochs, first_step, num_draws)
+class Moving(NamedTuple):
+    """What moves in a run beside the network."""
+
+    optimizer: keras.optimizers.Optimizer
+    rate: schedules.Rate
+    averages: averaging.Averages | None
+    scale: loss_scale.LossScale | None  # of float16
+
+    def tracked(self) -> dict:
+        """By the names of a checkpoint."""
+        found = {"optimizer": self.optimizer, "rate_factor": self.rate.factor}
+        if self.averages:
+            found |= {"shadows": self.averages.shadows, "averaged_epochs": self.averages.epochs}
+        if self.scale:
+            found |= {"loss_scale": self.scale.value, "good_steps": self.scale.good}
+        return found
 
 
-def _stop_for(reason: str | None, state: checkpoint.State, step: int) -> None:
-    """Saves what is not saved yet and raises Interrupted, if there is a reason to stop."""
-    if reason is None:
-        return
-    if step != int(state.step.numpy()):
-        state.save(step)
-    raise interruption.Interrupted(
-        f"{reason}: stopped at step {step:,} and saved; the same command goes on from here"
+def moving_parts(run: config.Config, setup: Setup) -> Moving:
+    """Call it in the strategy's scope."""
+    rate = schedules.learning_rate(run.optimizer, run.train.epochs, setup.per_epoch)
+    optimizer = schedules.build_optimizer(run.optimizer, rate)
+    optimizer.build(setup.network.trainable_variables)
+    is_averaged = run.optimizer.ema or run.optimizer.swa_epochs
+    averages = averaging.Averages(setup.network, setup.strategy) if is_averaged else None
+    scale = None
+    if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
+        scale = loss_scale.LossScale(run.train.loss_scale, run.train.loss_scale_steps)
+    return Moving(optimizer, rate, averages, scale)
+
+
+def loop_parts(run: config.Config, setup: Setup, moving: Moving, step: int) -> loop.Parts:
+    strategy, network, losses = setup.strategy, setup.network, setup.image_losses
+    several_steps = steps_in_one_call(
+        strategy,
+        training_step(
+            network, moving.optimizer, run, strategy, losses, moving.averages, moving.scale
+        ),
+        averaging.moving_statistics(network),
     )
+    order_of_run = run, setup.split, run.train.epochs
+    decoded = decoded_images(run, setup.lakes, setup.split)
+    batches = batches_of(*order_of_run, step, setup.worker, decoded=decoded)
+    iterator = iter(distribute.distributed(strategy, batches))
+
+    def blamed(first_step: int, count: int) -> str:
+        again = batches_of(*order_of_run, first_step, setup.worker, ("image_id",))
+        return culprits.sentence(network, run, losses, again.take(count))
+
+    return loop.Parts(
+        several_steps=functools.partial(several_steps, iterator),
+        validation=validate.Validation(strategy, network, run, setup.val_split, losses),
+        averaged=functools.partial(averages_in_place, run, setup, moving.averages),
+        peak_memory_bytes=functools.partial(distribute.peak_memory_bytes, strategy),
+        blamed=blamed,
+        optimizer=moving.optimizer,
+        rate=moving.rate,
+        scale=moving.scale,
+    )
+
+
+def batches_of(
+    run: config.Config,
+    split: data.Split,
+    epochs: int,
+    first_step: int,
+    worker: workers.Worker = workers.ALONE,
+    extra_fields: tuple[str, ...] = (),
+    decoded: cache.Decoded | None = None,
+) -> tf.data.Dataset:
+    """A worker's part of the run's batches from a step to the end of an epoch, with draws to
+    augment them."""
+    numbers = run.train.seed, epochs, first_step, augment.num_draws(run.augment, run.data.side)
+    return data.training_batches(split, run.data, *numbers, worker, extra_fields, decoded)
+
+
+def decoded_images(
+    run: config.Config, lakes: list[dict], split: data.Split
+) -> cache.Decoded | None:
+    """What data.cache asks for."""
+    if run.data.cache is None:
+        return None
+    sha256 = checkpoint.shards_sha256(lakes)
+    return cache.of(split, run.data, sha256, data.evaluation_batches)
 
 
 @contextlib.contextmanager
-def averages_in_place(run: config.Config, epoch: int, averages, network, strategy, split):
+def averages_in_place(run: config.Config, setup: Setup, averages, epoch: int):
     """Validation sees the moving average after every epoch, and the mean of the last epochs after
     the last one."""
+    if run.optimizer.swa_epochs and epoch > run.train.epochs - run.optimizer.swa_epochs:
+        averages.add_epoch()
     is_end = bool(run.optimizer.swa_epochs) and epoch == run.train.epochs
     if not (run.optimizer.ema or is_end):
         yield
@@ -198,27 +251,39 @@ def averages_in_place(run: config.Config, epoch: int, averages, network, strateg
     if is_end:
 
         def forward(batch: dict):
-            network(augment.of_batch(batch, run.augment)[0], training=True)
+            setup.network(augment.of_batch(batch, run.augment)[0], training=True)
 
-        batches = batches_of(run, split, epochs=1, first_step=0)
-        averaging.estimate_statistics(network, strategy, forward, batches)
+        batches = batches_of(run, setup.split, 1, 0, setup.worker)
+        averaging.estimate_statistics(setup.network, setup.strategy, forward, batches)
     yield
     averages.swap()
 
 
 def training_step(
-    network, optimizer, run: config.Config, strategy, image_losses: Callable, averages=None
+    network,
+    optimizer,
+    run: config.Config,
+    strategy,
+    image_losses: Callable,
+    averages: averaging.Averages | None = None,
+    scale: loss_scale.LossScale | None = None,
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
-    alike."""
+    alike. With a `scale`, a step that is not finite is skipped by all, and sums nothing."""
     gradients = gradients_in_parts(network, run, image_losses)
     if distribute.compiles_gradients(run.train.jit, strategy):
         _refuse_joined_losses(run, strategy.num_replicas_in_sync)
         gradients = tf.function(gradients, jit_compile=True)
 
+    moved = _moved(network, optimizer, averages) if scale else []
+
     def step(batch: dict) -> dict:
-        grads, sums = gradients(batch)
+        before = [tf.identity(variable) for variable in moved]
+        factor = scale.value.read_value() if scale else tf.constant(1.0)
+        grads, sums = gradients(batch, factor)
         grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        if scale:
+            grads = [grad / factor for grad in grads]
         norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
         is_finite = tf.math.is_finite(norm)
         grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
@@ -226,41 +291,54 @@ def training_step(
         optimizer.apply(grads, network.trainable_variables)
         if averages and run.optimizer.ema:
             averages.move(averaging.ema_share(run.optimizer.ema, done))
-        return {
-            "gradient_norm": norm / strategy.num_replicas_in_sync,  # the same on each
-            "nonfinite_steps": 1.0 - tf.cast(is_finite, tf.float32),
-            **sums,
-        }
+        sums |= {"gradient_norm": norm / strategy.num_replicas_in_sync}  # the same on each
+        if scale:
+            loss_scale.kept_if_finite(is_finite, moved, before)
+            scale.move(is_finite)
+            sums = {
+                name: tf.where(is_finite, value, tf.zeros_like(value))
+                for name, value in sums.items()
+            }
+        nonfinite = (1.0 - tf.cast(is_finite, tf.float32)) / strategy.num_replicas_in_sync
+        return {**sums, "nonfinite_steps": nonfinite}
 
     return step
 
 
+def _moved(network, optimizer, averages) -> list:
+    """All variables that a step moves, but the states of random generators."""
+    variables = [v.value for v in (*network.trainable_variables, *optimizer.variables)]
+    variables += averaging.moving_statistics(network)
+    return variables + (averages.shadows if averages else [])
+
+
 def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> Callable:
-    """A replica's batch -> its gradients and {name: sum over its examples}, in optimizer.accumulate
-    parts one after the other."""
+    """A replica's batch, and a factor of its loss -> its gradients, times the factor, and {name:
+    sum over its examples}, in optimizer.accumulate parts one after the other."""
     called = rematerialise.blockwise if run.train.rematerialise else objective.itself
     forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
 
-    def of_part(part: dict) -> tuple[list, dict]:
+    def of_part(part: dict, factor) -> tuple[list, dict]:
         images, masks = augment.of_batch(part, run.augment)
         with tf.GradientTape() as tape:
             outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
+            scaled = factor * loss
         lesion = objective.lesion_logits(outputs, run.loss)
         sums = validate.example_sums(run.is_classifier, masks, outputs[0], part, None, lesion)
-        return tape.gradient(loss, network.trainable_variables), {"loss": loss, **sums}
+        return tape.gradient(scaled, network.trainable_variables), {"loss": loss, **sums}
 
     if count == 1:
         return of_part
 
-    def gradients(batch: dict) -> tuple[list, dict]:
+    def gradients(batch: dict, factor) -> tuple[list, dict]:
         parts = {
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
             for name, values in batch.items()
         }
-        found = of_part({name: values[0] for name, values in parts.items()})
+        found = of_part({name: values[0] for name, values in parts.items()}, factor)
         for number in tf.range(1, count):  # a loop in the graph, so that one part is in memory
-            more = of_part({name: values[number] for name, values in parts.items()})
+            more = of_part({name: values[number] for name, values in parts.items()}, factor)
             found = tf.nest.map_structure(tf.add, found, more)
         return found
 
@@ -280,17 +358,28 @@ def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
 
 
 def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
-    """(iterator, number of steps) -> sums over steps and replicas, as one compiled loop."""
+    """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
+    which the step waited for its batch, as one compiled loop."""
+
+    clock = input_wait.Clock()
+
+    def one_step(iterator, done):
+        batch = next(iterator)
+        waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
+        sums = distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
+        return sums, waited, clock.when_done(sums)
 
     @tf.function
     def several_steps(iterator, count):
-        sums = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
+        start = clock.now()
+        sums, waited, done = one_step(iterator, start)
         for _ in tf.range(count - 1):
-            more = distribute.summed(strategy, strategy.run(replica_step, args=(next(iterator),)))
+            more, longer, done = one_step(iterator, done)
             sums = {name: sums[name] + more[name] for name in sums}
+            waited += longer
         if averages and strategy.num_replicas_in_sync > 1:
             strategy.run(_average, args=(averages,))
-        return sums
+        return {**sums, "input_wait_share": waited / (done - start)}
 
     return several_steps
 
@@ -317,12 +406,12 @@ def _check_labels(run: config.Config, *splits: data.Split) -> None:
             )
 
 
-def _introduce(run: config.Config, workdir: Path, network, splits: tuple, per_epoch: int) -> None:
+def _introduce(run: config.Config, workdir: Path, setup: Setup) -> None:
     known = "labelled" if run.is_classifier else "with_mask"
     further = run.loss.lesion or run.loss.reconstruction or run.loss.kl_divergence
     unlabelled = "teach no mask" if further else "weigh nothing"
     used = []
-    for split in splits:
+    for split in (setup.split, setup.val_split):
         records, counts = split.counts["records"], dict(split.counts)
         counts["labelled"] = records - counts["unknown"]
         left_out = records - counts[known]
@@ -332,13 +421,9 @@ def _introduce(run: config.Config, workdir: Path, network, splits: tuple, per_ep
     if run.is_classifier:
         title += f" of {run.model.classes} classes"
     print(
-        f"{title} with {network.count_params():,} parameters at {run.data.side} px, "
+        f"{title} with {setup.network.count_params():,} parameters at {run.data.side} px, "
         f"{keras.mixed_precision.dtype_policy().name}; {'; '.join(used)}; "
-        f"{per_epoch} steps of {run.data.batch_size} an epoch\n"
+        f"{setup.per_epoch} steps of {run.data.batch_size} an epoch\n"
         f"curves: tensorboard --logdir {workdir}",
         flush=True,
     )
-
-
-def _tag(name: str) -> str:
-    return name.replace("dice_", "dice/")

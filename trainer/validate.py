@@ -8,7 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from trainer import augment, config, data, distribute, metrics, objective, panel, summaries
+from trainer import (
+    augment,
+    config,
+    data,
+    distribute,
+    distributions,
+    metrics,
+    objective,
+    panel,
+    summaries,
+    workers,
+)
 
 THRESHOLD = 0.5  # of the curves; evaluate chooses its own on the validation split
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
@@ -89,8 +100,8 @@ class Validation:
         self, strategy, network, run: config.Config, split: data.Split, image_losses: Callable
     ):
         self.run = run
-        batches = data.evaluation_batches(split, run.data)
-        self.batches = strategy.experimental_distribute_dataset(batches)
+        batches = data.evaluation_batches(split, run.data, worker=workers.of_environment())
+        self.batches = distribute.distributed(strategy, batches)
         self.panel_batch = panel_examples(split, run.data)
 
         forward = objective.outputs(network, run.loss)
@@ -103,6 +114,10 @@ class Validation:
             scored = masks, outputs[0], batch, batch["weight"]
             lesion = objective.lesion_logits(outputs, run.loss)
             sums = example_sums(run.is_classifier, *scored, lesion)
+            if not run.is_classifier:
+                probabilities = tf.nn.sigmoid(tf.cast(outputs[0][..., -1:], tf.float32))
+                known = batch["weight"] * batch["has_mask"]
+                sums |= distributions.map_sums(masks, probabilities, known, THRESHOLD)
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
         @tf.function

@@ -140,11 +140,3 @@ def resample(planes, rows, columns, fill: str):
         return upper * (1 - down) + lower * down
 
     return [interpolate(plane) for plane in planes]
-
-
-def mirrored(images):
-    """Images [B, S, S, C] with left and right exchanged, by the resampling that training flips
-    with."""
-    rows, columns = source_positions(images.shape[1], {"flip.sign": -1.0})
-    planes = [images[..., channel] for channel in range(images.shape[-1])]
-    return ops.stack(resample(planes, rows, columns, "constant"), axis=-1)

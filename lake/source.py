@@ -1,12 +1,12 @@
-"""The three sources behind one face: which module reads a file."""
+"""The three sources behind one face: which module reads a file. For whoever has files and no lake
+yet."""
 
 import logging
 import warnings
 from typing import BinaryIO
 
-from beam import files
 from lake import Reject
-from lake.sources import MAX_FILE_BYTES, Header, Scan, Storage, dicom, images
+from lake.sources import MAX_FILE_BYTES, Files, Header, Scan, Storage, dicom, images
 
 NAMES = ("dicom", "images", "metaimage")
 # A pattern such as ct/** meets them too; they belong to the .mhd that names them.
@@ -43,7 +43,7 @@ def read_headers(
     return dicom.read_headers(file, path, size, image_id_from, frames)
 
 
-def read_scan(source: str, inputs: files.Inputs, header: Header, storage: Storage) -> Scan:
+def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> Scan:
     """The pixels of one image as a record stores them; raises Reject."""
     try:
         if source == "metaimage":

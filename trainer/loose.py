@@ -1,0 +1,168 @@
+"""Files that lie in no lake -> records as the converter would write them: by its own readers, in
+parallel, stored as the lake was that the networks learnt from. What cannot be read is a row of
+rejects.csv.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from lake import InputError, Reject, example, source
+from lake.sources import Header, Scan, Storage, images, series
+from trainer import checkpoint, data
+from trainer.ensemble import Ensemble
+from trainer.images import UNKNOWN, Images, blank_record, reject_row
+
+METAIMAGE, IMAGES, DICOM = "metaimage", "images", "dicom"
+PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")
+FRAMES = "each"  # frame of a file is an image
+
+
+class Stored(NamedTuple):
+    """How a lake was made of its files."""
+
+    is_ct: bool  # slices of volumes
+    image_id_from: str  # name | uid
+    storage: Storage
+
+
+def how_stored(ensemble: Ensemble) -> Stored:
+    """As the lakes of all members were made; raises InputError where they differ."""
+    members = ensemble.everyone
+    first, *others = [_how_stored(member.workdir, member.run.lake) for member in members]
+    for member, other in zip(members[1:], others, strict=True):
+        if (first.is_ct, first.storage) != (other.is_ct, other.storage):
+            raise InputError(
+                f"{members[0].workdir} learnt from a lake of {first}, {member.workdir} from one of "
+                f"{other}; files are read one way, so expected lakes that were converted alike"
+            )
+    return first
+
+
+def _how_stored(workdir, lake: str) -> Stored:
+    known = checkpoint.read_json(workdir / checkpoint.LAKE)
+    if "options" not in known:  # a run from before lake.json said it
+        known = data.open_lake(lake)
+    options, bits = known["options"], 8 if known["dtype"] == "uint8" else 16
+    storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
+    return Stored(options["source"] == METAIMAGE, options["image_id_from"], storage)
+
+
+def of_files(paths: Sequence[str], stored: Stored) -> Images:
+    """Files, and folders with all that is below them; raises InputError where there is no image."""
+    found, rejects, headers = files_of(paths, stored.is_ct), [], {}
+    kinds = {}  # which source reads each path
+    for header in _headers(found, stored, kinds, rejects):
+        if header.image_id in headers:
+            at = headers[header.image_id].path
+            said = f"{header.path}: id {header.image_id} is already at {at}"
+            rejects.append(reject_row(header.path, header.image_id, Reject("duplicate-id", said)))
+        else:
+            headers[header.image_id] = header
+    if not headers:
+        first = f"; the first: {rejects[0]['message']}" if rejects else ""
+        raise InputError(f"--input: no image in {len(found)} files{first}")
+    listed, blank = list(headers.values()), blank_record(stored.storage.bits)
+
+    def read(number) -> np.ndarray:
+        header = listed[number]
+        try:
+            scan = source.read_scan(kinds[header.path], Disk(), header, stored.storage)
+        except Reject as reject:
+            rejects.append(reject_row(header.path, header.image_id, reject))
+            return np.array(blank, object)
+        return np.array(_record(header, scan), object)  # numpy's own bytes lose zeros at the end
+
+    def records() -> tf.data.Dataset:
+        return tf.data.Dataset.range(len(listed)).map(
+            lambda number: tf.ensure_shape(tf.numpy_function(read, [number], tf.string), []),
+            tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    dtype = "uint8" if stored.storage.bits == 8 else "uint16"
+    return Images(records, len(listed), dtype, headers, rejects)
+
+
+def files_of(paths: Sequence[str], is_ct: bool) -> list[str]:
+    """The files of paths and below folders, sorted; hidden ones and a volume's data left out."""
+    found = set()
+    for path in paths:
+        if os.path.isdir(path):
+            for folder, subfolders, names in os.walk(path):
+                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                found |= {os.path.join(folder, name) for name in names if name[0] != "."}
+        elif os.path.exists(path):
+            found.add(path)
+        else:
+            remote = "; copy remote files first" if "://" in path else ""
+            raise InputError(f"--input {path}: no such file or folder{remote}")
+    kind = METAIMAGE if is_ct else DICOM
+    return sorted(path for path in found if not source.is_data_file(kind, path))
+
+
+class Disk:
+    """A lake.sources.Files of local paths."""
+
+    def read(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def local(self, path: str) -> str:
+        return path
+
+
+def _headers(paths: list[str], stored: Stored, kinds: dict, rejects: list[dict]) -> list[Header]:
+    """The images of all files: in the order of the paths, slices in that of their volumes."""
+    source.quieten()
+    found = []
+    for path in paths:
+        try:
+            found += _headers_of(path, stored, kinds)
+        except Reject as reject:
+            rejects.append(reject_row(path, "", reject))
+    return _slices(found, rejects) if stored.is_ct else found
+
+
+def _headers_of(path: str, stored: Stored, kinds: dict) -> list[Header]:
+    try:
+        path.encode()
+        with open(path, "rb") as file:
+            start, size = file.read(8), os.path.getsize(path)
+            file.seek(0)
+            is_image = any(start.startswith(magic) for magic in images.OPENERS)
+            kinds[path] = METAIMAGE if stored.is_ct else IMAGES if is_image else DICOM
+            return source.read_headers(kinds[path], file, path, size, stored.image_id_from, FRAMES)
+    except UnicodeEncodeError:
+        said = f"{path!a}: the name is not UTF-8; rename the file"
+        raise Reject("unreadable-file", said) from None
+    except OSError as error:
+        raise source.unreadable(path, error) from None
+
+
+def _slices(headers: list[Header], rejects: list[dict]) -> list[Header]:
+    """One Header a slice, series after series."""
+    by_series, found = {}, []
+    for header in headers:
+        by_series.setdefault(header.series, []).append(header)
+    for of_series in by_series.values():
+        try:
+            found += [header for header, _ in series.slices(of_series, None, empty_share=1.0)[0]]
+        except Reject as reject:
+            rejects += [reject_row(header.path, "", reject) for header in of_series]
+    return found
+
+
+def _record(header: Header, scan: Scan) -> bytes:
+    """What the converter would write, but for the label and what tells of the patient."""
+    of_scan = {**vars(scan), "encoding": scan.encoding.encode()}
+    of_header = {
+        "image_id": header.image_id.encode(),
+        "original_height": header.height,
+        "original_width": header.width,
+        "original_bits": header.bits,
+    }
+    return example.encode({**UNKNOWN, **of_scan, **of_header})
