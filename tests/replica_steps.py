@@ -1,7 +1,8 @@
-"""Steps of a tiny network on 1, 2 and 4 logical CPU devices, for tests/test_replicas.py: their
-number is fixed at the first use, so this is a process of its own. Prints one JSON line a case.
+"""Steps of a tiny network on 1, 2 or 4 logical CPU devices, for tests/test_replicas.py: their
+number is fixed at the first use, and so are the groups that they reduce in, so this is a process of
+its own. Prints one JSON line a case.
 
-    python -m tests.replica_steps equal | float16 | resume
+    python -m tests.replica_steps equal NORM REPLICAS | float16 | resume
 """
 
 import json
@@ -34,7 +35,13 @@ def run_of(norm: str, accumulate: int, momentum: float) -> config.Config:
     optimizer = {"kind": "sgd", "learning_rate": 0.5, "clip_norm": 0.05, "warmup_epochs": 0}
     return config.Config.model_validate(
         {
-            "model": {"kind": "unetpp", "depth": 1, "filters": 8, "norm": norm},
+            "model": {
+                "kind": "unetpp",
+                "depth": 1,
+                "filters": 8,
+                "norm": norm,
+                "activation": "elu",
+            },
             "data": {"side": 16, "batch_size": BATCH},
             "optimizer": optimizer | {"accumulate": accumulate, "momentum": momentum},
         }
@@ -72,22 +79,19 @@ def say(**values) -> None:
     print(json.dumps({name: np.asarray(value).tolist() for name, value in values.items()}))
 
 
-def equal() -> None:
-    # The most replicas first: it divides the CPU.
-    cases = [("group", 4, 2), ("group", 2, 2), ("group", 1, 2)]
-    cases += [("sync_batch", 2, 1), ("sync_batch", 1, 1)]
-    for norm, replicas, accumulate in cases:
-        run = run_of(norm, accumulate, momentum=0.9)
-        strategy = distribute.strategy("cpu", replicas, BATCH, accumulate)
-        network, optimizer = built(run, strategy)
-        losses = objective.image_losses(run, 0.1, distribute.total(strategy))
-        step = train.training_step(network, optimizer, run, strategy, losses)
-        call = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
-        iterator = iter(distribute.distributed(strategy, batches(run, STEPS)))
-        sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
-        weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])
-        norms = [float(one["gradient_norm"]) / 5 for one in sums]
-        say(case=[norm, str(replicas)], loss=[one["loss"] for one in sums], norm=norms, w=weights)
+def equal(norm: str, replicas: int) -> None:
+    accumulate = 2 if norm == "group" else 1
+    run = run_of(norm, accumulate, momentum=0.9)
+    strategy = distribute.strategy("cpu", replicas, BATCH, accumulate)
+    network, optimizer = built(run, strategy)
+    losses = objective.image_losses(run, 0.1, distribute.total(strategy))
+    step = train.training_step(network, optimizer, run, strategy, losses)
+    call = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+    iterator = iter(distribute.distributed(strategy, batches(run, STEPS)))
+    sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
+    weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])
+    norms = [float(one["gradient_norm"]) / 5 for one in sums]
+    say(loss=[one["loss"] / 5 for one in sums], norm=norms, w=weights)
 
 
 def on_replicas(strategy, variables) -> np.ndarray:
@@ -156,4 +160,6 @@ def resume() -> None:
 
 
 if __name__ == "__main__":
-    {"equal": equal, "float16": float16, "resume": resume}[sys.argv[1]]()
+    {"equal": equal, "float16": float16, "resume": resume}[sys.argv[1]](
+        *sys.argv[2:3], *map(int, sys.argv[3:])
+    )

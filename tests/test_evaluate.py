@@ -169,8 +169,8 @@ def test_tensorboard_has_scores_and_curves(runs):
             for value in event.summary.value:
                 tags.setdefault(value.tag, []).append(value)
     assert len(tags["evaluate/auc"]) == 1 and "curves" in tags
-    curve = tf.make_ndarray(tags["images"][0].tensor)
-    assert tags["images"][0].metadata.plugin_data.plugin_name == "pr_curves"
+    curve = tf.make_ndarray(tags["images/pr_curves"][0].tensor)
+    assert tags["images/pr_curves"][0].metadata.plugin_data.plugin_name == "pr_curves"
     assert curve[0, 0] + curve[3, 0] == 3  # all positives, at the lowest threshold
     found = entry_of(runs["classifier"])
     board = float(tf.make_ndarray(tags["evaluate/auc"][0].tensor))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,6 +63,7 @@ def trained(lake, tmp_path_factory) -> Path:
     return workdir
 
 
+@conftest.exhaustive  # test_replicas.py has the steps alone
 @pytest.mark.slow
 def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
     # A norm that every gradient exceeds, so that clipping before the reduction would show. Adam

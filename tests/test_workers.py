@@ -208,7 +208,9 @@ def kill_worker(process: subprocess.Popen, number: int) -> None:
 def assert_alike(workdir: Path, expected: Path) -> None:
     found, wanted = weights(workdir), weights(expected)
     assert found.keys() == wanted.keys()
-    for name, values in wanted.items():
+    numbers = {name: values for name, values in wanted.items() if values.dtype.kind not in "SO"}
+    assert len(numbers) > 20
+    for name, values in numbers.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
     assert np.allclose(losses(workdir), losses(expected), atol=1e-5, rtol=0)
     val = [scalars(folder / "val")["loss"] for folder in (workdir, expected)]

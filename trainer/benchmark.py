@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 import tensorflow as tf
 
 from lake import InputError
-from trainer import augment, averaging, config, data, distribute, schedules, train
+from trainer import augment, config, data, distribute, train
 
 ROUNDS = 3  # of each measurement, in turn; the best counts, because a machine may be shared
 USABLE = 0.92  # of a device's memory: the rest is the driver's and lost between tensors
@@ -69,7 +69,9 @@ def measure(run: config.Config, steps: int) -> dict:
     setup = train.set_up(run)
     strategy, batch = setup.strategy, run.data.batch_size
     built = distribute.peak_memory_bytes(strategy) / GIGABYTE
-    several_steps = _several_steps(run, setup)
+    with strategy.scope():
+        moving = train.moving_parts(run, setup)
+    several_steps = train.compiled_steps(run, setup, moving)
     decoded = train.decoded_images(run, setup.lakes, setup.split)
     of_lake = train.batches_of(run, setup.split, 1, 0, decoded=decoded).repeat()
     one = of_lake.take(1).cache()
@@ -115,16 +117,6 @@ def measure(run: config.Config, steps: int) -> dict:
         "built_gb": built,
         "peak_gb": distribute.peak_memory_bytes(strategy) / GIGABYTE,
     }
-
-
-def _several_steps(run: config.Config, setup: train.Setup) -> Callable:
-    network, strategy = setup.network, setup.strategy
-    with strategy.scope():
-        rate = schedules.learning_rate(run.optimizer, run.train.epochs, setup.per_epoch)
-        optimizer = schedules.build_optimizer(run.optimizer, rate)
-        optimizer.build(network.trainable_variables)
-    step = train.training_step(network, optimizer, run, strategy, setup.image_losses)
-    return train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
 
 
 def seconds_of(call: Callable) -> float:

@@ -37,11 +37,11 @@ def _of_scores(values: np.ndarray, is_positive: np.ndarray) -> dict:
         ends = ends[np.linspace(0, len(ends) - 1, MOST_POINTS).round().astype(int)]
     hits = is_positive[order].cumsum()[ends]
     alarms = ends + 1 - hits
-    recall = _ratio(hits, is_positive.sum())
-    fall_out = _ratio(alarms, (~is_positive).sum())
+    recall = scores.ratio(hits, is_positive.sum())
+    fall_out = scores.ratio(alarms, (~is_positive).sum())
     return {
         "roc": {"false_positive_rate": [0, *fall_out], "sensitivity": [0, *recall]},
-        "pr": {"recall": recall, "precision": _ratio(hits, hits + alarms)},
+        "pr": {"recall": recall, "precision": scores.ratio(hits, hits + alarms)},
     }
 
 
@@ -50,9 +50,9 @@ def _of_lesion(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
     hits, alarms = (called & is_positive).sum(axis=1), (called & ~is_positive).sum(axis=1)
     return {
         "threshold": CURVE,
-        "precision": _ratio(hits, hits + alarms),
-        "recall": _ratio(hits, is_positive.sum()),
-        "specificity": 1 - _ratio(alarms, (~is_positive).sum()),
+        "precision": scores.ratio(hits, hits + alarms),
+        "recall": scores.ratio(hits, is_positive.sum()),
+        "specificity": 1 - scores.ratio(alarms, (~is_positive).sum()),
     }
 
 
@@ -79,8 +79,8 @@ def _of_pixels(predicted: Predictions) -> dict:
     hits, above = (part[:, places].sum(axis=0) for part in (counted.hits, counted.above))
     return {
         "threshold": CURVE,
-        "precision": _ratio(hits, above),
-        "recall": _ratio(hits, counted.truth.sum()),
+        "precision": scores.ratio(hits, above),
+        "recall": scores.ratio(hits, counted.truth.sum()),
     }
 
 
@@ -88,20 +88,15 @@ def _calibration(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
     bins = scores.in_bins(lesion.astype(np.float64))  # [N, 15]
     number = bins.sum(axis=0)
     return {
-        "p": _ratio(lesion @ bins, number),
-        "share": _ratio(is_positive @ bins, number),
+        "p": scores.ratio(lesion @ bins, number),
+        "share": scores.ratio(is_positive @ bins, number),
         "number": number,
     }
 
 
 def _pixel_calibration(predicted: Predictions) -> dict:
     number, p_sum, hits = (part.sum(axis=0) for part in scores.pixel_bins(predicted.counted))
-    return {"p": _ratio(p_sum, number), "share": _ratio(hits, number), "number": number}
-
-
-def _ratio(a, b) -> np.ndarray:
-    a, b = np.broadcast_arrays(np.float64(a), np.float64(b))
-    return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
+    return {"p": scores.ratio(p_sum, number), "share": scores.ratio(hits, number), "number": number}
 
 
 def _listed(values) -> list:

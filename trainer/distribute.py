@@ -183,6 +183,8 @@ def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> b
 
 
 def _is_on(strategy: tf.distribute.Strategy, kind: str) -> bool:
+    if strategy is tf.distribute.get_strategy() and not tf.distribute.has_strategy():
+        return False  # TensorFlow's default one, which does not know its devices
     return all(kind in device for device in strategy.extended.worker_devices)
 
 

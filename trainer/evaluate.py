@@ -21,6 +21,7 @@ from trainer import (
     data,
     decision,
     gallery,
+    output_files,
     predictions,
     report,
     results,
@@ -79,7 +80,9 @@ def evaluate(
     if picture:
         _draw(picture, told[-1].predictions, shown, chosen)
     page = page or workdir / f"report{system.label.removeprefix('evaluate')}.html"
-    _write(page, report.page(system, content, folder, chosen, options, scored, shown))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = report.page(system, content, folder, chosen, options, scored, shown)
+    output_files.write_whole(page, text.encode())
     lines = [results.table(title, scored, chosen), *_half_trained(system), f"report: {page}"]
     return "\n".join(lines)
 
@@ -175,10 +178,3 @@ def _draw(path: Path, predicted: Predictions, shown: dict, chosen: Decision | No
     dices = scores.dices_by_place(predicted, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gallery.picture(predicted, first, dices)).save(path)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"unfinished.{path.name}")
-    unfinished.write_text(text)
-    unfinished.replace(path)

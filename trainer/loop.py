@@ -115,8 +115,8 @@ class Loop:
         self.draw(sums, curves, is_best)
         stale_epochs = int(self.state.stale_epochs.numpy())
         schedules.after_epoch(self.run.optimizer, self.parts.rate, stale_epochs)
+        self.write_metrics(epoch, curves)  # before the checkpoint, or a kill between could lose it
         save(self.state, self.board, self.step)
-        self.write_metrics(epoch, curves)
         self.line.epoch(epoch, curves, is_best)
 
     def draw(self, sums: dict, curves: dict, is_best: bool) -> None:

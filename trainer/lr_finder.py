@@ -118,7 +118,8 @@ def losses_by_rate(
         optimizer.build(network.trainable_variables)
     # Without averages of the weights: they would not change the loss.
     step = train.training_step(network, optimizer, run, strategy, image_losses)
-    one_step = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+    statistics = averaging.moving_statistics(network)
+    one_step = train.steps_in_one_call(strategy, step, statistics, is_timed=False)
     iterator = iter(distribute.distributed(strategy, batches))
     losses, lowest = [], objective.lowest_loss(run.loss)
     with left_as_it_was(network, strategy):

@@ -102,14 +102,14 @@ def _of_masks(predictions: Predictions, decision: Decision) -> Callable:
     def measure(weights: np.ndarray) -> dict:
         total, positives = weights.sum(axis=1), weights @ is_positive
         return {
-            "dice_mean": _ratio(weights @ dice, total),
-            "dice_all_empty": _ratio(weights @ ~is_positive, total),
-            "dice_positives": _ratio(weights @ (dice * is_positive), positives),
-            "dice_positives_at_half": _ratio(weights @ (half * is_positive), positives),
-            "iou_mean": _ratio(weights @ iou, total),
-            "iou_positives": _ratio(weights @ (iou * is_positive), positives),
-            "pixel_ece": _ratio(np.abs(weights @ gaps).sum(axis=1), weights @ counted.pixels),
-            "pixel_brier": _ratio(weights @ counted.squares, weights @ counted.pixels),
+            "dice_mean": ratio(weights @ dice, total),
+            "dice_all_empty": ratio(weights @ ~is_positive, total),
+            "dice_positives": ratio(weights @ (dice * is_positive), positives),
+            "dice_positives_at_half": ratio(weights @ (half * is_positive), positives),
+            "iou_mean": ratio(weights @ iou, total),
+            "iou_positives": ratio(weights @ (iou * is_positive), positives),
+            "pixel_ece": ratio(np.abs(weights @ gaps).sum(axis=1), weights @ counted.pixels),
+            "pixel_brier": ratio(weights @ counted.squares, weights @ counted.pixels),
         }
 
     return measure
@@ -125,9 +125,9 @@ def _of_images(predictions: Predictions, decision: Decision, prevalence: float |
     def measure(weights: np.ndarray) -> dict:
         own = weights[:, places]
         positives, negatives = own @ is_positive, own @ ~is_positive
-        sensitivity = _ratio(own @ (is_positive & called), positives)
-        specificity = _ratio(own @ (~is_positive & ~called), negatives)
-        share = _ratio(positives, positives + negatives) if prevalence is None else prevalence
+        sensitivity = ratio(own @ (is_positive & called), positives)
+        specificity = ratio(own @ (~is_positive & ~called), negatives)
+        share = ratio(positives, positives + negatives) if prevalence is None else prevalence
         rest, cleared = (1 - share) * (1 - specificity), (1 - share) * specificity
         found, missed = share * sensitivity, share * (1 - sensitivity)
         result = {
@@ -135,14 +135,14 @@ def _of_images(predictions: Predictions, decision: Decision, prevalence: float |
             "ap": average_precision(scores, labels, weights[:, known]),
             "sensitivity": sensitivity,
             "specificity": specificity,
-            "ppv": _ratio(found, found + rest),  # Bayes' rule
-            "npv": _ratio(cleared, cleared + missed),
+            "ppv": ratio(found, found + rest),  # Bayes' rule
+            "npv": ratio(cleared, cleared + missed),
         }
         if lesion is not None:
             gaps = weights[:, known] @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
             total = weights[:, known].sum(axis=1)
-            result["ece"] = _ratio(np.abs(gaps).sum(axis=1), total)
-            result["brier"] = _ratio(weights[:, known] @ (lesion - labels) ** 2, total)
+            result["ece"] = ratio(np.abs(gaps).sum(axis=1), total)
+            result["brier"] = ratio(weights[:, known] @ (lesion - labels) ** 2, total)
         return result
 
     return measure
@@ -158,7 +158,7 @@ def _of_classes(predictions: Predictions) -> Callable:
     def measure(weights: np.ndarray) -> dict:
         weights = weights[:, known]
         aucs = [auc(log_odds(logits, c), labels == c, weights) for c in classes]
-        accuracy = _ratio(weights @ is_right, weights.sum(axis=1))
+        accuracy = ratio(weights @ is_right, weights.sum(axis=1))
         return {"accuracy": accuracy, "auc": np.mean(aucs, axis=0)}
 
     return measure
@@ -174,7 +174,7 @@ def auc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.
     positives, negatives = _by_score(scores, is_positive, weights)
     below = negatives.cumsum(axis=1) - negatives
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    return _ratio((positives * (below + negatives / 2)).sum(axis=1), pairs)
+    return ratio((positives * (below + negatives / 2)).sum(axis=1), pairs)
 
 
 def average_precision(scores, is_positive, weights) -> np.ndarray:
@@ -182,7 +182,7 @@ def average_precision(scores, is_positive, weights) -> np.ndarray:
     positives, negatives = (part[:, ::-1] for part in _by_score(scores, is_positive, weights))
     hits, alarms = positives.cumsum(axis=1), negatives.cumsum(axis=1)
     precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
-    return _ratio((positives * precision).sum(axis=1), positives.sum(axis=1))
+    return ratio((positives * precision).sum(axis=1), positives.sum(axis=1))
 
 
 def _by_score(scores, is_positive, weights) -> tuple[np.ndarray, np.ndarray]:
@@ -213,5 +213,7 @@ def pixel_bins(counted: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(np.diff(part, axis=1, prepend=0) for part in (below, p_sums, hits))
 
 
-def _ratio(a, b) -> np.ndarray:
-    return np.where(b > 0, a / np.where(b > 0, b, 1), np.nan)
+def ratio(a, b) -> np.ndarray:
+    """a / b in float64, nan where b is 0."""
+    a, b = np.broadcast_arrays(np.float64(a), np.float64(b))
+    return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)

@@ -182,15 +182,21 @@ def moving_parts(run: config.Config, setup: Setup) -> Moving:
     return Moving(optimizer, rate, averages, scale)
 
 
+def compiled_steps(run: config.Config, setup: Setup, moving: Moving) -> Callable:
+    """steps_in_one_call of the run's own training step."""
+    network, strategy, losses = setup.network, setup.strategy, setup.image_losses
+    parts = moving.optimizer, run, strategy, losses, moving.averages, moving.scale
+    return steps_in_one_call(
+        strategy,
+        training_step(network, *parts),
+        averaging.moving_statistics(network),
+        is_timed=not run.train.deterministic,
+    )
+
+
 def loop_parts(run: config.Config, setup: Setup, moving: Moving, step: int) -> loop.Parts:
     strategy, network, losses = setup.strategy, setup.network, setup.image_losses
-    several_steps = steps_in_one_call(
-        strategy,
-        training_step(
-            network, moving.optimizer, run, strategy, losses, moving.averages, moving.scale
-        ),
-        averaging.moving_statistics(network),
-    )
+    several_steps = compiled_steps(run, setup, moving)
     order_of_run = run, setup.split, run.train.epochs
     decoded = decoded_images(run, setup.lakes, setup.split)
     batches = batches_of(*order_of_run, step, setup.worker, decoded=decoded)
@@ -357,11 +363,13 @@ def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
             )
 
 
-def steps_in_one_call(strategy, replica_step: Callable, averages: list) -> Callable:
+def steps_in_one_call(
+    strategy, replica_step: Callable, averages: list, is_timed: bool = True
+) -> Callable:
     """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
-    which the step waited for its batch, as one compiled loop."""
+    which the step waited for its batch, nan unless `is_timed`; as one compiled loop."""
 
-    clock = input_wait.Clock()
+    clock = input_wait.Clock(is_timed)
 
     def one_step(iterator, done):
         batch = next(iterator)
