@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import cloud_storage
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -123,7 +124,6 @@ def has_ended(jobs: Jobs, error: str = "", detach: bool = False) -> bool:
 
 
 def test_says_where_the_job_is_and_waits_or_leaves(capsys):
-    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs radlake[cloud]")
     page = "job: https://console.cloud.google.com/dataflow/jobs/us-central1/7?project=my-project\n"
     assert not has_ended(Jobs("RUNNING"), detach=True)
     assert capsys.readouterr().out == page
@@ -132,7 +132,6 @@ def test_says_where_the_job_is_and_waits_or_leaves(capsys):
 
 
 def test_a_failed_job_says_what_stopped_it():
-    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs radlake[cloud]")
     error = "Traceback … RuntimeError: [conversion stopped: 3 of 4 images rejected :end]"
     with pytest.raises(Stopped) as stopped:
         has_ended(Jobs("FAILED"), error)
@@ -140,7 +139,6 @@ def test_a_failed_job_says_what_stopped_it():
 
 
 def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
-    pytest.importorskip("google.cloud.dataflow_v1beta3", reason="needs radlake[cloud]")
     from apache_beam.runners.dataflow import dataflow_runner
 
     def interrupt(seconds: float) -> None:
@@ -154,30 +152,18 @@ def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
     assert jobs.asked == [("7", "JOB_STATE_CANCELLED")]
 
 
-@pytest.fixture
-def bucket(phantoms, monkeypatch):
-    """gs://bucket with the phantoms, on a local stand-in of Cloud Storage."""
-    pytest.importorskip("apitools", reason="needs radlake[cloud]")
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
-    server.start()
-    address = f"http://127.0.0.1:{server._api._httpd.server_port}"
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage
-
-    client = storage.Client("my-project", credentials=AnonymousCredentials())
-    for path in [*(phantoms / "dicom").glob("*.dcm"), phantoms / "train-rle.csv"]:
-        name = str(path.relative_to(phantoms))
-        client.bucket("bucket").blob(name).upload_from_filename(str(path))
-    yield client
-    server.stop()
+@pytest.fixture(scope="module")
+def storage(phantoms, tmp_path_factory):
+    """A stand-in of Cloud Storage with the phantoms."""
+    with cloud_storage.served(tmp_path_factory.mktemp("storage")) as served:
+        for path in [*(phantoms / "dicom").glob("*.dcm"), phantoms / "train-rle.csv"]:
+            served.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
+        yield served
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--image=some/image:1"]], ids=["sdist", "container"])
-def test_a_rehearsal_stages_everything_and_writes_the_job(bucket, more):
+def test_a_rehearsal_stages_everything_and_writes_the_job(storage, more):
     """All but the submission: the launcher's command, with a template in the job's place."""
     # Without credentials Beam asks for some for 20 s.
     code = (
@@ -185,18 +171,22 @@ def test_a_rehearsal_stages_everything_and_writes_the_job(bucket, more):
         "auth._Credentials._credentials_init = True\n"
         "from beam import convert; sys.exit(convert.main(sys.argv[1:]))"
     )
-    words = [*PLACE, *CONVERSION, "--no_auth", "--template_location=gs://bucket/template"]
-    words += ["--service_account=a@b.com", *more]
+    folder = "container" if more else "sdist"
+    words = [*PLACE, f"--staging=gs://bucket/{folder}", *CONVERSION, "--no_auth"]
+    words += [f"--template_location=gs://bucket/{folder}/template", *more]
+    words += ["--service_account=a@b.com"]
     command = dataflow.command(*dataflow.parser().parse_known_args(words))
     command[1:3] = ["-c", code]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = subprocess.run(
+        command, cwd=ROOT, env=storage.environment, capture_output=True, text=True
+    )
     assert said.returncode == 0, said.stderr
-    assert "a template, not a job: gs://bucket/template" in said.stdout
-    job = json.loads(bucket.bucket("bucket").blob("template").download_as_bytes())
+    assert f"a template, not a job: gs://bucket/{folder}/template" in said.stdout
+    job = json.loads(storage.read(f"{folder}/template"))
     [pool] = job["environment"]["workerPools"]
     assert (pool["machineType"], pool["diskSizeGb"]) == ("e2-standard-4", 50)
     assert pool["autoscalingSettings"]["maxNumWorkers"] == 20
-    staged = {blob.name.rpartition("/")[2] for blob in bucket.list_blobs("bucket")}
+    staged = {name.rpartition("/")[2] for name in storage.names(folder)}
     assert "pipeline.pb" in staged
     assert ("workflow.tar.gz" in staged) == (not more)
     if more:
