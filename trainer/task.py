@@ -102,7 +102,9 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
-        _check_local(flags)
+        given = getattr(flags, "workdir", "")
+        for folder in [given] if isinstance(given, str) else [*given, *flags.classifier]:
+            check_workdir(folder)
         said = COMMANDS[flags.command](flags, overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -118,11 +120,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check_local(flags: argparse.Namespace) -> None:
-    given = getattr(flags, "workdir", "")
-    for folder in [given] if isinstance(given, str) else [*given, *flags.classifier]:
-        if "://" in folder:
-            raise InputError(f"--workdir={folder}: a workdir is a local folder for now")
+def check_workdir(workdir: str) -> None:
+    if "://" in workdir:
+        raise InputError(f"--workdir={workdir}: a workdir is a local folder for now")
 
 
 def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:

@@ -1,0 +1,32 @@
+"""python -m beam.table ROOT/NAME/VERSION: the table of a finished conversion again, also on gs://."""
+
+import argparse
+import sys
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam import files, finish
+from lake import InputError, manifest
+
+
+def table(folder: str) -> str:
+    """Raises InputError where the conversion has not finished."""
+    path = FileSystems.join(folder, manifest.MANIFEST)
+    if not FileSystems.exists(path):
+        raise InputError(f"{path}: not there; the conversion has not finished, or has failed")
+    return finish.table(manifest.parse(files.read_text(path), folder))
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m beam.table", description=__doc__)
+    parser.add_argument("folder", metavar="ROOT/NAME/VERSION")
+    try:
+        print(table(parser.parse_args(argv).folder.rstrip("/")))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""The machines that the launchers know, by their accelerator's name in our flags."""
+
+from typing import NamedTuple
+
+from lake import InputError
+
+
+class Vertex(NamedTuple):
+    """A machine of Vertex AI, as its MachineSpec says it."""
+
+    machine_type: str
+    accelerator: str | None = None  # the API's AcceleratorType; a newer TPU is its machine type
+    count: int = 0
+    topology: str | None = None  # of a TPU
+
+
+# Google's names of the GPU and of the machines that hold so many of it; an H100 comes in eights,
+# because the smaller a3-highgpu are for spot only.
+GPUS = {
+    "t4": ("NVIDIA_TESLA_T4", {1: "n1-standard-8", 2: "n1-standard-16", 4: "n1-standard-32"}),
+    "l4": ("NVIDIA_L4", {n: f"g2-standard-{12 * n}" for n in (1, 2, 4, 8)}),
+    "a100": ("NVIDIA_TESLA_A100", {n: f"a2-highgpu-{n}g" for n in (1, 2, 4, 8)}),
+    "a100_80gb": ("NVIDIA_A100_80GB", {n: f"a2-ultragpu-{n}g" for n in (1, 2, 4, 8)}),
+    "h100": ("NVIDIA_H100_80GB", {8: "a3-highgpu-8g"}),
+}
+# One host each: its chips are one worker's replicas.
+TPUS = {
+    "tpu_v2": Vertex("cloud-tpu", "TPU_V2", 8),
+    "tpu_v3": Vertex("cloud-tpu", "TPU_V3", 8),
+    "tpu_v5e_1": Vertex("ct5lp-hightpu-1t", topology="1x1"),
+    "tpu_v5e_4": Vertex("ct5lp-hightpu-4t", topology="2x2"),
+    "tpu_v5e_8": Vertex("ct5lp-hightpu-8t", topology="2x4"),
+    "tpu_v6e_1": Vertex("ct6e-standard-1t", topology="1x1"),
+    "tpu_v6e_4": Vertex("ct6e-standard-4t", topology="2x2"),
+    "tpu_v6e_8": Vertex("ct6e-standard-8t", topology="2x4"),
+}
+# gcloud's accelerator types of one host -> the runtime whose driver is theirs.
+TPU_VMS = {
+    "v2-8": "tpu-ubuntu2204-base",
+    "v3-8": "tpu-ubuntu2204-base",
+    "v4-8": "tpu-ubuntu2204-base",
+    "v5litepod-1": "v2-alpha-tpuv5-lite",
+    "v5litepod-4": "v2-alpha-tpuv5-lite",
+    "v5litepod-8": "v2-alpha-tpuv5-lite",
+    "v5p-8": "v2-alpha-tpuv5",
+    "v6e-1": "v2-alpha-tpuv6e",
+    "v6e-4": "v2-alpha-tpuv6e",
+    "v6e-8": "v2-alpha-tpuv6e",
+}
+
+
+def vertex(accelerator: str, gpus: int | None, machines: int) -> Vertex:
+    """The machine with `gpus` GPUs (None: the fewest that it comes with) or of a TPU host; raises
+    InputError where Vertex AI has none."""
+    if accelerator in TPUS:
+        if gpus is not None or machines != 1:
+            raise InputError(
+                f"--accelerator={accelerator} is one TPU host: leave --gpus and --machines out"
+            )
+        return TPUS[accelerator]
+    name, types = GPUS[accelerator]
+    count = min(types) if gpus is None else gpus
+    if count not in types:
+        known = ", ".join(str(number) for number in types)
+        raise InputError(f"--gpus={gpus}: machines with {accelerator} have {known}")
+    if machines < 1:
+        raise InputError(f"--machines={machines}: give 1 or more")
+    return Vertex(types[count], name, count)
