@@ -80,7 +80,7 @@ class Ensemble:
             views.forward(m, v, self.has_heads) for m in self.segmenters for v in shown
         ]
         self._classify = [views.forward(m, v, False) for m in self.classifiers for v in shown]
-        self._predict = tf.function(self._outputs)
+        self._predict = tf.function(self.outputs)
 
     @property
     def settings(self) -> config.Data:
@@ -124,7 +124,8 @@ class Ensemble:
         names = ("image", "window", CLASSIFIER_IMAGE)
         return Predicted(**self._predict({name: batch[name] for name in names if name in batch}))
 
-    def _outputs(self, batch: dict) -> dict:
+    def outputs(self, batch: dict) -> dict:
+        """Predicted, by name, in the graph of the caller."""
         images = augment.to_unit(batch["image"], batch["window"])
         logits, lesion = None, None
         if self._segment:

@@ -31,7 +31,7 @@ def add_start(
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "step": step,
             "command": _command(),
-            "packages": _packages(),
+            "packages": packages(),
             "commit": _commit(),
             "strategy": type(strategy).__name__,
             "devices": _devices(strategy),
@@ -53,7 +53,7 @@ def _command() -> str:
     return shlex.join(part.replace(str(Path.home()), "~") for part in parts)
 
 
-def _packages() -> dict[str, str | None]:
+def packages() -> dict[str, str | None]:
     """Versions; of a checkout that is not installed None, `commit` says more."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
