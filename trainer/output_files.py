@@ -1,10 +1,12 @@
 """The folder that predict writes into: tables that get their names when they are whole, and the
 files of single images."""
 
+import contextlib
 import csv
 import io
+import shutil
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,22 @@ def make_folder(folder: Path, inside: Iterable[str]) -> None:
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A context that fills a new folder under another name; without an error in it, the folder gets
+    its own."""
+    make_folder(folder, [])
+    folder = folder.resolve()
+    unfinished = folder.with_name(f"unfinished.{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def path_of(folder: Path, image_id: str, suffix: str) -> Path:

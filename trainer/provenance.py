@@ -32,7 +32,7 @@ def add_start(
             "step": step,
             "command": _command(),
             "packages": packages(),
-            "commit": _commit(),
+            "commit": commit(),
             "strategy": type(strategy).__name__,
             "devices": _devices(strategy),
             "precision": keras.mixed_precision.dtype_policy().name,
@@ -64,7 +64,7 @@ def packages() -> dict[str, str | None]:
     return found
 
 
-def _commit() -> dict | None:
+def commit() -> dict | None:
     """Of the checkout that runs, and whether its files differ from it; None without one."""
     if not (ROOT / ".git").exists():
         return None

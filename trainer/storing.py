@@ -53,7 +53,8 @@ def attempt(make: Callable, otherwise):
     A graph has no `try`: an op that fails ends the whole call, and with it the other files of the
     batch. A dataset of one element may leave it out.
     """
-    tried = tf.data.Dataset.from_tensors(0).map(lambda _: make()).ignore_errors()
+    call = tf.autograph.experimental.do_not_convert(lambda _: make())
+    tried = tf.data.Dataset.from_tensors(0).map(call).ignore_errors()
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
 
