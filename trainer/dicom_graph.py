@@ -95,7 +95,7 @@ def stored(data: tf.Tensor, storage: Storage) -> Stored:
     header = _header(found, syntax)
     error = tf.cond(error == "", lambda: _header_error(found, header, storage), lambda: error)
     return tf.cond(
-        error == "", lambda: _image(found, header, storage), lambda: _refused(error, storage)
+        error == "", lambda: _image(found, header, storage), lambda: refused(error, storage)
     )
 
 
@@ -265,7 +265,7 @@ def _from_jpeg(found: Walk, header: Header, storage: Storage) -> Stored:
     is_kept &= (header.numbers.slope > 0) & (storage.bits == 8)
     return tf.case(
         [
-            (error != "", lambda: _refused(error, storage)),
+            (error != "", lambda: refused(error, storage)),
             (is_kept, lambda: _kept(jpeg, header, storage)),
         ],
         default=lambda: _from_values(_decoded(jpeg), header, storage),
@@ -279,7 +279,7 @@ def _kept(jpeg: tf.Tensor, header: Header, storage: Storage) -> Stored:
         rescale = (numbers.slope, numbers.intercept)
         levels = _decoded(jpeg) if storage.window == "percentile" else None
         view = dicom_grey.view(dicom_grey.Grey(levels, highest, rescale, view), storage)
-    return _stored(header, storage, jpeg, _no_pixels(storage), view)
+    return _stored(header, storage, jpeg, no_pixels(storage), view)
 
 
 def _decoded(jpeg: tf.Tensor) -> tf.Tensor:
@@ -320,13 +320,13 @@ def _stored(
     return Stored(jpeg, image, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
 
 
-def _refused(error: tf.Tensor, storage: Storage) -> Stored:
+def refused(error: tf.Tensor, storage: Storage) -> Stored:
     none = tf.zeros([], tf.int32)
-    nothing = _no_pixels(storage)
+    nothing = no_pixels(storage)
     return Stored(tf.constant(""), nothing, none, none, none, none, tf.constant([0.0, 1.0]), error)
 
 
-def _no_pixels(storage: Storage) -> tf.Tensor:
+def no_pixels(storage: Storage) -> tf.Tensor:
     return tf.zeros([1, 1, 1], tf.uint8 if storage.bits == 8 else tf.uint16)
 
 

@@ -22,7 +22,8 @@ def export(ensemble: Ensemble, output: Path) -> str:
     chosen = check(ensemble)
     with output_files.whole_folder(output) as folder:
         names = write(ensemble, chosen, folder)
-    return f"{output}: a SavedModel with the signatures {', '.join(names)}; {chosen}\n{example(output, names)}"
+    said = f"{output}: a SavedModel with the signatures {', '.join(names)}; {chosen}"
+    return f"{said}\n{example(output, names)}"
 
 
 def check(ensemble: Ensemble) -> Decision:

@@ -4,7 +4,7 @@ lake/sources/images.py does with Pillow, in a graph.
 Grey of 1 to 16 bits, colours and palettes of 8 become what the converter makes of them. An error,
 where the converter also refuses or the graph cannot: files that are neither, animations, pixels
 that are not opaque, 16 bits in colour, four channels (CMYK), pictures that EXIF turns, several
-pictures in one file, what is damaged.
+pictures in one file.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,10 @@ import tensorflow as tf
 from lake.sources import MAX_PIXELS, Storage
 from lake.sources.grey import LUMA
 from lake.sources.png import PNG_START
-from trainer import storing
-from trainer.storing import Levels, Stored
+from trainer import dicom_grey
+from trainer.dicom_elements import first_error
+from trainer.dicom_graph import Stored, no_pixels, refused
+from trainer.dicom_grey import Grey
 
 JPEG_START = b"\xff\xd8"
 GREY = 0  # colour type of a PNG's IHDR
@@ -31,22 +33,25 @@ NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)  # among 0xC0 to 0xCF: DHT, JPG, DAC
 APP1, APP2, EXIF, PICTURES = 0xE1, 0xE2, b"Exif", b"MPF\0"
 MAX_SEGMENTS = 10_000  # before the pixels; a file has ten
 ORIENTATION = 274  # EXIF's tag
-WITHOUT_UNIT = (np.float64(1), np.float64(0))  # slope, intercept
-DAMAGED = "undecodable: damaged, cut off, or of a kind that TensorFlow does not decode"
+DAMAGED = "undecodable: damaged, or of a kind that TensorFlow does not decode"
+TOO_LARGE = f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
 
 
+@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
 def stored(data, storage: Storage) -> Stored:
-    """Of a file's bytes, a [] string tensor."""
-    is_png = tf.strings.substr(data, 0, len(PNG_START)) == PNG_START
-    is_jpeg = tf.strings.substr(data, 0, 2) == JPEG_START
-
-    def either() -> Stored:
-        return tf.cond(is_png, lambda: _png(data, storage), lambda: _jpeg(data, storage))
-
-    return tf.cond(
-        is_png | is_jpeg,
-        lambda: storing.attempt(either, storing.refused(DAMAGED, storage)),
-        lambda: storing.refused("not-an-image: neither PNG nor JPEG", storage),
+    """Of a file's bytes, a [] string tensor; its ops fail where the file is damaged."""
+    return tf.case(
+        [
+            (
+                tf.strings.substr(data, 0, len(PNG_START)) == PNG_START,
+                lambda: _png(data, storage),
+            ),
+            (
+                tf.strings.substr(data, 0, len(JPEG_START)) == JPEG_START,
+                lambda: _jpeg(data, storage),
+            ),
+        ],
+        default=lambda: refused(tf.constant("not-an-image: neither PNG nor JPEG"), storage),
     )
 
 
@@ -55,34 +60,34 @@ def _png(data, storage: Storage) -> Stored:
     header = _at(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
     width, height, bits, kind = _number(header[:4]), _number(header[4:8]), header[8], header[9]
     names, has_pixels = _png_chunks(data)
-    error = _first_error(
-        [(~has_pixels, DAMAGED)]
-        + [(tf.reduce_any(names == name), said) for name, said in PNG_REFUSED.items()]
-        + [((bits == 16) & (kind != GREY), "deep-colour: 16 bits a channel; save it as grey")]
-        + [_too_large(height, width)]
+    error = first_error(
+        (~has_pixels, DAMAGED),
+        *((tf.reduce_any(names == name), said) for name, said in PNG_REFUSED.items()),
+        ((bits == 16) & (kind != GREY), "deep-colour: 16 bits a channel; save it as grey"),
+        (_is_too_large(height, width), TOO_LARGE),
     )
-
-    def decode() -> Stored:
-        return tf.cond(
-            kind == GREY,
-            lambda: tf.cond(bits == 16, lambda: grey(16), lambda: grey(8)),
-            coloured,
-        )
 
     def grey(depth: int) -> Stored:
         dtype = tf.uint16 if depth == 16 else tf.uint8
         pixels = tf.io.decode_png(data, channels=1, dtype=dtype)
-        return storing.store(_levels(pixels, depth), storage)
+        return _made(tf.cast(pixels[..., 0], tf.int32), depth, storage)
 
     def coloured() -> Stored:
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
-            lambda: storing.refused(PNG_REFUSED[b"tRNS"], storage),
-            lambda: storing.store(_levels(_luma(pixels[..., :3]), 8), storage),
+            lambda: refused(tf.constant(PNG_REFUSED[b"tRNS"]), storage),
+            lambda: _made(_luma(pixels[..., :3]), 8, storage),
         )
 
-    return tf.cond(error == "", decode, lambda: storing.refused(error, storage))
+    return tf.case(
+        [
+            (error != "", lambda: refused(error, storage)),
+            (kind != GREY, coloured),
+            (bits == 16, lambda: grey(16)),
+        ],
+        default=lambda: grey(8),
+    )
 
 
 def _png_chunks(data) -> tuple:
@@ -110,41 +115,38 @@ def _png_chunks(data) -> tuple:
 
 def _jpeg(data, storage: Storage) -> Stored:
     segments = _jpeg_segments(data)
-    frame = segments.frame
-    process, bits, channels = frame[0], frame[3], frame[8]
-    height, width = _number(frame[4:6]), _number(frame[6:8])
-    error = _first_error(
-        [
-            (segments.is_turned, PNG_REFUSED[b"eXIf"]),
-            (segments.has_pictures, "multi-frame: several pictures in one file"),
-            ((channels != 1) & (channels != 3), "four channels, as of CMYK; save it as grey"),
-            (bits != 8, DAMAGED),
-            _too_large(height, width),
-        ]
+    process, bits, channels = segments.frame[0], segments.frame[3], segments.frame[8]
+    height, width = _number(segments.frame[4:6]), _number(segments.frame[6:8])
+    error = first_error(
+        (segments.is_turned, PNG_REFUSED[b"eXIf"]),
+        (segments.has_pictures, "multi-frame: several pictures in one file"),
+        ((channels != 1) & (channels != 3), "four channels, as of CMYK; save it as grey"),
+        (bits != 8, DAMAGED),
+        (_is_too_large(height, width), TOO_LARGE),
     )
-    stored_height, stored_width = storing.shrunk_size(height, width, storage.max_side)
-    is_whole = (stored_height == height) & (stored_width == width)
+    size = tf.stack([height, width])
+    is_whole = tf.reduce_all(dicom_grey.shrunk_size(height, width, storage.max_side) == size)
     is_kept = (process == BASELINE) & (channels == 1) & is_whole & (storage.bits == 8)
 
     def decoded(channels: int):
         return tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE")
 
+    def grey():
+        return tf.cast(decoded(1)[..., 0], tf.int32)
+
     def kept() -> Stored:
-        blank = storing.refused("", storage)
         is_counted = storage.window == "percentile"
-        levels = _levels(decoded(1) if is_counted else blank.pixels, 8)
-        window = storing.as_window(storing.view(levels, storage))
+        window = dicom_grey.view(_levels(grey() if is_counted else None, 8), storage)
         sizes = (height, width, height, width)
-        return Stored(data, blank.pixels, *sizes, window, blank.error)
+        return _stored(data, no_pixels(storage), sizes, window)
 
-    def made() -> Stored:
-        pixels = tf.cond(channels == 1, lambda: decoded(1), lambda: _luma(decoded(3)))
-        return storing.store(_levels(pixels, 8), storage)
-
-    return tf.cond(
-        error == "",
-        lambda: tf.cond(is_kept, kept, made),
-        lambda: storing.refused(error, storage),
+    return tf.case(
+        [
+            (error != "", lambda: refused(error, storage)),
+            (is_kept, kept),
+            (channels == 1, lambda: _made(grey(), 8, storage)),
+        ],
+        default=lambda: _made(_luma(decoded(3)), 8, storage),
     )
 
 
@@ -205,28 +207,33 @@ def _is_turned(tiff) -> tf.Tensor:
 
 
 def _luma(pixels):
-    """Grey [H, W, 1] of colours [H, W, 3] uint8, as Pillow's "L" has it."""
+    """Grey [H, W] int32 of colours [H, W, 3] uint8, as Pillow's "L" has it."""
     sums = tf.reduce_sum(tf.cast(pixels, tf.int32) * LUMA.astype(np.int32), axis=-1)
-    return tf.cast((sums + 2**15) // 2**16, tf.uint8)[..., None]
+    return (sums + 2**15) // 2**16
 
 
-def _levels(pixels, bits: int) -> Levels:
-    highest = tf.constant(2.0**bits - 1, tf.float64)
-    return Levels(pixels, highest, WITHOUT_UNIT, (tf.zeros([], tf.float64), highest))
+def _levels(levels, bits: int) -> Grey:
+    """Of values that have no unit."""
+    highest = 2**bits - 1
+    slope, intercept, low, high = tf.unstack(tf.constant([1.0, 0.0, 0.0, highest], tf.float64))
+    return Grey(levels, tf.constant(highest), (slope, intercept), (low, high))
 
 
-def _too_large(height, width) -> tuple:
+def _made(levels, bits: int, storage: Storage) -> Stored:
+    """Of levels [H, W] int32."""
+    original = tf.shape(levels)
+    size = dicom_grey.shrunk_size(original[0], original[1], storage.max_side)
+    pixels, window = dicom_grey.stored(_levels(levels, bits), storage, size)
+    return _stored(tf.constant(""), pixels, (size[0], size[1], original[0], original[1]), window)
+
+
+def _stored(jpeg, pixels, sizes: tuple, window: tuple) -> Stored:
+    return Stored(jpeg, pixels, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
+
+
+def _is_too_large(height, width):
     count = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    is_sound = (height > 0) & (width > 0) & (count <= MAX_PIXELS)
-    return ~is_sound, f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
-
-
-def _first_error(checks: list[tuple]):
-    """The text of the first check that is true, else ""."""
-    found = tf.constant("")
-    for is_wrong, said in reversed(checks):
-        found = tf.where(is_wrong, said, found)
-    return found
+    return (height <= 0) | (width <= 0) | (count > MAX_PIXELS)
 
 
 def _at(content, at, count: int):

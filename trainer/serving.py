@@ -9,6 +9,7 @@ predict writes of them out, by the steps that predict takes.
     error [N] string         "", or why this one has no answer: NaN, "" and 0 then
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,16 +18,16 @@ import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
 from lake.sources import Storage
-from trainer import config, decision, image_graph, output_files, pixels, rle_graph, storing
+from trainer import config, decision, dicom_graph, image_graph, output_files, pixels, rle_graph
 from trainer.decision import Decision, Sizes
+from trainer.dicom_graph import Stored
 from trainer.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.loose import Stored as HowStored
-from trainer.storing import Stored
 
 # Signature -> what reads its files.
-READERS = {"image": image_graph.stored}
-PIXELS, DEFAULT = "pixels", "dicom"
-DAMAGED = "undecodable: its pixel data are damaged or cut off"
+DEFAULT, PIXELS = "dicom", "pixels"
+READERS = {DEFAULT: dicom_graph.stored, "image": image_graph.stored}
+DAMAGED = "undecodable: damaged or cut off"
 NO_WINDOW = "window: expected low < high"
 
 
@@ -35,16 +36,16 @@ class Server(NamedTuple):
     chosen: Decision
     storage: Storage
 
-    def of_files(self, files, reader: Callable) -> dict:
-        """Answers for files [N] string."""
+    def seen_files(self, files, reader: Callable) -> dict:
+        """What the networks get of files [N] string."""
 
         def seen(data):
-            return self._seen(reader(data, self.storage))
+            return attempt(lambda: self._seen(reader(data, self.storage)), self._unseen(DAMAGED))
 
-        return self._answers(tf.map_fn(seen, files, fn_output_signature=self._item()))
+        return tf.map_fn(seen, files, fn_output_signature=self._item())
 
-    def of_pixels(self, levels, window) -> dict:
-        """Answers for pixels [N, H, W] and windows [N, 2] as the lake stores them."""
+    def seen_pixels(self, levels, window) -> dict:
+        """What they get of pixels [N, H, W] and windows [N, 2] as the lake stores them."""
         height, width = tf.unstack(tf.shape(levels)[1:])
 
         def seen(one):
@@ -53,7 +54,7 @@ class Server(NamedTuple):
             sizes = (height, width, height, width)
             return self._seen(Stored(tf.constant(""), own[..., None], *sizes, window, error))
 
-        return self._answers(tf.map_fn(seen, (levels, window), fn_output_signature=self._item()))
+        return tf.map_fn(seen, (levels, window), fn_output_signature=self._item())
 
     def _inputs(self) -> dict[str, config.Data]:
         """The networks' images in a batch, each with its side and fit."""
@@ -61,51 +62,44 @@ class Server(NamedTuple):
         return found if own is None else found | {CLASSIFIER_IMAGE: own}
 
     def _item(self) -> dict:
-        """What _seen gives."""
-        dtype = storing.dtype_of(self.storage)
-        images = {
-            name: tf.TensorSpec([data.side, data.side, 1], dtype)
-            for name, data in self._inputs().items()
-        }
-        return images | {
-            "window": tf.TensorSpec([2], tf.float32),
-            "sizes": Sizes(*[tf.TensorSpec([], tf.int32)] * len(Sizes._fields)),
-            "error": tf.TensorSpec([], tf.string),
-        }
+        """What tf.map_fn makes a batch of."""
+        return tf.nest.map_structure(tf.TensorSpec.from_tensor, self._unseen(""))
 
     def _seen(self, stored: Stored) -> dict:
-        """One image as the networks get it; black where there is none."""
-        black = {
-            name: tf.zeros([data.side, data.side, 1], storing.dtype_of(self.storage))
+        """One image as the networks get it, and what is known of it."""
+
+        def seen() -> dict:
+            images = {name: self._fitted(stored, data) for name, data in self._inputs().items()}
+            sizes = Sizes(*(getattr(stored, name) for name in Sizes._fields))
+            return images | {"window": stored.window, "sizes": sizes, "error": stored.error}
+
+        return tf.cond(stored.error == "", seen, lambda: self._unseen(stored.error))
+
+    def _unseen(self, error) -> dict:
+        """_seen where there is no image: black."""
+        images = {
+            name: tf.zeros([data.side, data.side, 1], self._dtype())
             for name, data in self._inputs().items()
         }
-
-        def fitted() -> dict:
-            return {name: self._fitted(stored, data) for name, data in self._inputs().items()}
-
-        # Only a decoder knows whether the scan of a JPEG is whole.
-        images, error = tf.cond(
-            stored.error == "",
-            lambda: storing.attempt(lambda: (fitted(), tf.constant("")), (black, DAMAGED)),
-            lambda: (black, stored.error),
-        )
-        is_known = error == ""
         return images | {
-            "window": tf.where(is_known, stored.window, [0.0, 1.0]),
-            "sizes": Sizes(*(getattr(stored, name) for name in Sizes._fields)),
-            "error": error,
+            "window": tf.constant([0.0, 1.0]),
+            "sizes": Sizes(*tf.unstack(tf.ones(len(Sizes._fields), tf.int32))),
+            "error": tf.convert_to_tensor(error),
         }
 
+    def _dtype(self) -> tf.DType:
+        return tf.uint8 if self.storage.bits == 8 else tf.uint16
+
     def _fitted(self, stored: Stored, data: config.Data):
-        size, dtype = (stored.height, stored.width), storing.dtype_of(self.storage)
+        size, dtype = (stored.height, stored.width), self._dtype()
         box = pixels.fitted_box(*size, data.side, data.fit)
         is_jpeg = stored.jpeg != ""
         return pixels.fitted(
             is_jpeg, stored.jpeg, lambda: stored.pixels, size, dtype, data.side, box
         )
 
-    def _answers(self, seen: dict) -> dict:
-        """The signature's outputs of a batch of _seen."""
+    def answers(self, seen: dict) -> dict:
+        """A signature's outputs, of a batch of what the networks get."""
         is_known = seen["error"] == ""
         predicted = self.ensemble.outputs(
             {name: seen[name] for name in ("window", *self._inputs())}
@@ -149,28 +143,35 @@ def _nothing() -> dict:
     return texts | dict.fromkeys(("lesion_px", "height", "width"), tf.constant(0, tf.int64))
 
 
+def attempt(make: Callable, otherwise):
+    """What `make` gives, or `otherwise`, of the same structure, where one of its ops fails.
+
+    A graph has no `try`: an op that fails ends the whole call, and with it the other files of the
+    batch. A dataset of one element may leave it out.
+    """
+    call = tf.autograph.experimental.do_not_convert(lambda _: make())
+    tried = tf.data.Dataset.from_tensors(0).map(call).ignore_errors()
+    return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
+
+
 def signatures(server: Server, stored: HowStored) -> dict[str, ConcreteFunction]:
     """By name. Only pixels where the graph cannot do what the converter did: CLAHE, and all that is
     done to volumes."""
 
-    def traced(call: Callable, **inputs: tf.TensorSpec) -> ConcreteFunction:
-        specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]
-        return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
+    answers = tf.function(server.answers, autograph=False)  # once in the graph, for all signatures
 
-    dtype = storing.dtype_of(stored.storage)
-    found = {
-        PIXELS: traced(
-            lambda pixels, window: server.of_pixels(pixels, window),
-            pixels=tf.TensorSpec([None, None, None], dtype),
-            window=tf.TensorSpec([None, 2], tf.float32),
-        )
-    }
+    def traced(seen: Callable, **inputs: tf.TensorSpec) -> ConcreteFunction:
+        specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]
+        call = tf.function(lambda *given: answers(seen(*given)), specs, autograph=False)
+        return call.get_concrete_function()
+
+    dtype = tf.uint8 if stored.storage.bits == 8 else tf.uint16
+    shapes = {"pixels": tf.TensorSpec([None] * 3, dtype), "window": tf.TensorSpec([None, 2])}
+    found = {PIXELS: traced(server.seen_pixels, **shapes)}
     if not (stored.is_ct or stored.storage.clahe or stored.storage.lung_roi):
         for name, reader in READERS.items():
-            found[name] = traced(
-                lambda files, reader=reader: server.of_files(files, reader),
-                files=tf.TensorSpec([None], tf.string),
-            )
+            seen = functools.partial(server.seen_files, reader=reader)
+            found[name] = traced(seen, files=tf.TensorSpec([None], tf.string))
     return found
 
 

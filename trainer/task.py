@@ -1,5 +1,5 @@
-"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|augment|benchmark: parse, load, call
-one function.
+"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|augment|benchmark: parse, load,
+call one function.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
