@@ -15,7 +15,8 @@ MAX_TABLES = 1_000  # and segments before the scan; a chest radiograph has a doz
 # Markers (T.81 table B.1).
 SOF0, DHT, SOS, DQT, DRI, EOI, FILL = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xD9, 0xFF
 DQT_BYTES, DHT_HEAD, MAX_SYMBOLS = 65, 17, 256  # of one table; libjpeg takes no more symbols
-DC_CATEGORIES = 11  # of baseline
+DC_CATEGORIES, AC_CATEGORIES = 11, 10  # of baseline (T.81 F.1.2)
+RESTARTS = 2**32  # among the bits of tables: an interval of restarts is defined
 # Codes that are left of each length, 1 to 16, are 2^length - CODE_SHARES @ counts.
 LENGTHS = np.arange(1, 17)
 CODE_SHARES = np.tril(2 ** np.maximum(LENGTHS[:, None] - LENGTHS, 0))
@@ -69,7 +70,7 @@ def bare_jpeg(frame: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple:
     is_scan &= tf.reduce_all(tf.bitwise.bitwise_and(found.tables, used) > 0)
 
     rest = tf.strings.substr(frame, tf.minimum(found.scan + 10, size_of(frame)), size_of(frame))
-    end = _scan_end(rest)
+    end = _scan_end(rest, tf.bitwise.bitwise_and(found.tables, RESTARTS) > 0)
     scan_data = tf.strings.substr(rest, tf.zeros([], tf.int64), tf.maximum(end, 0))
     codestream = tf.strings.join([b"\xff\xd8", found.kept, scan_data, b"\xff\xd9"])
     error = first_error(
@@ -102,7 +103,7 @@ class Segments(NamedTuple):
     header: tf.Tensor  # [] int64, where SOF0 is, 0 where there is none
     scan: tf.Tensor  # [] int64, where SOS is, 0 where there is none
     kept: tf.Tensor  # [] string, the segments of KEPT_SEGMENTS
-    tables: tf.Tensor  # [] int64, the _bits of the tables that are defined
+    tables: tf.Tensor  # [] int64, the _bits of the tables that are defined, and RESTARTS
     is_sound: tf.Tensor  # [] bool
 
 
@@ -110,6 +111,8 @@ def _segments(frame: tf.Tensor) -> Segments:
     """One step is a segment, a fill byte, or one of the tables in a segment of them, which end at
     `tables_end`."""
     size = size_of(frame)
+
+    zero = tf.zeros([], tf.int64)
 
     def goes_on(at, kind, tables_end, header, scan, kept, tables, is_sound):
         return is_sound & (scan == 0) & (at + 4 <= size)
@@ -130,6 +133,8 @@ def _segments(frame: tf.Tensor) -> Segments:
         is_segment_sound &= ~is_kept | (end <= size)
         is_segment_sound &= ~is_tables | (end > at + 4)
         is_segment_sound &= (marker != DRI) | is_fill | (end == at + 6)
+        has_restarts = is_segment & (marker == DRI) & (part[4] + part[5] > 0)
+        defined = tf.where(is_table, _bit(kind, part[0]), tf.where(has_restarts, RESTARTS, zero))
         is_header = is_segment & (marker == SOF0)
         return (
             tf.where(
@@ -142,11 +147,10 @@ def _segments(frame: tf.Tensor) -> Segments:
             tf.where(is_header, at, header),
             tf.where(is_segment & (marker == SOS), at, scan),
             tf.strings.join([kept, tf.strings.substr(frame, at, length)]),
-            tf.bitwise.bitwise_or(tables, tf.where(is_table, _bit(kind, part[0]), 0)),
+            tf.bitwise.bitwise_or(tables, defined),
             tf.where(is_table, is_table_sound, is_segment_sound & ~(is_header & (header > 0))),
         )
 
-    zero = tf.zeros([], tf.int64)
     start = (tf.minimum(zero + 2, size), zero, zero, zero, zero, "", zero, tf.constant(True))
     found = tf.while_loop(goes_on, step, start, maximum_iterations=MAX_TABLES)
     return Segments(*found[3:])
@@ -158,10 +162,11 @@ def _table(part: tf.Tensor, kind: tf.Tensor) -> tuple:
     counts, symbols = part[1:DHT_HEAD], part[DHT_HEAD:]
     num_symbols = tf.reduce_sum(counts)
     codes_left = 2**LENGTHS - tf.linalg.matvec(tf.constant(CODE_SHARES, tf.int64), counts)
-    is_ac = part[0] >= 16
     is_symbol = tf.range(MAX_SYMBOLS, dtype=tf.int64) < num_symbols
     is_huffman = (num_symbols <= MAX_SYMBOLS) & tf.reduce_all(codes_left >= 1)
-    is_huffman &= is_ac | tf.reduce_all(~is_symbol | (symbols <= DC_CATEGORIES))
+    is_ac = part[0] >= 16
+    is_category = tf.where(is_ac, symbols % 16 <= AC_CATEGORIES, symbols <= DC_CATEGORIES)
+    is_huffman &= tf.reduce_all(~is_symbol | is_category)
     is_dqt = kind == DQT
     is_sound = tf.where(is_dqt, tf.reduce_all(part[1:DQT_BYTES] > 0), is_huffman)
     size = tf.where(is_dqt, tf.constant(DQT_BYTES, tf.int64), DHT_HEAD + num_symbols)
@@ -176,15 +181,17 @@ def _bit(kind: tf.Tensor | int, name: tf.Tensor) -> tf.Tensor:
     return tf.where(is_known, tf.bitwise.left_shift(zero + 1, shift), 0)
 
 
-def _scan_end(scan: tf.Tensor) -> tf.Tensor:
+def _scan_end(scan: tf.Tensor, has_restarts: tf.Tensor) -> tf.Tensor:
     """Where the first marker in a string is that is no part of a scan, [] int64; -1 where there is
-    none, or it is other than the end of the image."""
+    none, or it is other than the end of the image.
+
+    Fill bytes, and restarts without an interval, are damage that each decoder takes its own way.
+    """
     values = tf.io.decode_raw(scan, tf.uint8)
     marked = tf.squeeze(tf.where(values[:-1] == FILL), 1)
     following = tf.gather(values, marked + 1)
-    # A stuffed zero, a fill byte, a restart's number.
-    is_inside = (following == 0) | (following == FILL) | ((following >= 0xD0) & (following <= 0xD7))
-    ends = tf.boolean_mask(marked, ~is_inside)
+    is_restart = (following >= 0xD0) & (following <= 0xD7)
+    ends = tf.boolean_mask(marked, (following != 0) & ~(is_restart & has_restarts))
     end = tf.concat([ends, [-1]], 0)[0]
     is_image_end = octets(scan, tf.maximum(end, 0), 2)[1] == EOI
     return tf.where(is_image_end, end, -1)
