@@ -110,16 +110,14 @@ class Segments(NamedTuple):
 def _segments(frame: tf.Tensor) -> Segments:
     """One step is a segment, a fill byte, or one of the tables in a segment of them, which end at
     `tables_end`."""
-    size = size_of(frame)
-
-    zero = tf.zeros([], tf.int64)
+    size, zero = size_of(frame), tf.zeros([], tf.int64)
 
     def goes_on(at, kind, tables_end, header, scan, kept, tables, is_sound):
         return is_sound & (scan == 0) & (at + 4 <= size)
 
     def step(at, kind, tables_end, header, scan, kept, tables, is_sound):
         part = octets(frame, at, DHT_HEAD + MAX_SYMBOLS)
-        is_table, (first, marker, high, low) = at < tables_end, tf.unstack(part[:4])
+        is_table, (_, marker, high, low) = at < tables_end, tf.unstack(part[:4])
         table_end, is_table_sound = _table(part, kind)
         is_table_sound &= at + table_end <= tables_end
 
@@ -127,15 +125,13 @@ def _segments(frame: tf.Tensor) -> Segments:
         is_segment = ~is_table & ~is_fill
         is_kept = is_segment & tf.reduce_any(marker == sorted(KEPT_SEGMENTS))
         is_tables = is_segment & ((marker == DQT) | (marker == DHT))
+        is_header = is_segment & (marker == SOF0)
         length = tf.where(is_kept & (end <= size), end - at, 0)
-        is_other = (marker > SOF0) & (marker < SOF0 + 16) & (marker != DHT)  # process
-        is_segment_sound = (first == FILL) & (is_fill | ~is_other)
+        is_segment_sound = (is_fill & (part[0] == FILL)) | _is_sound_segment(part, end - at)
         is_segment_sound &= ~is_kept | (end <= size)
-        is_segment_sound &= ~is_tables | (end > at + 4)
-        is_segment_sound &= (marker != DRI) | is_fill | (end == at + 6)
+        is_segment_sound &= ~(is_header & (header > 0))  # there is one
         has_restarts = is_segment & (marker == DRI) & (part[4] + part[5] > 0)
         defined = tf.where(is_table, _bit(kind, part[0]), tf.where(has_restarts, RESTARTS, zero))
-        is_header = is_segment & (marker == SOF0)
         return (
             tf.where(
                 is_table,
@@ -148,12 +144,21 @@ def _segments(frame: tf.Tensor) -> Segments:
             tf.where(is_segment & (marker == SOS), at, scan),
             tf.strings.join([kept, tf.strings.substr(frame, at, length)]),
             tf.bitwise.bitwise_or(tables, defined),
-            tf.where(is_table, is_table_sound, is_segment_sound & ~(is_header & (header > 0))),
+            tf.where(is_table, is_table_sound, is_segment_sound),
         )
 
     start = (tf.minimum(zero + 2, size), zero, zero, zero, zero, "", zero, tf.constant(True))
     found = tf.while_loop(goes_on, step, start, maximum_iterations=MAX_TABLES)
     return Segments(*found[3:])
+
+
+def _is_sound_segment(part: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Whether a segment of that length, with its marker, may come before a baseline scan."""
+    marker = part[1]
+    is_other_process = (marker > SOF0) & (marker < SOF0 + 16) & (marker != DHT)
+    is_empty = ((marker == DQT) | (marker == DHT)) & (length <= 4)
+    is_odd_interval = (marker == DRI) & (length != 6)
+    return (part[0] == FILL) & ~(is_other_process | is_empty | is_odd_interval)
 
 
 def _table(part: tf.Tensor, kind: tf.Tensor) -> tuple:
@@ -164,8 +169,9 @@ def _table(part: tf.Tensor, kind: tf.Tensor) -> tuple:
     codes_left = 2**LENGTHS - tf.linalg.matvec(tf.constant(CODE_SHARES, tf.int64), counts)
     is_symbol = tf.range(MAX_SYMBOLS, dtype=tf.int64) < num_symbols
     is_huffman = (num_symbols <= MAX_SYMBOLS) & tf.reduce_all(codes_left >= 1)
-    is_ac = part[0] >= 16
-    is_category = tf.where(is_ac, symbols % 16 <= AC_CATEGORIES, symbols <= DC_CATEGORIES)
+    # AC: a run of zeros and a category, which only the end of a block and 16 zeros lack.
+    is_ac_symbol = (symbols % 16 <= AC_CATEGORIES) & ((symbols % 16 > 0) | (symbols % 0xF0 == 0))
+    is_category = tf.where(part[0] >= 16, is_ac_symbol, symbols <= DC_CATEGORIES)
     is_huffman &= tf.reduce_all(~is_symbol | is_category)
     is_dqt = kind == DQT
     is_sound = tf.where(is_dqt, tf.reduce_all(part[1:DQT_BYTES] > 0), is_huffman)
