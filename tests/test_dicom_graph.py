@@ -236,6 +236,8 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
     }
     for reason, data in reasons.items():
         assert read(data, WIDE).error.split(b": ")[0] == reason
+    vast = jpeg(np.zeros((800, 800), np.uint8))
+    cut_scan = encapsulate([vast[: vast.index(b"\xff\xda") + 100] + b"\xff\xd9"])
     undecodable = {
         "table": make(pixels, **lut),
         "modality table": make(pixels, ModalityLUTSequence=[table(range(256), 0, 8)]),
@@ -245,6 +247,8 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
         "rgb": make(pixels, JPEGBaseline8Bit, PixelData=encapsulate([jpeg(rgb)])),
         "end": make(pixels, JPEGBaseline8Bit, PixelData=encapsulate([frame[:-20]])),
         "short": make(pixels, Rows=24),
+        "padding": make(pixels).replace(b"MONOCHROME2 ", b" MONOCHROME2"),
+        "few bits": make(np.zeros((800, 800), np.uint8), JPEGBaseline8Bit, PixelData=cut_scan),
     }
     for name, data in undecodable.items():
         error, difference = compared(data, WIDE)

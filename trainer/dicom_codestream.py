@@ -16,6 +16,7 @@ MAX_TABLES = 1_000  # and segments before the scan; a chest radiograph has a doz
 SOF0, DHT, SOS, DQT, DRI, EOI, FILL = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xD9, 0xFF
 DQT_BYTES, DHT_HEAD, MAX_SYMBOLS = 65, 17, 256  # of one table; libjpeg takes no more symbols
 DC_CATEGORIES, AC_CATEGORIES = 11, 10  # of baseline (T.81 F.1.2)
+BLOCKS_A_BYTE = 4  # at most: a code of its DC and one of its end, of one bit at least
 RESTARTS = 2**32  # among the bits of tables: an interval of restarts is defined
 # Codes that are left of each length, 1 to 16, are 2^length - CODE_SHARES @ counts.
 LENGTHS = np.arange(1, 17)
@@ -66,6 +67,7 @@ def bare_jpeg(frame: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple:
     is_grey &= tf.reduce_all((sampling >= 1) & (sampling <= 4))
     is_scan = tf.reduce_all(tf.gather(scan, [2, 3, 4, 7, 8, 9]) == [0, 8, 1, 0, 63, 0])
     is_scan &= scan[5] == header[10]  # the component
+    blocks = tf.reduce_prod((sides + 7) // 8)
     used = tf.stack([_bit(DQT, header[12]), _bit(DHT, scan[6] // 16), _bit(DHT, 16 + scan[6] % 16)])
     is_scan &= tf.reduce_all(tf.bitwise.bitwise_and(found.tables, used) > 0)
 
@@ -93,6 +95,10 @@ def bare_jpeg(frame: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple:
             ),
         ),
         (end < 0, "undecodable: the JPEG scan has no end, or more than one scan follows"),
+        (
+            BLOCKS_A_BYTE * end < blocks,
+            "undecodable: the JPEG scan is shorter than any of its size",
+        ),
     )
     return tf.where(error == "", codestream, ""), error
 
