@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -72,32 +71,31 @@ def levels(found: dicom_graph.Stored) -> np.ndarray:
     return tf.io.decode_jpeg(found.jpeg, dct_method="INTEGER_ACCURATE").numpy()[..., 0]
 
 
-def difference(data: bytes, storage: Storage) -> str:
-    """ "" where the graph refuses the file or gives what the converter gives, else what differs."""
+def compared(data: bytes, storage: Storage) -> tuple[str, str]:
+    """(why the graph refuses the file, how what it gives is other than the converter's), "" if it
+    does not and if it is not."""
     found, scan = read(data, storage), converted(data, storage)
     if found.error:
         is_empty = found.pixels.shape == (1, 1, 1) and not found.pixels.any() and not found.jpeg
-        return "" if is_empty and found.height == 0 else "an error and an image"
+        is_empty &= found.height == found.original_height == 0
+        return found.error.decode(), "" if is_empty else "an error and an image"
     if isinstance(scan, Reject):
-        return f"taken, the converter says {scan}"
+        return "", f"taken, the converter says {scan}"
     image = np.asarray(Image.open(io.BytesIO(scan.image)))
-    is_jpeg, given = b"1.2.840.10008.1.2.4.50" in data[:1000], levels(found)
-    facts = {
-        "sizes": (given.shape, (int(found.height), int(found.width)))
-        == (image.shape, (scan.height, scan.width)),
+    is_jpeg, given = JPEGBaseline8Bit.encode() in data[:1000], levels(found)
+    holds = {
+        "size": given.shape == image.shape == (found.height, found.width),
         "type": found.pixels.dtype == (np.uint8 if storage.bits == 8 else np.uint16),
         "encoding": bool(found.jpeg) == (scan.encoding == "jpeg-kept"),
         "window": np.allclose(found.window, np.float32(scan.window), atol=is_jpeg, rtol=2e-7),
     }
-    wrong = [name for name, holds in facts.items() if not holds]
-    if not wrong and np.abs(given.astype(int) - image).max() > is_jpeg:
-        wrong = ["levels"]
-    return " and ".join(wrong)
+    if all(holds.values()):  # two decoders of JPEG may be one level apart
+        holds["levels"] = np.abs(given.astype(int) - image).max() <= is_jpeg
+    return "", " and ".join(name for name, is_so in holds.items() if not is_so)
 
 
 def assert_equal(data: bytes, storage: Storage, name: object = "") -> None:
-    error = read(data, storage).error.decode()
-    assert (error, difference(data, storage)) == ("", ""), (name, storage)
+    assert compared(data, storage) == ("", ""), (name, storage)
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +216,9 @@ def test_numbers_are_those_that_python_reads(pixels):
             dataset.add_new(tag, "LO", "8")
         dataset["WindowWidth"]._value = dataset["RescaleIntercept"]._value = text
         dataset.save_as(buffer := io.BytesIO())
-        assert not difference(buffer.getvalue(), storage), text
-        if read(buffer.getvalue(), storage).error:
-            refused.add(text)
+        error, difference = compared(buffer.getvalue(), storage)
+        assert not difference, text
+        refused |= {text} if error else set()
     assert refused == {"1_0", "0x10", "4,5", "1 2", "1\0002", "\u0664\u0662", "--1", "1d2"}
 
 
@@ -238,6 +236,8 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
     }
     for reason, data in reasons.items():
         assert read(data, WIDE).error.split(b": ")[0] == reason
+    vast = jpeg(np.zeros((800, 800), np.uint8))
+    cut_scan = encapsulate([vast[: vast.index(b"\xff\xda") + 100] + b"\xff\xd9"])
     undecodable = {
         "table": make(pixels, **lut),
         "modality table": make(pixels, ModalityLUTSequence=[table(range(256), 0, 8)]),
@@ -247,24 +247,27 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
         "rgb": make(pixels, JPEGBaseline8Bit, PixelData=encapsulate([jpeg(rgb)])),
         "end": make(pixels, JPEGBaseline8Bit, PixelData=encapsulate([frame[:-20]])),
         "short": make(pixels, Rows=24),
+        "padding": make(pixels).replace(b"MONOCHROME2 ", b" MONOCHROME2"),
+        "few bits": make(np.zeros((800, 800), np.uint8), JPEGBaseline8Bit, PixelData=cut_scan),
     }
     for name, data in undecodable.items():
-        assert read(data, WIDE).error.startswith(b"undecodable: "), name
-        assert not difference(data, WIDE)
-    assert not read(make(pixels, **lut), DEEP).error  # its window is another
-    assert_equal(make(pixels, **lut), DEEP)
+        error, difference = compared(data, WIDE)
+        assert error.startswith("undecodable: ") and not difference, name
+    assert_equal(make(pixels, **lut), DEEP)  # its window is another
     with pytest.raises(InputError, match="clahe"):
         dicom_graph.stored(tf.constant(b""), Storage(8, None, clahe=True))
 
 
+@pytest.mark.slow
 def test_odd_files_are_stored_as_in_a_lake_or_refused(real_data):
     taken = set()
     for path in sorted((real_data / "odd_dicom").iterdir()):
         data = path.read_bytes()
-        for storage in (WIDE, SMALL):
-            assert not difference(data, storage), (path.name, storage)
-            if not read(data, storage).error:
-                taken.add(path.name)
+        error, difference = compared(data, WIDE)
+        assert not difference, path.name
+        if not error:
+            taken.add(path.name)
+            assert_equal(data, SMALL, path.name)
     assert taken == READ
 
 
@@ -303,27 +306,29 @@ def damage_differs(pixels, cuts: int, changes: int) -> tuple[list[str], int]:
     ]
     differ, taken = [], 0
     for number, data in enumerate(files):
-        for copy in damaged(data, number, cuts, changes, header=min(len(data), 900)):
-            for storage in (WIDE, SMALL):
-                taken += not read(copy, storage).error
-                if said := difference(copy, storage):
-                    differ.append(f"file {number}, {storage}: {said}")
+        copies = damaged(data, number, cuts, changes, header=min(len(data), 900))
+        for copy, storage in zip(copies, itertools.cycle((WIDE, SMALL)), strict=False):
+            error, difference = compared(copy, storage)
+            taken += not error
+            differ += [f"file {number}, {storage}: {difference}"] if difference else []
     return differ, taken
 
 
 def test_no_damage_stops_the_graph_or_shows_another_image(pixels):
     for data in GARBAGE:
-        assert read(data, WIDE).error and not difference(data, WIDE)
-    differ, taken = damage_differs(pixels, cuts=30, changes=60)
+        error, difference = compared(data, WIDE)
+        assert error and not difference
+    differ, taken = damage_differs(pixels, cuts=30, changes=100)
     assert differ == [] and taken > 100
 
 
 @exhaustive
 def test_much_damage_neither(pixels):
     differ, taken = damage_differs(pixels, cuts=60, changes=2000)
-    assert differ == [] and taken > 1000
+    assert differ == [] and taken > 1500
 
 
+@pytest.mark.slow
 def test_a_saved_graph_needs_none_of_this_code(pixels, tmp_path):
     module = tf.Module()
     module.stored = graph(WIDE)
@@ -341,9 +346,7 @@ def test_a_saved_graph_needs_none_of_this_code(pixels, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     for name in "abc":
-        expected, arrays = (
-            read(Path(tmp_path, name).read_bytes(), WIDE),
-            np.load(tmp_path / f"{name}.npz", allow_pickle=True),
-        )
+        expected = read((tmp_path / name).read_bytes(), WIDE)
+        arrays = np.load(tmp_path / f"{name}.npz", allow_pickle=True)
         for value, key in zip(expected, arrays.files, strict=True):
             assert (arrays[key] == value).all()

@@ -16,6 +16,7 @@ MAX_TABLES = 1_000  # and segments before the scan; a chest radiograph has a doz
 SOF0, DHT, SOS, DQT, DRI, EOI, FILL = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xD9, 0xFF
 DQT_BYTES, DHT_HEAD, MAX_SYMBOLS = 65, 17, 256  # of one table; libjpeg takes no more symbols
 DC_CATEGORIES, AC_CATEGORIES = 11, 10  # of baseline (T.81 F.1.2)
+BLOCKS_A_BYTE = 4  # at most: a code of its DC and one of its end, of one bit at least
 RESTARTS = 2**32  # among the bits of tables: an interval of restarts is defined
 # Codes that are left of each length, 1 to 16, are 2^length - CODE_SHARES @ counts.
 LENGTHS = np.arange(1, 17)
@@ -66,6 +67,7 @@ def bare_jpeg(frame: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple:
     is_grey &= tf.reduce_all((sampling >= 1) & (sampling <= 4))
     is_scan = tf.reduce_all(tf.gather(scan, [2, 3, 4, 7, 8, 9]) == [0, 8, 1, 0, 63, 0])
     is_scan &= scan[5] == header[10]  # the component
+    blocks = tf.reduce_prod((sides + 7) // 8)
     used = tf.stack([_bit(DQT, header[12]), _bit(DHT, scan[6] // 16), _bit(DHT, 16 + scan[6] % 16)])
     is_scan &= tf.reduce_all(tf.bitwise.bitwise_and(found.tables, used) > 0)
 
@@ -93,6 +95,10 @@ def bare_jpeg(frame: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple:
             ),
         ),
         (end < 0, "undecodable: the JPEG scan has no end, or more than one scan follows"),
+        (
+            BLOCKS_A_BYTE * end < blocks,
+            "undecodable: the JPEG scan is shorter than any of its size",
+        ),
     )
     return tf.where(error == "", codestream, ""), error
 
@@ -110,16 +116,14 @@ class Segments(NamedTuple):
 def _segments(frame: tf.Tensor) -> Segments:
     """One step is a segment, a fill byte, or one of the tables in a segment of them, which end at
     `tables_end`."""
-    size = size_of(frame)
-
-    zero = tf.zeros([], tf.int64)
+    size, zero = size_of(frame), tf.zeros([], tf.int64)
 
     def goes_on(at, kind, tables_end, header, scan, kept, tables, is_sound):
         return is_sound & (scan == 0) & (at + 4 <= size)
 
     def step(at, kind, tables_end, header, scan, kept, tables, is_sound):
         part = octets(frame, at, DHT_HEAD + MAX_SYMBOLS)
-        is_table, (first, marker, high, low) = at < tables_end, tf.unstack(part[:4])
+        is_table, (_, marker, high, low) = at < tables_end, tf.unstack(part[:4])
         table_end, is_table_sound = _table(part, kind)
         is_table_sound &= at + table_end <= tables_end
 
@@ -127,15 +131,13 @@ def _segments(frame: tf.Tensor) -> Segments:
         is_segment = ~is_table & ~is_fill
         is_kept = is_segment & tf.reduce_any(marker == sorted(KEPT_SEGMENTS))
         is_tables = is_segment & ((marker == DQT) | (marker == DHT))
+        is_header = is_segment & (marker == SOF0)
         length = tf.where(is_kept & (end <= size), end - at, 0)
-        is_other = (marker > SOF0) & (marker < SOF0 + 16) & (marker != DHT)  # process
-        is_segment_sound = (first == FILL) & (is_fill | ~is_other)
+        is_segment_sound = (is_fill & (part[0] == FILL)) | _is_sound_segment(part, end - at)
         is_segment_sound &= ~is_kept | (end <= size)
-        is_segment_sound &= ~is_tables | (end > at + 4)
-        is_segment_sound &= (marker != DRI) | is_fill | (end == at + 6)
+        is_segment_sound &= ~(is_header & (header > 0))  # there is one
         has_restarts = is_segment & (marker == DRI) & (part[4] + part[5] > 0)
         defined = tf.where(is_table, _bit(kind, part[0]), tf.where(has_restarts, RESTARTS, zero))
-        is_header = is_segment & (marker == SOF0)
         return (
             tf.where(
                 is_table,
@@ -148,12 +150,21 @@ def _segments(frame: tf.Tensor) -> Segments:
             tf.where(is_segment & (marker == SOS), at, scan),
             tf.strings.join([kept, tf.strings.substr(frame, at, length)]),
             tf.bitwise.bitwise_or(tables, defined),
-            tf.where(is_table, is_table_sound, is_segment_sound & ~(is_header & (header > 0))),
+            tf.where(is_table, is_table_sound, is_segment_sound),
         )
 
     start = (tf.minimum(zero + 2, size), zero, zero, zero, zero, "", zero, tf.constant(True))
     found = tf.while_loop(goes_on, step, start, maximum_iterations=MAX_TABLES)
     return Segments(*found[3:])
+
+
+def _is_sound_segment(part: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Whether a segment of that length, with its marker, may come before a baseline scan."""
+    marker = part[1]
+    is_other_process = (marker > SOF0) & (marker < SOF0 + 16) & (marker != DHT)
+    is_empty = ((marker == DQT) | (marker == DHT)) & (length <= 4)
+    is_odd_interval = (marker == DRI) & (length != 6)
+    return (part[0] == FILL) & ~(is_other_process | is_empty | is_odd_interval)
 
 
 def _table(part: tf.Tensor, kind: tf.Tensor) -> tuple:
@@ -164,8 +175,9 @@ def _table(part: tf.Tensor, kind: tf.Tensor) -> tuple:
     codes_left = 2**LENGTHS - tf.linalg.matvec(tf.constant(CODE_SHARES, tf.int64), counts)
     is_symbol = tf.range(MAX_SYMBOLS, dtype=tf.int64) < num_symbols
     is_huffman = (num_symbols <= MAX_SYMBOLS) & tf.reduce_all(codes_left >= 1)
-    is_ac = part[0] >= 16
-    is_category = tf.where(is_ac, symbols % 16 <= AC_CATEGORIES, symbols <= DC_CATEGORIES)
+    # AC: a run of zeros and a category, which only the end of a block and 16 zeros lack.
+    is_ac_symbol = (symbols % 16 <= AC_CATEGORIES) & ((symbols % 16 > 0) | (symbols % 0xF0 == 0))
+    is_category = tf.where(part[0] >= 16, is_ac_symbol, symbols <= DC_CATEGORIES)
     is_huffman &= tf.reduce_all(~is_symbol | is_category)
     is_dqt = kind == DQT
     is_sound = tf.where(is_dqt, tf.reduce_all(part[1:DQT_BYTES] > 0), is_huffman)
