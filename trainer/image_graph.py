@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake.sources import MAX_PIXELS, Storage
+from lake.sources.codestream import FRAME_HEADERS
 from lake.sources.grey import LUMA
 from lake.sources.png import PNG_START
 from trainer import dicom_grey
@@ -29,7 +30,6 @@ PNG_REFUSED = {
     b"eXIf": "its EXIF may turn it; save its pixels upright, without EXIF",
 }
 SCAN, BASELINE = 0xDA, 0xC0  # JPEG markers: start of scan, the frame header of the baseline process
-NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)  # among 0xC0 to 0xCF: DHT, JPG, DAC
 APP1, APP2, EXIF, PICTURES = 0xE1, 0xE2, b"Exif", b"MPF\0"
 MAX_SEGMENTS = 10_000  # before the pixels; a file has ten
 ORIENTATION = 274  # EXIF's tag
@@ -39,7 +39,7 @@ TOO_LARGE = f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
 
 @tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
 def stored(data, storage: Storage) -> Stored:
-    """Of a file's bytes, a [] string tensor; its ops fail where the file is damaged."""
+    """Of a whole file, [] string, as a lake of `storage` holds it; fails where it is damaged."""
     return tf.case(
         [
             (
@@ -164,8 +164,7 @@ def _jpeg_segments(data) -> _Segments:
     def step(at, frame_at, exif_at, has_pictures):
         marker, name = tf.cast(content[at + 1], tf.int32), tf.strings.substr(data, at + 4, 4)
         is_segment = (content[at] == 0xFF) & (marker != 0xFF)  # not between two, nor a fill byte
-        is_frame = is_segment & (marker >= BASELINE) & (marker <= 0xCF)
-        is_frame &= ~tf.reduce_any(marker == NO_FRAME_HEADERS)
+        is_frame = is_segment & tf.reduce_any(marker == sorted(FRAME_HEADERS))
         has_pictures |= is_segment & (marker == APP2) & (name == PICTURES)
         is_exif = is_segment & (marker == APP1) & (name == EXIF)
         length = tf.where(is_segment, 2 + _number(_at(content, at + 2, 2)), 1)
@@ -183,7 +182,7 @@ def _jpeg_segments(data) -> _Segments:
     at, frame_at, exif_at, has_pictures = tf.while_loop(
         is_before_scan, step, start, maximum_iterations=MAX_SEGMENTS
     )
-    # Whatever else there is, it is no JPEG that Pillow would read another way.
+    # Segments that were not looked at could turn the picture.
     tf.debugging.assert_equal(is_before_scan(at), False)
     is_turned = tf.cond(
         exif_at > 0, lambda: _is_turned(content[exif_at:]), lambda: tf.constant(False)
