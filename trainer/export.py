@@ -14,7 +14,6 @@ from trainer.ensemble import Ensemble
 from trainer.loose import Stored
 
 DESCRIPTION = "export.json"
-SAVED_MODEL = "saved_model.pb"
 
 
 def export(ensemble: Ensemble, output: Path) -> str:

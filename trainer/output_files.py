@@ -19,8 +19,7 @@ PNG_LEVEL = 1  # 20 ms for a map of 1024 px; zlib's usual 6 takes three times th
 
 def make_folder(folder: Path, inside: Iterable[str]) -> None:
     """A new folder, with these in it; raises InputError where files of another run could stay."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+    _check_new(folder)
     try:
         for name in ("", *inside):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -28,16 +27,21 @@ def make_folder(folder: Path, inside: Iterable[str]) -> None:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
 
 
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+
+
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A context that fills a new folder under another name; without an error in it, the folder gets
     its own."""
-    make_folder(folder, [])
+    _check_new(folder)
     folder = folder.resolve()
     unfinished = folder.with_name(f"unfinished.{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    make_folder(unfinished, [])
     try:
-        unfinished.mkdir()
         yield unfinished
         unfinished.replace(folder)
     finally:
