@@ -17,7 +17,8 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import example, rle
-from trainer import checkpoint, config, ensemble, images, models, rle_graph, task
+from lake.sources import Storage
+from trainer import checkpoint, config, ensemble, images, loose, models, rle_graph, task
 from trainer.decision import Decision, Triplet
 
 UNET = {"kind": "unet", "filters": 2, "depth": 1}
@@ -129,29 +130,28 @@ def files(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(systems, files, lake, tmp_path_factory) -> Path:
-    """A folder with what predict says of the files and of the lake's test split, in NAME_predicted
-    and lake_predicted, and with answers.json of a client that asks the exports."""
+def told(systems, files, tmp_path_factory) -> Path:
+    """A folder with what predict says of the files, in NAME_predicted, and with answers.json of a
+    client that asks the exports."""
     folder = tmp_path_factory.mktemp("told")
     for name, options in systems.items():
         commanded("export", *options, "--output", folder / name)
         commanded("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
-    commanded("predict", *systems["cascade"], "--output", folder / "lake_predicted")
-    records = records_of(lake)
-    stored = [tf.io.decode_image(fields["image"], 1)[..., 0].numpy() for fields in records]
-    windows = np.float32([fields["window"] for fields in records])
-    windows[2] = (7, 7)
-    np.savez(folder / "pixels.npz", pixels=np.array(stored), window=windows)
+    stored = loose.Stored(False, "name", Storage(bits=16, max_side=1024))
+    [record] = loose.of_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()
+    fields = example.decode(record)
+    levels = tf.io.decode_png(fields["image"], 1, tf.uint16)[..., 0].numpy()
+    windows = np.float32([fields["window"], (7, 7)])
+    np.savez(folder / "pixels.npz", pixels=np.array([levels] * 2), window=windows)
     (folder / "broken.dcm").write_bytes(b"no image")
     pictures = sorted(map(str, files.glob("*g")))
     (folder / "cut.png").write_bytes(Path(pictures[1]).read_bytes()[:-300])
     asked = {
         "dicom": [*sorted(map(str, files.glob("*.dcm"))), str(folder / "broken.dcm"), pictures[0]],
         "image": [*pictures, str(folder / "cut.png"), str(folder / "broken.dcm")],
-        "pixels": [str(folder / "pixels.npz")],
     }
-    jobs = [("cascade", name, paths) for name, paths in asked.items()]
-    jobs += [("deep", name, asked[name]) for name in ("dicom", "image")]
+    jobs = [(system, name, paths) for system in systems for name, paths in asked.items()]
+    jobs.append(("deep", "pixels", [str(folder / "pixels.npz")]))
     command = [sys.executable, "-I", "-c", CLIENT, json.dumps(jobs)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -161,32 +161,23 @@ def told(systems, files, lake, tmp_path_factory) -> Path:
     return folder
 
 
-def records_of(lake: Path) -> list[dict]:
-    """Of the test split, as predict reads it."""
-    shards = sorted(str(path) for path in lake.glob("*-test.tfrecord-*"))
-    return [example.decode(data) for data in tf.data.TFRecordDataset(shards).as_numpy_iterator()]
-
-
 @pytest.mark.parametrize(
     ("asked", "wrong"),
     [
         ("cascade dicom", {10: "not-dicom", 11: "not-dicom"}),
         ("cascade image", {8: "undecodable", 9: "not-an-image"}),
-        ("cascade pixels", {2: "window: expected low < high"}),
         ("deep dicom", {10: "not-dicom", 11: "not-dicom"}),
         ("deep image", {8: "undecodable", 9: "not-an-image"}),
+        ("deep pixels", {1: "window: expected low < high"}),
     ],
 )
-def test_the_answers_are_those_of_predict(told, lake, asked, wrong):
+def test_the_answers_are_those_of_predict(told, asked, wrong):
     """And a file without an answer says why, without harm to the others."""
     answers = json.loads((told / "answers.json").read_text())[asked]
     system, signature = asked.split()
-    if signature == "pixels":
-        ids, expected = [fields["image_id"].decode() for fields in records_of(lake)], "lake"
-    else:
-        ids, expected = [Path(path).stem for path in answers.pop("paths")], system
-    expected = predicted(told / f"{expected}_predicted")
-    masks = 0
+    ids = [Path(path).stem for path in answers.pop("paths")]
+    ids = ["plain0", "no window"] if signature == "pixels" else ids
+    expected, masks = predicted(told / f"{system}_predicted"), 0
     for number, image_id in enumerate(ids):
         answer = {name: values[number] for name, values in answers.items()}
         if number in wrong:
@@ -195,14 +186,18 @@ def test_the_answers_are_those_of_predict(told, lake, asked, wrong):
             assert set(answer.values()) == {"", 0}
             continue
         text, probability, lesion_px = expected[image_id]
-        assert (answer["error"], answer["rle"]) == ("", text)
-        assert answer["lesion_px"] == lesion_px
-        assert answer["probability"] == pytest.approx(probability, abs=1e-5)
+        # For a lake of 16 bits the converter decodes a JPEG with pydicom, which is up to one level
+        # from TensorFlow; everywhere else the pixels are equal.
+        is_other = asked == "deep dicom" and not image_id.startswith("plain")
         mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["mask_bytes"]))))
-        assert mask.shape == (answer["height"], answer["width"])
-        assert (mask == rle.decode(text, *mask.shape)).all()
+        size = answer["height"], answer["width"]
+        assert mask.shape == size and answer["error"] == ""
+        assert (mask == rle.decode(answer["rle"], *size)).all()
+        assert answer["lesion_px"] == np.count_nonzero(mask)
+        assert (mask == rle.decode(text, *size)).mean() >= (0.99 if is_other else 0.9999)
+        assert answer["probability"] == pytest.approx(probability, abs=1e-3 if is_other else 1e-5)
         masks += 0 < lesion_px < mask.size
-    assert masks >= 2
+    assert masks >= (1 if signature == "pixels" else 2)
 
 
 def test_the_description(told, lake):
@@ -227,6 +222,7 @@ def test_run_lengths_in_the_graph_are_those_of_the_lake():
         assert text_of(mask).numpy().decode() == rle.encode(mask)
 
 
+@pytest.mark.slow
 def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
     workdir = workdir_of(tmp_path / "run", lake, UNETPP, 32)
     arguments = ["export", "--workdir", str(workdir), "--level=all", "--output"]
