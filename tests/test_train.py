@@ -231,15 +231,15 @@ def test_evaluate_with_mirror_images_has_scores_of_its_own(trained):
 
 @pytest.mark.slow
 def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained):
-    done = task("evaluate", "--workdir", trained, "--prune", 1)
+    done = task("evaluate", "--workdir", trained, "--level", 1)
     whole = json.loads((trained / "metrics.json").read_text()).get("evaluate")
     assert done.returncode == 0, done.stderr
     # Three blocks and an upsampling of 8 and 16 filters: 6,425; their norms have 2 a filter more.
     assert "pruned to L1: 6,553 parameters" in done.stdout
     pruned = json.loads((trained / "metrics.json").read_text())["evaluate_l1"]
     assert pruned["splits"]["val"]["images"] == 8 and pruned != whole
-    refused = task("evaluate", "--workdir", trained, "--prune", 3)
-    assert refused.returncode == 2 and "prune=3: expected 1 to model.depth=2" in refused.stderr
+    refused = task("evaluate", "--workdir", trained, "--level", 3)
+    assert refused.returncode == 2 and "level=3: expected 1 to model.depth=2" in refused.stderr
 
 
 @pytest.mark.slow

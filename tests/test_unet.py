@@ -389,8 +389,8 @@ def test_a_pruned_network_is_its_head_of_the_whole_one(fields):
 def test_pruning_what_has_no_head_is_refused():
     config = plus(depth=3)
     network = models.build(config, 16)
-    with pytest.raises(InputError, match=r"prune=2: X\(0,2\) has a head .*deep_supervision=true"):
+    with pytest.raises(InputError, match=r"level=2: X\(0,2\) has a head .*deep_supervision=true"):
         unetpp.pruned(network, config, 16, 2)
     for level in (0, 4):
-        with pytest.raises(InputError, match=f"prune={level}: expected 1 to model.depth=3"):
+        with pytest.raises(InputError, match=f"level={level}: expected 1 to model.depth=3"):
             unetpp.pruned(network, config, 16, level)

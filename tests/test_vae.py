@@ -302,6 +302,6 @@ def test_a_run_from_the_command_line(name, lake, tmp_path, capsys):
     assert np.isfinite(last["val"]["loss"]) and evaluated["lesion_threshold"] in decision.LESIONS
     assert "the image's own p " in capsys.readouterr().out
     if model["kind"] == "unetpp":
-        assert task.main(["evaluate", *arguments, "--prune=1"]) == 0
+        assert task.main(["evaluate", *arguments, "--level=1"]) == 0
         pruned = json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluate_l1"]
         assert "lesion_threshold" not in pruned

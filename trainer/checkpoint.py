@@ -315,9 +315,9 @@ def _write(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def load(workdir: Path, prune: int | None = None) -> tuple[config.Config, keras.Model]:
+def load(workdir: Path, level: int | None = None) -> tuple[config.Config, keras.Model]:
     """A trained network with its best weights, rebuilt from config.yaml; raises InputError for an
-    unfinished run. `prune`: the U-Net++ of that depth in it (trainer/models/unetpp.py)."""
+    unfinished run. `level`: the U-Net++ of that depth in it (trainer/models/unetpp.py)."""
     from trainer import models
     from trainer.models import unetpp
 
@@ -331,10 +331,10 @@ def load(workdir: Path, prune: int | None = None) -> tuple[config.Config, keras.
     # from.
     network = models.build(run.model.model_copy(update={"weights": None}), run.data.side)
     network.load_weights(workdir / BEST)
-    if prune is None:
+    if level is None:
         return run, network
     if run.model.kind != "unetpp" or run.is_classifier:
         held = "classifier" if run.is_classifier else run.model.kind
-        raise InputError(f"--prune={prune}: {workdir} holds a {held}, not a unetpp")
-    smaller, network = unetpp.pruned(network, run.model, run.data.side, prune)
+        raise InputError(f"--level={level}: {workdir} holds a {held}, not a unetpp")
+    smaller, network = unetpp.pruned(network, run.model, run.data.side, level)
     return run.model_copy(update={"model": smaller}), network

@@ -18,6 +18,7 @@ TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 AREAS_SHARE = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of the image
 # Of classifiers or an empty_head: a mask is emptied where its p is below; 0 keeps every mask.
 LESIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ROUNDING = 1e-6  # of float32, in a value that lies between two others
 
 
 class Triplet(NamedTuple):
@@ -83,6 +84,17 @@ def source_mask(
     return mask_of(at_source_size(probabilities, sizes, settings), decision, lesion)
 
 
+def is_plainly_empty(highest, decision: Decision, lesion=None):
+    """Whether the mask is empty for what the network's own pixels say, numbers or tensors: a value
+    between them, at the source's size, is not above their highest. Most images are, and to resize
+    one takes a while."""
+    top, area_share, bottom = decision.triplet
+    is_empty = highest + ROUNDING <= max(bottom, top if area_share > 0 else bottom)
+    if decision.lesion_threshold is None:
+        return is_empty
+    return is_empty | (lesion < np.float32(decision.lesion_threshold))
+
+
 def choose(counted: Counts, lesion: np.ndarray | None) -> Decision:
     """The triplet with the highest mean dice; with the images' own p of a lesion [N] also the
     threshold on it. Of equals the first: low tops, small areas, low bottoms."""
@@ -126,7 +138,7 @@ def read(ensemble: Ensemble) -> Decision:
     workdir = ensemble.members[0].workdir
     path = workdir / checkpoint.METRICS
     entry = checkpoint.read_json(path).get(ensemble.label)
-    repeat = "run python -m trainer.task evaluate with the same members, --tta and --prune first"
+    repeat = "run python -m trainer.task evaluate with the same members, --tta and --level first"
     if entry is None:
         raise InputError(f"{path}: no {ensemble.label}, so no thresholds were chosen; {repeat}")
     if entry.get("weights_sha256") != ensemble.weights_sha256():

@@ -34,10 +34,10 @@ def load(
     workdirs: Sequence[Path],
     classifiers: Sequence[Path] = (),
     tta: Sequence[str] = ("none",),
-    prune: int | None = None,
+    level: int | None = None,
 ) -> "Ensemble":
     """Segmenters, or classifiers alone; raises InputError where the members do not go together."""
-    members = [_member(workdir, prune) for workdir in workdirs]
+    members = [_member(workdir, level) for workdir in workdirs]
     before = [_member(workdir, None) for workdir in classifiers]
     for member in before:
         if not member.run.is_classifier:
@@ -52,15 +52,15 @@ def load(
             f"--workdir: expected segmenters, or classifiers alone; found {named}; give "
             f"classifiers that go before segmenters to --classifier"
         )
-    return Ensemble(*((), members) if are_classifiers == {True} else (members, before), tta, prune)
+    return Ensemble(*((), members) if are_classifiers == {True} else (members, before), tta, level)
 
 
 class Ensemble:
     """`ensemble(batch) -> Predicted`, for batches of `ensemble.batches`."""
 
-    def __init__(self, segmenters, classifiers, tta: Sequence[str] = ("none",), prune=None):
+    def __init__(self, segmenters, classifiers, tta: Sequence[str] = ("none",), level=None):
         self.segmenters, self.classifiers = tuple(segmenters), tuple(classifiers)
-        self.tta, self.prune = tuple(tta), prune
+        self.tta, self.level = tuple(tta), level
         self.members = self.segmenters or self.classifiers
         self.everyone = (*self.segmenters, *self.classifiers)
         self.run = self.members[0].run  # the config whose batches they take
@@ -80,7 +80,7 @@ class Ensemble:
             views.forward(m, v, self.has_heads) for m in self.segmenters for v in shown
         ]
         self._classify = [views.forward(m, v, False) for m in self.classifiers for v in shown]
-        self._predict = tf.function(self._outputs)
+        self._predict = tf.function(self.outputs)
 
     @property
     def settings(self) -> config.Data:
@@ -93,8 +93,16 @@ class Ensemble:
         label = "evaluate"
         label += f"_of_{len(self.members)}" if len(self.members) > 1 else ""
         label += f"_after_{len(self.classifiers)}" if self.is_cascade else ""
-        label += f"_l{self.prune}" if self.prune is not None else ""
+        label += f"_l{self.level}" if self.level is not None else ""
         return label + ("" if self.tta == ("none",) else f"_tta_{'_'.join(self.tta)}")
+
+    def check_draws_masks(self) -> None:
+        """Raises InputError for classifiers alone."""
+        if not self.segmenters:
+            raise InputError(
+                f"--workdir={self.members[0].workdir} holds a classifier, which draws no masks; "
+                f"give a segmenter, and the classifier to --classifier"
+            )
 
     def weights_sha256(self) -> dict[str, list[str]]:
         """Which weights these are, whatever their folders are called."""
@@ -124,7 +132,8 @@ class Ensemble:
         names = ("image", "window", CLASSIFIER_IMAGE)
         return Predicted(**self._predict({name: batch[name] for name in names if name in batch}))
 
-    def _outputs(self, batch: dict) -> dict:
+    def outputs(self, batch: dict) -> dict:
+        """Predicted, by name, in the graph of the caller."""
         images = augment.to_unit(batch["image"], batch["window"])
         logits, lesion = None, None
         if self._segment:
@@ -157,11 +166,11 @@ class Ensemble:
         if len(keys) == 1:
             return [self]
         parts = [(segmenters.get(key, ()), classifiers.get(key, ())) for key in keys]
-        return [Ensemble(*part, self.tta, self.prune) for part in parts]
+        return [Ensemble(*part, self.tta, self.level) for part in parts]
 
 
-def _member(workdir: Path, prune: int | None) -> Member:
-    return Member(workdir, *checkpoint.load(workdir, prune))
+def _member(workdir: Path, level: int | None) -> Member:
+    return Member(workdir, *checkpoint.load(workdir, level))
 
 
 def _check_alike(members: Sequence[Member]) -> None:

@@ -16,7 +16,6 @@ from trainer.images import STORED_IMAGE, Images, reject_row
 
 OVERLAYS, PROBABILITIES, SEGS = "overlays", "probabilities", "seg"
 FIELDS = ("image_id", *Sizes._fields, "pixel_spacing_mm", "original_rle")
-ROUNDING = 1e-6  # of float32, in a value that lies between two others
 
 
 class Wanted(NamedTuple):
@@ -115,13 +114,7 @@ class Finisher(NamedTuple):
 
 
 def is_plainly_empty(said: Said, chosen: Decision) -> bool:
-    """Whether the mask is empty for what the network's own pixels say: a value between them, at
-    the source's size, cannot be higher. Most images are, and to resize one takes a while."""
-    if chosen.lesion_threshold is not None and said.lesion < np.float32(chosen.lesion_threshold):
-        return True
-    top, area_share, bottom = chosen.triplet
-    highest = said.probabilities.max() + ROUNDING
-    return bool(highest <= bottom or (area_share > 0 and highest <= top))
+    return bool(decision.is_plainly_empty(said.probabilities.max(), chosen, said.lesion))
 
 
 def area_of(item: dict, lesion_px: int) -> float | None:

@@ -1,7 +1,10 @@
 """The options of trainer.task's commands. No TensorFlow."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+
+ALL_LEVELS = "all"  # of export's --level
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -17,6 +20,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         add_find_lr,
         add_evaluate,
         add_predict,
+        add_export,
         add_vote,
         add_augment,
         add_benchmark,
@@ -150,6 +154,18 @@ def add_predict(commands) -> None:
     )
 
 
+def add_export(commands) -> None:
+    export = commands.add_parser(
+        "export", allow_abbrev=False, help="a SavedModel: DICOM, PNG or JPEG bytes in, masks out"
+    )
+    add_members(export, level=_level)
+    export.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new one")
+
+
+def _level(text: str) -> int | str:
+    return text if text == ALL_LEVELS else int(text)
+
+
 def add_vote(commands) -> None:
     vote = commands.add_parser(
         "vote", allow_abbrev=False, help="one submission of several predictions"
@@ -171,8 +187,8 @@ def add_vote(commands) -> None:
     )
 
 
-def add_members(command: argparse.ArgumentParser) -> None:
-    """What an ensemble or a cascade is made of."""
+def add_members(command: argparse.ArgumentParser, level: Callable = int) -> None:
+    """What an ensemble or a cascade is made of; `level` reads that option."""
     command.add_argument(
         "--workdir",
         required=True,
@@ -196,5 +212,5 @@ def add_members(command: argparse.ArgumentParser) -> None:
         "image, its mirror image and both resized",
     )
     command.add_argument(
-        "--prune", type=int, metavar="LEVEL", help="the U-Net++ of this depth in deeper ones"
+        "--level", type=level, metavar="DEPTH", help="the U-Net++ of this depth in deeper ones"
     )

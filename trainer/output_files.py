@@ -1,10 +1,12 @@
 """The folder that predict writes into: tables that get their names when they are whole, and the
 files of single images."""
 
+import contextlib
 import csv
 import io
+import shutil
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,33 @@ PNG_LEVEL = 1  # 20 ms for a map of 1024 px; zlib's usual 6 takes three times th
 
 def make_folder(folder: Path, inside: Iterable[str]) -> None:
     """A new folder, with these in it; raises InputError where files of another run could stay."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+    _check_new(folder)
     try:
         for name in ("", *inside):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A context that fills a new folder under another name; without an error in it, the folder gets
+    its own."""
+    _check_new(folder)
+    folder = folder.resolve()
+    unfinished = folder.with_name(f"unfinished.{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    make_folder(unfinished, [])
+    try:
+        yield unfinished
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def path_of(folder: Path, image_id: str, suffix: str) -> Path:

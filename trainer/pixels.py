@@ -5,6 +5,8 @@ stores them:
     label [] float32, -1 unknown       has_mask [] float32, 0 or 1     weight [] float32, 1
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from lake import example
@@ -29,13 +31,15 @@ def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ..
     fields = example.parse(record, (*FIELDS, *extra_fields))
     height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
     box = fitted_box(height, width, side, fit)
-    is_jpeg = fields["encoding"] == "jpeg-kept"
-    image = tf.cond(
-        is_jpeg,
-        lambda: _decode_jpeg(fields["image"], box, height, width, dtype),
+    image = fitted(
+        fields["encoding"] == "jpeg-kept",
+        fields["image"],
         lambda: tf.io.decode_png(fields["image"], channels=1, dtype=tf.as_dtype(dtype)),
+        (height, width),
+        dtype,
+        side,
+        box,
     )
-    image = _fit(image, box, side)
     # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
     mask = tf.cond(
         fields["lesion_px"] > 0,
@@ -45,7 +49,7 @@ def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ..
         lambda: tf.zeros([side, side, 1], tf.uint8),
     )
     return {
-        "image": tf.ensure_shape(image, [side, side, 1]),
+        "image": image,
         "mask": tf.ensure_shape(mask, [side, side, 1]),
         "window": fields["window"],
         "label": tf.cast(fields["label"], tf.float32),
@@ -53,6 +57,21 @@ def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ..
         "weight": tf.ones([]),
         **{name: fields[name] for name in extra_fields},
     }
+
+
+def fitted(
+    is_jpeg,
+    jpeg,
+    otherwise: Callable[[], tf.Tensor],
+    size: tuple,
+    dtype: str,
+    side: int,
+    box: tuple,
+):
+    """An image as a network gets it, [S, S, 1]: of its JPEG, or of the pixels [H, W, 1] that
+    `otherwise` gives; size: (height, width) as stored, box: fitted_box of it."""
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(jpeg, box, *size, dtype), otherwise)
+    return tf.ensure_shape(_fit(image, box, side), [side, side, 1])
 
 
 def _decode_jpeg(data, box, height, width, dtype: str):

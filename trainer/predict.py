@@ -91,11 +91,7 @@ def run(
 
 def check(ensemble: Ensemble, asked: Images, wanted: Wanted) -> None:
     """Raises InputError for what these networks and images cannot give."""
-    if not ensemble.segmenters:
-        raise InputError(
-            f"--workdir={ensemble.members[0].workdir} holds a classifier, which draws no masks; "
-            f"give a segmenter, and the classifier to --classifier"
-        )
+    ensemble.check_draws_masks()
     is_ct = any(header.geometry for header in asked.headers.values())
     if wanted.candidates and not is_ct:
         raise InputError(

@@ -31,8 +31,8 @@ def add_start(
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "step": step,
             "command": _command(),
-            "packages": _packages(),
-            "commit": _commit(),
+            "packages": packages(),
+            "commit": commit(),
             "strategy": type(strategy).__name__,
             "devices": _devices(strategy),
             "precision": keras.mixed_precision.dtype_policy().name,
@@ -53,7 +53,7 @@ def _command() -> str:
     return shlex.join(part.replace(str(Path.home()), "~") for part in parts)
 
 
-def _packages() -> dict[str, str | None]:
+def packages() -> dict[str, str | None]:
     """Versions; of a checkout that is not installed None, `commit` says more."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -64,7 +64,7 @@ def _packages() -> dict[str, str | None]:
     return found
 
 
-def _commit() -> dict | None:
+def commit() -> dict | None:
     """Of the checkout that runs, and whether its files differ from it; None without one."""
     if not (ROOT / ".git").exists():
         return None

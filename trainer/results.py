@@ -82,9 +82,9 @@ def title(system: Ensemble) -> str:
     said = ", ".join(str(member.workdir) for member in system.members)
     if system.is_cascade:
         said += " after " + ", ".join(str(member.workdir) for member in system.classifiers)
-    if system.prune is not None:
+    if system.level is not None:
         parameters = system.members[0].network.count_params()
-        said += f", pruned to L{system.prune}: {parameters:,} parameters"
+        said += f", pruned to L{system.level}: {parameters:,} parameters"
     sizes = [name for name in system.tta if name not in ("none", "flip")]
     said += ", with its mirror images" if "flip" in system.tta else ""
     return said + (f", also at {', '.join(sizes)} of its size" if sizes else "")

@@ -1,5 +1,5 @@
-"""python -m trainer.task train|find_lr|evaluate|predict|vote|augment|benchmark: parse, load, call
-one function.
+"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|augment|benchmark: parse, load,
+call one function.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
@@ -7,6 +7,7 @@ find_lr    lake + config -> a learning rate, from a short run in which it grows 
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 predict    workdirs + a lake or files -> submission.csv, overlays, probability maps, DICOM SEGs,
            nodule candidates
+export     workdirs -> a SavedModel of the same, files in and masks out, for TensorFlow Serving
 vote       several predictions of the same images -> one submission
 augment    lake + config -> a picture of what training makes of its images
 benchmark  lake + config -> where the time goes, how replicas scale, the largest batch that fits
@@ -71,7 +72,9 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     from trainer import evaluate
 
     drawn = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
-    return evaluate.evaluate(_ensemble(flags), flags.lake, drawn, flags.picture, flags.report)
+    return evaluate.evaluate(
+        _ensemble(flags, flags.level), flags.lake, drawn, flags.picture, flags.report
+    )
 
 
 def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -82,7 +85,16 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 
     wanted = predict.wanted_of(flags)
     asked = flags.lake, flags.split or "test", flags.input
-    return predict.run(_ensemble(flags), *asked, flags.output, wanted)
+    return predict.run(_ensemble(flags, flags.level), *asked, flags.output, wanted)
+
+
+def export(flags: argparse.Namespace, overrides: list[str]) -> str:
+    _refuse(flags, overrides)
+    from trainer import export, levels
+
+    if flags.level == options.ALL_LEVELS:
+        return levels.export_all(lambda level: _ensemble(flags, level), flags.output)
+    return export.export(_ensemble(flags, flags.level), flags.output)
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -94,7 +106,7 @@ def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, find_lr, evaluate, predict, vote, augment, benchmark)
+    for command in (train, find_lr, evaluate, predict, export, vote, augment, benchmark)
 }
 
 
@@ -139,13 +151,13 @@ def _run(flags: argparse.Namespace, overrides: list[str]):
     return config.load(flags.config, overrides, lake=flags.lake)
 
 
-def _ensemble(flags: argparse.Namespace):
+def _ensemble(flags: argparse.Namespace, level: int | None):
     from trainer import ensemble
 
     workdirs, classifiers = (
         [Path(folder) for folder in given] for given in (flags.workdir, flags.classifier)
     )
-    return ensemble.load(workdirs, classifiers, flags.tta, flags.prune)
+    return ensemble.load(workdirs, classifiers, flags.tta, level)
 
 
 def end(code: int) -> None:

@@ -27,11 +27,11 @@ PIXEL_DATA = 0x7FE00010
 PIXEL_TAGS = frozenset((PIXEL_DATA, 0x7FE00008, 0x7FE00009))  # integer, float, double
 
 # PS3.5: 7.1.2 for the representations with a 4-byte length, 7.5 for the delimiters.
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
-_TRANSFER_SYNTAX = 0x00020010
+LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
+TRANSFER_SYNTAX = 0x00020010
 
 
 class Element(NamedTuple):
@@ -75,8 +75,8 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
         raise Reject("not-dicom", "no DICM prefix and no first group 0002 or 0008")
     syntax, is_whole = "", True
     if data[at : at + 2] == b"\x02\x00":
-        meta, at, _ = _walk(data, at, "<", (_TRANSFER_SYNTAX,), last_group=2)
-        syntax = text(meta, _TRANSFER_SYNTAX)
+        meta, at, _ = _walk(data, at, "<", (TRANSFER_SYNTAX,), last_group=2)
+        syntax = text(meta, TRANSFER_SYNTAX)
     if syntax == DeflatedExplicitVRLittleEndian:
         data, is_whole = _inflated(data[at:], inflated_bytes)
         at, syntax = 0, ExplicitVRLittleEndian
@@ -98,13 +98,13 @@ def item(elements: dict[int, Element], tag: int, index: int, tags: Collection[in
         if at + 8 > sequence.end:
             break
         group, element, length = struct.unpack_from(sequence.order + "HHL", data, at)
-        if group << 16 | element != _ITEM:
+        if group << 16 | element != ITEM:
             break
         if position == index:
-            end = sequence.end if length == _UNDEFINED else min(at + 8 + length, sequence.end)
+            end = sequence.end if length == UNDEFINED else min(at + 8 + length, sequence.end)
             return _walk(data, at + 8, sequence.order, tags, end=end)[0]
         at += 8
-        at = _closed(data, at, sequence.order, budget) if length == _UNDEFINED else at + length
+        at = _closed(data, at, sequence.order, budget) if length == UNDEFINED else at + length
     return {}
 
 
@@ -125,12 +125,12 @@ def numbers(elements: dict[int, Element], tag: int) -> list[float]:
     if element is None:
         return []
     vr = element.vr.decode() if element.vr else dictionary_VR(tag)[:2]  # "US or SS": US
-    if vr not in _BINARY:
+    if vr not in BINARY:
         try:
             return [float(part) for part in text(elements, tag).split("\\") if part.strip()]
         except ValueError:
             raise Malformed(f"{name(tag)} is no number") from None
-    kind = _BINARY[vr]
+    kind = BINARY[vr]
     count = (element.end - element.start) // struct.calcsize("=" + kind)
     return list(struct.unpack_from(f"{element.order}{count}{kind}", element.data, element.start))
 
@@ -166,13 +166,13 @@ def _walk(
         group, element, vr, length = head(data, at)
         tag = group << 16 | element
         # The end of the file meta or of an item, or padding. Stray items are walked over.
-        if group > last_group and (group != 0xFFFE or tag == _ITEM_END):
+        if group > last_group and (group != 0xFFFE or tag == ITEM_END):
             return found, at, None
         vr, start, length = _value(data, at, order, vr, length)
         is_pixels = group == 0x7FE0 and tag in PIXEL_TAGS
         if is_pixels and tag not in tags:
             return found, at, tag
-        at = _closed(data, start, order, budget) if length == _UNDEFINED else start + length
+        at = _closed(data, start, order, budget) if length == UNDEFINED else start + length
         if tag in tags:
             if at > end:
                 raise Cut(f"the data end inside {name(tag)}")
@@ -189,7 +189,7 @@ def _value(
 
     Each element is asked whether it is explicit: some writers change over within a file.
     """
-    if vr in _LONG:
+    if vr in LONG:
         if at + 12 > len(data):
             raise Cut("the data end inside the length of an element")
         return vr, at + 12, struct.unpack_from(order + "L", data, at + 8)[0]
@@ -206,13 +206,13 @@ def _closed(data: bytes, at: int, order: str, budget: Iterator[int]) -> int:
             raise Cut("the data end inside a sequence or encapsulated pixels")
         group, element, vr, length = head(data, at)
         tag = group << 16 | element
-        if tag == _ITEM:
+        if tag == ITEM:
             length, at = struct.unpack_from(order + "L", data, at + 4)[0], at + 8
-        elif tag in (_ITEM_END, _SEQUENCE_END):
+        elif tag in (ITEM_END, SEQUENCE_END):
             depth, length, at = depth - 1, 0, at + 8
         else:
             _, at, length = _value(data, at, order, vr, length)
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             depth, length = depth + 1, 0
         if depth > MAX_DEPTH:
             raise Reject("unreadable-header", f"sequences nested deeper than {MAX_DEPTH}")

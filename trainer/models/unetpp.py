@@ -62,10 +62,10 @@ def pruned(
     of a network trained with deep supervision, with the weights it needs and no others. A smaller
     depth has no X(depth,0), so no empty_head."""
     if not 1 <= level <= section.depth:
-        raise InputError(f"prune={level}: expected 1 to model.depth={section.depth}")
+        raise InputError(f"level={level}: expected 1 to model.depth={section.depth}")
     if level < section.depth and not section.deep_supervision:
         raise InputError(
-            f"prune={level}: X(0,{level}) has a head of its own only after training with "
+            f"level={level}: X(0,{level}) has a head of its own only after training with "
             f"model.deep_supervision=true"
         )
     num_widths = level + (section.encoder == "plain")  # the other encoders have their own

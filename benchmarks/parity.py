@@ -1,0 +1,135 @@
+"""Whether an export answers as predict does, and what it costs beside it.
+
+python -m trainer.task evaluate --workdir runs/unetpp
+python benchmarks/parity.py --workdir runs/unetpp --images 'xrays/*.dcm' [--signature image]
+
+Exports the workdir, loads the SavedModel back, and asks it and predict about the same files: the
+largest difference of an image's p, the share of equal mask pixels, the images whose masks differ,
+the files that one of them refuses, and milliseconds an image of each, reading the files included.
+Both answer a few files first, for TensorFlow to be warm.
+"""
+
+import argparse
+import csv
+import glob
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import tensorflow as tf
+
+from lake import rle
+from trainer import decision, ensemble, export, loose, predict
+from trainer.finish import Wanted
+
+WARM_UP = 8  # files
+
+
+class Answer(NamedTuple):
+    probability: float
+    text: str  # run lengths
+    size: tuple[int, int] | None = None
+
+
+def of_predict(
+    system: ensemble.Ensemble, paths: list[str], output: Path
+) -> tuple[dict[str, Answer], dict[str, str]]:
+    """Answers and reasons of rejects, by file name."""
+    stored = loose.how_stored(system)
+    asked = loose.of_files(paths, stored)
+    predict.predict(system, decision.read(system), asked, output, Wanted())
+    names = {image_id: Path(header.path).name for image_id, header in asked.headers.items()}
+    texts, facts = rows(output / predict.SUBMISSION), rows(output / predict.PREDICTIONS)
+    answers = {
+        names[text["ImageId"]]: Answer(float(fact["probability"]), text["EncodedPixels"])
+        for text, fact in zip(texts, facts, strict=True)
+    }
+    rejects = rows(output / predict.REJECTS)
+    return answers, {Path(row["path"]).name: row["reason"] for row in rejects}
+
+
+def rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of_export(call, paths: list[str], batch_size: int) -> tuple[dict[str, Answer], dict[str, str]]:
+    answers, errors = {}, {}
+    for start in range(0, len(paths), batch_size):
+        part = paths[start : start + batch_size]
+        found = call(files=tf.constant([Path(path).read_bytes() for path in part]))
+        found = {name: values.numpy() for name, values in found.items()}
+        for number, path in enumerate(part):
+            error, name = found["error"][number].decode(), Path(path).name
+            if error:
+                errors[name] = error
+                continue
+            size = int(found["height"][number]), int(found["width"][number])
+            text = found["rle"][number].decode()
+            answers[name] = Answer(float(found["probability"][number]), text, size)
+    return answers, errors
+
+
+def compare(expected: dict[str, Answer], found: dict[str, Answer]) -> None:
+    names = sorted(expected.keys() & found.keys())
+    differences, pixels, others, lesions = [], 0, [], 0
+    for name in names:
+        one, other = expected[name], found[name]
+        differences.append(abs(one.probability - other.probability))
+        pixels += other.size[0] * other.size[1]
+        lesions += one.text != rle.EMPTY
+        if one.text != other.text:
+            masks = (rle.decode(answer.text, *other.size) for answer in (one, other))
+            others.append((name, int(np.not_equal(*masks).sum())))
+    print(f"{len(names)} images answered by both, {lesions} with a lesion by predict")
+    print(f"largest difference of p: {max(differences):.2g}")
+    unequal = sum(count for _, count in others)
+    print(f"equal pixels: {1 - unequal / pixels:.6%}; images with another mask: {len(others)}")
+    for name, count in others[:10]:
+        print(f"  {name}: {count:,} pixels")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, nargs="+", type=Path)
+    parser.add_argument("--classifier", nargs="+", default=[], type=Path)
+    parser.add_argument("--tta", nargs="+", default=["none"])
+    parser.add_argument("--images", required=True, nargs="+", help="patterns of files")
+    parser.add_argument("--signature", default="dicom")
+    parser.add_argument("--batch", type=int, default=16, help="files a call")
+    flags = parser.parse_args()
+    paths = sorted(path for pattern in flags.images for path in glob.glob(pattern, recursive=True))
+    system = ensemble.load(flags.workdir, flags.classifier, flags.tta)
+    with tempfile.TemporaryDirectory() as folder:
+        print(export.export(system, Path(folder) / "exported"))
+        call = tf.saved_model.load(f"{folder}/exported").signatures[flags.signature]
+        runs = {
+            "predict": lambda some, name: of_predict(system, some, Path(folder) / name),
+            "export": lambda some, name: of_export(call, some, flags.batch),
+        }
+        answers = {}
+        for name, run in runs.items():
+            run(paths[:WARM_UP], "warm")
+            start = time.perf_counter()
+            answers[name] = run(paths, "all")
+            print(f"{name}: {1000 * (time.perf_counter() - start) / len(paths):.1f} ms an image")
+    (expected, rejects), (found, errors) = answers["predict"], answers["export"]
+    compare(expected, found)
+    for said, alone, whose in (
+        ("refused by the export alone", errors.keys() - rejects.keys(), errors),
+        ("refused by predict alone", rejects.keys() - errors.keys(), rejects),
+    ):
+        print(f"{said}: {len(alone)}")
+        for name in sorted(alone):
+            print(f"  {name}: {whose[name]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""A DICOM file as the converter would store it, by TensorFlow's own operations, so that a
+SavedModel takes DICOM files: file [] string -> Stored.
+
+It reads what radiographs mostly are: one grey image of 8 or 16 bits allocated, uncompressed little
+endian or JPEG Baseline, seen through a linear window. Of all else, of damaged files and of bytes
+that are no DICOM it says what they are; it never fails, and never shows another image than
+lake.sources.dicom.read_scan.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lake import InputError
+from lake.sources import Storage, frames, grey, pixels
+from lake.sources.elements import PIXEL_DATA
+from trainer import dicom_grey
+from trainer.dicom_codestream import bare_jpeg, joined_fragments
+from trainer.dicom_elements import Walk, is_there
+from trainer.dicom_header import JPEG_BITS, Header, elements_of, error_of, header_of
+
+
+class Stored(NamedTuple):
+    """One image as the converter would store it."""
+
+    jpeg: tf.Tensor  # [] string: the codestream where the converter keeps it, else ""
+    pixels: tf.Tensor  # else [H, W, 1] uint8 | uint16; [1, 1, 1] zero with a jpeg or an error
+    height: tf.Tensor  # [] int32, as stored; 0 with an error
+    width: tf.Tensor
+    original_height: tf.Tensor  # [] int32, as in the file; 0 with an error
+    original_width: tf.Tensor
+    window: tf.Tensor  # [2] float32: low, high in stored values
+    error: tf.Tensor  # [] string: "", or a reason of lake.sources.dicom, a colon and what is wrong
+
+
+@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
+def stored(data: tf.Tensor, storage: Storage) -> Stored:
+    """The image of a whole DICOM file, [] string, as a lake of `storage` holds it."""
+    if storage.clahe:
+        raise InputError("a lake made with --clahe: TensorFlow has no such operation; use predict")
+    pixels.parse_window(storage.window)  # raises InputError
+    found, syntax, error = elements_of(data)
+    header = header_of(found, syntax)
+    is_presented = storage.window == "default"
+    error = tf.cond(error == "", lambda: error_of(found, header, is_presented), lambda: error)
+    return tf.cond(
+        error == "", lambda: _image(found, header, storage), lambda: refused(error, storage)
+    )
+
+
+def _image(found: Walk, header: Header, storage: Storage) -> Stored:
+    return tf.cond(
+        header.is_jpeg,
+        lambda: _from_jpeg(found, header, storage),
+        lambda: _from_values(_native(found, header), header, storage),
+    )
+
+
+def _from_jpeg(found: Walk, header: Header, storage: Storage) -> Stored:
+    start, _, _, end = tf.unstack(found.places[PIXEL_DATA])
+    height, width = header.words[frames.ROWS], header.words[frames.COLUMNS]
+    frame, error = joined_fragments(found.data, start, end)
+    jpeg, jpeg_error = bare_jpeg(frame, height, width)
+    error = tf.where(error == "", jpeg_error, error)
+    is_kept = header.photometric == "MONOCHROME2"
+    is_kept &= tf.reduce_all(_size(header, storage) == _size(header))
+    is_kept &= ~is_there(found, grey.MODALITY_LUTS)
+    is_kept &= (header.numbers.slope > 0) & (storage.bits == 8)
+    return tf.case(
+        [
+            (error != "", lambda: refused(error, storage)),
+            (is_kept, lambda: _kept(jpeg, header, storage)),
+        ],
+        default=lambda: _from_values(_decoded(jpeg), header, storage),
+    )
+
+
+def _kept(jpeg: tf.Tensor, header: Header, storage: Storage) -> Stored:
+    numbers, highest = header.numbers, 2**JPEG_BITS - 1
+    view = dicom_grey.window(numbers, (0.0, float(highest)))
+    if storage.window != "default":
+        rescale = (numbers.slope, numbers.intercept)
+        levels = _decoded(jpeg) if storage.window == "percentile" else None
+        view = dicom_grey.view(dicom_grey.Grey(levels, highest, rescale, view), storage)
+    return _stored(header, storage, jpeg, no_pixels(storage), view)
+
+
+def _decoded(jpeg: tf.Tensor) -> tf.Tensor:
+    values = tf.io.decode_jpeg(jpeg, channels=1, dct_method="INTEGER_ACCURATE")
+    return tf.cast(values[..., 0], tf.int32)
+
+
+def _native(found: Walk, header: Header) -> tf.Tensor:
+    """Stored words of uncompressed pixel data, [H, W] int32."""
+    start = found.places[PIXEL_DATA][0]
+    allocated, size = header.words[frames.BITS_ALLOCATED], _size(header)
+    octets = tf.reduce_prod(tf.cast(size, tf.int64)) * allocated // 8
+    data = tf.strings.substr(found.data, start, octets)
+    values = tf.cond(
+        allocated == 8,
+        lambda: tf.cast(tf.io.decode_raw(data, tf.uint8), tf.int32),
+        lambda: tf.cast(tf.io.decode_raw(data, tf.uint16), tf.int32),
+    )
+    return tf.reshape(values, size)
+
+
+def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> Stored:
+    levels = dicom_grey.from_values(
+        values,
+        header.numbers,
+        bits=tf.cast(header.words[frames.BITS_STORED], tf.int32),
+        is_signed=header.words[frames.SIGNED] == 1,
+        is_monochrome1=header.photometric == "MONOCHROME1",
+    )
+    image, view = dicom_grey.stored(levels, storage, _size(header, storage))
+    return _stored(header, storage, tf.constant(""), image, view)
+
+
+def _stored(
+    header: Header, storage: Storage, jpeg: tf.Tensor, image: tf.Tensor, window: tuple
+) -> Stored:
+    sizes = tf.unstack(tf.concat([_size(header, storage), _size(header)], 0), 4)
+    return Stored(jpeg, image, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
+
+
+def refused(error: tf.Tensor, storage: Storage) -> Stored:
+    none = tf.zeros([], tf.int32)
+    nothing = no_pixels(storage)
+    return Stored(tf.constant(""), nothing, none, none, none, none, tf.constant([0.0, 1.0]), error)
+
+
+def no_pixels(storage: Storage) -> tf.Tensor:
+    return tf.zeros([1, 1, 1], tf.uint8 if storage.bits == 8 else tf.uint16)
+
+
+def _size(header: Header, storage: Storage | None = None) -> tf.Tensor:
+    """[2] int32: height and width of the file, or as stored."""
+    height, width = header.words[frames.ROWS], header.words[frames.COLUMNS]
+    return dicom_grey.shrunk_size(height, width, storage.max_side if storage else None)

@@ -1,0 +1,91 @@
+"""Trained networks with their thresholds -> a SavedModel (trainer/serving.py) and, beside it,
+export.json: what it is, for a person and for beam.predict.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from tensorflow.types.experimental import ConcreteFunction
+
+from trainer import checkpoint, decision, loose, output_files, provenance, serving
+from trainer.decision import Decision
+from trainer.ensemble import Ensemble
+from trainer.loose import Stored
+
+DESCRIPTION = "export.json"
+
+
+def export(ensemble: Ensemble, output: Path) -> str:
+    """Writes the new folder `output`, whole or not at all; returns what to print."""
+    chosen = check(ensemble)
+    with output_files.whole_folder(output) as folder:
+        names = write(ensemble, chosen, folder)
+    said = f"{output}: a SavedModel with the signatures {', '.join(names)}; {chosen}"
+    return f"{said}\n{example(output, names)}"
+
+
+def check(ensemble: Ensemble) -> Decision:
+    """The thresholds that evaluate chose; raises InputError for what cannot be exported."""
+    ensemble.check_draws_masks()
+    return decision.read(ensemble)
+
+
+def write(ensemble: Ensemble, chosen: Decision, folder: Path) -> list[str]:
+    """Into an existing folder; returns the names of the signatures."""
+    stored = loose.how_stored(ensemble)
+    found = serving.signatures(serving.Server(ensemble, chosen, stored.storage), stored)
+    serving.save(found, str(folder))
+    described = description(ensemble, chosen, stored, found)
+    text = json.dumps(described, indent=1).replace(str(Path.home()), "~")
+    output_files.write_whole(folder / DESCRIPTION, f"{text}\n".encode())
+    return list(found)
+
+
+def description(
+    ensemble: Ensemble, chosen: Decision, stored: Stored, found: dict[str, ConcreteFunction]
+) -> dict:
+    return {
+        "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
+        "decision": chosen.to_json(),
+        "tta": list(ensemble.tta),
+        "level": ensemble.level,
+        "segmenters": [member.run.model_dump(mode="json") for member in ensemble.segmenters],
+        "classifiers": [member.run.model_dump(mode="json") for member in ensemble.classifiers],
+        "weights_sha256": ensemble.weights_sha256(),
+        "parameters": num_parameters(ensemble),
+        "lake": checkpoint.read_json(ensemble.members[0].workdir / checkpoint.LAKE),
+        "stored": dataclasses.asdict(stored.storage)
+        | {"is_ct": stored.is_ct, "image_id_from": stored.image_id_from},
+        "decoder": "graph",
+        "signatures": {name: _told(function) for name, function in found.items()},
+        "packages": provenance.packages(),
+        "commit": provenance.commit(),
+    }
+
+
+def num_parameters(ensemble: Ensemble) -> int:
+    return sum(member.network.count_params() for member in ensemble.everyone)
+
+
+def _told(function: ConcreteFunction) -> dict:
+    """{"inputs": {name: [dtype, shape]}, "outputs": …} of a signature."""
+    inputs = function.structured_input_signature[0]
+    outputs = function.structured_outputs
+    return {
+        "inputs": {spec.name: _spec(spec) for spec in inputs},
+        "outputs": {name: _spec(outputs[name]) for name in sorted(outputs)},
+    }
+
+
+def _spec(spec) -> list:
+    return [spec.dtype.name, spec.shape.as_list()]
+
+
+def example(output: Path, names: list[str]) -> str:
+    """A line of Python that calls it."""
+    loaded = f'tf.saved_model.load("{output}")'
+    if serving.DEFAULT not in names:
+        return f'{loaded}.signatures["{serving.PIXELS}"](pixels=…, window=…)'
+    called = f'signatures["{serving.DEFAULT}"](files=tf.constant([open("a.dcm", "rb").read()]))'
+    return f"{loaded}.{called}"
