@@ -1,6 +1,8 @@
 """The loop from the command line: replicas agree, a resumed run goes on, curves and weights are
 there."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -22,12 +24,18 @@ SMALL = [
 
 
 def task(*arguments: object, config_name: str | None = "unetpp") -> subprocess.CompletedProcess:
-    """python -m trainer.task in a process of its own: the number of logical devices is fixed at the
-    first use."""
-    command = [sys.executable, "-m", "trainer.task", *map(str, arguments)]
+    """python -m trainer.task; in a process of its own where logical devices are divided, which
+    happens once, at their first use."""
+    given = list(map(str, arguments))
     if arguments[0] == "train" and config_name:
-        command += ["--config", f"configs/{config_name}.yaml"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        given += ["--config", str(ROOT / "configs" / f"{config_name}.yaml")]
+    if any(one.startswith("--train.replicas") for one in given):
+        command = [sys.executable, "-m", "trainer.task", *given]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command_line.main(given)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
 def refusal(capsys, *arguments: object) -> str:
