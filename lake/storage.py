@@ -94,7 +94,8 @@ def local(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def explained(*paths: str | Path) -> Iterator[None]:
     """In it, where one of the paths is remote, what Cloud Storage refuses is an InputError."""
-    if not any(is_remote(path) for path in paths):
+    is_asked = any(is_remote(path) for path in paths)
+    if not is_asked or importlib.util.find_spec("tensorflow") is None:  # then path_of says so
         yield
         return
     import tensorflow as tf
