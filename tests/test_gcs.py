@@ -79,7 +79,7 @@ def finished(storage, converted, config):
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as killed:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 900
         while len(steps_of(storage)) < 2:
             assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[0]
             time.sleep(0.1)
