@@ -8,9 +8,8 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 
-from lake import InputError
+from lake import InputError, storage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +24,10 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("path", metavar="ROOT/NAME/VERSION")
     show.add_argument("--split", metavar="NAME", help="of this split only")
     show.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="also draw a contact sheet, masks outlined"
+        "--sheet",
+        type=storage.local_path,
+        metavar="PNG",
+        help="also draw a contact sheet, masks outlined",
     )
     verify = commands.add_parser("verify", allow_abbrev=False, help="check every byte of a lake")
     verify.add_argument("path", metavar="ROOT/NAME/VERSION")
@@ -41,9 +43,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
     try:
-        if flags.command == "show":
-            return _show(flags)
-        return _verify(flags)
+        with storage.explained(flags.path):
+            return _show(flags) if flags.command == "show" else _verify(flags)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
 def _show(flags: argparse.Namespace) -> int:
     from lake import manifest, sheet, show
 
-    folder, content = Path(flags.path), manifest.load(flags.path)
+    folder, content = storage.path_of(flags.path), manifest.load(flags.path)
     index = show.read_index(folder, content, flags.split)
     # The sheet first: a reader of the text may close the pipe.
     shown = sheet.write(folder, content, index, flags.sheet) if flags.sheet else 0
@@ -68,7 +69,8 @@ def _show(flags: argparse.Namespace) -> int:
 def _verify(flags: argparse.Namespace) -> int:
     from lake import manifest, verify
 
-    folder, content, start = Path(flags.path), manifest.load(flags.path), time.monotonic()
+    start = time.monotonic()
+    folder, content = storage.path_of(flags.path), manifest.load(flags.path)
     problems, num_records = verify.verify(
         folder, content, not flags.quick, flags.processes, _report_shard
     )

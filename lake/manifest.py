@@ -5,11 +5,10 @@ The manifest is written last; a folder without one is not a lake.
 """
 
 import json
-from pathlib import Path
 
 import pyarrow
 
-from lake import InputError, example
+from lake import InputError, example, storage
 
 SCHEMA_VERSION = 1
 MANIFEST, INDEX, REJECTS = "manifest.json", "index.parquet", "rejects.jsonl"
@@ -74,14 +73,9 @@ def missing(folder: str) -> InputError:
 
 
 def load(folder: str) -> dict:
-    """The manifest of a lake in a local folder; raises InputError when this code cannot read it."""
-    if "://" in folder:
-        raise InputError(
-            f"{folder}: python -m lake reads local folders only; copy the lake first, for example "
-            f"with gcloud storage cp --recursive {folder} ."
-        )
+    """The manifest of a lake; raises InputError when this code cannot read it."""
     try:
-        text = (Path(folder) / MANIFEST).read_text(encoding="utf-8")
+        text = (storage.path_of(folder) / MANIFEST).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise missing(folder) from None
     except UnicodeDecodeError as error:

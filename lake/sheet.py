@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 from PIL import Image, ImageDraw, ImageFont
 
-from lake import InputError, example, manifest, tfrecord
+from lake import InputError, example, manifest, storage, tfrecord
 
 NUM_IMAGES, COLUMNS = 24, 6
 TILE_PX, GAP_PX, CAPTION_PX = 320, 12, 80
@@ -83,7 +83,7 @@ def read(
         shards = [shard["name"] for shard in content["shards"] if shard["split"] == split]
         path = folder / manifest.shard_name(content["dataset"], split, number, len(shards))
         try:
-            with path.open("rb") as file:
+            with storage.local(path) as shard, shard.open("rb") as file:
                 for position, record in tfrecord.chosen(file, positions):
                     found[split, number, position] = example.decode(record)
         except (OSError, ValueError) as error:

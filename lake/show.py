@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from lake import InputError, manifest
+from lake import InputError, manifest, storage
 
 COLUMNS = ("split", "shard", "position", "fold", "label", "has_mask", "lesion_px")
 COLUMNS += ("view", "sex", "age")
@@ -29,9 +29,8 @@ def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
         raise InputError(f"--split={split}: no such split; {folder} has {', '.join(splits)}")
     filters = [("split", "=", split)] if split else None
     try:
-        return pyarrow.parquet.read_table(
-            folder / manifest.INDEX, columns=list(COLUMNS), filters=filters
-        )
+        with storage.local(folder / manifest.INDEX) as path:
+            return pyarrow.parquet.read_table(path, columns=list(COLUMNS), filters=filters)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{folder / manifest.INDEX}: {error}; try python -m lake verify") from None
 

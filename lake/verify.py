@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from lake import example, manifest, verify_totals
+from lake import example, manifest, storage, verify_totals
 from lake.verify_shard import Problems, Task, check
 
 PLACE = ("split", "shard", "position")
@@ -88,7 +88,8 @@ def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
 def _read_index(folder: Path, problems: Problems) -> pyarrow.Table | None:
     """The index in the order of split, shard and position; None when it cannot be used."""
     try:
-        index = pyarrow.parquet.read_table(folder / manifest.INDEX)
+        with storage.local(folder / manifest.INDEX) as path:
+            index = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         problems.add("index", f"{manifest.INDEX} cannot be read: {error}")
         return None

@@ -6,6 +6,7 @@ In: a Task; out: the Problems and the number of records. It is one worker's whol
 import hashlib
 import io
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lake import Reject, example, rle, tfrecord
+from lake import Reject, example, rle, storage, tfrecord
 
 LISTED = 20  # problems of one kind that are listed; the others are counted
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it
@@ -63,7 +64,7 @@ class Task:
 def check(task: Task) -> tuple[Problems, int]:
     problems, name, num_records = Problems(), task.path.name, 0
     is_whole = True
-    with task.path.open("rb") as file:
+    with storage.local(task.path) as path, path.open("rb") as file:
         _check_bytes(file, task, problems)
         try:
             for record, is_intact in tfrecord.records(file):
@@ -86,7 +87,7 @@ def check(task: Task) -> tuple[Problems, int]:
 
 
 def _check_bytes(file, task: Task, problems: Problems) -> None:
-    stated, num_bytes = task.stated, task.path.stat().st_size
+    stated, num_bytes = task.stated, os.fstat(file.fileno()).st_size
     if num_bytes != stated["bytes"]:
         message = f"expected {stated['bytes']:,} by the manifest, found {num_bytes:,}"
         problems.add("shard-bytes", f"{task.path.name}: {message}")

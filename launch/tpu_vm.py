@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lake import InputError
 from launch import approval, detached, gcloud, machines, sdist
-from trainer import config, interruption, task
+from trainer import config, interruption
 
 REQUIREMENTS = sdist.ROOT / "requirements" / "tpu.txt"
 # The machines come with Python 3.10; uv fetches a newer one.
@@ -164,7 +164,6 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> int:
         shown = plan(machine, files, job, flags.restarts)
         if not approval.approved(shown, flags.dry_run, flags.yes):
             return 0
-        task.check_workdir(flags.workdir)
         if not shutil.which("gcloud"):
             raise InputError("there is no gcloud on the PATH; install the Google Cloud CLI")
         with deleted(machine):

@@ -1,16 +1,17 @@
 """A stand-in of Cloud Storage on this machine, for Beam, google-cloud-storage and TensorFlow.
 
 TensorFlow speaks TLS to the real host names alone: a proxy leads every such connection to the
-stand-in, whose certificate a made-up authority signs for those names.
+stand-in, with a certificate for those names that a made-up authority signs.
 """
 
 import contextlib
+import email
 import http.client
 import os
 import socket
 import ssl
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ import trustme
 
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 TOKEN = "a-token-that-nobody-may-see"
+PRIVATE = "private"  # a bucket that nobody may read
 PER_CONNECTION = ("connection", "content-length", "transfer-encoding")
 
 
@@ -37,41 +39,70 @@ class Served(NamedTuple):
         return self.bucket.blob(name).download_as_bytes()
 
 
-class Proxy(BaseHTTPRequestHandler):
-    """Takes every host for the stand-in, whatever it is connected to over TLS."""
+class Door(BaseHTTPRequestHandler):
+    """Before the stand-in: a proxy that takes every host over TLS for it, and what it lacks."""
 
     protocol_version = "HTTP/1.1"
 
     def do_CONNECT(self):
         self.send_response(200)
         self.end_headers()
-        self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
-        self.setup_streams()
-        self.close_connection = False
+        self.request = self.server.tls.wrap_socket(self.connection, server_side=True)
+        self.setup()
 
-    def setup_streams(self):
-        self.rfile, self.wfile = (self.connection.makefile(mode, 0) for mode in ("rb", "wb"))
+    def answer(self):
+        body = b"".join(self.body())
+        if f"/{PRIVATE}/" in self.path:
+            return self.say(403, {}, b"")
+        if self.path.startswith("/batch/"):
+            return self.say(200, *self.batch(body))
+        return self.say(*self.forward(self.command, self.path, self.headers, body))
 
-    def forward(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        # TensorFlow's "Transfer-Encoding: identity" is none that the stand-in knows.
-        kept = {k: v for k, v in self.headers.items() if k.lower() not in PER_CONNECTION}
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+    def body(self) -> Iterator[bytes]:
+        """TensorFlow says a length, and "Transfer-Encoding: identity", and chunks come."""
+        if "chunked" not in self.headers.get_all("Transfer-Encoding", []):
+            yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        else:
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+
+    def forward(self, command: str, path: str, headers, body: bytes) -> tuple[int, dict, bytes]:
+        kept = {k: v for k, v in headers.items() if k.lower() not in PER_CONNECTION}
         target = http.client.HTTPConnection("127.0.0.1", self.server.target)
-        target.request(self.command, self.path, body, kept)
-        answer = target.getresponse()
-        content = answer.read()
+        target.request(command, path, body, kept)
+        came = target.getresponse()
+        content = came.read()
         target.close()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() == "location":  # where to upload to
+        return came.status, dict(came.getheaders()), content
+
+    def batch(self, body: bytes) -> tuple[dict, bytes]:
+        """Several requests without a body in one: the stand-in's own answer lacks theirs."""
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        answers = b""
+        for part in email.message_from_bytes(head + body).get_payload():
+            command, url, _ = part.get_payload().split(None, 2)
+            path = url.partition("//")[2].partition("/")[2]
+            status, _, content = self.forward(command, f"/{path}", {}, b"")
+            answers += b"--part\r\nContent-Type: application/http\r\n\r\n"
+            answers += f"HTTP/1.1 {status} Answer\r\n".encode()
+            answers += b"Content-Type: application/json\r\n\r\n" + content + b"\r\n"
+        return {"Content-Type": "multipart/mixed; boundary=part"}, answers + b"--part--\r\n"
+
+    def say(self, status: int, headers: dict, content: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name == "Location" and isinstance(self.connection, ssl.SSLSocket):  # to upload to
                 value = value.replace("http://", "https://")
             if name.lower() not in PER_CONNECTION:
                 self.send_header(name, value)
-        self.send_header("Content-Length", answer.headers.get("Content-Length", len(content)))
+        size = headers.get("Content-Length") if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(size))
         self.end_headers()
         self.wfile.write(content)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward
 
     def log_message(self, *_):
         pass
@@ -84,30 +115,40 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """`folder`: for a file."""
-    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*HOSTS).configure_cert(tls)
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    command = [binary(), "-backend=memory", "-host=127.0.0.1", "-scheme=http", "-log-level=error"]
-    command += [f"-port={(port := free_port())}"]
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    proxy.tls, proxy.target = tls, port
-    with proxy, subprocess.Popen(command) as server:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    """`folder`: for a file. The door is another process: where TensorFlow reads a checkpoint, no
+    other Python runs in its own."""
+    behind = [binary(), "-backend=memory", "-host=127.0.0.1", "-scheme=http", "-log-level=error"]
+    behind += [f"-port={(port := free_port())}"]
+    before = [sys.executable, __file__, str(port), str(folder / "authority.pem")]
+    with (
+        subprocess.Popen(behind) as server,
+        subprocess.Popen(before, stdout=subprocess.PIPE, text=True) as door,
+    ):
         try:
             wait_for(port, server)
+            address = f"http://127.0.0.1:{door.stdout.readline().strip()}"
             environment = {
-                "https_proxy": f"http://127.0.0.1:{proxy.server_port}",
+                "https_proxy": address,
                 "CURL_CA_BUNDLE": str(folder / "authority.pem"),
                 "GCS_RETRY_CONFIG_MAX_RETRIES": "1",
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": TOKEN,
                 "NO_GCE_CHECK": "true",
-                "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+                "STORAGE_EMULATOR_HOST": address,
             }
             yield Served(make_bucket(environment), os.environ | environment)
         finally:
-            proxy.shutdown()
+            door.terminate()
             server.terminate()
+
+
+def open_door(target: int, authority_pem: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(authority_pem)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
+        door.target, door.tls = target, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(*HOSTS).configure_cert(door.tls)
+        print(door.server_port, flush=True)
+        door.serve_forever()
 
 
 def binary() -> str:
@@ -135,3 +176,7 @@ def make_bucket(environment: dict[str, str]):
     credentials = AnonymousCredentials()
     client = storage.Client("my-project", credentials=credentials, client_options=options)
     return client.create_bucket("bucket")
+
+
+if __name__ == "__main__":
+    open_door(int(sys.argv[1]), sys.argv[2])

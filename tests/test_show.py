@@ -56,8 +56,7 @@ def test_one_split(lake, capsys):
     [
         (["show", "{tmp}"], "no manifest.json, so this is not a (finished) lake"),
         (["verify", "{tmp}/none"], "no manifest.json, so this is not a (finished) lake"),
-        (["show", "gs://bucket/lake/1.0.0"], "reads local folders only"),
-        (["verify", "gs://bucket/lake/1.0.0"], "reads local folders only"),
+        (["show", "s3://bucket/lake/1.0.0"], "expected a local path or gs://BUCKET/PATH"),
         (["show", "{lake}", "--split", "dev"], "--split=dev: no such split"),
         (["show", "{lake}", "--sheet", "{tmp}/none/sheet.png"], "no folder"),
     ],

@@ -204,6 +204,12 @@ def test_a_dry_run_calls_nothing_and_prints_every_command(told, tmp_path, capsys
     assert words == ["create", "describe", "scp", "ssh", "ssh", "delete"]
 
 
+def test_a_yes_rents_trains_and_deletes(told, tmp_path):
+    told()
+    assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--yes"]) == 0
+    assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
+
+
 def test_nothing_is_rented_without_a_yes(told, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
     assert tpu_vm.main([*WORDS, "--accelerator=v6e-8"]) == 2

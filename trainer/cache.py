@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import config
 from trainer.order import OUTSIDE, Split
 
@@ -66,6 +66,8 @@ def of(split: Split, settings: config.Data, shards_sha256: str, batches: Callabl
         _check_room(size, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), said)
         print(f"caching {said}", flush=True)
         return _filled(split, settings, batches, np.empty)
+    if storage.is_remote(settings.cache):
+        raise InputError(f"data.cache={settings.cache}: expected {MEMORY} or a local folder")
     folder = Path(settings.cache)
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / _name(split, settings, shards_sha256)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import config, epoch_sums
 from trainer.workers import Agreement, Worker
 
@@ -63,11 +62,10 @@ def claim(workdir: Path, run: config.Config, lakes: list[dict]) -> None:
                 f"{workdir} holds another run; use another --workdir, or repeat its values:\n  "
                 + "\n  ".join(changed)
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    unfinished = workdir / f"unfinished.{CONFIG}"
-    config.save(run, unfinished)
-    unfinished.replace(workdir / CONFIG)
-    _write(workdir / LAKE, json.dumps(identity) + "\n")
+    storage.make_folder(workdir)
+    with storage.written(workdir / CONFIG) as unfinished:
+        config.save(run, unfinished)
+    storage.write(workdir / LAKE, json.dumps(identity).encode() + b"\n")
 
 
 def shards_sha256(lakes: list[dict]) -> str:
@@ -156,7 +154,7 @@ class State:
     def _start_list_at(self, steps: list[int], damaged: list[int]) -> None:
         folder = self.workdir / CHECKPOINTS
         for step in damaged:
-            (folder / "damaged").mkdir(exist_ok=True)
+            storage.make_folder(folder / "damaged")
             for path in folder.glob(f"ckpt-{step}.*"):
                 path.replace(folder / "damaged" / path.name)
         paths = [str(folder / f"ckpt-{step}") for step in reversed(steps)]
@@ -190,14 +188,11 @@ class State:
         return is_best
 
     def _write_weights(self, path: Path, is_best: bool) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"unfinished.{path.name}")
-        self.network.save_weights(unfinished)
-        unfinished.replace(path)
+        storage.make_folder(path.parent)
+        with storage.written(path) as unfinished:
+            self.network.save_weights(unfinished)
         if is_best and path.name != BEST:
-            unfinished = self.workdir / f"unfinished.{BEST}"
-            shutil.copyfile(path, unfinished)
-            unfinished.replace(self.workdir / BEST)
+            storage.write(self.workdir / BEST, path.read_bytes())
 
     def weights_of(self, epoch: int) -> Path:
         """The file of one of the best epochs."""
@@ -254,7 +249,7 @@ def write_metrics(workdir: Path, metrics: dict) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    _write(path, json.dumps(content, indent=1) + "\n")
+    storage.write(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def read_json(path: Path) -> dict:
@@ -300,19 +295,13 @@ def _check_weights(path: Path, is_expected: bool) -> None:
     if not is_expected:
         return
     try:
-        h5py.File(path).close()
+        with storage.local(path) as file:
+            h5py.File(file).close()
     except OSError as error:
         raise InputError(
             f"{path}: the best epoch's weights cannot be read ({error}); put back a copy, or start "
             f"again in a new --workdir"
         ) from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a run can be killed at any moment."""
-    unfinished = path.with_name(f"unfinished.{path.name}")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def load(workdir: Path, level: int | None = None) -> tuple[config.Config, keras.Model]:
@@ -330,7 +319,8 @@ def load(workdir: Path, level: int | None = None) -> tuple[config.Config, keras.
     # The weights that training started from are not needed again, nor is the place that they came
     # from.
     network = models.build(run.model.model_copy(update={"weights": None}), run.data.side)
-    network.load_weights(workdir / BEST)
+    with storage.local(workdir / BEST) as weights:
+        network.load_weights(weights)
     if level is None:
         return run, network
     if run.model.kind != "unetpp" or run.is_classifier:

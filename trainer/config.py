@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lake import InputError
+from lake import InputError, storage
 from trainer.models import parts
 from trainer.transforms import Augment
 
@@ -463,7 +463,7 @@ def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Con
     """The run that a YAML file describes, with `--section.field=value` overrides; raises
     InputError."""
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
+        content = yaml.safe_load(storage.path_of(path).read_text()) or {}
     except FileNotFoundError:
         raise InputError(f"--config={path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

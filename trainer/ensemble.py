@@ -207,5 +207,4 @@ def _kind(member: Member) -> str:
 
 
 def _sha256(workdir: Path) -> str:
-    with (workdir / checkpoint.BEST).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256((workdir / checkpoint.BEST).read_bytes()).hexdigest()

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
-from PIL import Image
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import (
     bootstrap,
     checkpoint,
@@ -80,9 +79,9 @@ def evaluate(
     if picture:
         _draw(picture, told[-1].predictions, shown, chosen)
     page = page or workdir / f"report{system.label.removeprefix('evaluate')}.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(page.parent)
     text = report.page(system, content, folder, chosen, options, scored, shown)
-    output_files.write_whole(page, text.encode())
+    storage.write(page, text.encode())
     lines = [results.table(title, scored, chosen), *_half_trained(system), f"report: {page}"]
     return "\n".join(lines)
 
@@ -176,5 +175,5 @@ def _shown(told: Told, chosen: Decision | None) -> dict[int, gallery.Shown]:
 def _draw(path: Path, predicted: Predictions, shown: dict, chosen: Decision | None) -> None:
     first = {place: shown[place] for place in gallery.first_few(predicted)}
     dices = scores.dices_by_place(predicted, chosen)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(gallery.picture(predicted, first, dices)).save(path)
+    storage.make_folder(path.parent)
+    storage.write(path, output_files.to_png(gallery.picture(predicted, first, dices)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tensorflow.types.experimental import ConcreteFunction
 
+from lake import storage
 from trainer import checkpoint, decision, loose, output_files, provenance, serving
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
@@ -38,7 +39,7 @@ def write(ensemble: Ensemble, chosen: Decision, folder: Path) -> list[str]:
     serving.save(found, str(folder))
     described = description(ensemble, chosen, stored, found)
     text = json.dumps(described, indent=1).replace(str(Path.home()), "~")
-    output_files.write_whole(folder / DESCRIPTION, f"{text}\n".encode())
+    storage.write(folder / DESCRIPTION, f"{text}\n".encode())
     return list(found)
 
 

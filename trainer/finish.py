@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lake import Reject, rle, seg, source
+from lake import Reject, rle, seg, source, storage
 from lake.sources.damage import broken_is
 from trainer import config, decision, loose, output_files, overlay
 from trainer.decision import Decision, Sizes
@@ -92,7 +92,7 @@ class Finisher(NamedTuple):
 
     def _write_png(self, folder: str, said: Said, pixels: np.ndarray) -> None:
         path = output_files.path_of(self.output / folder, said.image_id, ".png")
-        output_files.write_whole(path, output_files.to_png(pixels))
+        storage.write(path, output_files.to_png(pixels))
 
     def _write_seg(self, image_id: str, mask: np.ndarray) -> list[dict]:
         """The SEG, and with minted UIDs its source beside it; what kept it from being made."""
@@ -109,7 +109,7 @@ class Finisher(NamedTuple):
         except Reject as reject:
             return [reject_row(path, image_id, reject, SEGS)]
         for suffix, encoded in files.items():
-            output_files.write_whole(output_files.path_of(folder, image_id, suffix), encoded)
+            storage.write(output_files.path_of(folder, image_id, suffix), encoded)
         return []
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from lake import InputError, example
+from lake import InputError, example, storage
 from trainer import checkpoint, export, images, output_files, serving
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
@@ -50,7 +50,7 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path) -> str:
         ]
         table = _table(rows)
         checkpoint.write_json(folder / TABLES[0], {"levels": [row._asdict() for row in rows]})
-        output_files.write_whole(folder / TABLES[1], table.encode())
+        storage.write(folder / TABLES[1], table.encode())
     return f"{table}{export.example(output / f'l{deepest}', names)}"
 
 

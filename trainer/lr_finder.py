@@ -13,7 +13,6 @@ rate grows from too little to too much. In: a run; out: a picture, the numbers, 
 """
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,14 +20,15 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import (
     averaging,
+    checkpoint,
     config,
     distribute,
     objective,
+    output_files,
     panel,
     schedules,
     summaries,
@@ -57,6 +57,8 @@ def report(run: config.Config, workdir: Path, steps: int, lowest: float, highest
     if others:
         print(f"the first of {1 + len(others)} stages")
     setup = train.set_up(first)
+    if setup.worker.is_chief:
+        storage.check_writable(workdir)
     losses = losses_by_rate(
         setup.network,
         first,
@@ -192,16 +194,17 @@ def batches_from_the_first(run: config.Config, setup: train.Setup, count: int) -
 
 def _write(folder: Path, rates, losses, averages, found: Suggestion | None) -> None:
     """The picture, the numbers and TensorBoard's curves, in place of an earlier finder's."""
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     for path in folder.glob("events.*"):
         path.unlink()
     marks = {}
     if found:
         marks = {"steepest": found.steepest, "a tenth of the lowest's": found.tenth_of_lowest}
-    Image.fromarray(panel.losses_by_rate(rates, losses, averages, marks)).save(folder / PICTURE)
+    picture = panel.losses_by_rate(rates, losses, averages, marks)
+    storage.write(folder / PICTURE, output_files.to_png(picture))
     numbers = {"rates": list(rates), "losses": losses, "averages": list(averages)}
     suggested = {"suggestion": found and found._asdict()}
-    (folder / NUMBERS).write_text(json.dumps(suggested | numbers, indent=1) + "\n")
+    checkpoint.write_json(folder / NUMBERS, suggested | numbers)
     board = summaries.Board(folder.parent, 0, (FOLDER,))
     for step, values in enumerate(zip(rates, losses, averages, strict=True)):
         tags = ("find_lr/learning_rate", "find_lr/loss", "find_lr/average_loss")

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from lake import storage
+
 ALL_LEVELS = "all"  # of export's --level
 
 
@@ -79,10 +81,13 @@ def add_evaluate(commands) -> None:
     )
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     evaluate.add_argument(
-        "--picture", type=Path, metavar="PNG", help="truth and prediction side by side"
+        "--picture", type=storage.path_of, metavar="PNG", help="truth and prediction side by side"
     )
     evaluate.add_argument(
-        "--report", type=Path, metavar="HTML", help="default: report.html in the first workdir"
+        "--report",
+        type=storage.path_of,
+        metavar="HTML",
+        help="default: report.html in the first workdir",
     )
 
 
@@ -91,7 +96,9 @@ def add_augment(commands) -> None:
         "augment", allow_abbrev=False, help="draw images before and after augmentation"
     )
     add_run(sheet)
-    sheet.add_argument("--output", type=Path, default=Path("augmentation.png"), metavar="PNG")
+    sheet.add_argument(
+        "--output", type=storage.local_path, default=Path("augmentation.png"), metavar="PNG"
+    )
     sheet.add_argument("--examples", type=int, default=6, metavar="N")
     sheet.add_argument("--seed", type=int, default=0)
     sheet.add_argument("--each", action="store_true", help="one row a transform, by itself")
@@ -119,7 +126,7 @@ def add_benchmark(commands) -> None:
         metavar="GB",
         help="predict the largest batch on devices of this memory, such as 16 40 80 141",
     )
-    speed.add_argument("--json", type=Path, metavar="FILE", help="the numbers, too")
+    speed.add_argument("--json", type=storage.local_path, metavar="FILE", help="the numbers, too")
 
 
 def add_predict(commands) -> None:
@@ -136,7 +143,9 @@ def add_predict(commands) -> None:
         metavar="PATH",
         help="files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake",
     )
-    predict.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new one")
+    predict.add_argument(
+        "--output", required=True, type=storage.local_path, metavar="FOLDER", help="a new one"
+    )
     predict.add_argument("--overlays", action="store_true", help="a PNG an image, side by side")
     predict.add_argument("--probabilities", action="store_true", help="a PNG an image, 0 to 255")
     predict.add_argument("--candidates", action="store_true", help="of CT: candidates.csv")
@@ -173,11 +182,11 @@ def add_vote(commands) -> None:
     vote.add_argument(
         "predictions",
         nargs="+",
-        type=Path,
+        type=storage.local_path,
         metavar="PATH",
         help="submission CSVs: a majority of pixels; or folders of probability maps: their mean",
     )
-    vote.add_argument("--output", required=True, type=Path, metavar="CSV")
+    vote.add_argument("--output", required=True, type=storage.local_path, metavar="CSV")
     vote.add_argument("--votes", type=int, metavar="N", help="default: more than half")
     vote.add_argument(
         "--triplet",

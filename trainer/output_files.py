@@ -58,12 +58,6 @@ def id_of(path: Path) -> str:
     return urllib.parse.unquote(path.stem)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"unfinished.{path.name}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
 def to_png(pixels: np.ndarray) -> bytes:
     """Of uint8 pixels, grey [H, W] or RGB [H, W, 3]."""
     buffer = io.BytesIO()

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from trainer import plots, summaries, validate
+from lake import storage
+from trainer import output_files, plots, summaries, validate
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 from trainer.predictions import Predictions
@@ -70,7 +70,7 @@ def draw(folder: Path, title: str, scored: dict[str, Scored]) -> None:
         if not part.curves:  # more than two classes
             continue
         picture = plots.curves(part.curves, f"{title}: {split}")
-        Image.fromarray(picture).save(folder / f"curves_{split}.png")
+        storage.write(folder / f"curves_{split}.png", output_files.to_png(picture))
         board.image(split, 0, "curves", picture)
         known = part.predictions.labels >= 0
         p = validate.of_logits(part.predictions.scores[known])

@@ -16,9 +16,8 @@ benchmark  lake + config -> where the time goes, how replicas scale, the largest
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import interruption, options
 
 
@@ -30,14 +29,14 @@ def train(flags: argparse.Namespace, overrides: list[str]) -> None:
     run = _run(flags, overrides)
     from trainer import train
 
-    train.train(run, Path(flags.workdir))
+    train.train(run, storage.path_of(flags.workdir))
 
 
 def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
     run = _run(flags, overrides)
     from trainer import lr_finder
 
-    workdir, limits = Path(flags.workdir), (flags.lowest, flags.highest)
+    workdir, limits = storage.path_of(flags.workdir), (flags.lowest, flags.highest)
     return lr_finder.report(run, workdir, flags.steps, *limits)
 
 
@@ -114,10 +113,8 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
-        given = getattr(flags, "workdir", "")
-        for folder in [given] if isinstance(given, str) else [*given, *flags.classifier]:
-            check_workdir(folder)
-        said = COMMANDS[flags.command](flags, overrides)
+        with storage.explained(*argv):
+            said = COMMANDS[flags.command](flags, overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -130,11 +127,6 @@ def main(argv: list[str]) -> int:
     if said is not None:
         print(said)
     return 0
-
-
-def check_workdir(workdir: str) -> None:
-    if "://" in workdir:
-        raise InputError(f"--workdir={workdir}: a workdir is a local folder for now")
 
 
 def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
@@ -155,7 +147,7 @@ def _ensemble(flags: argparse.Namespace, level: int | None):
     from trainer import ensemble
 
     workdirs, classifiers = (
-        [Path(folder) for folder in given] for given in (flags.workdir, flags.classifier)
+        [storage.path_of(folder) for folder in given] for given in (flags.workdir, flags.classifier)
     )
     return ensemble.load(workdirs, classifiers, flags.tta, level)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import (
     augment,
     averaging,
@@ -50,6 +50,8 @@ def train(run: config.Config, workdir: Path) -> None:
 
 def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:
     worker, stages, weights = workers.of_environment(), run.as_stages(), None
+    if worker.is_chief:
+        storage.check_writable(workdir)
     for number, stage in enumerate(stages, 1):
         stage = _dealt(stage, worker)
         folder = workdir if number == len(stages) else workdir / f"stage_{number}"

@@ -5,13 +5,12 @@ A .weights.h5 of Keras 3 keeps each layer's tensors under …/vars/0, 1, …, an
 """
 
 import re
-from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from lake import InputError
+from lake import InputError, storage
 
 INPUT = "images"  # the name of our networks' first layer; no network of keras.applications has it
 
@@ -19,21 +18,24 @@ NAMED = 12  # layers of each list in a report
 
 
 def is_of_radlake(path: str) -> bool:
-    if not Path(path).is_file():
+    stored = storage.path_of(path)
+    if not stored.is_file():
         raise InputError(
             f'weights={path}: no such file; expected "imagenet", the weights of a network of '
             f"keras.applications without its top, or a .weights.h5 of radlake"
         )
-    if not h5py.is_hdf5(path):
-        raise InputError(f"weights={path}: not an HDF5 file, such as .weights.h5 or .h5")
-    with h5py.File(path) as file:
-        return (INPUT,) in names_and_tensors(file)
+    with storage.local(stored) as local:
+        if not h5py.is_hdf5(local):
+            raise InputError(f"weights={path}: not an HDF5 file, such as .weights.h5 or .h5")
+        with h5py.File(local) as file:
+            return (INPUT,) in names_and_tensors(file)
 
 
 def load_application(network: keras.Model, path: str, title: str) -> None:
     """Every tensor, or an InputError."""
     try:
-        network.load_weights(path)
+        with storage.local(storage.path_of(path)) as local:
+            network.load_weights(local)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
             f"weights={path}: not the weights of {title} without its top, as keras.applications "
@@ -44,7 +46,7 @@ def load_application(network: keras.Model, path: str, title: str) -> None:
 
 def load_radlake(network: keras.Model, path: str) -> None:
     """The layers that fit, with a report of the others; an InputError when none does."""
-    with h5py.File(path) as file:
+    with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
         stored = names_and_tensors(file)
     found = {alike(name): tensors for name, tensors in stored.items()}
     loaded, missing, mismatched = [], [], []

@@ -1,0 +1,176 @@
+"""Everything on gs://, against a local stand-in of Cloud Storage: a conversion, a run that is
+killed and damaged, and what is made of it."""
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cloud_storage
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lake import __main__ as lake_command
+from lake import storage as storage_of_lake
+from trainer import summaries, task
+
+ROOT = Path(__file__).parent.parent
+LAKE, RUN = "gs://bucket/lakes/phantoms/1.0.0", "gs://bucket/runs/tiny"
+# Without credentials Beam asks for some for 20 s.
+CONVERT = (
+    "import sys; from apache_beam.internal.gcp import auth\n"
+    "auth._Credentials._credentials_init = True\n"
+    "from beam import convert; sys.exit(convert.main(sys.argv[1:]))"
+)
+TINY = """
+model: {kind: unet, depth: 1, filters: 4, norm: batch}
+data: {side: 32, batch_size: 4}
+train: {epochs: 2, device: cpu, steps_per_call: 1, keep: 2}
+"""
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def storage(phantoms, tmp_path_factory):
+    """A stand-in with the phantoms, that this process speaks to as well."""
+    folder = tmp_path_factory.mktemp("storage")
+    with cloud_storage.served(folder) as served, pytest.MonkeyPatch.context() as patch:
+        for name, value in served.environment.items():
+            patch.setenv(name, value)
+        images = sorted((phantoms / "dicom").glob("*.dcm"))[:20]
+        for path in [*images, phantoms / "train-rle.csv"]:
+            served.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
+        yield served
+
+
+@pytest.fixture(scope="module")
+def converted(storage):
+    """The lake, and what its conversion said."""
+    command = [sys.executable, "-c", CONVERT, "--images=gs://bucket/dicom/*.dcm"]
+    command += ["--labels=gs://bucket/train-rle.csv", f"--output={LAKE}", "--deidentify=keep"]
+    command += ["--splits=train=0.6,val=0.2,test=0.2", "--runner=DirectRunner", "--no_auth"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    return said
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def train(config: Path, workdir: str | Path, *options: str) -> list[str]:
+    return ["train", f"--config={config}", f"--lake={LAKE}", f"--workdir={workdir}", *options]
+
+
+@pytest.fixture(scope="module")
+def finished(storage, converted, config):
+    """A run that was killed, whose newest checkpoint was then cut off; returns what was said."""
+    words = train(config, RUN, "--train.checkpoint_minutes=1e-6")
+    command, said = [sys.executable, "-m", "trainer.task", *words], io.StringIO()
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as killed:
+        deadline = time.monotonic() + 900
+        while len(steps_of(storage)) < 2:
+            assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[0]
+            time.sleep(0.1)
+        killed.send_signal(signal.SIGKILL)
+        first = killed.communicate()[0]
+    newest = f"runs/tiny/checkpoints/ckpt-{max(steps_of(storage))}.index"
+    storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:20])
+    with contextlib.redirect_stdout(said):
+        assert task.main(words) == 0
+    path = f"gs://bucket/{newest.removesuffix('.index')}"
+    assert f"{path} is damaged, going back to the one before" in said.getvalue()
+    return first + said.getvalue()
+
+
+def steps_of(storage) -> list[int]:
+    """The checkpoints that are there."""
+    names = "\n".join(storage.names("runs/tiny/checkpoints/"))
+    return [int(step) for step in re.findall(r"/ckpt-(\d+)\.index", names)]
+
+
+def test_verify_and_show(converted, capsys):
+    assert "records  " in converted.stdout
+    assert lake_command.main(["verify", LAKE]) == 0
+    said = capsys.readouterr().out
+    assert f"{LAKE}: 20 records" in said and said.endswith("ok\n")
+    assert lake_command.main(["show", LAKE]) == 0
+    assert "images in             20" in capsys.readouterr().out
+
+
+def test_a_killed_and_damaged_run_ends_as_one_on_disk(finished, storage, config, tmp_path):
+    assert task.main(train(config, tmp_path)) == 0
+    found, expected = (
+        tf.train.load_checkpoint(f"{folder}/checkpoints") for folder in (RUN, tmp_path)
+    )
+    for name in expected.get_variable_to_shape_map():
+        if name.startswith(("network", "optimizer", "best")):
+            values = found.get_tensor(name), expected.get_tensor(name)
+            np.testing.assert_allclose(*values, 1e-5, 1e-5, err_msg=name)
+    kept = json.loads(storage.read("runs/tiny/metrics.json"))["kept"]
+    weights = {name.removeprefix("runs/tiny/") for name in storage.names("runs/tiny/best/")}
+    assert {one["weights"] for one in kept} == {name for name in weights if name[-1] != "/"}
+    assert not [name for name in storage.names("runs/") if "unfinished" in name]
+    starts = json.loads(storage.read("runs/tiny/run.json"))["starts"]
+    assert len(starts) == 2 and starts[1]["step"] > 0
+
+
+def test_its_curves_have_each_step_once(finished, storage):
+    steps = []
+    for name in storage.names("runs/tiny/train/events"):
+        for record in tf.data.TFRecordDataset(f"gs://bucket/{name}").as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            steps += [event.step for value in event.summary.value if value.tag == "loss"]
+    assert sorted(set(steps)) == list(range(1, 7)), steps
+
+
+def test_events_behind_a_checkpoint_are_dropped(storage):
+    path = "gs://bucket/events.out.tfevents.1"
+    with tf.io.TFRecordWriter(path) as file:
+        for step in range(1, 5):
+            file.write(tf.compat.v1.Event(step=step).SerializeToString())
+    summaries.drop_after(storage_of_lake.path_of(path), 2)
+    left = tf.data.TFRecordDataset(path).as_numpy_iterator()
+    assert [tf.compat.v1.Event.FromString(record).step for record in left] == [1, 2]
+
+
+def test_evaluate_and_predict(finished, storage, tmp_path, capfd):
+    picture = "gs://bucket/runs/truth_and_prediction.png"
+    evaluate = ["evaluate", f"--workdir={RUN}", "--bootstrap=10", f"--picture={picture}"]
+    assert task.main(evaluate) == 0
+    assert f"report: {RUN}/report.html" in capfd.readouterr().out
+    assert {"runs/tiny/report.html", "runs/truth_and_prediction.png"} <= {*storage.names("runs/")}
+    assert task.main(["predict", f"--workdir={RUN}", f"--output={tmp_path / 'out'}"]) == 0
+    assert len((tmp_path / "out" / "submission.csv").read_text().splitlines()) == 5
+    with pytest.raises(SystemExit) as stopped:
+        task.main(["predict", f"--workdir={RUN}", "--output=gs://bucket/out"])
+    assert stopped.value.code == 2 and "expected a local path" in capfd.readouterr().err
+
+
+def test_what_cannot_be_reached_is_one_message(storage, converted, config, capfd):
+    assert task.main(train(config, "gs://typo/runs/tiny")) == 2
+    assert "error: gs://typo/runs/tiny: there is no bucket" in capfd.readouterr().err
+    assert task.main(train(config, "gs://private/runs/tiny")) == 2
+    assert "error: Cloud Storage refuses: " in capfd.readouterr().err
+    assert lake_command.main(["show", "gs://private/lake/1.0.0"]) == 2
+    assert "gcloud auth application-default login" in capfd.readouterr().err
+    assert lake_command.main(["show", "gs://typo/lake/1.0.0"]) == 2
+    assert "no manifest.json" in capfd.readouterr().err
+
+
+def test_no_credential_is_said_or_written(storage, converted, finished):
+    said = converted.stdout + converted.stderr + finished
+    written = [storage.read(name) for name in storage.names("runs/") + storage.names("lakes/")]
+    token = cloud_storage.TOKEN
+    assert token not in said and not [text for text in written if token.encode() in text]
