@@ -201,10 +201,7 @@ def forget_the_last_epoch(workdir: Path) -> None:
     )
 
 
-LIGHT = (OF_CT, "vgg16_frozen")
-
-
-@pytest.mark.parametrize("name", cases(*LIGHT))
+@pytest.mark.parametrize("name", cases(OF_CT))
 def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
     lake = request.getfixturevalue("ct_lake" if name == OF_CT else "lake")
     file, workdir = tmp_path / "small.yaml", tmp_path / "run"

@@ -221,8 +221,9 @@ def last_of(workdir: Path) -> dict:
     return json.loads((workdir / "metrics.json").read_text())["last"]
 
 
+@conftest.exhaustive
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["batch", pytest.param("sync_batch", marks=conftest.exhaustive)])
+@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
 def test_a_run_on_two_replicas_goes_on_the_same_with_it(lake, tmp_path, norm):
     workdir = tmp_path / "run"
     trained(lake, workdir, f"--model.norm={norm}")

@@ -79,7 +79,7 @@ def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
     clipped = [*SMALL, "--model.depth=1", "--optimizer.kind=sgd", "--optimizer.learning_rate=1"]
     clipped += ["--optimizer.clip_norm=0.05"]
     found = {}
-    for replicas, parts in ((1, 1), (2, 2), (4, 1)):
+    for replicas, parts in ((1, 1), (4, 2)):
         workdir = tmp_path / str(replicas)
         split = [f"--train.replicas={replicas}", f"--optimizer.accumulate={parts}"]
         done = task("train", "--lake", lake, "--workdir", workdir, *clipped, *split)
@@ -89,7 +89,6 @@ def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
         norms = scalars(workdir / "train")["gradient_norm"].values()
         assert len(norms) == 12 and min(norms) > 0.05
     assert len(found[1]) == 12 and found[1][-1] < found[1][0]
-    assert np.allclose(found[1], found[2], atol=1e-5, rtol=0)
     assert np.allclose(found[1], found[4], atol=1e-5, rtol=0)
 
 

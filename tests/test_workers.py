@@ -172,37 +172,54 @@ def on_two_workers(command: list[str]) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_lost_end_as_one_process_with_two_replicas(command, tmp_path):
+def test_two_workers_stopped_and_then_one_lost_end_as_one_process_with_two_replicas(
+    command, tmp_path
+):
     """20 steps; the validation split's 8 images do not fill a batch of 12."""
     expected, workdir = tmp_path / "one", tmp_path / "two"
     alone = subprocess.run(command(expected, "--train.replicas=2"), cwd=ROOT, capture_output=True)
     assert alone.returncode == 0, alone.stderr
 
-    process, said = on_two_workers(command(workdir)), []
-    for line in process.stdout:
-        said.append(line)
-        if "epoch 2/10  |" in line:
-            kill_worker(process, 1)
-            lost = time.monotonic()
-            break
-    said += process.stdout.read().splitlines()
-    assert process.wait() == 42, said
-    assert time.monotonic() - lost < 60
-    assert not any("Traceback" in line for line in said)
+    # Both stop at one step, although only the one that is not the chief was asked to.
+    said, _ = after_signal(command(workdir), "epoch 1/10  |", "TERM")
+    stopped = [line for line in said if "stopped at step" in line]
+    assert stopped and stopped[0].startswith("worker 0: "), said
+    at = int(stopped[0].partition("stopped at step ")[2].split()[0])
+    assert 2 <= at < 20 and (workdir / "checkpoints" / f"ckpt-{at}.index").exists()
+
+    said, seconds = after_signal(command(workdir), f"epoch {at // 2 + 2}/10  |", "KILL")
+    assert seconds < 60 and any(f"resuming at step {at}" in line for line in said)
     gone = [line for line in said if "another of the 2 workers is gone (worker 1 (127." in line]
-    assert len(gone) == 1 and "start all workers again with the same command" in gone[0]
+    assert len(gone) == 1, said
+    assert "start all workers again with the same command" in gone[0]
 
     process = on_two_workers(command(workdir))
     output, _ = process.communicate()
     assert process.returncode == 0 and "resuming at step" in output, output
     assert_alike(workdir, expected)
     assert not [path for path in workdir.rglob("*") if "temp" in path.name]
-    assert len(json.loads((workdir / "run.json").read_text())["starts"]) == 2
+    assert len(json.loads((workdir / "run.json").read_text())["starts"]) == 3
 
 
-def kill_worker(process: subprocess.Popen, number: int) -> None:
+def after_signal(command: list[str], text: str, signal: str) -> tuple[list[str], float]:
+    """What two workers say when worker 1 gets a signal at the line with this text, and the seconds
+    from it to their end with exit code 42."""
+    process, said = on_two_workers(command), []
+    for line in process.stdout:
+        said.append(line)
+        if text in line:
+            signal_worker(process, 1, signal)
+            start = time.monotonic()
+            break
+    said += process.stdout.read().splitlines()
+    assert process.wait() == 42, said
+    assert not any("Traceback" in line for line in said)
+    return said, time.monotonic() - start
+
+
+def signal_worker(process: subprocess.Popen, number: int, signal: str) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    subprocess.run(["kill", "-KILL", str(sorted(map(int, children))[number])], check=True)
+    subprocess.run(["kill", f"-{signal}", str(sorted(map(int, children))[number])], check=True)
 
 
 def assert_alike(workdir: Path, expected: Path) -> None:

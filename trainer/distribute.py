@@ -97,6 +97,10 @@ def _say(count: int, where: str, batch_size: int, accumulate: int) -> None:
     )
 
 
+def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 @functools.cache  # TensorFlow can connect to a cluster once in a process
 def _of_workers(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
     """MultiWorkerMirroredStrategy, when all workers have come."""

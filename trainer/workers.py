@@ -27,7 +27,7 @@ from trainer import interruption
 VARIABLE = "TF_CONFIG"
 # What a collective operation raises when a worker is gone (tried: killed, connection reset).
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-PROBE_SECONDS, POLL_SECONDS = 2.0, 0.2
+PROBE_SECONDS, DYING_SECONDS, POLL_SECONDS = 2.0, 5.0, 0.2
 BACKLOG = 1024  # of workers that knock at the same time
 
 
@@ -154,9 +154,17 @@ def losing_one(worker: Worker, workdir: Path) -> Iterator[None]:
             raise
         raise interruption.Interrupted(
             f"worker {worker.number}: another of the {worker.count} workers is gone "
-            f"({'; '.join(silent(worker)) or 'all ports answer again'}); start all workers again "
+            f"({'; '.join(_gone(worker)) or 'all ports answer again'}); start all workers again "
             f"with the same command, which goes on from the newest checkpoint in {workdir}"
         ) from error
+
+
+def _gone(worker: Worker) -> list[str]:
+    """The workers that are silent, as soon as one is: a process that dies may answer yet."""
+    deadline = time.monotonic() + DYING_SECONDS
+    while not (missing := silent(worker)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return missing
 
 
 class Agreement:
