@@ -14,6 +14,7 @@ MAX_FRAGMENTS = 20_000  # and the offset table
 MAX_TABLES = 1_000  # and segments before the scan; a chest radiograph has a dozen
 # Markers (T.81 table B.1).
 SOF0, DHT, SOS, DQT, DRI, EOI, FILL = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xD9, 0xFF
+DROPPED_SEGMENTS = frozenset((*range(0xE0, 0xF0), 0xFE))  # of applications, comments
 DQT_BYTES, DHT_HEAD, MAX_SYMBOLS = 65, 17, 256  # of one table; libjpeg takes no more symbols
 DC_CATEGORIES, AC_CATEGORIES = 11, 10  # of baseline (T.81 F.1.2)
 BLOCKS_A_BYTE = 4  # at most: a code of its DC and one of its end, of one bit at least
@@ -161,10 +162,10 @@ def _segments(frame: tf.Tensor) -> Segments:
 def _is_sound_segment(part: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     """Whether a segment of that length, with its marker, may come before a baseline scan."""
     marker = part[1]
-    is_other_process = (marker > SOF0) & (marker < SOF0 + 16) & (marker != DHT)
+    is_known = tf.reduce_any(marker == sorted(KEPT_SEGMENTS | DROPPED_SEGMENTS))
     is_empty = ((marker == DQT) | (marker == DHT)) & (length <= 4)
     is_odd_interval = (marker == DRI) & (length != 6)
-    return (part[0] == FILL) & ~(is_other_process | is_empty | is_odd_interval)
+    return (part[0] == FILL) & is_known & ~(is_empty | is_odd_interval)
 
 
 def _table(part: tf.Tensor, kind: tf.Tensor) -> tuple:

@@ -3,8 +3,9 @@ SavedModel takes DICOM files: file [] string -> Stored.
 
 It reads what radiographs mostly are: one grey image of 8 or 16 bits allocated, uncompressed little
 endian or JPEG Baseline, seen through a linear window. Of all else, of damaged files and of bytes
-that are no DICOM it says what they are; it never fails, and never shows another image than
-lake.sources.dicom.read_scan.
+that are no DICOM it says what they are; it never fails, and shows the image that
+lake.sources.dicom.read_scan does. Damaged tables and codes of a JPEG are noise in both, and where a
+lake does not keep the JPEG as it is, the noise of two decoders.
 """
 
 from typing import NamedTuple
