@@ -37,6 +37,7 @@ from pydicom.uid import (
 
 from lake import Reject
 from lake.sources import Scan, Storage, dicom, elements
+from lake.sources.codestream import bare_jpeg
 
 DEEP, WIDE = Storage(bits=16, max_side=None), Storage(bits=8, max_side=None)
 PACKAGED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -806,3 +807,22 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     fuzz(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xdd\0\5\0\0\0",  # a restart interval of three bytes
+        b"\xff\xc4\1\x14\x11" + bytes([*[0] * 13, 1, 1, 255]) + bytes(257),  # 257 symbols
+    ],
+)
+def test_a_jpeg_with_a_table_that_decoders_refuse_is_not_kept(segment):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    assert bare_jpeg(whole, 16, 16)
+    head, scan = whole.split(b"\xff\xda")
+    damaged = b"".join([head, segment, b"\xff\xda", scan])
+    with pytest.raises(OSError, match="broken data stream"):
+        Image.open(io.BytesIO(damaged)).load()
+    assert bare_jpeg(damaged, 16, 16) is None

@@ -72,6 +72,8 @@ def _is_sound(segments: list[tuple[int, bytes]], height: int, width: int) -> boo
             if not tables:
                 return False
             huffman |= tables
+        elif marker == 0xDD and len(segment) != 6:  # restart interval
+            return False
     if len(frames) != 1 or len(frames[0]) != 13 or len(segments[-1][1]) != 10:
         return False
     shape, (component, sampling, table) = frames[0][4:10], frames[0][10:]
@@ -99,6 +101,8 @@ def _huffman_tables(segment: bytes) -> set[int]:
     found, at = set(), 4
     while at + 17 <= len(segment):
         name, counts = segment[at], segment[at + 1 : at + 17]
+        if sum(counts) > 256:  # symbols are bytes
+            return set()
         at += 17 + sum(counts)
         symbols, room = segment[at - sum(counts) : at], 1
         for count in counts:  # codes of each length: what shorter ones leave of the room for them
