@@ -21,6 +21,7 @@ from lake.sources import Storage
 from trainer import checkpoint, config, ensemble, images, loose, models, rle_graph, task
 from trainer.decision import Decision, Triplet
 
+pytestmark = pytest.mark.slow  # graphs take seconds to make
 UNET = {"kind": "unet", "filters": 2, "depth": 1}
 CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1}
 UNETPP = {"kind": "unetpp", "filters": 2, "depth": 2, "deep_supervision": True}
@@ -222,7 +223,6 @@ def test_run_lengths_in_the_graph_are_those_of_the_lake():
         assert text_of(mask).numpy().decode() == rle.encode(mask)
 
 
-@pytest.mark.slow
 def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
     workdir = workdir_of(tmp_path / "run", lake, UNETPP, 32)
     arguments = ["export", "--workdir", str(workdir), "--level=all", "--output"]

@@ -15,6 +15,7 @@ from trainer import dicom_graph, image_graph, serving
 GRAPH_ALONE = {"cmyk.jpg", "turned.jpg", "turned_big_endian.jpg", "turned.png"}
 # Orientation 6 in an EXIF block of big-endian numbers.
 BIG_ENDIAN = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+pytestmark = pytest.mark.slow  # the graph takes seconds to make
 
 
 def encoded(pixels, kind: str, mode: str | None = None, **options) -> bytes:
