@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from beam import files
@@ -86,10 +87,11 @@ def _row(
     if error:
         reason, _, message = error.decode().partition(": ")
         raise Reject(reason, f"{image.path}: {message}")
-    row_mm = column_mm = 0.0
+    spacing_mm = (0.0, 0.0)
     if image.kind == "dicom":
         with broken_is("undecodable", image.path):
-            row_mm, column_mm = dicom.spacing_mm(content)
+            spacing_mm = dicom.spacing_mm(content)
+    row_mm, column_mm = np.float32(spacing_mm).tolist()  # as a record, from which predict has them
     return {
         "path": image.path,
         "image_id": image.image_id,
