@@ -4,6 +4,7 @@ The whole pipeline is on this screen; what happens in a step is in asked.py, exp
 answers.py, predicted.py.
 """
 
+import importlib.util
 import sys
 import tempfile
 import time
@@ -80,6 +81,8 @@ def run(argv: list[str]) -> str:
     options.check_beam_arguments(beam_arguments, COMMAND)
     beam_options, runner = runners.chosen(beam_arguments)
     is_local = runner == runners.LOCAL
+    if is_local and importlib.util.find_spec("tensorflow") is None:
+        raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = predict_options.of_flags(flags, beam_options, progress_file)
