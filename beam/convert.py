@@ -5,19 +5,27 @@ finish.py.
 """
 
 import argparse
-import logging
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam import Stopped, files, finish, folders, listing, options, plan, progress, remote, shards
+from beam import (
+    Stopped,
+    files,
+    finish,
+    folders,
+    listing,
+    options,
+    plan,
+    progress,
+    remote,
+    runners,
+    shards,
+)
 from lake import InputError, labels, manifest
-
-LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: options.Options) -> None:
@@ -120,47 +128,26 @@ def run(argv: list[str]) -> dict | None:
     started = time.monotonic()
     flags, beam_arguments = options.parser().parse_known_args(argv)
     options.check_beam_arguments(beam_arguments)
-    pipeline_options = PipelineOptions(beam_arguments)
-    standard = pipeline_options.view_as(StandardOptions)
-    is_local = standard.runner in (None, "DirectRunner", "FnApiRunner")
-    if is_local:
-        # DirectRunner first looks for another runner on the internet.
-        if flags.detach:
-            raise InputError("--detach is for a remote runner; a local one is this process")
-        standard.runner = LOCAL_RUNNER
-    remote.check_installed(standard.runner)
+    pipeline_options, runner = runners.chosen(beam_arguments)
+    is_local = runner == runners.LOCAL
+    if is_local and flags.detach:
+        raise InputError("--detach is for a remote runner; a local one is this process")
     layout = options.check_inputs(flags)
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = options.of_flags(flags, is_local, progress_file)
         files.make_folder(chosen.work(""))
-        try:
-            pipeline = beam.Pipeline(options=pipeline_options)
-        except ValueError as error:  # of Beam's own options
-            raise InputError(str(error)) from None
+        pipeline = runners.pipeline(pipeline_options)
         build(pipeline, flags, layout, chosen)
         if is_local:
             with progress.Line(progress_file):
-                _run_to_the_end(pipeline)
-        elif not remote.has_ended(pipeline.run(), standard.runner, pipeline_options, flags.detach):
+                runners.run_to_the_end(pipeline)
+        elif not remote.has_ended(pipeline.run(), runner, pipeline_options, flags.detach):
             print(f"the table, when it has ended: python -m beam.table {chosen.folder}")
             return None
     content = manifest.parse(files.read_text(chosen.path(manifest.MANIFEST)), chosen.folder)
     print(finish.table(content, time.monotonic() - started))
     return content
-
-
-def _run_to_the_end(pipeline: beam.Pipeline) -> None:
-    # What Stopped has to say is said once, without the traceback that Beam logs.
-    common = logging.getLogger("apache_beam.runners.common")
-    common.addFilter(lambda record: Stopped.OPEN not in record.getMessage())
-    try:
-        pipeline.run().wait_until_finish()
-    except RuntimeError as error:
-        stopped = Stopped.message_in(str(error))
-        if stopped is None:
-            raise
-        raise Stopped(stopped) from None
 
 
 def main(argv: list[str]) -> int:

@@ -70,13 +70,13 @@ def match(pattern: str, kind: str, progress_file: str | None) -> Iterator[list[t
     those."""
     found = FileSystems.match([pattern])[0].metadata_list
     found = [file for file in found if not source.is_data_file(kind, file.path)]
-    found = [(_printable(file.path), file.size_in_bytes) for file in found]
+    found = [(printable(file.path), file.size_in_bytes) for file in found]
     progress.tick(progress_file, progress.MATCHED * len(found))
     for start in range(0, len(found), CHUNK_FILES):
         yield found[start : start + CHUNK_FILES]
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """The path with bytes that are not UTF-8 escaped: no runner can carry them, nor a JSON line."""
     return path.encode("utf-8", "backslashreplace").decode()
 

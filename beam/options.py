@@ -124,10 +124,10 @@ def _add_inputs(add) -> None:
     add("--image_id_from", choices=("name", "uid"), default="name", help="file or SOPInstanceUID")
     choices = ("reject", "first", "each")
     add("--frames", choices=choices, default="reject", help="of a multi-frame file")
-    share = {"type": _share, "metavar": "SHARE"}
+    a_share = {"type": share, "metavar": "SHARE"}
     help_text = "of a volume's slices without a nodule, take this share"
-    add("--empty_slices", default=0.1, help=help_text, **share)
-    add("--max_reject_fraction", default=0.01, help="above it the job fails", **share)
+    add("--empty_slices", default=0.1, help=help_text, **a_share)
+    add("--max_reject_fraction", default=0.01, help="above it the job fails", **a_share)
     add("--detach", action="store_true", help="leave a remote job when it is submitted")
 
 
@@ -141,12 +141,12 @@ def _add_pixels(add) -> None:
 
 def _add_splits(add) -> None:
     add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
-    add("--folds", type=_at_least(2, int), default=0, metavar="K", help="within train and val")
+    add("--folds", type=at_least(2, int), default=0, metavar="K", help="within train and val")
     add("--split_column", metavar="NAME", help="the label CSV's column that says the split")
     add("--splits_from", metavar="LAKE", help="keep this lake's splits, deal only new patients")
-    add("--shard_mb", type=_at_least(0.1, float), default=100, help="size of a shard, 10^6 bytes")
-    add("--shard_images", type=_at_least(1, int), default=1000, help="at most so many in a shard")
-    add("--min_shards", type=_at_least(1, int), default=4, help="shards of a split, at least")
+    add("--shard_mb", type=at_least(0.1, float), default=100, help="size of a shard, 10^6 bytes")
+    add("--shard_images", type=at_least(1, int), default=1000, help="at most so many in a shard")
+    add("--min_shards", type=at_least(1, int), default=4, help="shards of a split, at least")
 
 
 def _add_privacy(add) -> None:
@@ -157,7 +157,7 @@ def _add_privacy(add) -> None:
     add("--deidentify_key_file", metavar="FILE", help=made_at)
 
 
-def check_beam_arguments(arguments: list[str]) -> None:
+def check_beam_arguments(arguments: list[str], command: str = "beam.convert") -> None:
     """PipelineOptions drops what it does not know; a mistyped flag must not be dropped in
     silence."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
@@ -165,19 +165,14 @@ def check_beam_arguments(arguments: list[str]) -> None:
         options._add_argparse_args(known)
     _, unknown = known.parse_known_args(arguments)
     if unknown:
-        raise InputError(f"unknown options {' '.join(unknown)}; see python -m beam.convert --help")
+        raise InputError(f"unknown options {' '.join(unknown)}; see python -m {command} --help")
 
 
 def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
     """The columns of the label CSV, None without one; raises InputError where inputs are missing or
     do not fit together."""
     for name in ("images", "masks"):
-        pattern = getattr(flags, name)
-        if pattern and not FileSystems.match([pattern], limits=[1])[0].metadata_list:
-            raise InputError(
-                f"--{name}={pattern}: no file matches; quote the pattern so that the shell leaves "
-                f"it alone"
-            )
+        check_matches(name, getattr(flags, name))
     given = [name for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
     if len(given) > 1:
         raise InputError(f"{' and '.join(f'--{name}' for name in given)}: expected one of them")
@@ -212,6 +207,15 @@ def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
             f"seriesuid,coordX,coordY,coordZ,diameter_mm, the other sources run lengths or classes"
         )
     return layout
+
+
+def check_matches(name: str, pattern: str | None) -> None:
+    """Raises InputError where the pattern of an option matches no file."""
+    if pattern and not FileSystems.match([pattern], limits=[1])[0].metadata_list:
+        raise InputError(
+            f"--{name}={pattern}: no file matches; quote the pattern so that the shell leaves it "
+            f"alone"
+        )
 
 
 def label_kind(flags: argparse.Namespace, layout: labels.Layout | None) -> str:
@@ -315,10 +319,10 @@ def _window(text: str) -> str:
 
 
 def _side(text: str) -> int | None:
-    return None if text == "none" else _at_least(1, int)(text)
+    return None if text == "none" else at_least(1, int)(text)
 
 
-def _at_least(lowest: float, kind: type):
+def at_least(lowest: float, kind: type):
     """An argparse type: a number from `lowest` on."""
 
     def number(text: str):
@@ -329,7 +333,7 @@ def _at_least(lowest: float, kind: type):
     return number
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return float(text)

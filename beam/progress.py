@@ -30,8 +30,8 @@ def _opened(progress_file: str) -> int:
 class Line:
     """A context that rewrites one line on stderr every second until it closes."""
 
-    def __init__(self, progress_file: str, seconds: float = 1.0):
-        self.path, self.seconds = Path(progress_file), seconds
+    def __init__(self, progress_file: str, doing: str = "converting", seconds: float = 1.0):
+        self.path, self.doing, self.seconds = Path(progress_file), doing, seconds
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -54,21 +54,21 @@ class Line:
             read += len(new)
             counts.update({event: new.count(event) for event in EVENTS})
             end = "\r" if sys.stderr.isatty() and not is_last else "\n"
-            sys.stderr.write(text(counts, time.monotonic() - started) + end)
+            sys.stderr.write(text(counts, time.monotonic() - started, self.doing) + end)
             sys.stderr.flush()
             if is_last:
                 return
 
 
-def text(counts: Counter, seconds: float) -> str:
-    """The line: the listing while it runs, then the records."""
+def text(counts: Counter, seconds: float, doing: str = "converting") -> str:
+    """The line: the listing while it runs, then what is done with the images."""
     total = counts[MATCHED]
     done = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:
         listed = counts[LISTED] + counts[REJECTED]
         return f"listing: {listed:,} of {total:,} headers read, {seconds:.0f} s"
     return (
-        f"converting: {done:,} of {total:,} images ({done / total:.0%}), {done / seconds:.0f} "
+        f"{doing}: {done:,} of {total:,} images ({done / total:.0%}), {done / seconds:.0f} "
         f"images/s, "
         f"{counts[REJECTED]:,} rejected, {seconds:.0f} s"
     )

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import apache_beam
 import numpy as np
 
-from beam import convert, options, plan, splits
+from beam import options, plan, runners, splits
 
 STEP = 20_000
 
@@ -52,7 +52,7 @@ def chosen() -> options.Options:
 def measure(images: int, output: str) -> None:
     """Plans in this process; prints seconds of CPU and peak bytes."""
     started = time.process_time()
-    pipeline = apache_beam.Pipeline(runner=convert.LOCAL_RUNNER)
+    pipeline = apache_beam.Pipeline(runner=runners.LOCAL)
     _ = (
         pipeline
         | apache_beam.Create([(n, min(n + STEP, images)) for n in range(0, images, STEP)])

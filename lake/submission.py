@@ -1,9 +1,11 @@
 """Submission CSVs as the SIIM-ACR challenge takes them: rows of (id, run-length text) <-> a file
-`ImageId,EncodedPixels`, one row an id, `-1` for an empty mask. And votes over several of them.
+`ImageId,EncodedPixels`, one row an id, `-1` for an empty mask. And votes over several of them, and
+what else stands in a folder of predictions.
 """
 
 import csv
 import io
+import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from lake import InputError, Reject, labels, rle
 from lake.sources import MAX_PIXELS
 
 HEADER = ("ImageId", "EncodedPixels")
+# The tables beside it.
+PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
+REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 MAX_SHOWN = 5  # mistakes or ids that a message quotes
 
 
@@ -25,6 +30,17 @@ def csv_line(values: tuple) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue()
+
+
+def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") -> dict:
+    """One line of rejects.csv: `what` could not be made."""
+    found = {"path": path, "image_id": image_id, "what": what}
+    return found | {"reason": reject.reason, "message": reject.message}
+
+
+def file_name(image_id: str, suffix: str) -> str:
+    """Of an image's own file; what no file name can hold of its id is escaped, as in a URL."""
+    return f"{urllib.parse.quote(image_id, safe='# ')}{suffix}"
 
 
 def read(path: Path, num_pixels: Mapping[str, int] | int = MAX_PIXELS) -> dict[str, str]:

@@ -62,6 +62,24 @@ def lake(phantoms, convert, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def systems(lake, tmp_path_factory) -> dict[str, list[str]]:
+    """The options of runs of random weights; trained.systems."""
+    import trained
+
+    return trained.systems(tmp_path_factory.mktemp("systems"), lake)
+
+
+@pytest.fixture(scope="session")
+def exported(systems, tmp_path_factory) -> Path:
+    """An export of the cascade of `systems`."""
+    import trained
+
+    folder = tmp_path_factory.mktemp("exported") / "cascade"
+    trained.commanded("export", *systems["cascade"], "--output", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images, which are not part of the repository."""
     folder = os.environ.get("RADLAKE_REAL_DATA")

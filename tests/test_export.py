@@ -1,7 +1,6 @@
 """export: the SavedModel answers as predict does, in a process that has none of our code."""
 
 import base64
-import csv
 import io
 import json
 import shutil
@@ -9,21 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
 from PIL import Image
+from trained import commanded, predicted, workdir_of
 
 from lake import example, rle
 from lake.sources import Storage
-from trainer import checkpoint, config, ensemble, images, loose, models, rle_graph, task
-from trainer.decision import Decision, Triplet
+from trainer import checkpoint, loose, rle_graph, task
 
 pytestmark = pytest.mark.slow  # graphs take seconds to make
-UNET = {"kind": "unet", "filters": 2, "depth": 1}
-CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1}
 UNETPP = {"kind": "unetpp", "filters": 2, "depth": 2, "deep_supervision": True}
 # A client: argument 1 is a list of (SavedModel, signature, paths of files or of an npz).
 CLIENT = """
@@ -47,63 +43,6 @@ for folder, name, paths in json.loads(sys.argv[1]):
 assert not {"lake", "trainer", "beam"} & set(sys.modules)
 print(json.dumps(answers))
 """
-
-
-def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Path:
-    """A run of random weights; `stored`: what its lake.json says otherwise."""
-    run = config.Config.model_validate(
-        {"model": model, "lake": str(lake), "data": {"side": side, "batch_size": 4}}
-    )
-    keras.utils.set_random_seed(len(str(model)))
-    network = models.build(run.model, side)
-    for weights in network.trainable_weights[-2:]:  # the head's: apart from what is rounding
-        weights.assign(30 * abs(weights))
-    content = json.loads((lake / "manifest.json").read_text())
-    checkpoint.claim(folder, run, [content | stored])
-    network.save_weights(folder / checkpoint.BEST)
-    return folder
-
-
-def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
-    """As if evaluate had chosen some that keep a part of the masks, and about 30 % of each."""
-    asked = images.of_lake(str(lake), "test")
-    batch = next(iter(images.batches(asked, system, ("image_id",), with_image=False)))
-    said = system(batch)
-    bottom = float(np.quantile(said.probabilities.numpy(), 0.7))
-    gate = None if said.lesion is None else float(np.quantile(said.lesion.numpy(), 0.3))
-    chosen = Decision(Triplet(bottom, 0.25, bottom), gate)
-    entry = chosen.to_json() | {"weights_sha256": system.weights_sha256()}
-    checkpoint.write_metrics(system.members[0].workdir, {system.label: entry})
-
-
-def commanded(*arguments) -> None:
-    assert task.main([str(argument) for argument in arguments]) == 0
-
-
-def predicted(output: Path) -> dict[str, tuple[str, float, int]]:
-    """{image id: (run lengths, p, lesion pixels)}."""
-    found = {}
-    with (output / "submission.csv").open() as texts, (output / "predictions.csv").open() as facts:
-        for text, fact in zip(csv.DictReader(texts), csv.DictReader(facts), strict=True):
-            numbers = float(fact["probability"]), int(fact["lesion_px"])
-            found[text["ImageId"]] = (text["EncodedPixels"], *numbers)
-    return found
-
-
-@pytest.fixture(scope="module")
-def systems(lake, tmp_path_factory) -> dict[str, list[str]]:
-    """The options of a cascade whose classifier has an input of its own, seen mirrored too; and of
-    a network that learnt from 16 bits."""
-    folder = tmp_path_factory.mktemp("systems")
-    segmenter = workdir_of(folder / "segmenter", lake, UNET, 32)
-    classifier = workdir_of(folder / "classifier", lake, CLASSIFIER, 48)
-    deep = workdir_of(folder / "deep", lake, UNET, 32, dtype="uint16")
-    cascade = ensemble.load([segmenter], [classifier], ("flip",))
-    assert cascade.own_classifier_input is not None
-    with_thresholds(cascade, lake)
-    with_thresholds(ensemble.load([deep]), lake)
-    options = ["--workdir", segmenter, "--classifier", classifier, "--tta", "flip"]
-    return {"cascade": options, "deep": ["--workdir", deep]}
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +70,13 @@ def files(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(systems, files, tmp_path_factory) -> Path:
+def told(systems, exported, files, tmp_path_factory) -> Path:
     """A folder with what predict says of the files, in NAME_predicted, and with answers.json of a
     client that asks the exports."""
     folder = tmp_path_factory.mktemp("told")
+    (folder / "cascade").symlink_to(exported)
+    commanded("export", *systems["deep"], "--output", folder / "deep")
     for name, options in systems.items():
-        commanded("export", *options, "--output", folder / name)
         commanded("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
     stored = loose.Stored(False, "name", Storage(bits=16, max_side=1024))
     [record] = loose.of_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()

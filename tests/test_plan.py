@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from beam import Stopped, convert, options, plan, splits
+from beam import Stopped, options, plan, runners, splits
 from beam.listing import Image
 from lake import InputError, labels
 from lake.sources import Geometry, Header, stable_hash
@@ -214,7 +214,7 @@ def test_the_whole_plan_runs_on_a_runner():
 
     images = cohort(30)
     expected = [(name, place[:3]) for name, place in planned(images).items()]
-    with TestPipeline(runner=convert.LOCAL_RUNNER) as root:
+    with TestPipeline(runner=runners.LOCAL) as root:
         found = (
             root
             | apache_beam.Create(images)

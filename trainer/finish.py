@@ -10,9 +10,10 @@ from PIL import Image
 
 from lake import Reject, rle, seg, source, storage
 from lake.sources.damage import broken_is
+from lake.submission import reject_row
 from trainer import config, decision, loose, output_files, overlay
 from trainer.decision import Decision, Sizes
-from trainer.images import STORED_IMAGE, Images, reject_row
+from trainer.images import STORED_IMAGE, Images
 
 OVERLAYS, PROBABILITIES, SEGS = "overlays", "probabilities", "seg"
 FIELDS = ("image_id", *Sizes._fields, "pixel_spacing_mm", "original_rle")

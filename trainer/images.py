@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import Reject, example
+from lake import example
 from lake.sources import Header
 from lake.sources.pixels import to_png
 from trainer import data, pixels
@@ -56,12 +56,6 @@ def batches(
     records = asked.records().concatenate(blank.repeat(-asked.count % settings.batch_size))
     items = records.map(item, tf.data.AUTOTUNE, deterministic=True)
     return items.batch(settings.batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
-
-
-def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") -> dict:
-    """One line of rejects.csv: `what` could not be made."""
-    found = {"path": path, "image_id": image_id, "what": what}
-    return found | {"reason": reject.reason, "message": reject.message}
 
 
 # A record of which nothing is known.

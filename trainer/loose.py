@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from lake import InputError, Reject, example, source
 from lake.sources import Header, Scan, Storage, images, series
+from lake.submission import reject_row
 from trainer import checkpoint, data
 from trainer.ensemble import Ensemble
-from trainer.images import UNKNOWN, Images, blank_record, reject_row
+from trainer.images import UNKNOWN, Images, blank_record
 
 METAIMAGE, IMAGES, DICOM = "metaimage", "images", "dicom"
 PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")

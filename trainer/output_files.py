@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lake import InputError
+from lake import InputError, submission
 
 PNG_LEVEL = 1  # 20 ms for a map of 1024 px; zlib's usual 6 takes three times that for a tenth less
 
@@ -49,8 +49,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def path_of(folder: Path, image_id: str, suffix: str) -> Path:
-    """The file of an image; what no file name can hold of its id is escaped, as in a URL."""
-    return folder / f"{urllib.parse.quote(image_id, safe='# ')}{suffix}"
+    return folder / submission.file_name(image_id, suffix)
 
 
 def id_of(path: Path) -> str:

@@ -25,8 +25,6 @@ from trainer.images import Images
 
 SUBMISSION, PREDICTIONS, REJECTS = "submission.csv", "predictions.csv", "rejects.csv"
 CANDIDATES = "candidates.csv"
-PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
-REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 BATCHES_WAITING = 2  # whose images may be predicted and not yet written
 
 
@@ -44,7 +42,8 @@ def predict(
         def table(name: str, columns: tuple[str, ...]) -> output_files.Table:
             return stack.enter_context(output_files.Table(output / name, columns))
 
-        rows, facts = table(SUBMISSION, submission.HEADER), table(PREDICTIONS, PREDICTION_COLUMNS)
+        rows = table(SUBMISSION, submission.HEADER)
+        facts = table(PREDICTIONS, submission.PREDICTION_COLUMNS)
         finder = None
         if wanted.candidates:
             finder = stack.enter_context(Finder(asked, table(CANDIDATES, candidates.HEADER)))
@@ -163,9 +162,9 @@ class Finder:
 def summary(count: int, lesions: int, rejects: list[dict], output: Path) -> str:
     """Writes rejects.csv; says what was done."""
     rejects.sort(key=lambda row: (row["path"], row["image_id"], row["what"]))
-    with output_files.Table(output / REJECTS, REJECT_COLUMNS) as table:
+    with output_files.Table(output / REJECTS, submission.REJECT_COLUMNS) as table:
         for row in rejects:
-            table.write(*(row[name] for name in REJECT_COLUMNS))
+            table.write(*(row[name] for name in submission.REJECT_COLUMNS))
     lost = sum(row["what"] == "image" for row in rejects)
     said = f"{count:,} images predicted, {lesions:,} with a lesion; {lost:,} rejected"
     if len(rejects) > lost:

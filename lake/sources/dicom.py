@@ -134,6 +134,11 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
         return pixels.store(levels, highest, rescale, window, spacing_mm, storage, slice_mm)
 
 
+def spacing_mm(data: bytes) -> tuple[float, float]:
+    """(row, column) between the pixels of a file of one frame; 0, 0 when unknown."""
+    return _spacing_mm(elements.read(data, frozenset((PIXEL_SPACING, IMAGER_SPACING))).elements)
+
+
 def file_stem(path: str) -> str:
     name = re.split(r"[/\\]", path)[-1]
     return name[:-4] if name.lower().endswith(".dcm") else name

@@ -1,0 +1,113 @@
+"""python -m beam.predict: image files and an export of trainer.task -> masks, on any Beam runner.
+
+The whole pipeline is on this screen; what happens in a step is in asked.py, exported.py,
+answers.py, predicted.py.
+"""
+
+import importlib.util
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+
+from beam import (
+    Stopped,
+    answers,
+    asked,
+    options,
+    predict_options,
+    predicted,
+    progress,
+    remote,
+    runners,
+)
+from beam.exported import Export
+from beam.predict_options import Options
+from lake import InputError
+
+COMMAND = "beam.predict"
+
+
+def build(root: beam.Pipeline, pattern: str, chosen: Options) -> None:
+    """The whole pipeline; only paths are shuffled."""
+    matched = (
+        root
+        | "Pattern" >> beam.Create([pattern])
+        | "Match" >> beam.FlatMap(asked.match, chosen)  # (first path of the shard, [file])
+        | "Spread" >> beam.Reshuffle()
+    )
+    ids = matched | "Read ids" >> beam.ParDo(asked.ReadIds(chosen)).with_outputs(
+        asked.REJECTS, main="images"
+    )  # (image id, (first path, Image))
+    images = (
+        ids["images"]
+        | "By id" >> beam.GroupByKey()
+        | "First of each"
+        >> beam.FlatMap(asked.first_of_id, chosen).with_outputs(asked.REJECTS, main="images")
+    )  # (first path, Image)
+    shards = (
+        images["images"]
+        | "By shard" >> beam.GroupByKey()
+        | "Asked" >> beam.FlatMap(asked.asked, chosen).with_outputs(asked.STANDING, main="shards")
+    )  # Shard
+    written = (
+        shards["shards"]
+        | "Answer" >> RunInference(Export(chosen.model, chosen.batch_size, chosen.threads))
+        | "Write" >> beam.Map(answers.write, chosen)  # (first path, fingerprint)
+    )
+    done = (written, shards[asked.STANDING]) | "Done" >> beam.Flatten()
+    rejects = (ids[asked.REJECTS], images[asked.REJECTS]) | "Rejects" >> beam.Flatten()
+    files = matched | "Files" >> beam.Map(lambda chunk: len(chunk[1])) | beam.CombineGlobally(sum)
+    _ = (
+        done
+        | "Shards" >> beam.combiners.ToList()
+        | "Finish"
+        >> beam.Map(
+            predicted.finalise,
+            rejects=beam.pvalue.AsList(rejects),
+            num_files=beam.pvalue.AsSingleton(files),
+            options=chosen,
+        )
+    )
+
+
+def run(argv: list[str]) -> str:
+    """Predicts and returns what to print; raises InputError or Stopped."""
+    started = time.monotonic()
+    flags, beam_arguments = predict_options.parser().parse_known_args(argv)
+    options.check_beam_arguments(beam_arguments, COMMAND)
+    beam_options, runner = runners.chosen(beam_arguments)
+    is_local = runner == runners.LOCAL
+    if is_local and importlib.util.find_spec("tensorflow") is None:
+        raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
+    with tempfile.TemporaryDirectory() as temporary:
+        progress_file = str(Path(temporary, "progress")) if is_local else None
+        chosen = predict_options.of_flags(flags, beam_options, progress_file)
+        predict_options.claim(chosen)
+        pipeline = runners.pipeline(beam_options)
+        build(pipeline, flags.images, chosen)
+        if is_local:
+            with progress.Line(progress_file, "predicting"):
+                runners.run_to_the_end(pipeline)
+        elif not remote.has_ended(pipeline.run(), runner, beam_options, detach=False):
+            return f"{chosen.folder}: {answers.SUMMARY} will be there when it has ended"
+    return predicted.table(chosen, time.monotonic() - started)
+
+
+def main(argv: list[str]) -> int:
+    try:
+        print(run(argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as error:
+        print(f"failed: {error.args[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
