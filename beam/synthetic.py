@@ -210,20 +210,27 @@ def put_pixels(dataset, view, bits, photometric):
     dataset["PixelData"].VR = "OB"
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="python -m beam.synthetic", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--output", type=Path, required=True, help="a folder")
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=1024, help="pixels")
-    parser.add_argument("--bits", type=int, default=8, help="8 (JPEG), 12 or 16 (uncompressed)")
-    parser.add_argument("--photometric", default="MONOCHROME2", help="or MONOCHROME1: white is air")
-    parser.add_argument("--positive_share", type=float, default=0.22)
-    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
+    made.add_argument("--output", type=Path, required=True, help="a folder")
+    made.add_argument("--images", type=int, default=400)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--side", type=int, default=1024, help="pixels")
+    made.add_argument("--bits", type=int, default=8, help="8 (JPEG), 12 or 16 (uncompressed)")
+    made.add_argument("--photometric", default="MONOCHROME2", help="or MONOCHROME1: white is air")
+    made.add_argument("--positive_share", type=float, default=0.22)
+    made.add_argument("--processes", type=int, help="one a core when absent")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    flags = parser().parse_args(argv)
+    if flags.processes is None:
+        flags.processes = multiprocessing.cpu_count()
     try:
-        write(**vars(parser.parse_args(argv)))
+        write(**vars(flags))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
