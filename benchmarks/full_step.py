@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import keras
 import tensorflow as tf
 
-from trainer import augment, config, distribute, models, objective, schedules, train
+from trainer import augment, config, distribute, models, objective, schedules, stepping
 
 REPEATS = 3
 OPTIONS = ["--data.batch_size=1", "--train.device=cpu", "--train.precision=float32"]
@@ -63,7 +63,7 @@ def main(path: str) -> None:
     optimizer = schedules.build_optimizer(run.optimizer, rate)
     optimizer.build(network.trainable_variables)
     losses = objective.image_losses(run, positive_share=0.01)
-    step = train.training_step(network, optimizer, run, strategy, losses)
+    step = stepping.training_step(network, optimizer, run, strategy, losses)
     side = run.data.side
     batch = {
         "image": tf.cast(tf.random.uniform([1, side, side, 1], maxval=256), tf.uint8),

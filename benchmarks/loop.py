@@ -35,8 +35,8 @@ from trainer import (
     objective,
     progress,
     schedules,
+    stepping,
     summaries,
-    train,
 )
 
 
@@ -89,9 +89,9 @@ def ours(run: config.Config, batch: dict, steps: int, workdir: Path):
     strategy = distribute.strategy("cpu", 1, run.data.batch_size)
     network, optimizer = built(run)
     losses = objective.image_losses(run, positive_share=0.01)
-    several_steps = train.steps_in_one_call(
+    several_steps = stepping.steps_in_one_call(
         strategy,
-        train.training_step(network, optimizer, run, strategy, losses),
+        stepping.training_step(network, optimizer, run, strategy, losses),
         averaging.moving_statistics(network),
     )
     batches = tf.data.Dataset.from_tensors(batch).repeat()

@@ -3,7 +3,7 @@
     python benchmarks/unetpp_step.py [--side 256] [--batch 2] [--steps 11] [--threads 2]
 
 One step is the forward pass and all gradients, float32, on this machine's CPU: radlake's under
-TensorFlow as trainer/train.py runs it there, MONAI's under PyTorch. The two networks sit in
+TensorFlow as trainer/stepping.py runs it there, MONAI's under PyTorch. The two networks sit in
 processes of their own and step in turns; the ratio of the medians holds on another machine, the
 seconds do not. On a busy machine only --threads 1 and the CPU time mean something: threads that
 wait for one another lose much more than their share. Each network's convolutions are

@@ -24,7 +24,7 @@ from trainer import (
     models,
     objective,
     schedules,
-    train,
+    stepping,
     workers,
 )
 
@@ -85,8 +85,8 @@ def equal(norm: str, replicas: int) -> None:
     strategy = distribute.strategy("cpu", replicas, BATCH, accumulate)
     network, optimizer = built(run, strategy)
     losses = objective.image_losses(run, 0.1, distribute.total(strategy))
-    step = train.training_step(network, optimizer, run, strategy, losses)
-    call = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+    step = stepping.training_step(network, optimizer, run, strategy, losses)
+    call = stepping.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
     iterator = iter(distribute.distributed(strategy, batches(run, STEPS)))
     sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
     weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])
@@ -116,8 +116,8 @@ def float16() -> None:
 
     with strategy.scope():
         scale = loss_scale.LossScale(1024.0, 2)
-    step = train.training_step(network, optimizer, run, strategy, planted, scale=scale)
-    call = train.steps_in_one_call(strategy, step, [])
+    step = stepping.training_step(network, optimizer, run, strategy, planted, scale=scale)
+    call = stepping.steps_in_one_call(strategy, step, [])
     bad = tf.data.Dataset.range(BATCH * steps).map(lambda n: tf.equal(n, 3 * BATCH - 1))
     examples = tf.data.Dataset.zip(batches(run, steps).unbatch(), bad).map(
         lambda example, is_bad: example | {"weight": tf.where(is_bad, float("inf"), 1.0)}
@@ -152,8 +152,8 @@ def resume() -> None:
                 say(step=step, before=states[0], after=on_replicas(strategy, statistics))
                 continue
             losses = objective.image_losses(run, 0.1)
-            one = train.training_step(network, optimizer, run, strategy, losses)
-            call = train.steps_in_one_call(strategy, one, statistics)
+            one = stepping.training_step(network, optimizer, run, strategy, losses)
+            call = stepping.steps_in_one_call(strategy, one, statistics)
             call(iter(distribute.distributed(strategy, batches(run, 3))), tf.constant(3))
             states.append(on_replicas(strategy, statistics))
             state.save(3)

@@ -16,7 +16,7 @@ import yaml
 
 from beam import convert as converter
 from beam import options
-from trainer import augment, config, models, objective, schedules, task, train
+from trainer import augment, config, models, objective, schedules, stepping, task
 from trainer.models import encoders, parts
 
 ROOT = Path(__file__).parent.parent
@@ -262,7 +262,7 @@ def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bflo
     optimizer = schedules.build_optimizer(run.optimizer, rate)
     optimizer.build(network.trainable_variables)
     losses = objective.image_losses(run, positive_share=0.02)
-    step = train.training_step(network, optimizer, run, tf.distribute.get_strategy(), losses)
+    step = stepping.training_step(network, optimizer, run, tf.distribute.get_strategy(), losses)
     compiled, batch = tf.function(step, jit_compile=True), batch_of(run)
     text = compiled.experimental_get_compiler_ir(batch)(stage="hlo")
     assert "bf16[" in text and not re.findall(NOT_FOR_A_TPU, text)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.data.experimental.ops.testing import sleep
 
-from trainer import train
+from trainer import stepping
 
 CALL = 12  # steps
 
@@ -26,7 +26,7 @@ def input_wait_share(fetch_ms: float, step_ms: float) -> float:
         loss = tf.numpy_function(nap, [batch], tf.float32) if step_ms else batch
         return {"loss": tf.reshape(loss, [])}
 
-    call = train.steps_in_one_call(strategy, step, [])
+    call = stepping.steps_in_one_call(strategy, step, [])
     iterator = iter(strategy.experimental_distribute_dataset(batches.prefetch(2)))
     call(iterator, tf.constant(CALL))
     return float(call(iterator, tf.constant(CALL))["input_wait_share"])

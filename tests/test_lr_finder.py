@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import augment, config, lr_finder, schedules, task, train
+from trainer import augment, config, lr_finder, schedules, stepping, task, train
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
@@ -125,9 +125,9 @@ def test_network_optimizer_and_random_states_are_left_as_they_were(lake):
         rate = schedules.learning_rate(run.optimizer, 1, 3)
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
-    step = train.training_step(network, optimizer, run, strategy, setup.image_losses)
+    step = stepping.training_step(network, optimizer, run, strategy, setup.image_losses)
     batches = iter(lr_finder.batches_from_the_first(run, setup, 2))
-    train.steps_in_one_call(strategy, step, [])(batches, tf.constant(2))  # in mid-training
+    stepping.steps_in_one_call(strategy, step, [])(batches, tf.constant(2))  # in mid-training
     run = config.Config.model_validate(config.merged(run.model_dump(), {"optimizer": {"ema": 0.9}}))
     states = [*network.variables, *optimizer.variables]
     names = {variable.name for variable in states}

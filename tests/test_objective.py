@@ -122,7 +122,7 @@ def test_a_batch_divides_once_and_leaves_padding_and_unknown_masks_out():
 ONE_STEP_ON_ONE_AND_TWO_REPLICAS = """
 import json, keras, numpy as np, tensorflow as tf
 from lake import InputError
-from trainer import augment, config, distribute, models, objective, schedules, train
+from trainer import augment, config, distribute, models, objective, schedules, stepping
 
 strategies = [distribute.strategy("cpu", count, 4) for count in (2, 1)]
 run = config.Config.model_validate({
@@ -147,13 +147,13 @@ for strategy in strategies:
         optimizer = schedules.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
     losses = objective.image_losses(run, 0.1, distribute.total(strategy))
-    step = train.training_step(network, optimizer, run, strategy, losses)
-    call = train.steps_in_one_call(strategy, step, [])
+    step = stepping.training_step(network, optimizer, run, strategy, losses)
+    call = stepping.steps_in_one_call(strategy, step, [])
     sums = call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(1))
     print(json.dumps([float(sums["loss"]), float(sums["gradient_norm"])]))
 try:
     compiled = run.model_copy(update={"train": config.Train(jit=True)})
-    train.training_step(network, optimizer, compiled, strategies[0], losses)
+    stepping.training_step(network, optimizer, compiled, strategies[0], losses)
 except InputError as error:
     print(error)
 """

@@ -122,7 +122,7 @@ def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
 
 BATCH_NORM_ON_TWO_REPLICAS = """
 import json, keras, numpy as np, tensorflow as tf
-from trainer import averaging, distribute, train
+from trainer import averaging, distribute, stepping
 
 strategy = distribute.strategy("cpu", 2, 4)
 with strategy.scope():
@@ -133,7 +133,7 @@ def step(batch):
     network(batch, training=True)
     return {"loss": tf.reduce_sum(batch)}
 
-call = train.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+call = stepping.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
 values = np.arange(24, dtype="float32").reshape(8, 3) ** 2
 dataset = tf.data.Dataset.from_tensor_slices(values).batch(4)
 call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(2))

@@ -31,6 +31,7 @@ from trainer import (
     output_files,
     panel,
     schedules,
+    stepping,
     summaries,
     train,
     workers,
@@ -119,9 +120,9 @@ def losses_by_rate(
         optimizer = schedules.build_optimizer(run.optimizer, growing)
         optimizer.build(network.trainable_variables)
     # Without averages of the weights: they would not change the loss.
-    step = train.training_step(network, optimizer, run, strategy, image_losses)
+    step = stepping.training_step(network, optimizer, run, strategy, image_losses)
     statistics = averaging.moving_statistics(network)
-    one_step = train.steps_in_one_call(strategy, step, statistics, is_timed=False)
+    one_step = stepping.steps_in_one_call(strategy, step, statistics, is_timed=False)
     iterator = iter(distribute.distributed(strategy, batches))
     losses, lowest = [], objective.lowest_loss(run.loss)
     with left_as_it_was(network, strategy):

@@ -1,9 +1,5 @@
-"""The loop: N steps in one call of a tf.function around strategy.run; validation, checkpoints,
-curves each epoch.
-
-Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. Losses are sums over
-the batch divided by the global batch, so that one replica and many take the same step.
-"""
+"""A run: its lakes, network, optimizer and steps are put together and given to the loop, stage
+after stage."""
 
 import contextlib
 import functools
@@ -25,7 +21,6 @@ from trainer import (
     damage,
     data,
     distribute,
-    input_wait,
     interruption,
     loop,
     loss_scale,
@@ -33,8 +28,8 @@ from trainer import (
     objective,
     order,
     provenance,
-    rematerialise,
     schedules,
+    stepping,
     summaries,
     validate,
     workers,
@@ -188,9 +183,9 @@ def compiled_steps(run: config.Config, setup: Setup, moving: Moving) -> Callable
     """steps_in_one_call of the run's own training step."""
     network, strategy, losses = setup.network, setup.strategy, setup.image_losses
     parts = moving.optimizer, run, strategy, losses, moving.averages, moving.scale
-    return steps_in_one_call(
+    return stepping.steps_in_one_call(
         strategy,
-        training_step(network, *parts),
+        stepping.training_step(network, *parts),
         averaging.moving_statistics(network),
         is_timed=not run.train.deterministic,
     )
@@ -265,150 +260,6 @@ def averages_in_place(run: config.Config, setup: Setup, averages, epoch: int):
         averaging.estimate_statistics(setup.network, setup.strategy, forward, batches)
     yield
     averages.swap()
-
-
-def training_step(
-    network,
-    optimizer,
-    run: config.Config,
-    strategy,
-    image_losses: Callable,
-    averages: averaging.Averages | None = None,
-    scale: loss_scale.LossScale | None = None,
-) -> Callable:
-    """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
-    alike. With a `scale`, a step that is not finite is skipped by all, and sums nothing."""
-    gradients = gradients_in_parts(network, run, image_losses)
-    if distribute.compiles_gradients(run.train.jit, strategy):
-        _refuse_joined_losses(run, strategy.num_replicas_in_sync)
-        gradients = tf.function(gradients, jit_compile=True)
-
-    moved = _moved(network, optimizer, averages) if scale else []
-
-    def step(batch: dict) -> dict:
-        before = [tf.identity(variable) for variable in moved]
-        factor = scale.value.read_value() if scale else tf.constant(1.0)
-        grads, sums = gradients(batch, factor)
-        grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
-        if scale:
-            grads = [grad / factor for grad in grads]
-        norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
-        is_finite = tf.math.is_finite(norm)
-        grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
-        done = tf.identity(optimizer.iterations)
-        optimizer.apply(grads, network.trainable_variables)
-        if averages and run.optimizer.ema:
-            averages.move(averaging.ema_share(run.optimizer.ema, done))
-        sums |= {"gradient_norm": norm / strategy.num_replicas_in_sync}  # the same on each
-        if scale:
-            loss_scale.kept_if_finite(is_finite, moved, before)
-            scale.move(is_finite)
-            sums = {
-                name: tf.where(is_finite, value, tf.zeros_like(value))
-                for name, value in sums.items()
-            }
-        nonfinite = (1.0 - tf.cast(is_finite, tf.float32)) / strategy.num_replicas_in_sync
-        return {**sums, "nonfinite_steps": nonfinite}
-
-    return step
-
-
-def _moved(network, optimizer, averages) -> list:
-    """All variables that a step moves, but the states of random generators."""
-    variables = [v.value for v in (*network.trainable_variables, *optimizer.variables)]
-    variables += averaging.moving_statistics(network)
-    return variables + (averages.shadows if averages else [])
-
-
-def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> Callable:
-    """A replica's batch, and a factor of its loss -> its gradients, times the factor, and {name:
-    sum over its examples}, in optimizer.accumulate parts one after the other."""
-    called = rematerialise.blockwise if run.train.rematerialise else objective.itself
-    forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
-
-    def of_part(part: dict, factor) -> tuple[list, dict]:
-        images, masks = augment.of_batch(part, run.augment)
-        with tf.GradientTape() as tape:
-            outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
-            loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
-            scaled = factor * loss
-        lesion = objective.lesion_logits(outputs, run.loss)
-        sums = validate.example_sums(run.is_classifier, masks, outputs[0], part, None, lesion)
-        return tape.gradient(scaled, network.trainable_variables), {"loss": loss, **sums}
-
-    if count == 1:
-        return of_part
-
-    def gradients(batch: dict, factor) -> tuple[list, dict]:
-        parts = {
-            name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
-            for name, values in batch.items()
-        }
-        found = of_part({name: values[0] for name, values in parts.items()}, factor)
-        for number in tf.range(1, count):  # a loop in the graph, so that one part is in memory
-            more = of_part({name: values[number] for name, values in parts.items()}, factor)
-            found = tf.nest.map_structure(tf.add, found, more)
-        return found
-
-    return gradients
-
-
-def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
-    for name, joins in (
-        ("model.norm=sync_batch", getattr(run.model, "norm", None) == "sync_batch"),
-        ("loss.reduction=batch", run.loss.reduction == "batch"),
-    ):
-        if joins and replicas > 1:
-            raise InputError(
-                f"{name} sums over the replicas before the gradient is known; with {replicas} "
-                f"replicas it needs train.jit=off"
-            )
-
-
-def steps_in_one_call(
-    strategy, replica_step: Callable, averages: list, is_timed: bool = True
-) -> Callable:
-    """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
-    which the step waited for its batch, nan unless `is_timed`; as one compiled loop."""
-
-    clock = input_wait.Clock(is_timed)
-
-    @tf.function
-    def several_steps(iterator, count):
-        def one_step(done):
-            batch = next(iterator)
-            waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
-            sums = distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
-            return (sums, waited), clock.when_done(sums)
-
-        traced = tf.function(one_step)
-        sums, _ = zeros_like_result(traced, tf.TensorSpec([], tf.float64))
-        # Several workers' collectives stay out of a nested function: in one, the loss of a worker
-        # was now and then noticed after a minute instead of ten seconds.
-        step = one_step if distribute.has_several_workers(strategy) else traced
-        start = done = clock.now()
-        for _ in tf.range(count):
-            more, done = step(done)
-            sums = tf.nest.map_structure(tf.add, sums, more)
-        if averages and strategy.num_replicas_in_sync > 1:
-            strategy.run(_average, args=(averages,))
-        sums, waited = sums
-        return {**sums, "input_wait_share": waited / (done - start)}
-
-    return several_steps
-
-
-def zeros_like_result(function, *specs: tf.TensorSpec):
-    """Zeros like what a tf.function gives: where a loop that adds up starts, so that its body,
-    seconds of a large network, is traced and in the graph once."""
-    result = function.get_concrete_function(*specs).structured_outputs
-    return tf.nest.map_structure(lambda one: tf.zeros(one.shape, one.dtype), result)
-
-
-def _average(variables: list) -> None:
-    context = tf.distribute.get_replica_context()
-    for variable in variables:
-        variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
 
 
 def _check_labels(run: config.Config, *splits: data.Split) -> None:
