@@ -30,7 +30,7 @@ from PIL import Image
 
 from beam import convert
 from lake import InputError, example, rle
-from trainer import augment, config, data
+from trainer import augment, config, data, splits
 
 EPOCHS = 5  # that a round reads
 STEP_SECONDS = 0.05
@@ -108,7 +108,7 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
         arguments = ["--source=dicom", f"--images={images}", f"--labels={labels}"]
         arguments += [f"--output={lake}", "--splits=train=1.0", "--runner=DirectRunner"]
         convert.run([*arguments, f"--deidentify_key_file={key}"])
-        split = data.split_of(data.open_lake(lake), lake, "train")
+        split = splits.split_of(splits.open_lake(lake), lake, "train")
         settings = config.Data(side=side, batch_size=batch)
         by_name = {Path(path).stem: path for path in tf.io.gfile.glob(images)}
         records, sources = [], []

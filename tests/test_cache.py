@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lake import InputError
-from trainer import cache, config, data
+from trainer import cache, config, data, splits
 
 SHA256 = "0" * 64
 
@@ -36,7 +36,7 @@ def place(request, tmp_path):
 )
 def test_batches_are_those_without_it(lake, place, settings):
     settings = config.Data(**settings, cache=place)
-    split = data.training_split([data.open_lake(str(lake))], str(lake), settings, False)
+    split = splits.training_split([splits.open_lake(str(lake))], str(lake), settings, False)
     decoded = decoded_of(split, settings)
     for first_step in (0, 2):
         plain, cached = (batches(split, settings, d, first_step) for d in (None, decoded))
@@ -51,7 +51,7 @@ def test_batches_are_those_without_it(lake, place, settings):
 
 def test_of_part_of_a_split_only_that_is_kept(lake, place):
     settings = config.Data(side=32, batch_size=4, cache=place)
-    split = data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
     kinds = np.where(np.arange(len(split.kinds)) % 3, split.kinds, -1).astype(np.int8)
     part = dataclasses.replace(split, kinds=kinds)
     decoded = decoded_of(part, settings)
@@ -62,7 +62,7 @@ def test_of_part_of_a_split_only_that_is_kept(lake, place):
 
 def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, capsys):
     settings = config.Data(side=32, batch_size=8, cache=str(tmp_path))
-    split = data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
 
     def said(changes=None, sha256=SHA256):
         decoded_of(split, settings.model_copy(update=changes or {}), sha256)
@@ -78,7 +78,7 @@ def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, cap
 
 def test_what_ends_before_it_is_whole_leaves_nothing(lake, tmp_path):
     settings = config.Data(side=32, batch_size=8, cache=str(tmp_path))
-    split = data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
 
     def broken(*_):
         raise KeyboardInterrupt
@@ -91,7 +91,7 @@ def test_what_ends_before_it_is_whole_leaves_nothing(lake, tmp_path):
 @pytest.mark.parametrize("where", ["memory", "folder"])
 def test_no_room(lake, tmp_path, where):
     place = "memory" if where == "memory" else str(tmp_path / "cache")
-    split = data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
     settings = config.Data(side=16 * 2**18, batch_size=8, cache=place)  # 422,000 GB
     with pytest.raises(InputError, match=r"24 images at 4194304 px .* GB are free"):
         decoded_of(split, settings)
@@ -99,6 +99,6 @@ def test_no_room(lake, tmp_path, where):
 
 def test_its_size_is_what_it_takes(lake, tmp_path):
     settings = config.Data(side=64, batch_size=8, cache=str(tmp_path))
-    split = data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
     decoded = decoded_of(split, settings)
     assert cache.num_bytes(split, settings) == decoded.image.nbytes + decoded.mask.nbytes

@@ -14,14 +14,14 @@ from test_train import SMALL, task
 
 from beam import synthetic
 from lake import InputError, example
-from trainer import config, damage, data, order, pixels
+from trainer import config, damage, data, order, pixels, splits
 
 SETTINGS = config.Data(side=128, batch_size=4, group_shards=2)
 
 
 @pytest.fixture(scope="module")
 def train_split(lake) -> data.Split:
-    return data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    return splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,8 @@ def test_fitted_box(height, width, fit, box):
 
 def with_positives(lake, **fields) -> tuple[data.Split, config.Data]:
     settings = SETTINGS.model_copy(update=fields)
-    lakes = data.open_lakes(str(lake), settings)
-    return data.training_split(lakes, str(lake), settings, False), settings
+    lakes = splits.open_lakes(str(lake), settings)
+    return splits.training_split(lakes, str(lake), settings, False), settings
 
 
 def test_the_split_knows_which_records_are_positive(lake, stored):
@@ -213,10 +213,10 @@ def folds_of(folder) -> dict[bytes, int]:
 
 def fold_splits(folder, **fields) -> tuple[data.Split, data.Split, config.Data]:
     settings = SETTINGS.model_copy(update=fields)
-    content = data.open_lake(str(folder))
+    content = splits.open_lake(str(folder))
     return (
-        data.training_split([content], str(folder), settings, False),
-        data.validation_split(content, str(folder), settings),
+        splits.training_split([content], str(folder), settings, False),
+        splits.validation_split(content, str(folder), settings),
         settings,
     )
 
@@ -311,7 +311,7 @@ def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, 
     split, settings = mixed(lake, other_lake, weight)
     batches = rows(split, 0, 2, settings=settings)
     own = set(fingerprints(data.evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
-    others = data.split_of(data.open_lake(str(other_lake)), str(other_lake), "train")
+    others = splits.split_of(splits.open_lake(str(other_lake)), str(other_lake), "train")
     per_epoch = 24 + round(24 * weight)
     assert len(batches) == 2 * per_epoch and others.num_records == 22
     for epoch in range(2):
@@ -394,7 +394,7 @@ def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
     shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
     damaging(shard)
     run = config.Config(model={"kind": "unet"}, data=SETTINGS)
-    own = data.split_of(data.open_lake(folder), folder, "train")
+    own = splits.split_of(splits.open_lake(folder), folder, "train")
     for read in (rows, lambda *_: list(data.evaluation_batches(own, SETTINGS))):
         with (
             pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
@@ -411,8 +411,8 @@ def test_an_error_of_another_kind_passes(lake):
 
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
     with pytest.raises(InputError, match="no manifest.json"):
-        data.open_lake(str(tmp_path))
+        splits.open_lake(str(tmp_path))
     with pytest.raises(InputError, match="no records in split 'holdout'; it has test, train, val"):
-        data.split_of(data.open_lake(str(lake)), str(lake), "holdout")
+        splits.split_of(splits.open_lake(str(lake)), str(lake), "holdout")
     with pytest.raises(InputError, match="batch_size=64, but the training split has"):
         order.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))

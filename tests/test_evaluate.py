@@ -13,7 +13,7 @@ from PIL import Image
 from test_ensemble import CLASSIFIER, UNET, member
 
 from lake import InputError, example
-from trainer import config, data, decision, ensemble, evaluate, predictions, scores, task
+from trainer import config, data, decision, ensemble, evaluate, predictions, scores, splits, task
 from trainer.decision import Decision, Triplet
 
 FAST = evaluate.Options(replicates=50)
@@ -65,7 +65,7 @@ def painted(rle: str, height: int, width: int) -> np.ndarray:
 
 def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -> list[float]:
     """One image at a time; they are square, so without padding."""
-    shards = data.split_of(data.open_lake(str(lake)), str(lake), split)
+    shards = splits.split_of(splits.open_lake(str(lake)), str(lake), split)
     items = data.evaluation_batches(shards, run.run.data).unbatch().as_numpy_iterator()
     found = []
     for record, item in zip(records(lake, split), items, strict=False):  # padding follows
@@ -85,7 +85,7 @@ def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -
 
 
 def told(system: ensemble.Ensemble, lake: Path, split: str) -> predictions.Predictions:
-    split = data.split_of(data.open_lake(str(lake)), str(lake), split)
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), split)
     return predictions.of(system, predictions.batches(system, split))
 
 
@@ -203,11 +203,11 @@ def test_folds_choose_on_images_that_their_members_did_not_train_on(
     entry = entry_of(members[0], "evaluate_of_2")
     assert list(entry["splits"]) == ["fold 0 and fold 1", "test"]
     assert entry["splits"]["fold 0 and fold 1"]["images"] == 32
-    content, chosen = data.open_lake(str(folded)), Decision(Triplet(**entry["triplet"]))
+    content, chosen = splits.open_lake(str(folded)), Decision(Triplet(**entry["triplet"]))
     dices = []
     for number, folder in enumerate(members):
         alone = ensemble.load([folder])
-        fold = data.fold_of(content, str(folded), number, is_held_out=True)
+        fold = splits.fold_of(content, str(folded), number, is_held_out=True)
         of_fold = predictions.of(alone, predictions.batches(alone, fold))
         dices += scores.dices(of_fold, chosen).tolist()
     found = entry["splits"]["fold 0 and fold 1"]["dice_mean"]

@@ -12,7 +12,7 @@ from test_unet import images, plain, plus, with_random_weights
 
 from beam import convert
 from lake import InputError
-from trainer import config, data, models, train
+from trainer import config, models, splits, train
 from trainer.models import weight_files
 
 SMALL = [
@@ -60,14 +60,14 @@ def test_heads_of_deep_supervision_wait_for_the_segmenter():
 
 def test_another_number_of_classes_than_the_lakes_is_refused():
     run = config.Config.model_validate({"model": {"kind": "unetpp", "classes": 2}})
-    data.check_classes({}, "lakes/x", run)
+    splits.check_classes({}, "lakes/x", run)
     lake = {"classes": ["air", "bone", "water"]}
     with pytest.raises(InputError, match="3 classes: 0 air, 1 bone, 2 water; model.classes=2 sho"):
-        data.check_classes(lake, "lakes/x", run)
+        splits.check_classes(lake, "lakes/x", run)
     run = config.Config.model_validate({"model": {"kind": "classifier", "classes": 3}})
-    data.check_classes(lake, "lakes/x", run)
+    splits.check_classes(lake, "lakes/x", run)
     with pytest.raises(InputError, match="lakes/x has 2 classes; model.classes=3 should be 2"):
-        data.check_classes({}, "lakes/x", run)
+        splits.check_classes({}, "lakes/x", run)
 
 
 @pytest.fixture(scope="module")

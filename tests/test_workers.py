@@ -16,7 +16,7 @@ from test_resume import weights
 from test_train import losses, scalars
 
 from lake import InputError
-from trainer import config, data, distribute, order, task, workers
+from trainer import config, data, distribute, order, splits, task, workers
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = config.Data(side=32, batch_size=4, group_shards=2)
@@ -24,7 +24,7 @@ SETTINGS = config.Data(side=32, batch_size=4, group_shards=2)
 
 @pytest.fixture(scope="module")
 def train_split(lake) -> data.Split:
-    return data.split_of(data.open_lake(str(lake)), str(lake), "train")
+    return splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
 
 
 def ids(split, settings, first_step=0, worker=workers.ALONE, epochs=2) -> np.ndarray:

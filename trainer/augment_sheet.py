@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from lake import InputError
-from trainer import augment, config, data, panel
+from trainer import augment, config, data, panel, splits
 from trainer.transforms import Augment
 
 DRAWS = 5  # of each example
@@ -16,8 +16,8 @@ DRAWS = 5  # of each example
 def write(run: config.Config, output: Path, examples: int, seed: int, each: bool) -> str:
     """Writes the sheet of the first examples of the training split, those with a lesion first; with
     `each` one row a transform, by itself, of the first. Returns a line to print."""
-    lakes = data.open_lakes(run.lake, run.data)
-    split = data.training_split(lakes, run.lake, run.data, run.is_classifier)
+    lakes = splits.open_lakes(run.lake, run.data)
+    split = splits.training_split(lakes, run.lake, run.data, run.is_classifier)
     items = first_examples(split, run.data, 1 if each else examples)
     settings = {"": run.augment}
     if each:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from lake import InputError
-from trainer import config, data, pixels
+from trainer import config, pixels, splits
 
 # What TensorFlow says of a wrong checksum, an image that does not decode, a missing file, and a
 # shard with fewer records than it should have. Networks raise some of them, too.
@@ -43,7 +43,7 @@ def explained(run: config.Config, folder: str) -> Iterator[None]:
 
 def first_of_lake(folder: str, settings: config.Data) -> tuple[str, str] | None:
     """(path, what is wrong) of the first shard that is damaged."""
-    content = data.open_lake(folder)
+    content = splits.open_lake(folder)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decoded(record):

@@ -25,6 +25,7 @@ from trainer import (
     report,
     results,
     scores,
+    splits,
     subgroups,
 )
 from trainer.decision import Decision
@@ -60,7 +61,7 @@ def evaluate(
     """Scores the best weights of runs; metrics.json, curves and report.html (or `page`) go into the
     first workdir. Returns a table to print."""
     folder = _lake_of(system, lake)
-    content = data.open_lake(folder)
+    content = splits.open_lake(folder)
     parts, test = _splits(system, content, folder)
     with damage.explained(system.run, folder):
         told = [_told(part, split) for part, split in parts]
@@ -109,21 +110,22 @@ def _lake_of(system: Ensemble, lake: str | None) -> str:
 def _splits(system: Ensemble, content: dict, folder: str) -> tuple[list, data.Split | None]:
     """[(who is asked, what thresholds are chosen on)], and the test split if it is another one."""
     for member in system.everyone:
-        data.check_classes(content, folder, member.run)
+        splits.check_classes(content, folder, member.run)
     parts = [
-        (part, data.validation_split(content, folder, part.settings)) for part in system.held_out()
+        (part, splits.validation_split(content, folder, part.settings))
+        for part in system.held_out()
     ]
     is_tested = content["counts"]["splits"].get("test", {}).get("records")
     if not is_tested or parts[0][1].name == "test":
         return parts, None
-    test = data.split_of(content, folder, "test")
+    test = splits.split_of(content, folder, "test")
     for part, split in parts:
-        _check_patients(folder, split, data.validation_names(part.settings), test)
+        _check_patients(folder, split, splits.validation_names(part.settings), test)
     return parts, test
 
 
 def _check_patients(folder: str, split: data.Split, names: Sequence[str], test: data.Split) -> None:
-    both = data.patients(folder, split, names) & data.patients(folder, test, ["test"])
+    both = splits.patients(folder, split, names) & splits.patients(folder, test, ["test"])
     if both:
         raise InputError(
             f"{folder}: {len(both)} patient{'s are' * (len(both) > 1) or ' is'} in {split.name} "

@@ -14,7 +14,7 @@ import tensorflow as tf
 from lake import example
 from lake.sources import Header
 from lake.sources.pixels import to_png
-from trainer import data, pixels
+from trainer import data, pixels, splits
 from trainer.ensemble import CLASSIFIER_IMAGE, Ensemble
 
 STORED_IMAGE = "stored_image"  # in a batch: the record's own coded image, where it is asked for
@@ -32,7 +32,7 @@ class Images(NamedTuple):
 
 
 def of_lake(folder: str, split: str) -> Images:
-    found = data.split_of(data.open_lake(folder), folder, split)
+    found = splits.split_of(splits.open_lake(folder), folder, split)
     return Images(lambda: data.records(found), found.num_records, found.dtype, {}, [])
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from lake import InputError, Reject, example, source
 from lake.sources import Header, Scan, Storage, images, series
 from lake.submission import reject_row
-from trainer import checkpoint, data
+from trainer import checkpoint, splits
 from trainer.ensemble import Ensemble
 from trainer.images import UNKNOWN, Images, blank_record
 
@@ -46,7 +46,7 @@ def how_stored(ensemble: Ensemble) -> Stored:
 def _how_stored(workdir, lake: str) -> Stored:
     known = checkpoint.read_json(workdir / checkpoint.LAKE)
     if "options" not in known:  # a run from before lake.json said it
-        known = data.open_lake(lake)
+        known = splits.open_lake(lake)
     options, bits = known["options"], 8 if known["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
     return Stored(options["source"] == METAIMAGE, options["image_id_from"], storage)

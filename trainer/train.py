@@ -29,6 +29,7 @@ from trainer import (
     order,
     provenance,
     schedules,
+    splits,
     stepping,
     summaries,
     validate,
@@ -94,10 +95,10 @@ class Setup(NamedTuple):
 
 def set_up(run: config.Config) -> Setup:
     """The lake's splits, the strategy and a fresh network; seeds and precision are set."""
-    lakes = data.open_lakes(run.lake, run.data)
-    split = data.training_split(lakes, run.lake, run.data, run.is_classifier)
-    val_split = data.validation_split(lakes[0], run.lake, run.data)
-    data.check_classes(lakes[0], run.lake, run)
+    lakes = splits.open_lakes(run.lake, run.data)
+    split = splits.training_split(lakes, run.lake, run.data, run.is_classifier)
+    val_split = splits.validation_split(lakes[0], run.lake, run.data)
+    splits.check_classes(lakes[0], run.lake, run)
     _check_labels(run, split, val_split)
     per_epoch = order.steps_per_epoch(split, run.data)
     worker = workers.of_environment()
@@ -110,7 +111,7 @@ def set_up(run: config.Config) -> Setup:
         run.train.worker_minutes,
     )
     image_losses = objective.image_losses(
-        run, data.positive_pixel_share(lakes, run.data), distribute.total(strategy)
+        run, splits.positive_pixel_share(lakes, run.data), distribute.total(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
@@ -262,9 +263,9 @@ def averages_in_place(run: config.Config, setup: Setup, averages, epoch: int):
     averages.swap()
 
 
-def _check_labels(run: config.Config, *splits: data.Split) -> None:
+def _check_labels(run: config.Config, *parts: data.Split) -> None:
     """A run must have something to learn and something to be scored on."""
-    for split in splits:
+    for split in parts:
         counts = split.counts
         of_classes = counts.get("classes", [counts["negatives"], counts["positives"]])
         if run.is_classifier and not all(of_classes):
