@@ -112,6 +112,12 @@ def explained(*paths: str | Path) -> Iterator[None]:
         raise InputError(
             f"Cloud Storage does not answer: {_said(error)}; the same command goes on"
         ) from None
+    except tf.errors.FailedPreconditionError as error:
+        if "libcurl" not in error.message:
+            raise
+        raise InputError(
+            f"Cloud Storage cannot be reached: {_said(error)}; is this machine on the network?"
+        ) from None
 
 
 def _said(error: Exception) -> str:

@@ -248,7 +248,7 @@ def test_members_of_different_lakes_need_to_be_told_which(runs, lake, tmp_path):
         ("--workdir SEGMENTER --tta sideways", "expected none, flip, or scales"),
         ("--workdir SEGMENTER --prevalence 30", "--prevalence=30.0: expected a share"),
         ("--workdir SEGMENTER --bootstrap -1", "--bootstrap=-1: expected 0 or more"),
-        ("--workdir SEGMENTER gs://b/run", "gs://b/run: a workdir is a local folder"),
+        ("--workdir SEGMENTER s3://b/run", "s3://b/run: expected a local path or gs://BUCKET/PATH"),
     ],
 )
 def test_bad_input_is_one_message(runs, tmp_path, capsys, arguments, message):
