@@ -21,7 +21,6 @@ from beam import (
     options,
     plan,
     progress,
-    remote,
     runners,
     shards,
 )
@@ -142,7 +141,7 @@ def run(argv: list[str]) -> dict | None:
         if is_local:
             with progress.Line(progress_file):
                 runners.run_to_the_end(pipeline)
-        elif not remote.has_ended(pipeline.run(), runner, pipeline_options, flags.detach):
+        elif not runners.run_remotely(pipeline, runner, pipeline_options, flags.detach):
             print(f"the table, when it has ended: python -m beam.table {chosen.folder}")
             return None
     content = manifest.parse(files.read_text(chosen.path(manifest.MANIFEST)), chosen.folder)

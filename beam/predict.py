@@ -21,7 +21,6 @@ from beam import (
     predict_options,
     predicted,
     progress,
-    remote,
     runners,
 )
 from beam.exported import Export
@@ -92,7 +91,7 @@ def run(argv: list[str]) -> str:
         if is_local:
             with progress.Line(progress_file, "predicting"):
                 runners.run_to_the_end(pipeline)
-        elif not remote.has_ended(pipeline.run(), runner, beam_options, detach=False):
+        elif not runners.run_remotely(pipeline, runner, beam_options, detach=False):
             return f"{chosen.folder}: {answers.SUMMARY} will be there when it has ended"
     return predicted.table(chosen, time.monotonic() - started)
 

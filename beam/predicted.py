@@ -29,7 +29,8 @@ def finalise(
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     if _stands(digest, options):
         return
-    files.remove(options.path(SUMMARY))
+    for name in (SUMMARY, SUBMISSION, PREDICTIONS):  # of an earlier run, should this one stop
+        files.remove(options.path(name))
     names = [asked.name_of(first) for first, _ in shards]
     counts = _write_tables(names, rejects, num_files, options)
     _remove_stale_files(names, options)

@@ -1,4 +1,4 @@
-"""A conversion on a remote runner: what Dataflow needs here, where its job is, waiting or leaving.
+"""A job on a remote runner: what Dataflow needs here, where its job is, waiting or leaving.
 In: the runner's result; out: whether the job has ended."""
 
 import importlib.util

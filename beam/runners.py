@@ -1,6 +1,8 @@
 """Where a pipeline runs: Beam's own options -> a runner; a local run to its end."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -35,9 +37,26 @@ def run_to_the_end(pipeline: beam.Pipeline) -> None:
     # What Stopped has to say is said once, without the traceback that Beam logs.
     common = logging.getLogger("apache_beam.runners.common")
     common.addFilter(lambda record: Stopped.OPEN not in record.getMessage())
-    try:
+    with _stops():
         pipeline.run().wait_until_finish()
+
+
+def run_remotely(
+    pipeline: beam.Pipeline, runner: str, found: PipelineOptions, detach: bool
+) -> bool:
+    """Whether the job has ended; raises Stopped."""
+    with _stops():
+        return remote.has_ended(pipeline.run(), runner, found, detach)
+
+
+@contextlib.contextmanager
+def _stops() -> Iterator[None]:
+    """In it, a runner's error that a worker's Stopped has become is that Stopped again."""
+    try:
+        yield
     except RuntimeError as error:
+        if isinstance(error, Stopped):
+            raise
         stopped = Stopped.message_in(str(error))
         if stopped is None:
             raise

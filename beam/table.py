@@ -17,11 +17,15 @@ def table(folder: str) -> str:
     return finish.table(manifest.parse(files.read_text(path), folder))
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m beam.table", description=__doc__)
+    made.add_argument("folder", metavar="ROOT/NAME/VERSION")
+    return made
+
+
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m beam.table", description=__doc__)
-    parser.add_argument("folder", metavar="ROOT/NAME/VERSION")
     try:
-        print(table(parser.parse_args(argv).folder.rstrip("/")))
+        print(table(parser().parse_args(argv).folder.rstrip("/")))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from beam import options as convert_options
 from beam import predict_options, synthetic
+from beam import table as table_again
 from lake import __main__ as lake
 from lake import example
 from launch import cluster, dataflow, tpu_vm, vertex
@@ -26,6 +27,7 @@ OUTPUT = Path(__file__).with_name("reference.md")
 PARSERS = (
     convert_options.parser,
     predict_options.parser,
+    table_again.parser,
     synthetic.parser,
     lake.parser,
     task.parser,

@@ -28,6 +28,9 @@ REQUIREMENTS = sdist.ROOT / "requirements" / "tpu.txt"
 # The machines come with Python 3.10; uv fetches a newer one.
 UV_VERSION = "uv==0.13.9"
 UV, PYTHON = ["python3", "-m", "uv"], "radlake/bin/python"
+LOST = 255  # ssh's own exit code where the connection breaks; gcloud's is 1
+ASKED_TIMES = 30  # for the state of a machine, before giving it up
+ENDINGS = signal.SIGTERM, signal.SIGHUP
 POLL_SECONDS = 30.0
 
 
@@ -105,7 +108,7 @@ def train(machine: gcloud.TpuVm, files: list[Path], job: list[str], restarts: in
             _call(machine.ssh(*installation(files)))
             is_installed = True
         code = subprocess.call(machine.ssh(job), stdin=subprocess.DEVNULL)
-        own = code - detached.OFFSET
+        own = 0 if code == LOST else code - detached.OFFSET
         if code == 0 or (own > 0 and own != interruption.EXIT_CODE):
             return max(own, 0)
         is_installed = state(machine) in gcloud.READY
@@ -130,23 +133,32 @@ def wait_until_ready(machine: gcloud.TpuVm) -> None:
 
 
 def state(machine: gcloud.TpuVm) -> str:
-    """Empty where gcloud knows of none, and says why."""
-    return subprocess.run(machine.state(), stdout=subprocess.PIPE, text=True).stdout.strip()
+    """Empty where there is none; asks again while gcloud cannot say, as without a network."""
+    for _ in range(ASKED_TIMES):
+        done = subprocess.run(machine.state(), capture_output=True, text=True)
+        if done.returncode == 0 or "NOT_FOUND" in done.stderr:
+            return done.stdout.strip()
+        _say(done.stderr.strip())
+        time.sleep(POLL_SECONDS)
+    raise InputError(f"cannot learn the state of {machine.name}: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager
 def deleted(machine: gcloud.TpuVm) -> Iterator[None]:
-    """Within it SIGTERM is as Ctrl-C; at its end the machine is deleted, whatever comes."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Within it SIGTERM and a terminal that is closed (unless ignored, as under nohup) are as
+    Ctrl-C; at its end the machine is deleted, whatever comes."""
+    numbers = [n for n in ENDINGS if signal.getsignal(n) != signal.SIG_IGN]
+    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *numbers):
             signal.signal(number, lambda *_: _say("deleting the machine first"))
         # In a session of its own, so that another Ctrl-C does not end it.
         code = subprocess.call(machine.delete(), start_new_session=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if code:
             _say(f"NOT DELETED, it may cost money: {shlex.join(machine.delete())}")
 

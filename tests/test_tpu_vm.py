@@ -104,7 +104,7 @@ def test_goes_on_after_exit_code_42_on_the_same_machine(told, tmp_path):
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "train", "delete"]
 
 
-@pytest.mark.parametrize("code", [142, 1], ids=["saved", "connection lost"])
+@pytest.mark.parametrize("code", [142, 1, 255], ids=["saved", "gcloud lost it", "ssh lost it"])
 @pytest.mark.parametrize(("is_queued", "gone"), [(True, "SUSPENDED"), (False, "PREEMPTED")])
 def test_rents_another_machine_where_this_one_is_taken(told, tmp_path, code, is_queued, gone):
     told(codes=[code, 0], states=["READY", gone, "READY"])

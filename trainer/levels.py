@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from lake import InputError, example, storage
-from trainer import checkpoint, export, images, output_files, serving
+from trainer import checkpoint, export, images, output_files, serving, splits
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 
@@ -85,7 +85,8 @@ def _evaluated(system: Ensemble) -> dict:
 def _shown(system: Ensemble) -> list[dict]:
     """Inputs of `pixels`, of a few images of the lake that evaluate scored."""
     folder = _evaluated(system)["lake"]
-    asked = images.of_lake(folder, SPLIT)
+    is_there = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
+    asked = images.of_lake(folder, SPLIT if is_there else system.run.data.val_split)
 
     def one(record) -> dict:
         fields = example.parse(record, ("image", "window"))

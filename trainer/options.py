@@ -168,7 +168,9 @@ def add_export(commands) -> None:
         "export", allow_abbrev=False, help="a SavedModel: DICOM, PNG or JPEG bytes in, masks out"
     )
     add_members(export, level=_level)
-    export.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new one")
+    export.add_argument(
+        "--output", required=True, type=storage.local_path, metavar="FOLDER", help="a new one"
+    )
 
 
 def _level(text: str) -> int | str:

@@ -79,7 +79,6 @@ HEADER_TAGS = frozenset(
 SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
 # Nearly every header ends in the first part; a file of many frames may have megabytes of them.
 HEADER_BYTES = (2**16, 2**20, 2**26)
-NO_SCAN = b"\0\0\xff\xd9"  # and the end of the image
 COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 
 
