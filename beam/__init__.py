@@ -2,6 +2,10 @@
 apache_beam`."""
 
 import re
+import sys
+from collections.abc import Callable
+
+from lake import InputError
 
 
 class Stopped(RuntimeError):
@@ -20,3 +24,16 @@ class Stopped(RuntimeError):
             return None
         message = text.split(cls.OPEN)[1].split(cls.CLOSE)[0]
         return re.sub(r" \[while running '.*?'\]$", "", message)  # Beam's addition
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Of a pipeline's command: 2 for a user's mistake, 1 where it stopped, with one message."""
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as error:
+        print(f"failed: {error.args[0]}", file=sys.stderr)
+        return 1
+    return 0

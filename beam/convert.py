@@ -13,7 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from beam import (
-    Stopped,
+    exit_code,
     files,
     finish,
     folders,
@@ -150,15 +150,7 @@ def run(argv: list[str]) -> dict | None:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        run(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as error:
-        print(f"failed: {error.args[0]}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: run(argv))
 
 
 if __name__ == "__main__":

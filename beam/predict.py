@@ -14,9 +14,9 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam import (
-    Stopped,
     answers,
     asked,
+    exit_code,
     options,
     predict_options,
     predicted,
@@ -97,15 +97,7 @@ def run(argv: list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        print(run(argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as error:
-        print(f"failed: {error.args[0]}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: print(run(argv)))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from beam import Stopped, asked, files
 from beam.answers import SUMMARY
 from beam.predict_options import OWNER, Options
 from lake import submission
-
-SUBMISSION, PREDICTIONS, REJECTS = "submission.csv", "predictions.csv", "rejects.csv"
+from lake.submission import PREDICTIONS, REJECTS, SUBMISSION
 
 
 def finalise(

@@ -14,8 +14,9 @@ import numpy as np
 from lake import InputError, Reject, labels, rle
 from lake.sources import MAX_PIXELS
 
+# The tables of a prediction, whoever makes it.
+SUBMISSION, PREDICTIONS, REJECTS = "submission.csv", "predictions.csv", "rejects.csv"
 HEADER = ("ImageId", "EncodedPixels")
-# The tables beside it.
 PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
 REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 MAX_SHOWN = 5  # mistakes or ids that a message quotes

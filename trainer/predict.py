@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from lake import InputError, candidates, seg, submission
+from lake.submission import PREDICTIONS, REJECTS, SUBMISSION
 from trainer import damage, decision, images, loose, output_files
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 from trainer.finish import FIELDS, OVERLAYS, PROBABILITIES, SEGS, Finished, Finisher, Said, Wanted
 from trainer.images import Images
 
-SUBMISSION, PREDICTIONS, REJECTS = "submission.csv", "predictions.csv", "rejects.csv"
 CANDIDATES = "candidates.csv"
 BATCHES_WAITING = 2  # whose images may be predicted and not yet written
 
