@@ -3,14 +3,15 @@
 python benchmarks/input.py --images 'xrays/dicom/*.dcm' --labels xrays/train-rle.csv [--side 1024]
 
 The images are converted into a lake (all to train on) in a temporary folder first. Three readers
-then take turns in one process; images for each second of CPU time of all threads, which other
-processes disturb less than the clock, the best of several rounds each:
+then take turns in one process; images for each second of the clock, and of CPU time of all
+threads, which other processes disturb less; the best of several rounds each:
 
 training_batches      the trainer's own, shuffled batches of images and masks
 bare decoding         tf.io.decode_jpeg (accurate) and the masks that are not empty, in parallel
 Python generator      pydicom -> PIL resize -> mask from the run lengths, one image at a time
 
-Behind that, what share of the time a device would wait for the batches if its step took 50 ms.
+Behind that, what share of the time a device waits for its batches if a step takes 50 ms: training's
+own call of several steps and its own clock, with a step that sleeps.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from PIL import Image
 
 from beam import convert
 from lake import InputError, example, rle
-from trainer import augment, config, data, splits
+from trainer import augment, config, data, splits, stepping
 
 EPOCHS = 5  # that a round reads
 STEP_SECONDS = 0.05
@@ -76,28 +77,35 @@ def generator(sources: list[tuple[str, str]], side: int) -> int:
     return count
 
 
-def wait_share(batches: tf.data.Dataset) -> float:
-    """Of the time of an epoch or several, behind the first batch; the device sleeps its step."""
-    iterator, waited, steps = iter(batches), 0.0, 0
-    next(iterator)
-    while True:
-        started = time.perf_counter()
-        if next(iterator, None) is None:
-            return waited / (waited + steps * STEP_SECONDS)
-        waited += time.perf_counter() - started
+def wait_share(batches: tf.data.Dataset, steps: int) -> float:
+    """Of a call of so many steps, behind one that fills the input's buffers."""
+
+    def nap(labels):
         time.sleep(STEP_SECONDS)
-        steps += 1
+        return labels
+
+    def step(batch: dict) -> dict:
+        labels = tf.numpy_function(nap, [tf.reduce_sum(batch["label"])], tf.float32)
+        return {"labels": tf.reshape(labels, [])}
+
+    strategy = tf.distribute.get_strategy()
+    call = stepping.steps_in_one_call(strategy, step, [])
+    iterator = iter(strategy.experimental_distribute_dataset(batches))
+    call(iterator, tf.constant(steps // 4))
+    return float(call(iterator, tf.constant(steps // 2))["input_wait_share"])
 
 
-def best_rates(readers: dict, rounds: int) -> dict[str, float]:
-    """Images a CPU second in each reader's best round; they take turns, the first warms up."""
-    best = dict.fromkeys(readers, 0.0)
+def best_rates(readers: dict, rounds: int) -> dict[str, tuple[float, float]]:
+    """Images a second of (the clock, CPU time) in each reader's best round by either; they take
+    turns, the first warms up."""
+    best = dict.fromkeys(readers, (0.0, 0.0))
     for number in range(rounds + 1):
         for name, reader in readers.items():
-            started = time.process_time()
-            rate = reader() / (time.process_time() - started)
+            wall, cpu = time.perf_counter(), time.process_time()
+            count = reader()
+            rates = count / (time.perf_counter() - wall), count / (time.process_time() - cpu)
             if number:
-                best[name] = max(best[name], rate)
+                best[name] = tuple(map(max, best[name], rates))
     return best
 
 
@@ -129,10 +137,14 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
             },
             rounds,
         )
-        share = wait_share(own)
+        share = wait_share(own, EPOCHS * split.num_records // batch)
     print(f"{split.num_records} images at {side} px, batches of {batch}; best of {rounds} rounds")
-    for name, rate in rates.items():
-        print(f"{name:18s}{rate:9.1f} images/CPU-s{rates['training_batches'] / rate:8.2f}x")
+    for name, (wall, cpu) in rates.items():
+        own_wall, own_cpu = rates["training_batches"]
+        print(
+            f"{name:18s}{wall:9.1f} images/s{own_wall / wall:7.2f}x"
+            f"{cpu:9.1f} images/CPU-s{own_cpu / cpu:7.2f}x"
+        )
     print(f"waiting for input with a step of {STEP_SECONDS * 1e3:.0f} ms: {share:.2%} of the time")
 
 

@@ -43,10 +43,9 @@ def batches(
     settings, own = ensemble.settings, ensemble.own_classifier_input
 
     def item(record) -> dict:
-        made = pixels.item_of(record, asked.dtype, settings.side, settings.fit, fields)
-        del made["mask"]  # then it is not decoded either
+        made = pixels.item_of(record, asked.dtype, settings.side, settings.fit, fields, False)
         if own is not None:
-            other = pixels.item_of(record, asked.dtype, own.side, own.fit)
+            other = pixels.item_of(record, asked.dtype, own.side, own.fit, with_mask=False)
             made[CLASSIFIER_IMAGE] = other["image"]
         if with_image:
             made[STORED_IMAGE] = example.parse(record, ["image"])["image"]

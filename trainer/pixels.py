@@ -26,7 +26,14 @@ FIELDS = (
 JPEG_RATIOS = (8, 4, 2)
 
 
-def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ...] = ()) -> dict:
+def item_of(
+    record,
+    dtype: str,
+    side: int,
+    fit: str,
+    extra_fields: tuple[str, ...] = (),
+    with_mask: bool = True,
+) -> dict:
     """One serialised record, decoded straight to [side, side]."""
     fields = example.parse(record, (*FIELDS, *extra_fields))
     height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
@@ -40,6 +47,20 @@ def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ..
         side,
         box,
     )
+    # Who needs no mask says so: the checks of a resize keep tf.data from leaving it out by itself.
+    mask = {"mask": _mask(fields, box, side)} if with_mask else {}
+    return {
+        "image": image,
+        **mask,
+        "window": fields["window"],
+        "label": tf.cast(fields["label"], tf.float32),
+        "has_mask": tf.cast(fields["has_mask"], tf.float32),
+        "weight": tf.ones([]),
+        **{name: fields[name] for name in extra_fields},
+    }
+
+
+def _mask(fields: dict, box: tuple, side: int):
     # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
     mask = tf.cond(
         fields["lesion_px"] > 0,
@@ -48,15 +69,7 @@ def item_of(record, dtype: str, side: int, fit: str, extra_fields: tuple[str, ..
         ),
         lambda: tf.zeros([side, side, 1], tf.uint8),
     )
-    return {
-        "image": image,
-        "mask": tf.ensure_shape(mask, [side, side, 1]),
-        "window": fields["window"],
-        "label": tf.cast(fields["label"], tf.float32),
-        "has_mask": tf.cast(fields["has_mask"], tf.float32),
-        "weight": tf.ones([]),
-        **{name: fields[name] for name in extra_fields},
-    }
+    return tf.ensure_shape(mask, [side, side, 1])
 
 
 def fitted(
