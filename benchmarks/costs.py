@@ -36,7 +36,7 @@ ROUNDS = 5
 SEED, NUMBER, SIDE = 3, 7, 1024  # of the phantom
 MEGAPIXELS = SIDE**2 / 1e6
 LOSSY_RATIO = 20  # of JPEG 2000
-INPUT_SHARE = 0.89  # of bare decoding's images a CPU second, training_batches has so many
+INPUT_SHARE = 0.86  # of bare decoding's images a CPU second, training_batches has so many
 IMAGES, TIMES = 10, (50, 250)  # of a whole conversion
 JOB_ROUNDS = 3
 
