@@ -64,6 +64,7 @@ BENCH_LABELS = $(or $(LABELS),bench/xrays/train-rle.csv)
 bench: $(INSTALLED)
 	@if [ -z '$(IMAGES)' ] && [ ! -e bench/xrays ]; then $(BIN)/python -m beam.synthetic --output bench/xrays --images 300; fi
 	$(BIN)/python benchmarks/conversion.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
+	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/full_step.py configs/unetpp.yaml
 	$(BIN)/python benchmarks/memory.py configs/unetpp.yaml

@@ -13,6 +13,8 @@ from pathlib import Path
 import apache_beam as beam
 
 from beam import (
+    estimate,
+    estimated,
     exit_code,
     files,
     finish,
@@ -122,8 +124,8 @@ def _rows(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout 
 
 
 def run(argv: list[str]) -> dict | None:
-    """Converts and returns the manifest, None where a remote job goes on without us; raises
-    InputError or Stopped."""
+    """Converts and returns the manifest, None where a remote job goes on without us or nothing but
+    an estimate was asked for; raises InputError or Stopped."""
     started = time.monotonic()
     flags, beam_arguments = options.parser().parse_known_args(argv)
     options.check_beam_arguments(beam_arguments)
@@ -132,6 +134,11 @@ def run(argv: list[str]) -> dict | None:
     if is_local and flags.detach:
         raise InputError("--detach is for a remote runner; a local one is this process")
     layout = options.check_inputs(flags)
+    if flags.estimate:
+        chosen = options.of_flags(flags, is_local, None)
+        found = estimate.estimate(flags, chosen)
+        print(estimated.table(found, flags, pipeline_options))
+        return None
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = options.of_flags(flags, is_local, progress_file)

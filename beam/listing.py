@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -113,11 +114,15 @@ class ReadHeaders(beam.DoFn):
     def _headers(self, path: str, size: int) -> list[Header]:
         try:
             with files.open_binary(path) as opened:
-                headers = source.read_headers(
-                    self.kind, opened, path, size, self.image_id_from, self.frames
-                )
+                return self.headers_in(opened, path, size)
         except OSError as error:
             raise source.unreadable(path, error) from None
+
+    def headers_in(self, opened: BinaryIO, path: str, size: int) -> list[Header]:
+        """Of one file; raises Reject, or OSError where it cannot be read."""
+        headers = source.read_headers(
+            self.kind, opened, path, size, self.image_id_from, self.frames
+        )
         if self.class_root is None:
             return headers
         # Two folders may have files of one name.

@@ -25,6 +25,10 @@ OF_ONE_SOURCE = {
     "lung_roi": ("metaimage", False),
     "empty_slices": ("metaimage", 0.1),
 }
+OF_ESTIMATE = (
+    *("sample", "core_seconds", "record_kb", "accelerators", "images_per_second"),
+    *("price_vcpu_hour", "price_gb_hour", "price_gb_month", "price_gb_read"),
+)
 SNIFFED_TEXTS = 1000  # run-length texts that are looked at before a conversion starts
 
 
@@ -96,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     _add_pixels(made.add_argument_group("pixels").add_argument)
     _add_splits(made.add_argument_group("splits and shards").add_argument)
     _add_privacy(made.add_argument_group("privacy").add_argument)
+    _add_estimate(made.add_argument_group("estimate").add_argument)
     return made
 
 
@@ -155,6 +160,28 @@ def _add_privacy(add) -> None:
     add("--image_id", choices=("keep", "hash"), default="keep", help="hash: as --deidentify does")
     made_at = f"secret of the hash; made at {KEY_FILE} when absent"
     add("--deidentify_key_file", metavar="FILE", help=made_at)
+
+
+def _add_estimate(add) -> None:
+    what = "convert nothing: say what it would take, from the listing and the headers of a sample"
+    add("--estimate", action="store_true", help=what)
+    a_number = {"type": at_least(0, float)}
+    sample = "files whose headers are read"
+    add("--sample", type=at_least(1, int), default=200, metavar="N", help=sample)
+    add("--core_seconds", metavar="S", help="of a record, instead of beam/costs.py's", **a_number)
+    add("--record_kb", metavar="KB", help="10^3 bytes of a record, instead of the same", **a_number)
+    k = "accelerators that train on the lake"
+    add("--accelerators", type=at_least(1, int), default=8, metavar="K", help=k)
+    r = "of one accelerator, as python -m trainer.task benchmark measures it; several to compare"
+    rates = {"nargs": "+", "default": [10.0, 50.0, 250.0], "metavar": "R"}
+    add("--images_per_second", help=r, **rates, **a_number)
+    dollars = {"metavar": "DOLLARS", **a_number}
+    # Of us-central1, from memory: a reader has to look them up.
+    look = "; the default is from memory: look it up"
+    add("--price_vcpu_hour", default=0.056, help=f"of a Dataflow worker{look}", **dollars)
+    add("--price_gb_hour", default=0.003557, help=f"of a worker's memory{look}", **dollars)
+    add("--price_gb_month", default=0.02, help=f"of the lake on gs://{look}", **dollars)
+    add("--price_gb_read", default=0.0, help="of reading the images; 0: same region", **dollars)
 
 
 def check_beam_arguments(arguments: list[str], command: str = "beam.convert") -> None:
@@ -258,7 +285,8 @@ def of_flags(flags: argparse.Namespace, is_local: bool, progress_file: str | Non
             raise InputError(f"--{name} is for --source {of_source}, not {flags.source}")
     if flags.splits_from:
         _check_earlier(flags, names)
-    is_hashed = flags.deidentify == "hash"
+    _check_estimate(flags)
+    is_hashed = flags.deidentify == "hash" and not flags.estimate  # which writes no id
     given = {name: value for name, value in vars(flags).items() if name in Options.__annotations__}
     return Options(
         **given,
@@ -268,6 +296,15 @@ def of_flags(flags: argparse.Namespace, is_local: bool, progress_file: str | Non
         key_file=_key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
         progress_file=progress_file,
     )
+
+
+def _check_estimate(flags: argparse.Namespace) -> None:
+    if flags.estimate and flags.detach:
+        raise InputError("--detach leaves a job when it is submitted; --estimate submits none")
+    defaults = parser()
+    given = [name for name in OF_ESTIMATE if getattr(flags, name) != defaults.get_default(name)]
+    if given and not flags.estimate:
+        raise InputError(f"{', '.join(f'--{name}' for name in given)}: only with --estimate")
 
 
 def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:

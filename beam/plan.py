@@ -21,7 +21,7 @@ from beam.options import Options
 from beam.splits import Splits, deal, parse
 from lake import manifest
 from lake.labels import MAX_SPLIT_NAME
-from lake.sources import FRAME_BITS, stable_hash
+from lake.sources import FRAME_BITS, Header, stable_hash
 from lake.sources.pixels import shrunk_size
 
 ROW = [
@@ -100,7 +100,7 @@ def to_row(image: Image, earlier: Earlier | None, options: Options) -> tuple:
     else:
         lesion = label.label * SMALLEST_LESION
     lesion = max(lesion, SMALLEST_LESION) if label.label == 1 else lesion
-    blocks = min(-(-stored_bytes(image, options.max_side) // BLOCK_BYTES), 2**16 - 1)
+    blocks = num_blocks(image.header, options.max_side)
     row = stable_hash(image.group), image_key(image) >> 32, lesion, blocks
     if earlier is not None:
         return (*row, *earlier.of(earlier_names(image, options.key_file)))
@@ -248,10 +248,12 @@ def _deal_folds(fold: np.ndarray, split: np.ndarray, names, line: np.ndarray, fo
         fold[new] = np.arange(len(new)) % folds
 
 
-def stored_bytes(image: Image, max_side: int | None) -> int:
-    """About what a record of the image takes: its file, or its pixels where those are fewer."""
-    height, width = shrunk_size(image.header.height, image.header.width, max_side)
-    return min(image.header.size, height * width * (1 + (image.header.bits > 8)))
+def num_blocks(header: Header, max_side: int | None) -> int:
+    """About what a record of the image takes, in blocks: its file, or its pixels where those are
+    fewer."""
+    height, width = shrunk_size(header.height, header.width, max_side)
+    stored_bytes = min(header.size, height * width * (1 + (header.bits > 8)))
+    return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)
 
 
 def num_shards(images: int, total_bytes: int, options: Options) -> int:

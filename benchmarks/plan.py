@@ -23,6 +23,7 @@ import apache_beam
 import numpy as np
 
 from beam import options, plan, runners, splits
+from lake.sources import stable_hash
 
 STEP = 20_000
 
@@ -35,7 +36,7 @@ def simulated(start: int, stop: int):
         lesion = 0.0
         if random.Random(patient).random() < 0.22:
             lesion = 10 ** random.Random(-number).gauss(-2.1, 0.5)
-        yield plan.order(f"p{patient}"), plan.order(f"i{number}") >> 32, lesion, 34
+        yield stable_hash(f"p{patient}"), stable_hash(f"i{number}") >> 32, lesion, 34
 
 
 def simulated_array(start: int, stop: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import warnings
 from typing import BinaryIO
 
 from lake import Reject
-from lake.sources import MAX_FILE_BYTES, Files, Header, Scan, Storage, dicom, images
+from lake.sources import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage, dicom, images
 
 NAMES = ("dicom", "images", "metaimage")
 # A pattern such as ct/** meets them too; they belong to the .mhd that names them.
@@ -41,6 +41,17 @@ def read_headers(
     if source == "images":
         return images.read_headers(file, path, size)
     return dicom.read_headers(file, path, size, image_id_from, frames)
+
+
+def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:
+    """How the pixels of an image are coded whose header was read, from the header alone; raises
+    Reject."""
+    file.seek(0)
+    if source == "metaimage":
+        from lake.sources import metaimage
+
+        return metaimage.read_coding(file, header, storage)
+    return (images if source == "images" else dicom).read_coding(file, header, storage)
 
 
 def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> Scan:

@@ -109,6 +109,17 @@ def test_verify_and_show(converted, capsys):
     assert "images in             20" in capsys.readouterr().out
 
 
+def test_an_estimate_from_the_listing(storage):
+    given = ["--images=gs://bucket/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv", "--no_auth"]
+    given += [f"--output={LAKE}", "--estimate", "--sample=5"]
+    command = [sys.executable, "-c", CONVERT, *given]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    size = sum(blob.size for blob in storage.bucket.list_blobs(prefix="dicom/"))
+    expected = f"files              20  {size / 1e6:.1f} MB; the headers of 5 read: jpeg, kept 100%"
+    assert said.stdout.splitlines()[0] == expected
+
+
 def test_a_killed_and_damaged_run_ends_as_one_on_disk(finished, storage, config, tmp_path):
     assert task.main(train(config, tmp_path)) == 0
     found, expected = (

@@ -4,7 +4,7 @@ them)."""
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lake import Packed
 
@@ -62,6 +62,14 @@ class Storage:
     window: str = "default"  # default | percentile | LOW,HIGH in modality units
     clahe: bool = False
     lung_roi: bool = False  # CT: what is not lung becomes air
+
+
+class Coding(NamedTuple):
+    """How the pixels of one image lie in its file, as far as the header says it."""
+
+    name: str  # of lake.sources.dicom.CODINGS, or png, or metaimage
+    num_bytes: int  # of one image's pixels, as they are coded
+    is_kept: bool  # a lake takes them as they are
 
 
 @dataclass(frozen=True)

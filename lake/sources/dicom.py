@@ -22,13 +22,27 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from lake import Reject
 from lake.sources import (
     FRAME_BITS,
     MAX_FILE_BYTES,
     MAX_PIXELS,
+    Coding,
     Header,
     Scan,
     Storage,
@@ -79,6 +93,15 @@ HEADER_TAGS = frozenset(
 SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
 # Nearly every header ends in the first part; a file of many frames may have megabytes of them.
 HEADER_BYTES = (2**16, 2**20, 2**26)
+# Families of transfer syntaxes that cost alike; any other is `uncompressed`.
+CODINGS = {
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "jpeg"),
+    **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), "jpeg-lossless"),
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "jpeg-ls"),
+    **dict.fromkeys((JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL), "jpeg-2000"),
+    **dict.fromkeys((JPEG2000, HTJ2K), "jpeg-2000-lossy"),
+    RLELossless: "rle",
+}
 COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 
 
@@ -94,7 +117,7 @@ def read_headers(
         raise Reject(
             "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
         )
-    found = _header_elements(file, path)
+    found = _before_pixels(file, path, HEADER_TAGS).elements
     with broken_is("unreadable-header", path):
         header = _header(found, path, size, image_id_from)
         count = whole_number(found, FRAMES) or 1
@@ -112,6 +135,16 @@ def read_headers(
         Header(**values | {"frame": k, "image_id": frame_id(header.image_id, k)})
         for k in range(count)
     ]
+
+
+def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
+    """How the pixels of the image are coded; no more of the file is read than its header."""
+    parsed = _before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
+    with broken_is("unreadable-header", header.path):
+        found = frames.of_frame(parsed.elements, header.frame, SCAN_TAGS)
+        num_bytes = max(header.size - parsed.end, 0) // (whole_number(found, FRAMES) or 1)
+        is_kept = _is_right_as_it_is(found, parsed.syntax, header, storage)
+    return Coding(CODINGS.get(parsed.syntax, "uncompressed"), num_bytes, is_kept)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
@@ -152,18 +185,18 @@ def age_years(value: str) -> int:
     return min(years, AGE_CAP) if years <= 120 else -1
 
 
-def _header_elements(file: BinaryIO, path: str) -> dict[int, Element]:
-    """The elements before the pixel data; reads no more of the file than it needs."""
+def _before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:
+    """The elements `tags` before the pixel data; reads no more of the file than it needs."""
     data = b""
     for size in HEADER_BYTES:
         data += file.read(size - len(data))
         with broken_is("unreadable-header", path):
             try:
-                parsed = elements.read(data, HEADER_TAGS, inflated_bytes=size)
+                parsed = elements.read(data, tags, inflated_bytes=size)
             except elements.Cut:
                 parsed = None
         if parsed and parsed.pixel_tag:
-            return _of_integers(parsed, path).elements
+            return _of_integers(parsed, path)
     if parsed is None:
         raise Reject(
             "unreadable-header",
@@ -233,8 +266,19 @@ def _kept_jpeg(
     found: dict[int, Element], syntax: str, header: Header, storage: Storage
 ) -> bytes | None:
     """The file's own JPEG where it is right as it stands, else None."""
+    if not _is_right_as_it_is(found, syntax, header, storage):
+        return None
+    frame = frames.only_fragment(found) if header.frame == 0 else None
+    frame = frame or frames.encoded(found, header.frame)
+    return bare_jpeg(frame, header.height, header.width)
+
+
+def _is_right_as_it_is(
+    found: dict[int, Element], syntax: str, header: Header, storage: Storage
+) -> bool:
+    """Whether the header says so of a JPEG; what its frame says is not looked at."""
     height, width = header.height, header.width
-    is_right = (
+    return (
         syntax == JPEGBaseline8Bit
         and storage.bits == 8
         and not storage.clahe
@@ -246,10 +290,6 @@ def _kept_jpeg(
         and grey.rescale(found)[0] > 0
         and not (storage.window == "default" and grey.has_curve(found))
     )
-    if not is_right:
-        return None
-    frame = frames.only_fragment(found) if header.frame == 0 else None
-    return bare_jpeg(frame or frames.encoded(found, header.frame), height, width)
 
 
 def _kept_scan(kept: bytes, found: dict[int, Element], header: Header, storage: Storage) -> Scan:

@@ -59,6 +59,7 @@ class Cut(Malformed):
 class DataSet(NamedTuple):
     elements: dict[int, Element]
     pixel_tag: int | None  # of the pixel data; None: the data ended before it
+    end: int  # where the walk ended: at the pixel data, or behind them where they were asked for
     syntax: str  # transfer syntax
     has_prefix: bool  # DICM
 
@@ -82,10 +83,10 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
         at, syntax = 0, ExplicitVRLittleEndian
     syntax = syntax or _guessed_syntax(data[at : at + 6])
     order = ">" if syntax == ExplicitVRBigEndian else "<"
-    elements, _, pixel_tag = _walk(data, at, order, tags)
+    elements, end, pixel_tag = _walk(data, at, order, tags)
     if pixel_tag is None and not is_whole:
         raise Cut("the deflated data end before the pixel data")
-    return DataSet(elements, pixel_tag, str(syntax), has_prefix)
+    return DataSet(elements, pixel_tag, end, str(syntax), has_prefix)
 
 
 def item(elements: dict[int, Element], tag: int, index: int, tags: Collection[int]) -> dict:

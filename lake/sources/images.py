@@ -33,7 +33,7 @@ from PIL import (
 )
 
 from lake import Reject, rle
-from lake.sources import MAX_PIXELS, Header, Scan, Storage, pixels
+from lake.sources import MAX_PIXELS, Coding, Header, Scan, Storage, pixels
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
 from lake.sources.png import PNG_START, bare_png, chunks
@@ -54,6 +54,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a[::-1, ::-1].T,
     8: lambda a: a[:, ::-1].T,
 }
+GREY_MODES = ("L", "I;16", "I")  # Pillow's names of one channel without a palette
 # A mask that went through JPEG of quality 75 strays by up to 43 of 255, and no pixel across half;
 # of quality 50 by 98 (60 masks of SIIM-ACR).
 STRAY = 1 / 4
@@ -84,6 +85,14 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
             modality="",
         )
     ]
+
+
+def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
+    """How the pixels are coded, pixels not read."""
+    with broken_is("unreadable-header", header.path):
+        image = _opened(file, OPENERS)
+        is_kept = _is_right_as_it_is(image, header, storage) and image.mode in GREY_MODES
+        return Coding(image.format.lower(), header.size, is_kept)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
@@ -186,19 +195,23 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 def _bare(data: bytes, image: Image.Image, header: Header, storage: Storage) -> bytes | None:
     """The file's own coded pixels where they are right as they stand, else None."""
+    if not _is_right_as_it_is(image, header, storage):
+        return None
+    if image.format == "PNG":
+        return bare_png(data, header.height, header.width, storage.bits)
+    return bare_jpeg(data, header.height, header.width)
+
+
+def _is_right_as_it_is(image: Image.Image, header: Header, storage: Storage) -> bool:
+    """Whether the header says so, but for colours and what lies beside the pixels."""
     height, width = header.height, header.width
-    is_right = (
+    return (
         header.bits == storage.bits
         and image.size == (width, height)
         and _orientation(image) == 1
         and not storage.clahe
         and pixels.shrunk_size(height, width, storage.max_side) == (height, width)
     )
-    if not is_right:
-        return None
-    if image.format == "PNG":
-        return bare_png(data, height, width, storage.bits)
-    return bare_jpeg(data, height, width)
 
 
 def _is_lesion(levels: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from lake.sources import (
     FRAME_BITS,
     MAX_FILE_BYTES,
     MAX_PIXELS,
+    Coding,
     Geometry,
     Header,
     Scan,
@@ -69,6 +70,13 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
         return [_dicom_slice(file, path, size)]
     with broken_is("unreadable-header", path):
         return [_volume(file.read(HEADER_BYTES), path, size)]
+
+
+def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
+    """How a slice's pixels are coded: always on the way to HU, so never kept."""
+    if header.path.lower().endswith(SUFFIXES):
+        return Coding("metaimage", header.height * header.width * 2, False)  # as int16
+    return dicom.read_coding(file, header, storage)._replace(is_kept=False)
 
 
 def data_files(header_text: bytes) -> list[str]:
