@@ -1,6 +1,7 @@
 """An export of trainer.task under Beam's RunInference: shards of image files in, answers out."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,8 +9,8 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from beam import files
 from beam.asked import Image, Shard
-from beam.predict_options import SIGNATURES
 from lake import Reject, source, submission
+from lake.export import SIGNATURES
 from lake.sources import dicom
 from lake.sources.damage import broken_is
 
@@ -25,7 +26,10 @@ class Export(ModelHandler):
         super().__init__(max_batch_size=1)
         self.model, self.batch_size, self.threads = model, batch_size, threads
 
-    def load_model(self):
+    def load_model(self) -> "Loaded":
+        return Loaded(self._load)
+
+    def _load(self):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
@@ -36,7 +40,7 @@ class Export(ModelHandler):
         return tf.saved_model.load(self.model)
 
     def run_inference(
-        self, batch: Sequence[Shard], model, inference_args=None
+        self, batch: Sequence[Shard], model: "Loaded", inference_args=None
     ) -> Iterator[PredictionResult]:
         """(shard, (answers, rejects)), each by path."""
         for shard in batch:
@@ -45,10 +49,24 @@ class Export(ModelHandler):
                 of_kind = [image for image in shard.images if image.kind == kind]
                 for start in range(0, len(of_kind), self.batch_size):
                     some = of_kind[start : start + self.batch_size]
-                    found += answers(some, model.signatures[name])
+                    found += answers(some, model().signatures[name])
             found.sort(key=lambda row: row["path"])
             kept = [row for row in found if "reason" not in row]
             yield PredictionResult(shard, (kept, [row for row in found if "reason" in row]))
+
+
+class Loaded:
+    """A model for all threads of a worker, from the first shard on: where none is left, TensorFlow
+    need not start."""
+
+    def __init__(self, load: Callable):
+        self.load, self.lock, self.model = load, threading.Lock(), None
+
+    def __call__(self):
+        with self.lock:
+            if self.model is None:
+                self.model = self.load()
+            return self.model
 
 
 def answers(images: Sequence[Image], signature: Callable) -> list[dict]:

@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam import Stopped
@@ -94,8 +94,13 @@ def write_text(path: str, text: str) -> None:
 
 
 def remove(path: str) -> None:
-    if FileSystems.exists(path):
+    if not FileSystems.exists(path):
+        return
+    try:
         FileSystems.delete([path])
+    except BeamIOError:
+        if FileSystems.exists(path):  # else another worker was quicker
+            raise
 
 
 def make_folder(path: str) -> None:

@@ -3,7 +3,6 @@ wrong with them is said before a worker starts."""
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from beam import files
 from beam.options import WORK, at_least, check_matches, share
 from lake import InputError, seg
+from lake.export import DESCRIPTION, GRAPH, SIGNATURES
 
-DESCRIPTION, GRAPH = "export.json", "saved_model.pb"  # in the folder that trainer.task export makes
-SIGNATURES = {"dicom": "dicom", "images": "image"}  # lake.source's name of a file -> what reads it
 OWNER = "made_by.json"  # in .work: what all answers in the folder were made by
 
 
@@ -78,7 +76,7 @@ def of_flags(
 ) -> Options:
     """The workers' Options; raises InputError."""
     check_matches("images", flags.images)
-    _check_seg(flags.seg, flags.mint_uids)
+    seg.check_asked(flags.seg, flags.mint_uids)
     model = flags.model.rstrip("/")
     described = _description(model)
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
@@ -93,15 +91,6 @@ def of_flags(
     )
     _check_output(made)
     return made
-
-
-def _check_seg(finding: str | None, mint_uids: bool) -> None:
-    if finding not in (None, *seg.FINDINGS):
-        raise InputError(f"--seg={finding}: expected one of {', '.join(seg.FINDINGS)}")
-    if mint_uids and not finding:
-        raise InputError("--mint_uids is for --seg; give both or none")
-    if finding and importlib.util.find_spec("highdicom") is None:
-        raise InputError("--seg needs highdicom; pip install 'radlake[seg]'")
 
 
 def _description(model: str) -> bytes:

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
     try:
-        with storage.explained(flags.path):
+        with storage.explained():
             return _show(flags) if flags.command == "show" else _verify(flags)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

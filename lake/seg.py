@@ -12,6 +12,7 @@ unusable-source     no image class, elements that contradict the format, or too 
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import re
 import uuid
@@ -23,7 +24,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
-from lake import Reject
+from lake import InputError, Reject
 from lake.sources.damage import broken_is
 
 # SNOMED CT; of DICOM's CID 7151 categories and CID 7159 lesions, where they are in them.
@@ -50,6 +51,16 @@ PLACE += ("SliceThickness",)
 LEGAL_ROOT = re.compile(r"(1\.[0-3]?\d|2\.\d+)(\.|$)")
 UTF_8 = "ISO_IR 192"
 SERIES_NUMBER = 100  # anything that a scanner's own series seldom have
+
+
+def check_asked(finding: str | None, mint_uids: bool) -> None:
+    """Of --seg and --mint_uids; raises InputError for what does not go together, or not here."""
+    if finding not in (None, *FINDINGS):
+        raise InputError(f"--seg={finding}: expected one of {', '.join(FINDINGS)}")
+    if mint_uids and not finding:
+        raise InputError("--mint_uids is for --seg; give both or none")
+    if finding and importlib.util.find_spec("highdicom") is None:
+        raise InputError("--seg needs highdicom; pip install 'radlake[seg]'")
 
 
 def segmentation(

@@ -8,11 +8,19 @@ GCS_RETRY_CONFIG_MAX_RETRIES says otherwise.
 import argparse
 import contextlib
 import importlib.util
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from lake import InputError
+
+# TensorFlow's errors of a request to Cloud Storage, up to the object. What a function of ours
+# raises within tf.data is a text in another error by the time that it ends a command.
+REFUSED = re.compile(
+    r"(PermissionDenied|Aborted|FailedPrecondition)Error: (.*?gs://\S+)", re.DOTALL
+)
 
 
 def is_remote(path: str | Path) -> bool:
@@ -23,7 +31,7 @@ def path_of(text: str | Path) -> Path:
     """Raises InputError for a remote place that this installation cannot read."""
     if not is_remote(text):
         return Path(text)
-    if not str(text).startswith("gs://"):
+    if not re.match("gs://[^/]", str(text)):
         raise InputError(f"{text}: expected a local path or gs://BUCKET/PATH")
     for package in ("tensorflow", "etils"):
         if importlib.util.find_spec(package) is None:
@@ -33,11 +41,26 @@ def path_of(text: str | Path) -> Path:
     return epath.Path(text)
 
 
+def any_path(text: str) -> Path:
+    """path_of as a type of argparse."""
+    try:
+        return path_of(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def local_path(text: str) -> Path:
     """A type of argparse, for what is written on this machine alone."""
     if is_remote(text):
         raise argparse.ArgumentTypeError(f"{text}: expected a local path; copy it there afterwards")
     return Path(text)
+
+
+def remote_folder(text: str) -> str:
+    """A type of argparse, for what other machines read and write."""
+    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected gs://BUCKET/FOLDER")
+    return text
 
 
 def make_folder(path: Path) -> None:
@@ -55,7 +78,7 @@ def check_writable(folder: Path) -> None:
 
     try:
         write(folder / "unfinished", b"whether this can be written")
-    except tf.errors.NotFoundError:
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):  # the latter of gs:// alone
         raise InputError(f"{folder}: there is no bucket of this name") from None
     (folder / "unfinished").unlink()
 
@@ -67,7 +90,7 @@ def written(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="radlake-") as folder:
             unfinished = Path(folder, path.name)
             yield unfinished
-            path.write_bytes(unfinished.read_bytes())  # an object appears whole
+            _upload(unfinished, path)
         return
     unfinished = path.with_name(f"unfinished.{path.name}")
     yield unfinished
@@ -75,8 +98,23 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: bytes) -> None:
+    if is_remote(path):
+        path.write_bytes(content)  # an object appears whole
+        return
     with written(path) as unfinished:
         unfinished.write_bytes(content)
+
+
+def upload_folder(folder: Path, target: Path) -> None:
+    """All files below a local folder: the deepest first, and what describes others last."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(found, key=lambda path: (-len(path.parts), path.suffix == ".json", path)):
+        _upload(path, target / path.relative_to(folder))
+
+
+def _upload(file: Path, path: Path) -> None:
+    with file.open("rb") as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
 
 
 @contextlib.contextmanager
@@ -91,34 +129,43 @@ def local(path: Path) -> Iterator[Path]:
         yield copy
 
 
-@contextlib.contextmanager
-def explained(*paths: str | Path) -> Iterator[None]:
-    """In it, where one of the paths is remote, what Cloud Storage refuses is an InputError."""
-    is_asked = any(is_remote(path) for path in paths)
-    if not is_asked or importlib.util.find_spec("tensorflow") is None:  # then path_of says so
-        yield
-        return
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    found = path.stat()
+    return found.length if is_remote(path) else found.st_size
+
+
+def objects_below(folder: str) -> Iterator[str]:
+    """Of a folder on gs://, without hidden ones; TensorFlow's own walk makes a request for each."""
     import tensorflow as tf
 
+    for name in tf.io.gfile.listdir(folder):  # of a folder with a slash behind it
+        if name == "/":
+            raise InputError(f"{folder}//: a folder without a name; move what is in it")
+        path = f"{folder}/{name}"
+        if not name.startswith("."):
+            yield from objects_below(path[:-1]) if name.endswith("/") else [path]
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """In it, what Cloud Storage refuses is an InputError."""
     try:
         yield
-    except tf.errors.PermissionDeniedError as error:
-        raise InputError(
-            f"Cloud Storage refuses: {_said(error)}; who runs this needs to read and write objects "
-            f"there (roles/storage.objectUser), and is who `gcloud auth application-default login` "
-            f"or GOOGLE_APPLICATION_CREDENTIALS says, or the machine's service account"
-        ) from None
-    except tf.errors.AbortedError as error:
-        raise InputError(
-            f"Cloud Storage does not answer: {_said(error)}; the same command goes on"
-        ) from None
-    except tf.errors.FailedPreconditionError as error:
-        if "libcurl" not in error.message:
+    except Exception as error:  # TensorFlow, whose they are, need not be installed
+        found = REFUSED.search(f"{type(error).__name__}: {error}")
+        if not found or (found[1] == "FailedPrecondition" and "libcurl" not in found[2]):
             raise
-        raise InputError(
-            f"Cloud Storage cannot be reached: {_said(error)}; is this machine on the network?"
-        ) from None
+        raise InputError(_advice(found[1], " ".join(found[2].split()))) from None
 
 
-def _said(error: Exception) -> str:
-    return " ".join(error.message.split())
+def _advice(kind: str, said: str) -> str:
+    if kind == "PermissionDenied":
+        return (
+            f"Cloud Storage refuses: {said}; who runs this needs to read and write objects there "
+            f"(roles/storage.objectUser), and is who `gcloud auth application-default login` or "
+            f"GOOGLE_APPLICATION_CREDENTIALS says, or the machine's service account"
+        )
+    if kind == "Aborted":
+        return f"Cloud Storage does not answer: {said}; repeat the command later"
+    return f"Cloud Storage cannot be reached: {said}; is this machine on the network?"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lake import InputError, Reject, labels, rle
+from lake import InputError, Reject, labels, rle, storage
 from lake.sources import MAX_PIXELS
 
 # The tables of a prediction, whoever makes it.
@@ -94,7 +94,7 @@ def majority(texts: list[str], votes: int) -> str:
 def _fields(path: Path) -> Iterator[list[str]]:
     csv.field_size_limit(labels.FIELD_LIMIT)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with storage.local(path) as local, local.open(encoding="utf-8", newline="") as file:
             yield from csv.reader(file, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a submission: {error}") from None

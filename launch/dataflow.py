@@ -6,11 +6,11 @@ Ctrl-C cancels the job that is waited for. Beam's own options pass through.
 
 import argparse
 import os
-import re
 import shlex
 import sys
 
 from lake import InputError
+from lake.storage import remote_folder
 from launch import approval, sdist
 
 
@@ -25,7 +25,13 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
-    add("--staging", required=True, metavar="gs://BUCKET/FOLDER", help="for Dataflow's own files")
+    add(
+        "--staging",
+        type=remote_folder,
+        required=True,
+        metavar="gs://BUCKET/FOLDER",
+        help="for Dataflow's own files",
+    )
     add("--image", metavar="URI", help="of launch/beam.Dockerfile, pushed; default: the sdist")
     # An image takes 1 to 190 ms of one core and a process 250 MB; more cores a machine than four
     # gain nothing, and no pixel is shuffled, so the disk holds the container and one CT volume.
@@ -45,8 +51,6 @@ def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
     """python -m beam.convert with what Dataflow needs; raises InputError."""
     if flags.private_ips and not flags.image:
         raise InputError("--private_ips needs --image: without one the workers install from PyPI")
-    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", flags.staging):
-        raise InputError(f"--staging={flags.staging}: expected gs://BUCKET/FOLDER")
     staging = flags.staging.rstrip("/")
     options = {
         "project": flags.project,

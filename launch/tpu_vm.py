@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lake import InputError
+from lake.storage import remote_folder
 from launch import approval, detached, gcloud, machines, sdist
 from trainer import config, interruption
 
@@ -44,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument_group("run").add_argument
     add("--config", required=True, metavar="YAML")
-    add("--lake", required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
-    add("--workdir", required=True, metavar="gs://BUCKET/FOLDER")
+    add("--lake", type=remote_folder, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
+    add("--workdir", type=remote_folder, required=True, metavar="gs://BUCKET/FOLDER")
     add = made.add_argument_group("machine").add_argument
     add("--project", required=True)
     add("--zone", required=True, help="such as us-west4-a; best in the bucket's region")
@@ -164,9 +165,6 @@ def deleted(machine: gcloud.TpuVm) -> Iterator[None]:
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    for key in ("lake", "workdir"):
-        if not getattr(flags, key).startswith("gs://"):
-            raise InputError(f"--{key}={getattr(flags, key)}: expected gs://BUCKET/FOLDER")
     chosen = config.load(flags.config, overrides, lake=flags.lake)
     machine = _machine(flags)
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from lake import InputError
+from lake.storage import remote_folder
 from launch import approval, custom_job, machines, sdist
 from trainer import config
 
@@ -34,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument_group("run").add_argument
     add("--config", required=True, metavar="YAML")
-    add("--lake", type=_uri, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
-    add("--workdir", type=_uri, required=True, metavar="gs://BUCKET/FOLDER")
+    add("--lake", type=remote_folder, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
+    add("--workdir", type=remote_folder, required=True, metavar="gs://BUCKET/FOLDER")
     add = made.add_argument_group("machines").add_argument
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
@@ -133,12 +134,6 @@ def url(name: str) -> str:
     _, project, _, region, _, number = name.split("/")
     page = f"https://console.cloud.google.com/vertex-ai/locations/{region}/training/{number}"
     return f"{page}?project={project}"
-
-
-def _uri(text: str) -> str:
-    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected gs://BUCKET/FOLDER")
-    return text
 
 
 def _positive(text: str) -> float:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from lake import __main__ as lake_command
 from lake import storage as storage_of_lake
+from lake import submission
 from trainer import summaries, task
 
 ROOT = Path(__file__).parent.parent
@@ -156,24 +157,88 @@ def test_events_behind_a_checkpoint_are_dropped(storage):
     assert [tf.compat.v1.Event.FromString(record).step for record in left] == [1, 2]
 
 
-def test_evaluate_and_predict(finished, storage, tmp_path, capfd):
-    picture = "gs://bucket/runs/truth_and_prediction.png"
-    evaluate = ["evaluate", f"--workdir={RUN}", "--bootstrap=10", f"--picture={picture}"]
-    assert task.main(evaluate) == 0
-    assert f"report: {RUN}/report.html" in capfd.readouterr().out
-    assert {"runs/tiny/report.html", "runs/truth_and_prediction.png"} <= {*storage.names("runs/")}
-    assert task.main(["predict", f"--workdir={RUN}", f"--output={tmp_path / 'out'}"]) == 0
-    assert len((tmp_path / "out" / "submission.csv").read_text().splitlines()) == 5
-    with pytest.raises(SystemExit) as stopped:
-        task.main(["predict", f"--workdir={RUN}", "--output=gs://bucket/out"])
-    assert stopped.value.code == 2 and "expected a local path" in capfd.readouterr().err
+@pytest.fixture
+def said(capfd):
+    """Runs a command of trainer.task; returns what it says, in which there is no credential."""
+
+    def run(*words: str, code: int = 0) -> str:
+        assert task.main([*words]) == code
+        printed = capfd.readouterr()
+        assert cloud_storage.TOKEN not in printed.out + printed.err
+        return printed.out + printed.err
+
+    return run
 
 
-def test_what_cannot_be_reached_is_one_message(storage, converted, config, capfd):
-    assert task.main(train(config, "gs://typo/runs/tiny")) == 2
-    assert "error: gs://typo/runs/tiny: there is no bucket" in capfd.readouterr().err
-    assert task.main(train(config, "gs://private/runs/tiny")) == 2
-    assert "error: Cloud Storage refuses: " in capfd.readouterr().err
+PICTURE = "runs/truth_and_prediction.png"
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished):
+    words = ["evaluate", f"--workdir={RUN}", "--bootstrap=10", f"--picture=gs://bucket/{PICTURE}"]
+    assert task.main(words) == 0
+
+
+def last_written(storage, prefix: str) -> str:
+    found = storage.bucket.list_blobs(prefix=prefix)
+    return max(found, key=lambda blob: blob.updated).name.removeprefix(prefix)
+
+
+def test_evaluate(evaluated, storage, said):
+    assert {"runs/tiny/report.html", PICTURE} <= {*storage.names("runs/")}
+    scores = storage.read("runs/tiny/metrics.json")
+    refused = said("evaluate", f"--workdir={RUN}", "--report=gs://typo/report.html", code=2)
+    assert "error: gs://typo: there is no bucket" in refused
+    assert storage.read("runs/tiny/metrics.json") == scores  # nothing was scored in vain
+
+
+def test_predict_and_vote(evaluated, storage, said, phantoms, tmp_path):
+    remote, local = "gs://bucket/runs/out", tmp_path / "out"
+    images = [str(path) for path in sorted((phantoms / "dicom").glob("*.dcm"))[:20]]
+    predict = ["predict", f"--workdir={RUN}", "--overlays", "--probabilities"]
+    for output, files in ((remote, ["gs://bucket/dicom/"]), (local, images)):
+        done = said(*predict, f"--output={output}", "--input", *files)
+        assert "20 images predicted" in done
+    made = {str(path.relative_to(local)): path for path in local.rglob("*.*")}
+    assert {f"runs/out/{name}" for name in made} == {*storage.names("runs/out/")}
+    assert len(made) == 3 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
+    for name, path in made.items():
+        assert storage.read(f"runs/out/{name}") == path.read_bytes()
+    assert "not an empty folder" in said(*predict, f"--output={remote}", code=2)
+    assert "there is no bucket" in said(*predict, "--output=gs://typo/out", code=2)
+    for name in ("submission.csv", "probabilities"):
+        both = f"{remote}/{name}", str(local / name)
+        said("vote", *both, f"--output={remote}.csv")
+        said("vote", both[1], both[1], f"--output={local}.csv")
+        assert storage.read("runs/out.csv") == (tmp_path / "out.csv").read_bytes()
+
+
+def test_export(evaluated, storage, said, phantoms, tmp_path):
+    exported, output = "gs://bucket/runs/exported", tmp_path / "out"
+    done = said("export", f"--workdir={RUN}", f"--output={exported}")
+    assert f'tf.saved_model.load("{exported}")' in done
+    assert last_written(storage, "runs/exported/") == "export.json"
+    said("predict", f"--workdir={RUN}", f"--output={output}")
+    rows = submission.read(output / "submission.csv")
+    files = [(phantoms / "dicom" / f"{image_id}.dcm").read_bytes() for image_id in rows]
+    found = tf.saved_model.load(exported).signatures["dicom"](files=tf.constant(files))
+    assert found["rle"].numpy().tolist() == [text.encode() for text in rows.values()]
+
+
+def test_augment(storage, converted, config, said):
+    sheet = "gs://bucket/runs/sheet.png"
+    said("augment", f"--config={config}", f"--lake={LAKE}", f"--output={sheet}", "--examples=1")
+    assert storage.read("runs/sheet.png").startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_reached_is_one_message(storage, converted, config, said, capfd, tmp_path):
+    refused = "error: Cloud Storage refuses: "
+    typo = said(*train(config, "gs://typo/runs/tiny"), code=2)
+    assert "error: gs://typo/runs/tiny: there is no bucket" in typo
+    assert refused in said(*train(config, "gs://private/runs/tiny"), code=2)
+    config = tmp_path / "two_lakes.yaml"
+    config.write_text(TINY.replace("batch_size: 4", "more_lakes: {gs://private/lake/1.0.0: 1.0}"))
+    assert refused in said(*train(config, tmp_path), code=2)
     assert lake_command.main(["show", "gs://private/lake/1.0.0"]) == 2
     assert "gcloud auth application-default login" in capfd.readouterr().err
     assert lake_command.main(["show", "gs://typo/lake/1.0.0"]) == 2

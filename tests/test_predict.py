@@ -343,7 +343,7 @@ def test_the_commands(workdirs, phantoms, tmp_path, capsys):
     [
         (["--lake", "x", "--input", "y"], "--input takes files"),
         (["--input", "nowhere"], "nowhere: no such file"),
-        (["--input", "gs://bucket/a.dcm"], "copy remote files first"),
+        (["--input", "s3://bucket/a.dcm"], "expected a local path or gs://BUCKET/PATH"),
         (["--seg", "cat", "--input", "x"], "--seg=cat"),
         (["--mint_uids"], "--mint_uids is for --seg"),
         (["--seg"], "give them to --input"),

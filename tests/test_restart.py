@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 
 from beam import Stopped, files
 
@@ -102,6 +104,22 @@ def test_a_file_that_cannot_be_written_is_one_message_and_leaves_nothing(tmp_pat
     assert not list(tmp_path.iterdir())
     with pytest.raises(Stopped, match="cannot write"), files.Unfinished("/proc/nowhere/x"):
         pass
+
+
+def test_what_another_worker_removes_first_is_gone(tmp_path, monkeypatch):
+    path, delete = tmp_path / "a", FileSystems.delete
+    path.touch()
+
+    def late(paths):
+        path.unlink()
+        delete(paths)
+
+    monkeypatch.setattr(FileSystems, "delete", late)
+    files.remove(str(path))
+    (tmp_path / "b").touch()
+    monkeypatch.setattr(FileSystems, "delete", lambda _: delete([str(path)]))
+    with pytest.raises(BeamIOError):  # what stays is an error
+        files.remove(str(tmp_path / "b"))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from lake import InputError
+from lake import InputError, storage
 from trainer import augment, config, data, panel, splits
 from trainer.transforms import Augment
 
@@ -16,6 +16,7 @@ DRAWS = 5  # of each example
 def write(run: config.Config, output: Path, examples: int, seed: int, each: bool) -> str:
     """Writes the sheet of the first examples of the training split, those with a lesion first; with
     `each` one row a transform, by itself, of the first. Returns a line to print."""
+    storage.check_writable(output.parent)
     lakes = splits.open_lakes(run.lake, run.data)
     split = splits.training_split(lakes, run.lake, run.data, run.is_classifier)
     items = first_examples(split, run.data, 1 if each else examples)
@@ -29,8 +30,10 @@ def write(run: config.Config, output: Path, examples: int, seed: int, each: bool
         for number, item in enumerate(items):
             rows.append(row(item, transforms, seed + number))
             captions.append(name or "before, then each draw" * (number == 0))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(panel.table(*map(np.stack, zip(*rows, strict=True)), captions)).save(output)
+    sheet = Image.fromarray(panel.table(*map(np.stack, zip(*rows, strict=True)), captions))
+    storage.make_folder(output.parent)
+    with storage.written(output) as unfinished:
+        sheet.save(unfinished)
     what = f"{len(items)} images" if not each else f"{len(rows)} transforms"
     return f"{output}: {what}, before and {DRAWS} draws, at {run.data.side} px"
 

@@ -62,6 +62,10 @@ def evaluate(
     first workdir. Returns a table to print."""
     folder = _lake_of(system, lake)
     content = splits.open_lake(folder)
+    workdir, title = system.members[0].workdir, results.title(system)
+    page = page or workdir / f"report{system.label.removeprefix('evaluate')}.html"
+    for written in {workdir, page.parent, (picture or page).parent}:
+        storage.check_writable(written)
     parts, test = _splits(system, content, folder)
     with damage.explained(system.run, folder):
         told = [_told(part, split) for part, split in parts]
@@ -73,13 +77,11 @@ def evaluate(
             found["test"] = told[-1].predictions
         shown = _shown(told[-1], chosen)
     scored = {name: _scored(predicted, chosen, options) for name, predicted in found.items()}
-    workdir, title = system.members[0].workdir, results.title(system)
     entry = results.entry(system, folder, chosen, options, scored)
     checkpoint.write_metrics(workdir, {system.label: entry})
     results.draw(workdir / system.label, title, scored)
     if picture:
         _draw(picture, told[-1].predictions, shown, chosen)
-    page = page or workdir / f"report{system.label.removeprefix('evaluate')}.html"
     storage.make_folder(page.parent)
     text = report.page(system, content, folder, chosen, options, scored, shown)
     storage.write(page, text.encode())

@@ -9,12 +9,11 @@ from pathlib import Path
 from tensorflow.types.experimental import ConcreteFunction
 
 from lake import storage
+from lake.export import DESCRIPTION, PIXELS
 from trainer import checkpoint, decision, loose, output_files, provenance, serving
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 from trainer.loose import Stored
-
-DESCRIPTION = "export.json"
 
 
 def export(ensemble: Ensemble, output: Path) -> str:
@@ -87,6 +86,6 @@ def example(output: Path, names: list[str]) -> str:
     """A line of Python that calls it."""
     loaded = f'tf.saved_model.load("{output}")'
     if serving.DEFAULT not in names:
-        return f'{loaded}.signatures["{serving.PIXELS}"](pixels=…, window=…)'
+        return f'{loaded}.signatures["{PIXELS}"](pixels=…, window=…)'
     called = f'signatures["{serving.DEFAULT}"](files=tf.constant([open("a.dcm", "rb").read()]))'
     return f"{loaded}.{called}"

@@ -100,7 +100,7 @@ class Finisher(NamedTuple):
         path, folder = self.asked.headers[image_id].path, self.output / SEGS
         mint_uids = self.wanted.mint_uids
         try:
-            content = loose.Disk().read(path)
+            content = loose.InputFiles().read(path)
             made, copy = seg.segmentation(content, path, mask, self.wanted.finding, mint_uids)
             with broken_is("unusable-source", path):
                 files = {".dcm": seg.encoded(made)}

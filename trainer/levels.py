@@ -12,7 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from lake import InputError, example, storage
-from trainer import checkpoint, export, images, output_files, serving, splits
+from lake.export import PIXELS
+from trainer import checkpoint, export, images, output_files, splits
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
 
@@ -99,7 +100,7 @@ def _shown(system: Ensemble) -> list[dict]:
 
 def _latencies_ms(folders: list[Path], shown: list[dict]) -> list[float]:
     """The median of each SavedModel; they take turns, the first round warms up."""
-    calls = [tf.saved_model.load(str(folder)).signatures[serving.PIXELS] for folder in folders]
+    calls = [tf.saved_model.load(str(folder)).signatures[PIXELS] for folder in folders]
     found = [[] for _ in folders]
     for number in range(ROUNDS + 1):
         for inputs in shown:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, Reject, example, source
+from lake import InputError, Reject, example, source, storage
 from lake.sources import Header, Scan, Storage, images, series
 from lake.submission import reject_row
 from trainer import checkpoint, splits
@@ -71,7 +71,7 @@ def of_files(paths: Sequence[str], stored: Stored) -> Images:
     def read(number) -> np.ndarray:
         header = listed[number]
         try:
-            scan = source.read_scan(kinds[header.path], Disk(), header, stored.storage)
+            scan = source.read_scan(kinds[header.path], InputFiles(), header, stored.storage)
         except Reject as reject:
             rejects.append(reject_row(header.path, header.image_id, reject))
             return np.array(blank, object)
@@ -92,25 +92,40 @@ def files_of(paths: Sequence[str], is_ct: bool) -> list[str]:
     """The files of paths and below folders, sorted; hidden ones and a volume's data left out."""
     found = set()
     for path in paths:
-        if os.path.isdir(path):
+        if storage.is_remote(path):
+            found |= _objects(path, is_ct)
+        elif os.path.isdir(path):
             for folder, subfolders, names in os.walk(path):
                 subfolders[:] = [name for name in subfolders if not name.startswith(".")]
                 found |= {os.path.join(folder, name) for name in names if name[0] != "."}
         elif os.path.exists(path):
             found.add(path)
         else:
-            remote = "; copy remote files first" if "://" in path else ""
-            raise InputError(f"--input {path}: no such file or folder{remote}")
+            raise InputError(f"--input {path}: no such file or folder")
     kind = METAIMAGE if is_ct else DICOM
     return sorted(path for path in found if not source.is_data_file(kind, path))
 
 
-class Disk:
-    """A lake.sources.Files of local paths."""
+def _objects(path: str, is_ct: bool) -> set[str]:
+    """files_of one path on gs://."""
+    at = storage.path_of(path)
+    if is_ct:
+        raise InputError(
+            f"--input {path}: volumes are read from a disk; copy them there first, such as with "
+            f"gcloud storage cp --recursive"
+        )
+    if at.is_dir():
+        return set(storage.objects_below(str(at)))
+    if at.exists():
+        return {str(at)}
+    raise InputError(f"--input {path}: no such file or folder")
+
+
+class InputFiles:
+    """A lake.sources.Files of paths on a disk, and of images on gs://."""
 
     def read(self, path: str) -> bytes:
-        with open(path, "rb") as file:
-            return file.read()
+        return storage.path_of(path).read_bytes()
 
     def local(self, path: str) -> str:
         return path
@@ -131,8 +146,9 @@ def _headers(paths: list[str], stored: Stored, kinds: dict, rejects: list[dict])
 def _headers_of(path: str, stored: Stored, kinds: dict) -> list[Header]:
     try:
         path.encode()
-        with open(path, "rb") as file:
-            start, size = file.read(8), os.path.getsize(path)
+        at = storage.path_of(path)
+        with at.open("rb") as file:
+            start, size = file.read(8), storage.size_of(at)
             file.seek(0)
             is_image = any(start.startswith(magic) for magic in images.OPENERS)
             kinds[path] = METAIMAGE if stored.is_ct else IMAGES if is_image else DICOM

@@ -81,11 +81,11 @@ def add_evaluate(commands) -> None:
     )
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     evaluate.add_argument(
-        "--picture", type=storage.path_of, metavar="PNG", help="truth and prediction side by side"
+        "--picture", type=storage.any_path, metavar="PNG", help="truth and prediction side by side"
     )
     evaluate.add_argument(
         "--report",
-        type=storage.path_of,
+        type=storage.any_path,
         metavar="HTML",
         help="default: report.html in the first workdir",
     )
@@ -97,7 +97,7 @@ def add_augment(commands) -> None:
     )
     add_run(sheet)
     sheet.add_argument(
-        "--output", type=storage.local_path, default=Path("augmentation.png"), metavar="PNG"
+        "--output", type=storage.any_path, default=Path("augmentation.png"), metavar="PNG"
     )
     sheet.add_argument("--examples", type=int, default=6, metavar="N")
     sheet.add_argument("--seed", type=int, default=0)
@@ -144,7 +144,7 @@ def add_predict(commands) -> None:
         help="files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake",
     )
     predict.add_argument(
-        "--output", required=True, type=storage.local_path, metavar="FOLDER", help="a new one"
+        "--output", required=True, type=storage.any_path, metavar="FOLDER", help="a new one"
     )
     predict.add_argument("--overlays", action="store_true", help="a PNG an image, side by side")
     predict.add_argument("--probabilities", action="store_true", help="a PNG an image, 0 to 255")
@@ -169,7 +169,7 @@ def add_export(commands) -> None:
     )
     add_members(export, level=_level)
     export.add_argument(
-        "--output", required=True, type=storage.local_path, metavar="FOLDER", help="a new one"
+        "--output", required=True, type=storage.any_path, metavar="FOLDER", help="a new one"
     )
 
 
@@ -184,11 +184,11 @@ def add_vote(commands) -> None:
     vote.add_argument(
         "predictions",
         nargs="+",
-        type=storage.local_path,
+        type=storage.any_path,
         metavar="PATH",
         help="submission CSVs: a majority of pixels; or folders of probability maps: their mean",
     )
-    vote.add_argument("--output", required=True, type=storage.local_path, metavar="CSV")
+    vote.add_argument("--output", required=True, type=storage.any_path, metavar="CSV")
     vote.add_argument("--votes", type=int, metavar="N", help="default: more than half")
     vote.add_argument(
         "--triplet",

@@ -1,10 +1,12 @@
 """The folder that predict writes into: tables that get their names when they are whole, and the
-files of single images."""
+files of single images. On a disk, or on gs://, where the table that is written last tells that all
+is there."""
 
 import contextlib
 import csv
 import io
 import shutil
+import tempfile
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,31 +14,38 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lake import InputError, submission
+from lake import InputError, storage, submission
 
 PNG_LEVEL = 1  # 20 ms for a map of 1024 px; zlib's usual 6 takes three times that for a tenth less
 
 
 def make_folder(folder: Path, inside: Iterable[str]) -> None:
     """A new folder, with these in it; raises InputError where files of another run could stay."""
-    _check_new(folder)
+    check_new(folder)
     try:
         for name in ("", *inside):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            storage.make_folder(folder / name)
     except OSError as error:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
 
 
-def _check_new(folder: Path) -> None:
+def check_new(folder: Path) -> None:
+    """Raises InputError where something is in the folder, or on gs:// nothing can be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+    storage.check_writable(folder)
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A context that fills a new folder under another name; without an error in it, the folder gets
-    its own."""
-    _check_new(folder)
+    its own. One on gs:// is filled on this machine and uploaded."""
+    check_new(folder)
+    if storage.is_remote(folder):
+        with tempfile.TemporaryDirectory(prefix="radlake-") as unfinished:
+            yield Path(unfinished)
+            storage.upload_folder(Path(unfinished), folder)
+        return
     folder = folder.resolve()
     unfinished = folder.with_name(f"unfinished.{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
@@ -69,12 +78,12 @@ class Table:
 
     def __init__(self, path: Path, columns: Iterable[str]):
         self.path, self.columns = path, columns
-        self.unfinished = path.with_name(f"unfinished.{path.name}")
+        self.whole = storage.written(path)
 
     def __enter__(self) -> "Table":
         try:
             # Names of files can be other bytes than UTF-8.
-            self.file = self.unfinished.open(
+            self.file = self.whole.__enter__().open(
                 "w", encoding="utf-8", errors="backslashreplace", newline=""
             )
         except OSError as error:
@@ -86,7 +95,6 @@ class Table:
     def write(self, *values) -> None:
         self.writer.writerow(values)
 
-    def __exit__(self, error_type, *_):
+    def __exit__(self, *error):
         self.file.close()
-        if error_type is None:
-            self.unfinished.replace(self.path)
+        return self.whole.__exit__(*error)

@@ -9,7 +9,6 @@ rejects.csv.
 import collections
 import concurrent.futures
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,15 +55,13 @@ def predict(
             count, lesions = count + 1, lesions + (one.lesion_px > 0)
             if finder:
                 finder.add(one)
+        write_rejects(asked.rejects, output)  # the submission is whole last
     return summary(count, lesions, asked.rejects, output)
 
 
 def wanted_of(flags) -> Wanted:
     """Of the command line; raises InputError for what does not go together."""
-    if flags.seg not in (None, *seg.FINDINGS):
-        raise InputError(f"--seg={flags.seg}: expected one of {', '.join(seg.FINDINGS)}")
-    if flags.mint_uids and not flags.seg:
-        raise InputError("--mint_uids is for --seg; give both or none")
+    seg.check_asked(flags.seg, flags.mint_uids)
     wanted = (flags.overlays, flags.probabilities, flags.candidates, flags.seg, flags.mint_uids)
     return Wanted(*wanted)
 
@@ -80,6 +77,7 @@ def run(
     """predict over files, or over a split of a lake (default: the run's own), with the thresholds
     that evaluate chose."""
     chosen = decision.read(ensemble)
+    output_files.check_new(output)  # before the headers of all files are read
     if inputs:
         asked = loose.of_files(inputs, loose.how_stored(ensemble))
         return predict(ensemble, chosen, asked, output, wanted)
@@ -100,8 +98,6 @@ def check(ensemble: Ensemble, asked: Images, wanted: Wanted) -> None:
         )
     if wanted.finding and not asked.headers:
         raise InputError("--seg refers to source files; give them to --input instead of --lake")
-    if wanted.finding and importlib.util.find_spec("highdicom") is None:
-        raise InputError("--seg needs highdicom; pip install 'radlake[seg]'")
 
 
 def said_of(ensemble: Ensemble, asked: Images, with_image: bool) -> Iterator[Said]:
@@ -159,12 +155,15 @@ class Finder:
             self.table.write(self.series.uid, *(f"{number:.6g}" for number in numbers))
 
 
-def summary(count: int, lesions: int, rejects: list[dict], output: Path) -> str:
-    """Writes rejects.csv; says what was done."""
+def write_rejects(rejects: list[dict], output: Path) -> None:
     rejects.sort(key=lambda row: (row["path"], row["image_id"], row["what"]))
     with output_files.Table(output / REJECTS, submission.REJECT_COLUMNS) as table:
         for row in rejects:
             table.write(*(row[name] for name in submission.REJECT_COLUMNS))
+
+
+def summary(count: int, lesions: int, rejects: list[dict], output: Path) -> str:
+    """Says what was done."""
     lost = sum(row["what"] == "image" for row in rejects)
     said = f"{count:,} images predicted, {lesions:,} with a lesion; {lost:,} rejected"
     if len(rejects) > lost:

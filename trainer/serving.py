@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
+from lake.export import PIXELS, SIGNATURES
 from lake.sources import Storage
 from trainer import config, decision, dicom_graph, image_graph, output_files, pixels, rle_graph
 from trainer.decision import Decision, Sizes
@@ -25,8 +26,8 @@ from trainer.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.loose import Stored as HowStored
 
 # Signature -> what reads its files.
-DEFAULT, PIXELS = "dicom", "pixels"
-READERS = {DEFAULT: dicom_graph.stored, "image": image_graph.stored}
+DEFAULT = SIGNATURES["dicom"]
+READERS = {DEFAULT: dicom_graph.stored, SIGNATURES["images"]: image_graph.stored}
 DAMAGED = "undecodable: damaged or cut off"
 NO_WINDOW = "window: expected low < high"
 

@@ -18,11 +18,7 @@ from trainer.order import Split
 
 def open_lake(folder: str) -> dict:
     """The manifest of a lake; raises InputError where there is none."""
-    path = tf.io.gfile.join(folder, manifest.MANIFEST)
-    if not tf.io.gfile.exists(path):
-        raise manifest.missing(folder)
-    with tf.io.gfile.GFile(path) as file:
-        return manifest.parse(file.read(), folder)
+    return manifest.load(folder)
 
 
 def check_classes(content: dict, folder: str, run: config.Config) -> None:

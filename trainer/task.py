@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
     try:
-        with storage.explained(*argv):
+        with storage.explained():
             said = COMMANDS[flags.command](flags, overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 mean of their probability maps."""
 
 import collections
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from lake import InputError, rle, submission
+from lake import InputError, rle, storage, submission
 from trainer import decision, output_files
 from trainer.decision import Decision, Triplet
 
@@ -20,6 +21,7 @@ def run(paths: Sequence[Path], output: Path, votes: int | None, triplet: str | N
     """Submissions vote, folders of maps are averaged; returns a line to print."""
     if len(paths) < 2:
         raise InputError(f"one prediction, {paths[0]}; a vote takes two or more")
+    storage.check_writable(output.parent)
     are_folders = {path.is_dir() for path in paths}
     if len(are_folders) > 1:
         raise InputError("expected submission CSVs, or folders of probability maps; not both")
@@ -81,7 +83,7 @@ def _maps(folder: Path) -> dict[str, Path]:
 
 def _mean(paths: list[Path]) -> tf.Tensor:
     """[H, W, 1] float32; raises InputError where maps of one image have different sizes."""
-    levels = [np.asarray(Image.open(path)) for path in paths]
+    levels = [np.asarray(Image.open(io.BytesIO(path.read_bytes()))) for path in paths]
     sizes = collections.Counter(of.shape for of in levels)
     if len(sizes) > 1 or levels[0].dtype != np.uint8 or levels[0].ndim != 2:
         raise InputError(f"{paths[0]}: expected grey maps of one size, found {list(sizes)}")
