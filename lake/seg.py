@@ -102,13 +102,14 @@ def is_legal(uid: str) -> bool:
 
 
 def _check_uids(found: Dataset) -> None:
+    of_class = UID(found.get("SOPClassUID", ""))
+    if "ImageStorage" not in of_class.keyword:
+        said = f"SOP Class UID {of_class[:64]!r}" if of_class else "no SOP Class UID"
+        raise Reject("unusable-source", f"{said}; a SEG refers to a DICOM image")
     for name in UIDS.values():
         if not is_legal(value := str(found.get(name, ""))):
             said = f"{value[:64]!r} is no legal" if value else "no"
             raise Reject("illegal-uid", f"{said} {name}; --mint_uids makes one")
-    of_class = UID(found.get("SOPClassUID", ""))
-    if "ImageStorage" not in of_class.keyword:
-        raise Reject("unusable-source", f"SOP Class UID {of_class[:64]!r}, expected an image's")
 
 
 def _minted(found: Dataset, source: bytes) -> dict[str, str]:

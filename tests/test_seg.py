@@ -156,8 +156,8 @@ def test_a_source_of_bad_manners_still_gives_a_legal_one(changes, dciodvfy):
         ({"SeriesInstanceUID": "1.02"}, "illegal-uid", "'1.02' is no legal Series"),
         ({"StudyInstanceUID": "9.99.1"}, "illegal-uid", "'9.99.1' is no legal Study"),
         ({"NumberOfFrames": 2}, "multi-frame", "several frames"),
-        ({"SOPClassUID": None}, "unusable-source", "SOP Class"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "unusable-source", "an image's"),
+        ({"SOPClassUID": None}, "unusable-source", "no SOP Class"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "unusable-source", "a DICOM image"),
         ({"SOPClassUID": CTImageStorage}, "unusable-source", "Frame Of Reference"),
     ],
 )
