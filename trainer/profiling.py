@@ -20,7 +20,8 @@ class Profile:
         if self.steps_left > 0 and not self.is_first and not self.is_running:
             tf.profiler.experimental.start(str(self.workdir))
             self.is_running = True
-        with tf.profiler.experimental.Trace("call", step_num=step, _r=1):
+        # "train" is what TensorFlow's guide calls a step; one of the plugin's is a call of ours.
+        with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
             yield
         if self.is_running:
             self.steps_left -= count
