@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# tensorflow-io works with an older TensorFlow alone.
+TFIO := .venv-tfio
+TFIO_INSTALLED := $(TFIO)/.installed
 # TensorFlow with CUDA where there is an NVIDIA driver, else the smaller build for CPUs.
 TRAIN := $(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -17,6 +20,14 @@ $(INSTALLED): setup.py
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"radlake needs Python 3.11 or 3.12, not {v[0]}.{v[1]}; choose one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),seg,test]'
+	touch $@
+
+# Compiled where it is imported; all of it takes as long as the installation.
+$(TFIO_INSTALLED): requirements/tfio.txt | $(INSTALLED)
+	@echo "== installing into $(TFIO) ($<); about half a minute"
+	$(PYTHON) -m venv $(TFIO)
+	$(TFIO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement $<
+	$(TFIO)/bin/python -m pip check
 	touch $@
 
 # The demo: phantoms (or IMAGES='…/*.dcm' LABELS=….csv) -> lake -> classifier and U-Net++ -> scores and a picture.
@@ -51,7 +62,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 # Two files at a time: most of a test runs on one thread.
-test: $(INSTALLED) lint
+test: $(INSTALLED) $(TFIO_INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(INSTALLED)
@@ -74,4 +85,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/predict.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 
 clean:
-	rm -rf $(VENV) demo bench
+	rm -rf $(VENV) $(TFIO) demo bench

@@ -9,7 +9,8 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from beam import files
 from beam.asked import Image, Shard
-from lake import Reject, source, submission
+from beam.predict_options import Options
+from lake import Reject, source, submission, tfio
 from lake.export import SIGNATURES
 from lake.sources import dicom
 from lake.sources.damage import broken_is
@@ -22,9 +23,9 @@ class Export(ModelHandler):
     Only paths come here, and one batch of files is in memory at a time.
     """
 
-    def __init__(self, model: str, batch_size: int, threads: int):
+    def __init__(self, options: Options):
         super().__init__(max_batch_size=1)
-        self.model, self.batch_size, self.threads = model, batch_size, threads
+        self.options = options
 
     def load_model(self) -> "Loaded":
         return Loaded(self._load)
@@ -33,11 +34,13 @@ class Export(ModelHandler):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
-        if self.threads:
-            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
-            tf.config.threading.set_inter_op_parallelism_threads(self.threads)
+        if threads := self.options.threads:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
         source.quieten()
-        return tf.saved_model.load(self.model)
+        if self.options.decoder == tfio.DECODER:
+            tfio.load()
+        return tf.saved_model.load(self.options.model)
 
     def run_inference(
         self, batch: Sequence[Shard], model: "Loaded", inference_args=None
@@ -47,8 +50,8 @@ class Export(ModelHandler):
             found = []
             for kind, name in SIGNATURES.items():
                 of_kind = [image for image in shard.images if image.kind == kind]
-                for start in range(0, len(of_kind), self.batch_size):
-                    some = of_kind[start : start + self.batch_size]
+                for start in range(0, len(of_kind), self.options.batch_size):
+                    some = of_kind[start : start + self.options.batch_size]
                     found += answers(some, model().signatures[name])
             found.sort(key=lambda row: row["path"])
             kept = [row for row in found if "reason" not in row]

@@ -25,7 +25,7 @@ from beam import (
 )
 from beam.exported import Export
 from beam.predict_options import Options
-from lake import InputError
+from lake import InputError, tfio
 
 COMMAND = "beam.predict"
 
@@ -54,7 +54,7 @@ def build(root: beam.Pipeline, pattern: str, chosen: Options) -> None:
     )  # Shard
     written = (
         shards["shards"]
-        | "Answer" >> RunInference(Export(chosen.model, chosen.batch_size, chosen.threads))
+        | "Answer" >> RunInference(Export(chosen))
         | "Write" >> beam.Map(answers.write, chosen)  # (first path, fingerprint)
     )
     done = (written, shards[asked.STANDING]) | "Done" >> beam.Flatten()
@@ -85,6 +85,8 @@ def run(argv: list[str]) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = predict_options.of_flags(flags, beam_options, progress_file)
+        if is_local and chosen.decoder == tfio.DECODER:
+            tfio.load()
         predict_options.claim(chosen)
         pipeline = runners.pipeline(beam_options)
         build(pipeline, flags.images, chosen)

@@ -25,6 +25,7 @@ class Options:
     folder: str
     model: str  # folder of the SavedModel
     model_sha256: str  # of its export.json, which holds the checksums of the weights
+    decoder: str  # of its DICOM files, as there
     image_id_from: str  # name | uid
     seg: str | None  # of lake.seg.FINDINGS
     mint_uids: bool
@@ -79,12 +80,15 @@ def of_flags(
     seg.check_asked(flags.seg, flags.mint_uids)
     model = flags.model.rstrip("/")
     described = _description(model)
+    known = json.loads(described)
+    _check_signatures(known, model)
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
     made = Options(
         folder=flags.output.rstrip("/"),
         model=model,
         model_sha256=hashlib.sha256(described).hexdigest(),
-        image_id_from=_image_id_from(described, model),
+        decoder=known["decoder"],
+        image_id_from=known["stored"]["image_id_from"],
         threads=_threads(beam_options),
         progress_file=progress_file,
         **{name: getattr(flags, name) for name in names},
@@ -108,8 +112,7 @@ def _description(model: str) -> bytes:
     return files.read(at)
 
 
-def _image_id_from(described: bytes, model: str) -> str:
-    known = json.loads(described)
+def _check_signatures(known: dict, model: str) -> None:
     lacks = sorted(set(SIGNATURES.values()) - set(known["signatures"]))
     if lacks:
         raise InputError(
@@ -117,7 +120,6 @@ def _image_id_from(described: bytes, model: str) -> str:
             f"what its lake was made with, volumes or --clahe, no graph does; use trainer.task "
             f"predict --input"
         )
-    return known["stored"]["image_id_from"]
 
 
 def _threads(beam_options: PipelineOptions) -> int:

@@ -148,6 +148,7 @@ def test_a_new_file_changes_its_shard_alone():
         ({"model": "{tmp}/none"}, "no saved_model.pb in it"),
         ({"model": "{tmp}/bare"}, "a SavedModel without export.json"),
         ({"model": "{tmp}/pixels"}, "has no signature for files (dicom, image)"),
+        ({"model": "{tmp}/tfio"}, "pip install -r requirements/tfio.txt"),
         ({"images": "{tmp}/*.dcm"}, "no file matches"),
         ({"output": "{tmp}/used"}, "is there and not by beam.predict"),
         ({"output": "{tmp}/other"}, "was made with model_sha256=7"),
@@ -157,10 +158,12 @@ def test_a_new_file_changes_its_shard_alone():
 )
 def test_mistakes_of_a_user(tmp_path, capsys, change, said):
     described = {"signatures": {"dicom": {}, "image": {}}, "stored": {"image_id_from": "name"}}
-    for name in ("good", "bare", "pixels"):
+    for name in ("good", "bare", "pixels", "tfio"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "saved_model.pb").touch()
-    (tmp_path / "good" / "export.json").write_text(json.dumps(described))
+    for name, decoder in (("good", "graph"), ("tfio", "tfio")):
+        text = json.dumps(described | {"decoder": decoder})
+        (tmp_path / name / "export.json").write_text(text)
     (tmp_path / "pixels" / "export.json").write_text('{"signatures": {"pixels": {}}}')
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "a.txt").write_text("a")

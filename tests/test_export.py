@@ -150,6 +150,7 @@ def test_the_description(told, lake):
     assert known["signatures"]["dicom"]["inputs"] == {"files": ["string", [None]]}
     assert known["signatures"]["pixels"]["outputs"]["probability"] == ["float32", [None]]
     assert known["segmenters"][0]["data"]["side"] == 32
+    assert known["decoder"] == "graph"
 
 
 def test_run_lengths_in_the_graph_are_those_of_the_lake():
@@ -193,6 +194,7 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
         (["--workdir", "{deep}", "--output", "{used}"], "not an empty folder"),
         (["--workdir", "{deep}", "--level", "all"], "holds a unet, not a unetpp"),
         (["--workdir", "{deep}", "--decode", "x"], "unknown options --decode x"),
+        (["--workdir", "{deep}", "--decoder", "tfio"], "pip install -r requirements/tfio.txt"),
     ],
 )
 def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, said):

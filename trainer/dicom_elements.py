@@ -41,13 +41,18 @@ class Stop(IntEnum):
 
 class Walk(NamedTuple):
     data: tf.Tensor  # [] string, the file
+    is_big: tf.Tensor  # [] bool: its words are big-endian
     places: dict[int, tf.Tensor]  # tag -> [4] int64: start, VR, is undefined, end; 0 where absent
     at: tf.Tensor  # [] int64, where it ended
     stop: tf.Tensor  # [] int64, a Stop
 
 
 def walk(
-    data: tf.Tensor, at: tf.Tensor, tags: Sequence[int], last_group: int = PIXEL_DATA >> 16
+    data: tf.Tensor,
+    at: tf.Tensor,
+    tags: Sequence[int],
+    last_group: int = PIXEL_DATA >> 16,
+    is_big: bool = False,
 ) -> Walk:
     """The places of `tags` from `at` on, up to the pixel data, a group after `last_group` or the
     end of the file.
@@ -55,19 +60,23 @@ def walk(
     One step is one element, item or delimiter. `depth` counts what is open; `outer` is the place of
     the outermost of these and its tag.
     """
-    size, wanted, kinds = size_of(data), tf.constant(tags, tf.int64), tf.constant(_kinds())
+    size, wanted, kinds = size_of(data), tf.constant(tags, tf.int64), tf.constant(_kinds(is_big))
+
+    def long(first, second):
+        return first * 2**16 + second if is_big else first + second * 2**16
 
     def step(at, depth, outer, places, stop):
-        group, element, vr, short, low, high = words(data, tf.minimum(at, size), 6)
+        group, element, vr, short, *length = words(data, tf.minimum(at, size), 6, is_big)
         tag, is_inside = group * 2**16 + element, depth > 0
         is_close = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
         is_bare = is_close | (is_inside & (tag == ITEM))  # has no representation
         kind = tf.where(is_bare, _IMPLICIT, kinds[vr])
-        length = tf.stack([vr + short * 2**16, short, low + high * 2**16])[kind]
+        length = tf.stack([long(vr, short), short, long(*length)])[kind]
         length = tf.where(is_close, _int64(0), length)
         start = at + tf.where(kind == _LONG, _int64(12), _int64(8))
         is_open = tf.cast(length == UNDEFINED, tf.int64)
         end = start + length * (1 - is_open)
+        vr = swapped(vr) if is_big else vr
         new = tf.stack([tag, start, tf.where(kind == _IMPLICIT, _int64(0), vr), is_open])
         outer = tf.where(is_inside, outer, new)
         next_depth = depth + is_open - tf.cast(is_close, tf.int64)
@@ -94,22 +103,36 @@ def walk(
     at, _, _, places, stop = tf.while_loop(
         lambda *state: state[-1] == Stop.NONE, step, start, maximum_iterations=MAX_ELEMENTS
     )
-    return Walk(data, dict(zip(tags, tf.unstack(places, len(tags)), strict=True)), at, stop)
+    return Walk(
+        data,
+        tf.constant(is_big),
+        dict(zip(tags, tf.unstack(places, len(tags)), strict=True)),
+        at,
+        stop,
+    )
 
 
 def size_of(data: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.strings.length(data), tf.int64)
 
 
-def octets(data: tf.Tensor, at: tf.Tensor, count: int, dtype=tf.uint8) -> tf.Tensor:
+def octets(
+    data: tf.Tensor, at: tf.Tensor, count: int, dtype=tf.uint8, is_big: bool = False
+) -> tf.Tensor:
     """`count` bytes from `at` <= size on, as whole numbers int64; zeros beyond the end."""
     part = tf.strings.substr(data, at, count)
-    return tf.cast(tf.io.decode_raw(part, dtype, fixed_length=count), tf.int64)
+    numbers = tf.io.decode_raw(part, dtype, little_endian=not is_big, fixed_length=count)
+    return tf.cast(numbers, tf.int64)
 
 
-def words(data: tf.Tensor, at: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """`count` little-endian words of two bytes."""
-    return tf.unstack(octets(data, at, 2 * count, tf.uint16), count)
+def words(data: tf.Tensor, at: tf.Tensor, count: int, is_big: bool = False) -> list[tf.Tensor]:
+    """`count` words of two bytes."""
+    return tf.unstack(octets(data, at, 2 * count, tf.uint16, is_big), count)
+
+
+def swapped(words: tf.Tensor) -> tf.Tensor:
+    """Words of two bytes, read in the other order."""
+    return words % 256 * 256 + words // 256
 
 
 def vr_word(vr: str) -> int:
@@ -152,7 +175,8 @@ def word(found: Walk, tag: int) -> tf.Tensor:
     """The one value of a US element, [] int64; -1 where there is none or it is no such element."""
     start, _, _, end = tf.unstack(found.places[tag])
     is_one = has_vr(found, tag, "US") & (end - start == 2)
-    return tf.where(is_one, words(found.data, start, 1)[0], _int64(-1))
+    (value,) = words(found.data, start, 1)
+    return tf.where(is_one, tf.where(found.is_big, swapped(value), value), _int64(-1))
 
 
 def are_numbers(texts: tf.Tensor) -> tf.Tensor:
@@ -196,13 +220,14 @@ def _first(*cases: tuple[tf.Tensor, tf.Tensor | int]) -> tf.Tensor:
 _IMPLICIT, _SHORT, _LONG = range(3)  # how an element says its length
 
 
-def _kinds() -> np.ndarray:
+def _kinds(is_big: bool) -> np.ndarray:
     """Of every word in the place of a representation: _IMPLICIT, _SHORT or _LONG."""
     octets = np.arange(2**16, dtype="<u2").view(np.uint8).reshape(-1, 2)
     is_explicit = ((octets >= ord("A")) & (octets <= ord("Z"))).all(axis=1)
     kinds = np.where(is_explicit, _SHORT, _IMPLICIT)
     kinds[[vr_word(vr.decode()) for vr in LONG]] = _LONG
-    return kinds.astype(np.int32)
+    places = np.arange(2**16)
+    return kinds[swapped(places) if is_big else places].astype(np.int32)
 
 
 def _int64(value: int) -> tf.Tensor:

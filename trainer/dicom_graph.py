@@ -1,13 +1,14 @@
 """A DICOM file as the converter would store it, by TensorFlow's own operations, so that a
 SavedModel takes DICOM files: file [] string -> Stored.
 
-It reads what radiographs mostly are: one grey image of 8 or 16 bits allocated, uncompressed little
-endian or JPEG Baseline, seen through a linear window. Of all else, of damaged files and of bytes
-that are no DICOM it says what they are; it never fails, and shows the image that
-lake.sources.dicom.read_scan does. Damaged tables and codes of a JPEG are noise in both, and where a
-lake does not keep the JPEG as it is, the noise of two decoders.
+It reads what radiographs mostly are: one grey image of 8 or 16 bits allocated, uncompressed or JPEG
+Baseline, seen through a linear window. Of all else, of damaged files and of bytes that are no DICOM
+it says what they are; it never fails, and shows the image that lake.sources.dicom.read_scan does.
+Damaged tables and codes of a JPEG are noise in both, and where a lake does not keep the JPEG as it
+is, the noise of two decoders. dicom_tfio adds a Codec.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -17,8 +18,15 @@ from lake.sources import Storage, frames, grey, pixels
 from lake.sources.elements import PIXEL_DATA
 from trainer import dicom_grey
 from trainer.dicom_codestream import bare_jpeg, joined_fragments
-from trainer.dicom_elements import Walk, is_there
-from trainer.dicom_header import JPEG_BITS, Header, elements_of, error_of, header_of
+from trainer.dicom_elements import Walk, is_there, swapped
+from trainer.dicom_header import (
+    JPEG_BITS,
+    SYNTAXES,
+    Header,
+    elements_of,
+    error_of,
+    header_of,
+)
 
 
 class Stored(NamedTuple):
@@ -34,33 +42,57 @@ class Stored(NamedTuple):
     error: tf.Tensor  # [] string: "", or a reason of lake.sources.dicom, a colon and what is wrong
 
 
+class Codec(NamedTuple):
+    """What decodes compressed frames that TensorFlow's own operations do not."""
+
+    syntaxes: tuple[str, ...]  # transfer syntaxes
+    values: Callable  # (frame [] string, Header) -> (stored words [H, W] int32, error)
+
+
 @tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
-def stored(data: tf.Tensor, storage: Storage) -> Stored:
+def stored(data: tf.Tensor, storage: Storage, codec: Codec | None = None) -> Stored:
     """The image of a whole DICOM file, [] string, as a lake of `storage` holds it."""
     if storage.clahe:
         raise InputError("a lake made with --clahe: TensorFlow has no such operation; use predict")
     pixels.parse_window(storage.window)  # raises InputError
-    found, syntax, error = elements_of(data)
+    syntaxes = SYNTAXES + (codec.syntaxes if codec else ())
+    found, syntax, error = elements_of(data, syntaxes)
     header = header_of(found, syntax)
     is_presented = storage.window == "default"
     error = tf.cond(error == "", lambda: error_of(found, header, is_presented), lambda: error)
     return tf.cond(
-        error == "", lambda: _image(found, header, storage), lambda: refused(error, storage)
+        error == "", lambda: _image(found, header, storage, codec), lambda: refused(error, storage)
     )
 
 
-def _image(found: Walk, header: Header, storage: Storage) -> Stored:
+def _image(found: Walk, header: Header, storage: Storage, codec: Codec | None) -> Stored:
+    cases = [(header.is_jpeg, lambda: _from_jpeg(found, header, storage))]
+    if codec:
+        is_its = tf.reduce_any(header.syntax == codec.syntaxes)
+        cases.append((is_its, lambda: _from_codec(found, header, storage, codec)))
+    return tf.case(cases, default=lambda: _from_values(_native(found, header), header, storage))
+
+
+def _from_codec(found: Walk, header: Header, storage: Storage, codec: Codec) -> Stored:
+    frame, frame_error = _frame(found)
+    values, error = codec.values(frame, header)
+    error = tf.where(frame_error == "", error, frame_error)
     return tf.cond(
-        header.is_jpeg,
-        lambda: _from_jpeg(found, header, storage),
-        lambda: _from_values(_native(found, header), header, storage),
+        error == "",
+        lambda: _from_values(values, header, storage),
+        lambda: refused(error, storage),
     )
+
+
+def _frame(found: Walk) -> tuple:
+    """(the one frame, error) of encapsulated pixel data, [] strings."""
+    start, _, _, end = tf.unstack(found.places[PIXEL_DATA])
+    return joined_fragments(found.data, start, end)
 
 
 def _from_jpeg(found: Walk, header: Header, storage: Storage) -> Stored:
-    start, _, _, end = tf.unstack(found.places[PIXEL_DATA])
     height, width = header.words[frames.ROWS], header.words[frames.COLUMNS]
-    frame, error = joined_fragments(found.data, start, end)
+    frame, error = _frame(found)
     jpeg, jpeg_error = bare_jpeg(frame, height, width)
     error = tf.where(error == "", jpeg_error, error)
     is_kept = header.photometric == "MONOCHROME2"
@@ -100,9 +132,15 @@ def _native(found: Walk, header: Header) -> tf.Tensor:
     values = tf.cond(
         allocated == 8,
         lambda: tf.cast(tf.io.decode_raw(data, tf.uint8), tf.int32),
-        lambda: tf.cast(tf.io.decode_raw(data, tf.uint16), tf.int32),
+        lambda: _words(data, found.is_big),
     )
     return tf.reshape(values, size)
+
+
+def _words(data: tf.Tensor, is_big: tf.Tensor) -> tf.Tensor:
+    """[N] int32."""
+    words = tf.cast(tf.io.decode_raw(data, tf.uint16), tf.int32)
+    return tf.cond(is_big, lambda: swapped(words), lambda: words)
 
 
 def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> Stored:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 from pydicom.uid import (
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -48,14 +49,16 @@ OFFSETS = (frames.EXTENDED_OFFSETS, frames.EXTENDED_LENGTHS)
 TAGS = sorted({*dicom.HEADER_TAGS, *dicom.SCAN_TAGS, PLANAR_CONFIGURATION})
 TEXTS = dicom.HEADER_TAGS - {*WORDS, frames.PALETTE, grey.MODALITY_LUTS}
 TEXTS = sorted({*TEXTS, *DECIMALS, grey.VOI_FUNCTION})
-SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit)
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+SYNTAXES = (*NATIVE, JPEGBaseline8Bit)  # that TensorFlow's own operations decode
 JPEG_BITS = 8
 
 
 class Header(NamedTuple):
     """What is asked of the elements; [] where nothing else is said."""
 
-    is_jpeg: tf.Tensor
+    syntax: tf.Tensor
+    is_jpeg: tf.Tensor  # baseline
     photometric: tf.Tensor
     words: dict[int, tf.Tensor]  # of WORDS, int64; -1 where there is none
     are_decimals: tf.Tensor  # all of DECIMALS
@@ -63,8 +66,10 @@ class Header(NamedTuple):
     is_sigmoid: tf.Tensor
 
 
-def elements_of(data: tf.Tensor) -> tuple[Walk, tf.Tensor, tf.Tensor]:
-    """(elements, transfer syntax, error) of a file."""
+def elements_of(
+    data: tf.Tensor, syntaxes: tuple[str, ...] = SYNTAXES
+) -> tuple[Walk, tf.Tensor, tf.Tensor]:
+    """(elements, transfer syntax, error) of a file, whose syntax has to be one of these."""
     size = size_of(data)
     has_prefix = tf.strings.substr(data, tf.minimum(size, 128), 4) == b"DICM"
     start = tf.where(has_prefix, tf.constant(132, tf.int64), 0)
@@ -83,12 +88,16 @@ def elements_of(data: tf.Tensor) -> tuple[Walk, tf.Tensor, tf.Tensor]:
             "unreadable-header: file meta information that ends or contradicts itself",
         ),
         (
-            tf.reduce_all(syntax != SYNTAXES),
-            "unsupported-syntax: expected implicit or explicit little endian or JPEG Baseline; "
-            "convert the file, or use predict",
+            tf.reduce_all(syntax != syntaxes),
+            f"unsupported-syntax: expected {_named(syntaxes)}; convert the file, or use predict",
         ),
     )
-    found = walk(data, tf.where(error == "", start, size), TAGS)
+    start = tf.where(error == "", start, size)
+    found = tf.cond(
+        syntax == ExplicitVRBigEndian,
+        lambda: walk(data, start, TAGS, is_big=True),
+        lambda: walk(data, start, TAGS),
+    )
     no_image = tf.where(has_prefix, "no-pixels", "not-dicom")
     walk_error = first_error(
         (found.stop == Stop.CUT, "unreadable-header: the file ends inside an element"),
@@ -109,6 +118,11 @@ def elements_of(data: tf.Tensor) -> tuple[Walk, tf.Tensor, tf.Tensor]:
     return found, syntax, tf.where(error == "", walk_error, error)
 
 
+def _named(syntaxes: tuple[str, ...]) -> str:
+    names = [UID(syntax).name for syntax in syntaxes]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def _guessed_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """The uncompressed syntax of a data set, from its first group and representation."""
     head = tf.strings.substr(data, start, 6)
@@ -127,6 +141,7 @@ def header_of(found: Walk, syntax: tf.Tensor) -> Header:
     slope, intercept, center, width = tf.unstack(first_numbers(numbers, DEFAULTS))
     function = text(found, grey.VOI_FUNCTION)
     return Header(
+        syntax=syntax,
         is_jpeg=syntax == JPEGBaseline8Bit,
         photometric=text(found, frames.PHOTOMETRIC),
         words={tag: word(found, tag) for tag in WORDS},
@@ -146,8 +161,9 @@ def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     frame_count = text(found, frames.FRAMES)
     has_groups = tf.reduce_any([is_filled(found, tag) for tag in GROUPS])
     has_curve = is_filled(found, grey.VOI_LUTS) | header.is_sigmoid
+    is_native = tf.reduce_any(header.syntax == NATIVE)
     is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
-    is_jpeg_grey &= ~tf.reduce_any([is_filled(found, tag) for tag in OFFSETS])
+    has_offsets = tf.reduce_any([is_filled(found, tag) for tag in OFFSETS])
     start, _, is_open, end = tf.unstack(found.places[PIXEL_DATA])
     octets_expected = rows * columns * allocated // 8
     is_enough = (is_open == 0) & (end - start >= octets_expected)
@@ -190,12 +206,10 @@ def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             "undecodable: a lookup table or a sigmoid, expected rescale and a linear window; use "
             "predict",
         ),
+        (header.is_jpeg & ~is_jpeg_grey, "undecodable: expected 8 unsigned bits of JPEG Baseline"),
+        (~is_native & has_offsets, "undecodable: extended offsets, expected fragments of a frame"),
         (
-            header.is_jpeg & ~is_jpeg_grey,
-            "undecodable: expected 8 unsigned bits of JPEG Baseline, without extended offsets",
-        ),
-        (
-            ~header.is_jpeg & ~is_enough,
+            is_native & ~is_enough,
             said("undecodable: {} bytes of pixel data, expected {}", end - start, octets_expected),
         ),
     )
@@ -203,10 +217,14 @@ def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
 
 def _has_usual_vrs(found: Walk) -> tf.Tensor:
     """Whether pydicom reads what is read here as text or not at all."""
+    # Of big-endian words, two pixels of 8 bits are in one.
+    is_paired = found.is_big & ~has_vr(found, PIXEL_DATA, "OB")
+    is_paired &= word(found, frames.BITS_ALLOCATED) == 8
     planar_start, _, _, planar_end = tf.unstack(found.places[PLANAR_CONFIGURATION])
     first = tf.strings.substr(found.data, found.places[frames.PHOTOMETRIC][0], 1)
     return (
         (first == "M")  # pydicom strips no padding before it
+        & ~is_paired
         & has_vr(found, frames.PHOTOMETRIC, "CS")
         & has_vr(found, frames.FRAMES, "IS")
         & has_vr(found, PIXEL_DATA, "OB", "OW")

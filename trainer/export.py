@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tensorflow.types.experimental import ConcreteFunction
 
-from lake import storage
+from lake import storage, tfio
 from lake.export import DESCRIPTION, PIXELS
 from trainer import checkpoint, decision, loose, output_files, provenance, serving
 from trainer.decision import Decision
@@ -16,13 +16,13 @@ from trainer.ensemble import Ensemble
 from trainer.loose import Stored
 
 
-def export(ensemble: Ensemble, output: Path) -> str:
+def export(ensemble: Ensemble, output: Path, decoder: str) -> str:
     """Writes the new folder `output`, whole or not at all; returns what to print."""
     chosen = check(ensemble)
     with output_files.whole_folder(output) as folder:
-        names = write(ensemble, chosen, folder)
+        names = write(ensemble, chosen, folder, decoder)
     said = f"{output}: a SavedModel with the signatures {', '.join(names)}; {chosen}"
-    return f"{said}\n{example(output, names)}"
+    return f"{said}\n{example(output, names, decoder)}"
 
 
 def check(ensemble: Ensemble) -> Decision:
@@ -31,19 +31,24 @@ def check(ensemble: Ensemble) -> Decision:
     return decision.read(ensemble)
 
 
-def write(ensemble: Ensemble, chosen: Decision, folder: Path) -> list[str]:
+def write(ensemble: Ensemble, chosen: Decision, folder: Path, decoder: str) -> list[str]:
     """Into an existing folder; returns the names of the signatures."""
     stored = loose.how_stored(ensemble)
-    found = serving.signatures(serving.Server(ensemble, chosen, stored.storage), stored)
+    server = serving.Server(ensemble, chosen, stored.storage)
+    found = serving.signatures(server, stored, decoder)
     serving.save(found, str(folder))
-    described = description(ensemble, chosen, stored, found)
+    described = description(ensemble, chosen, stored, decoder, found)
     text = json.dumps(described, indent=1).replace(str(Path.home()), "~")
     storage.write(folder / DESCRIPTION, f"{text}\n".encode())
     return list(found)
 
 
 def description(
-    ensemble: Ensemble, chosen: Decision, stored: Stored, found: dict[str, ConcreteFunction]
+    ensemble: Ensemble,
+    chosen: Decision,
+    stored: Stored,
+    decoder: str,
+    found: dict[str, ConcreteFunction],
 ) -> dict:
     return {
         "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
@@ -57,7 +62,7 @@ def description(
         "lake": checkpoint.read_json(ensemble.members[0].workdir / checkpoint.LAKE),
         "stored": dataclasses.asdict(stored.storage)
         | {"is_ct": stored.is_ct, "image_id_from": stored.image_id_from},
-        "decoder": "graph",
+        "decoder": decoder,
         "signatures": {name: _told(function) for name, function in found.items()},
         "packages": provenance.packages(),
         "commit": provenance.commit(),
@@ -82,9 +87,10 @@ def _spec(spec) -> list:
     return [spec.dtype.name, spec.shape.as_list()]
 
 
-def example(output: Path, names: list[str]) -> str:
+def example(output: Path, names: list[str], decoder: str) -> str:
     """A line of Python that calls it."""
     loaded = f'tf.saved_model.load("{output}")'
+    loaded = f"{tfio.LOADING}; {loaded}" if decoder == tfio.DECODER else loaded
     if serving.DEFAULT not in names:
         return f'{loaded}.signatures["{PIXELS}"](pixels=…, window=…)'
     called = f'signatures["{serving.DEFAULT}"](files=tf.constant([open("a.dcm", "rb").read()]))'

@@ -33,7 +33,7 @@ class Level(NamedTuple):
     megabytes: float  # of the folder
 
 
-def export_all(load: Callable[[int | None], Ensemble], output: Path) -> str:
+def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: str) -> str:
     """Writes output/l1, output/l2, … and the table; returns what to print. `load`: the ensemble of
     a level."""
     deepest = getattr(load(None).run.model, "depth", 1)
@@ -43,7 +43,7 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path) -> str:
     with output_files.whole_folder(output) as folder:
         for level, system in systems.items():
             (folder / f"l{level}").mkdir()
-            names = export.write(system, chosen[level], folder / f"l{level}")
+            names = export.write(system, chosen[level], folder / f"l{level}", decoder)
         latencies = _latencies_ms([folder / f"l{level}" for level in systems], shown)
         rows = [
             _row(system, folder / f"l{level}", ms)
@@ -52,7 +52,7 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path) -> str:
         table = _table(rows)
         checkpoint.write_json(folder / TABLES[0], {"levels": [row._asdict() for row in rows]})
         storage.write(folder / TABLES[1], table.encode())
-    return f"{table}{export.example(output / f'l{deepest}', names)}"
+    return f"{table}{export.example(output / f'l{deepest}', names, decoder)}"
 
 
 def _decisions(systems: dict[int, Ensemble]) -> dict[int, Decision]:

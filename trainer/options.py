@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import storage
+from lake import storage, tfio
 
 ALL_LEVELS = "all"  # of export's --level
+GRAPH, TFIO = "graph", tfio.DECODER  # of its --decoder
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -168,6 +169,13 @@ def add_export(commands) -> None:
         "export", allow_abbrev=False, help="a SavedModel: DICOM, PNG or JPEG bytes in, masks out"
     )
     add_members(export, level=_level)
+    export.add_argument(
+        "--decoder",
+        choices=(GRAPH, TFIO),
+        default=GRAPH,
+        help="of DICOM files: TensorFlow's own operations, or tensorflow-io's too, which read more "
+        "transfer syntaxes, here and where it is served (requirements/tfio.txt)",
+    )
     export.add_argument(
         "--output", required=True, type=storage.any_path, metavar="FOLDER", help="a new one"
     )

@@ -19,15 +19,23 @@ from tensorflow.types.experimental import ConcreteFunction
 
 from lake.export import PIXELS, SIGNATURES
 from lake.sources import Storage
-from trainer import config, decision, dicom_graph, image_graph, output_files, pixels, rle_graph
+from trainer import (
+    config,
+    decision,
+    dicom_graph,
+    dicom_tfio,
+    image_graph,
+    output_files,
+    pixels,
+    rle_graph,
+)
 from trainer.decision import Decision, Sizes
 from trainer.dicom_graph import Stored
 from trainer.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.loose import Stored as HowStored
+from trainer.options import GRAPH, TFIO
 
-# Signature -> what reads its files.
 DEFAULT = SIGNATURES["dicom"]
-READERS = {DEFAULT: dicom_graph.stored, SIGNATURES["images"]: image_graph.stored}
 DAMAGED = "undecodable: damaged or cut off"
 NO_WINDOW = "window: expected low < high"
 
@@ -155,7 +163,13 @@ def attempt(make: Callable, otherwise):
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
 
-def signatures(server: Server, stored: HowStored) -> dict[str, ConcreteFunction]:
+def readers(decoder: str) -> dict[str, Callable]:
+    """Signature -> what reads its files; `decoder`: of export's --decoder."""
+    dicom = {GRAPH: dicom_graph.stored, TFIO: dicom_tfio.stored}[decoder]
+    return {DEFAULT: dicom, SIGNATURES["images"]: image_graph.stored}
+
+
+def signatures(server: Server, stored: HowStored, decoder: str) -> dict[str, ConcreteFunction]:
     """By name. Only pixels where the graph cannot do what the converter did: CLAHE, and all that is
     done to volumes."""
 
@@ -170,7 +184,7 @@ def signatures(server: Server, stored: HowStored) -> dict[str, ConcreteFunction]
     shapes = {"pixels": tf.TensorSpec([None] * 3, dtype), "window": tf.TensorSpec([None, 2])}
     found = {PIXELS: traced(server.seen_pixels, **shapes)}
     if not (stored.is_ct or stored.storage.clahe or stored.storage.lung_roi):
-        for name, reader in READERS.items():
+        for name, reader in readers(decoder).items():
             seen = functools.partial(server.seen_files, reader=reader)
             found[name] = traced(seen, files=tf.TensorSpec([None], tf.string))
     return found

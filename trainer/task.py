@@ -17,7 +17,7 @@ import argparse
 import os
 import sys
 
-from lake import InputError, storage
+from lake import InputError, storage, tfio
 from trainer import interruption, options
 
 
@@ -89,11 +89,13 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
+    if flags.decoder == options.TFIO:
+        tfio.load()
     from trainer import export, levels
 
     if flags.level == options.ALL_LEVELS:
-        return levels.export_all(lambda level: _ensemble(flags, level), flags.output)
-    return export.export(_ensemble(flags, flags.level), flags.output)
+        return levels.export_all(lambda level: _ensemble(flags, level), flags.output, flags.decoder)
+    return export.export(_ensemble(flags, flags.level), flags.output, flags.decoder)
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
