@@ -14,7 +14,7 @@ from beam.predict_options import Options
 from lake import Packed, Reject, source, submission
 from lake.sources import images, stable_hash
 
-LONGEST = 4  # times shard_images: the longest shard
+MOST = 2  # times shard_images: files of the longest shard
 WRITER_VERSION = 1  # raise it when answers to the same files change
 # The tagged outputs of the steps below.
 REJECTS, STANDING = "rejects", "shards that stand"
@@ -59,12 +59,15 @@ def match(pattern: str, options: Options) -> Iterator[tuple[str, list[tuple]]]:
 
 
 def divided(found: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
-    """Neighbours of about so many. A shard begins at the paths whose hash says so: a file more or
-    less changes its shard, and not all behind it."""
+    """Neighbours of about so many, at least half and at most twice as many, so that workers share
+    them evenly. A shard begins at the paths whose hash says so: a file more or less changes its
+    shard, and not all behind it."""
+    fewest = max(shard_images // 2, 1)
+    period = shard_images - fewest + 1  # `fewest` and then period - 1 on average
     shard = []
     for file in found:
-        is_start = stable_hash(file[0]) % shard_images == 0
-        if shard and (is_start or len(shard) == LONGEST * shard_images):
+        is_start = stable_hash(file[0]) % period == 0
+        if (is_start and len(shard) >= fewest) or len(shard) == MOST * shard_images:
             yield shard
             shard = []
         shard.append(file)

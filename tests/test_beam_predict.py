@@ -14,7 +14,7 @@ from trained import commanded, predicted
 from beam import asked, predict
 
 # Several shards, and batches that do not fill them.
-# Ten of the files get a SEG, and a shard has at most four times --shard_images: at least two do.
+# Ten of the files get a SEG, and a shard has at most twice --shard_images: at least two do.
 OPTIONS = ("--max_reject_fraction=0.5", "--shard_images=2", "--batch_size=3", "--seg")
 
 
@@ -136,10 +136,10 @@ def test_repeating_writes_what_is_missing_and_nothing_else(
 def test_a_new_file_changes_its_shard_alone():
     found = [(f"images/{number:04d}.dcm", 1, 0.0) for number in range(1000)]
     shards = list(asked.divided(found, 20))
-    assert sum(shards, []) == found and max(map(len, shards)) <= 80
+    assert sum(shards, []) == found and {len(shard) for shard in shards[:-1]} <= set(range(10, 41))
     assert 30 < len(shards) < 80
     more = list(asked.divided(sorted([*found, ("images/0500.dcm.new", 1, 0.0)]), 20))
-    assert sum(shard not in shards for shard in more) <= 2
+    assert sum(shard not in shards for shard in more) <= 3
 
 
 @pytest.mark.parametrize(
