@@ -27,7 +27,7 @@ setup(
         # the TFRecord checksum in C; the pure Python ones are 100 times slower
         "google-crc32c>=1.6",
         "numpy>=2.1,<2.5",  # Beam's bound
-        "pillow>=11",
+        "pillow>=12.3",  # the first without PYSEC-2026-2253 to 2257
         "protobuf>=5.29,<7",  # Beam's bound
         "pyarrow>=18",
         "pydicom>=3.0.2,<4",
