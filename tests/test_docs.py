@@ -51,7 +51,7 @@ def parsers() -> dict:
 def check(words: list[str]) -> None:
     """Raises where the program would refuse the words, as far as that does not depend on files."""
     match words:
-        case ["python", "-m", module, *given]:
+        case [program, "-m", module, *given] if program.endswith("python"):
             flags, rest = parsers()[f"python -m {module}"].parse_known_args(given)
             if module == "launch.dataflow":
                 check(["python", "-m", "beam.convert", *rest])
