@@ -1,17 +1,18 @@
 # make demo · make test · make bench: each sets up what it needs; only Python 3.11 or 3.12 and make are assumed.
 SHELL := /bin/bash
 PYTHON ?= python3
-VENV := .venv
+# make test-fast TENSORFLOW=2.20: with another TensorFlow for CPUs, in an environment of its own.
+VENV := .venv$(if $(TENSORFLOW),-tensorflow-$(TENSORFLOW))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # tensorflow-io works with an older TensorFlow alone.
 TFIO := .venv-tfio
 TFIO_INSTALLED := $(TFIO)/.installed
 # TensorFlow with CUDA where there is an NVIDIA driver, else the smaller build for CPUs.
-TRAIN := $(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu)
+TRAIN := $(if $(TENSORFLOW),train-cpu,$(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-fast bench lint clean
+.PHONY: setup demo test test-fast bench lint audit clean
 
 setup: $(INSTALLED)
 
@@ -19,7 +20,7 @@ $(INSTALLED): setup.py
 	@echo "== installing into $(VENV) (radlake[$(TRAIN),seg,test]); about two minutes"
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"radlake needs Python 3.11 or 3.12, not {v[0]}.{v[1]}; choose one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),seg,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),seg,test]' $(if $(TENSORFLOW),'tensorflow-cpu==$(TENSORFLOW).*')
 	touch $@
 
 # Compiled where it is imported; all of it takes as long as the installation.
@@ -68,6 +69,14 @@ test: $(INSTALLED) $(TFIO_INSTALLED) lint
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
+# Known vulnerabilities of what is installed and of the pinned environments. Asks pypi.org, and fails where that says nothing.
+audit: $(INSTALLED)
+	$(PYTHON) -m venv bench/audit
+	bench/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > bench/audit/installed.txt
+	@failed=0; for list in bench/audit/installed.txt requirements/*.txt; do echo "== $$list"; \
+	  bench/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $$list || failed=1; done; exit $$failed
+
 # What things cost, as ratios; on phantoms, or IMAGES='…/*.dcm' LABELS=….csv.
 BENCH_IMAGES = $(or $(IMAGES),bench/xrays/dicom/*.dcm)
 BENCH_LABELS = $(or $(LABELS),bench/xrays/train-rle.csv)
@@ -85,4 +94,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/predict.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 
 clean:
-	rm -rf $(VENV) $(TFIO) demo bench
+	rm -rf .venv .venv-* demo bench

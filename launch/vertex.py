@@ -2,9 +2,9 @@
 GPUs or on a TPU host. In: what trainer.task train takes; out: the job, or with --dry_run its YAML.
 
 Everything of the run is under --workdir, in the bucket: launch/ (the sdist and the config that are
-uploaded) and logs/ (the workdir of trainer.task, which a TensorBoard of Vertex AI reads). A worker
-that ends with exit code 42, or whose spot machine is taken, is started again by the service and
-goes on from its checkpoint.
+uploaded), logs/ (the workdir of trainer.task, which a TensorBoard of Vertex AI reads) and at the
+end model/ (what evaluate, predict and export take as a workdir). A worker that ends with exit code
+42, or whose spot machine is taken, is started again by the service and goes on from its checkpoint.
 """
 
 import argparse

@@ -1,15 +1,26 @@
-"""The reference in docs/ is what the code says, and the commands in docs/scale.md are commands."""
+"""The reference in docs/ is what the code says, and the pages' commands are ones that it takes."""
 
+import functools
+import importlib
 import re
 import runpy
 import shlex
 from pathlib import Path
 
+import pytest
+
 from beam import options
-from trainer import task
+from trainer import config
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "reference.py"
+PAGES = "README.md", "docs/getting_started.md", "docs/launch.md", "docs/scale.md"
+LAUNCHERS = {  # and what a plan of theirs says
+    "launch.dataflow": "beam.convert",
+    "launch.vertex": "workerPoolSpecs",
+    "launch.tpu_vm": "queued-resources",
+}
+OTHERS = {"curl", "docker", "echo", "export", "gcloud", "kaggle", "source", "tensorboard"}
 
 
 def test_the_reference_is_up_to_date():
@@ -20,22 +31,70 @@ def test_the_reference_is_up_to_date():
     assert "| `train.keep` | `1` | `int`, ≥ 1 | so many of the best epochs' weights; above" in found
 
 
-def test_the_commands_of_the_scale_page_parse():
-    text = (ROOT / "docs" / "scale.md").read_text()
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").strip().splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines]
-    assert len(commands) > 3
-    for _, *words in commands:
-        match words:
-            case ["-m", "beam.convert", *given]:
-                flags, others = options.parser().parse_known_args(given)
-                options.check_beam_arguments(others)
-                assert flags.estimate
-            case ["-m", "trainer.task", *given]:
-                _, overrides = task.parser().parse_known_args(given)
-                assert all(re.match(r"--\w+\.\w", word) for word in overrides)
-            case [script]:
-                assert (ROOT / script).is_file()
-            case _:
-                raise AssertionError(words)
+def commands(page: str) -> list[list[str]]:
+    """The words of each line of a page's blocks, but those of a language."""
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    blocks = [
+        block for language, block in fenced.findall((ROOT / page).read_text()) if not language
+    ]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@functools.cache
+def parsers() -> dict:
+    """By what they call themselves, `python -m MODULE`."""
+    made = [make() for make in runpy.run_path(str(SCRIPT))["PARSERS"]]
+    return {parser.prog: parser for parser in made}
+
+
+def check(words: list[str]) -> None:
+    """Raises where the program would refuse the words, as far as that does not depend on files."""
+    match words:
+        case [program, "-m", module, *given] if program.endswith("python"):
+            flags, rest = parsers()[f"python -m {module}"].parse_known_args(given)
+            if module == "launch.dataflow":
+                check(["python", "-m", "beam.convert", *rest])
+            elif module == "launch.cluster":
+                check(flags.command)
+            elif module in ("beam.convert", "beam.predict"):
+                options.check_beam_arguments(rest)
+            elif "config" in flags:
+                config.load(ROOT / flags.config, rest, lake=flags.lake)
+            else:
+                assert not rest, rest
+        case ["python", script, *_]:
+            assert (ROOT / script).exists()
+        case ["make", target, *_]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["docker", "build", *given] if "-f" in given:
+            assert (ROOT / given[given.index("-f") + 1]).exists()
+        case ["pip", "install", *_, package]:
+            asked = re.fullmatch(r"(?:radlake|\.)\[(.+)\]", package)[1].split(",")
+            assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in asked)
+        case [program, *_]:
+            assert program in OTHERS or words == ["python3", "-m", "venv", ".venv"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_is_one_that_its_program_takes(page):
+    found = commands(page)
+    assert len(found) > 3
+    for words in found:
+        check(words)
+
+
+LAUNCHES = [words for words in commands("docs/launch.md") if {*words[2:3]} & LAUNCHERS.keys()]
+
+
+@pytest.mark.parametrize("words", LAUNCHES, ids=lambda words: words[2])
+def test_the_dry_runs_of_the_how_to_print_and_do_nothing(words, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    _, _, module, *given = words
+    assert given[-1] == "--dry_run"
+    assert importlib.import_module(module).main(given) == 0
+    assert LAUNCHERS[module] in capsys.readouterr().out
+
+
+def test_there_is_a_dry_run_of_every_launcher():
+    assert {words[2] for words in LAUNCHES} == LAUNCHERS.keys()

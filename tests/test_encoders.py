@@ -1,5 +1,6 @@
 """Encoders of keras.applications: the same features, sizes, freezing; the table that holds them."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -198,7 +199,9 @@ def test_every_row_is_a_name_that_the_config_takes():
 def test_the_row_that_contributing_shows_is_enough(monkeypatch):
     text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
     [row] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    [(name, encoder)] = eval(f"{{{row}}}", {"Encoder": parts.Encoder}).items()
+    written = ast.parse(f"{{{row}}}", mode="eval").body
+    name, *values = map(ast.literal_eval, (*written.keys, *written.values[0].args))
+    encoder = parts.Encoder(*values)
     monkeypatch.setitem(parts.ENCODERS, name, encoder)
     monkeypatch.setitem(parts.ACTIVATIONS, "gelu", ("Activation", {"activation": "gelu"}))
     section = unet("vgg16").model_copy(update={"encoder": name, "activation": "gelu"})

@@ -1,9 +1,11 @@
-"""The tree itself: imports point one way, and light parts stay light."""
+"""The tree itself: imports point one way, light parts stay light, and no secret is in it."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 # package -> what it must not import; inside `beam/`, `import apache_beam as beam` is another
@@ -63,3 +65,25 @@ def test_networks_losses_metrics_and_augmentation_use_keras_alone():
     names = ("losses", "metrics", "augment", "warp", "grey", "transforms", "config")
     files += [ROOT / "trainer" / f"{name}.py" for name in names]
     assert not [path.name for path in files if "tensorflow" in imported(path)]
+
+
+def secrets_in(paths: list[Path]) -> list[str]:
+    from detect_secrets import SecretsCollection, settings
+
+    found = SecretsCollection()
+    with settings.default_settings():
+        for path in paths:
+            found.scan_file(str(path))
+    return [f"{path}:{secret.line_number}: {secret.type}" for path, secret in found]
+
+
+@pytest.mark.slow
+def test_no_secret_is_in_the_repository_or_may_get_into_an_image(tmp_path):
+    """What is committed, and what lies beside it untracked, which an engine would be sent."""
+    planted = tmp_path / "key.json"
+    planted.write_text('{"private_key": "-----BEGIN ' + 'PRIVATE KEY-----"}')
+    assert len(secrets_in([planted])) == 1
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "setup.py" in names
+    assert not secrets_in([ROOT / name for name in names.splitlines()])

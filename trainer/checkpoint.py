@@ -242,6 +242,13 @@ class State:
                 path.unlink()
 
 
+def copy_trained(workdir: Path, folder: Path) -> None:
+    """What evaluate, predict and export need of a finished run; the weights come last."""
+    storage.make_folder(folder)
+    for name in (CONFIG, LAKE, METRICS, BEST):
+        storage.write(folder / name, (workdir / name).read_bytes())
+
+
 def write_metrics(workdir: Path, metrics: dict) -> None:
     """Puts new entries into metrics.json beside those that are there."""
     path = workdir / METRICS

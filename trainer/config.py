@@ -465,7 +465,10 @@ def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Con
     try:
         content = yaml.safe_load(storage.path_of(path).read_text()) or {}
     except FileNotFoundError:
-        raise InputError(f"--config={path}: no such file") from None
+        raise InputError(
+            f"--config={path}: no such file; give a YAML of your own, or one of configs/ in the "
+            f"checkout, which pip does not install"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):

@@ -46,7 +46,11 @@ def add_train(commands) -> None:
         epilog="--section.field=value overrides a value of the config, such as --data.side=256",
     )
     add_run(train)
-    train.add_argument("--workdir", required=True, metavar="FOLDER")
+    train.add_argument(
+        "--workdir",
+        metavar="FOLDER",
+        help="required, but in a job of Vertex AI, whose AIP_TENSORBOARD_LOG_DIR is the default",
+    )
 
 
 def add_find_lr(commands) -> None:

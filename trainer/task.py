@@ -18,7 +18,7 @@ import os
 import sys
 
 from lake import InputError, storage, tfio
-from trainer import interruption, options
+from trainer import interruption, job_folders, options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,10 +26,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(flags: argparse.Namespace, overrides: list[str]) -> None:
+    workdir = job_folders.workdir(flags.workdir)
     run = _run(flags, overrides)
     from trainer import train
 
-    train.train(run, storage.path_of(flags.workdir))
+    train.train(run, workdir, job_folders.model())
 
 
 def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:

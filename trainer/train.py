@@ -37,11 +37,18 @@ from trainer import (
 )
 
 
-def train(run: config.Config, workdir: Path) -> None:
+def train(run: config.Config, workdir: Path, model_folder: Path | None = None) -> None:
     """The run, or each of its stages in a folder of its own but the last; each to its last epoch
-    from where the newest checkpoint stands; raises Interrupted when it was asked to stop."""
+    from where the newest checkpoint stands; raises Interrupted when it was asked to stop. The
+    trained network also goes into `model_folder`."""
+    is_chief = workers.of_environment().is_chief
+    if is_chief and model_folder:
+        storage.check_writable(model_folder)
     with interruption.Watch() as watch:
         train_stages(run, workdir, watch)
+    if is_chief and model_folder:
+        checkpoint.copy_trained(workdir, model_folder)
+        print(f"best weights, config and scores: {model_folder}")
 
 
 def train_stages(run: config.Config, workdir: Path, watch: interruption.Watch) -> None:

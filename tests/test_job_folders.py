@@ -1,0 +1,57 @@
+"""The folders that Vertex AI names in a job's environment, and what a user says instead."""
+
+from pathlib import Path
+
+import pytest
+
+from lake import InputError
+from trainer import job_folders, task
+
+NAMED = {
+    "AIP_TENSORBOARD_LOG_DIR": "base/logs/",
+    "AIP_CHECKPOINT_DIR": "base/checkpoints/",
+    "AIP_MODEL_DIR": "base/model/",
+}
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Names these folders in the environment, and no others."""
+
+    def name(*names: str) -> None:
+        for variable in NAMED:
+            monkeypatch.delenv(variable, raising=False)
+        for variable in names:
+            monkeypatch.setenv(variable, NAMED[variable])
+
+    name()
+    return name
+
+
+def test_the_job_s_folder_is_the_workdir_and_is_said(job, capsys):
+    job(*NAMED)
+    assert job_folders.workdir(None) == Path("base/logs")
+    assert capsys.readouterr().out == "no --workdir: AIP_TENSORBOARD_LOG_DIR says base/logs/\n"
+    assert job_folders.model() == Path("base/model")
+    job("AIP_CHECKPOINT_DIR")
+    assert job_folders.workdir(None) == Path("base/checkpoints")
+    assert job_folders.model() is None
+
+
+def test_what_the_user_says_goes_before(job, capsys):
+    job(*NAMED)
+    assert job_folders.workdir("runs/mine") == Path("runs/mine")
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_job_the_workdir_is_required(job, capsys):
+    with pytest.raises(InputError, match="--workdir is required"):
+        job_folders.workdir(None)
+    assert task.main(["train", "--config=none.yaml", "--lake=none"]) == 2
+    assert "error: --workdir is required: the folder of the run" in capsys.readouterr().err
+
+
+def test_a_bucket_that_this_installation_cannot_read_is_said(job, monkeypatch):
+    monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", "s3://bucket/logs")
+    with pytest.raises(InputError, match="expected a local path or gs://BUCKET/PATH"):
+        job_folders.workdir(None)
