@@ -1,11 +1,12 @@
 """Pipelines: from image files and label CSVs to a lake. Inside this package Apache Beam is `import
 apache_beam`."""
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from lake import InputError
+from lake import InputError, storage
 
 
 class Stopped(RuntimeError):
@@ -29,7 +30,8 @@ class Stopped(RuntimeError):
 def exit_code(command: Callable[[], object]) -> int:
     """Of a pipeline's command: 2 for a user's mistake, 1 where it stopped, with one message."""
     try:
-        command()
+        with _explained():
+            command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -37,3 +39,17 @@ def exit_code(command: Callable[[], object]) -> int:
         print(f"failed: {error.args[0]}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """In it, what Cloud Storage's own client refuses to this process is an InputError."""
+    try:
+        yield
+    except Exception as error:  # the client, whose they are, need not be installed
+        answer = getattr(error, "response", None)
+        code = getattr(error, "code", None) or getattr(answer, "status_code", None)
+        if not type(error).__module__.startswith("google.") or code not in (401, 403, 404):
+            raise
+        said = " ".join(str(error).split())
+        raise InputError(f"{said}; no bucket?" if code == 404 else storage.refusal(said)) from None

@@ -11,7 +11,7 @@ from beam import files
 from beam.asked import Image, Shard
 from beam.predict_options import Options
 from lake import Reject, source, submission, tfio
-from lake.export import SIGNATURES
+from lake.export import SIGNATURES, TFIO
 from lake.sources import dicom
 from lake.sources.damage import broken_is
 
@@ -38,7 +38,7 @@ class Export(ModelHandler):
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         source.quieten()
-        if self.options.decoder == tfio.DECODER:
+        if self.options.decoder == TFIO:
             tfio.load()
         return tf.saved_model.load(self.options.model)
 

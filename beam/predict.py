@@ -26,6 +26,7 @@ from beam import (
 from beam.exported import Export
 from beam.predict_options import Options
 from lake import InputError, tfio
+from lake.export import TFIO
 
 COMMAND = "beam.predict"
 
@@ -85,7 +86,7 @@ def run(argv: list[str]) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         chosen = predict_options.of_flags(flags, beam_options, progress_file)
-        if is_local and chosen.decoder == tfio.DECODER:
+        if is_local and chosen.decoder == TFIO:
             tfio.load()
         predict_options.claim(chosen)
         pipeline = runners.pipeline(beam_options)

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from beam import files
 from beam.options import WORK, at_least, check_matches, share
 from lake import InputError, seg
-from lake.export import DESCRIPTION, GRAPH, SIGNATURES
+from lake.export import DESCRIPTION, SAVED_MODEL, SIGNATURES
 
 OWNER = "made_by.json"  # in .work: what all answers in the folder were made by
 
@@ -99,10 +99,11 @@ def of_flags(
 
 def _description(model: str) -> bytes:
     """export.json of the folder."""
-    at, graph = FileSystems.join(model, DESCRIPTION), FileSystems.join(model, GRAPH)
+    at, graph = FileSystems.join(model, DESCRIPTION), FileSystems.join(model, SAVED_MODEL)
     if not FileSystems.exists(graph):
         raise InputError(
-            f"--model={model}: no {GRAPH} in it; expected the folder that trainer.task export wrote"
+            f"--model={model}: no {SAVED_MODEL} in it; expected the folder that trainer.task "
+            f"export wrote"
         )
     if not FileSystems.exists(at):
         raise InputError(

@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 from lake import rle
-from trainer import decision, ensemble, export, loose, options, predict
+from lake.export import GRAPH
+from trainer import decision, ensemble, export, loose, predict
 from trainer.finish import Wanted
 
 WARM_UP = 8  # files
@@ -108,7 +109,7 @@ def main() -> None:
     paths = sorted(path for pattern in flags.images for path in glob.glob(pattern, recursive=True))
     system = ensemble.load(flags.workdir, flags.classifier, flags.tta)
     with tempfile.TemporaryDirectory() as folder:
-        print(export.export(system, Path(folder) / "exported", options.GRAPH))
+        print(export.export(system, Path(folder) / "exported", GRAPH))
         call = tf.saved_model.load(f"{folder}/exported").signatures[flags.signature]
         runs = {
             "predict": lambda some, name: of_predict(system, some, Path(folder) / name),

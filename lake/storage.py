@@ -11,6 +11,7 @@ import importlib.util
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lake import InputError
 REFUSED = re.compile(
     r"(PermissionDenied|Aborted|FailedPrecondition)Error: (.*?gs://\S+)", re.DOTALL
 )
+TRIED = "unfinished-"  # objects that only tell whether one can be written
 
 
 def is_remote(path: str | Path) -> bool:
@@ -76,11 +78,12 @@ def check_writable(folder: Path) -> None:
         return
     import tensorflow as tf
 
+    tried = folder / f"{TRIED}{uuid.uuid4().hex}"  # nobody else's, and another command's is another
     try:
-        write(folder / "unfinished", b"whether this can be written")
+        write(tried, b"whether this can be written")
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):  # the latter of gs:// alone
         raise InputError(f"{folder}: there is no bucket of this name") from None
-    (folder / "unfinished").unlink()
+    tried.unlink()
 
 
 @contextlib.contextmanager
@@ -159,13 +162,18 @@ def explained() -> Iterator[None]:
         raise InputError(_advice(found[1], " ".join(found[2].split()))) from None
 
 
+def refusal(said: str) -> str:
+    """A message about a 403."""
+    return (
+        f"Cloud Storage refuses: {said}; who runs this needs to read and write objects there "
+        f"(roles/storage.objectUser), and is who `gcloud auth application-default login` or "
+        f"GOOGLE_APPLICATION_CREDENTIALS says, or the machine's service account"
+    )
+
+
 def _advice(kind: str, said: str) -> str:
     if kind == "PermissionDenied":
-        return (
-            f"Cloud Storage refuses: {said}; who runs this needs to read and write objects there "
-            f"(roles/storage.objectUser), and is who `gcloud auth application-default login` or "
-            f"GOOGLE_APPLICATION_CREDENTIALS says, or the machine's service account"
-        )
+        return refusal(said)
     if kind == "Aborted":
         return f"Cloud Storage does not answer: {said}; repeat the command later"
     return f"Cloud Storage cannot be reached: {said}; is this machine on the network?"

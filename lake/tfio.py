@@ -3,7 +3,6 @@ own, requirements/tfio.txt."""
 
 from lake import InputError
 
-DECODER = "tfio"  # of an export, in its export.json
 # What a client does before it loads such an export; TensorFlow knows the operations then.
 LOADING = "from tensorflow_io.python.ops import core_ops; dir(core_ops)"
 ENVIRONMENT = (

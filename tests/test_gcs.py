@@ -245,6 +245,17 @@ def test_what_cannot_be_reached_is_one_message(storage, converted, config, said,
     assert "no manifest.json" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("bucket", "expected"), [("typo", "; no bucket?"), ("private", "Cloud Storage refuses: ")]
+)
+def test_a_conversion_to_where_nothing_can_be_written(storage, bucket, expected):
+    command = [sys.executable, "-c", CONVERT, "--images=gs://bucket/dicom/*.dcm", "--no_auth"]
+    command += ["--labels=gs://bucket/train-rle.csv", f"--output=gs://{bucket}/lake/1.0.0"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 2 and "Traceback" not in said.stderr
+    assert expected in said.stderr.splitlines()[-1]
+
+
 def test_no_credential_is_said_or_written(storage, converted, finished):
     said = converted.stdout + converted.stderr + finished
     written = [storage.read(name) for name in storage.names("runs/") + storage.names("lakes/")]

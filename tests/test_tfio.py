@@ -226,7 +226,8 @@ def test_an_export_answers_there_as_predict_does_here(systems, phantoms, tmp_pat
     commanded("predict", *options, "--input", files, "--output", tmp_path / "predicted")
     exported = ["--decoder", "tfio", "--output", tmp_path / "exported"]
     there("-m", "trainer.task", "export", *options, *exported)
-    assert json.loads((tmp_path / "exported" / "export.json").read_text())["decoder"] == "tfio"
+    described = json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert described["decoder"] == "tfio" and described["packages"]["tensorflow-io"] == "0.37.1"
     (files / "broken.dcm").write_bytes(data[:-100])
     paths = sorted(files.iterdir())
     said = json.loads(there("-I", "-c", CLIENT, tmp_path / "exported", *paths).splitlines()[-1])

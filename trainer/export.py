@@ -9,7 +9,7 @@ from pathlib import Path
 from tensorflow.types.experimental import ConcreteFunction
 
 from lake import storage, tfio
-from lake.export import DESCRIPTION, PIXELS
+from lake.export import DESCRIPTION, PIXELS, TFIO
 from trainer import checkpoint, decision, loose, output_files, provenance, serving
 from trainer.decision import Decision
 from trainer.ensemble import Ensemble
@@ -64,7 +64,7 @@ def description(
         | {"is_ct": stored.is_ct, "image_id_from": stored.image_id_from},
         "decoder": decoder,
         "signatures": {name: _told(function) for name, function in found.items()},
-        "packages": provenance.packages(),
+        "packages": provenance.packages(*["tensorflow-io"] * (decoder == TFIO)),
         "commit": provenance.commit(),
     }
 
@@ -90,7 +90,7 @@ def _spec(spec) -> list:
 def example(output: Path, names: list[str], decoder: str) -> str:
     """A line of Python that calls it."""
     loaded = f'tf.saved_model.load("{output}")'
-    loaded = f"{tfio.LOADING}; {loaded}" if decoder == tfio.DECODER else loaded
+    loaded = f"{tfio.LOADING}; {loaded}" if decoder == TFIO else loaded
     if serving.DEFAULT not in names:
         return f'{loaded}.signatures["{PIXELS}"](pixels=…, window=…)'
     called = f'signatures["{serving.DEFAULT}"](files=tf.constant([open("a.dcm", "rb").read()]))'

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import storage, tfio
+from lake import storage
+from lake.export import DECODERS, GRAPH
 
 ALL_LEVELS = "all"  # of export's --level
-GRAPH, TFIO = "graph", tfio.DECODER  # of its --decoder
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -175,7 +175,7 @@ def add_export(commands) -> None:
     add_members(export, level=_level)
     export.add_argument(
         "--decoder",
-        choices=(GRAPH, TFIO),
+        choices=DECODERS,
         default=GRAPH,
         help="of DICOM files: TensorFlow's own operations, or tensorflow-io's too, which read more "
         "transfer syntaxes, here and where it is served (requirements/tfio.txt)",

@@ -29,9 +29,14 @@ def make_folder(folder: Path, inside: Iterable[str]) -> None:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
 
 
+def is_of_somebody(path: Path) -> bool:
+    """Not left by a check that was killed, or that may write and not delete."""
+    return not path.name.startswith(storage.TRIED)
+
+
 def check_new(folder: Path) -> None:
     """Raises InputError where something is in the folder, or on gs:// nothing can be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(is_of_somebody, folder.iterdir()))):
         raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
     storage.check_writable(folder)
 

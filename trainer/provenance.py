@@ -53,10 +53,10 @@ def _command() -> str:
     return shlex.join(part.replace(str(Path.home()), "~") for part in parts)
 
 
-def packages() -> dict[str, str | None]:
-    """Versions; of a checkout that is not installed None, `commit` says more."""
+def packages(*more: str) -> dict[str, str | None]:
+    """Versions of PACKAGES and `more`; of a checkout that is not installed None: `commit` tells."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # tensorflow-cpu is another package

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
-from lake.export import PIXELS, SIGNATURES
+from lake.export import GRAPH, PIXELS, SIGNATURES, TFIO
 from lake.sources import Storage
 from trainer import (
     config,
@@ -33,7 +33,6 @@ from trainer.decision import Decision, Sizes
 from trainer.dicom_graph import Stored
 from trainer.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.loose import Stored as HowStored
-from trainer.options import GRAPH, TFIO
 
 DEFAULT = SIGNATURES["dicom"]
 DAMAGED = "undecodable: damaged or cut off"

@@ -18,6 +18,7 @@ import os
 import sys
 
 from lake import InputError, storage, tfio
+from lake.export import TFIO
 from trainer import interruption, job_folders, options
 
 
@@ -90,7 +91,7 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
-    if flags.decoder == options.TFIO:
+    if flags.decoder == TFIO:
         tfio.load()
     from trainer import export, levels
 
