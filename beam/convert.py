@@ -36,7 +36,7 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: option
     matched = (
         root
         | "Pattern" >> beam.Create([flags.images])
-        | "Match" >> beam.FlatMap(listing.match, kind, ticks)  # [(path, bytes)]
+        | "Match" >> beam.FlatMap(listing.match, "images", kind, ticks)  # [(path, bytes)]
         | "Spread" >> beam.Reshuffle()
     )
     headers = matched | "Read headers" >> beam.ParDo(
@@ -117,7 +117,7 @@ def _rows(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout 
     masks = root | "Masks" >> beam.Create([flags.masks] if flags.masks else [])
     return (
         masks
-        | "Match masks" >> beam.FlatMap(listing.match, "images", None)
+        | "Match masks" >> beam.FlatMap(listing.match, "masks", "images", None)
         | "Spread masks" >> beam.Reshuffle()
         | "Read masks" >> beam.FlatMap(listing.read_masks)
     )
@@ -135,9 +135,9 @@ def run(argv: list[str]) -> dict | None:
         raise InputError("--detach is for a remote runner; a local one is this process")
     layout = options.check_inputs(flags)
     if flags.estimate:
-        chosen = options.of_flags(flags, is_local, None)
-        found = estimate.estimate(flags, chosen)
-        print(estimated.table(found, flags, pipeline_options))
+        workers = estimated.workers_of(pipeline_options, is_local)
+        found = estimate.estimate(flags, options.of_flags(flags, is_local, None))
+        print(estimated.table(found, flags, workers))
         return None
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None

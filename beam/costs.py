@@ -32,7 +32,8 @@ PNG_S = {8: 0.050, 16: 0.116}  # a megapixel of the record, by the lake's bits
 SMOOTH_BITS, NOISY_BITS = {8: 3.2, 16: 3.7}, {8: 3.7, 16: 10.0}
 SMOOTH = ("jpeg", "jpeg-2000-lossy")
 CT_BITS = 6.9  # three slabs of LUNA16
-# A lossless code has found already what a PNG can save: bytes of the PNG for each byte of the code.
+# A lossless code of one channel has found already what a PNG can save: bytes of the PNG for each
+# byte of the code.
 PNG_OF_CODED = {"jpeg-lossless": 1.25, "jpeg-ls": 1.39, "jpeg-2000": 1.35, "rle": 0.94, "png": 1.0}
 SHRUNK_BITS = 1.1  # times: a pixel of a smaller image has more to say (1.02 to 1.21)
 # Beside the image: its fields; a megapixel of mask and its run lengths (SIIM-ACR's files).
@@ -61,8 +62,8 @@ def record_bytes(header: Header, coding: Coding, storage: Storage) -> float:
     others = FIELDS_BYTES + MASK_BYTES * stored
     if coding.is_kept:
         return coding.num_bytes + others
-    is_of_one_depth = (header.bits > 8) == (storage.bits == 16) and not storage.clahe
-    if coding.name in PNG_OF_CODED and is_of_one_depth:
+    is_same = (header.bits > 8) == (storage.bits == 16) and not storage.clahe
+    if coding.name in PNG_OF_CODED and coding.channels == 1 and is_same:
         bits = PNG_OF_CODED[coding.name] * coding.num_bytes * 8 / (source * 1e6)
     elif header.modality == "CT" and storage.bits == 16:
         bits = CT_BITS

@@ -25,6 +25,7 @@ class Estimate:
     sampled: int
     rejects: Counter  # of the sample, by reason
     kinds: Counter  # of the sample, by coding
+    has_pixels_elsewhere: bool  # .mhd: their data files are in no listing
     records: int
     moved: float  # bytes read, by both passes
     stored: tuple[float, float]  # bytes of the lake
@@ -74,6 +75,7 @@ def estimate(flags: argparse.Namespace, options: Options) -> Estimate:
         sampled=len(results),
         rejects=Counter(one.reason for one in results if isinstance(one, Reject)),
         kinds=Counter(one.kind for one in found),
+        has_pixels_elsewhere=any(one.path.lower().endswith(".mhd") for one in found),
         records=records,
         moved=total("moved")[0],
         stored=stored,

@@ -11,26 +11,45 @@ from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 
 from beam import costs
 from beam.estimate import Estimate
-from lake import InputError
+from lake import InputError, workers
 
-# What launch.dataflow asks for; Beam's own --machine_type and --max_num_workers replace it.
-MACHINE, MAX_WORKERS = "e2-standard-4", 20
 GB_A_CORE = {"standard": 4, "highmem": 8, "highcpu": 1}  # of most families, within a factor of two
 UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6))
 TIMES = (("h", 3600), ("min", 60), ("s", 1))
 
 
-class Machine(NamedTuple):
-    name: str
-    cores: int
-    gb: float  # of memory
+class Workers(NamedTuple):
+    most: int
+    machine: str
+    cores: int  # of each
+    memory_gb: float
+    disk: str  # of each
+    is_local: bool  # the runner that was asked for has none of them
 
 
-def table(found: Estimate, flags: argparse.Namespace, pipeline_options: PipelineOptions) -> str:
-    """Raises InputError for a machine whose size is not in its name."""
+def workers_of(pipeline_options: PipelineOptions, is_local: bool) -> Workers:
+    """What Beam's own options ask for, else what launch.dataflow does; raises InputError for a
+    machine whose size is not in its name, and for no workers."""
     asked = pipeline_options.view_as(WorkerOptions)
-    machine = machine_of(asked.machine_type or MACHINE)
-    most = asked.max_num_workers or asked.num_workers or MAX_WORKERS
+    for name in ("max_num_workers", "num_workers"):
+        number = getattr(asked, name)
+        if number is not None and number < 1:
+            raise InputError(f"--{name}={number}: expected a number from 1 on")
+    most = asked.max_num_workers or asked.num_workers or workers.MOST
+    machine = asked.machine_type or workers.MACHINE
+    match = re.fullmatch(r"\w+-(standard|highmem|highcpu)-([1-9]\d*)", machine)
+    if not match:
+        raise InputError(
+            f"--machine_type={machine}: expected a name with its number of cores, such as "
+            f"{workers.MACHINE}"
+        )
+    cores = int(match[2])
+    given = asked.disk_size_gb
+    disk = f"{given:,} GB" if given else f"{workers.DISK_GB} GB with launch.dataflow"
+    return Workers(most, machine, cores, cores * GB_A_CORE[match[1]], disk, is_local)
+
+
+def table(found: Estimate, flags: argparse.Namespace, asked: Workers) -> str:
     read, written = scaled(found.moved), scaled(found.stored[0])
     lines = [
         f"files    {found.files:>12,}  {scaled(found.file_bytes)}; the headers of "
@@ -39,21 +58,11 @@ def table(found: Estimate, flags: argparse.Namespace, pipeline_options: Pipeline
         *shard_lines(found),
         f"lake     {written:>12}{interval(found.stored)}",
         f"moved    {read:>12}  read, headers first; {written} written",
-        *time_lines(found, machine, most, flags),
+        *time_lines(found, asked, flags),
         *trainer_lines(found, flags),
-        *assumptions(flags),
+        *assumptions(found, asked, flags),
     ]
     return "\n".join(lines)
-
-
-def machine_of(name: str) -> Machine:
-    match = re.fullmatch(r"\w+-(standard|highmem|highcpu)-(\d+)", name)
-    if not match:
-        raise InputError(
-            f"--machine_type={name}: expected a name with its number of cores, such as {MACHINE}"
-        )
-    cores = int(match[2])
-    return Machine(name, cores, cores * GB_A_CORE[match[1]])
 
 
 def rejects(found: Estimate, allowed: float) -> Iterator[str]:
@@ -71,25 +80,23 @@ def shard_lines(found: Estimate) -> Iterator[str]:
         yield f"{name:<9}{records:>12,} {shards:>8,} {own:>16,.0f} {own * record_mb:>11.1f}"
 
 
-def time_lines(
-    found: Estimate, machine: Machine, most: int, flags: argparse.Namespace
-) -> Iterator[str]:
+def time_lines(found: Estimate, asked: Workers, flags: argparse.Namespace) -> Iterator[str]:
     """Time and money. One core writes a shard from its beginning to its end, so the cores that are
     busy, and the time, come from whole shards."""
     seconds, each = found.seconds[0], found.seconds[0] / max(found.records, 1)
-    cores = min(most * machine.cores, max(found.shards, 1))
-    workers = math.ceil(cores / machine.cores)
+    cores = min(asked.most * asked.cores, max(found.shards, 1))
+    busy = math.ceil(cores / asked.cores)
     at_best = math.ceil(found.shards / cores) * seconds / max(found.shards, 1) + costs.START_S
-    worker_hour = machine.cores * flags.price_vcpu_hour + machine.gb * flags.price_gb_hour
-    gone = workers * worker_hour * at_best / 3600 + found.moved / 1e9 * flags.price_gb_read
+    worker_hour = asked.cores * flags.price_vcpu_hour + asked.memory_gb * flags.price_gb_hour
+    gone = busy * worker_hour * at_best / 3600 + found.moved / 1e9 * flags.price_gb_read
     month = found.stored[0] / 1e9 * flags.price_gb_month
     yield (
         f"one core {spent(seconds + costs.START_S):>12}{interval(found.seconds)}  "
         f"{each * 1e3:.2f} ms a record, {costs.START_S} s for the start"
     )
     yield (
-        f"workers  {workers:>12,}  of at most {most:,} x {machine.name}, {cores:,} cores with a "
-        f"shard each at a time: {spent(at_best)} at best"
+        f"workers  {busy:>12,}  of at most {asked.most:,} x {asked.machine}, {cores:,} cores with "
+        f"a shard each at a time: {spent(at_best)} at best"
     )
     yield (
         f"dollars  {gone:>12,.2f}  and {month:,.2f} a month for the lake, at "
@@ -102,7 +109,8 @@ def trainer_lines(found: Estimate, flags: argparse.Namespace) -> Iterator[str]:
     """What each rate of an accelerator asks of the bucket and of the cores that decode."""
     record_mb = found.stored[0] / max(found.records, 1) / 1e6
     record_s = found.training_seconds / max(found.records, 1)
-    name, records, _ = found.splits[0]
+    records_of = {name: records for name, records, _ in found.splits}
+    name = "train" if "train" in records_of else next(iter(records_of))
     yield f"trainer of {flags.accelerators:,} accelerators, at the stored size, without data.cache"
     yield (
         f"{'each: images/s':>21} {'images/s':>12} {'MB/s':>10} {'cores that decode':>18} "
@@ -110,21 +118,29 @@ def trainer_lines(found: Estimate, flags: argparse.Namespace) -> Iterator[str]:
     )
     for each in flags.images_per_second:
         rate = each * flags.accelerators
-        epoch = spent(records / rate) if rate else "never"
+        epoch = spent(records_of[name] / rate) if rate else "never"
         yield (
             f"{each:>21,g} {rate:>12,g} {rate * record_mb:>10,.1f} {rate * record_s:>18,.1f} "
             f"{epoch:>15}"
         )
 
 
-def assumptions(flags: argparse.Namespace) -> Iterator[str]:
+def assumptions(found: Estimate, asked: Workers, flags: argparse.Namespace) -> Iterator[str]:
     """What neither a listing nor a header can say."""
+    if asked.is_local:
+        yield (
+            f"taken for granted: {asked.most:,} x {asked.machine} of Dataflow, though without its "
+            f"--runner the conversion is this machine's"
+        )
     if flags.labels or flags.masks:
         yield "taken for granted: every image has a label"
     if flags.split_column or flags.splits_from:
         yield f"taken for granted: what is decided already is near --splits={flags.splits}"
     if flags.source == "metaimage" and flags.labels:
         yield f"not counted: slices that a nodule reaches; {flags.empty_slices:g} of all are"
+    if found.has_pixels_elsewhere:
+        yield "not counted in the bytes of the files, but in those moved: what lies beside an .mhd"
+    yield f"not counted in dollars: the workers' disks, each {asked.disk}"
     yield "not counted: the minutes in which a machine starts"
 
 

@@ -7,10 +7,11 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from beam import Stopped
+from lake import InputError
 
 
 def open_binary(path: str):
@@ -115,6 +116,25 @@ def names_in(folder: str) -> list[str]:
     """Names of the files that lie directly in a folder."""
     found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
     return [FileSystems.split(file.path)[1] for file in found]
+
+
+def matching(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
+    """Of the files of an option's pattern, at most so many; raises InputError where their place
+    cannot be listed."""
+    try:
+        return FileSystems.match([pattern], limits=[limit])[0].metadata_list
+    except (BeamIOError, ValueError) as error:  # the latter of a scheme that Beam does not know
+        raise InputError(
+            f"--{option}={pattern}: cannot be listed: {_cause(error)}; expected a folder or bucket "
+            f"that is there, and that who runs this may list"
+        ) from None
+
+
+def _cause(error: Exception) -> Exception:
+    """What is within Beam's errors, which map patterns to errors."""
+    while isinstance(error, BeamIOError) and error.exception_details:
+        error = next(iter(error.exception_details.values()))
+    return error
 
 
 class Inputs:

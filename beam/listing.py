@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.filesystem import FileMetadata
 
 from beam import Stopped, files, folders, progress
 from beam.options import Options
-from lake import Packed, Reject, labels, nodules, source
+from lake import InputError, Packed, Reject, labels, nodules, source
 from lake.labels import Label, Layout, Row
 from lake.sources import Header, images, series
 
@@ -66,15 +66,26 @@ def reject_row(path: str, image_id: str, reject: Reject, num_rejected: int = 1) 
     }
 
 
-def match(pattern: str, kind: str, progress_file: str | None) -> Iterator[list[tuple[str, int]]]:
-    """Chunks of (path, bytes) of the files of a pattern, data files of MetaImage headers left to
-    those."""
-    found = FileSystems.match([pattern])[0].metadata_list
-    found = [file for file in found if not source.is_data_file(kind, file.path)]
-    found = [(printable(file.path), file.size_in_bytes) for file in found]
-    progress.tick(progress_file, progress.MATCHED * len(found))
-    for start in range(0, len(found), CHUNK_FILES):
-        yield found[start : start + CHUNK_FILES]
+def found(option: str, pattern: str, kind: str) -> list[FileMetadata]:
+    """Of the files of an option's pattern, data files of MetaImage headers left to those; raises
+    InputError where they cannot be listed."""
+    matched = files.matching(option, pattern)
+    return [file for file in matched if not source.is_data_file(kind, file.path)]
+
+
+def match(
+    pattern: str, option: str, kind: str, progress_file: str | None
+) -> Iterator[list[tuple[str, int]]]:
+    """Chunks of (path, bytes) of the files of an option's pattern."""
+    try:
+        matched = [
+            (printable(file.path), file.size_in_bytes) for file in found(option, pattern, kind)
+        ]
+    except InputError as error:
+        raise Stopped(str(error)) from None
+    progress.tick(progress_file, progress.MATCHED * len(matched))
+    for start in range(0, len(matched), CHUNK_FILES):
+        yield matched[start : start + CHUNK_FILES]
 
 
 def printable(path: str) -> str:

@@ -3,6 +3,7 @@ before a worker starts."""
 
 import argparse
 import itertools
+import math
 import secrets
 import sys
 from dataclasses import dataclass
@@ -237,8 +238,8 @@ def check_inputs(flags: argparse.Namespace) -> labels.Layout | None:
 
 
 def check_matches(name: str, pattern: str | None) -> None:
-    """Raises InputError where the pattern of an option matches no file."""
-    if pattern and not FileSystems.match([pattern], limits=[1])[0].metadata_list:
+    """Raises InputError where the pattern of an option matches no file, or cannot be listed."""
+    if pattern and not files.matching(name, pattern, limit=1):
         raise InputError(
             f"--{name}={pattern}: no file matches; quote the pattern so that the shell leaves it "
             f"alone"
@@ -363,8 +364,8 @@ def at_least(lowest: float, kind: type):
     """An argparse type: a number from `lowest` on."""
 
     def number(text: str):
-        if kind(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
+        if not lowest <= kind(text) < math.inf:  # nan is neither
+            raise argparse.ArgumentTypeError(f"{text}: expected a number from {lowest} on")
         return kind(text)
 
     return number

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 
 from beam import costs, files, listing, plan
 from beam.options import Options
@@ -23,7 +22,6 @@ HEADER_BYTES, REMOTE_HEADER_BYTES = 2**16, 2**24
 class Looked:
     """What one file would become, all its records together."""
 
-    size: int  # bytes of the file
     path: str
     bits: int  # 8 or 16, of the lake that it fits
     kind: str  # how its pixels are coded
@@ -36,10 +34,8 @@ class Looked:
 
 
 def listed(pattern: str, kind: str) -> tuple[list[str], np.ndarray]:
-    """(paths, sorted; their bytes, int64 [N]) of the files of a pattern that hold images."""
-    found = FileSystems.match([pattern])[0].metadata_list
-    found = [file for file in found if not source.is_data_file(kind, file.path)]
-    found.sort(key=lambda file: file.path)
+    """(paths, sorted; their bytes, int64 [N]) of the files of --images that hold images."""
+    found = sorted(listing.found("images", pattern, kind), key=lambda file: file.path)
     sizes = np.fromiter((file.size_in_bytes for file in found), np.int64, len(found))
     return [file.path for file in found], sizes
 
@@ -91,7 +87,6 @@ def looked(
     second_pass = max(size, slices * coding.num_bytes) if header.geometry else records * size
     first_pass = min(size, HEADER_BYTES if files.is_local(path) else REMOTE_HEADER_BYTES)
     return Looked(
-        size=size,
         path=path,
         bits=bits,
         kind=f"{coding.name}, kept" if coding.is_kept else coding.name,

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 
-from lake import InputError
+from lake import InputError, workers
 from lake.storage import remote_folder
 from launch import approval, sdist
 
@@ -35,9 +35,11 @@ def parser() -> argparse.ArgumentParser:
     add("--image", metavar="URI", help="of launch/beam.Dockerfile, pushed; default: the sdist")
     # An image takes 1 to 190 ms of one core and a process 250 MB; more cores a machine than four
     # gain nothing, and no pixel is shuffled, so the disk holds the container and one CT volume.
-    add("--machine_type", default="e2-standard-4")
-    add("--disk_gb", type=int, default=50, metavar="GB", help="of a machine (50)")
-    add("--max_workers", type=int, default=20, metavar="N", help="machines, at most (20)")
+    add("--machine_type", default=workers.MACHINE)
+    disk, most = workers.DISK_GB, workers.MOST
+    a_number = {"type": _from_1_on}
+    add("--disk_gb", default=disk, metavar="GB", help=f"of a machine ({disk})", **a_number)
+    add("--max_workers", default=most, metavar="N", help=f"machines, at most ({most})", **a_number)
     add("--private_ips", action="store_true", help="no public addresses; needs --image")
     add("--subnetwork", metavar="URL", help="regions/REGION/subnetworks/NAME")
     add("--service_account", metavar="EMAIL", help="that the workers run as")
@@ -45,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     add("--detach", action="store_true", help="do not wait for the job")
     approval.add_flags(add)
     return made
+
+
+def _from_1_on(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
+    return int(text)
 
 
 def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
@@ -87,7 +95,8 @@ def main(argv: list[str]) -> int:
     flags, conversion = parser().parse_known_args(argv)
     try:
         words = command(flags, conversion)
-        if not approval.approved(plan(flags, words), flags.dry_run, flags.yes):
+        is_free = "--estimate" in conversion  # which starts no machine
+        if not approval.approved(plan(flags, words), flags.dry_run, flags.yes or is_free):
             return 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -63,6 +63,24 @@ def test_a_dry_run_prints_the_command_and_nothing_starts_without_a_yes(
     assert "add --yes" in capsys.readouterr().err
 
 
+def test_an_estimate_starts_nothing_to_be_asked_about(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda _, words: started.append(words) or 0)
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
+    assert dataflow.main([*PLACE, *CONVERSION, "--estimate", "--dry_run"]) == 0
+    assert not started
+    assert dataflow.main([*PLACE, *CONVERSION, "--estimate"]) == 0
+    [words] = started
+    assert words[2] == "beam.convert" and "--estimate" in words
+
+
+@pytest.mark.parametrize("given", ["--max_workers=0", "--disk_gb=-1"])
+def test_no_machine_is_a_mistake(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        dataflow.main([*PLACE, *CONVERSION, given])
+    assert "expected a number from 1 on" in capsys.readouterr().err
+
+
 def test_a_yes_becomes_the_conversion():
     command = [sys.executable, "-m", "launch.dataflow", *PLACE, "--yes"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

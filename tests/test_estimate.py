@@ -6,7 +6,10 @@ import json
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
+from PIL import Image
+from pydicom.uid import RLELossless
 
 from beam import convert as converter
 from beam import costs, estimate, files, options, synthetic
@@ -93,12 +96,17 @@ def test_time_dollars_and_what_a_trainer_needs(phantoms, capsys):
         "20",
     ]
     prices = ["--price_vcpu_hour=1", "--price_gb_hour=0.1", "--price_gb_month=1000"]
-    workers = ["--max_num_workers=2", "--machine_type=n2-highmem-4"]
-    assert converter.main(words(phantoms, *given, *prices, *workers)) == 0
-    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    workers = ["--max_num_workers=2", "--machine_type=n2-highmem-4", "--disk_size_gb=30"]
+    splits = ["--splits=val=0.2,test=0.2,train=0.6"]
+    assert converter.main(words(phantoms, *given, *prices, *workers, *splits)) == 0
+    printed = capsys.readouterr().out
+    said = {line.split()[0]: line for line in printed.splitlines()}
     hours = (2 * 300 + costs.START_S) / 3600
     assert f"{2 * (4 * 1 + 32 * 0.1) * hours:.2f}  and 20.00 a month" in said["dollars"]
     assert said["workers"].split()[1] == "2" and "10.0 min at best" in said["workers"]
+    assert "not counted in dollars: the workers' disks, each 30 GB\n" in printed
+    assert "2 x n2-highmem-4 of Dataflow, though" in printed and ".mhd" not in printed
+    assert "epoch of train" in printed
     rate, per_second, cores, epoch = said["20"].split()[1:5]
     assert (rate, per_second, epoch) == ("80", "40.0", "0.3")  # 24 of them in train
     assert float(cores) == pytest.approx(80 * 128**2 / 1e6 * costs.TRAINING_S["jpeg"], abs=0.05)
@@ -110,11 +118,29 @@ def test_time_dollars_and_what_a_trainer_needs(phantoms, capsys):
         (["--images=nowhere/*.dcm"], "no file matches"),
         (["--detach", "--runner=DataflowRunner"], "--estimate submits none"),
         (["--machine_type=custom"], "expected a name with its number of cores"),
+        (["--machine_type=e2-standard-0"], "expected a name with its number of cores"),
+        (["--max_num_workers=-3"], "--max_num_workers=-3: expected a number from 1 on"),
+        (["--images=nowhere://bucket/*.dcm"], "cannot be listed: Unable to get filesystem"),
     ],
 )
 def test_mistakes_are_one_message(phantoms, given, message, capsys):
     assert converter.main(words(phantoms, *given)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_workers_are_checked_before_a_header_is_read(phantoms, monkeypatch, capsys):
+    opened, opening = [], files.open_binary
+    monkeypatch.setattr(files, "open_binary", lambda path: opened.append(path) or opening(path))
+    assert converter.main(words(phantoms, "--machine_type=custom")) == 2
+    assert "--machine_type=custom" in capsys.readouterr().err
+    assert {*opened} == {f"{phantoms}/train-rle.csv"}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_a_number_is_finite(phantoms, number, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        converter.main(words(phantoms, f"--core_seconds={number}"))
+    assert f"{number}: expected a number from 0 on" in capsys.readouterr().err
 
 
 def test_its_options_are_for_it_alone(phantoms, capsys):
@@ -163,6 +189,41 @@ def test_pngs_of_the_lakes_bits_are_kept(real_data):
     assert coded("images", path, Storage(8, 512)) == (False, "png")
 
 
+def test_of_colours_one_channel_is_stored(phantoms, tmp_path):
+    """RGB and RGBA by turns; a PNG of one channel takes about as much as its record does."""
+    paths = sorted((phantoms / "dicom").iterdir())[:8]
+    for number, path in enumerate(paths):
+        grey = Image.fromarray(pydicom.dcmread(path).pixel_array)
+        grey.convert(("RGB", "RGBA")[number % 2]).save(tmp_path / f"{number}.png")
+    given = ["--source=images", f"--images={tmp_path}/*", "--unlabelled=keep", "--output=a/b/1.0.0"]
+    flags = options.parser().parse_args([*given, "--estimate"])
+    found = estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+    pngs = 0
+    for path in tmp_path.iterdir():
+        with path.open("rb") as file:
+            [header] = source.read_headers(
+                "images", file, str(path), path.stat().st_size, "name", ""
+            )
+        pngs += len(source.read_scan("images", files.Inputs(), header, Storage(8, None)).image)
+    assert found.kinds == {"png": 8}
+    assert found.stored[0] == pytest.approx(pngs + 8 * costs.FIELDS_BYTES, rel=0.3)  # noise
+    assert found.file_bytes > 1.5 * pngs
+
+
+def test_colours_of_a_dicom_are_channels(phantoms, tmp_path):
+    dataset = pydicom.dcmread(min((phantoms / "dicom").iterdir()))
+    grey = dataset.pixel_array
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.compress(RLELossless, np.stack([grey] * 3, -1), generate_instance_uid=False)
+    dataset.save_as(path := tmp_path / "colour.dcm")
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        [header] = source.read_headers("dicom", file, str(path), size, "name", "reject")
+        coding = source.read_coding("dicom", file, header, Storage(8, None))
+    assert (coding.name, coding.channels, coding.is_kept) == ("rle", 3, False)
+
+
 def test_volumes_count_by_their_slices(real_data):
     """Three slabs of 11, 16 and 12 slices of 512 x 512 x 2 bytes, in files beside their headers."""
     images = f"--images={real_data}/luna/mhd/*"
@@ -170,4 +231,5 @@ def test_volumes_count_by_their_slices(real_data):
     flags = options.parser().parse_args(given)
     found = estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
     assert (found.files, found.records) == (3, 11 + 16 + 12)
+    assert found.has_pixels_elsewhere
     assert found.moved == pytest.approx(39 * 512 * 512 * 2, rel=1e-3)

@@ -121,6 +121,19 @@ def test_an_estimate_from_the_listing(storage):
     assert said.stdout.splitlines()[0] == expected
 
 
+@pytest.mark.parametrize(("bucket", "status"), [("typo", "404"), ("private", "403")])
+def test_a_bucket_that_cannot_be_listed_is_one_message(storage, bucket, status):
+    given = [f"--images=gs://{bucket}/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv"]
+    given += [f"--output={LAKE}", "--estimate", "--no_auth"]
+    command = [sys.executable, "-c", CONVERT, *given]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 2, said.stderr
+    message = said.stderr.splitlines()[-1]
+    assert message.startswith(f"error: --images=gs://{bucket}/dicom/*.dcm: cannot be listed")
+    assert status in message and cloud_storage.TOKEN not in said.stderr
+    assert "Traceback" not in said.stderr
+
+
 def test_a_killed_and_damaged_run_ends_as_one_on_disk(finished, storage, config, tmp_path):
     assert task.main(train(config, tmp_path)) == 0
     found, expected = (

@@ -70,6 +70,7 @@ class Coding(NamedTuple):
     name: str  # of lake.sources.dicom.CODINGS, or png, or metaimage
     num_bytes: int  # of one image's pixels, as they are coded
     is_kept: bool  # a lake takes them as they are
+    channels: int = 1  # that are coded; a lake stores one
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,8 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
         found = frames.of_frame(parsed.elements, header.frame, SCAN_TAGS)
         num_bytes = max(header.size - parsed.end, 0) // (whole_number(found, FRAMES) or 1)
         is_kept = _is_right_as_it_is(found, parsed.syntax, header, storage)
-    return Coding(CODINGS.get(parsed.syntax, "uncompressed"), num_bytes, is_kept)
+        channels = whole_number(found, SAMPLES) or 1
+    return Coding(CODINGS.get(parsed.syntax, "uncompressed"), num_bytes, is_kept, channels)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:

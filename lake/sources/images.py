@@ -92,7 +92,7 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
     with broken_is("unreadable-header", header.path):
         image = _opened(file, OPENERS)
         is_kept = _is_right_as_it_is(image, header, storage) and image.mode in GREY_MODES
-        return Coding(image.format.lower(), header.size, is_kept)
+        return Coding(image.format.lower(), header.size, is_kept, len(image.getbands()))
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
