@@ -105,7 +105,13 @@ def remove(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    if not FileSystems.exists(path):
+    """On gs:// there are none; there it is tried whether an object can be written."""
+    if not is_local(path):
+        tried = f"{FileSystems.join(path, 'tried')}{Unfinished.MARK}{uuid.uuid4().hex}"
+        with FileSystems.create(tried) as file:
+            file.write(b"whether this can be written")
+        remove(tried)
+    elif not FileSystems.exists(path):
         try:
             FileSystems.mkdirs(path)
         except OSError as error:

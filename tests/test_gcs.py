@@ -265,7 +265,7 @@ def test_a_conversion_to_where_nothing_can_be_written(storage, bucket, expected)
     command = [sys.executable, "-c", CONVERT, "--images=gs://bucket/dicom/*.dcm", "--no_auth"]
     command += ["--labels=gs://bucket/train-rle.csv", f"--output=gs://{bucket}/lake/1.0.0"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 2 and "Traceback" not in said.stderr
+    assert said.returncode == 2 and "Traceback" not in said.stderr, said.stderr
     assert expected in said.stderr.splitlines()[-1]
 
 
