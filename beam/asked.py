@@ -59,9 +59,9 @@ def match(pattern: str, options: Options) -> Iterator[tuple[str, list[tuple]]]:
 
 
 def divided(found: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
-    """Neighbours of about so many, at least half and at most twice as many, so that workers share
-    them evenly. A shard begins at the paths whose hash says so: a file more or less changes its
-    shard, and not all behind it."""
+    """Neighbours of about so many, at least half (but for the last) and at most twice as many, so
+    that workers share them evenly. A shard begins at the paths whose hash says so: a file more or
+    less changes its shard, and not all behind it."""
     fewest = max(shard_images // 2, 1)
     period = shard_images - fewest + 1  # `fewest` and then period - 1 on average
     shard = []

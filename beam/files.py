@@ -11,7 +11,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 from apache_beam.io.filesystems import FileSystems
 
 from beam import Stopped
-from lake import InputError
+from lake import InputError, storage
 
 
 def open_binary(path: str):
@@ -110,7 +110,11 @@ def make_folder(path: str) -> None:
         tried = f"{FileSystems.join(path, 'tried')}{Unfinished.MARK}{uuid.uuid4().hex}"
         with FileSystems.create(tried) as file:
             file.write(b"whether this can be written")
-        remove(tried)
+        try:
+            remove(tried)
+        except BeamIOError as error:
+            said = storage.refusal(f"{tried} cannot be deleted: {_cause(error)}")
+            raise InputError(said) from None
     elif not FileSystems.exists(path):
         try:
             FileSystems.mkdirs(path)

@@ -142,7 +142,8 @@ def _check_output(options: Options) -> None:
                 f"--output={folder} was made with {', '.join(other)}, not {wanted}; give the same "
                 f"model and options to go on, or a new folder"
             )
-    elif files.is_local(folder) and os.path.isfile(folder) or files.names_in(folder):
+    # Files of any folder below, too: of seg/, those that are not ours are removed.
+    elif os.path.isfile(folder) or files.matching("output", f"{folder}/**", limit=1):
         raise InputError(f"--output={folder} is there and not by beam.predict; give a new folder")
 
 

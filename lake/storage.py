@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import importlib.util
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -116,8 +115,10 @@ def upload_folder(folder: Path, target: Path) -> None:
 
 
 def _upload(file: Path, path: Path) -> None:
-    with file.open("rb") as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target)
+    import tensorflow as tf
+
+    # One call, which no Ctrl-C ends: a file object would upload what it has when it is closed.
+    tf.io.gfile.copy(str(file), str(path), overwrite=True)
 
 
 @contextlib.contextmanager

@@ -15,11 +15,20 @@ import yaml
 from lake import InputError
 from launch import machines
 
-# The text is constant: what a user gives comes in "$0" and "$@", which no shell reads again.
-START = (
-    'python -m pip install -q --no-deps --no-build-isolation "$0" && '
-    'exec python -m trainer.task "$@"'
-)
+# The text is constant: what a user gives comes in "$0" and "$@", which no shell reads again. The
+# service calls few exit codes transient, and 42 is none of them: what was interrupted, by the loss
+# of another machine, say, goes on from here, unless it is this machine that is taken (SIGTERM).
+START = """
+python -m pip install -q --no-deps --no-build-isolation "$0" || exit
+trap 'taken=yes; kill -TERM "$child"' TERM
+code=42
+while [ "$code" = 42 ] && [ -z "$taken" ]; do
+  python -m trainer.task "$@" & child=$!
+  wait "$child"; code=$?
+  while kill -0 "$child" 2> /dev/null; do wait "$child"; code=$?; done  # behind the signal
+done
+exit "$code"
+"""
 # Where the service puts the driver's libraries into a container.
 DRIVER = "/usr/local/nvidia/lib64"
 

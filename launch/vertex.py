@@ -3,8 +3,9 @@ GPUs or on a TPU host. In: what trainer.task train takes; out: the job, or with 
 
 Everything of the run is under --workdir, in the bucket: launch/ (the sdist and the config that are
 uploaded), logs/ (the workdir of trainer.task, which a TensorBoard of Vertex AI reads) and at the
-end model/ (what evaluate, predict and export take as a workdir). A worker that ends with exit code
-42, or whose spot machine is taken, is started again by the service and goes on from its checkpoint.
+end model/ (what evaluate, predict and export take as a workdir). What ends
+with exit code 42 starts itself again; a spot machine that is taken, the service gives anew. Both go
+on from the checkpoint.
 """
 
 import argparse

@@ -151,6 +151,7 @@ def test_a_new_file_changes_its_shard_alone():
         ({"model": "{tmp}/tfio"}, "pip install -r requirements/tfio.txt"),
         ({"images": "{tmp}/*.dcm"}, "no file matches"),
         ({"output": "{tmp}/used"}, "is there and not by beam.predict"),
+        ({"output": "{tmp}/others"}, "is there and not by beam.predict"),  # in seg/ of it
         ({"output": "{tmp}/other"}, "was made with model_sha256=7"),
         ({"seg": "cat"}, "--seg=cat: expected one of lesion"),
         ({"batch": "3"}, "unknown options --batch=3; see python -m beam.predict --help"),
@@ -167,6 +168,8 @@ def test_mistakes_of_a_user(tmp_path, capsys, change, said):
     (tmp_path / "pixels" / "export.json").write_text('{"signatures": {"pixels": {}}}')
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "a.txt").write_text("a")
+    (tmp_path / "others" / "seg").mkdir(parents=True)
+    (tmp_path / "others" / "seg" / "a.dcm").write_text("a")
     (tmp_path / "other" / ".work").mkdir(parents=True)
     made_by = dict.fromkeys(("model_sha256", "image_id_from", "seg", "mint_uids"), 7)
     (tmp_path / "other" / ".work" / "made_by.json").write_text(json.dumps(made_by))

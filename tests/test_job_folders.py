@@ -55,3 +55,19 @@ def test_a_bucket_that_this_installation_cannot_read_is_said(job, monkeypatch):
     monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", "s3://bucket/logs")
     with pytest.raises(InputError, match="expected a local path or gs://BUCKET/PATH"):
         job_folders.workdir(None)
+
+
+def test_a_finished_run_that_is_repeated_keeps_the_thresholds_chosen_since(tmp_path):
+    from trainer import checkpoint
+
+    workdir, model = tmp_path / "logs", tmp_path / "model"
+    workdir.mkdir()
+    for name in (checkpoint.CONFIG, checkpoint.LAKE, checkpoint.BEST):
+        (workdir / name).write_text(name)
+    checkpoint.write_metrics(workdir, {"best": 1})
+    checkpoint.copy_trained(workdir, model)
+    checkpoint.write_metrics(model, {"evaluate": 2})
+    (workdir / checkpoint.METRICS).unlink()  # as the message about a damaged one allows
+    checkpoint.copy_trained(workdir, model)
+    assert checkpoint.read_json(model / checkpoint.METRICS) == {"best": 1, "evaluate": 2}
+    assert (model / checkpoint.BEST).read_text() == checkpoint.BEST

@@ -243,10 +243,13 @@ class State:
 
 
 def copy_trained(workdir: Path, folder: Path) -> None:
-    """What evaluate, predict and export need of a finished run; the weights come last."""
+    """What evaluate, predict and export need of a finished run; the weights come last. Thresholds
+    that evaluate chose there stay."""
     storage.make_folder(folder)
-    for name in (CONFIG, LAKE, METRICS, BEST):
+    for name in (CONFIG, LAKE):
         storage.write(folder / name, (workdir / name).read_bytes())
+    write_metrics(folder, read_json(workdir / METRICS))
+    storage.write(folder / BEST, (workdir / BEST).read_bytes())
 
 
 def write_metrics(workdir: Path, metrics: dict) -> None:
