@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from conftest import exhaustive
 
 from lake import InputError
 from trainer import benchmark, task
@@ -39,6 +40,7 @@ def test_a_run_s_rates(config_file, lake, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@exhaustive
 def test_replicas_are_measured_in_processes_of_their_own(config_file, lake, tmp_path, capsys):
     path = tmp_path / "found.json"
     options = ["--replicas", "2", "--train.device=cpu", "--json", str(path)]

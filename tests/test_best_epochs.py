@@ -147,7 +147,7 @@ def test_tensorboard_gets_a_trace_of_the_asked_steps_and_the_best_scores(ended):
     [path] = ended.glob("plugins/profile/*/*.xplane.pb")
     space = xplane_pb2.XSpace.FromString(path.read_bytes())
     names = [one.name for plane in space.planes for one in plane.event_metadata.values()]
-    calls = [name for name in names if name.startswith("call")]
+    calls = [name for name in names if name.startswith("train")]
     assert calls and any("several_steps" in name for name in names)
     best, train = scalars(ended), scalars(ended / "train")
     assert {"best/dice_positives", "best/auc", "best/loss"} <= best.keys()

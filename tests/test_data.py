@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import exhaustive
 from PIL import Image
 from test_train import SMALL, task
 
@@ -269,6 +270,7 @@ def test_a_share_of_positives_is_drawn_of_the_other_folds_alone(folded):
 
 
 @pytest.mark.slow
+@exhaustive
 def test_a_run_with_a_fold_is_scored_on_it(folded, tmp_path):
     workdir = tmp_path / "run"
     done = task("train", "--lake", folded, "--workdir", workdir, *SMALL, "--data.fold=2")

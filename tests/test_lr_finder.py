@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import exhaustive
 
 from trainer import augment, config, lr_finder, schedules, stepping, task, train
 
@@ -245,6 +246,7 @@ print(json.dumps({"losses": losses, "variables": len(setup.network.variables), "
 
 
 @pytest.mark.slow
+@exhaustive
 def test_two_replicas_find_the_same_losses_and_are_left_as_they_were(lake):
     # Adam would divide what rounding leaves of a zero gradient by its own size.
     sgd = {"kind": "sgd", "clip_norm": 0.05}

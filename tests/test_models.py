@@ -321,7 +321,10 @@ def test_jax_gives_the_same_numbers(tmp_path):
     [
         (plain(norm="batch"), 48, 1e-2, 80),
         (plus(norm="batch", deep_supervision=True), 48, 1e-2, 80),
-        (plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240),
+        pytest.param(
+            *(plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240),
+            marks=conftest.exhaustive,
+        ),
         (plain(norm="batch", empty_head=True), 48, 1e-2, 160),
         (vae(blocks=(1, 1, 2), dropout=0), 48, 5e-3, 150),
     ],

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import exhaustive
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
@@ -65,6 +66,7 @@ def assert_same_end(found: Path, expected: Path, tolerance: float = 1e-5) -> Non
 
 
 @pytest.mark.slow
+@exhaustive  # test_train.py has stages, and the next test a stop
 def test_a_staged_run_stopped_by_the_clock_goes_on_to_the_same_end(command, tmp_path, capsys):
     path = tmp_path / "staged.yaml"
     path.write_text(STAGED)

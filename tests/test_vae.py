@@ -277,7 +277,9 @@ RUNS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", ["vae", *(pytest.param(n, marks=conftest.exhaustive) for n in RUNS if n != "vae")]
+)
 def test_a_run_from_the_command_line(name, lake, tmp_path, capsys):
     model, loss = RUNS[name]
     train = {"epochs": 1, "device": "cpu", "steps_per_call": 1}
