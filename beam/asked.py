@@ -50,7 +50,7 @@ def match(pattern: str, options: Options) -> Iterator[tuple[str, list[tuple]]]:
     """Chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern."""
     found = sorted(
         (listing.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
-        for file in FileSystems.match([pattern])[0].metadata_list
+        for file in listing.found_by_worker("images", pattern, "images")
     )
     progress.tick(options.progress_file, progress.MATCHED * len(found))
     for shard in divided(found, options.shard_images):

@@ -73,16 +73,22 @@ def found(option: str, pattern: str, kind: str) -> list[FileMetadata]:
     return [file for file in matched if not source.is_data_file(kind, file.path)]
 
 
+def found_by_worker(option: str, pattern: str, kind: str) -> list[FileMetadata]:
+    """`found`, of which a runner tells the launcher: raises Stopped."""
+    try:
+        return found(option, pattern, kind)
+    except InputError as error:
+        raise Stopped(str(error)) from None
+
+
 def match(
     pattern: str, option: str, kind: str, progress_file: str | None
 ) -> Iterator[list[tuple[str, int]]]:
     """Chunks of (path, bytes) of the files of an option's pattern."""
-    try:
-        matched = [
-            (printable(file.path), file.size_in_bytes) for file in found(option, pattern, kind)
-        ]
-    except InputError as error:
-        raise Stopped(str(error)) from None
+    matched = [
+        (printable(file.path), file.size_in_bytes)
+        for file in found_by_worker(option, pattern, kind)
+    ]
     progress.tick(progress_file, progress.MATCHED * len(matched))
     for start in range(0, len(matched), CHUNK_FILES):
         yield matched[start : start + CHUNK_FILES]
