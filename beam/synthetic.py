@@ -81,13 +81,13 @@ def check(images, seed, side, bits, photometric, positive_share, processes):
             raise InputError(message)
 
 
-def make_room(folder, names):
+def make_room(folder, names, pattern="*.dcm"):
     """Makes the folder; files of an earlier run may lie in it only where this run replaces them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--output: {folder} cannot be made, a file is in its place") from None
-    strangers = {path.name for path in folder.glob("*.dcm")} - names
+    strangers = {path.name for path in folder.glob(pattern)} - names
     if strangers:
         raise InputError(
             f"{folder}: holds {len(strangers)} files that are not of this run, such as "

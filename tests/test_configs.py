@@ -10,12 +10,11 @@ import conftest
 import keras
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import tensorflow as tf
 import yaml
 
 from beam import convert as converter
-from beam import options
+from beam import options, synthetic_ct
 from trainer import augment, config, models, objective, schedules, stepping, task
 from trainer.models import encoders, parts
 
@@ -161,20 +160,7 @@ def cases(*light: str) -> list:
 def ct_lake(tmp_path_factory, key_file) -> Path:
     """Eight bodies with a nodule in one of two lungs; the lake of the slices that it reaches."""
     folder = tmp_path_factory.mktemp("ct")
-    spacing_mm, rng = np.array([3.0, 2.8, 2.8]), np.random.default_rng(0)
-    places_mm = np.moveaxis(np.indices((12, 128, 128)), 0, -1) * spacing_mm  # [S, H, W, 3]: z, y, x
-    rows = ["seriesuid,coordX,coordY,coordZ,diameter_mm"]
-    for number in range(8):
-        hu = rng.normal(0, 10, places_mm.shape[:3]) - 1000
-        hu[:, 20:108, 10:118] = 40
-        hu[:, 35:90, 20:58] = hu[:, 35:90, 70:108] = -850
-        centre_mm, diameter_mm = rng.uniform((12, 130, 90), (22, 220, 130)), rng.uniform(14, 24)
-        hu[np.linalg.norm(places_mm - centre_mm, axis=-1) <= diameter_mm / 2] = 30
-        image = sitk.GetImageFromArray(hu.astype(np.int16))
-        image.SetSpacing(spacing_mm[::-1].tolist())
-        sitk.WriteImage(image, folder / f"ct{number}.mhd")
-        rows.append(",".join(map(str, [f"ct{number}", *centre_mm[::-1], diameter_mm])))
-    (folder / "annotations.csv").write_text("\n".join(rows) + "\n")
+    synthetic_ct.write(folder, volumes=8)
     output = folder / "lakes" / "ct" / "1.0.0"
     # The options of the config's own header.
     arguments = [f"--images={folder}/*.mhd", f"--labels={folder}/annotations.csv"]

@@ -93,19 +93,26 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
 
     if count == 1:
         return of_part
+    traced = tf.function(of_part)
 
     def gradients(batch: dict, factor) -> tuple[list, dict]:
         parts = {
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
             for name, values in batch.items()
         }
-        found = of_part({name: values[0] for name, values in parts.items()}, factor)
-        for number in tf.range(1, count):  # a loop in the graph, so that one part is in memory
-            more = of_part({name: values[number] for name, values in parts.items()}, factor)
+        found = zeros_like_result(traced, *_specs_of_one(parts))
+        for number in tf.range(count):  # a loop in the graph, so that one part is in memory
+            more = traced({name: values[number] for name, values in parts.items()}, factor)
             found = tf.nest.map_structure(tf.add, found, more)
         return found
 
     return gradients
+
+
+def _specs_of_one(parts: dict) -> tuple[dict, tf.TensorSpec]:
+    """What a part of the batch and the factor look like; parts: {name: [count, …]}."""
+    one = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in parts.items()}
+    return one, tf.TensorSpec([], tf.float32)
 
 
 def _refuse_joined_losses(run: config.Config, replicas: int) -> None:

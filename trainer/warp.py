@@ -29,7 +29,9 @@ def source_positions(side: int, drawn: dict):
         control = linear(*(share * points for points in control))
         fields.append([_elastic(points, side) for points in control])
     if "optical.k" in drawn:
-        fields.append(linear(*(share * by for by in _optical(rows, columns, side, drawn))))
+        stretch, *from_lens = _optical(rows, columns, side, drawn)
+        # stretch · map(x) is map(stretch · x), and adds only twice a pixel.
+        fields.append([stretch * by for by in linear(*(share * offset for offset in from_lens))])
     if "grid.wider" in drawn:
         along_rows, along_columns = ops.unstack(_grid(drawn["grid.wider"], side), 2, axis=1)
         rows, columns = rows + along_rows[:, :, None], columns + along_columns[:, None, :]
@@ -65,15 +67,15 @@ def _linear(drawn: dict):
 
 
 def _optical(rows, columns, side: int, drawn: dict):
-    """Displacements [B, S, S] of rows and of columns."""
+    """How far a pixel moves, [B, S, S], as a share of its rows [B, S, 1] and columns [B, 1, S] from
+    the lens's centre, which come with it."""
     k = drawn["optical.k"]
     rows, columns = rows - drawn["optical.centre_row"], columns - drawn["optical.centre_column"]
     # r (1 + k r² + k r⁴) has its maximum where 1 + 3 k r² + 5 k r⁴ = 0; a k that is not negative
     # has none, and the bound is far outside.
     turning = (ops.sqrt(9 + 20 / ops.maximum(-k, 1e-6)) - 3) / 10
-    squared = ops.minimum((rows * rows + columns * columns) / side**2, turning)
-    stretch = k * squared * (1 + squared)
-    return stretch * rows, stretch * columns
+    squared = ops.minimum(ops.square(rows / side) + ops.square(columns / side), turning)
+    return k * squared * (1 + squared), rows, columns
 
 
 def _grid(wider, side: int):

@@ -1,0 +1,81 @@
+"""Draws phantom CT volumes, each a body with two lungs and a nodule in one of them, as MetaImage
+with the CSV of the nodules.
+
+    python -m beam.synthetic_ct --output FOLDER [--volumes 8] [--seed 0]
+
+A ball in air, no anatomy: what a conversion of CT, and a network that looks for balls, can be tried
+on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from beam import synthetic
+from lake import InputError
+
+HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"  # LUNA16's
+SPACING_MM = np.array([3.0, 2.8, 2.8])  # z, y, x
+SHAPE = (12, 128, 128)
+AIR_HU, TISSUE_HU, LUNG_HU, NODULE_HU, NOISE_HU = -1000, 40, -850, 30, 10
+BODY = np.s_[:, 20:108, 10:118]
+LUNGS = np.s_[:, 35:90, 20:58], np.s_[:, 35:90, 70:108]
+CENTRES_MM = (12, 130, 90), (22, 220, 130)  # z, y, x: from, to
+DIAMETERS_MM = 14, 24
+
+
+def write(output: Path, volumes: int, seed: int = 0) -> None:
+    """Volumes ct0.mhd … and annotations.csv; the first are the same however many there are."""
+    if volumes < 1:
+        raise InputError(f"--volumes={volumes}: expected 1 or more")
+    if seed < 0:
+        raise InputError(f"--seed={seed}: expected 0 or more")
+    names = [f"ct{number}" for number in range(volumes)]
+    synthetic.make_room(output, {f"{name}.mhd" for name in names}, "*.mhd")
+    rng = np.random.default_rng(seed)
+    rows = [HEADER]
+    for name in names:
+        hu, centre_mm, diameter_mm = draw(rng)
+        image = sitk.GetImageFromArray(hu)
+        image.SetSpacing(SPACING_MM[::-1].tolist())
+        sitk.WriteImage(image, output / f"{name}.mhd")
+        rows.append(",".join(map(str, [name, *centre_mm[::-1], diameter_mm])))
+    synthetic.replace(output / "annotations.csv", "".join(f"{row}\n" for row in rows).encode())
+
+
+def draw(rng) -> tuple[np.ndarray, np.ndarray, float]:
+    """HU [slices, rows, columns] int16; the nodule's centre (z, y, x) and diameter in mm."""
+    places_mm = np.moveaxis(np.indices(SHAPE), 0, -1) * SPACING_MM  # [S, H, W, 3]
+    hu = rng.normal(0, NOISE_HU, SHAPE) + AIR_HU
+    hu[BODY] = TISSUE_HU
+    for lung in LUNGS:
+        hu[lung] = LUNG_HU
+    centre_mm, diameter_mm = rng.uniform(*CENTRES_MM), float(rng.uniform(*DIAMETERS_MM))
+    hu[np.linalg.norm(places_mm - centre_mm, axis=-1) <= diameter_mm / 2] = NODULE_HU
+    return hu.astype(np.int16), centre_mm, diameter_mm
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m beam.synthetic_ct", description=__doc__.splitlines()[0]
+    )
+    made.add_argument("--output", type=Path, required=True, help="a folder")
+    made.add_argument("--volumes", type=int, default=8)
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
+def main(argv: list[str]) -> int:
+    try:
+        write(**vars(parser().parse_args(argv)))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
