@@ -10,6 +10,8 @@ import math
 import numpy as np
 from keras import ops
 
+BAND_ROWS = 64  # of elastic fields
+
 
 def changes(drawn: dict) -> bool:
     geometric = ("flip", "affine", "crop", "optical", "grid", "elastic")
@@ -26,8 +28,8 @@ def source_positions(side: int, drawn: dict):
     if "elastic.control_px" in drawn:
         # The map goes onto the few control points: the field of these is the field, mapped.
         control = ops.unstack(drawn["elastic.control_px"], 2, axis=1)  # of [B, K, K]
-        control = linear(*(share * points for points in control))
-        fields.append([_elastic(points, side) for points in control])
+        control = ops.stack(linear(*(share * points for points in control)), axis=1)
+        fields.append(ops.unstack(_elastic(control, side), 2, axis=1))
     if "optical.k" in drawn:
         stretch, *from_lens = _optical(rows, columns, side, drawn)
         # stretch · map(x) is map(stretch · x), and adds only twice a pixel.
@@ -97,14 +99,24 @@ def _grid_weights(steps: int, side: int) -> np.ndarray:
 
 
 def _elastic(control, side: int):
-    """The field [B, S, S] of control points [B, K, K]: one matrix product an axis, the first of
-    them small."""
-    knots = control.shape[-1]
-    onto_pixels = _spline_weights(knots, side).T  # [K, S]
-    control = ops.reshape(ops.transpose(control, (0, 2, 1)), (-1, knots))
-    control = ops.reshape(ops.matmul(control, onto_pixels), (-1, knots, side))
-    control = ops.reshape(ops.transpose(control, (0, 2, 1)), (-1, knots))  # [B · S, K]
-    return ops.reshape(ops.matmul(control, onto_pixels), (-1, side, side))
+    """The fields [B, 2, S, S] of control points [B, 2, K, K]: one matrix product an axis. That over
+    the rows, the larger, is made in bands, each of which hangs on a few knots."""
+    weights = _spline_weights(control.shape[-1], side)
+    near, bands = _banded(weights)
+    control = ops.take(control, near, axis=2)  # [B, 2, bands, N, K]
+    fields = ops.matmul(ops.reshape(control, (-1, weights.shape[1])), weights.T)
+    fields = ops.matmul(bands, ops.reshape(fields, (-1, *near.shape, side)))
+    return ops.reshape(fields, (-1, 2, side, side))
+
+
+def _banded(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The N knots [bands, N] that hold all of a band's weights, and those [bands, rows, N]."""
+    side, knots = weights.shape
+    bands = weights.reshape(-1, math.gcd(side, BAND_ROWS), knots)
+    used = bands.any(axis=1)
+    first, most = used.argmax(axis=1), used.sum(axis=1).max()
+    near = np.minimum(first, knots - most)[:, None] + np.arange(most)
+    return near, np.take_along_axis(bands, near[:, None], axis=2)
 
 
 def _spline_weights(knots: int, side: int) -> np.ndarray:
