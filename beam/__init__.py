@@ -28,7 +28,7 @@ class Stopped(RuntimeError):
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Of a pipeline's command: 2 for a user's mistake, 1 where it stopped, with one message."""
+    """Of a command: 2 for a user's mistake, 1 where a pipeline stopped, with one message."""
     try:
         with _explained():
             command()

@@ -23,7 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from beam import phantom
+from beam import exit_code, phantom
 from lake import InputError, rle
 
 HEADER = "ImageId, EncodedPixels"  # the challenge's own, with its space
@@ -229,12 +229,7 @@ def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
     if flags.processes is None:
         flags.processes = multiprocessing.cpu_count()
-    try:
-        write(**vars(flags))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: write(**vars(flags)))
 
 
 if __name__ == "__main__":

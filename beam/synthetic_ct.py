@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from beam import synthetic
+from beam import exit_code, synthetic
 from lake import InputError
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"  # LUNA16's
@@ -69,12 +69,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        write(**vars(parser().parse_args(argv)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    flags = parser().parse_args(argv)
+    return exit_code(lambda: write(**vars(flags)))
 
 
 if __name__ == "__main__":

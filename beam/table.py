@@ -5,7 +5,7 @@ import sys
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam import files, finish
+from beam import exit_code, files, finish
 from lake import InputError, manifest
 
 
@@ -24,12 +24,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        print(table(parser().parse_args(argv).folder.rstrip("/")))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    folder = parser().parse_args(argv).folder.rstrip("/")
+    return exit_code(lambda: print(table(folder)))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from collections import Counter
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
-from beam import phantom, synthetic
+from beam import phantom, synthetic, synthetic_ct
 from lake import InputError, rle
 
 SIDE = 128
@@ -200,3 +201,39 @@ def test_another_runs_files_are_not_mixed_in(tmp_path):
     synthetic.write(tmp_path, images=2, seed=0, side=64)
     with pytest.raises(InputError, match="2 files that are not of this run"):
         synthetic.write(tmp_path, images=2, seed=1, side=64)
+
+
+@pytest.mark.parametrize("wrong", ["--volumes=0", "--seed=-1"])
+def test_a_wrong_option_of_the_ct_is_one_message_and_exit_2(wrong, tmp_path, capsys):
+    assert synthetic_ct.main([f"--output={tmp_path}", wrong]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {wrong}: expected ") and message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_ct_volumes_begin_with_the_same_and_fewer_are_not_mixed_in(tmp_path):
+    synthetic_ct.write(tmp_path / "two", volumes=2)
+    synthetic_ct.write(tmp_path / "three", volumes=3)
+    two, three = content(tmp_path / "two"), content(tmp_path / "three")
+    assert all(three[name] == two[name] for name in two if name != "annotations.csv")
+    assert three["annotations.csv"].startswith(two["annotations.csv"])
+    with pytest.raises(InputError, match="1 files that are not of this run, such as ct2.mhd"):
+        synthetic_ct.write(tmp_path / "three", volumes=2)
+
+
+def test_a_nodule_is_where_the_csv_says(tmp_path):
+    synthetic_ct.write(tmp_path, volumes=3)
+    with open(tmp_path / "annotations.csv", newline="") as file:
+        nodules = list(csv.DictReader(file))
+    for nodule in nodules:
+        image = sitk.ReadImage(tmp_path / f"{nodule['seriesuid']}.mhd")
+        centre, diameter = [float(nodule[f"coord{axis}"]) for axis in "XYZ"], nodule["diameter_mm"]
+        hu = sitk.GetArrayFromImage(image)
+        places = np.stack(np.meshgrid(*map(np.arange, hu.shape), indexing="ij"), -1)
+        offsets = places * image.GetSpacing()[::-1] - np.array(centre[::-1])
+        is_near = np.linalg.norm(offsets, axis=-1) <= float(diameter) / 2
+        assert (hu[is_near] == synthetic_ct.NODULE_HU).all()
+        lungs = np.zeros(hu.shape, bool)
+        for lung in synthetic_ct.LUNGS:
+            lungs[lung] = True
+        assert (hu[lungs & ~is_near] == synthetic_ct.LUNG_HU).all()
