@@ -85,8 +85,8 @@ def make_room(folder, names, pattern="*.dcm"):
     """Makes the folder; files of an earlier run may lie in it only where this run replaces them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--output: {folder} cannot be made, a file is in its place") from None
+    except OSError as error:
+        raise InputError(f"--output: {folder} cannot be made: {error.strerror}") from None
     strangers = {path.name for path in folder.glob(pattern)} - names
     if strangers:
         raise InputError(

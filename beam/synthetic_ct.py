@@ -1,4 +1,4 @@
-"""Draws phantom CT volumes, each a body with two lungs and a nodule in one of them, as MetaImage
+"""Draws phantom CT volumes, each a body with two lungs and a nodule in the first, as MetaImage
 with the CSV of the nodules.
 
     python -m beam.synthetic_ct --output FOLDER [--volumes 8] [--seed 0]

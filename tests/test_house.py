@@ -53,9 +53,9 @@ def test_every_package_is_in_setup():
 
 def test_conversion_and_help_need_no_tensorflow():
     code = (
-        "import sys, beam.convert, beam.options, beam.predict, beam.synthetic, lake.__main__, "
-        "launch.cluster, launch.dataflow, launch.tpu_vm, launch.vertex, trainer.config, "
-        "trainer.task\n"
+        "import sys, beam.convert, beam.options, beam.predict, beam.synthetic, "
+        "beam.synthetic_ct, lake.__main__, launch.cluster, launch.dataflow, launch.tpu_vm, "
+        "launch.vertex, trainer.config, trainer.task\n"
         "beam.options.parser(); trainer.task.parser()\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

@@ -33,6 +33,7 @@ def training_step(
 ) -> Callable:
     """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
     alike. With a `scale`, a step that is not finite is skipped by all, and sums nothing."""
+    _refuse_joined_parts(run, strategy.num_replicas_in_sync)
     gradients = gradients_in_parts(network, run, image_losses)
     if distribute.compiles_gradients(run.train.jit, strategy):
         _refuse_joined_losses(run, strategy.num_replicas_in_sync)
@@ -100,7 +101,8 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
             for name, values in batch.items()
         }
-        found = zeros_like_result(traced, *_specs_of_one(parts))
+        first = {name: values[0] for name, values in parts.items()}
+        found = zeros_like_result(traced, first, factor)
         for number in tf.range(count):  # a loop in the graph, so that one part is in memory
             more = traced({name: values[number] for name, values in parts.items()}, factor)
             found = tf.nest.map_structure(tf.add, found, more)
@@ -109,15 +111,20 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
     return gradients
 
 
-def _specs_of_one(parts: dict) -> tuple[dict, tf.TensorSpec]:
-    """What a part of the batch and the factor look like; parts: {name: [count, …]}."""
-    one = {name: tf.TensorSpec(values.shape[1:], values.dtype) for name, values in parts.items()}
-    return one, tf.TensorSpec([], tf.float32)
+def _refuse_joined_parts(run: config.Config, replicas: int) -> None:
+    """TensorFlow has no reduction over replicas within a loop."""
+    accumulate = run.optimizer.accumulate
+    if _joins_norms(run) and accumulate > 1 and replicas > 1:
+        raise InputError(
+            f"model.norm=sync_batch takes its statistics from all {replicas} replicas at once, and "
+            f"optimizer.accumulate={accumulate} works in a loop, where they cannot; use "
+            f"model.norm=batch, or optimizer.accumulate=1"
+        )
 
 
 def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
     for name, joins in (
-        ("model.norm=sync_batch", getattr(run.model, "norm", None) == "sync_batch"),
+        ("model.norm=sync_batch", _joins_norms(run)),
         ("loss.reduction=batch", run.loss.reduction == "batch"),
     ):
         if joins and replicas > 1:
@@ -125,6 +132,10 @@ def _refuse_joined_losses(run: config.Config, replicas: int) -> None:
                 f"{name} sums over the replicas before the gradient is known; with {replicas} "
                 f"replicas it needs train.jit=off"
             )
+
+
+def _joins_norms(run: config.Config) -> bool:
+    return getattr(run.model, "norm", None) == "sync_batch"
 
 
 def steps_in_one_call(
@@ -160,10 +171,11 @@ def steps_in_one_call(
     return several_steps
 
 
-def zeros_like_result(function, *specs: tf.TensorSpec):
-    """Zeros like what a tf.function gives: where a loop that adds up starts, so that its body,
-    seconds of a large network, is traced and in the graph once."""
-    result = function.get_concrete_function(*specs).structured_outputs
+def zeros_like_result(function, *arguments):
+    """Zeros like what a tf.function gives for arguments such as these, which may be tf.TensorSpec:
+    where a loop that adds up starts, so that its body, seconds of a large network, is traced and in
+    the graph once."""
+    result = function.get_concrete_function(*arguments).structured_outputs
     return tf.nest.map_structure(lambda one: tf.zeros(one.shape, one.dtype), result)
 
 
