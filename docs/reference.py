@@ -16,7 +16,7 @@ from pydantic import BaseModel
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from beam import options as convert_options
-from beam import predict_options, synthetic
+from beam import predict_options, synthetic, synthetic_ct
 from beam import table as table_again
 from lake import __main__ as lake
 from lake import example
@@ -29,6 +29,7 @@ PARSERS = (
     predict_options.parser,
     table_again.parser,
     synthetic.parser,
+    synthetic_ct.parser,
     lake.parser,
     task.parser,
     dataflow.parser,

@@ -199,6 +199,8 @@ def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
         (["--model.classes=2", "--data.positives_only=true"], "nothing to tell apart"),
         (["--model.classes=3", "--train.keep_best=dice_mean"], "this model has auc and accuracy"),
         (["--train.keep_best=accuracy"], "has auc and dice_positives and dice_mean"),
+        (["--train.keep_best=last", "--train.patience=2"], "train.patience=2 waits for a better"),
+        (["--train.keep_best=last", "--optimizer.schedule=plateau"], "plateau waits for a better"),
     ],
 )
 def test_pretraining_is_a_classifiers_run(yaml_file, options, message):

@@ -327,8 +327,9 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
     max_hours: float | None = Field(None, gt=0)  # of one start; then it saves and exits with 42
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
-    # positives. accuracy: of more than two classes.
-    keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean"] | None = None
+    # positives. accuracy: of more than two classes. last: the last epoch, for a validation split so
+    # small that the highest is luck.
+    keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean", "last"] | None = None
     keep: int = Field(1, ge=1)  # so many of the best epochs' weights; above 1 in the folder best
     # Epochs without a better score, and the run (or stage) has ended; None: it never does early.
     patience: int | None = Field(None, ge=1)
@@ -444,8 +445,22 @@ class Config(Section):
             known += ["dice_positives", "dice_mean"]
         elif self.model.classes > 2:
             known += ["accuracy"]
+        known += ["last"]
         if wanted not in known:
             raise ValueError(f"train.keep_best={wanted}: this model has {' and '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_score_to_wait_for(self) -> "Config":
+        for name, waits in (
+            (f"train.patience={self.train.patience}", self.train.patience),
+            ("optimizer.schedule=plateau", self.optimizer.schedule == "plateau"),
+        ):
+            if waits and self.score == "last":
+                raise ValueError(
+                    f"{name} waits for a better score, and with train.keep_best=last every epoch "
+                    f"is better than the one before; use another keep_best"
+                )
         return self
 
     @property
@@ -455,7 +470,7 @@ class Config(Section):
 
     @property
     def score(self) -> str:
-        """The validation score whose best epoch is kept."""
+        """The validation score whose best epoch is kept; "last": the epoch's own number."""
         return self.train.keep_best or ("auc" if self.is_classifier else "dice_positives")
 
 

@@ -111,7 +111,8 @@ class Loop:
                 "val": self.parts.validation(self.board, self.step),
             }
             curves = {curve: validate.scores(of_curve) for curve, of_curve in sums.items()}
-            is_best = self.state.keep_if_best(curves["val"][self.run.score], epoch)
+            score = epoch if self.run.score == "last" else curves["val"][self.run.score]
+            is_best = self.state.keep_if_best(score, epoch)
         self.draw(sums, curves, is_best)
         stale_epochs = int(self.state.stale_epochs.numpy())
         schedules.after_epoch(self.run.optimizer, self.parts.rate, stale_epochs)
