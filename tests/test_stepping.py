@@ -11,8 +11,7 @@ from lake import InputError
 from trainer import objective, stepping
 
 
-@pytest.mark.parametrize("is_compiled", [False, True])
-@pytest.mark.parametrize("rematerialise", [False, True])
+@pytest.mark.parametrize(("is_compiled", "rematerialise"), [(False, False), (True, True)])
 def test_parts_of_a_batch_are_traced_once_and_add_up_to_it(is_compiled, rematerialise):
     def found(accumulate: int, factor: float):
         run = replica_steps.run_of("group", accumulate, momentum=0.0)
