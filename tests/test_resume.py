@@ -284,7 +284,7 @@ print(codes)
 def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
-    kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 2)
+    kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
     options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
     runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
     done = subprocess.run(

@@ -179,19 +179,21 @@ def test_brightness_alone_does_not_find_a_lesion(forty_twins):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("module", "wrong"),
     [
-        "--images=0",
-        "--seed=-1",
-        "--side=20",
-        "--bits=9",
-        "--photometric=RGB",
-        "--positive_share=1.5",
-        "--processes=0",
+        (synthetic, "--images=0"),
+        (synthetic, "--seed=-1"),
+        (synthetic, "--side=20"),
+        (synthetic, "--bits=9"),
+        (synthetic, "--photometric=RGB"),
+        (synthetic, "--positive_share=1.5"),
+        (synthetic, "--processes=0"),
+        (synthetic_ct, "--volumes=0"),
+        (synthetic_ct, "--seed=-1"),
     ],
 )
-def test_a_wrong_option_is_one_message_and_exit_2(wrong, tmp_path, capsys):
-    assert synthetic.main([f"--output={tmp_path}", wrong]) == 2
+def test_a_wrong_option_is_one_message_and_exit_2(module, wrong, tmp_path, capsys):
+    assert module.main([f"--output={tmp_path}", wrong]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {wrong}: expected ") and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -201,14 +203,6 @@ def test_another_runs_files_are_not_mixed_in(tmp_path):
     synthetic.write(tmp_path, images=2, seed=0, side=64)
     with pytest.raises(InputError, match="2 files that are not of this run"):
         synthetic.write(tmp_path, images=2, seed=1, side=64)
-
-
-@pytest.mark.parametrize("wrong", ["--volumes=0", "--seed=-1"])
-def test_a_wrong_option_of_the_ct_is_one_message_and_exit_2(wrong, tmp_path, capsys):
-    assert synthetic_ct.main([f"--output={tmp_path}", wrong]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: {wrong}: expected ") and message.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_more_ct_volumes_begin_with_the_same_and_fewer_are_not_mixed_in(tmp_path):
