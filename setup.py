@@ -35,7 +35,7 @@ setup(
         "pylibjpeg-libjpeg>=2.5",
         "pylibjpeg-openjpeg>=2.6",
         "scikit-image>=0.25",  # --clahe
-        "scipy>=1.14",  # --lung_roi
+        "scipy>=1.14",  # --lung_roi; logits to probabilities
         "SimpleITK>=2.4",  # CT volumes
     ],
     extras_require={

@@ -133,9 +133,10 @@ def test_a_run_without_a_better_score_ends_early_and_says_so_again(command, ende
 
 
 @pytest.mark.slow
-def test_the_last_epochs_are_kept_whatever_they_score(command, tmp_path):
+def test_the_last_epochs_are_kept_whatever_they_score(command, tmp_path, capsys):
     last = [*command[:3], f"--workdir={tmp_path}", "--train.keep_best=last", "--train.epochs=3"]
     assert task.main(last) == 0
+    assert capsys.readouterr().out.count("(kept)") == 3
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert [one["epoch"] for one in metrics["kept"]] == [3, 2]
     assert metrics["best"] == {"score": "last", "value": 3, "epoch": 3}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import special
 
 from lake import Reject, rle, seg, source, storage
 from lake.sources.damage import broken_is
@@ -67,7 +68,7 @@ class Finisher(NamedTuple):
     def __call__(self, said: Said) -> Finished:
         mask, at_source = self._mask(said)
         runs = rle.from_mask(mask) if mask.any() else rle.NO_RUNS
-        lesion_px, probability = rle.area(runs), 1 / (1 + np.exp(-np.float64(said.score)))
+        lesion_px, probability = rle.area(runs), special.expit(np.float64(said.score))
         area_mm2, rejects = area_of(said.item, lesion_px), []
         if self.wanted.probabilities:
             levels = np.rint(at_source * 255).astype(np.uint8)

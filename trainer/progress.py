@@ -63,7 +63,8 @@ class Progress:
                 f"{curve}: " + "  ".join(f"{n} {values[n]:.3f}" for n in SHOWN if n in values)
             )
         passed = _duration(time.monotonic() - self.started)
-        print("  |  ".join([*parts, passed]) + ("  (best)" if is_best else ""), flush=True)
+        mark = "kept" if self.run.score == "last" else "best"
+        print("  |  ".join([*parts, passed]) + (f"  ({mark})" if is_best else ""), flush=True)
         self.last = (time.monotonic(), self.step)  # validation does not count as training time
 
 

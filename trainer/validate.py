@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from scipy import special
 
 from trainer import (
     augment,
@@ -151,9 +152,8 @@ class Validation:
 def of_logits(logits: np.ndarray) -> np.ndarray:
     """Probabilities: of pixels [B, H, W, heads], of lesions [B, 1] or of classes [B, C]."""
     if logits.ndim == 2 and logits.shape[-1] > 1:
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return odds / odds.sum(axis=-1, keepdims=True)
-    return 1 / (1 + np.exp(-logits))
+        return special.softmax(logits, axis=-1)
+    return special.expit(logits)
 
 
 def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
