@@ -27,6 +27,7 @@ from trainer.transforms import TRANSFORMS, Augment
 BARE = "bare reading at given positions"
 WARPS = {
     "warp: affine": ("flip", "affine"),
+    "warp: affine, elastic": ("flip", "affine", "elastic"),
     "warp: affine, elastic, grid": ("flip", "affine", "elastic", "grid"),
     "warp: all": ("flip", "affine", "crop", "elastic", "grid", "optical"),
 }

@@ -31,8 +31,9 @@ from trainer import (
 BATCH, STEPS = 16, 20
 
 
-def run_of(norm: str, accumulate: int, momentum: float) -> config.Config:
+def run_of(norm: str, accumulate: int, momentum: float, ema: float = 0.0) -> config.Config:
     optimizer = {"kind": "sgd", "learning_rate": 0.5, "clip_norm": 0.05, "warmup_epochs": 0}
+    optimizer |= {"momentum": momentum, "ema": ema}
     return config.Config.model_validate(
         {
             "model": {
@@ -43,7 +44,7 @@ def run_of(norm: str, accumulate: int, momentum: float) -> config.Config:
                 "activation": "elu",
             },
             "data": {"side": 16, "batch_size": BATCH},
-            "optimizer": optimizer | {"accumulate": accumulate, "momentum": momentum},
+            "optimizer": optimizer | {"accumulate": accumulate},
         }
     )
 
@@ -86,7 +87,7 @@ def equal(norm: str, replicas: int) -> None:
     network, optimizer = built(run, strategy)
     losses = objective.image_losses(run, 0.1, distribute.total(strategy))
     step = stepping.training_step(network, optimizer, run, strategy, losses)
-    call = stepping.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+    call = stepping.steps_in_one_call(strategy, step, averaging.differing(network))
     iterator = iter(distribute.distributed(strategy, batches(run, STEPS)))
     sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
     weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])
@@ -136,23 +137,25 @@ def float16() -> None:
 
 
 def resume() -> None:
-    """Plain batch norm on two replicas: what a checkpoint gives back to each."""
-    run, states = run_of("batch", 1, momentum=0.9), []
+    """Plain batch norm on two replicas, and its moving average: what a checkpoint gives back to
+    each."""
+    run, states = run_of("batch", 1, momentum=0.9, ema=0.9), []
     strategy = distribute.strategy("cpu", 2, BATCH)
     agreement = workers.Agreement(strategy, workers.ALONE)
     with tempfile.TemporaryDirectory() as folder:
         for is_resumed in (False, True):
             network, optimizer = built(run, strategy)
-            statistics = averaging.moving_statistics(network)
             with strategy.scope():
-                tracked = {"optimizer": optimizer}
+                averages = averaging.Averages(network, strategy)
+                tracked = {"optimizer": optimizer, "shadows": averages.shadows}
                 state = checkpoint.State(Path(folder), network, agreement, **tracked)
+            statistics = averaging.differing(network, averages)
             if is_resumed:
                 step = state.restore(Path(folder))
                 say(step=step, before=states[0], after=on_replicas(strategy, statistics))
                 continue
             losses = objective.image_losses(run, 0.1)
-            one = stepping.training_step(network, optimizer, run, strategy, losses)
+            one = stepping.training_step(network, optimizer, run, strategy, losses, averages)
             call = stepping.steps_in_one_call(strategy, one, statistics)
             call(iter(distribute.distributed(strategy, batches(run, 3))), tf.constant(3))
             states.append(on_replicas(strategy, statistics))

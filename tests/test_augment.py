@@ -238,6 +238,9 @@ def test_blur_is_a_gaussian_of_each_images_own_sigma():
     for now, before, sigma in zip(after, images, (0.5, 1, 1.5), strict=True):
         expected = scipy.ndimage.gaussian_filter(before[..., 0], sigma, radius=5, mode="reflect")
         np.testing.assert_allclose(now[..., 0], expected, atol=1e-5)
+    wide, _ = applied(always("blur", sigma_px=[1, 20]), images, masks, blur__sigma_px=np.ones(3))
+    np.testing.assert_allclose(wide.mean((1, 2)), images.mean((1, 2)), atol=1e-2)
+    assert wide.std() < images.std() / 20
 
 
 def test_noise_is_normal_independent_and_the_hash_of_its_seed():

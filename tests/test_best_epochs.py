@@ -95,6 +95,21 @@ def test_a_run_that_may_end_early_has_no_last_epochs_to_average():
         config.Config(model={"kind": "unet"}, **sections)
 
 
+def test_an_average_of_the_last_epochs_is_what_is_kept():
+    swa = {"model": {"kind": "unet"}, "optimizer": {"swa_epochs": 2}}
+    assert config.Config(**swa).score == "last"
+    assert config.Config(**swa, train={"keep_best": "dice_mean"}).score == "dice_mean"
+    with pytest.raises(
+        ValueError, match="swa_epochs=2 averages the last epochs, and train.epochs=1"
+    ):
+        config.Config(**swa, train={"epochs": 1})
+    waiting = config.merged(swa, {"optimizer": {"schedule": "plateau"}})
+    with pytest.raises(
+        ValueError, match="plateau waits for a better score, and with optimizer.swa"
+    ):
+        config.Config(**waiting)
+
+
 @pytest.fixture(scope="module")
 def command(lake, tmp_path_factory) -> list[str]:
     """A run that learns nothing: its first epoch remains the best."""

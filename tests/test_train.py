@@ -302,7 +302,8 @@ def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path, c
     csv_path.write_text("\n".join(f"{name},{n % 2}" for n, name in enumerate(names)) + "\n")
     lake = tmp_path / "classes" / "1.0.0"
     convert(phantoms / "dicom" / "*.dcm", csv_path, lake)
-    said = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *SMALL)
+    each_once = [*SMALL, "--data.positive_share=null"]
+    said = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *each_once)
     assert "no mask with a lesion to learn from" in said
 
 

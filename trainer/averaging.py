@@ -53,8 +53,15 @@ def ema_share(decay: float, step):
     return 1 - tf.minimum(decay, (1 + step) / (10 + step))
 
 
+def differing(network: keras.Model, averages: Averages | None = None) -> list:
+    """What each replica has of its own, and a checkpoint would keep the first's of: moving
+    statistics, and their shadows."""
+    own = moving_statistics(network)
+    return own + (averages.shadows[len(network.trainable_variables) :] if averages else [])
+
+
 def moving_statistics(network: keras.Model) -> list:
-    """Of BatchNormalization: each replica has its own, a checkpoint would keep the first's."""
+    """Of BatchNormalization."""
     return [
         variable.value
         for variable in network.non_trainable_variables

@@ -283,7 +283,8 @@ class Optimizer(Section):
     momentum: float = Field(0.9, ge=0, lt=1)  # of sgd, Nesterov's
     learning_rate: float = Field(1e-3, gt=0)  # the highest
     schedule: Literal["constant", "cosine", "cyclic", "polynomial", "plateau"] = "cosine"
-    warmup_epochs: float = Field(1.0, ge=0)  # in a line from 0; the schedule starts behind it
+    # In a line from 0, for at most half of the run; the schedule starts behind it.
+    warmup_epochs: float = Field(1.0, ge=0)
     final_share: Share = 0.0  # cosine, cyclic and polynomial go down to this share of learning_rate
     cycle_epochs: float | None = Field(None, gt=0)  # of cyclic, and of a cosine that restarts
     cycle_growth: float = Field(1.0, ge=1)  # a restarted cosine is this much longer than the last
@@ -327,8 +328,8 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
     max_hours: float | None = Field(None, gt=0)  # of one start; then it saves and exits with 42
     # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
-    # positives. accuracy: of more than two classes. last: the last epoch, for a validation split so
-    # small that the highest is luck.
+    # positives, and with optimizer.swa_epochs the last. accuracy: of more than two classes. last:
+    # the last epoch, for a validation split so small that the highest is luck.
     keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean", "last"] | None = None
     keep: int = Field(1, ge=1)  # so many of the best epochs' weights; above 1 in the folder best
     # Epochs without a better score, and the run (or stage) has ended; None: it never does early.
@@ -426,6 +427,11 @@ class Config(Section):
                 f"last epochs that optimizer.swa_epochs={self.optimizer.swa_epochs} averages; use "
                 f"optimizer.ema with it"
             )
+        if self.optimizer.swa_epochs > self.train.epochs and not self.stages:
+            raise ValueError(
+                f"optimizer.swa_epochs={self.optimizer.swa_epochs} averages the last epochs, and "
+                f"train.epochs={self.train.epochs}; use fewer of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -457,9 +463,12 @@ class Config(Section):
             ("optimizer.schedule=plateau", self.optimizer.schedule == "plateau"),
         ):
             if waits and self.score == "last":
+                cause = "train.keep_best=last"
+                if not self.train.keep_best:
+                    cause = f"optimizer.swa_epochs={self.optimizer.swa_epochs}"
                 raise ValueError(
-                    f"{name} waits for a better score, and with train.keep_best=last every epoch "
-                    f"is better than the one before; use another keep_best"
+                    f"{name} waits for a better score, and with {cause} every epoch is better "
+                    f"than the one before; use another train.keep_best"
                 )
         return self
 
@@ -471,7 +480,11 @@ class Config(Section):
     @property
     def score(self) -> str:
         """The validation score whose best epoch is kept; "last": the epoch's own number."""
-        return self.train.keep_best or ("auc" if self.is_classifier else "dice_positives")
+        if self.train.keep_best:
+            return self.train.keep_best
+        if self.optimizer.swa_epochs:  # whose average is there behind the last epoch
+            return "last"
+        return "auc" if self.is_classifier else "dice_positives"
 
 
 def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:

@@ -40,8 +40,10 @@ def adjust(images, mean, drawn: dict, largest_sigma_px: float):
 
 
 def blur(images, sigma_px, largest_sigma_px: float):
-    """A Gaussian of each image's own sigma [B, 1, 1]; mirrored at the border."""
-    radius, side = math.ceil(SIGMAS * largest_sigma_px), images.shape[1]
+    """A Gaussian of each image's own sigma [B, 1, 1]; mirrored at the border, and so no wider than
+    an image's side each way."""
+    side = images.shape[1]
+    radius = min(math.ceil(SIGMAS * largest_sigma_px), side)
     is_on = sigma_px > 0
     width = ops.where(is_on, sigma_px, 1.0)
     weights = [

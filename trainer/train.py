@@ -194,7 +194,7 @@ def compiled_steps(run: config.Config, setup: Setup, moving: Moving) -> Callable
     return stepping.steps_in_one_call(
         strategy,
         stepping.training_step(network, *parts),
-        averaging.moving_statistics(network),
+        averaging.differing(network, moving.averages),
         is_timed=not run.train.deterministic,
     )
 
@@ -264,7 +264,8 @@ def averages_in_place(run: config.Config, setup: Setup, averages, epoch: int):
         def forward(batch: dict):
             setup.network(augment.of_batch(batch, run.augment)[0], training=True)
 
-        batches = batches_of(run, setup.split, 1, 0, setup.worker)
+        epochs, per_epoch = run.train.epochs, setup.per_epoch
+        batches = batches_of(run, setup.split, epochs, (epochs - 1) * per_epoch, setup.worker)
         averaging.estimate_statistics(setup.network, setup.strategy, forward, batches)
     yield
     averages.swap()
