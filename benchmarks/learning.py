@@ -40,6 +40,7 @@ OF_SLICES = "nodule_unet", "small_unet"  # beside those with an encoder
 IMAGES, IMAGE_SIDE, POSITIVE_SHARE = 2000, 256, 0.4  # 1,600 of them to train on
 VOLUMES = 120  # 1,440 slices, a good half with a nodule
 EPOCHS = {"xrays": 8, "slices": 4}
+SLOW_TO_START, TIMES = "efficientnetb4", 2  # a hundred and thirty layers
 BATCH, FILTERS, SIDE, SIDE_OF_SIX_POOLINGS = 16, 8, 96, 128
 SLOW_RATE, RAISED_RATE = 5e-5, 1e-3
 LEAST_AUC, LEAST_GAIN = 0.9, 0.05
@@ -136,7 +137,10 @@ def result_of(folder: Path, name: str) -> dict:
     """Trains and scores a config; or what an earlier call with the same content found."""
     workdir, original = folder / "runs" / name, config.load(ROOT / "configs" / f"{name}.yaml", [])
     kind = kind_of_lake(name, original.model)
-    content = small(ROOT / "configs" / f"{name}.yaml", EPOCHS[kind], folder)
+    epochs = EPOCHS[kind] * (
+        TIMES if getattr(original.model, "encoder", None) == SLOW_TO_START else 1
+    )
+    content = small(ROOT / "configs" / f"{name}.yaml", epochs, folder)
     if (workdir / RESULT).exists():
         result = json.loads((workdir / RESULT).read_text())
         if result["config"] == content:

@@ -25,8 +25,10 @@ class Averages:
         self.variables += moving_statistics(network)
         self.shadows = [tf.Variable(variable, trainable=False) for variable in self.variables]
         self.epochs = tf.Variable(0, trainable=False)  # in the mean of the last ones
-        self.swap = tf.function(lambda: strategy.run(self._swap))
-        self._move_all = tf.function(lambda share: strategy.run(self.move, args=(share,)))
+        self.swap = tf.function(lambda: strategy.run(self._swap), autograph=False)
+        self._move_all = tf.function(
+            lambda share: strategy.run(self.move, args=(share,)), autograph=False
+        )
 
     def move(self, share) -> None:
         """Within a replica: each shadow goes this share of the way to its weight."""
@@ -96,7 +98,7 @@ def estimate_statistics(network: keras.Model, strategy, forward: Callable, batch
             of_batch = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistic / (1 - momentum))
             total.assign_add(of_batch)
 
-    step = tf.function(lambda batch: strategy.run(one_batch, args=(batch,)))
+    step = tf.function(lambda batch: strategy.run(one_batch, args=(batch,)), autograph=False)
     count = 0
     for batch in distribute.distributed(strategy, batches):
         step(batch)

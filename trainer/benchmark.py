@@ -78,6 +78,7 @@ def measure(run: config.Config, steps: int) -> dict:
     [in_memory] = one
     kernel = tf.function(
         lambda images: augment.of_batch(images, run.augment),
+        autograph=False,
         jit_compile=distribute.compiles_gradients(run.train.jit, strategy),
     )
     records = data.records(setup.split).repeat()

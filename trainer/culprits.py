@@ -36,7 +36,6 @@ def _is_good(network: keras.Model, run: config.Config, image_losses: Callable) -
     """A batch of one -> whether its loss and its gradient are finite."""
     forward = objective.outputs(network, run.loss)
 
-    @tf.function
     def is_good(batch: dict):
         images, masks = augment.of_batch(batch, run.augment)
         with tf.GradientTape() as tape:
@@ -44,7 +43,8 @@ def _is_good(network: keras.Model, run: config.Config, image_losses: Callable) -
         norm = tf.linalg.global_norm(tape.gradient(loss, network.trainable_variables))
         return tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
-    return lambda batch: bool(np.asarray(is_good(batch)))
+    compiled = tf.function(is_good, autograph=False)
+    return lambda batch: bool(np.asarray(compiled(batch)))
 
 
 def _listed(ids: list[str]) -> str:

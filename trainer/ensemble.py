@@ -80,7 +80,7 @@ class Ensemble:
             views.forward(m, v, self.has_heads) for m in self.segmenters for v in shown
         ]
         self._classify = [views.forward(m, v, False) for m in self.classifiers for v in shown]
-        self._predict = tf.function(self.outputs)
+        self._predict = tf.function(self.outputs, autograph=False)
 
     @property
     def settings(self) -> config.Data:

@@ -26,6 +26,7 @@ FIELDS = (
 JPEG_RATIOS = (8, 4, 2)
 
 
+@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
 def item_of(
     record,
     dtype: str,

@@ -37,7 +37,7 @@ def training_step(
     gradients = gradients_in_parts(network, run, image_losses)
     if distribute.compiles_gradients(run.train.jit, strategy):
         _refuse_joined_losses(run, strategy.num_replicas_in_sync)
-        gradients = tf.function(gradients, jit_compile=True)
+        gradients = tf.function(gradients, jit_compile=True, autograph=False)
 
     moved = _moved(network, optimizer, averages) if scale else []
 
@@ -94,8 +94,9 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
 
     if count == 1:
         return of_part
-    traced = tf.function(of_part)
+    traced = tf.function(of_part, autograph=False)
 
+    @tf.function  # for its loop
     def gradients(batch: dict, factor) -> tuple[list, dict]:
         parts = {
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
@@ -148,13 +149,14 @@ def steps_in_one_call(
 
     @tf.function
     def several_steps(iterator, count):
+        @tf.autograph.experimental.do_not_convert  # seconds a start; the loop needs it alone
         def one_step(done):
             batch = next(iterator)
             waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
             sums = distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
             return (sums, waited), clock.when_done(sums)
 
-        traced = tf.function(one_step)
+        traced = tf.function(one_step, autograph=False)
         sums, _ = zeros_like_result(traced, tf.TensorSpec([], tf.float64))
         # Several workers' collectives stay out of a nested function: in one, the loss of a worker
         # was now and then noticed after a minute instead of ten seconds.

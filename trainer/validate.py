@@ -121,12 +121,11 @@ class Validation:
                 sums |= distributions.map_sums(masks, probabilities, known, THRESHOLD)
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
-        @tf.function
         def step(batch):
             return distribute.summed(strategy, strategy.run(replica_step, args=(batch,)))
 
-        self.step = step
-        self.predict = tf.function(lambda images: network(images, training=False))
+        self.step = tf.function(step, autograph=False)
+        self.predict = tf.function(lambda images: network(images, training=False), autograph=False)
 
     def __call__(self, board: summaries.Board, global_step: int) -> dict:
         """Sums over the whole split; draws the panel."""
