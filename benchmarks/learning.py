@@ -1,7 +1,7 @@
 """What the configs learn from phantoms in a small, fixed budget: a check that nothing in them is
 broken, not a score.
 
-    python benchmarks/learning.py [NAME …] [--folder bench/learning]
+    python benchmarks/learning.py [NAME …] [--folder bench/learning] [--section.field=value …]
 
 A segmenter learns where its mean dice on the test split is at least 0.05 above that of all-empty
 masks, a classifier where its AUC there is at least 0.9. A config stays as it is but for what
@@ -133,24 +133,25 @@ def random_weights(model: dict, folder: Path) -> str:
 # --- what came of it ---
 
 
-def result_of(folder: Path, name: str) -> dict:
+def result_of(folder: Path, name: str, overrides: list[str]) -> dict:
     """Trains and scores a config; or what an earlier call with the same content found."""
     workdir, original = folder / "runs" / name, config.load(ROOT / "configs" / f"{name}.yaml", [])
     kind = kind_of_lake(name, original.model)
-    epochs = EPOCHS[kind] * (
-        TIMES if getattr(original.model, "encoder", None) == SLOW_TO_START else 1
-    )
+    is_slow = getattr(original.model, "encoder", None) == SLOW_TO_START
+    epochs = EPOCHS[kind] * (TIMES if is_slow else 1)
     content = small(ROOT / "configs" / f"{name}.yaml", epochs, folder)
+    trained = {"config": content, "overrides": overrides}
     if (workdir / RESULT).exists():
         result = json.loads((workdir / RESULT).read_text())
-        if result["config"] == content:
+        if result.items() >= trained.items():
             return result
         shutil.rmtree(workdir)
     lake, file = lake_of(folder, kind), folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content))
     before = cpu_seconds()
     run_module(
-        "trainer.task", "train", f"--config={file}", f"--lake={lake}", f"--workdir={workdir}"
+        *("trainer.task", "train", f"--config={file}", f"--lake={lake}", f"--workdir={workdir}"),
+        *overrides,
     )
     run_module("trainer.task", "evaluate", f"--workdir={workdir}", "--bootstrap=100")
     metrics = json.loads((workdir / "metrics.json").read_text())
@@ -162,7 +163,7 @@ def result_of(folder: Path, name: str) -> dict:
         "cpu_minutes": (cpu_seconds() - before) / 60,
         "auc": scores["auc"],
         **dice,
-        "config": content,
+        **trained,
     }
     (workdir / RESULT).write_text(json.dumps(result))
     return result
@@ -183,10 +184,11 @@ def cpu_seconds() -> float:
 def row(name: str, result: dict) -> str:
     dice = "{dice_mean:.3f} | {dice_all_empty:.3f}" if "dice_mean" in result else " | "
     cells = "{lake} | {steps} | " + dice + " | {auc:.3f} | {cpu_minutes:.0f} min"
+    name = " ".join([name, *result["overrides"]])
     return f"| `{name}` | {cells.format(**result)} | {'yes' if has_learned(result) else 'no'} |"
 
 
-def main(names: list[str], folder: Path) -> int:
+def main(names: list[str], folder: Path, overrides: list[str]) -> int:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     print("| config | phantoms | steps | mean dice | all-empty | AUC | CPU time | learns |")
@@ -194,7 +196,7 @@ def main(names: list[str], folder: Path) -> int:
     code = 0
     for name in names:
         try:
-            result = result_of(folder, name)
+            result = result_of(folder, name, overrides)
         except subprocess.CalledProcessError as error:  # which has said why
             print(f"| `{name}` | exit code {error.returncode} | | | | | | |", flush=True)
             code = 2
@@ -209,7 +211,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all when absent: {NAMES}")
     parser.add_argument("--folder", type=Path, default=Path("bench/learning"))
-    flags = parser.parse_args()
+    flags, overrides = parser.parse_known_args()
     if unknown := set(flags.names) - set(NAMES):
         parser.error(f"no such config: {', '.join(sorted(unknown))}")
-    sys.exit(main(flags.names or NAMES, flags.folder))
+    sys.exit(main(flags.names or NAMES, flags.folder, overrides))
