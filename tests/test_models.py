@@ -131,10 +131,12 @@ ENCODED = {
     )
 }
 FAST = {("unet", "float32"), ("unetpp", "mixed_bfloat16")}
-# VGG16 under every kind and DenseNet under one, each in one precision, in turn; the other families'
-# networks, which cost up to half a minute each, run on demand.
+# Each in one precision, in turn, of the encoders VGG16 under every kind and DenseNet under one; the
+# other families' networks, which cost up to half a minute each, run on demand.
 TURNS = {
-    name: ("float32", "mixed_bfloat16")[number % 2] for number, name in enumerate(sorted(ENCODED))
+    name: ("float32", "mixed_bfloat16")[number % 2]
+    for names in (ARCHITECTURES, ENCODED)
+    for number, name in enumerate(sorted(names))
 }
 
 
@@ -142,7 +144,7 @@ def marks_of(name: str, policy: str) -> list:
     if (name, policy) in FAST:
         return []
     is_heavy = name in ENCODED and not name.endswith(("vgg16", "unetpp, densenet121"))
-    is_rest = is_heavy or TURNS.get(name, policy) != policy
+    is_rest = is_heavy or TURNS[name] != policy
     return [pytest.mark.slow, *([conftest.exhaustive] if is_rest else [])]
 
 
@@ -319,7 +321,7 @@ def test_jax_gives_the_same_numbers(tmp_path):
 @pytest.mark.parametrize(
     "config, side, rate, steps",
     [
-        (plain(norm="batch"), 48, 1e-2, 80),
+        pytest.param(plain(norm="batch"), 48, 1e-2, 80, marks=conftest.exhaustive),
         (plus(norm="batch", deep_supervision=True), 48, 1e-2, 80),
         pytest.param(
             *(plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240),

@@ -83,12 +83,15 @@ NETWORKS = {
 }
 
 
+# Dropout has batch norm, deep supervision has group norm.
+ON_DEMAND = "batch norm", "group norm"
+
+
 @pytest.mark.slow
-# The quick one is the one with the most to go wrong.
 @pytest.mark.parametrize(
     "section",
     [
-        pytest.param(section, id=name, marks=[] if name == "dropout" else pytest.mark.slow)
+        pytest.param(section, id=name, marks=conftest.exhaustive if name in ON_DEMAND else [])
         for name, section in NETWORKS.items()
     ],
 )
@@ -100,7 +103,10 @@ def test_gradients_and_statistics_are_the_same(section):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "section",
-    [plus(norm="batch", dropout=0.5, depth=1), plain(norm="group", depth=1)],
+    [
+        plus(norm="batch", dropout=0.5, depth=1),
+        pytest.param(plain(norm="group", depth=1), marks=conftest.exhaustive),
+    ],
     ids=["unetpp", "unet"],
 )
 def test_gradients_and_statistics_are_the_same_compiled(section):
@@ -109,7 +115,9 @@ def test_gradients_and_statistics_are_the_same_compiled(section):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["densenet121", "efficientnetb0"])
+@pytest.mark.parametrize(
+    "encoder", [pytest.param("densenet121", marks=conftest.exhaustive), "efficientnetb0"]
+)
 def test_the_blocks_inside_an_encoder_give_the_same(encoder):
     found = differences(built(plain(encoder=encoder, norm="batch"), 32))
     assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
