@@ -87,7 +87,7 @@ def equal(norm: str, replicas: int) -> None:
     network, optimizer = built(run, strategy)
     losses = objective.image_losses(run, 0.1, distribute.total(strategy))
     step = stepping.training_step(network, optimizer, run, strategy, losses)
-    call = stepping.steps_in_one_call(strategy, step, averaging.differing(network))
+    call = stepping.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
     iterator = iter(distribute.distributed(strategy, batches(run, STEPS)))
     sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
     weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])

@@ -21,9 +21,10 @@ class Averages:
     scope."""
 
     def __init__(self, network: keras.Model, strategy: tf.distribute.Strategy):
-        self.variables = [variable.value for variable in network.trainable_variables]
-        self.variables += moving_statistics(network)
+        weights = [variable.value for variable in network.trainable_variables]
+        self.variables = weights + moving_statistics(network)
         self.shadows = [tf.Variable(variable, trainable=False) for variable in self.variables]
+        self.of_statistics = self.shadows[len(weights) :]
         self.epochs = tf.Variable(0, trainable=False)  # in the mean of the last ones
         self.swap = tf.function(lambda: strategy.run(self._swap), autograph=False)
         self._move_all = tf.function(
@@ -58,8 +59,7 @@ def ema_share(decay: float, step):
 def differing(network: keras.Model, averages: Averages | None = None) -> list:
     """What each replica has of its own, and a checkpoint would keep the first's of: moving
     statistics, and their shadows."""
-    own = moving_statistics(network)
-    return own + (averages.shadows[len(network.trainable_variables) :] if averages else [])
+    return moving_statistics(network) + (averages.of_statistics if averages else [])
 
 
 def moving_statistics(network: keras.Model) -> list:

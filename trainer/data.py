@@ -19,7 +19,7 @@ from trainer.order import Split
 from trainer.workers import ALONE, Worker
 
 
-@tf.autograph.experimental.do_not_convert  # nor what it maps: Python branches on none of it
+@tf.autograph.experimental.do_not_convert  # also what it maps: no Python branches in it
 def training_batches(
     split: Split,
     data: config.Data,

@@ -96,7 +96,7 @@ def gradients_in_parts(network, run: config.Config, image_losses: Callable) -> C
         return of_part
     traced = tf.function(of_part, autograph=False)
 
-    @tf.function  # for its loop
+    @tf.function  # with AutoGraph, for the loop
     def gradients(batch: dict, factor) -> tuple[list, dict]:
         parts = {
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
@@ -149,7 +149,8 @@ def steps_in_one_call(
 
     @tf.function
     def several_steps(iterator, count):
-        @tf.autograph.experimental.do_not_convert  # seconds a start; the loop needs it alone
+        # Only the loop below needs AutoGraph, which took seconds of a start for the step.
+        @tf.autograph.experimental.do_not_convert
         def one_step(done):
             batch = next(iterator)
             waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
