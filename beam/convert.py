@@ -12,24 +12,18 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from beam import (
-    estimate,
-    estimated,
-    exit_code,
-    files,
-    finish,
-    folders,
-    listing,
-    options,
-    plan,
-    progress,
-    runners,
-    shards,
-)
-from lake import InputError, labels, manifest
+from beam.conversion import finish, folders, listing, plan, shards
+from beam.conversion.options import Options, check_inputs, label_kind, of_flags, parser
+from beam.estimate import estimate, table
+from beam.running import files, progress, runners
+from beam.running.options import check_beam_arguments
+from lake import InputError
+from lake.cli import exit_code
+from lake.labels import tables
+from lake.records import manifest
 
 
-def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: options.Options) -> None:
+def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: Options) -> None:
     """The whole pipeline."""
     kind, ticks = flags.source, chosen.progress_file
     class_root = folders.root_of(flags.images) if flags.class_folders else None
@@ -54,7 +48,7 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: option
         | "Join"
         >> beam.ParDo(
             listing.Join(
-                options.label_kind(flags, layout),
+                label_kind(flags, layout),
                 flags.unlabelled,
                 flags.dialect,
                 bool(flags.split_column),
@@ -109,7 +103,7 @@ def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: option
     )
 
 
-def _rows(root: beam.Pipeline, flags: argparse.Namespace, layout: labels.Layout | None):
+def _rows(root: beam.Pipeline, flags: argparse.Namespace, layout: tables.Layout | None):
     """(key, Row) of the label CSV or the mask images; nothing without either."""
     if flags.labels:
         csv = root | "Labels" >> beam.Create([flags.labels])
@@ -127,21 +121,21 @@ def run(argv: list[str]) -> dict | None:
     """Converts and returns the manifest, None where a remote job goes on without us or nothing but
     an estimate was asked for; raises InputError or Stopped."""
     started = time.monotonic()
-    flags, beam_arguments = options.parser().parse_known_args(argv)
-    options.check_beam_arguments(beam_arguments)
+    flags, beam_arguments = parser().parse_known_args(argv)
+    check_beam_arguments(beam_arguments)
     pipeline_options, runner = runners.chosen(beam_arguments)
     is_local = runner == runners.LOCAL
     if is_local and flags.detach:
         raise InputError("--detach is for a remote runner; a local one is this process")
-    layout = options.check_inputs(flags)
+    layout = check_inputs(flags)
     if flags.estimate:
-        workers = estimated.workers_of(pipeline_options, is_local)
-        found = estimate.estimate(flags, options.of_flags(flags, is_local, None))
-        print(estimated.table(found, flags, workers))
+        workers = table.workers_of(pipeline_options, is_local)
+        found = estimate.estimate(flags, of_flags(flags, is_local, None))
+        print(table.table(found, flags, workers))
         return None
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
-        chosen = options.of_flags(flags, is_local, progress_file)
+        chosen = of_flags(flags, is_local, progress_file)
         files.make_folder(chosen.work(""))
         pipeline = runners.pipeline(pipeline_options)
         build(pipeline, flags, layout, chosen)

@@ -13,20 +13,16 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam import (
-    answers,
-    asked,
-    exit_code,
-    options,
-    predict_options,
-    predicted,
-    progress,
-    runners,
-)
-from beam.exported import Export
-from beam.predict_options import Options
-from lake import InputError, tfio
-from lake.export import TFIO
+from beam.prediction import finish, listing
+from beam.prediction.model import Export
+from beam.prediction.options import Options, claim, of_flags, parser
+from beam.prediction.shards import SUMMARY, write
+from beam.running import progress, runners
+from beam.running.options import check_beam_arguments
+from lake import InputError
+from lake.cli import exit_code
+from lake.predictions import tfio
+from lake.predictions.exported import TFIO
 
 COMMAND = "beam.predict"
 
@@ -36,37 +32,38 @@ def build(root: beam.Pipeline, pattern: str, chosen: Options) -> None:
     matched = (
         root
         | "Pattern" >> beam.Create([pattern])
-        | "Match" >> beam.FlatMap(asked.match, chosen)  # (first path of the shard, [file])
+        | "Match" >> beam.FlatMap(listing.match, chosen)  # (first path of the shard, [file])
         | "Spread" >> beam.Reshuffle()
     )
-    ids = matched | "Read ids" >> beam.ParDo(asked.ReadIds(chosen)).with_outputs(
-        asked.REJECTS, main="images"
+    ids = matched | "Read ids" >> beam.ParDo(listing.ReadIds(chosen)).with_outputs(
+        listing.REJECTS, main="images"
     )  # (image id, (first path, Image))
     images = (
         ids["images"]
         | "By id" >> beam.GroupByKey()
         | "First of each"
-        >> beam.FlatMap(asked.first_of_id, chosen).with_outputs(asked.REJECTS, main="images")
+        >> beam.FlatMap(listing.first_of_id, chosen).with_outputs(listing.REJECTS, main="images")
     )  # (first path, Image)
     shards = (
         images["images"]
         | "By shard" >> beam.GroupByKey()
-        | "Asked" >> beam.FlatMap(asked.asked, chosen).with_outputs(asked.STANDING, main="shards")
+        | "Asked"
+        >> beam.FlatMap(listing.asked, chosen).with_outputs(listing.STANDING, main="shards")
     )  # Shard
     written = (
         shards["shards"]
         | "Answer" >> RunInference(Export(chosen))
-        | "Write" >> beam.Map(answers.write, chosen)  # (first path, fingerprint)
+        | "Write" >> beam.Map(write, chosen)  # (first path, fingerprint)
     )
-    done = (written, shards[asked.STANDING]) | "Done" >> beam.Flatten()
-    rejects = (ids[asked.REJECTS], images[asked.REJECTS]) | "Rejects" >> beam.Flatten()
+    done = (written, shards[listing.STANDING]) | "Done" >> beam.Flatten()
+    rejects = (ids[listing.REJECTS], images[listing.REJECTS]) | "Rejects" >> beam.Flatten()
     files = matched | "Files" >> beam.Map(lambda chunk: len(chunk[1])) | beam.CombineGlobally(sum)
     _ = (
         done
         | "Shards" >> beam.combiners.ToList()
         | "Finish"
         >> beam.Map(
-            predicted.finalise,
+            finish.finalise,
             rejects=beam.pvalue.AsList(rejects),
             num_files=beam.pvalue.AsSingleton(files),
             options=chosen,
@@ -77,26 +74,26 @@ def build(root: beam.Pipeline, pattern: str, chosen: Options) -> None:
 def run(argv: list[str]) -> str:
     """Predicts and returns what to print; raises InputError or Stopped."""
     started = time.monotonic()
-    flags, beam_arguments = predict_options.parser().parse_known_args(argv)
-    options.check_beam_arguments(beam_arguments, COMMAND)
+    flags, beam_arguments = parser().parse_known_args(argv)
+    check_beam_arguments(beam_arguments, COMMAND)
     beam_options, runner = runners.chosen(beam_arguments)
     is_local = runner == runners.LOCAL
     if is_local and importlib.util.find_spec("tensorflow") is None:
         raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
-        chosen = predict_options.of_flags(flags, beam_options, progress_file)
+        chosen = of_flags(flags, beam_options, progress_file)
         if is_local and chosen.decoder == TFIO:
             tfio.load()
-        predict_options.claim(chosen)
+        claim(chosen)
         pipeline = runners.pipeline(beam_options)
         build(pipeline, flags.images, chosen)
         if is_local:
             with progress.Line(progress_file, "predicting"):
                 runners.run_to_the_end(pipeline)
         elif not runners.run_remotely(pipeline, runner, beam_options, detach=False):
-            return f"{chosen.folder}: {answers.SUMMARY} will be there when it has ended"
-    return predicted.table(chosen, time.monotonic() - started)
+            return f"{chosen.folder}: {SUMMARY} will be there when it has ended"
+    return finish.table(chosen, time.monotonic() - started)
 
 
 def main(argv: list[str]) -> int:

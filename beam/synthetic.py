@@ -23,8 +23,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from beam import exit_code, phantom
-from lake import InputError, rle
+from beam.phantoms import xray
+from lake import InputError
+from lake.cli import exit_code
+from lake.labels import rle
 
 HEADER = "ImageId, EncodedPixels"  # the challenge's own, with its space
 SPACING_MM = (0.140, 0.170)  # at 1024 pixels a side, as most of SIIM-ACR
@@ -132,7 +134,7 @@ def make(number, seed, side, bits, photometric, positive_share):
     is_portable = bool(rng.random() < PORTABLE_SHARE)
     one_or_two = 2 if rng.random() < TWO_LESIONS_SHARE else 1
     num_lesions = one_or_two if is_positive(number, seed, positive_share) else 0
-    view, masks = phantom.draw(anatomy_rng, rng, sex, is_portable, num_lesions, side)
+    view, masks = xray.draw(anatomy_rng, rng, sex, is_portable, num_lesions, side)
     dataset = header(seed, number, first, instance)
     dataset.PatientSex, dataset.PatientAge = str(sex), f"{age:03d}Y"
     dataset.ViewPosition = "AP" if is_portable else "PA"

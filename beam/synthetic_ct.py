@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from beam import exit_code, synthetic
+from beam import synthetic
 from lake import InputError
+from lake.cli import exit_code
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"  # LUNA16's
 SPACING_MM = np.array([3.0, 2.8, 2.8])  # z, y, x

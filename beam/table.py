@@ -1,12 +1,16 @@
-"""python -m beam.table ROOT/NAME/VERSION: the table of a finished conversion again, also on gs://."""
+"""python -m beam.table ROOT/NAME/VERSION: the table of a finished conversion again, also on
+gs://."""
 
 import argparse
 import sys
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam import exit_code, files, finish
-from lake import InputError, manifest
+from beam.conversion import finish
+from beam.running import files
+from lake import InputError
+from lake.cli import exit_code
+from lake.records import manifest
 
 
 def table(folder: str) -> str:

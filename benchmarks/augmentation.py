@@ -21,8 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import augment, grey, warp
-from trainer.transforms import TRANSFORMS, Augment
+from trainer.augmentation import augment, grey, warp
+from trainer.config.augmentation import TRANSFORMS, Augment
 
 BARE = "bare reading at given positions"
 WARPS = {

@@ -1,4 +1,5 @@
-"""What an image costs in each of its steps, in seconds of one core: the numbers of beam/costs.py.
+"""What an image costs in each of its steps, in seconds of one core: the numbers of
+beam/estimate/costs.py.
 
 python benchmarks/costs.py
 
@@ -28,9 +29,10 @@ import tensorflow as tf
 from PIL import Image
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from beam import files, synthetic
-from lake import source
-from lake.sources import Header, Storage, dicom, elements, frames, grey, lungs, pixels
+from beam import synthetic
+from beam.running import files
+from lake.scan import Header, Storage
+from lake.sources import dicom, elements, frames, grey, lungs, pixels, reader
 
 ROUNDS = 5
 SEED, NUMBER, SIDE = 3, 7, 1024  # of the phantom
@@ -116,10 +118,10 @@ def report_files(levels: dict[str, np.ndarray], folder: Path) -> None:
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image[None]), str(volume))
     for kind, path, stored in (("images", png, storage), ("metaimage", volume, of_ct)):
         with path.open("rb") as file:
-            [header] = source.read_headers(kind, file, str(path), path.stat().st_size, "name", "")
+            [header] = reader.read_headers(kind, file, str(path), path.stat().st_size, "name", "")
         inputs = files.Inputs()
         read = least(
-            lambda kind=kind, header=header, stored=stored, inputs=inputs: source.read_scan(
+            lambda kind=kind, header=header, stored=stored, inputs=inputs: reader.read_scan(
                 kind, inputs, header, stored
             )
         )
@@ -200,7 +202,7 @@ def report_jobs(folder: Path) -> None:
 
 
 def main() -> None:
-    source.quieten()
+    reader.quieten()
     with tempfile.TemporaryDirectory() as temporary:
         levels = report_codings(Path(temporary))
         report_files(levels, Path(temporary))

@@ -18,7 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import keras
 import tensorflow as tf
 
-from trainer import augment, config, distribute, models, objective, schedules, stepping
+from trainer.augmentation import augment
+from trainer.config import files
+from trainer.devices.strategy import create_strategy
+from trainer.models.build import build
+from trainer.scoring import objective
+from trainer.training.optimizer import build_optimizer, learning_rate
+from trainer.training.step import training_step
 
 REPEATS = 3
 OPTIONS = ["--data.batch_size=1", "--train.device=cpu", "--train.precision=float32"]
@@ -56,14 +62,14 @@ def forward_macs(network: keras.Model) -> int:
 
 
 def main(path: str) -> None:
-    run = config.load(path, OPTIONS)
-    strategy = distribute.strategy("cpu", None, 1)
-    network = models.build(run.model, run.data.side)
-    rate = schedules.learning_rate(run.optimizer, run.train.epochs, 100)
-    optimizer = schedules.build_optimizer(run.optimizer, rate)
+    run = files.load(path, OPTIONS)
+    strategy = create_strategy("cpu", None, 1)
+    network = build(run.model, run.data.side)
+    rate = learning_rate(run.optimizer, run.train.epochs, 100)
+    optimizer = build_optimizer(run.optimizer, rate)
     optimizer.build(network.trainable_variables)
     losses = objective.image_losses(run, positive_share=0.01)
-    step = stepping.training_step(network, optimizer, run, strategy, losses)
+    step = training_step(network, optimizer, run, strategy, losses)
     side = run.data.side
     batch = {
         "image": tf.cast(tf.random.uniform([1, side, side, 1], maxval=256), tf.uint8),

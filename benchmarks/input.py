@@ -30,18 +30,24 @@ import tensorflow as tf
 from PIL import Image
 
 from beam import convert
-from lake import InputError, example, rle
-from trainer import augment, config, data, splits, stepping
+from lake import InputError
+from lake.labels import rle
+from lake.records import example
+from trainer.augmentation import augment
+from trainer.config import run
+from trainer.data import splits
+from trainer.data.batches import Split, training_batches
+from trainer.training.step import steps_in_one_call
 
 EPOCHS = 5  # that a round reads
 STEP_SECONDS = 0.05
 FIELDS = ("image", "mask", "lesion_px", "encoding", "original_rle", "image_id")
 
 
-def ours(split: data.Split, settings: config.Data, epochs: int) -> tf.data.Dataset:
+def ours(split: Split, settings: run.Data, epochs: int) -> tf.data.Dataset:
     """The batches that training reads in so many epochs."""
-    num_draws = augment.num_draws(config.Augment(), settings.side)
-    return data.training_batches(split, settings, 0, epochs, 0, num_draws)
+    num_draws = augment.num_draws(run.Augment(), settings.side)
+    return training_batches(split, settings, 0, epochs, 0, num_draws)
 
 
 def bare(records: list[tuple], batch_size: int, epochs: int) -> tf.data.Dataset:
@@ -89,7 +95,7 @@ def wait_share(batches: tf.data.Dataset, steps: int) -> float:
         return {"labels": tf.reshape(labels, [])}
 
     strategy = tf.distribute.get_strategy()
-    call = stepping.steps_in_one_call(strategy, step, [])
+    call = steps_in_one_call(strategy, step, [])
     iterator = iter(strategy.experimental_distribute_dataset(batches))
     call(iterator, tf.constant(steps // 4))
     return float(call(iterator, tf.constant(steps // 2))["input_wait_share"])
@@ -117,7 +123,7 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
         arguments += [f"--output={lake}", "--splits=train=1.0", "--runner=DirectRunner"]
         convert.run([*arguments, f"--deidentify_key_file={key}"])
         split = splits.split_of(splits.open_lake(lake), lake, "train")
-        settings = config.Data(side=side, batch_size=batch)
+        settings = run.Data(side=side, batch_size=batch)
         by_name = {Path(path).stem: path for path in tf.io.gfile.glob(images)}
         records, sources = [], []
         for serialized in tf.data.TFRecordDataset(split.paths):

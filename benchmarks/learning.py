@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import yaml
 
-from trainer import config
+from trainer.config import files, run
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
@@ -90,7 +90,7 @@ def run_module(module: str, *arguments: str) -> None:
 
 def small(file: Path, epochs: int, folder: Path) -> dict:
     """A config's content in the budget."""
-    content, original = yaml.safe_load(file.read_text()), config.load(file, [])
+    content, original = yaml.safe_load(file.read_text()), files.load(file, [])
     model, optimizer = content["model"], content.get("optimizer", {})
     changes = {
         "model": {},
@@ -110,17 +110,18 @@ def small(file: Path, epochs: int, folder: Path) -> dict:
         changes["optimizer"]["learning_rate"] = RAISED_RATE
     if "stages" in content:
         changes["stages"] = [
-            config.merged(
+            run.merged(
                 stage, {"data": {"side": side, "batch_size": BATCH}, "train": {"epochs": epochs}}
             )
             for stage, side in zip(content["stages"], (SIDE * 2 // 3, SIDE), strict=True)
         ]
-    return config.merged(content, changes)
+    return run.merged(content, changes)
 
 
 def random_weights(model: dict, folder: Path) -> str:
     """A file as of keras.applications, for an encoder that is frozen."""
-    from trainer.models import encoders, parts
+    from trainer.config import parts
+    from trainer.models import encoders
 
     file = folder / f"random_{model['encoder']}.weights.h5"
     if not file.exists():
@@ -135,7 +136,7 @@ def random_weights(model: dict, folder: Path) -> str:
 
 def result_of(folder: Path, name: str, overrides: list[str]) -> dict:
     """Trains and scores a config; or what an earlier call with the same content found."""
-    workdir, original = folder / "runs" / name, config.load(ROOT / "configs" / f"{name}.yaml", [])
+    workdir, original = folder / "runs" / name, files.load(ROOT / "configs" / f"{name}.yaml", [])
     kind = kind_of_lake(name, original.model)
     is_slow = getattr(original.model, "encoder", None) == SLOW_TO_START
     epochs = EPOCHS[kind] * (TIMES if is_slow else 1)

@@ -25,22 +25,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import keras
 import tensorflow as tf
 
-from trainer import (
-    augment,
-    averaging,
-    benchmark,
-    config,
-    distribute,
-    models,
-    objective,
-    progress,
-    schedules,
-    stepping,
-    summaries,
-)
+from trainer.augmentation import augment
+from trainer.config import files
+from trainer.config.run import Config
+from trainer.devices.strategy import create_strategy
+from trainer.display import progress
+from trainer.display.board import Board
+from trainer.models.build import build
+from trainer.scoring import objective
+from trainer.training import averaging, benchmark
+from trainer.training.optimizer import build_optimizer, learning_rate
+from trainer.training.step import of_batch, steps_in_one_call, training_step
 
 
-def batch_of(run: config.Config) -> dict:
+def batch_of(run: Config) -> dict:
     count, side = run.data.batch_size, run.data.side
     return {
         "image": tf.cast(tf.random.uniform([count, side, side, 1], maxval=256), tf.uint8),
@@ -53,24 +51,24 @@ def batch_of(run: config.Config) -> dict:
     }
 
 
-def built(run: config.Config) -> tuple:
+def built(run: Config) -> tuple:
     """(network, optimizer, rate) of a fresh run."""
     keras.utils.set_random_seed(run.train.seed)
-    network = models.build(run.model, run.data.side)
-    rate = schedules.learning_rate(run.optimizer, run.train.epochs, 100)
-    optimizer = schedules.build_optimizer(run.optimizer, rate)
+    network = build(run.model, run.data.side)
+    rate = learning_rate(run.optimizer, run.train.epochs, 100)
+    optimizer = build_optimizer(run.optimizer, rate)
     optimizer.build(network.trainable_variables)
     return network, optimizer
 
 
-def bare(run: config.Config, batch: dict, steps: int):
+def bare(run: Config, batch: dict, steps: int):
     network, optimizer = built(run)
     losses = objective.image_losses(run, positive_share=0.01)
     forward = objective.outputs(network, run.loss)
 
     @tf.function
     def step(batch: dict):
-        images, masks = augment.of_batch(batch, run.augment)
+        images, masks = of_batch(batch, run.augment)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(losses(masks, forward(images, training=True), batch))
         gradients = tape.gradient(loss, network.trainable_variables)
@@ -85,18 +83,18 @@ def bare(run: config.Config, batch: dict, steps: int):
     return loop
 
 
-def ours(run: config.Config, batch: dict, steps: int, workdir: Path):
-    strategy = distribute.strategy("cpu", 1, run.data.batch_size)
+def ours(run: Config, batch: dict, steps: int, workdir: Path):
+    strategy = create_strategy("cpu", 1, run.data.batch_size)
     network, optimizer = built(run)
     losses = objective.image_losses(run, positive_share=0.01)
-    several_steps = stepping.steps_in_one_call(
+    several_steps = steps_in_one_call(
         strategy,
-        stepping.training_step(network, optimizer, run, strategy, losses),
+        training_step(network, optimizer, run, strategy, losses),
         averaging.moving_statistics(network),
     )
     batches = tf.data.Dataset.from_tensors(batch).repeat()
     iterator = iter(strategy.experimental_distribute_dataset(batches))
-    board, line = summaries.Board(workdir, 0), progress.Progress(100, run, 0)
+    board, line = Board(workdir, 0), progress.Progress(100, run, 0)
     done = 0
 
     def loop() -> None:
@@ -116,7 +114,7 @@ def ours(run: config.Config, batch: dict, steps: int, workdir: Path):
 
 def main(path: str, side: int, batch: int, steps: int) -> None:
     options = [f"--data.side={side}", f"--data.batch_size={batch}", "--train.jit=off"]
-    run = config.load(path, [*options, "--train.device=cpu", "--train.precision=float32"])
+    run = files.load(path, [*options, "--train.device=cpu", "--train.precision=float32"])
     data, found = batch_of(run), {}
     with tempfile.TemporaryDirectory() as workdir:
         loops = {

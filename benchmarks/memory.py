@@ -32,11 +32,14 @@ def measure(path: str, options: list[str]) -> dict:
     import keras
     import tensorflow as tf
 
-    from trainer import config, models, objective, rematerialise
+    from trainer.config import files
+    from trainer.models.build import build
+    from trainer.scoring import objective
+    from trainer.training import rematerialise
 
-    run = config.load(path, [*OPTIONS, *options])
+    run = files.load(path, [*OPTIONS, *options])
     keras.utils.set_random_seed(run.train.seed)
-    network = models.build(run.model, run.data.side)
+    network = build(run.model, run.data.side)
     called = rematerialise.blockwise if run.train.rematerialise else objective.itself
     forward = objective.outputs(network, run.loss, called)
     losses = objective.image_losses(run, positive_share=0.01)

@@ -25,10 +25,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import tensorflow as tf
 
-from lake import rle
-from lake.export import GRAPH
-from trainer import decision, ensemble, export, loose, predict
-from trainer.finish import Wanted
+from lake.labels import rle
+from lake.predictions.exported import GRAPH
+from trainer.inference import decision, ensemble, images
+from trainer.prediction import input_files, predict
+from trainer.prediction.one_image import Wanted
+from trainer.serving import export
 
 WARM_UP = 8  # files
 
@@ -43,8 +45,8 @@ def of_predict(
     system: ensemble.Ensemble, paths: list[str], output: Path
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """Answers and reasons of rejects, by file name."""
-    stored = loose.how_stored(system)
-    asked = loose.of_files(paths, stored)
+    stored = images.how_stored(system)
+    asked = input_files.of_files(paths, stored)
     predict.predict(system, decision.read(system), asked, output, Wanted())
     names = {image_id: Path(header.path).name for image_id, header in asked.headers.items()}
     texts, facts = rows(output / predict.SUBMISSION), rows(output / predict.PREDICTIONS)

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import apache_beam
 import numpy as np
 
-from beam import options, plan, runners, splits
-from lake.sources import stable_hash
+from beam.conversion import options, plan, quotas
+from beam.running import runners
+from lake.scan import stable_hash
 
 STEP = 20_000
 
@@ -91,7 +92,7 @@ def report(images: int) -> None:
     rows = simulated_array(0, images)
     at = made.split[np.searchsorted(made.groups, rows["group"])]
     worst = 0.0
-    for name, share in splits.parse(chosen().splits):
+    for name, share in quotas.parse(chosen().splits):
         found = np.mean(at == made.names.index(name))
         worst = max(worst, abs(found - float(share)))
     print(f"shares of images differ from what was asked by at most {worst:.3%} (bar: 0.1%)")
@@ -99,7 +100,7 @@ def report(images: int) -> None:
     positives = positives[np.argsort(rows["lesion"][positives])]
     worst = 0.0
     for decile in np.array_split(positives, 10):
-        for name, share in splits.parse(chosen().splits):
+        for name, share in quotas.parse(chosen().splits):
             found = np.mean(at[decile] == made.names.index(name))
             worst = max(worst, abs(found - float(share)))
     print(f"within deciles of lesion size by at most {worst:.2%} (bar: 1%)")

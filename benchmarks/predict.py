@@ -31,10 +31,13 @@ import keras
 import numpy as np
 
 from beam import convert
-from trainer import config, images, models, predict
-from trainer.decision import Decision, Triplet
-from trainer.ensemble import Ensemble, Member
-from trainer.finish import FIELDS, Wanted
+from trainer.config import files
+from trainer.inference import images
+from trainer.inference.decision import Decision, Triplet
+from trainer.inference.ensemble import Ensemble, Member
+from trainer.models.build import build
+from trainer.prediction import predict
+from trainer.prediction.one_image import FIELDS, Wanted
 
 CONFIG = Path(__file__).parent.parent / "configs" / "unetpp_small.yaml"
 SHARES = {"predict, 22 % with a mask": 0.22, "predict, all with a mask": 1.0}
@@ -42,9 +45,9 @@ SPLIT = "train"
 
 
 def untrained(side: int, lake: str) -> Ensemble:
-    run = config.load(CONFIG, [f"--data.side={side}"], lake=lake)
+    run = files.load(CONFIG, [f"--data.side={side}"], lake=lake)
     keras.utils.set_random_seed(0)
-    return Ensemble([Member(Path("untrained"), run, models.build(run.model, side))], ())
+    return Ensemble([Member(Path("untrained"), run, build(run.model, side))], ())
 
 
 def first_of(lake: str, count: int) -> images.Images:

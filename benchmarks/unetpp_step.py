@@ -3,7 +3,7 @@
     python benchmarks/unetpp_step.py [--side 256] [--batch 2] [--steps 11] [--threads 2]
 
 One step is the forward pass and all gradients, float32, on this machine's CPU: radlake's under
-TensorFlow as trainer/stepping.py runs it there, MONAI's under PyTorch. The two networks sit in
+TensorFlow as trainer/training/step.py runs it there, MONAI's under PyTorch. The two networks sit in
 processes of their own and step in turns; the ratio of the medians holds on another machine, the
 seconds do not. On a busy machine only --threads 1 and the CPU time mean something: threads that
 wait for one another lose much more than their share. Each network's convolutions are
@@ -53,12 +53,13 @@ def radlake_step(section: dict, side: int, batch: int, threads: int) -> tuple[Ca
     import tensorflow as tf
     from full_step import forward_macs  # puts the repository on the path
 
-    from trainer import config, models
+    from trainer.config.network import UnetPlusPlus
+    from trainer.models.build import build
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    section = config.UnetPlusPlus(kind="unetpp", deep_supervision=True, **section)
-    network = models.build(section, side)
+    section = UnetPlusPlus(kind="unetpp", deep_supervision=True, **section)
+    network = build(section, side)
     images = tf.random.uniform([batch, side, side, 1])
     masks = tf.cast(tf.random.uniform([batch, side, side, 1]) > 0.99, tf.float32)
 

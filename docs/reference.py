@@ -15,18 +15,20 @@ from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from beam import options as convert_options
-from beam import predict_options, synthetic, synthetic_ct
+from beam import synthetic, synthetic_ct
 from beam import table as table_again
+from beam.conversion import options as convert_options
+from beam.prediction import options as prediction_options
 from lake import __main__ as lake
-from lake import example
+from lake.records import example
 from launch import cluster, dataflow, tpu_vm, vertex
-from trainer import config, task
+from trainer import task
+from trainer.config import run
 
 OUTPUT = Path(__file__).with_name("reference.md")
 PARSERS = (
     convert_options.parser,
-    predict_options.parser,
+    prediction_options.parser,
     table_again.parser,
     synthetic.parser,
     synthetic_ct.parser,
@@ -48,7 +50,7 @@ def text() -> str:
         *(help_of(parser) for make in PARSERS for parser in with_commands(make())),
         "## Configs",
         "A YAML file, and `--section.field=value` on the command line. Unknown keys are errors.",
-        *(table_of(prefix, section) for prefix, section in sections("", config.Config)),
+        *(table_of(prefix, section) for prefix, section in sections("", run.Config)),
         "## The record",
         "One `tf.train.Example` an image; [README.md](../README.md) says what is put there.",
         table(

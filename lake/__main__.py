@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from lake import InputError, storage
+from lake import InputError, cli, storage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--split", metavar="NAME", help="of this split only")
     show.add_argument(
         "--sheet",
-        type=storage.local_path,
+        type=cli.local_path,
         metavar="PNG",
         help="also draw a contact sheet, masks outlined",
     )
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="decode no image, mask and run lengths"
     )
     verify.add_argument(
-        "--processes", type=_positive, default=1, metavar="N", help="shards at once (default 1)"
+        "--processes", type=cli.positive, default=1, metavar="N", help="shards at once (default 1)"
     )
     return made
 
@@ -54,7 +54,8 @@ def main(argv: list[str]) -> int:
 
 
 def _show(flags: argparse.Namespace) -> int:
-    from lake import manifest, sheet, show
+    from lake.inspection import sheet, show
+    from lake.records import manifest
 
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
     index = show.read_index(folder, content, flags.split)
@@ -67,7 +68,8 @@ def _show(flags: argparse.Namespace) -> int:
 
 
 def _verify(flags: argparse.Namespace) -> int:
-    from lake import manifest, verify
+    from lake.inspection import verify
+    from lake.records import manifest
 
     start = time.monotonic()
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
@@ -91,13 +93,6 @@ def _report_shard(done: int, shards: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == shards else ""
         print(f"\r{done} of {shards} shards", end=end, file=sys.stderr, flush=True)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
 
 
 if __name__ == "__main__":

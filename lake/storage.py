@@ -5,13 +5,13 @@ TensorFlow itself tries again what fails for a moment: ten times within some min
 GCS_RETRY_CONFIG_MAX_RETRIES says otherwise.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import re
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lake import InputError
@@ -40,28 +40,6 @@ def path_of(text: str | Path) -> Path:
     from etils import epath
 
     return epath.Path(text)
-
-
-def any_path(text: str) -> Path:
-    """path_of as a type of argparse."""
-    try:
-        return path_of(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def local_path(text: str) -> Path:
-    """A type of argparse, for what is written on this machine alone."""
-    if is_remote(text):
-        raise argparse.ArgumentTypeError(f"{text}: expected a local path; copy it there afterwards")
-    return Path(text)
-
-
-def remote_folder(text: str) -> str:
-    """A type of argparse, for what other machines read and write."""
-    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected gs://BUCKET/FOLDER")
-    return text
 
 
 def make_folder(path: Path) -> None:
@@ -178,3 +156,46 @@ def _advice(kind: str, said: str) -> str:
     if kind == "Aborted":
         return f"Cloud Storage does not answer: {said}; repeat the command later"
     return f"Cloud Storage cannot be reached: {said}; is this machine on the network?"
+
+
+def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
+    """A new folder, with these in it; raises InputError where files of another run could stay."""
+    check_new(folder)
+    try:
+        for name in ("", *inside):
+            make_folder(folder / name)
+    except OSError as error:
+        raise InputError(f"--output={folder}: {error.strerror or error}") from None
+
+
+def is_of_somebody(path: Path) -> bool:
+    """Not left by a check that was killed, or that may write and not delete."""
+    return not path.name.startswith(TRIED)
+
+
+def check_new(folder: Path) -> None:
+    """Raises InputError where something is in the folder, or on gs:// nothing can be written."""
+    if folder.exists() and (not folder.is_dir() or any(map(is_of_somebody, folder.iterdir()))):
+        raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+    check_writable(folder)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A context that fills a new folder under another name; without an error in it, the folder gets
+    its own. One on gs:// is filled on this machine and uploaded."""
+    check_new(folder)
+    if is_remote(folder):
+        with tempfile.TemporaryDirectory(prefix="radlake-") as unfinished:
+            yield Path(unfinished)
+            upload_folder(Path(unfinished), folder)
+        return
+    folder = folder.resolve()
+    unfinished = folder.with_name(f"unfinished.{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    make_new_folder(unfinished, [])
+    try:
+        yield unfinished
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -10,7 +10,7 @@ import shlex
 import sys
 
 from lake import InputError, workers
-from lake.storage import remote_folder
+from lake.cli import remote_folder
 from launch import approval, sdist
 
 

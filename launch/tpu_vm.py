@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lake import InputError
-from lake.storage import remote_folder
+from lake.cli import remote_folder
 from launch import approval, detached, gcloud, machines, sdist
-from trainer import config, interruption
+from trainer.config.files import load, save
+from trainer.training import interruption
 
 REQUIREMENTS = sdist.ROOT / "requirements" / "tpu.txt"
 # The machines come with Python 3.10; uv fetches a newer one.
@@ -165,11 +166,11 @@ def deleted(machine: gcloud.TpuVm) -> Iterator[None]:
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    chosen = config.load(flags.config, overrides, lake=flags.lake)
+    chosen = load(flags.config, overrides, lake=flags.lake)
     machine = _machine(flags)
     with tempfile.TemporaryDirectory() as temporary:
         settings = Path(temporary, "config.yaml")
-        config.save(chosen, settings)
+        save(chosen, settings)
         files, job = [sdist.build(Path(temporary)), REQUIREMENTS, settings], training(flags)
         shown = plan(machine, files, job, flags.restarts)
         if not approval.approved(shown, flags.dry_run, flags.yes):

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from lake import InputError
-from lake.storage import remote_folder
+from lake.cli import remote_folder
 from launch import approval, custom_job, machines, sdist
-from trainer import config
+from trainer.config.files import load, save
 
 EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "CANCELLED": 1, "EXPIRED": 1, "PARTIALLY_SUCCEEDED": 1}
 POLL_SECONDS = 30.0
@@ -60,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    chosen = config.load(flags.config, overrides, lake=flags.lake)
+    chosen = load(flags.config, overrides, lake=flags.lake)
     with tempfile.TemporaryDirectory() as temporary:
         package, settings = sdist.build(Path(temporary)), Path(temporary, "config.yaml")
-        config.save(chosen, settings)
+        save(chosen, settings)
         job = custom_job.request(flags, package.name)
         plan = custom_job.as_yaml(job, flags, package.name)
         if not approval.approved(plan, flags.dry_run, flags.yes):

@@ -11,11 +11,6 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pytest
 
-# What takes minutes and has a smaller sibling in the suite; run it when its subject changes.
-exhaustive = pytest.mark.skipif(
-    not os.environ.get("RADLAKE_EXHAUSTIVE"), reason="RADLAKE_EXHAUSTIVE=1 runs it"
-)
-
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
@@ -64,7 +59,7 @@ def lake(phantoms, convert, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def systems(lake, tmp_path_factory) -> dict[str, list[str]]:
     """The options of runs of random weights; trained.systems."""
-    import trained
+    from makers import trained
 
     return trained.systems(tmp_path_factory.mktemp("systems"), lake)
 
@@ -72,7 +67,7 @@ def systems(lake, tmp_path_factory) -> dict[str, list[str]]:
 @pytest.fixture(scope="session")
 def exported(systems, tmp_path_factory) -> Path:
     """An export of the cascade of `systems`."""
-    import trained
+    from makers import trained
 
     folder = tmp_path_factory.mktemp("exported") / "cascade"
     trained.commanded("export", *systems["cascade"], "--output", folder)

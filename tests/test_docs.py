@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from beam import options
-from trainer import config
+from beam.running import options
+from trainer.config import files
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "reference.py"
@@ -60,7 +60,7 @@ def check(words: list[str]) -> None:
             elif module in ("beam.convert", "beam.predict"):
                 options.check_beam_arguments(rest)
             elif "config" in flags:
-                config.load(ROOT / flags.config, rest, lake=flags.lake)
+                files.load(ROOT / flags.config, rest, lake=flags.lake)
             else:
                 assert not rest, rest
         case ["python", script, *_]:

@@ -1,6 +1,8 @@
-"""The tree itself: imports point one way, light parts stay light, and no secret is in it."""
+"""The tree itself: rooms and the arrows between them, light parts stay light, no secret is in
+it."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -17,27 +19,152 @@ FORBIDDEN = {
     "trainer": {"beam", "apache_beam", "launch"},
     "launch": {"beam", "apache_beam", "tensorflow", "keras"},
 }
+# package -> {room -> the rooms that its files may import}. A room is a folder, or a file beside the
+# folders. A row stands above every room that it names, so there is no circle.
+ARROWS = {
+    "trainer": {
+        "task": "training evaluation prediction serving inference config workdir options data "
+        "devices display",
+        "options": "config",
+        # The four verbs stand side by side: none imports another.
+        "training": "devices data augmentation models scoring display workdir provenance config",
+        "evaluation": "inference data scoring models display workdir config",
+        "prediction": "inference data display config",
+        "serving": "inference data workdir provenance config",
+        "inference": "data models scoring workdir config",
+        "provenance": "workdir",
+        "workdir": "models config",
+        "display": "scoring config",
+        "scoring": "models config",
+        "data": "devices config",
+        "models": "config",
+        "augmentation": "config",
+        "config": "",
+        "devices": "",
+    },
+    "lake": {
+        "__main__": "inspection records cli storage",
+        "inspection": "records sources labels scan storage",
+        "predictions": "sources labels scan storage",
+        "records": "sources labels scan storage",
+        "sources": "labels scan storage",
+        "labels": "scan storage",
+        "cli": "storage",
+        "picture": "",
+        "workers": "",
+        "scan": "",
+        "storage": "",
+    },
+    "beam": {
+        "convert": "conversion estimate running",
+        "predict": "prediction running",
+        "table": "conversion running",
+        "synthetic_ct": "synthetic phantoms running",
+        "synthetic": "phantoms running",
+        "estimate": "conversion running",
+        "conversion": "running",
+        "prediction": "running",
+        "phantoms": "",
+        "running": "",
+    },
+}
+ENTRIES, FLOORS = 17, 7  # that trainer/ shows at most
+WITHOUT_TENSORFLOW = ("models", "augmentation", "scoring", "config")
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of every package that a file imports, also inside functions."""
+    """Dotted names of all that a file imports, also inside functions: modules, and what is taken
+    from them."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def test_arrows_point_one_way():
+def room_of(package: str, name: str) -> str | None:
+    """The room of a dotted name of the package; None: the package itself, such as lake.Reject."""
+    parts = name.split(".")
+    if parts[0] != package or len(parts) < 2:
+        return None
+    folder = ROOT / package
+    is_room = (folder / parts[1]).is_dir() or (folder / f"{parts[1]}.py").exists()
+    return parts[1] if is_room else None
+
+
+@functools.cache
+def arrows(package: str) -> dict[str, dict[str, set[str]]]:
+    """{room: {another room that it imports: the files that do}} of a package."""
+    result = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[1] == "__init__":
+            continue
+        targets = {room_of(package, name) for name in imported(path)} - {None, parts[1]}
+        row = result.setdefault(parts[1], {})
+        for target in targets:
+            row.setdefault(target, set()).add("/".join(parts))
+    return result
+
+
+def floor_of(room: str, rows: dict[str, dict]) -> int:
+    """1 where a room imports no other; else one above the highest that it imports."""
+    return 1 + max((floor_of(other, rows) for other in rows[room]), default=0)
+
+
+def test_packages_import_one_way():
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for package, forbidden in FORBIDDEN.items()
         for path in (ROOT / package).rglob("*.py")
-        for name in imported(path) & forbidden
+        for name in {name.split(".")[0] for name in imported(path)} & forbidden
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_rooms_import_what_the_table_says(package):
+    rows = {room: set(others.split()) for room, others in ARROWS[package].items()}
+    assert rows.keys() == arrows(package).keys()
+    wrong = [
+        f"{', '.join(sorted(files))} -> {target}"
+        for room, targets in arrows(package).items()
+        for target, files in targets.items()
+        if target not in rows[room]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_the_table_points_down_and_has_no_circle(package):
+    above = set()
+    for room, others in ARROWS[package].items():
+        assert not above & set(others.split()), f"{room} points up"
+        above.add(room)
+
+
+def test_the_trainer_is_small_to_look_at():
+    folder = ROOT / "trainer"
+    entries = [path for path in folder.iterdir() if path.name not in ("__init__.py", "__pycache__")]
+    assert len(entries) <= ENTRIES
+    rows = arrows("trainer")
+    assert max(floor_of(room, rows) for room in rows) <= FLOORS
+
+
+def test_every_room_has_a_card_and_nothing_else_in_it():
+    for package in FORBIDDEN:
+        for path in (ROOT / package).rglob("*/__init__.py"):
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree) and len(tree.body) == 1, path
+
+
+@pytest.mark.parametrize("room", WITHOUT_TENSORFLOW)
+def test_networks_losses_metrics_and_augmentation_use_keras_alone(room):
+    files = [*(ROOT / "trainer" / room).rglob("*.py")]
+    names = {path.name: {name.split(".")[0] for name in imported(path)} for path in files}
+    assert not [name for name, packages in names.items() if "tensorflow" in packages]
 
 
 def test_every_package_is_in_setup():
@@ -47,26 +174,19 @@ def test_every_package_is_in_setup():
         for top in FORBIDDEN
         for path in (ROOT / top).rglob("__init__.py")
     }
-    listed = re.search(r"packages=\[(.*?)\]", setup)[1]
+    listed = re.search(r"packages=\[(.*?)\]", setup, re.DOTALL)[1]
     assert packages == set(re.findall(r'"(.*?)"', listed))
 
 
 def test_conversion_and_help_need_no_tensorflow():
     code = (
-        "import sys, beam.convert, beam.options, beam.predict, beam.synthetic, "
+        "import sys, beam.convert, beam.conversion.options, beam.predict, beam.synthetic, "
         "beam.synthetic_ct, lake.__main__, launch.cluster, launch.dataflow, launch.tpu_vm, "
-        "launch.vertex, trainer.config, trainer.task\n"
-        "beam.options.parser(); trainer.task.parser()\n"
+        "launch.vertex, trainer.config.files, trainer.task\n"
+        "beam.conversion.options.parser(); trainer.task.parser()\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def test_networks_losses_metrics_and_augmentation_use_keras_alone():
-    files = [*(ROOT / "trainer" / "models").glob("*.py")]
-    names = ("losses", "metrics", "augment", "warp", "grey", "transforms", "config")
-    files += [ROOT / "trainer" / f"{name}.py" for name in names]
-    assert not [path.name for path in files if "tensorflow" in imported(path)]
 
 
 def secrets_in(paths: list[Path]) -> list[str]:

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import storage
-from lake.export import DECODERS, GRAPH
+from lake import cli
+from lake.predictions.exported import DECODERS, GRAPH
 
 ALL_LEVELS = "all"  # of export's --level
 
@@ -86,11 +86,11 @@ def add_evaluate(commands) -> None:
     )
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     evaluate.add_argument(
-        "--picture", type=storage.any_path, metavar="PNG", help="truth and prediction side by side"
+        "--picture", type=cli.any_path, metavar="PNG", help="truth and prediction side by side"
     )
     evaluate.add_argument(
         "--report",
-        type=storage.any_path,
+        type=cli.any_path,
         metavar="HTML",
         help="default: report.html in the first workdir",
     )
@@ -102,7 +102,7 @@ def add_augment(commands) -> None:
     )
     add_run(sheet)
     sheet.add_argument(
-        "--output", type=storage.any_path, default=Path("augmentation.png"), metavar="PNG"
+        "--output", type=cli.any_path, default=Path("augmentation.png"), metavar="PNG"
     )
     sheet.add_argument("--examples", type=int, default=6, metavar="N")
     sheet.add_argument("--seed", type=int, default=0)
@@ -131,7 +131,7 @@ def add_benchmark(commands) -> None:
         metavar="GB",
         help="predict the largest batch on devices of this memory, such as 16 40 80 141",
     )
-    speed.add_argument("--json", type=storage.local_path, metavar="FILE", help="the numbers, too")
+    speed.add_argument("--json", type=cli.local_path, metavar="FILE", help="the numbers, too")
 
 
 def add_predict(commands) -> None:
@@ -149,7 +149,7 @@ def add_predict(commands) -> None:
         help="files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake",
     )
     predict.add_argument(
-        "--output", required=True, type=storage.any_path, metavar="FOLDER", help="a new one"
+        "--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new one"
     )
     predict.add_argument("--overlays", action="store_true", help="a PNG an image, side by side")
     predict.add_argument("--probabilities", action="store_true", help="a PNG an image, 0 to 255")
@@ -181,7 +181,7 @@ def add_export(commands) -> None:
         "transfer syntaxes, here and where it is served (requirements/tfio.txt)",
     )
     export.add_argument(
-        "--output", required=True, type=storage.any_path, metavar="FOLDER", help="a new one"
+        "--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new one"
     )
 
 
@@ -196,11 +196,11 @@ def add_vote(commands) -> None:
     vote.add_argument(
         "predictions",
         nargs="+",
-        type=storage.any_path,
+        type=cli.any_path,
         metavar="PATH",
         help="submission CSVs: a majority of pixels; or folders of probability maps: their mean",
     )
-    vote.add_argument("--output", required=True, type=storage.any_path, metavar="CSV")
+    vote.add_argument("--output", required=True, type=cli.any_path, metavar="CSV")
     vote.add_argument("--votes", type=int, metavar="N", help="default: more than half")
     vote.add_argument(
         "--triplet",

@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer import checkpoint
+from trainer.workdir import read_json, shards_sha256, write_json
 
 RUN = "run.json"
 PACKAGES = ("tensorflow", "keras", "numpy", "radlake")
@@ -25,7 +25,7 @@ def add_start(
     workdir: Path, lakes: list[dict], strategy: tf.distribute.Strategy, step: int
 ) -> None:
     """One more entry in run.json; `step`: where this start goes on."""
-    starts = checkpoint.read_json(workdir / RUN).get("starts", [])
+    starts = read_json(workdir / RUN).get("starts", [])
     starts.append(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -39,13 +39,13 @@ def add_start(
             "lakes": [
                 {
                     **{name: lake[name] for name in ("dataset", "version")},
-                    "shards": checkpoint.shards_sha256([lake]),
+                    "shards": shards_sha256([lake]),
                 }
                 for lake in lakes
             ],
         }
     )
-    checkpoint.write_json(workdir / RUN, {"starts": starts})
+    write_json(workdir / RUN, {"starts": starts})
 
 
 def _command() -> str:

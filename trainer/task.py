@@ -17,9 +17,12 @@ import argparse
 import os
 import sys
 
-from lake import InputError, storage, tfio
-from lake.export import TFIO
-from trainer import interruption, job_folders, options
+from lake import InputError, storage
+from lake.predictions import tfio
+from lake.predictions.exported import TFIO
+from trainer import options
+from trainer.training import interruption
+from trainer.workdir import model_of_job, workdir_of_job
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,16 +30,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(flags: argparse.Namespace, overrides: list[str]) -> None:
-    workdir = job_folders.workdir(flags.workdir)
+    workdir = workdir_of_job(flags.workdir)
     run = _run(flags, overrides)
-    from trainer import train
+    from trainer.training import stages
 
-    train.train(run, workdir, job_folders.model())
+    stages.train(run, workdir, model_of_job())
 
 
 def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
     run = _run(flags, overrides)
-    from trainer import lr_finder
+    from trainer.training import lr_finder
 
     workdir, limits = storage.path_of(flags.workdir), (flags.lowest, flags.highest)
     return lr_finder.report(run, workdir, flags.steps, *limits)
@@ -46,7 +49,7 @@ def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
     if flags.examples < 1:
         raise InputError(f"--examples={flags.examples}: give 1 or more")
     run = _run(flags, overrides)
-    from trainer import augment_sheet
+    from trainer.training import augment_sheet
 
     return augment_sheet.write(run, flags.output, flags.examples, flags.seed, flags.each)
 
@@ -58,7 +61,7 @@ def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
         if least < 1:
             raise InputError(f"--{name}={least:g}: give 1 or more")
     run = _run(flags, overrides)
-    from trainer import benchmark
+    from trainer.training import benchmark
 
     measured = (flags.steps, flags.replicas, flags.memory_gb, flags.json)
     return benchmark.report(run, overrides, flags.config, *measured)
@@ -70,7 +73,7 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
         raise InputError(f"--prevalence={flags.prevalence}: expected a share within 0 and 1")
     if flags.bootstrap < 0:
         raise InputError(f"--bootstrap={flags.bootstrap}: expected 0 or more")
-    from trainer import evaluate
+    from trainer.evaluation import evaluate
 
     drawn = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
     return evaluate.evaluate(
@@ -82,7 +85,7 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
     if flags.input and (flags.lake or flags.split):
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
-    from trainer import predict
+    from trainer.prediction import predict
 
     wanted = predict.wanted_of(flags)
     asked = flags.lake, flags.split or "test", flags.input
@@ -93,7 +96,7 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
     if flags.decoder == TFIO:
         tfio.load()
-    from trainer import export, levels
+    from trainer.serving import export, levels
 
     if flags.level == options.ALL_LEVELS:
         return levels.export_all(lambda level: _ensemble(flags, level), flags.output, flags.decoder)
@@ -102,7 +105,7 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
-    from trainer import vote
+    from trainer.prediction import vote
 
     return vote.run(flags.predictions, flags.output, flags.votes, flags.triplet)
 
@@ -142,13 +145,13 @@ def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _run(flags: argparse.Namespace, overrides: list[str]):
-    from trainer import config
+    from trainer.config import files
 
-    return config.load(flags.config, overrides, lake=flags.lake)
+    return files.load(flags.config, overrides, lake=flags.lake)
 
 
 def _ensemble(flags: argparse.Namespace, level: int | None):
-    from trainer import ensemble
+    from trainer.inference import ensemble
 
     workdirs, classifiers = (
         [storage.path_of(folder) for folder in given] for given in (flags.workdir, flags.classifier)

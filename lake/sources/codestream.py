@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from lake import Reject
-from lake.sources import MAX_PIXELS
+from lake.scan import MAX_PIXELS
 
 # Of a baseline JPEG: frame header, Huffman and quantisation tables, restart interval, start of
 # scan. Any other segment could hold a name.

@@ -38,7 +38,7 @@ from pydicom.uid import (
 )
 
 from lake import Reject
-from lake.sources import (
+from lake.scan import (
     FRAME_BITS,
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -46,12 +46,9 @@ from lake.sources import (
     Header,
     Scan,
     Storage,
-    elements,
     frame_id,
-    frames,
-    grey,
-    pixels,
 )
+from lake.sources import elements, frames, grey, pixels
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
 from lake.sources.elements import PIXEL_DATA, Element, numbers, text, whole_number

@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from lake import Reject
-from lake.sources import MAX_FILE_BYTES
+from lake.scan import MAX_FILE_BYTES
 
 MAX_ELEMENTS = 1_000_000  # walked over in one data set; ten thousand frames' groups have 400,000
 MAX_DEPTH = 64  # of sequences and items in one another

@@ -15,7 +15,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, RLELossless
 
 from lake import Reject
-from lake.sources import Header, codestream, elements
+from lake.scan import Header
+from lake.sources import codestream, elements
 from lake.sources.elements import PIXEL_DATA, Element, text, whole_number
 
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS = 0x00280002, 0x00280004, 0x00280008, 0x00280010

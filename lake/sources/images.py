@@ -32,8 +32,10 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from lake import Reject, rle
-from lake.sources import MAX_PIXELS, Coding, Header, Scan, Storage, pixels
+from lake import Reject
+from lake.labels import rle
+from lake.scan import MAX_PIXELS, Coding, Header, Scan, Storage
+from lake.sources import pixels
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
 from lake.sources.png import PNG_START, bare_png, chunks

@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK
 
 from lake import Reject
-from lake.nodules import axes
-from lake.sources import (
+from lake.labels.nodules import axes
+from lake.scan import (
     FRAME_BITS,
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -25,14 +25,8 @@ from lake.sources import (
     Header,
     Scan,
     Storage,
-    dicom,
-    elements,
-    frames,
-    grey,
-    lungs,
-    pixels,
-    series,
 )
+from lake.sources import dicom, elements, frames, grey, lungs, pixels, series
 from lake.sources.damage import broken_is
 from lake.sources.elements import numbers, text, whole_number
 

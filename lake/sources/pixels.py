@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from lake import InputError
-from lake.sources import Scan, Storage
+from lake.scan import Scan, Storage
 
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
 # core).

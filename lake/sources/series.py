@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from lake import Reject, labels, rle
-from lake.nodules import Nodule, axes, index_of, masks
-from lake.sources import Geometry, Header, frame_id, stable_hash
+from lake import Reject
+from lake.labels import rle, tables
+from lake.labels.nodules import Nodule, axes, index_of, masks
+from lake.scan import Geometry, Header, frame_id, stable_hash
 
 COSINE_TOLERANCE = 1e-3  # headers print cosines with as few as four digits
 # Of a slice's thickness: positions are rounded and tables are not exact, but a missing slice is a
@@ -20,7 +21,7 @@ GAP_TOLERANCE = 0.1
 
 def slices(
     headers: list[Header], nodules: list[Nodule] | None, empty_share: float
-) -> tuple[list[tuple[Header, labels.Label]], int]:
+) -> tuple[list[tuple[Header, tables.Label]], int]:
     """(Header and Label of each slice taken, how many were left out) of all files of one series.
 
     Every slice that a nodule reaches is taken, and of the others the share `empty_share`, chosen
@@ -28,7 +29,7 @@ def slices(
     """
     stack = _stack(headers)
     if nodules is None:
-        return [(header, labels.UNKNOWN) for header in stack], 0
+        return [(header, tables.UNKNOWN) for header in stack], 0
     planes, first = [header.geometry for header in stack], stack[0]
     volume = replace(first.geometry, slices=len(stack))
     for nodule in nodules:
@@ -40,10 +41,10 @@ def slices(
                 f"slice {at.round(1).tolist()} of {size}; check that the CSV is of these images",
             )
     found = {
-        k: labels.of_runs(rle.from_mask(mask))
+        k: tables.of_runs(rle.from_mask(mask))
         for k, mask in masks(planes, first.height, first.width, nodules)
     }
-    empty = labels.of_runs(rle.NO_RUNS)
+    empty = tables.of_runs(rle.NO_RUNS)
     taken = [
         (header, found.get(k, empty))
         for k, header in enumerate(stack)

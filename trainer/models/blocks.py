@@ -14,8 +14,8 @@ in float32, also under mixed precision.
 import keras
 
 from lake import InputError
-from trainer.config import Blocks
-from trainer.models import parts
+from trainer.config import parts
+from trainer.config.network import Blocks
 
 LESION = "lesion"  # the layer of a segmenter whose output says whether there is a lesion
 

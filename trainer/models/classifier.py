@@ -17,8 +17,9 @@ import math
 
 import keras
 
-from trainer import config
-from trainer.models import encoders, parts
+from trainer.config import parts
+from trainer.config.network import Classifier, Unet, UnetPlusPlus
+from trainer.models import encoders
 
 # Of the last layer's first weights: Goyal et al. 2017 (arXiv:1706.02677), section 5.1.
 HEAD_DEVIATION = 0.01
@@ -27,7 +28,7 @@ MAX_WIDENING = 8  # of the plain encoder's deepest levels, over its first
 LESION_MAP = "lesion_map"  # the layer whose output is the map
 
 
-def network(section: config.Classifier, side: int) -> keras.Model:
+def network(section: Classifier, side: int) -> keras.Model:
     images = keras.Input((side, side, 1), name="images")
     encoder = section.encoder
     if encoder == "plain":
@@ -56,7 +57,7 @@ def average_head(features, dropout: float, hidden: int, classes: int, name: str 
     return keras.layers.Dense(units, kernel_initializer=small, dtype="float32", name=name)(x)
 
 
-def pretraining(images, features, section: config.Unet | config.UnetPlusPlus) -> keras.Model:
+def pretraining(images, features, section: Unet | UnetPlusPlus) -> keras.Model:
     """A U-Net or U-Net++ as a classifier by the mean of its last features [B, side, side, c]; its
     last layer's name is not that of a segmenter's head, which it cannot become."""
     logits = average_head(features, section.dropout, 0, section.classes, "class_head")

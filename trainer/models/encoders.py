@@ -16,13 +16,12 @@ import re
 import keras
 
 from lake import InputError
-from trainer import config
-from trainer.models import blocks, parts, weight_files
+from trainer.config import parts
+from trainer.config.network import Blocks, Decoder
+from trainer.models import blocks, weight_files
 
 
-def of_section(
-    images, side: int, section: config.Decoder, name: str, is_pooled: bool = True
-) -> list:
+def of_section(images, side: int, section: Decoder, name: str, is_pooled: bool = True) -> list:
     """The features that a decoder's section asks for; `name` is that of plain."""
     if section.encoder == "plain":
         return plain(images, side, section.widths(), section, name)
@@ -31,7 +30,7 @@ def of_section(
     )
 
 
-def plain(images, side: int, widths: tuple[int, ...], style: config.Blocks, name: str) -> list:
+def plain(images, side: int, widths: tuple[int, ...], style: Blocks, name: str) -> list:
     """`name` has a {} for the level, such as level_{} or x_{}_0."""
     depth = len(widths) - 1
     blocks.check(side, depth, widths, style.norm)

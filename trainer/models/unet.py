@@ -18,11 +18,11 @@ With `classes`, for pretraining: D0 -> mean over the image -> logits [B, 1] or [
 
 import keras
 
-from trainer import config
+from trainer.config.network import Unet
 from trainer.models import blocks, classifier, encoders
 
 
-def network(section: config.Unet, side: int, channels: int = 1) -> keras.Model:
+def network(section: Unet, side: int, channels: int = 1) -> keras.Model:
     images = keras.Input((side, side, channels), name="images")
     skips = encoders.of_section(images, side, section, "level_{}")
     widths, x = section.decoder_widths(), skips[-1]

@@ -20,11 +20,11 @@ pretraining: X(0,L) -> mean over the image -> logits [B, 1] or [B, classes].
 import keras
 
 from lake import InputError
-from trainer import config
+from trainer.config.network import UnetPlusPlus
 from trainer.models import blocks, classifier, encoders, weight_files
 
 
-def network(section: config.UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
+def network(section: UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
     """With deep supervision logits[..., j - 1] is the head on X(0,j), the last one the deepest."""
     images = keras.Input((side, side, channels), name="images")
     depth, widths = section.depth, section.decoder_widths()
@@ -56,8 +56,8 @@ def network(section: config.UnetPlusPlus, side: int, channels: int = 1) -> keras
 
 
 def pruned(
-    trained: keras.Model, section: config.UnetPlusPlus, side: int, level: int
-) -> tuple[config.UnetPlusPlus, keras.Model]:
+    trained: keras.Model, section: UnetPlusPlus, side: int, level: int
+) -> tuple[UnetPlusPlus, keras.Model]:
     """Zhou et al., section 3.2: the U-Net++ of depth `level` whose logits are those of head `level`
     of a network trained with deep supervision, with the weights it needs and no others. A smaller
     depth has no X(depth,0), so no empty_head."""

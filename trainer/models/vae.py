@@ -21,10 +21,11 @@ import keras
 from keras import ops
 
 from lake import InputError
-from trainer import config
-from trainer.models import blocks, parts
+from trainer.config import parts
+from trainer.config.network import Blocks, Vae
+from trainer.models import blocks
 
-STYLE = config.Blocks(norm="group", activation="relu")
+STYLE = Blocks(norm="group", activation="relu")
 CODE_FILTERS = 16  # of the map that mean and log σ² are read from, and of the one painted from
 MEAN, LOG_VARIANCE, RECONSTRUCTION = "vae_mean", "vae_log_variance", "reconstruction"  # layers
 
@@ -44,7 +45,7 @@ class Draw(keras.layers.Layer):
         return mean + ops.exp(log_variance / 2) * noise
 
 
-def network(section: config.Vae, side: int) -> keras.Model:
+def network(section: Vae, side: int) -> keras.Model:
     halvings = len(section.blocks)  # the VAE branch halves once more than the encoder
     if side % 2**halvings:
         raise InputError(
@@ -62,7 +63,7 @@ def network(section: config.Vae, side: int) -> keras.Model:
     return keras.Model(images, blocks.with_beside(logits, beside), name="vae")
 
 
-def encoded(images, widths: list[int], section: config.Vae) -> list:
+def encoded(images, widths: list[int], section: Vae) -> list:
     """The features of each level, [B, side / 2^i, side / 2^i, f · 2^i]."""
     x = keras.layers.Rescaling(2.0, offset=-1.0, dtype="float32", name="rescale")(images)
     features = []

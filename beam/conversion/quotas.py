@@ -1,0 +1,53 @@
+"""`--splits`: its text, and dealing a line of groups by its quotas."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from lake import InputError
+from lake.labels.tables import MAX_SPLIT_NAME
+
+Splits = tuple[tuple[str, Fraction], ...]
+
+
+def parse(text: str) -> Splits:
+    """`train=0.8,val=0.1,test=0.1` -> ((name, share), …); raises InputError."""
+    try:
+        splits = tuple(
+            (name.strip(), Fraction(share))
+            for name, share in (part.split("=") for part in text.split(","))
+        )
+    except (ValueError, ZeroDivisionError):
+        raise InputError(
+            f"--splits={text}: expected NAME=SHARE,…, such as train=0.8,val=0.1,test=0.1"
+        ) from None
+    names = [name for name, _ in splits]
+    if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
+        raise InputError(f"--splits={text}: split names must differ and be plain words")
+    if max(map(len, names)) > MAX_SPLIT_NAME or not text.isascii():
+        raise InputError(f"--splits={text}: split names have at most {MAX_SPLIT_NAME} letters")
+    if any(share < 0 for _, share in splits) or sum(share for _, share in splits) != 1:
+        raise InputError(
+            f"--splits={text}: the shares add up to {float(sum(s for _, s in splits)):g}, "
+            f"expected 1"
+        )
+    return splits
+
+
+def deal(count: int, splits: Splits) -> np.ndarray:
+    """Split number of each of `count` positions in a line: any stretch of n positions gets share·n
+    of each, within 2."""
+    dealt = np.zeros(count, np.uint8)
+    open_positions, remaining = np.arange(count, dtype=np.int32), Fraction(1)
+    for number, (_, share) in reversed(list(enumerate(splits[1:], start=1))):
+        # Systematic sampling: take a position whenever share·position passes the next half.
+        quota = share / remaining if remaining else Fraction(0)
+        quota = quota.limit_denominator(10_000)  # so that the products below fit 64 bits
+        steps = np.arange(len(open_positions) + 1)  # in place: there may be ten million
+        steps *= 2 * quota.numerator
+        steps += quota.denominator
+        steps //= 2 * quota.denominator
+        is_taken = np.diff(steps) > 0
+        dealt[open_positions[is_taken]] = number
+        open_positions, remaining = open_positions[~is_taken], remaining - share
+    return dealt

@@ -1,0 +1,214 @@
+"""One shard: read its images, convert, write under a temporary name, rename.
+
+Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of the index and its
+rejects. A shard whose sidecar still fits is not written again.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from importlib import metadata
+
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+from PIL import Image as PillowImage
+
+from beam.conversion import deidentify
+from beam.conversion.listing import Image, reject_row
+from beam.conversion.options import Options
+from beam.running import files, progress
+from lake import Reject, Stopped
+from lake.labels import rle
+from lake.records import example, manifest, mask_png
+from lake.scan import Scan
+from lake.sources import pixels, reader
+
+# One image in this many, and the first of each shard, is decoded for the manifest's mean and
+# standard deviation: decoding costs a dozen times what its record does.
+STATISTICS_EVERY = 256
+WRITER_VERSION = 2  # raise it when records of the same input change
+DECODERS = (
+    *("pydicom", "pillow", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "numpy"),
+    *("scikit-image", "SimpleITK"),
+)
+
+
+def bits_kind(image: Image) -> tuple[int, str]:
+    """(8 or 16, path): the stored dtype that fits an image."""
+    return (8 if image.header.bits <= 8 else 16), image.header.path
+
+
+def lake_bits(seen: list[tuple[int, str]], wanted: int | None) -> int:
+    """The lake's one dtype, from (8 or 16, example path) of each kind seen; raises Stopped where
+    they are mixed."""
+    if wanted:
+        return wanted
+    if len(seen) > 1:
+        paths = " and ".join(f"{bits} bits: {path}" for bits, path in sorted(seen))
+        raise Stopped(
+            f"images of 8 and of more bits in one lake ({paths}); choose --bits 8 or --bits 16"
+        )
+    return seen[0][0] if seen else 8
+
+
+def write(keyed: tuple, lake_bits: int, options: Options) -> str:
+    """((split, shard, shards), [(key, fold, Image)]) -> the name of the shard, which then stands
+    complete."""
+    (split, shard, shards), placed = keyed
+    placed = sorted(placed, key=lambda item: (item[0], item[2].header.image_id))
+    placed = [(image, fold) for _, fold, image in placed]
+    name = manifest.shard_name(options.dataset, split, shard, shards)
+    print_of = fingerprint(placed, lake_bits, options)
+    if _is_done(name, print_of, options):
+        progress.tick(options.progress_file, progress.RECORD * len(placed))
+        return name
+    # Neither the old manifest nor an old sidecar may stand beside new bytes, should this worker die
+    # between the two.
+    files.remove(options.path(manifest.MANIFEST))
+    files.remove(options.sidecar(name))
+    writer = _Writer(split, shard, lake_bits, options)
+    with files.Unfinished(options.path(name)) as file:
+        for image, fold in placed:
+            writer.add(image, fold, file)
+    sidecar = {"fingerprint": print_of, "name": name, "split": split, **writer.result()}
+    files.write_text(options.sidecar(name), json.dumps(sidecar))
+    return name
+
+
+def fingerprint(placed: list[tuple[Image, int]], lake_bits: int, options: Options) -> str:
+    """What a shard's bytes depend on, hashed."""
+    versions = {name: metadata.version(name) for name in DECODERS}
+    inputs = [(vars(image.header), vars(image.label), fold) for image, fold in placed]
+    content = [WRITER_VERSION, options.of_records(), lake_bits, versions, inputs]
+    content.append(deidentify.key_digest(options.key_file))
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()
+
+
+class _Writer:
+    """What one shard adds up to while its records are written."""
+
+    def __init__(self, split: str, shard: int, lake_bits: int, options: Options):
+        self.split, self.shard, self.options = split, shard, options
+        self.storage = options.storage(lake_bits)
+        self.inputs = files.Inputs()
+        reader.quieten()
+        self.rows, self.rejects, self.bytes, self.sha256 = [], [], 0, hashlib.sha256()
+        self.sums = Counter()
+
+    def add(self, image: Image, fold: int, file) -> None:
+        header = image.header
+        try:
+            scan = reader.read_scan(self.options.source, self.inputs, header, self.storage)
+        except Reject as reject:
+            self.rejects.append(reject_row(header.path, header.image_id, reject))
+            progress.tick(self.options.progress_file, progress.REJECTED)
+            return
+        fields = record(image, scan, fold, self.options)
+        for part in example.frame(example.encoded_parts(fields)):
+            file.write(part)
+            self.bytes += len(part)
+            self.sha256.update(part)
+        self._count(image, fields, scan)
+        progress.tick(self.options.progress_file, progress.RECORD)
+
+    def _count(self, image: Image, fields: dict, scan: Scan) -> None:
+        position = len(self.rows)
+        row = {"split": self.split, "shard": self.shard, "position": position}
+        for name in manifest.INDEX_SCHEMA.names[3:]:
+            value = fields[name]
+            row[name] = value.decode() if isinstance(value, bytes) else value
+        self.rows.append(row)
+        self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
+        if fields["has_mask"]:
+            num_pixels = scan.height * scan.width
+            self.sums["mask_pixels"] += num_pixels
+            self.sums["lesion_pixels"] += fields["lesion_px"]
+            self.sums["pixels_of_positives"] += num_pixels * fields["label"]
+            if self.options.dialect in rle.ORDERS and fields["lesion_px"]:
+                self._count_order(image)
+        if position % STATISTICS_EVERY == 0:
+            self._count_pixels(scan)
+
+    def _count_pixels(self, scan: Scan) -> None:
+        with PillowImage.open(io.BytesIO(scan.image)) as image:
+            counts = np.array(
+                image.histogram() if image.mode == "L" else np.bincount(np.asarray(image).ravel())
+            )
+        levels = np.arange(len(counts))
+        self.sums["sampled_images"] += 1
+        self.sums["sampled_pixels"] += scan.height * scan.width
+        self.sums["total"] += int(counts @ levels)
+        self.sums["squares"] += int(counts @ levels**2)
+
+    def _count_order(self, image: Image) -> None:
+        height, width = image.header.height, image.header.width
+        joined = rle.runs(image.label.rle, height, width)
+        columns, rows = rle.order_evidence(joined, height, width, self.options.dialect)
+        self.sums.update(order_as_columns=columns, order_as_rows=rows)
+
+    def result(self) -> dict:
+        return {
+            "records": len(self.rows),
+            "bytes": self.bytes,
+            "sha256": self.sha256.hexdigest(),
+            "rows": self.rows,
+            "rejects": self.rejects,
+            "sums": dict(self.sums),
+        }
+
+
+def record(image: Image, scan: Scan, fold: int, options: Options) -> dict:
+    """The fields of lake.example.FIELDS."""
+    header, label = image.header, image.label
+    mask_png, lesion_px = _mask(image, scan)
+    pseudonyms = {
+        kind: deidentify.pseudonym(kind, getattr(header, kind), options.key_file).encode()
+        for kind in ("patient", "study", "series")
+    }
+    image_key_file = options.key_file if options.image_id == "hash" else None
+    return {
+        "image_id": deidentify.pseudonym("image", header.image_id, image_key_file).encode(),
+        "image": scan.image,
+        "mask": mask_png,
+        "has_mask": int(label.has_mask),
+        "label": label.label,
+        "lesion_px": lesion_px,
+        "original_rle": label.rle.encode(),
+        "height": scan.height,
+        "width": scan.width,
+        "original_height": header.height,
+        "original_width": header.width,
+        "original_bits": header.bits,
+        "pixel_spacing_mm": scan.pixel_spacing_mm,
+        "rescale": scan.rescale,
+        "window": scan.window,
+        "encoding": scan.encoding.encode(),
+        **pseudonyms,
+        "view": header.view.encode(),
+        "sex": header.sex.encode(),
+        "modality": header.modality.encode(),
+        "age": header.age,
+        "slice_mm": scan.slice_mm,
+        "fold": fold,
+    }
+
+
+def _mask(image: Image, scan: Scan) -> tuple[bytes, int]:
+    """(PNG, set pixels or -1) of the mask at the stored size."""
+    header, label = image.header, image.label
+    runs = rle.runs(label.rle, header.height, header.width) if label.has_mask else rle.NO_RUNS
+    if not len(runs) or (header.height, header.width) == (scan.height, scan.width):
+        # A lesion of unknown size has no mask, and its size stays unknown.
+        return mask_png.encode_runs(runs, scan.height, scan.width), label.lesion_px
+    mask = rle.to_mask(runs, header.height, header.width)
+    mask = (pixels.shrink(mask, scan.height, scan.width) >= 128).astype(np.uint8) * 255
+    return mask_png.encode(mask), int(np.count_nonzero(mask))
+
+
+def _is_done(name: str, print_of: str, options: Options) -> bool:
+    if not (FileSystems.exists(options.sidecar(name)) and FileSystems.exists(options.path(name))):
+        return False
+    sidecar = json.loads(files.read_text(options.sidecar(name)))
+    [found] = FileSystems.match([options.path(name)])[0].metadata_list
+    return sidecar["fingerprint"] == print_of and sidecar["bytes"] == found.size_in_bytes

@@ -1,0 +1,184 @@
+"""Whether a finished lake is what its manifest says: the shards, the index, then the totals.
+
+In: a folder and its manifest; out: the Problems and the number of records that were read.
+"""
+
+import contextlib
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from lake import storage
+from lake.inspection import verify_totals
+from lake.inspection.verify_shard import Problems, Task, check
+from lake.records import example, manifest
+
+PLACE = ("split", "shard", "position")
+CHECKED = (
+    "bytes and sha256 of shards, checksums and fields of records, labels, index, ids, patients, "
+    "counts, rejects, TFDS files"
+)
+PIXELS = "images and masks decoded and compared with sizes, labels and run lengths"
+QUICK = "not decoded (--quick)"
+
+
+def verify(
+    folder: Path,
+    content: dict,
+    decodes_pixels: bool = True,
+    processes: int = 1,
+    on_shard: Callable[[int, int], None] = lambda done, shards: None,
+) -> tuple[Problems, int]:
+    """Checks all that can be checked; `content` is the manifest of the lake in `folder`.
+
+    With more than one process, shards are spread over them. `on_shard` hears of progress.
+    """
+    problems = Problems()
+    _check_shard_names(folder, content, problems)
+    index = _read_index(folder, problems)
+    tasks = _tasks(folder, content, index, decodes_pixels)
+    present, num_records = _present(folder, content), 0
+    with _mapping(min(processes, len(present))) as run:
+        for done, (found, records) in enumerate(run(check, tasks), start=1):
+            problems.update(found)
+            num_records += records
+            on_shard(done, len(present))
+    if index is not None:
+        _check_places(index, content, problems)
+        _check_ids(index, problems)
+        verify_totals.check_counts(index, content, problems)
+    verify_totals.check_rejects(folder, content, problems)
+    verify_totals.check_tfds(folder, content, problems)
+    return problems, num_records
+
+
+@contextlib.contextmanager
+def _mapping(processes: int) -> Iterator[Callable]:
+    """`map`, in this process where one is enough."""
+    if processes <= 1:
+        yield map
+        return
+    # Forking would copy pyarrow's threads in mid-air.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield pool.imap
+
+
+def _present(folder: Path, content: dict) -> list[dict]:
+    return [shard for shard in content["shards"] if (folder / shard["name"]).is_file()]
+
+
+def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
+    shards, splits = _numbered(content), Counter(shard["split"] for shard in content["shards"])
+    for (split, number), shard in shards.items():
+        name = manifest.shard_name(content["dataset"], split, number, splits[split])
+        if shard["name"] != name:
+            problems.add("shard-names", f"the manifest has {shard['name']}, expected {name}")
+    names = {shard["name"] for shard in content["shards"]}
+    on_disk = {path.name for path in folder.glob("*.tfrecord-*")}
+    for name in sorted(names - on_disk):
+        problems.add("shard-missing", f"{name}: in the manifest, but not in {folder}")
+    for name in sorted(on_disk - names):
+        problems.add("shard-unlisted", f"{name}: in {folder}, but not in the manifest")
+
+
+def _read_index(folder: Path, problems: Problems) -> pyarrow.Table | None:
+    """The index in the order of split, shard and position; None when it cannot be used."""
+    try:
+        with storage.local(folder / manifest.INDEX) as path:
+            index = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        problems.add("index", f"{manifest.INDEX} cannot be read: {error}")
+        return None
+    for column in manifest.INDEX_SCHEMA:
+        if column.name not in index.column_names:
+            problems.add("index", f"{manifest.INDEX} has no column {column.name}")
+        elif (found := index.schema.field(column.name).type) != column.type:
+            message = f"expected {column.type}, found {found}"
+            problems.add("index", f"{manifest.INDEX} column {column.name}: {message}")
+        elif nulls := index[column.name].null_count:
+            problems.add("index", f"{manifest.INDEX} column {column.name}: {nulls} nulls")
+    if problems.counts["index"]:
+        return None
+    return index.sort_by([(name, "ascending") for name in PLACE])
+
+
+def _tasks(
+    folder: Path, content: dict, index: pyarrow.Table | None, decodes_pixels: bool
+) -> Iterator[Task]:
+    """A Task for each shard that is there, made when its turn comes."""
+    slices, columns = {}, []
+    if index is not None:
+        slices = _slices(index)
+        columns = [name for name in index.column_names if name in PLACE or name in example.FIELDS]
+    for (split, number), shard in _numbered(content).items():
+        path, rows = folder / shard["name"], None
+        if not path.is_file():
+            continue
+        if index is not None:
+            start, end = slices.get((split, number), (0, 0))
+            rows = index.select(columns).slice(start, end - start).to_pydict()
+        num_classes = manifest.num_classes(content)
+        yield Task(path, shard, number, content["dtype"], num_classes, rows, decodes_pixels)
+
+
+def _numbered(content: dict) -> dict[tuple[str, int], dict]:
+    """(split, number in the split) -> shard, in the manifest's order."""
+    numbers, shards = Counter(), {}
+    for shard in content["shards"]:
+        shards[shard["split"], numbers[shard["split"]]] = shard
+        numbers[shard["split"]] += 1
+    return shards
+
+
+def _slices(index: pyarrow.Table) -> dict[tuple[str, int], tuple[int, int]]:
+    """(split, shard) -> first row and the one behind the last, in a sorted index."""
+    splits = index["split"].combine_chunks().dictionary_encode()
+    codes, shards = splits.indices.to_numpy(), index["shard"].to_numpy()
+    is_first = (np.diff(codes) != 0) | (np.diff(shards) != 0)
+    starts = np.flatnonzero(np.r_[True, is_first])[: len(index)]
+    ends = np.r_[starts[1:], len(index)]
+    names = splits.dictionary.to_pylist()
+    keys = ((names[codes[start]], int(shards[start])) for start in starts)
+    return dict(zip(keys, zip(starts.tolist(), ends.tolist(), strict=False), strict=False))
+
+
+def _check_places(index: pyarrow.Table, content: dict, problems: Problems) -> None:
+    shards = _numbered(content)
+    for (split, number), (start, end) in _slices(index).items():
+        if (split, number) not in shards:
+            message = f"{end - start} rows of shard {number} of {split}, which the manifest lacks"
+            problems.add("index", message)
+
+
+def _check_ids(index: pyarrow.Table, problems: Problems) -> None:
+    """No image twice, no patient on two sides of a split or of the folds."""
+    _check_once(index, "image_id", "position", "count", "image-twice", problems)
+    patients = index.filter(pyarrow.compute.field("patient") != "")
+    for part in ("split", "fold"):
+        held = patients.filter(pyarrow.compute.field("fold") >= 0) if part == "fold" else patients
+        kind = f"patient-across-{part}s"
+        _check_once(held, "patient", part, "count_distinct", kind, problems)
+
+
+def _check_once(
+    index: pyarrow.Table, key: str, part: str, function: str, kind: str, problems: Problems
+) -> None:
+    counts = index.group_by(key).aggregate([(part, function)])
+    several = counts.filter(pyarrow.compute.field(f"{part}_{function}") > 1)[key].sort()
+    if not len(several):
+        return
+    held = index.filter(pyarrow.compute.is_in(index[key], several.combine_chunks()))
+    places = {}
+    for row in held.select([key, *PLACE, "fold"]).to_pylist():
+        place = f"{row['split']} shard {row['shard']} record {row['position']}"
+        places.setdefault(row[key], []).append(
+            f"{place} (fold {row['fold']})" if part == "fold" else place
+        )
+    for name in several.to_pylist():
+        problems.add(kind, f"{key} {name}: {', '.join(places[name][:8])}")

@@ -1,0 +1,224 @@
+"""One shard against what the manifest and the index say of it: its bytes, its records, its pixels.
+
+In: a Task; out: the Problems and the number of records. It is one worker's whole job.
+"""
+
+import hashlib
+import io
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lake import Reject, storage
+from lake.labels import rle
+from lake.records import example, tfrecord
+
+LISTED = 20  # problems of one kind that are listed; the others are counted
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it
+FORMATS = {"jpeg-kept": "JPEG", "png": "PNG"}  # encoding -> what Pillow calls it
+
+
+@dataclass
+class Problems:
+    """How many problems of each kind, and the first few messages."""
+
+    counts: Counter = field(default_factory=Counter)
+    messages: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: str, message: str) -> None:
+        self.counts[kind] += 1
+        if len(self.messages[kind]) < LISTED:
+            self.messages[kind].append(message)
+
+    def update(self, other: "Problems") -> None:
+        self.counts.update(other.counts)
+        for kind, messages in other.messages.items():
+            self.messages[kind] = (self.messages[kind] + messages)[:LISTED]
+
+    def lines(self) -> list[str]:
+        lines = []
+        for kind, count in self.counts.items():
+            lines += [f"{kind}: {message}" for message in self.messages[kind]]
+            if more := count - len(self.messages[kind]):
+                lines.append(f"{kind}: and {more:,} more")
+        return lines
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard and what is said of it."""
+
+    path: Path
+    stated: dict  # the shard in the manifest
+    number: int  # of the shard in its split
+    dtype: str  # the lake's: uint8 | uint16
+    num_classes: int
+    rows: dict[str, list] | None  # the index's columns for this shard; None without an index
+    decodes_pixels: bool
+
+
+def check(task: Task) -> tuple[Problems, int]:
+    problems, name, num_records = Problems(), task.path.name, 0
+    is_whole = True
+    with storage.local(task.path) as path, path.open("rb") as file:
+        _check_bytes(file, task, problems)
+        try:
+            for record, is_intact in tfrecord.records(file):
+                where = f"{name} record {num_records}"
+                if is_intact:
+                    _check_record(record, where, num_records, task, problems)
+                else:
+                    problems.add("record-checksum", f"{where}: not the checksum of its bytes")
+                num_records += 1
+        except tfrecord.FrameError as error:
+            is_whole = False
+            problems.add("frame", f"{name}: {error}; what follows was not checked")
+    if is_whole and num_records != task.stated["records"]:
+        expected = f"{task.stated['records']} by the manifest"
+        problems.add("shard-records", f"{name}: expected {expected}, found {num_records}")
+    if is_whole and task.rows is not None and len(task.rows["position"]) > num_records:
+        found = len(task.rows["position"])
+        problems.add("index", f"{name}: {num_records} records, but {found} rows of the index")
+    return problems, num_records
+
+
+def _check_bytes(file, task: Task, problems: Problems) -> None:
+    stated, num_bytes = task.stated, os.fstat(file.fileno()).st_size
+    if num_bytes != stated["bytes"]:
+        message = f"expected {stated['bytes']:,} by the manifest, found {num_bytes:,}"
+        problems.add("shard-bytes", f"{task.path.name}: {message}")
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != stated["sha256"]:
+        message = f"expected {stated['sha256']} by the manifest, found {sha256}"
+        problems.add("shard-sha256", f"{task.path.name}: {message}")
+    file.seek(0)
+
+
+def _check_record(record: bytes, where: str, position: int, task: Task, problems: Problems) -> None:
+    try:
+        fields = example.decode(record)
+    except ValueError as error:
+        problems.add("fields", f"{where}: {error}")
+        return
+    where += f" ({_text(fields['image_id'])})"
+    found = list(differences_from_index(fields, position, task))
+    found += [*label_problems(fields, task.num_classes), *view_problems(fields)]
+    if task.decodes_pixels:
+        found += pixel_problems(fields, task.dtype)
+    for kind, message in found:
+        problems.add(kind, f"{where}: {message}")
+
+
+def differences_from_index(fields: dict, position: int, task: Task) -> Iterator[tuple[str, str]]:
+    """(kind, message) of every column of the index that differs from the record at `position`."""
+    if task.rows is None:
+        return
+    if position >= len(task.rows["position"]):
+        yield "index", "the index has no row for it"
+        return
+    place = {"split": task.stated["split"], "shard": task.number, "position": position}
+    for column, values in task.rows.items():
+        value = place.get(column, fields.get(column))
+        expected = _text(value) if isinstance(value, bytes) else value
+        found = values[position]
+        # NaN, the slice_mm of a radiograph, is not equal to itself.
+        if expected != found and (expected == expected or found == found):
+            yield "index", f"its {column} is {expected!r}, the index has {found!r}"
+
+
+def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, str]]:
+    """(kind, message) where label, has_mask, lesion_px and original_rle contradict each other."""
+    label, has_mask, lesion_px = (fields[name] for name in ("label", "has_mask", "lesion_px"))
+    stated = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
+    if not -1 <= label < num_classes or has_mask not in (0, 1):
+        highest = num_classes - 1
+        yield "label", f"{stated}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
+        return
+    has_lesion = _has_lesion(fields)
+    if has_mask:
+        # A lesion smaller than half a stored pixel leaves no pixel, but stays a label.
+        if label != has_lesion or lesion_px < 0 or (lesion_px > 0 and label == 0):
+            rule = "with a mask, label says whether original_rle has a lesion, and lesion_px agrees"
+            yield "label", f"{stated}, original_rle {'' if has_lesion else 'not '}set: {rule}"
+    elif lesion_px != -1 or has_lesion:
+        rule = f"without a mask lesion_px is -1 and original_rle {rle.EMPTY}"
+        yield "label", f"{stated}, original_rle {'' if has_lesion else 'not '}set: {rule}"
+
+
+def view_problems(fields: dict) -> Iterator[tuple[str, str]]:
+    """(kind, message) where a trainer would divide by the window's width and get no number."""
+    (low, high), (slope, intercept) = fields["window"], fields["rescale"]
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        yield "window", f"window is {(low, high)}: expected two numbers, the lower first"
+    if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
+        yield "rescale", f"rescale is {(slope, intercept)}: expected two numbers, a slope not 0"
+
+
+def pixel_problems(fields: dict, dtype: str) -> Iterator[tuple[str, str]]:
+    """(kind, message) of everything that is wrong with image, mask and run lengths."""
+    encoding, size = _text(fields["encoding"]), (fields["height"], fields["width"])
+    if encoding not in FORMATS:
+        yield "image", f"encoding {encoding!r}, expected one of {', '.join(FORMATS)}"
+    image = mask = None
+    try:
+        image = _decoded(fields["image"], FORMATS.get(encoding))
+        yield from (("image", message) for message in _misfits(image, size, dtype))
+    except UNDECODABLE as error:
+        yield "image", f"not decodable as {encoding}: {error}"
+    try:
+        mask = _decoded(fields["mask"], "PNG")
+    except UNDECODABLE as error:
+        yield "mask", f"not decodable as png: {error}"
+        return
+    wrong = list(_misfits(mask, size, "uint8"))
+    yield from (("mask", message) for message in wrong)
+    if not wrong:
+        yield from _mask_problems(mask, fields)
+
+
+def _mask_problems(mask: np.ndarray, fields: dict) -> Iterator[tuple[str, str]]:
+    lesion_px = int(np.count_nonzero(mask))
+    if lesion_px and (np.count_nonzero(mask == 255) != lesion_px):
+        yield "mask", f"holds the values {np.unique(mask).tolist()[:8]}, expected 0 and 255"
+    if lesion_px != max(fields["lesion_px"], 0):
+        yield "lesion-px", f"lesion_px={fields['lesion_px']}, but the mask has {lesion_px} pixels"
+    if not _has_lesion(fields):
+        return
+    original = (fields["original_height"], fields["original_width"])
+    if min(original) < 1:
+        yield "run-lengths", f"an original size of {original[0]}x{original[1]}"
+        return
+    try:
+        truth = rle.decode(_text(fields["original_rle"]), *original)
+    except Reject as reject:
+        yield "run-lengths", str(reject)
+        return
+    if original == mask.shape and (num_wrong := np.count_nonzero((truth != 0) != (mask != 0))):
+        yield "run-lengths", f"original_rle and mask differ in {num_wrong:,} pixels"
+
+
+def _has_lesion(fields: dict) -> bool:
+    return fields["original_rle"].split() not in ([], [rle.EMPTY.encode()])
+
+
+def _decoded(data: bytes, expected_format: str | None) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=[expected_format] if expected_format else None) as it:
+        return np.asarray(it)
+
+
+def _misfits(pixels: np.ndarray, size: tuple[int, int], dtype: str) -> Iterator[str]:
+    if pixels.shape != size:
+        expected, found = ("x".join(map(str, shape)) for shape in (size, pixels.shape))
+        yield f"expected height x width {expected}, found {found}"
+    if pixels.dtype != dtype:
+        yield f"expected {dtype}, found {pixels.dtype}"
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")

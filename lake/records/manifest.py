@@ -1,0 +1,142 @@
+"""What stands beside the shards: their names, manifest.json, index.parquet's columns, the two TFDS
+files.
+
+The manifest is written last; a folder without one is not a lake.
+"""
+
+import json
+
+import pyarrow
+
+from lake import InputError, storage
+from lake.records import example
+
+SCHEMA_VERSION = 1
+MANIFEST, INDEX, REJECTS = "manifest.json", "index.parquet", "rejects.jsonl"
+FEATURES, DATASET_INFO = "features.json", "dataset_info.json"
+ORPHANS = "labels_without_image.txt"
+KEYS = ("schema_version", "dataset", "version", "created", "options", "dtype", "counts")
+KEYS += ("statistics", "shards")
+COUNT_KEYS = ("images", "records", "rejects", "labels_without_image", "splits")
+SHARD_KEYS = ("name", "split", "records", "bytes", "sha256")
+INDEX_SCHEMA = pyarrow.schema(
+    [
+        *(("split", pyarrow.string()), ("shard", pyarrow.int32()), ("position", pyarrow.int32())),
+        *((name, pyarrow.string()) for name in ("image_id", "patient")),
+        *((name, pyarrow.int64()) for name in ("fold", "label", "has_mask", "lesion_px")),
+        *((name, pyarrow.string()) for name in ("view", "sex")),
+        ("age", pyarrow.int64()),
+    ]
+)
+FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
+TFDS_FEATURES = "tensorflow_datasets.core.features"
+
+
+def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
+    return f"{dataset}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
+
+
+def num_classes(content: dict) -> int:
+    """Of the labels of a lake: 2, lesion or none, but where class folders name others."""
+    return len(content["classes"]) if "classes" in content else 2
+
+
+def numbered(classes: list[str]) -> list[str]:
+    """The classes of a lake from class folders by their label and name, such as `0 NORMAL`."""
+    return [f"{number} {name}" for number, name in enumerate(classes)]
+
+
+def to_json(content: dict | list) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse(text: str, folder: str) -> dict:
+    """The manifest of the lake in `folder` from its JSON text; raises InputError when this code
+    cannot read it."""
+    try:
+        manifest = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{folder}/{MANIFEST} is not JSON: {error}") from None
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{folder}: schema version {manifest.get('schema_version')}, expected "
+            f"{SCHEMA_VERSION}; convert again"
+        )
+    return manifest
+
+
+def missing(folder: str) -> InputError:
+    return InputError(
+        f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
+        f"ROOT/<name>/<version> "
+        "that python -m beam.convert wrote"
+    )
+
+
+def load(folder: str) -> dict:
+    """The manifest of a lake; raises InputError when this code cannot read it."""
+    try:
+        text = (storage.path_of(folder) / MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing(folder) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{folder}/{MANIFEST} is not UTF-8: {error}") from None
+    content = parse(text, folder)
+    absent = [key for key in KEYS if key not in content]
+    counts = content.get("counts", dict.fromkeys(COUNT_KEYS))
+    absent += [f"counts.{key}" for key in COUNT_KEYS if key not in counts]
+    for number, shard in enumerate(content.get("shards", ())):
+        absent += [f"shards[{number}].{key}" for key in SHARD_KEYS if key not in shard]
+    if absent:
+        raise InputError(f"{folder}/{MANIFEST} lacks {', '.join(absent[:10])}; convert again")
+    return content
+
+
+def features_json(dtype: str) -> dict:
+    """TFDS's features.json for a lake whose images have `dtype` (uint8 or uint16)."""
+    features = {}
+    for name, (kind, count) in example.FIELDS.items():
+        if name in ("image", "mask"):
+            features[name] = _tfds_image(
+                "uint8" if name == "mask" else dtype, "png" if name == "mask" else None
+            )
+        elif kind is bytes:
+            features[name] = {"pythonClassName": f"{TFDS_FEATURES}.text_feature.Text", "text": {}}
+        else:
+            features[name] = _tfds_numbers("int64" if kind is int else "float32", count)
+    return {
+        "type": f"{TFDS_FEATURES}.features_dict.FeaturesDict",
+        "content": {"features": features},
+        "proto_cls": "tensorflow_datasets.FeaturesDict",
+    }
+
+
+def dataset_info_json(dataset: str, version: str, shards: list[dict]) -> dict:
+    """TFDS's dataset_info.json for shards as the manifest lists them."""
+    splits = []
+    for split in dict.fromkeys(shard["split"] for shard in shards):
+        own = [shard for shard in shards if shard["split"] == split]
+        splits.append(
+            {
+                "name": split,
+                "shardLengths": [str(shard["records"]) for shard in own],
+                "numBytes": str(sum(shard["bytes"] for shard in own)),
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
+    return {"name": dataset, "version": version, "fileFormat": "tfrecord", "splits": splits}
+
+
+def _tfds_image(dtype: str, encoding: str | None) -> dict:
+    image = {"shape": {"dimensions": ["-1", "-1", "1"]}, "dtype": dtype}
+    if encoding:
+        image["encodingFormat"] = encoding
+    return {"pythonClassName": f"{TFDS_FEATURES}.image_feature.Image", "image": image}
+
+
+def _tfds_numbers(dtype: str, count: int) -> dict:
+    if count == 1:
+        tensor = {"shape": {}, "dtype": dtype, "encoding": "none"}
+        return {"pythonClassName": f"{TFDS_FEATURES}.scalar.Scalar", "tensor": tensor}
+    tensor = {"shape": {"dimensions": [str(count)]}, "dtype": dtype, "encoding": "none"}
+    return {"pythonClassName": f"{TFDS_FEATURES}.tensor_feature.Tensor", "tensor": tensor}

@@ -1,0 +1,239 @@
+"""What --estimate says of the phantoms, against the lake that the real job made of them, and what
+it must not do: open more files than it was told, or write one."""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import RLELossless
+
+from beam import convert as converter
+from beam import synthetic
+from beam.conversion import options
+from beam.estimate import costs, estimate
+from beam.running import files
+from lake import Reject
+from lake.scan import Storage
+from lake.sources import reader
+
+SPLITS = "--splits=train=0.6,val=0.2,test=0.2"
+
+
+def words(folder, *more: str) -> list[str]:
+    given = [f"--images={folder}/dicom/*.dcm", f"--labels={folder}/train-rle.csv"]
+    return [*given, "--output=nowhere/phantoms/1.0.0", SPLITS, "--estimate", *more]
+
+
+def estimated_of(folder, *more: str) -> estimate.Estimate:
+    flags = options.parser().parse_args(words(folder, *more))
+    return estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+
+
+@pytest.mark.parametrize("sampled", [40, 10])
+def test_it_says_what_the_conversion_then_makes(phantoms, lake, sampled):
+    found = estimated_of(phantoms, f"--sample={sampled}")
+    manifest = json.loads((lake / "manifest.json").read_text())
+    assert (found.files, found.sampled, found.records) == (40, sampled, 40)
+    assert found.kinds == {"jpeg, kept": sampled}
+    shards = [shard["split"] for shard in manifest["shards"]]
+    assert {name: count for name, _, count in found.splits} == {
+        name: shards.count(name) for name in ("train", "val", "test")
+    }
+    truth = sum(shard["bytes"] for shard in manifest["shards"])
+    assert found.stored[0] == pytest.approx(truth, rel=0.1)
+    assert found.stored[1] == 0 if sampled == 40 else found.stored[1] > 0
+
+
+def test_no_more_files_are_opened_than_it_was_told(phantoms, monkeypatch):
+    opened, opening = [], files.open_binary
+    monkeypatch.setattr(files, "open_binary", lambda path: opened.append(path) or opening(path))
+    estimated_of(phantoms, "--sample=7")
+    assert len(opened) == len(set(opened)) == 7
+    paths = sorted(map(str, (phantoms / "dicom").glob("*.dcm")))
+    for number, path in enumerate(sorted(opened)):  # one of each seventh of the listing
+        assert number * 40 // 7 <= paths.index(path) < (number + 1) * 40 // 7
+
+
+def test_nothing_is_written(phantoms, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(options, "KEY_FILE", tmp_path / "key")
+    assert converter.main(words(phantoms)) == 0
+    assert not list(tmp_path.iterdir())
+    assert "jpeg, kept 100%" in capsys.readouterr().out
+
+
+def test_files_that_are_no_images_are_a_share(phantoms, tmp_path, capsys):
+    shutil.copytree(phantoms, tmp_path / "mixed")
+    for number in range(10):
+        (tmp_path / "mixed" / "dicom" / f"{number}.dcm").write_bytes(b"notes" * 100)
+    assert converter.main(words(tmp_path / "mixed")) == 0
+    said = capsys.readouterr().out
+    assert "rejects         20.0%  of the sample: not-dicom 20%; above --max_reject" in said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("train ")] == ["24"]
+    assert (
+        converter.main([*words(tmp_path / "mixed"), f"--images={tmp_path}/mixed/dicom/[0-9].dcm"])
+        == 2
+    )
+    assert "none of 10 headers can become a record, such as" in capsys.readouterr().err
+
+
+def test_images_of_8_and_of_more_bits_stop_it_too(phantoms, tmp_path, capsys):
+    synthetic.write(tmp_path, images=1, side=64, bits=12)
+    shutil.copy(min((phantoms / "dicom").iterdir()), tmp_path / "dicom" / "eight.dcm")
+    assert converter.main(words(tmp_path)) == 1
+    assert "choose --bits 8 or --bits 16" in capsys.readouterr().err
+    assert converter.main(words(tmp_path, "--bits=16")) == 0
+
+
+def test_time_dollars_and_what_a_trainer_needs(phantoms, capsys):
+    """40 records of 90 s are a core-hour; 12 shards of 300 s on 2 machines of 4 cores take two
+    turns."""
+    given = [
+        "--core_seconds=90",
+        "--record_kb=500",
+        "--accelerators=4",
+        "--images_per_second",
+        "20",
+    ]
+    prices = ["--price_vcpu_hour=1", "--price_gb_hour=0.1", "--price_gb_month=1000"]
+    workers = ["--max_num_workers=2", "--machine_type=n2-highmem-4", "--disk_size_gb=30"]
+    splits = ["--splits=val=0.2,test=0.2,train=0.6"]
+    assert converter.main(words(phantoms, *given, *prices, *workers, *splits)) == 0
+    printed = capsys.readouterr().out
+    said = {line.split()[0]: line for line in printed.splitlines()}
+    hours = (2 * 300 + costs.START_S) / 3600
+    assert f"{2 * (4 * 1 + 32 * 0.1) * hours:.2f}  and 20.00 a month" in said["dollars"]
+    assert said["workers"].split()[1] == "2" and "10.0 min at best" in said["workers"]
+    assert "not counted in dollars: the workers' disks, each 30 GB\n" in printed
+    assert "2 x n2-highmem-4 of Dataflow, though" in printed and ".mhd" not in printed
+    assert "epoch of train" in printed
+    rate, per_second, cores, epoch = said["20"].split()[1:5]
+    assert (rate, per_second, epoch) == ("80", "40.0", "0.3")  # 24 of them in train
+    assert float(cores) == pytest.approx(80 * 128**2 / 1e6 * costs.TRAINING_S["jpeg"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--images=nowhere/*.dcm"], "no file matches"),
+        (["--detach", "--runner=DataflowRunner"], "--estimate submits none"),
+        (["--machine_type=custom"], "expected a name with its number of cores"),
+        (["--machine_type=e2-standard-0"], "expected a name with its number of cores"),
+        (["--max_num_workers=-3"], "--max_num_workers=-3: expected a number from 1 on"),
+        (["--images=nowhere://bucket/*.dcm"], "cannot be listed: Unable to get filesystem"),
+    ],
+)
+def test_mistakes_are_one_message(phantoms, given, message, capsys):
+    assert converter.main(words(phantoms, *given)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_workers_are_checked_before_a_header_is_read(phantoms, monkeypatch, capsys):
+    opened, opening = [], files.open_binary
+    monkeypatch.setattr(files, "open_binary", lambda path: opened.append(path) or opening(path))
+    assert converter.main(words(phantoms, "--machine_type=custom")) == 2
+    assert "--machine_type=custom" in capsys.readouterr().err
+    assert {*opened} == {f"{phantoms}/train-rle.csv"}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_a_number_is_finite(phantoms, number, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        converter.main(words(phantoms, f"--core_seconds={number}"))
+    assert f"{number}: expected a number from 0 on" in capsys.readouterr().err
+
+
+def test_its_options_are_for_it_alone(phantoms, capsys):
+    given = [word for word in words(phantoms, "--sample=3") if word != "--estimate"]
+    assert converter.main(given) == 2
+    assert "--sample: only with --estimate" in capsys.readouterr().err
+
+
+def test_a_total_is_that_of_the_sizes():
+    """Twice the bytes of each file; of files whose values do not follow their sizes the half of an
+    interval by Cochran's 6.13."""
+    sizes = np.array([10, 20, 30, 40])
+    assert estimate.enlarged([20.0, 60.0], sizes[[0, 2]], sizes) == (200.0, 0.0)
+    total, error = estimate.enlarged([30.0, 50.0], sizes[[0, 2]], sizes)
+    assert total == 200.0
+    assert error == pytest.approx(1.96 * 4 * np.sqrt((1 - 2 / 4) / 2 * (10**2 + 10**2)))
+
+
+def coded(kind: str, path, storage: Storage) -> tuple[bool, str]:
+    """(whether the header says that a file is kept, as what it is then stored)."""
+    with path.open("rb") as opened:
+        [header] = reader.read_headers(
+            kind, opened, str(path), path.stat().st_size, "name", "first"
+        )
+        coding = reader.read_coding(kind, opened, header, storage)
+    scan = reader.read_scan(kind, files.Inputs(), header, storage)
+    return coding.is_kept, scan.encoding
+
+
+def test_what_is_kept_is_known_from_the_header(real_data):
+    reader.quieten()
+    said = []
+    for path in sorted((real_data / "odd_dicom").iterdir()):
+        with contextlib.suppress(Reject):
+            said.append(coded("dicom", path, Storage(8, None)))
+    assert {(encoding == "jpeg-kept") == is_kept for is_kept, encoding in said} == {True}
+    assert {True, False} == {is_kept for is_kept, _ in said}
+    path = min((real_data / "siim" / "dicom").iterdir())
+    assert coded("dicom", path, Storage(8, 1024)) == (True, "jpeg-kept")
+    assert coded("dicom", path, Storage(8, 512)) == (False, "png")
+
+
+def test_pngs_of_the_lakes_bits_are_kept(real_data):
+    path = min((real_data / "nih_png" / "images").iterdir())
+    assert coded("images", path, Storage(8, None)) == (True, "png")
+    assert coded("images", path, Storage(8, 512)) == (False, "png")
+
+
+def test_of_colours_one_channel_is_stored(phantoms, tmp_path):
+    """RGB and RGBA by turns; a PNG of one channel takes about as much as its record does."""
+    paths = sorted((phantoms / "dicom").iterdir())[:8]
+    for number, path in enumerate(paths):
+        grey = Image.fromarray(pydicom.dcmread(path).pixel_array)
+        grey.convert(("RGB", "RGBA")[number % 2]).save(tmp_path / f"{number}.png")
+    given = ["--source=images", f"--images={tmp_path}/*", "--unlabelled=keep", "--output=a/b/1.0.0"]
+    flags = options.parser().parse_args([*given, "--estimate"])
+    found = estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+    pngs = 0
+    for path in tmp_path.iterdir():
+        with path.open("rb") as file:
+            [header] = reader.read_headers(
+                "images", file, str(path), path.stat().st_size, "name", ""
+            )
+        pngs += len(reader.read_scan("images", files.Inputs(), header, Storage(8, None)).image)
+    assert found.kinds == {"png": 8}
+    assert found.stored[0] == pytest.approx(pngs + 8 * costs.FIELDS_BYTES, rel=0.3)  # noise
+    assert found.file_bytes > 1.5 * pngs
+
+
+def test_colours_of_a_dicom_are_channels(phantoms, tmp_path):
+    dataset = pydicom.dcmread(min((phantoms / "dicom").iterdir()))
+    grey = dataset.pixel_array
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.compress(RLELossless, np.stack([grey] * 3, -1), generate_instance_uid=False)
+    dataset.save_as(path := tmp_path / "colour.dcm")
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        [header] = reader.read_headers("dicom", file, str(path), size, "name", "reject")
+        coding = reader.read_coding("dicom", file, header, Storage(8, None))
+    assert (coding.name, coding.channels, coding.is_kept) == ("rle", 3, False)
+
+
+def test_volumes_count_by_their_slices(real_data):
+    """Three slabs of 11, 16 and 12 slices of 512 x 512 x 2 bytes, in files beside their headers."""
+    images = f"--images={real_data}/luna/mhd/*"
+    given = ["--source=metaimage", images, "--unlabelled=keep", "--output=a/b/1.0.0", "--estimate"]
+    flags = options.parser().parse_args(given)
+    found = estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+    assert (found.files, found.records) == (3, 11 + 16 + 12)
+    assert found.has_pixels_elsewhere
+    assert found.moved == pytest.approx(39 * 512 * 512 * 2, rel=1e-3)

@@ -1,0 +1,384 @@
+"""PNG and JPEG files -> headers and scans, mask images -> run lengths; independent of the module by
+Pillow alone."""
+
+import csv
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, PngImagePlugin
+
+from lake import Reject
+from lake.labels import rle
+from lake.scan import Header, Scan, Storage
+from lake.sources import images
+
+AS_IS = Storage(bits=8, max_side=None)
+DEEP = Storage(bits=16, max_side=None)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def header_of(data: bytes, path: str = "some.where/1.2.840.png") -> Header:
+    (header,) = images.read_headers(io.BytesIO(data), path, len(data))
+    return header
+
+
+def scan_of(data: bytes, storage: Storage = AS_IS) -> Scan:
+    return images.read_scan(data, header_of(data), storage)
+
+
+def stored(scan: Scan) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(scan.image)))
+
+
+def reason_of(function, *arguments) -> str:
+    with pytest.raises(Reject) as caught:
+        function(*arguments)
+    assert caught.value.message.startswith(("some.where/1.2.840.png: ", "mask.png: "))
+    return caught.value.reason
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">L", len(content))
+        + kind
+        + content
+        + struct.pack(">L", zlib.crc32(kind + content))
+    )
+
+
+def png(rows: bytes, height: int, width: int, *more: bytes, bits: int = 8, interlace=0) -> bytes:
+    """A grey PNG of rows, each led by its filter byte, written by hand."""
+    start = struct.pack(">LL5B", width, height, bits, 0, 0, 0, interlace)
+    parts = [chunk(b"IHDR", start), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (24, 32)).astype(np.uint8)
+
+
+@pytest.fixture
+def deep() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 65536, (24, 32)).astype(np.uint16)
+
+
+def test_header(grey, deep):
+    header = header_of(encoded(grey))
+    assert (header.image_id, header.height, header.width, header.bits) == ("1.2.840", 24, 32, 8)
+    assert (header.patient, header.age, header.modality, header.frame) == ("", -1, "", 0)
+    assert header_of(encoded(deep)).bits == 16
+    assert images.file_stem("gs://a/b.c/x.y.JPEG") == "x.y" and images.file_stem(r"a\b.png") == "b"
+
+
+def test_header_needs_no_pixels(grey):
+    data = encoded(grey)
+    assert header_of(data[: data.index(b"IDAT") + 4]).height == 24
+    data = encoded(grey, "JPEG")
+    assert header_of(data[: data.index(b"\xff\xda") + 20]).width == 32
+
+
+def test_a_plain_png_keeps_its_pixel_data_and_nothing_else(grey, deep):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", "Doe^Jane")
+    for pixels, storage in ((grey, AS_IS), (deep, DEEP)):
+        data = encoded(pixels, pnginfo=text, dpi=(96, 96), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")
+        scan = scan_of(data, storage)
+        assert b"Doe" in data and b"Doe" not in scan.image and b"eXIf" not in scan.image
+        first, last = data.index(b"IDAT"), data.index(b"IEND")
+        assert data[first : last - 4] in scan.image
+        assert len(scan.image) == 8 + 25 + (last - first) + 12
+        assert scan.encoding == "png" and (stored(scan) == pixels).all()
+        assert scan.window == (0, np.iinfo(pixels.dtype).max) and scan.rescale == (1, 0)
+        assert (scan.height, scan.width, scan.pixel_spacing_mm) == (24, 32, (0, 0))
+
+
+def test_a_plain_jpeg_keeps_its_scan(grey):
+    data = encoded(grey, "JPEG", comment=b"Doe^Jane")
+    scan = scan_of(data)
+    assert scan.encoding == "jpeg-kept" and b"Doe" not in scan.image
+    assert scan.image.endswith(data[data.index(b"\xff\xda") :])
+    assert (stored(scan) == np.asarray(Image.open(io.BytesIO(data)))).all()
+
+
+def test_what_needs_a_change_is_stored_anew(grey, deep):
+    small = Storage(bits=8, max_side=16)
+    for data in (encoded(grey), encoded(grey, "JPEG")):
+        scan = scan_of(data, small)
+        means = np.asarray(Image.open(io.BytesIO(data))).reshape(12, 2, 16, 2).mean((1, 3))
+        assert scan.encoding == "png" and np.abs(stored(scan) - means).max() <= 0.5
+        wide = scan_of(data, DEEP)
+        assert stored(wide).dtype == np.uint16 and wide.window == (0, 255)
+        assert (stored(wide) == np.asarray(Image.open(io.BytesIO(data)))).all()
+    narrow = stored(scan_of(encoded(deep)))
+    assert np.abs(narrow - deep / 257).max() <= 0.5
+    assert (
+        scan_of(encoded(grey), Storage(8, None, clahe=True)).image != scan_of(encoded(grey)).image
+    )
+
+
+def test_window_of_kept_pixels(grey):
+    for data in (encoded(grey // 2 + 7), encoded(grey // 2 + 7, "JPEG", quality=95)):
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+        scan = scan_of(data, Storage(8, None, window="percentile"))
+        assert (
+            scan.window == tuple(np.percentile(pixels, (1, 99))) and (stored(scan) == pixels).all()
+        )
+        assert scan_of(data, Storage(8, None, window="10,90")).window == (10, 90)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "gray4"])
+def test_every_mode_becomes_luma(mode):
+    colours = np.random.default_rng(2).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    image = Image.fromarray(colours)
+    red, green, blue = np.moveaxis(colours.astype(float), 2, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    if mode in ("CMYK", "YCbCr"):
+        data = encoded(image.convert(mode), "JPEG", quality=95, subsampling=0)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) @ [0.299, 0.587, 0.114]
+    elif mode == "gray4":
+        nibbles = np.random.default_rng(3).integers(0, 256, (24, 16)).astype(np.uint8)
+        rows = np.pad(nibbles, ((0, 0), (1, 0))).tobytes()
+        data = png(rows, 24, 32, bits=4)
+        expected = np.stack([nibbles >> 4, nibbles & 15], 2).reshape(24, 32) * 17
+    elif mode == "1":
+        data, expected = encoded(Image.fromarray(luma > 99)), (luma > 99) * 255
+    elif mode == "P":
+        data = encoded(image.quantize(17))
+        expected = np.asarray(image.quantize(17).convert("RGB")) @ [0.299, 0.587, 0.114]
+    else:
+        data, expected = encoded(image.convert(mode)), luma
+    scan = scan_of(data)
+    assert stored(scan).ndim == 2 and np.abs(stored(scan).astype(float) - expected).max() <= 1
+    assert np.ptp(stored(scan)) > 100
+
+
+def test_transparency_is_told(grey):
+    image = Image.fromarray(grey)
+    hole = np.full((24, 32), 255, np.uint8)
+    hole[3, 4] = 254
+    image.putalpha(Image.fromarray(hole))
+    assert reason_of(scan_of, encoded(image)) == "transparent"
+    assert reason_of(scan_of, encoded(grey, transparency=int(grey[0, 0]))) == "transparent"
+    unused = np.minimum(grey, 200)
+    scan = scan_of(encoded(unused, transparency=201))
+    assert (stored(scan) == unused).all() and b"tRNS" not in scan.image
+    deep = grey.astype(np.uint16) * 256
+    shown = png(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep), 24, 32, bits=16)
+    (at,) = [shown.index(b"IDAT") - 4]
+    for value, is_told in ((int(deep[5, 5]), True), (1, False)):
+        data = shown[:at] + chunk(b"tRNS", struct.pack(">H", value)) + shown[at:]
+        if is_told:
+            assert reason_of(scan_of, data, DEEP) == "transparent"
+        else:
+            assert (stored(scan_of(data, DEEP)) == deep).all()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation(grey, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "JPEG"):
+        data = encoded(grey, kind, exif=exif)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        header, scan = header_of(data), scan_of(data)
+        assert (header.height, header.width) == (scan.height, scan.width) == upright.shape
+        assert (stored(scan) == upright).all()
+        mark = b"IDAT" if kind == "PNG" else b"\xff\xda"
+        is_kept = data[data.index(mark) : -16] in scan.image
+        assert is_kept == (orientation not in range(2, 9))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not-an-image"),
+        (b"GIF89a" + bytes(50), "not-an-image"),
+        (b"\x89PNG\r\n\x1a\n", "unreadable-header"),
+        (b"\xff\xd8\xff", "unreadable-header"),
+        (png(b"", 10_001, 10_000), "too-large"),
+        (png(b"", 2**20, 2**20), "too-large"),
+        (png(b"", 0, 7), "unreadable-header"),
+    ],
+)
+def test_headers_that_are_none(data, reason, recwarn):
+    assert reason_of(header_of, data) == reason
+    assert not recwarn.list
+
+
+def test_frames_and_deep_colours_are_rejected(grey):
+    frames = [Image.fromarray(grey), Image.fromarray(255 - grey)]
+    moving = encoded(frames[0], save_all=True, append_images=frames[1:])
+    pictures = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    for data in (moving, pictures):
+        assert reason_of(header_of, data) == "multi-frame"
+    start = chunk(b"IHDR", struct.pack(">LL5B", 1, 1, 16, 2, 0, 0, 0))
+    content = chunk(b"IDAT", zlib.compress(bytes(7))) + chunk(b"IEND", b"")
+    assert reason_of(header_of, b"\x89PNG\r\n\x1a\n" + start + content) == "deep-colour"
+
+
+def test_damaged_pixels_are_rejected(grey):
+    rows = np.pad(grey, ((0, 0), (1, 0))).tobytes()
+    whole = png(rows, 24, 32)
+    assert (stored(scan_of(whole)) == grey).all()
+    at = whole.index(b"IDAT")
+    flipped = bytearray(whole)
+    flipped[at + 40] ^= 1
+    checksum = bytearray(whole)
+    checksum[-14] ^= 1
+    unknown_filter = png(b"\x05" + rows[1:], 24, 32)
+    short = png(rows[:-1], 24, 32)
+    for storage in (AS_IS, Storage(8, 16)):  # kept, decoded
+        for data in (flipped, checksum, unknown_filter, short, whole[:-5], whole[: at + 99]):
+            assert reason_of(scan_of, bytes(data), storage) == "undecodable"
+    jpeg = encoded(grey, "JPEG")
+    assert reason_of(scan_of, jpeg[: len(jpeg) // 2 + 200]) == "undecodable"
+    other = header_of(png(rows, 24, 32), "some.where/1.2.840.png")
+    assert reason_of(images.read_scan, encoded(grey[:20]), other, AS_IS) == "undecodable"
+
+
+def test_what_hides_beside_the_pixels_is_not_kept(grey):
+    rows = np.pad(grey, ((0, 0), (1, 0))).tobytes()
+    parts = png(rows, 24, 32)[: png(rows, 24, 32).index(b"IDAT") - 4]
+    for coded, end in (
+        (zlib.compress(rows) + b"Doe^Jane", b""),
+        (zlib.compress(rows + b"Doe^Jane", 0), b""),
+        (zlib.compress(rows), b"Doe^Jane"),
+    ):
+        data = parts + chunk(b"IDAT", coded) + chunk(b"IEND", end) + b"Doe^Jane"
+        scan = scan_of(data)
+        assert b"Doe^Jane" not in scan.image and (stored(scan) == grey).all()
+
+
+def test_a_bomb_of_zeros_costs_no_more_than_its_pixels():
+    data = png(bytes(2**26), 4, 4)  # 65 KB of file
+    tracemalloc.start()
+    scan = scan_of(data)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2**20 and not stored(scan).any()
+
+
+def test_mutated_files_are_scans_or_rejects(grey, deep):
+    rng = np.random.default_rng(4)
+    palette = Image.fromarray(np.stack([grey, 255 - grey, grey // 2], 2)).quantize(20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sources = [
+        (encoded(deep), DEEP),
+        (encoded(palette, dpi=(9, 9)), AS_IS),
+        (encoded(grey, "JPEG", exif=exif), AS_IS),
+        (encoded(grey, "JPEG"), AS_IS),
+    ]
+    ends = set()
+    for number in range(300):
+        data, storage = sources[number % 4]
+        mutated = bytearray(data)
+        for at in rng.integers(0, len(data), rng.integers(1, 5)):
+            mutated[at] = rng.integers(256)
+        if number % 5 == 0:
+            del mutated[rng.integers(len(data)) :]
+        if number % 3 == 0:  # right checksums, so that the damage lies deeper
+            mutated = with_right_checksums(mutated)
+        mutated = bytes(mutated)
+        for read in (scan_of, images.read_mask):
+            try:
+                result = read(mutated, storage if read is scan_of else "mask.png")
+            except Reject as reject:
+                ends.add(reject.reason)
+            else:
+                if isinstance(result, Scan):
+                    ends.add("scan")
+                    assert stored(result).shape == (result.height, result.width)
+    assert ends >= {"scan", "undecodable", "unreadable-header", "not-an-image"}
+
+
+def with_right_checksums(data: bytearray) -> bytearray:
+    at = 8
+    while data[:4] == b"\x89PNG" and at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if end > len(data):
+            break
+        data[end - 4 : end] = struct.pack(">L", zlib.crc32(data[at + 4 : end - 4]))
+        at = end
+    return data
+
+
+@pytest.fixture
+def lesion() -> np.ndarray:
+    rows, columns = np.ogrid[:48, :40]
+    return (rows - 20) ** 2 + 2 * (columns - 15) ** 2 < 150
+
+
+def test_masks_of_every_kind(lesion):
+    expected = (rle.encode(lesion), (48, 40))
+    palette = Image.fromarray(lesion.astype(np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    files = [
+        encoded(lesion),
+        encoded(lesion.astype(np.uint8)),
+        encoded(lesion.astype(np.uint8) * 255, "BMP"),
+        encoded(lesion.astype(np.uint8) * 255, "GIF"),
+        encoded(lesion.astype(np.uint16) * 65535),
+        encoded(lesion.astype(np.float32), "TIFF"),
+        encoded(lesion.astype(np.uint8) * 255, "JPEG", quality=75),
+        encoded(Image.fromarray(lesion.astype(np.uint8) * 255).convert("RGBA")),
+        encoded(palette),
+    ]
+    for data in files:
+        assert images.read_mask(data, "mask.png") == expected
+    assert images.read_mask(encoded(np.zeros((3, 2), np.uint8)), "a") == ("-1", (3, 2))
+    assert images.read_mask(encoded(np.full((3, 2), 255, np.uint8)), "a") == ("0 6", (3, 2))
+
+
+def test_masks_that_are_none(lesion):
+    classes = lesion.astype(np.uint8)
+    classes[0, 0] = 2
+    dark = lesion.astype(np.uint8) * 8
+    dark[0, 0] = 7
+    soft = lesion.astype(np.uint8) * 255
+    soft[0, 0] = 100
+    coloured = np.zeros((48, 40, 3), np.uint8)
+    coloured[lesion] = 255, 0, 0
+    coloured[0, 0] = 0, 0, 255
+    for pixels in (classes, dark, soft, coloured, lesion * np.uint8(100) + np.uint8(50)):
+        assert reason_of(images.read_mask, encoded(pixels), "mask.png") == "mask-not-binary"
+    frames = [Image.fromarray(lesion), Image.fromarray(~lesion)]
+    for kind in ("GIF", "TIFF"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert reason_of(images.read_mask, data, "mask.png") == "multi-frame"
+    assert reason_of(images.read_mask, b"nothing", "mask.png") == "not-an-image"
+
+
+def test_real_pngs(real_data):
+    paths = sorted((real_data / "nih_png" / "images").glob("*.png"))
+    assert len(paths) == 20
+    kept = 0
+    for path in paths:
+        data = path.read_bytes()
+        image = Image.open(path)
+        (header,) = images.read_headers(io.BytesIO(data), str(path), len(data))
+        scan = images.read_scan(data, header, Storage(bits=8, max_side=1024))
+        assert (stored(scan) == np.asarray(image.convert("L"))).all()
+        kept += data[data.index(b"IDAT") : -16] in scan.image
+    assert kept == 19  # one is RGBA
+
+
+def test_real_masks_as_images(real_data):
+    with open(real_data / "nih_png" / "train-rle.csv", newline="") as file:
+        texts = [row[1].strip() for row in csv.reader(file)][1:]
+    for text in texts[:8]:
+        mask = rle.decode(text, 1024, 1024)
+        expected = rle.to_text(rle.runs(text, 1024 * 1024)), (1024, 1024)
+        assert images.read_mask(encoded(mask), "a.png") == expected
+        assert images.read_mask(encoded(mask, "JPEG"), "a.jpg") == expected

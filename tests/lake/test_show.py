@@ -1,0 +1,168 @@
+"""python -m lake show: its numbers against the manifest's, its sheet against the records."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+
+from lake.__main__ import main
+from lake.inspection import sheet, show
+from lake.labels import rle
+from lake.records import manifest
+
+
+def table(printed: str, title: str) -> dict[str, list[str]]:
+    """Rows of the table whose head begins with `title`, by their first word."""
+    lines = printed.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(title))
+    end = lines.index("", start)
+    return {line.split()[0]: line.split()[1:] for line in lines[start:end]}
+
+
+def test_numbers_are_those_of_the_manifest(lake, capsys):
+    assert main(["show", str(lake)]) == 0
+    printed = capsys.readouterr().out
+    counts = manifest.load(str(lake))["counts"]
+    rows = table(printed, "split ")
+    names = dict(zip(rows["split"], range(9), strict=False))
+    for split, stated in counts["splits"].items():
+        for column, key in (("records", "records"), ("positive", "positives")):
+            assert rows[split][names[column]] == str(stated[key])
+        assert rows[split][names["patients"]] == str(stated["patients"])
+        assert rows[split][names["with_mask"]] == str(stated["with_mask"])
+    assert rows["all"][names["records"]] == str(counts["records"])
+    positives = sum(split["positives"] for split in counts["splits"].values())
+    # Phantoms are 128 px, so that sizes in % and in pixels are known to agree.
+    assert "100% is 16,384 px" in printed
+    sizes = table(printed, "quantiles ")
+    assert sizes["all"][0] == str(positives)
+    assert sum(int(n) for n in histogram(printed)) == positives
+
+
+def histogram(printed: str) -> list[str]:
+    return [line.split()[3] for line in printed.splitlines() if "% to " in line]
+
+
+def test_one_split(lake, capsys):
+    assert main(["show", str(lake), "--split", "val"]) == 0
+    rows = table(capsys.readouterr().out, "split ")
+    assert rows.keys() == {"split", "val"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "{tmp}"], "no manifest.json, so this is not a (finished) lake"),
+        (["verify", "{tmp}/none"], "no manifest.json, so this is not a (finished) lake"),
+        (["show", "s3://bucket/lake/1.0.0"], "expected a local path or gs://BUCKET/PATH"),
+        (["show", "{lake}", "--split", "dev"], "--split=dev: no such split"),
+        (["show", "{lake}", "--sheet", "{tmp}/none/sheet.png"], "no folder"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(lake, tmp_path, capsys, arguments, message):
+    arguments = [argument.format(tmp=tmp_path, lake=lake) for argument in arguments]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+
+
+def test_a_manifest_without_its_keys_is_refused(lake, tmp_path, capsys):
+    folder = Path(shutil.copytree(lake, tmp_path / "lake"))
+    content = manifest.load(str(lake))
+    del content["counts"], content["shards"][1]["sha256"]
+    (folder / manifest.MANIFEST).write_text(json.dumps(content))
+    assert main(["verify", str(folder)]) == 2
+    assert "lacks counts, shards[1].sha256" in capsys.readouterr().err
+
+
+def test_sheet_is_repeatable_and_whole(lake, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    assert main(["show", str(lake), "--sheet", str(path)]) == 0
+    assert "24 images, lesions outlined" in capsys.readouterr().out
+    first = path.read_bytes()
+    assert [found.name for found in tmp_path.iterdir()] == ["sheet.png"]
+    assert main(["show", str(lake), "--sheet", str(path)]) == 0
+    assert path.read_bytes() == first
+    with Image.open(path) as drawn:
+        width = sheet.COLUMNS * (sheet.TILE_PX + sheet.GAP_PX) + sheet.GAP_PX
+        assert drawn.width == width and drawn.mode == "RGB"
+
+
+def test_tiles_outline_their_own_lesion_and_nothing_else(lake):
+    content = manifest.load(str(lake))
+    index = show.read_index(lake, content, None)
+    shown = sheet.read(lake, content, index, sheet.choose(index))
+    assert {split for split, _ in shown} == set(content["counts"]["splits"])
+    for split, fields in shown:
+        pixels = np.asarray(sheet.tile(fields, split))[: sheet.TILE_PX]
+        drawn = (pixels == sheet._rgb(sheet.OUTLINE)).all(axis=-1)
+        assert drawn.any() == (fields["label"] == 1)
+        if drawn.any():
+            lesion = rle.decode(fields["original_rle"].decode(), 128, 128)
+            scale = sheet.TILE_PX / 128
+            for axis in (0, 1):
+                expected = np.flatnonzero(lesion.any(axis=axis))[[0, -1]] * scale
+                found = np.flatnonzero(drawn.any(axis=axis))[[0, -1]]
+                assert np.abs(found - expected).max() <= scale + 1
+
+
+def test_sheet_names_a_damaged_shard(lake, tmp_path, capsys):
+    folder = Path(shutil.copytree(lake, tmp_path / "lake"))
+    for path in folder.glob("*.tfrecord-*"):
+        path.write_bytes(path.read_bytes()[:50])
+    assert main(["show", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 2
+    assert "try python -m lake verify" in capsys.readouterr().err
+
+
+def test_outline_surrounds_the_lesion():
+    mask = np.zeros((6, 6), np.uint8)
+    mask[2, 2:4] = 255
+    drawn = sheet.outline(mask, (6, 6))
+    assert drawn.astype(int).tolist() == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 1, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    # One pixel of a large image is still seen on a small tile.
+    speck = np.zeros((1000, 1000), np.uint8)
+    speck[500, 500] = 255
+    assert sheet.outline(speck, (100, 100)).any()
+
+
+def test_a_window_becomes_the_whole_range():
+    pixels = np.array([[0, 1000], [2000, 3000]], np.uint16)
+    assert sheet.to_uint8(pixels, (1000.0, 2000.0)).tolist() == [[0, 0], [255, 255]]
+
+
+def test_sheet_takes_both_classes_from_every_split_along_lesion_sizes():
+    def rows(split: str, sizes: list[int]) -> list[dict]:
+        return [{"split": split, "label": int(px > 0), "lesion_px": px} for px in sizes]
+
+    index = pyarrow.Table.from_pylist(
+        [*rows("train", [*range(100), *[0] * 100]), *rows("val", [5, 0, 0, 0]), *rows("test", [0])]
+    )
+    taken = index.take(sheet.choose(index, 12)).to_pylist()
+    assert len(taken) == 12
+    sizes = {
+        split: [row["lesion_px"] for row in taken if row["split"] == split]
+        for split in ("train", "val", "test")
+    }
+    assert sizes["train"] == [1, 25, 50, 75, 99, 0, 0, 0]
+    assert sizes["val"] == [5, 0, 0]
+    assert sizes["test"] == [0]
+    # One class alone fills the sheet.
+    assert len(sheet.choose(index.filter(pyarrow.array([n < 100 for n in range(205)])), 12)) == 12
+
+
+def test_a_long_id_is_shortened_in_its_middle():
+    line, font = sheet._fitting("1.2.276.0.7230010.3.1.4." + "8323329." * 12 + "820", 300)
+    assert font.getlength(line) <= 300
+    assert line.startswith("1.2.276") and line.endswith("820") and "…" in line

@@ -1,0 +1,217 @@
+"""launch.tpu_vm against a gcloud on the PATH that records its calls and answers as it is told."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lake import InputError
+from launch import gcloud, machines, tpu_vm
+
+ROOT = Path(__file__).parents[2]
+FLAGS = json.loads((ROOT / "tests" / "launch" / "gcloud_flags.json").read_text())
+WORDS = ["--config=configs/unetpp.yaml", "--lake=gs://bucket/lakes/siim/1.0.0"]
+WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=my-project", "--zone=us-west4-a"]
+FAKE = f"""#!{sys.executable} -IS
+import json, os, sys, time
+from pathlib import Path
+
+folder = Path(os.environ["FAKE_GCLOUD"])
+with (folder / "calls").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+
+
+def next_answer(name, default):
+    path = folder / name
+    answers = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps(answers[1:]))
+    return answers[0] if answers else default
+
+
+verb = sys.argv[4]
+if verb == "describe":
+    print(next_answer("states", "ACTIVE"))
+elif verb == "ssh" and "trainer.task" in sys.argv[-1]:
+    code = next_answer("codes", 0)
+    if code == "sleep":
+        time.sleep(60)
+    sys.exit(code)
+else:
+    sys.exit(next_answer(verb, 0))
+"""
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """What the fake gcloud answers, by name; returns a function that sets it."""
+    fake = tmp_path / "bin" / "gcloud"
+    fake.parent.mkdir()
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path))
+    monkeypatch.setattr(tpu_vm, "POLL_SECONDS", 0.01)
+
+    def tell(**answers: list) -> None:
+        for name, values in answers.items():
+            (tmp_path / name).write_text(json.dumps(values))
+
+    return tell
+
+
+def calls(folder: Path) -> list[list[str]]:
+    path = folder / "calls"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def verbs(folder: Path) -> list[str]:
+    """Without the questions for the state; `train` for the ssh that trains."""
+    return [
+        "train" if "trainer.task" in call[-1] else call[3]
+        for call in calls(folder)
+        if call[3] != "describe"
+    ]
+
+
+def machine(**changes) -> gcloud.TpuVm:
+    flags = tpu_vm.parser().parse_args([*WORDS, "--accelerator=v5litepod-8"])
+    return tpu_vm._machine(flags)._replace(**changes)
+
+
+def rented(restarts: int = 3, **changes) -> int:
+    files = [Path("radlake-0.1.0.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
+    job = tpu_vm.training(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
+    chosen = machine(**changes)
+    with tpu_vm.deleted(chosen):
+        return tpu_vm.train(chosen, files, job, restarts)
+
+
+def test_rents_installs_trains_and_deletes(told, tmp_path):
+    told(states=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
+    assert rented() == 0
+    assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
+
+
+def test_goes_on_after_exit_code_42_on_the_same_machine(told, tmp_path):
+    told(codes=[142, 142, 0])
+    assert rented() == 0
+    assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "train", "delete"]
+
+
+@pytest.mark.parametrize("code", [142, 1, 255], ids=["saved", "gcloud lost it", "ssh lost it"])
+@pytest.mark.parametrize(("is_queued", "gone"), [(True, "SUSPENDED"), (False, "PREEMPTED")])
+def test_rents_another_machine_where_this_one_is_taken(told, tmp_path, code, is_queued, gone):
+    told(codes=[code, 0], states=["READY", gone, "READY"])
+    assert rented(is_queued=is_queued) == 0
+    once = ["create", "scp", "ssh", "train", "delete"]
+    assert verbs(tmp_path) == once * 2
+
+
+def test_an_error_of_the_run_is_not_repeated(told, tmp_path):
+    told(codes=[102])
+    assert rented() == 2
+    assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
+
+
+def test_gives_up_after_so_many_restarts(told, tmp_path):
+    told(codes=[142, 142, 142])
+    with pytest.raises(InputError, match="--restarts=1"):
+        rented(restarts=1)
+    assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "delete"]
+
+
+@pytest.mark.parametrize("failing", ["create", "scp", "ssh"])
+def test_what_cannot_be_set_up_is_deleted(told, tmp_path, failing):
+    told(**{failing: [1]})
+    with pytest.raises(InputError, match="exit code 1 of gcloud compute tpus"):
+        rented()
+    assert verbs(tmp_path)[-2:] == [failing, "delete"]
+
+
+def test_a_machine_that_is_refused_is_deleted(told, tmp_path):
+    told(states=["ACCEPTED", "FAILED"])
+    with pytest.raises(InputError, match="is FAILED instead of ready"):
+        rented()
+    assert verbs(tmp_path) == ["create", "delete"]
+
+
+def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(told, capfd):
+    told(delete=[1])
+    chosen = machine()
+    with tpu_vm.deleted(chosen):
+        pass
+    assert (
+        f"NOT DELETED, it may cost money: {shlex.join(chosen.delete())}" in capfd.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_deletes_the_machine(told, tmp_path, number):
+    told(codes=["sleep"])
+    code = (
+        "import sys, tests.launch.test_tpu_vm\n"
+        "try: tests.launch.test_tpu_vm.rented()\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while "train" not in verbs(tmp_path):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, number)  # as a terminal does: the launcher and its gcloud
+    assert process.wait(60) == 130
+    assert verbs(tmp_path)[-2:] == ["train", "delete"]
+
+
+def test_every_flag_is_one_that_gcloud_has():
+    for accelerator in machines.TPU_VMS:
+        for now in ([], ["--now"]):
+            more = ["--spot", "--internal_ips", "--network=n", "--subnetwork=s"]
+            words = [*WORDS, f"--accelerator={accelerator}", *now, *more, "--service_account=a@b"]
+            flags = tpu_vm.parser().parse_args(words)
+            one = tpu_vm._machine(flags)
+            files = [Path("a.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
+            for line in tpu_vm.plan(one, files, tpu_vm.training(flags), 3).splitlines():
+                if not line.startswith("#"):
+                    check(shlex.split(line))
+
+
+def check(command: list[str]) -> None:
+    name = " ".join(command[1:5])
+    used = {word.partition("=")[0] for word in command[5:] if word.startswith("--")}
+    assert used <= {*FLAGS[name], *FLAGS["all commands"]}, command
+
+
+def test_an_argument_arrives_over_there_as_it_was_given(tmp_path):
+    nasty = ["printf", "%s\n", "$(touch oops)", "a b", "'", '"', "; exit 3", "--lake=gs://b/a*"]
+    command = machine().ssh(nasty)[-1].removeprefix("--command=")
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert said.stdout.splitlines() == nasty[2:]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_calls_nothing_and_prints_every_command(told, tmp_path, capsys):
+    assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--spot", "--dry_run"]) == 0
+    assert not calls(tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    words = [shlex.split(line)[4] for line in lines]
+    assert words == ["create", "describe", "scp", "ssh", "ssh", "delete"]
+
+
+def test_a_yes_rents_trains_and_deletes(told, tmp_path):
+    told()
+    assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--yes"]) == 0
+    assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
+
+
+def test_nothing_is_rented_without_a_yes(told, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
+    assert tpu_vm.main([*WORDS, "--accelerator=v6e-8"]) == 2
+    assert "add --yes" in capsys.readouterr().err
+    assert not calls(tmp_path)

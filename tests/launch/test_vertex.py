@@ -1,0 +1,244 @@
+"""launch.vertex: the request as the service's own message, and the service's answers from a local
+server."""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lake import InputError
+from launch import custom_job, machines, vertex
+
+ROOT = Path(__file__).parents[2]
+FLAGS = json.loads((ROOT / "tests" / "launch" / "gcloud_flags.json").read_text())
+IMAGE = "us-central1-docker.pkg.dev/my-project/radlake/trainer:1"
+WORDS = ["--config=configs/unetpp.yaml", "--lake=gs://bucket/lakes/siim/1.0.0"]
+WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=my-project", "--region=us-central1"]
+WORDS += [f"--image={IMAGE}"]
+NAME = "projects/my-project/locations/us-central1/customJobs/7"
+PACKAGE = "radlake-0.1.0.tar.gz"
+KINDS = {
+    "1 GPU": (["--accelerator=l4"], [("g2-standard-12", "NVIDIA_L4", 1, "", 1)]),
+    "8 GPUs": (
+        ["--accelerator=h100", "--gpus=8"],
+        [("a3-highgpu-8g", "NVIDIA_H100_80GB", 8, "", 1)],
+    ),
+    "4 x 8 GPUs": (
+        ["--accelerator=a100", "--gpus=8", "--machines=4"],
+        [
+            ("a2-highgpu-8g", "NVIDIA_TESLA_A100", 8, "", 1),
+            ("a2-highgpu-8g", "NVIDIA_TESLA_A100", 8, "", 3),
+        ],
+    ),
+    "TPU host": (
+        ["--accelerator=tpu_v5e_8"],
+        [("ct5lp-hightpu-8t", "ACCELERATOR_TYPE_UNSPECIFIED", 0, "2x4", 1)],
+    ),
+    "older TPU host": (["--accelerator=tpu_v3"], [("cloud-tpu", "TPU_V3", 8, "", 1)]),
+}
+
+
+def flags(*more: str) -> argparse.Namespace:
+    return vertex.parser().parse_args([*WORDS, *more])
+
+
+@pytest.fixture(scope="module")
+def types():
+    """The service's own messages, which take seconds to import."""
+    from google.cloud.aiplatform_v1 import types
+
+    return types
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_request_is_a_custom_job_of_the_service(types, kind):
+    words, expected = KINDS[kind]
+    job = types.CustomJob.from_json(json.dumps(custom_job.request(flags(*words), PACKAGE)))
+    pools = [
+        (
+            pool.machine_spec.machine_type,
+            pool.machine_spec.accelerator_type.name,
+            pool.machine_spec.accelerator_count,
+            pool.machine_spec.tpu_topology,
+            pool.replica_count,
+        )
+        for pool in job.job_spec.worker_pool_specs
+    ]
+    assert pools == expected
+    assert job.job_spec.scheduling.restart_job_on_worker_restart == (len(pools) > 1)
+    [container] = {str(pool.container_spec) for pool in job.job_spec.worker_pool_specs}
+    assert ("--train.device=tpu" in container) == ("TPU" in kind)
+
+
+def test_all_that_can_be_asked_for_is_in_the_message(types):
+    words = ["--accelerator=t4", "--gpus=4", "--spot", "--max_days=2", "--disk_gb=500"]
+    words += ["--name=night-run", "--label=team=chest", "--service_account=a@b.com"]
+    board = "projects/my-project/locations/us-central1/tensorboards/3"
+    network = "projects/12/global/networks/n"
+    chosen = flags(*words, f"--tensorboard={board}", f"--network={network}")
+    job = types.CustomJob.from_json(json.dumps(custom_job.request(chosen, PACKAGE)))
+    spec = job.job_spec
+    assert (job.display_name, dict(job.labels)) == (
+        "night-run",
+        {"program": "radlake", "team": "chest"},
+    )
+    assert spec.scheduling.strategy.name == "SPOT"
+    assert spec.scheduling.timeout.total_seconds() == 2 * 86400
+    assert (spec.tensorboard, spec.network) == (board, network)
+    assert spec.service_account == "a@b.com"
+    # A TensorBoard instance reads AIP_TENSORBOARD_LOG_DIR, which is this folder's logs/.
+    assert spec.base_output_directory.output_uri_prefix == "gs://bucket/runs/unetpp"
+    [pool] = spec.worker_pool_specs
+    assert "--workdir=/gcs/bucket/runs/unetpp/logs" in pool.container_spec.args
+    assert pool.disk_spec.boot_disk_size_gb == 500
+    assert pool.container_spec.image_uri == IMAGE
+
+
+def test_every_machine_is_one_that_the_service_has_a_name_for(types):
+    named = {accelerator for accelerator, _ in machines.GPUS.values()}
+    named |= {tpu.accelerator for tpu in machines.TPUS.values() if tpu.accelerator}
+    assert named <= {one.name for one in types.AcceleratorType}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--accelerator=h100", "--gpus=3"], "have 8"),
+        (["--accelerator=l4", "--machines=0"], "--machines=0"),
+        (["--accelerator=tpu_v5e_8", "--machines=2"], "one TPU host"),
+        (["--accelerator=l4", "--tensorboard=t"], "needs --service_account"),
+    ],
+)
+def test_what_the_service_would_refuse_is_refused_here(words, message):
+    with pytest.raises(InputError, match=message):
+        custom_job.request(flags(*words), PACKAGE)
+
+
+def test_a_dry_run_prints_the_yaml_that_gcloud_takes(capsys):
+    words = [*WORDS, "--accelerator=a100", "--machines=2", "--data.side=512", "--dry_run"]
+    assert vertex.main(words) == 0
+    said = capsys.readouterr().out
+    chosen = flags("--accelerator=a100", "--machines=2")
+    assert yaml.safe_load(said) == custom_job.request(chosen, PACKAGE)["jobSpec"]
+    [line] = [line for line in said.splitlines() if "by hand" in line]
+    command = shlex.split(line.partition("by hand: ")[2])
+    used = {word.partition("=")[0] for word in command if word.startswith("--")}
+    assert used <= {*FLAGS["ai custom-jobs create"], *FLAGS["all commands"]}
+
+
+def test_a_wrong_value_of_the_config_is_said_before_anything_costs(capsys):
+    assert vertex.main([*WORDS, "--accelerator=l4", "--data.sidd=512", "--dry_run"]) == 2
+    assert "data.sidd: unknown key" in capsys.readouterr().err
+
+
+def test_nothing_is_launched_without_a_yes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
+    assert vertex.main([*WORDS, "--accelerator=l4"]) == 2
+    assert "add --yes" in capsys.readouterr().err
+
+
+def test_the_container_installs_the_sdist_and_becomes_the_trainer(tmp_path):
+    """The very command of the request, with a python that notes what it is asked for."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\nprintf "%s|" "$@" >> "$NOTES"\necho >> "$NOTES"\n')
+    fake.chmod(0o755)
+    chosen = flags("--accelerator=l4")
+    chosen.lake = "gs://bucket/$(touch oops)/a b/'/1.0.0"
+    spec = custom_job.request(chosen, PACKAGE)["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
+    subprocess.run([*spec["command"], *spec["args"]], env=environment, cwd=tmp_path, check=True)
+    install, train = (tmp_path / "notes").read_text().splitlines()
+    assert install.startswith("-m|pip|install|") and install.endswith(f"/launch/{PACKAGE}|")
+    assert train.split("|")[:-1] == ["-m", "trainer.task", *spec["args"]]
+    assert not (tmp_path / "oops").exists()
+
+
+class Service(BaseHTTPRequestHandler):
+    """Vertex AI's and Cloud Storage's REST, as far as a launch needs them."""
+
+    states, asked = [], []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append((self.path.partition("?")[0], body))
+        self._answer({"name": NAME} if "customJobs" in self.path else {"name": "o"})
+
+    def do_GET(self):
+        self.asked.append((self.path.partition("?")[0], b""))
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        self._answer({"name": NAME, "state": f"JOB_STATE_{state}", "error": {"message": "no"}})
+
+    def _answer(self, content: dict):
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def service(types):
+    """A JobServiceClient that speaks to a server of this process; and the server."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.aiplatform_v1.services import job_service
+
+    Service.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    transport = job_service.transports.JobServiceRestTransport(
+        host=f"http://127.0.0.1:{server.server_port}",
+        url_scheme="http",
+        credentials=AnonymousCredentials(),
+    )
+    yield job_service.JobServiceClient(transport=transport), server
+    server.shutdown()
+
+
+@pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1)])
+def test_submits_and_waits(service, capsys, end, code):
+    client, _ = service
+    job = custom_job.request(flags("--accelerator=l4"), PACKAGE)
+    assert vertex.submit(client, job, NAME.partition("/customJobs")[0]) == NAME
+    path, body = Service.asked[0]
+    assert path == "/v1/projects/my-project/locations/us-central1/customJobs"
+    assert json.loads(body)["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["imageUri"] == IMAGE
+    Service.states = ["QUEUED", "RUNNING", "RUNNING", end]
+    assert vertex.wait(client, NAME, seconds=0) == code
+    assert capsys.readouterr().out.split() == ["queued", "running", end.lower()]
+
+
+def test_ctrl_c_while_waiting_cancels_the_job(service, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    Service.states = ["RUNNING"]
+    monkeypatch.setattr(vertex.time, "sleep", interrupt)
+    client, _ = service
+    assert vertex.wait(client, NAME) == 130
+    assert Service.asked[-1][0] == f"/v1/{NAME}:cancel"
+
+
+def test_uploads_where_the_container_looks(service, tmp_path):
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    path = tmp_path / PACKAGE
+    path.write_bytes(b"the sdist")
+    options = {"api_endpoint": f"http://127.0.0.1:{service[1].server_port}"}
+    credentials = AnonymousCredentials()
+    client = storage.Client("my-project", credentials=credentials, client_options=options)
+    vertex.upload(client, [path], custom_job.staging(flags("--accelerator=l4")))
+    [body] = [body for path, body in Service.asked if path == "/upload/storage/v1/b/bucket/o"]
+    assert b"the sdist" in body and f"runs/unetpp/launch/{PACKAGE}".encode() in body

@@ -1,0 +1,48 @@
+"""What a converted lake holds, read without the project's reader."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+from PIL import Image
+
+from lake.records import example
+
+
+def records(folder: Path) -> list[dict]:
+    """Every record of a lake with the split, shard and position it is at."""
+    import tensorflow as tf
+
+    found = []
+    for path in sorted(folder.glob("*.tfrecord-*")):
+        split, shard = path.name.split(".")[0].split("-")[1], int(path.name.split("-")[-3])
+        for position, record in enumerate(tf.data.TFRecordDataset(str(path))):
+            fields = {
+                name: value.numpy() for name, value in example.parse(record, example.FIELDS).items()
+            }
+            found.append({"split": split, "shard": shard, "position": position, **fields})
+    return found
+
+
+def pixels(png_or_jpeg: bytes) -> np.ndarray:
+    import tensorflow as tf
+
+    if png_or_jpeg.startswith(b"\xff\xd8"):
+        return tf.io.decode_jpeg(png_or_jpeg, channels=1, dct_method="INTEGER_ACCURATE").numpy()[
+            ..., 0
+        ]
+    return np.asarray(Image.open(io.BytesIO(png_or_jpeg)))
+
+
+def index(folder: Path) -> list[dict]:
+    return pyarrow.parquet.read_table(folder / "index.parquet").to_pylist()
+
+
+def rejects(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+
+
+def shards_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord-*")}

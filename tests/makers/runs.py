@@ -1,0 +1,60 @@
+"""Training runs from the command line, and what they leave: curves and weights."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import task as command_line
+
+
+def weights(workdir: Path) -> dict[str, np.ndarray]:
+    """What the newest checkpoint holds."""
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    return {
+        name: np.asarray(reader.get_tensor(name)) for name in names if "save_counter" not in name
+    }
+
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("--data.side=32", "--data.batch_size=8", "--model.depth=2", "--model.filters=8"),
+    *("--train.epochs=4", "--train.steps_per_call=1", "--train.device=cpu"),
+]
+
+
+def task(*arguments: object, config_name: str | None = "unetpp") -> subprocess.CompletedProcess:
+    """python -m trainer.task; in a process of its own where logical devices are divided, which
+    happens once, at their first use."""
+    given = list(map(str, arguments))
+    if arguments[0] == "train" and config_name:
+        given += ["--config", str(ROOT / "configs" / f"{config_name}.yaml")]
+    if any(one.startswith("--train.replicas") for one in given):
+        command = [sys.executable, "-m", "trainer.task", *given]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command_line.main(given)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """{tag: {step: value}} of a folder of event files."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    found.setdefault(value.tag, {})[event.step] = float(
+                        tf.make_ndarray(value.tensor)
+                    )
+    return found
+
+
+def losses(workdir: Path) -> list[float]:
+    return [value for _, value in sorted(scalars(workdir / "train")["loss"].items())]

@@ -1,0 +1,72 @@
+"""Runs of random weights, as if they were trained on the phantoms; what predict says of files."""
+
+import csv
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from trainer import task, workdir
+from trainer.config.run import Config
+from trainer.inference import ensemble, images
+from trainer.inference.decision import Decision, Triplet
+from trainer.models.build import build
+
+UNET = {"kind": "unet", "filters": 2, "depth": 1}
+CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1}
+
+
+def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Path:
+    """A run of random weights; `stored`: what its lake.json says otherwise."""
+    run = Config.model_validate(
+        {"model": model, "lake": str(lake), "data": {"side": side, "batch_size": 4}}
+    )
+    keras.utils.set_random_seed(len(str(model)))
+    network = build(run.model, side)
+    for weights in network.trainable_weights[-2:]:  # the head's: apart from what is rounding
+        weights.assign(30 * abs(weights))
+    content = json.loads((lake / "manifest.json").read_text())
+    workdir.claim(folder, run, [content | stored])
+    network.save_weights(folder / workdir.BEST)
+    return folder
+
+
+def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
+    """As if evaluate had chosen some that keep a part of the masks, and about 30 % of each."""
+    asked = images.of_lake(str(lake), "test")
+    batch = next(iter(images.batches(asked, system, ("image_id",), with_image=False)))
+    said = system(batch)
+    bottom = float(np.quantile(said.probabilities.numpy(), 0.7))
+    gate = None if said.lesion is None else float(np.quantile(said.lesion.numpy(), 0.3))
+    chosen = Decision(Triplet(bottom, 0.25, bottom), gate)
+    entry = chosen.to_json() | {"weights_sha256": system.weights_sha256()}
+    workdir.write_metrics(system.members[0].workdir, {system.label: entry})
+
+
+def commanded(*arguments) -> None:
+    assert task.main([str(argument) for argument in arguments]) == 0
+
+
+def predicted(output: Path) -> dict[str, tuple[str, float, int]]:
+    """{image id: (run lengths, p, lesion pixels)}."""
+    found = {}
+    with (output / "submission.csv").open() as texts, (output / "predictions.csv").open() as facts:
+        for text, fact in zip(csv.DictReader(texts), csv.DictReader(facts), strict=True):
+            numbers = float(fact["probability"]), int(fact["lesion_px"])
+            found[text["ImageId"]] = (text["EncodedPixels"], *numbers)
+    return found
+
+
+def systems(folder: Path, lake: Path) -> dict[str, list[str]]:
+    """The options of a cascade whose classifier has an input of its own, seen mirrored too; and of
+    a network that learnt from 16 bits."""
+    segmenter = workdir_of(folder / "segmenter", lake, UNET, 32)
+    classifier = workdir_of(folder / "classifier", lake, CLASSIFIER, 48)
+    deep = workdir_of(folder / "deep", lake, UNET, 32, dtype="uint16")
+    cascade = ensemble.load([segmenter], [classifier], ("flip",))
+    assert cascade.own_classifier_input is not None
+    with_thresholds(cascade, lake)
+    with_thresholds(ensemble.load([deep]), lake)
+    options = ["--workdir", segmenter, "--classifier", classifier, "--tta", "flip"]
+    return {"cascade": options, "deep": ["--workdir", deep]}

@@ -1,0 +1,266 @@
+"""Every config: it loads, its network has the size that its system states, it trains, resumes and
+is scored when made small, and its step compiles to what a TPU can run."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from makers.marks import exhaustive
+
+from beam import convert as converter
+from beam import synthetic_ct
+from beam.conversion import options
+from trainer import task
+from trainer.augmentation import augment
+from trainer.config import files, parts
+from trainer.config.run import Config, merged
+from trainer.models import encoders
+from trainer.models.build import build
+from trainer.scoring import objective
+from trainer.training.optimizer import build_optimizer, learning_rate
+from trainer.training.step import training_step
+
+ROOT = Path(__file__).parents[3]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+OF_CT = "nodule_unet"
+
+
+def content_of(name: str) -> dict:
+    return yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+
+
+# --- what a reader sees ---
+
+
+def header_of(name: str) -> str:
+    """The comment before the first section."""
+    lines = (ROOT / "configs" / f"{name}.yaml").read_text().split("\nmodel:")[0].splitlines()
+    assert all(line.startswith("#") for line in lines)
+    return "\n".join(line.removeprefix("#").strip() for line in lines)
+
+
+def commands_in(header: str) -> list[list[str]]:
+    """The words of each `python -m …`, its continued lines joined."""
+    lines = header.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith("python -m")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_opens_with_commands_that_work(name):
+    files.load(ROOT / "configs" / f"{name}.yaml", [])
+    header, trained = header_of(name), []
+    for module, *arguments in commands_in(header):
+        if module == "beam.convert":
+            assert options.parser().parse_known_args(arguments)[1] == []
+            continue
+        flags, overrides = task.parser().parse_known_args(arguments)
+        if "config" in flags:
+            files.load(ROOT / flags.config, overrides)
+            trained.append(flags.config)
+    own = {f"configs/{name}.yaml"}
+    assert set(trained) == own or (name.startswith("demo") and "`make demo`" in header)
+
+
+def test_the_readme_names_every_config():
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in readme] == []
+
+
+# --- sizes that an independent source states ---
+
+
+def numbers_in(weights: list) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+# Trained parameters and statistics, as the five systems and the authors of U-Net++ give them.
+@pytest.mark.parametrize(
+    "name, trained, statistics",
+    [
+        ("unet_cascade", 7_851_969, 5_888),
+        ("unetpp_l3_cascade", 2_235_585, 3_328),
+        (OF_CT, 7_846_081, 0),
+        ("small_unet", 600_585, 0),
+        # 256, 128, 64 and 32 wide, one 3x3 convolution each, and the head; then VGG16's own.
+        ("vgg16_frozen", 9 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32) + 480 + 33, 7_635_264),
+    ],
+)
+def test_a_network_has_its_systems_number_of_parameters(name, trained, statistics):
+    section = files.load(ROOT / "configs" / f"{name}.yaml", []).model
+    network = build(section.model_copy(update={"weights": None}), side=32)
+    found = numbers_in(network.trainable_weights), numbers_in(network.non_trainable_weights)
+    assert found == (trained, statistics)
+
+
+# --- made small ---
+
+
+def small(name: str, folder: Path) -> dict:
+    """The config with a smaller side, batch and number of filters, two epochs, and no ImageNet."""
+    content = content_of(name)
+    model, optimizer = content["model"], content.get("optimizer", {})
+    changes = {
+        "model": at_most({"filters": 8, "max_filters": 16}, model) | other_weights(model, folder),
+        "data": {"side": side_of(model), **small_batch(content)},
+        "optimizer": at_most({"cycle_epochs": 1, "swa_epochs": 1}, optimizer),
+        "train": {"epochs": 2, "steps_per_call": 1, "device": "cpu"},
+    }
+    if "stages" in content:
+        changes["stages"] = [
+            merged(stage, {"data": {"side": 32 * n, **small_batch(stage)}, "train": {"epochs": 2}})
+            for n, stage in enumerate(content["stages"], 1)
+        ]
+    return merged(content, changes)
+
+
+def at_most(limits: dict[str, int], section: dict) -> dict:
+    """Those numbers of the section that have a limit; a list of filters stays."""
+    return {
+        field: min(section[field], limit)
+        for field, limit in limits.items()
+        if isinstance(section.get(field), int)
+    }
+
+
+def small_batch(content: dict) -> dict:
+    return {"batch_size": min(content.get("data", {}).get("batch_size", 8), 8)}
+
+
+def other_weights(model: dict, folder: Path) -> dict:
+    """Random ones for ImageNet's; from a file where they are frozen, which needs weights."""
+    if "weights" not in model:
+        return {}
+    return {"weights": random_weights(model, folder) if "freeze" in model else None}
+
+
+def side_of(model: dict) -> int:
+    """A side that the network's depth and its encoder can have."""
+    if model.get("encoder", "plain") == "plain":
+        return 2 * 2 ** max(4, model.get("depth", 4))
+    return 96 if parts.ENCODERS[model["encoder"]].min_side > 64 else 32
+
+
+def random_weights(model: dict, folder: Path) -> str:
+    """A file as of keras.applications, for an encoder that is frozen."""
+    row, file = parts.ENCODERS[model["encoder"]], folder / "encoder.weights.h5"
+    encoders.application(row, side_of(model), None).save_weights(file)
+    return str(file)
+
+
+def cases(*light: str) -> list:
+    """The light ones in the whole suite, the others on demand."""
+    marks = {name: [] if name in light else [exhaustive] for name in NAMES}
+    return [pytest.param(name, marks=[pytest.mark.slow, *marks[name]]) for name in NAMES]
+
+
+# --- from a lake to scores ---
+
+
+@pytest.fixture(scope="module")
+def ct_lake(tmp_path_factory, key_file) -> Path:
+    """Eight bodies with a nodule in one of two lungs; the lake of the slices that it reaches."""
+    folder = tmp_path_factory.mktemp("ct")
+    synthetic_ct.write(folder, volumes=8)
+    output = folder / "lakes" / "ct" / "1.0.0"
+    # The options of the config's own header.
+    arguments = [f"--images={folder}/*.mhd", f"--labels={folder}/annotations.csv"]
+    arguments += ["--source=metaimage", "--unlabelled=negative", "--lung_roi", "--empty_slices=0"]
+    arguments += [f"--output={output}", f"--deidentify_key_file={key_file}"]
+    converter.run([*arguments, "--splits=train=0.5,val=0.25,test=0.25"])
+    return output
+
+
+def metrics_of(workdir: Path) -> dict:
+    return json.loads((workdir / "metrics.json").read_text())
+
+
+def forget_the_last_epoch(workdir: Path) -> None:
+    """As if killed in it: only the checkpoint before it is there."""
+    (workdir / "metrics.json").unlink()
+    first, last = sorted(
+        {int(re.search(r"\d+", path.name)[0]) for path in workdir.glob("checkpoints/ckpt-*")}
+    )
+    for path in workdir.glob(f"checkpoints/ckpt-{last}.*"):
+        path.unlink()
+    (workdir / "checkpoints" / "checkpoint").write_text(
+        f'model_checkpoint_path: "ckpt-{first}"\nall_model_checkpoint_paths: "ckpt-{first}"\n'
+    )
+
+
+@pytest.mark.parametrize("name", cases(OF_CT))
+def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
+    lake = request.getfixturevalue("ct_lake" if name == OF_CT else "lake")
+    file, workdir = tmp_path / "small.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(small(name, tmp_path)))
+    command = ["train", "--config", str(file), "--lake", str(lake), "--workdir", str(workdir)]
+    assert task.main(command) == 0, capsys.readouterr().err
+    expected = metrics_of(workdir)["last"]
+    forget_the_last_epoch(workdir)
+    keras.backend.clear_session()
+    capsys.readouterr()
+    assert task.main(command) == 0, capsys.readouterr().err
+    assert "resuming at step" in capsys.readouterr().out
+    resumed = metrics_of(workdir)["last"]
+    assert resumed["val"]["loss"] == pytest.approx(expected["val"]["loss"], rel=1e-3)
+    picture = tmp_path / "picture.png"
+    assert task.main(["evaluate", "--workdir", str(workdir), "--picture", str(picture)]) == 0
+    assert picture.exists() and len(metrics_of(workdir)["evaluate"]["splits"]) == 2
+
+
+# --- the step that a TPU takes ---
+
+
+def batch_of(run: Config) -> dict:
+    """As tf.data makes it: half of the images with a lesion."""
+    rng, shape = np.random.default_rng(0), (run.data.batch_size, run.data.side, run.data.side, 1)
+    masks = np.zeros(shape, np.uint8)
+    masks[::2, 4:12, 6:20] = 1
+    num_draws = augment.num_draws(run.augment, run.data.side)
+    batch = {
+        "image": rng.integers(0, 256, shape).astype(np.uint8),
+        "mask": masks,
+        "window": np.float32([[0, 255]] * len(masks)),
+        "label": np.float32(masks.any(axis=(1, 2, 3))),
+        "has_mask": np.ones(len(masks), np.float32),
+        "weight": np.ones(len(masks), np.float32),
+        "uniforms": rng.random((len(masks), num_draws), np.float32),
+    }
+    return {name: tf.constant(values) for name, values in batch.items()}
+
+
+@pytest.fixture
+def bfloat16():
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.mixed_precision.set_dtype_policy("float32")
+
+
+# Of XLA's text: a bounded dynamic dimension, such as f32[<=8], and what leaves the device.
+NOT_FOR_A_TPU = r"\[<=|,<=|set-dimension-size|infeed|outfeed|send\(|recv\(|custom-call"
+
+
+@pytest.mark.parametrize("name", cases("unetpp_l3_cascade"))
+def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bfloat16, tmp_path):
+    run = Config.model_validate(small(name, tmp_path)).as_stages()[0]
+    # Two images a part: within a loop XLA convolves naively on a CPU, eight take Xception minutes.
+    data = run.data.model_copy(update={"batch_size": 2 * run.optimizer.accumulate})
+    train = run.train.model_copy(update={"jit": False})
+    run = run.model_copy(update={"data": data, "train": train})
+    network = build(run.model, run.data.side)
+    rate = learning_rate(run.optimizer, epochs=2, per_epoch=3)
+    optimizer = build_optimizer(run.optimizer, rate)
+    optimizer.build(network.trainable_variables)
+    losses = objective.image_losses(run, positive_share=0.02)
+    step = training_step(network, optimizer, run, tf.distribute.get_strategy(), losses)
+    compiled, batch = tf.function(step, jit_compile=True), batch_of(run)
+    text = compiled.experimental_get_compiler_ir(batch)(stage="hlo")
+    assert "bf16[" in text and not re.findall(NOT_FOR_A_TPU, text)
+    sums = compiled(batch)
+    assert sums["nonfinite_steps"] == 0 and sums["gradient_norm"] > 0 and np.isfinite(sums["loss"])
+    assert int(optimizer.iterations) == 1

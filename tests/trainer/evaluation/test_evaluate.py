@@ -1,0 +1,267 @@
+"""From workdirs to metrics.json, on the lake of phantoms, with networks of random weights."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import tensorflow as tf
+from makers.members import CLASSIFIER, UNET, member
+from PIL import Image
+
+from lake import InputError
+from lake.records import example
+from trainer import task
+from trainer.config import files
+from trainer.data import batches, splits
+from trainer.evaluation import evaluate, predictions, scores
+from trainer.inference import decision, ensemble
+from trainer.inference.decision import Decision, Triplet
+
+FAST = evaluate.Options(replicates=50)
+
+
+def workdir(folder: Path, lake: Path, model: dict, seed: int, **sections) -> Path:
+    """What a run of one epoch leaves that evaluate reads."""
+    folder.mkdir(parents=True)
+    trained = member("", model, seed, **sections)
+    run = trained.run.model_copy(update={"lake": str(lake)})
+    files.save(run, folder / "config.yaml")
+    trained.network.save_weights(folder / "best.weights.h5")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(lake, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "segmenter": workdir(folder / "segmenter", lake, UNET, 1),
+        "second": workdir(folder / "second", lake, UNET | {"filters": 6}, 2),
+        "classifier": workdir(folder / "classifier", lake, CLASSIFIER, 3, side=16),
+    }
+
+
+def entry_of(folder: Path, label: str = "evaluate") -> dict:
+    return json.loads((folder / "metrics.json").read_text())[label]
+
+
+def records(lake: Path, split: str):
+    """Every record of a split, read without TensorFlow."""
+    for path in sorted(lake.glob(f"*-{split}.tfrecord*")):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            yield example.decode(content[place + 12 : place + 12 + length])
+            place += 16 + length
+
+
+def painted(rle: str, height: int, width: int) -> np.ndarray:
+    """The challenge's code: a gap, a length, …, down the columns."""
+    mask, place = np.zeros(height * width, bool), 0
+    numbers = [] if rle == "-1" else list(map(int, rle.split()))
+    for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+        mask[place + gap : place + gap + length] = True
+        place += gap + length
+    return mask.reshape(width, height).T
+
+
+def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -> list[float]:
+    """One image at a time; they are square, so without padding."""
+    shards = splits.split_of(splits.open_lake(str(lake)), str(lake), split)
+    items = batches.evaluation_batches(shards, run.run.data).unbatch().as_numpy_iterator()
+    found = []
+    for record, item in zip(records(lake, split), items, strict=False):  # padding follows
+        low, high = item["window"]
+        unit = np.clip((np.float32(item["image"]) - low) / (high - low), 0, 1)
+        logits = run.network(unit[None], training=False).numpy()[0]
+        height, width = record["original_height"], record["original_width"]
+        p = tf.image.resize(tf.sigmoid(logits), (height, width)).numpy()[..., 0]
+        mask = p > np.float32(chosen.triplet.bottom)
+        area = chosen.triplet.area_share * height * width
+        if (p > np.float32(chosen.triplet.top)).sum() < area:
+            mask = np.zeros_like(mask)
+        truth = painted(record["original_rle"].decode(), height, width)
+        total = int(mask.sum()) + int(truth.sum())
+        found.append(2 * int((mask & truth).sum()) / total if total else 1.0)
+    return found
+
+
+def told(system: ensemble.Ensemble, lake: Path, split: str) -> predictions.Predictions:
+    split = splits.split_of(splits.open_lake(str(lake)), str(lake), split)
+    return predictions.of(system, predictions.batches(system, split))
+
+
+def test_mean_dice_equals_an_independent_implementation(lake, runs):
+    system = ensemble.load([runs["segmenter"]])
+    said = evaluate.evaluate(system, None, FAST)
+    entry = entry_of(runs["segmenter"])
+    chosen = Decision(Triplet(**entry["triplet"]))
+    for split in ("val", "test"):
+        found = entry["splits"][split]
+        dices = slow_dices(lake, split, system.members[0], chosen)
+        assert len(dices) == found["images"] == 8
+        assert found["dice_mean"] == pytest.approx(np.mean(dices), abs=1e-9)
+        negatives = [record["label"] == 0 for record in records(lake, split)]
+        assert found["dice_all_empty"] == np.mean(negatives)
+        assert f"{found['dice_mean']:.4f}" in said
+    # Thresholds that keep something, too: the chosen ones may empty every mask.
+    keeping = Decision(Triplet(0.3, 0.0, 0.3))
+    dices = slow_dices(lake, "test", system.members[0], keeping)
+    assert np.std(dices) > 0.01
+    found = scores.dices(told(system, lake, "test"), keeping)
+    np.testing.assert_allclose(found, dices, atol=1e-9)
+
+
+def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
+    """With a grid where the test split would choose others."""
+    monkeypatch.setattr(decision, "BOTTOMS", (0.2, 0.3, 0.4))
+    monkeypatch.setattr(decision, "TOPS", (0.5, 0.6, 0.7))
+    monkeypatch.setattr(decision, "AREAS_SHARE", (0.0, 0.004, 0.016, 0.064))
+    monkeypatch.setattr(decision, "LESIONS", (0.0,))
+    system = ensemble.load([runs["segmenter"]])
+    of_splits = {name: told(system, lake, name) for name in ("val", "test")}
+    chosen = {name: decision.choose(part.counted, None) for name, part in of_splits.items()}
+    assert chosen["val"] != chosen["test"]
+    evaluate.evaluate(system, None, FAST)
+    entry = entry_of(runs["segmenter"])
+    assert Decision(Triplet(**entry["triplet"])) == chosen["val"]
+    frozen = scores.of(of_splits["test"], chosen["val"], None)["dice_mean"]
+    assert entry["splits"]["test"]["dice_mean"] == frozen
+    assert scores.of(of_splits["test"], chosen["test"], None)["dice_mean"] > frozen
+
+
+@pytest.mark.slow
+def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, capsys):
+    picture, page = tmp_path / "deep" / "p.png", tmp_path / "r.html"
+    members = [str(runs["segmenter"]), str(runs["second"])]
+    options = ["--tta", "flip", "1.5", "--bootstrap=20", "--prevalence=0.1"]
+    options += ["--picture", str(picture), "--report", str(page)]
+    command = ["evaluate", "--workdir", *members, "--classifier", str(runs["classifier"])]
+    assert task.main([*command, *options]) == 0
+    label = "evaluate_of_2_after_1_tta_flip_1.5"
+    entry, said = entry_of(runs["segmenter"], label), capsys.readouterr().out
+    assert entry["workdirs"] == members and entry["options"]["prevalence"] == 0.1
+    assert "with its mirror images, also at 1.5 of its size" in said and f"report: {page}" in said
+    test = entry["splits"]["test"]
+    share = 0.1 * test["sensitivity"] + 0.9 * (1 - test["specificity"])
+    assert test["ppv"] is None or test["ppv"] == pytest.approx(0.1 * test["sensitivity"] / share)
+    assert {"ece", "brier", "pixel_ece", "auc", "ap"} <= test.keys()
+    assert list(entry["subgroups"]["test"]) == ["view", "sex", "age", "lesion size"]
+    assert len(entry["curves"]["test"]["images"]["threshold"]) == 31
+    for split in ("val", "test"):
+        drawn = Image.open(runs["segmenter"] / label / f"curves_{split}.png")
+        assert drawn.width >= 900
+    assert picture.exists() and "Not a medical device" in page.read_text()
+    # The thresholds are read back for these members and no others.
+    system = ensemble.load(list(map(Path, members)), [runs["classifier"]], ["flip", "1.5"])
+    chosen = decision.read(system)
+    assert chosen.to_json() == {name: entry[name] for name in ("triplet", "lesion_threshold")}
+    with pytest.raises(InputError, match="so no thresholds were chosen"):
+        decision.read(ensemble.load([runs["segmenter"]], [runs["classifier"]]))
+
+
+@pytest.mark.slow
+def test_tensorboard_has_scores_and_curves(runs):
+    system = ensemble.load([runs["classifier"]])
+    for _ in range(2):  # a repeated evaluation replaces its curves
+        evaluate.evaluate(system, None, FAST)
+    tags = {}
+    for path in (runs["classifier"] / "evaluate" / "test").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                tags.setdefault(value.tag, []).append(value)
+    assert len(tags["evaluate/auc"]) == 1 and "curves" in tags
+    curve = tf.make_ndarray(tags["images/pr_curves"][0].tensor)
+    assert tags["images/pr_curves"][0].metadata.plugin_data.plugin_name == "pr_curves"
+    assert curve[0, 0] + curve[3, 0] == 3  # all positives, at the lowest threshold
+    found = entry_of(runs["classifier"])
+    board = float(tf.make_ndarray(tags["evaluate/auc"][0].tensor))
+    assert board == pytest.approx(found["splits"]["test"]["auc"])
+
+
+@pytest.mark.slow
+def test_thresholds_belong_to_the_weights_that_they_were_chosen_for(runs, lake, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs["classifier"], copy)
+    if not (copy / "metrics.json").exists():
+        evaluate.evaluate(ensemble.load([copy]), None, FAST)
+    moved = copy.rename(tmp_path / "moved")  # a folder's name does not matter
+    assert decision.read(ensemble.load([moved])).triplet is None
+    other = workdir(tmp_path / "other", lake, CLASSIFIER, 9, side=16)
+    shutil.copy(other / "best.weights.h5", moved)
+    with pytest.raises(InputError, match="were chosen for other weights"):
+        decision.read(ensemble.load([moved]))
+
+
+@pytest.mark.slow
+def test_folds_choose_on_images_that_their_members_did_not_train_on(
+    phantoms, convert, tmp_path, capsys
+):
+    folded = tmp_path / "folded" / "1.0.0"
+    csv, images = phantoms / "train-rle.csv", phantoms / "dicom" / "*.dcm"
+    convert(images, csv, folded, "--folds=2", "--splits=train=0.6,val=0.2,test=0.2")
+    members = [workdir(tmp_path / f"fold{n}", folded, UNET, n, data={"fold": n}) for n in (0, 1)]
+    assert task.main(["evaluate", "--workdir", *map(str, members), "--bootstrap=20"]) == 0
+    entry = entry_of(members[0], "evaluate_of_2")
+    assert list(entry["splits"]) == ["fold 0 and fold 1", "test"]
+    assert entry["splits"]["fold 0 and fold 1"]["images"] == 32
+    content, chosen = splits.open_lake(str(folded)), Decision(Triplet(**entry["triplet"]))
+    dices = []
+    for number, folder in enumerate(members):
+        alone = ensemble.load([folder])
+        fold = splits.fold_of(content, str(folded), number, is_held_out=True)
+        of_fold = predictions.of(alone, predictions.batches(alone, fold))
+        dices += scores.dices(of_fold, chosen).tolist()
+    found = entry["splits"]["fold 0 and fold 1"]["dice_mean"]
+    assert found == pytest.approx(np.mean(dices), abs=1e-9)
+
+
+def test_a_patient_in_both_splits_is_refused(lake, runs, tmp_path):
+    copy = tmp_path / "torn"
+    shutil.copytree(lake, copy)
+    table = pyarrow.parquet.read_table(copy / "index.parquet")
+    patients, splits = table["patient"].to_pylist(), table["split"].to_pylist()
+    shared = patients[splits.index("val")]
+    patients[splits.index("test")] = shared
+    place = table.column_names.index("patient")
+    kind = table.schema.field("patient").type
+    table = table.set_column(place, "patient", pyarrow.array(patients, kind))
+    pyarrow.parquet.write_table(table, copy / "index.parquet")
+    with pytest.raises(InputError, match=f"1 patient is in val and in test, such as {shared}"):
+        evaluate.evaluate(ensemble.load([runs["segmenter"]]), str(copy), FAST)
+
+
+def test_members_of_different_lakes_need_to_be_told_which(runs, lake, tmp_path):
+    other = workdir(tmp_path / "other", Path("elsewhere"), UNET, 4)
+    system = ensemble.load([runs["segmenter"], other])
+    with pytest.raises(InputError, match="say with --lake which one"):
+        evaluate.evaluate(system, None, FAST)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--workdir HALF", "no best.weights.h5: the run has not finished its first epoch"),
+        ("--workdir EMPTY", "no config.yaml, so no run was trained here"),
+        ("--workdir SEGMENTER --classifier HALF", "no best.weights.h5"),
+        ("--workdir SEGMENTER --classifier SECOND", "holds a unet that segments; expected a class"),
+        ("--workdir SEGMENTER CLASSIFIER", "expected segmenters, or classifiers alone"),
+        ("--workdir CLASSIFIER --classifier CLASSIFIER", "or classifiers alone; found"),
+        ("--workdir SEGMENTER --tta sideways", "expected none, flip, or scales"),
+        ("--workdir SEGMENTER --prevalence 30", "--prevalence=30.0: expected a share"),
+        ("--workdir SEGMENTER --bootstrap -1", "--bootstrap=-1: expected 0 or more"),
+        ("--workdir SEGMENTER s3://b/run", "s3://b/run: expected a local path or gs://BUCKET/PATH"),
+    ],
+)
+def test_bad_input_is_one_message(runs, tmp_path, capsys, arguments, message):
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(runs["segmenter"] / "config.yaml", half)
+    folders = {name.upper(): str(folder) for name, folder in runs.items()}
+    folders |= {"HALF": str(half), "EMPTY": str(tmp_path / "none")}
+    words = [folders.get(word, word) for word in arguments.split()]
+    assert task.main(["evaluate", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,151 @@
+"""Weights from files: what fits is taken and said, what does not is said, nothing at all is an
+error."""
+
+import re
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from makers.networks import plain, plus, with_random_weights
+
+from lake import InputError
+from trainer.config.network import Classifier
+from trainer.models.build import build
+
+
+def classifier(**fields):
+    return Classifier(kind="classifier", **{"encoder": "plain", "filters": 8, "depth": 2} | fields)
+
+
+def vgg16(path):
+    """An application without its top in a file of Keras 3 or, for .h5, of Keras 2."""
+    network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+    if path.name.endswith(".weights.h5"):
+        network.save_weights(path)
+    else:
+        # As keras.applications' own downloads.
+        from keras.src.legacy.saving import legacy_h5_format
+
+        with h5py.File(path, "w") as file:
+            legacy_h5_format.save_weights_to_hdf5_group(file, network)
+    return network
+
+
+@pytest.mark.parametrize("name", ["vgg16.weights.h5", "vgg16_notop.h5"])
+def test_an_applications_file_is_taken_whole(name, tmp_path, capsys):
+    reference = vgg16(tmp_path / name)
+    config = plain(encoder="vgg16", weights=str(tmp_path / name), freeze="all")
+    encoder = build(config, side=32).get_layer("vgg16")
+    for layer in [layer for layer in encoder.layers if layer.weights]:
+        for ours, theirs in zip(
+            layer.get_weights(), reference.get_layer(layer.name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    assert f"{name}: all 26 tensors of VGG16 loaded" in capsys.readouterr().out
+
+
+def test_layers_of_the_same_name_and_shapes_are_taken(tmp_path, capsys):
+    file = str(tmp_path / "shallow.weights.h5")
+    shallow = with_random_weights(build(plus(depth=1, norm="batch"), 16))
+    shallow.save_weights(file)
+    config = plus(depth=2, norm="batch", filters=(8, 16, 8), weights=file)
+    deep = build(config, 16)
+    for name in ("x_0_0_conv1", "x_0_0_norm2", "x_1_0_conv2", "x_0_1_up"):
+        for ours, theirs in zip(
+            deep.get_layer(name).get_weights(), shallow.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    said = capsys.readouterr().out
+    # A block has 4 layers with weights, an upsampling 1: x_0_0, x_1_0 and x_0_1 of both networks;
+    # x_2_0, x_1_1, x_0_2 and head_2 of the deep one.
+    assert f"weights {file}: 13 of 28 layers loaded" in said
+    assert "not in the file: x_2_0_conv1, " in said and " and 3 more\n" in said
+    assert "in the file only: head_1\n" in said and "another shape" not in said
+
+
+def test_other_shapes_are_said(tmp_path, capsys):
+    file = str(tmp_path / "wide.weights.h5")
+    build(plain(filters=(8, 16, 16)), 16).save_weights(file)
+    network = build(plain(filters=(8, 8, 16), weights=file), 16)
+    said = capsys.readouterr().out
+    assert (
+        "another shape: level_1_conv1 [(3, 3, 8, 16), (16,)] instead of [(3, 3, 8, 8), (8,)]"
+        in said
+    )
+    with h5py.File(file) as stored:
+        kernel = stored["layers/conv2d/vars/0"][:]
+    np.testing.assert_array_equal(network.get_layer("level_0_conv1").get_weights()[0], kernel)
+
+
+def test_a_classifiers_encoder_goes_into_a_unet(tmp_path, capsys):
+    file = str(tmp_path / "classifier.weights.h5")
+    for first, second, layer in (
+        (classifier(), plain(norm="batch", weights=file), "level_2_conv2"),
+        (classifier(encoder="vgg16"), plain(encoder="vgg16", depth=5, weights=file), "vgg16"),
+    ):
+        trained = with_random_weights(build(first, 32))
+        trained.save_weights(file)
+        network = build(second, 32)
+        for ours, theirs in zip(
+            network.get_layer(layer).get_weights(),
+            trained.get_layer(layer).get_weights(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        assert "not in the file: decoder_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(classifier, plus), (plain, plus), (plus, plain)],
+)
+def test_an_encoders_levels_are_found_under_both_of_their_names(first, second, tmp_path, capsys):
+    file = str(tmp_path / "first.weights.h5")
+    trained = with_random_weights(build(first(norm="batch"), 32))
+    trained.save_weights(file)
+    network = build(second(norm="batch", weights=file), 32)
+    names = {plus: "x_{}_0_{}"}
+    for level in range(3):
+        for part in ("conv1", "norm1", "conv2", "norm2"):
+            ours, theirs = (
+                model.get_layer(names.get(kind, "level_{}_{}").format(level, part)).get_weights()
+                for kind, model in ((second, network), (first, trained))
+            )
+            for pair in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(*pair)
+    said = capsys.readouterr().out
+    assert f"weights {file}: 12 of " in said and not re.search(r"\b(level_\d|x_\d_0)_", said)
+
+
+@pytest.mark.slow
+def test_layers_that_keras_does_not_name_are_found_again(tmp_path):
+    """Xception's shortcuts are conv2d_7 in one process or build and conv2d_12 in another."""
+    file = str(tmp_path / "xception.weights.h5")
+    section = classifier(encoder="xception")
+    build(section, 71).save_weights(file)
+    network = build(section.model_copy(update={"weights": file}), 71)
+    stored = build(section, 71)
+    stored.load_weights(file)
+    for ours, theirs in zip(network.get_weights(), stored.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras, before it raises
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    text, colours, other = (tmp_path / f"{name}.weights.h5" for name in ("text", "rgb", "other"))
+    text.write_text("not HDF5")
+    keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    ).save_weights(colours)
+    build(plus(filters=4), side=16).save_weights(other)
+    for path, config, message in (
+        (text, classifier(encoder="vgg16"), "text.weights.h5: not an HDF5 file"),
+        (colours, classifier(encoder="vgg16"), "not the weights of VGG16 without its top"),
+        (colours, plain(), "0 of 13 layers loaded(.|\n)*nothing fits"),
+        (other, plain(), "0 of 13 layers loaded(.|\n)*nothing fits"),
+        (tmp_path / "none.h5", plain(), "none.h5: no such file"),
+        ("imagenet", plain(), "weights=imagenet: encoder=plain has none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build(config.model_copy(update={"weights": str(path)}), side=32)

@@ -1,0 +1,228 @@
+"""export: the SavedModel answers as predict does, in a process that has none of our code."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import tensorflow as tf
+from makers.trained import commanded, predicted, workdir_of
+from PIL import Image
+
+from lake.labels.rle import decode, encode
+from lake.records import example
+from lake.scan import Storage
+from trainer import task
+from trainer.inference import images
+from trainer.prediction import input_files
+from trainer.serving import rle as serving_rle
+from trainer.workdir import LAKE, read_json, write_json
+
+pytestmark = pytest.mark.slow  # graphs take seconds to make
+UNETPP = {"kind": "unetpp", "filters": 2, "depth": 2, "deep_supervision": True}
+# A client: argument 1 is a list of (SavedModel, signature, paths of files or of an npz).
+CLIENT = """
+import base64, json, pathlib, sys
+import numpy as np
+import tensorflow as tf
+
+answers = []
+for folder, name, paths in json.loads(sys.argv[1]):
+    if paths[0].endswith(".npz"):
+        inputs = dict(np.load(paths[0]))
+    else:
+        inputs = {"files": [pathlib.Path(path).read_bytes() for path in paths]}
+    call = tf.saved_model.load(folder).signatures[name]
+    found = call(**{key: tf.constant(value) for key, value in inputs.items()})
+    texts = {key: value.numpy().tolist() for key, value in found.items()}
+    texts["mask_bytes"] = [base64.b64encode(png) for png in texts["mask_bytes"]]
+    for key in ("rle", "error", "mask_bytes"):
+        texts[key] = [text.decode() for text in texts[key]]
+    answers.append(texts)
+assert not {"lake", "trainer", "beam"} & set(sys.modules)
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def files(phantoms, tmp_path_factory) -> Path:
+    """DICOM of 8 and 12 bits, both ways round; PNG and JPEG, not square."""
+    folder = tmp_path_factory.mktemp("files")
+    dicoms = sorted((phantoms / "dicom").glob("*.dcm"))
+    for path in dicoms[:6]:
+        shutil.copy(path, folder)
+    for number, path in enumerate(dicoms[6:10]):
+        dataset = pydicom.dcmread(path)
+        levels = dataset.pixel_array[: 100 + number]
+        Image.fromarray(levels).save(folder / f"grey{number}.{('png', 'jpg')[number % 2]}")
+        Image.fromarray(levels).convert("RGB").save(folder / f"colour{number}.png")
+        dataset.PhotometricInterpretation = f"MONOCHROME{1 + number % 2}"
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.Rows = len(levels)
+        if number < 2:
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+            levels = levels.astype(np.uint16) * 16
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OW", False
+        dataset.PixelData = levels.tobytes()
+        dataset.save_as(folder / f"plain{number}.dcm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(systems, exported, files, tmp_path_factory) -> Path:
+    """A folder with what predict says of the files, in NAME_predicted, and with answers.json of a
+    client that asks the exports."""
+    folder = tmp_path_factory.mktemp("told")
+    (folder / "cascade").symlink_to(exported)
+    commanded("export", *systems["deep"], "--output", folder / "deep")
+    for name, options in systems.items():
+        commanded("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
+    stored = images.Stored(False, "name", Storage(bits=16, max_side=1024))
+    [record] = (
+        input_files.of_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()
+    )
+    fields = example.decode(record)
+    levels = tf.io.decode_png(fields["image"], 1, tf.uint16)[..., 0].numpy()
+    windows = np.float32([fields["window"], (7, 7)])
+    np.savez(folder / "pixels.npz", pixels=np.array([levels] * 2), window=windows)
+    (folder / "broken.dcm").write_bytes(b"no image")
+    pictures = sorted(map(str, files.glob("*g")))
+    (folder / "cut.png").write_bytes(Path(pictures[1]).read_bytes()[:-300])
+    asked = {
+        "dicom": [*sorted(map(str, files.glob("*.dcm"))), str(folder / "broken.dcm"), pictures[0]],
+        "image": [*pictures, str(folder / "cut.png"), str(folder / "broken.dcm")],
+    }
+    jobs = [(system, name, paths) for system in systems for name, paths in asked.items()]
+    jobs.append(("deep", "pixels", [str(folder / "pixels.npz")]))
+    command = [sys.executable, "-I", "-c", CLIENT, json.dumps(jobs)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = zip(jobs, json.loads(done.stdout.splitlines()[-1]), strict=True)
+    found = {f"{job[0]} {job[1]}": {"paths": job[2], **answer} for job, answer in answers}
+    write_json(folder / "answers.json", found)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [
+        ("cascade dicom", {10: "not-dicom", 11: "not-dicom"}),
+        ("cascade image", {8: "undecodable", 9: "not-an-image"}),
+        ("deep dicom", {10: "not-dicom", 11: "not-dicom"}),
+        ("deep image", {8: "undecodable", 9: "not-an-image"}),
+        ("deep pixels", {1: "window: expected low < high"}),
+    ],
+)
+def test_the_answers_are_those_of_predict(told, asked, wrong):
+    """And a file without an answer says why, without harm to the others."""
+    answers = json.loads((told / "answers.json").read_text())[asked]
+    system, signature = asked.split()
+    ids = [Path(path).stem for path in answers.pop("paths")]
+    ids = ["plain0", "no window"] if signature == "pixels" else ids
+    expected, masks = predicted(told / f"{system}_predicted"), 0
+    for number, image_id in enumerate(ids):
+        answer = {name: values[number] for name, values in answers.items()}
+        if number in wrong:
+            assert answer.pop("error").startswith(wrong[number])
+            assert np.isnan(answer.pop("probability"))
+            assert set(answer.values()) == {"", 0}
+            continue
+        text, probability, lesion_px = expected[image_id]
+        # For a lake of 16 bits the converter decodes a JPEG with pydicom, which is up to one level
+        # from TensorFlow; everywhere else the pixels are equal.
+        is_other = asked == "deep dicom" and not image_id.startswith("plain")
+        mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["mask_bytes"]))))
+        size = answer["height"], answer["width"]
+        assert mask.shape == size and answer["error"] == ""
+        assert (mask == decode(answer["rle"], *size)).all()
+        assert answer["lesion_px"] == np.count_nonzero(mask)
+        assert (mask == decode(text, *size)).mean() >= (0.99 if is_other else 0.9999)
+        assert answer["probability"] == pytest.approx(probability, abs=1e-3 if is_other else 1e-5)
+        masks += 0 < lesion_px < mask.size
+    assert masks >= (1 if signature == "pixels" else 2)
+
+
+def test_the_description(told, lake):
+    known = json.loads((told / "cascade" / "export.json").read_text())
+    assert known["decision"]["triplet"]["area_share"] == 0.25
+    assert [len(shas) for shas in known["weights_sha256"].values()] == [1, 1]
+    assert known["stored"]["bits"] == 8 and known["stored"]["image_id_from"] == "name"
+    assert set(known["signatures"]) == {"dicom", "image", "pixels"}
+    assert known["signatures"]["dicom"]["inputs"] == {"files": ["string", [None]]}
+    assert known["signatures"]["pixels"]["outputs"]["probability"] == ["float32", [None]]
+    assert known["segmenters"][0]["data"]["side"] == 32
+    assert known["decoder"] == "graph"
+
+
+def test_run_lengths_in_the_graph_are_those_of_the_lake():
+    text_of = tf.function(serving_rle.text_of, [tf.TensorSpec([None, None], tf.bool)])
+    rng = np.random.default_rng(0)
+    last = np.zeros((7, 5), bool)
+    last[-1, -1] = True
+    masks = [np.zeros((3, 4), bool), np.ones((3, 4), bool), last, last.T, ~last]
+    masks += [rng.random(rng.integers(1, 30, 2)) < rng.random() for _ in range(100)]
+    for mask in masks:
+        assert text_of(mask).numpy().decode() == encode(mask)
+
+
+def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
+    workdir = workdir_of(tmp_path / "run", lake, UNETPP, 32)
+    arguments = ["export", "--workdir", str(workdir), "--level=all", "--output"]
+    assert task.main([*arguments, str(tmp_path / "early")]) == 2
+    said = capsys.readouterr().err
+    assert "evaluate --workdir" in said and "--level=1\n" in said and "--level=2\n" in said
+    for level in (1, 2):
+        commanded("evaluate", "--workdir", workdir, f"--level={level}", "--bootstrap=0")
+    commanded(*arguments, tmp_path / "out")
+    assert "| L2 | " in capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "levels.json").read_text())["levels"]
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    for level, row in enumerate(rows, start=1):
+        dice = metrics[f"evaluate_l{level}"]["splits"]["test"]["dice_mean"]
+        assert (row["level"], row["test_dice"], row["interval"]) == (level, dice, None)
+        known = json.loads((tmp_path / "out" / f"l{level}" / "export.json").read_text())
+        assert known["level"] == level and known["parameters"] == row["parameters"]
+        assert row["ms_per_image"] > 0 and row["megabytes"] > 0
+    assert rows[0]["parameters"] < rows[1]["parameters"]
+    assert not (tmp_path / "early").exists() and not (tmp_path / "unfinished.out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--workdir", "{deep}", "--tta", "flip"], "no evaluate_tta_flip"),
+        (["--workdir", "{classifier}"], "holds a classifier, which draws no masks"),
+        (["--workdir", "{deep}", "--output", "{used}"], "not an empty folder"),
+        (["--workdir", "{deep}", "--level", "all"], "holds a unet, not a unetpp"),
+        (["--workdir", "{deep}", "--decode", "x"], "unknown options --decode x"),
+        (["--workdir", "{deep}", "--decoder", "tfio"], "pip install -r requirements/tfio.txt"),
+    ],
+)
+def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, said):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "a.txt").write_text("a")
+    named = {"deep": systems["deep"][1], "classifier": systems["cascade"][3]}
+    arguments = [text.format(used=tmp_path / "used", **named) for text in arguments]
+    output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
+    assert task.main(["export", *arguments, *output]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+
+
+def test_where_the_graph_cannot_convert_there_are_pixels_alone(systems, lake, tmp_path, capsys):
+    """CLAHE is no op of TensorFlow's."""
+    workdir = tmp_path / "run"
+    shutil.copytree(systems["deep"][1], workdir)
+    known = read_json(workdir / LAKE)
+    known["options"]["clahe"] = True
+    write_json(workdir / LAKE, known)
+    commanded("export", "--workdir", workdir, "--output", tmp_path / "out")
+    assert "the signatures pixels;" in capsys.readouterr().out
+    loaded = tf.saved_model.load(str(tmp_path / "out"))
+    assert set(loaded.signatures) == {"pixels", "serving_default"}

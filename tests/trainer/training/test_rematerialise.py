@@ -1,0 +1,252 @@
+"""Rematerialised networks: the same gradients, statistics and runs, and blocks computed twice."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from makers import marks
+
+from trainer.config.learning import Loss
+from trainer.config.network import Classifier, Unet, UnetPlusPlus
+from trainer.models.build import build
+from trainer.scoring import objective
+from trainer.training import rematerialise
+
+ROOT = Path(__file__).parents[3]
+
+
+def plus(**fields):
+    return UnetPlusPlus(kind="unetpp", **{"filters": 8, "depth": 2} | fields)
+
+
+def plain(**fields):
+    return Unet(kind="unet", **{"filters": 8, "depth": 2} | fields)
+
+
+def classifier(**fields):
+    return Classifier(kind="classifier", **fields)
+
+
+def built(section, side: int) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return build(section, side)
+
+
+def gradient_of(called, network: keras.Model, jit: bool):
+    """images -> the gradient of a loss of every output, and the state behind the step."""
+
+    @tf.function(jit_compile=jit)
+    def step(images):
+        with tf.GradientTape() as tape:
+            outputs = keras.tree.flatten(called(images, training=True))
+            loss = sum(tf.reduce_mean(tf.square(tf.cast(x, tf.float32) - 0.3)) for x in outputs)
+        return tape.gradient(loss, network.trainable_variables)
+
+    return step
+
+
+def vector(tensors) -> np.ndarray:
+    return np.concatenate([np.ravel(x).astype(np.float64) for x in tensors] or [np.zeros(1)])
+
+
+def differences(network: keras.Model, jit: bool = False) -> dict[str, float]:
+    """Of one step with and without, as a share of the length of all numbers together."""
+    side = network.input.shape[1]
+    images = tf.constant(np.random.default_rng(0).random((2, side, side, 1), np.float32))
+    before = [variable.numpy() for variable in network.non_trainable_variables]
+    found = []
+    for called in (network, rematerialise.blockwise(network)):
+        for variable, value in zip(network.non_trainable_variables, before, strict=True):
+            variable.assign(value)
+        gradients = gradient_of(called, network, jit)(images)
+        found.append([vector(gradients), vector(network.non_trainable_variables)])
+    (gradient, state), (again, state_again) = found
+    assert np.linalg.norm(gradient) > 1e-3
+    assert not before or np.abs(state - vector(before)).max() > 0  # they do move, once
+    lengths = np.linalg.norm(gradient), max(np.linalg.norm(state), 1)
+    moved = np.linalg.norm(state_again - state) / lengths[1]
+    return {"gradient": np.linalg.norm(again - gradient) / lengths[0], "state": moved}
+
+
+NETWORKS = {
+    "batch norm": plus(norm="batch"),
+    "group norm": plus(norm="group", residual=True),
+    # The pass that computes again must drop the same values, or its gradient is another one.
+    "dropout": plus(norm="batch", dropout=0.5),
+    "deep supervision": plus(norm="group", deep_supervision=True, upsampling="bilinear_conv"),
+    "unet": plain(norm="batch", dropout=0.2, upsampling="transposed_3x3"),
+    "classifier": classifier(encoder="plain", filters=8, depth=2, dropout=0.2),
+}
+
+
+# Dropout has batch norm, deep supervision has group norm.
+ON_DEMAND = "batch norm", "group norm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "section",
+    [
+        pytest.param(section, id=name, marks=marks.exhaustive if name in ON_DEMAND else [])
+        for name, section in NETWORKS.items()
+    ],
+)
+def test_gradients_and_statistics_are_the_same(section):
+    found = differences(built(section, 16))
+    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "section",
+    [
+        plus(norm="batch", dropout=0.5, depth=1),
+        pytest.param(plain(norm="group", depth=1), marks=marks.exhaustive),
+    ],
+    ids=["unetpp", "unet"],
+)
+def test_gradients_and_statistics_are_the_same_compiled(section):
+    found = differences(built(section, 16), jit=True)
+    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoder", [pytest.param("densenet121", marks=marks.exhaustive), "efficientnetb0"]
+)
+def test_the_blocks_inside_an_encoder_give_the_same(encoder):
+    found = differences(built(plain(encoder=encoder, norm="batch"), 32))
+    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
+
+
+@marks.exhaustive
+def test_the_blocks_inside_a_whole_encoder_give_the_same():
+    section = classifier(encoder="efficientnetb0", pooling="lesion_map", dropout=0.2)
+    found = differences(built(section, 32))
+    # Its deepest norms see two pixels, one of each image, and enlarge what another order of
+    # summation changes.
+    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_mixed_precision_computes_in_the_same_types(jit, request):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
+    found = differences(built(plus(norm="batch", dropout=0.5, depth=1, activation="elu"), 16), jit)
+    # XLA keeps float32 between bfloat16 operations that it fuses, and fuses others here.
+    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=0.05 if jit else 1e-6)
+
+
+def test_a_network_of_several_outputs_gives_them_as_it_does():
+    network = built(classifier(encoder="plain", filters=8, depth=2, pooling="lesion_map"), 16)
+    images = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
+    both = objective.outputs(network, Loss(lesion_map=1), rematerialise.blockwise)
+    expected = objective.outputs(network, Loss(lesion_map=1))(images, training=False)
+    found = both(images, training=False)
+    assert isinstance(found, list) and [x.shape for x in found] == [(2, 1), (2, 4, 4, 1)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    named = keras.Model(network.input, {"map": network.get_layer("lesion_map").output})
+    assert list(rematerialise.blockwise(named)(images, training=False)) == ["map"]
+
+
+def block_names(network: keras.Model) -> list[list[str]]:
+    blocks, _ = rematerialise._blocks(network)
+    return [[x.name for x in block.model.layers if x.weights] for block in blocks]
+
+
+def test_each_node_of_a_unetpp_is_one_block():
+    names = block_names(built(plus(deep_supervision=True, depth=3), 16))
+    # In the order of need: what X(0,1) takes, X(0,1), what X(0,2) takes besides, …
+    order = ["x_0_0", "x_1_0", "x_0_1", "x_2_0", "x_1_1", "x_0_2", "x_3_0", "x_2_1", "x_1_2"]
+    found = [{name[:5] for name in block if "head" not in name} for block in names[1:]]
+    assert found == [{node} for node in [*order, "x_0_3"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoder, blocks, side",
+    # Dense blocks have 6, 12, 24, 16 layers; EfficientNet-B0 has 16 blocks, VGG16 and Xception 5
+    # and 14, the first of which are their first layers. Beside them: preprocessing, stem, head.
+    [("densenet121", 58, 32), ("efficientnetb0", 16, 32), ("vgg16", 5, 32), ("xception", 14, 71)],
+)
+def test_every_weight_is_in_one_block(encoder, blocks, side):
+    network = built(classifier(encoder=encoder), side)
+    found = [[id(w) for w in b.model.weights] for b in rematerialise._blocks(network)[0]]
+    assert Counter(w for block in found for w in block) == Counter(map(id, network.weights))
+    named = [n for n in block_names(network) if any(re.match("(conv\\d+_)?block", x) for x in n)]
+    assert len(named) == blocks
+
+
+def convolutions(called, network: keras.Model, compiled: bool) -> int:
+    """Of the forward pass, in the graph of the gradient; XLA's is read behind its optimisation."""
+    images, step = tf.ones((1, 16, 16, 1)), gradient_of(called, network, compiled)
+    if compiled:
+        text = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
+        return len(re.findall(r'convolution\(.*op_type="Conv2D"', text))
+    operations = step.get_concrete_function(images).graph.get_operations()
+    return sum(operation.type == "Conv2D" for operation in operations)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_each_convolution_is_computed_again(compiled):
+    """XLA would save the second computation, were it not made to wait for the gradient."""
+    network = built(plus(depth=1, norm="group", activation="elu"), 16)
+    blocks = rematerialise.blockwise(network)
+    more = convolutions(blocks, network, compiled) - convolutions(network, network, compiled)
+    # Three blocks of two; the head's output is not needed for a gradient, so XLA leaves it out.
+    assert more == (6 if compiled else 7)
+
+
+# --- through the command ---
+
+SMALL = [
+    *("--data.side=32", "--data.batch_size=8", "--model.depth=1", "--model.filters=8"),
+    *("--train.epochs=2", "--train.steps_per_call=1", "--train.device=cpu"),
+    *("--model.dropout=0.2", "--train.replicas=2"),
+    # Adam would divide what rounding leaves of a zero gradient by its own size.
+    *("--optimizer.kind=sgd", "--optimizer.learning_rate=0.1"),
+]
+
+
+def trained(lake: Path, workdir: Path, *options: str) -> str:
+    command = ["train", "--config", "configs/unetpp.yaml", "--lake", lake, "--workdir", workdir]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.task", *map(str, command), *SMALL, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def last_of(workdir: Path) -> dict:
+    return json.loads((workdir / "metrics.json").read_text())["last"]
+
+
+@marks.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
+def test_a_run_on_two_replicas_goes_on_the_same_with_it(lake, tmp_path, norm):
+    workdir = tmp_path / "run"
+    trained(lake, workdir, f"--model.norm={norm}")
+    expected = last_of(workdir)
+    # As if killed after the first epoch.
+    (workdir / "checkpoints" / "checkpoint").write_text(
+        'model_checkpoint_path: "ckpt-3"\nall_model_checkpoint_paths: "ckpt-3"\n'
+    )
+    for path in (workdir / "checkpoints").glob("ckpt-6.*"):
+        path.unlink()
+    (workdir / "metrics.json").unlink()
+    said = trained(lake, workdir, f"--model.norm={norm}", "--train.rematerialise=on")
+    assert "resuming at step 3" in said
+    for curve in ("train", "val"):
+        assert last_of(workdir)[curve] == pytest.approx(expected[curve], rel=1e-5, nan_ok=True)

@@ -1,0 +1,309 @@
+"""Runs that are interrupted, killed and damaged: they end as if undisturbed, and say what
+happened."""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+from makers.marks import exhaustive
+from makers.runs import weights
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+
+from trainer import task
+from trainer.training import interruption
+
+ROOT = Path(__file__).parents[3]
+STAGED = """
+model: {kind: unetpp, depth: 1, filters: 4, norm: batch, dropout: 0.2}
+data: {side: 16, batch_size: 4}
+optimizer: {ema: 0.9}
+train: {epochs: 1, device: cpu, steps_per_call: 3}
+stages:
+- {}
+- {optimizer: {learning_rate: 3.0e-3}}
+"""
+MEASURED = ("images_per_second", "input_wait_share", "peak_memory_gb")
+
+
+@pytest.fixture(scope="module")
+def command(lake, tmp_path_factory):
+    """(workdir, options) -> arguments of a run of an epoch, two calls of 3 steps, on a tiny net."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(STAGED.partition("stages:")[0])
+
+    def arguments(workdir: Path, *options: str, config: Path = path) -> list[str]:
+        known = ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}"]
+        return [*known, *options]
+
+    return arguments
+
+
+def assert_same_end(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
+    found, expected = weights(found), weights(expected)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        if values.dtype.kind == "S":  # which objects' sums there are, none after an epoch
+            assert found[name] == values == b"{}"
+            continue
+        np.testing.assert_allclose(found[name], values, tolerance, tolerance, err_msg=name)
+
+
+@pytest.mark.slow
+@exhaustive  # test_train.py has stages, and the next test a stop
+def test_a_staged_run_stopped_by_the_clock_goes_on_to_the_same_end(command, tmp_path, capsys):
+    path = tmp_path / "staged.yaml"
+    path.write_text(STAGED)
+    expected, stopped = tmp_path / "expected", tmp_path / "stopped"
+    assert task.main(command(expected, config=path)) == 0
+    capsys.readouterr()
+    short = command(stopped, "--train.max_hours=1e-6", config=path)
+    for stage in (1, 2):  # the first call of each is the last of a start
+        assert task.main(short) == 42
+        said = capsys.readouterr().out
+        assert f"stage {stage} of 2" in said
+        last = "train.max_hours=1e-06: stopped at step 3 and saved; the same command goes on from"
+        assert said.splitlines()[-1].startswith(last)
+    assert task.main(short) == 0
+    assert_same_end(stopped, expected)
+    assert_same_end(stopped / "stage_1", expected / "stage_1")
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_exits_with_42(command, tmp_path):
+    arguments = command(tmp_path / "run", "--train.epochs=10000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.task", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    last = process.stdout.read().splitlines()[-1]
+    assert process.wait() == 42
+    assert last.startswith("SIGTERM: stopped at step ")
+    step = int(last.split()[4].replace(",", ""))
+    newest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints"))
+    assert newest.endswith(f"ckpt-{step}")
+
+
+def test_the_first_signal_is_noted_and_the_second_ends_the_process():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    with interruption.Watch() as watch:
+        assert watch.reason(None) is None and watch.reason(1e-9).startswith("train.max_hours")
+        signal.raise_signal(signal.SIGINT)
+        assert watch.reason(None) == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory) -> Path:
+    """A run of two epochs of 6 steps, with a checkpoint after each."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    assert task.main(command(workdir, "--train.epochs=2")) == 0
+    return workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "copied")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(command, finished, copied, capsys, part):
+    cut(copied / "checkpoints" / f"ckpt-12.{part}")
+    (copied / "checkpoints" / "checkpoint").write_text("model_checkpoint_path")
+    assert task.main(command(copied, "--train.epochs=2")) == 0
+    said = capsys.readouterr().out
+    assert "ckpt-12 is damaged, going back to the one before: " in said
+    assert "resuming at step 6 from " in said
+    assert_same_end(copied, finished)
+    kept = {path.stem for path in (copied / "checkpoints").glob("ckpt-*.index")}
+    assert kept == {"ckpt-6", "ckpt-12"} and list((copied / "checkpoints" / "damaged").iterdir())
+
+
+@pytest.mark.slow
+def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished, copied, capsys):
+    def said() -> str:
+        assert task.main(command(copied, "--train.epochs=2")) == 2
+        return capsys.readouterr().err
+
+    for name, message in (
+        ("best.weights.h5", "best.weights.h5: the best epoch's weights cannot be read"),
+        ("lake.json", "lake.json: not JSON"),
+        ("metrics.json", "metrics.json: not JSON"),
+        ("config.yaml", "config.yaml: cut off: no stages: at its end"),
+    ):
+        if name == "config.yaml":  # a whole number of lines is still YAML
+            lines = (copied / name).read_text().splitlines(keepends=True)
+            (copied / name).write_text("".join(lines[:-1]))
+        else:
+            cut(copied / name)
+        assert message in said()
+        shutil.copy(finished / name, copied / name)
+    for path in (copied / "checkpoints").glob("ckpt-*.data*"):
+        path.write_bytes(b"")
+    assert "all 2 are damaged; put back a copy" in said()
+    assert len(list((copied / "checkpoints").glob("ckpt-*.data*"))) == 2  # none was thrown away
+
+
+def curves(workdir: Path) -> dict[str, dict[int, bytes]]:
+    """{curve/tag: {step: value}} as TensorBoard reads them; no value where it is a time's or a
+    memory's."""
+    found = {}
+    for curve in ("", "train", "val"):
+        read = event_accumulator.EventAccumulator(
+            str(workdir / curve), size_guidance={"tensors": 0}, purge_orphaned_data=False
+        )
+        read.Reload()
+        for tag in read.Tags()["tensors"]:
+            events = read.Tensors(tag)
+            found[f"{curve}/{tag}"] = {
+                event.step: None if tag in MEASURED else event.tensor_proto.SerializeToString()
+                for event in events
+            }
+            assert len(found[f"{curve}/{tag}"]) == len(events), f"{tag} has a step twice"
+    return found
+
+
+def steps_of(workdir: Path) -> dict[str, list[int]]:
+    return {tag: list(events) for tag, events in curves(workdir).items()}
+
+
+@pytest.mark.slow
+def test_tensorboard_sees_each_step_of_a_resumed_run_once(command, finished, copied):
+    expected = steps_of(finished)
+    assert expected["train/gradient_norm"] == [3, 6, 9, 12] and expected["val/loss"] == [6, 12]
+    # As if killed behind step 12, with the newest checkpoint at step 6 and an event half written.
+    for path in (copied / "checkpoints").glob("ckpt-12.*"):
+        path.unlink()
+    [path] = (copied / "train").glob("events.*")
+    path.write_bytes(path.read_bytes() + b"half")
+    assert task.main(command(copied, "--train.epochs=2")) == 0
+    assert steps_of(copied) == expected
+    assert not list(copied.rglob("unfinished*"))
+    starts = json.loads((copied / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 6]
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_was_made_with(finished, lake):
+    text = (finished / "run.json").read_text()
+    [start] = json.loads(text)["starts"]
+    assert start["packages"]["tensorflow"] == tf.__version__
+    assert start["devices"] == [f"CPU:0 {platform.machine()}"]
+    manifest = json.loads((lake / "manifest.json").read_text())
+    assert [one["version"] for one in start["lakes"]] == [manifest["version"]]
+    assert platform.node() not in text and str(Path.home()) + "/" not in text
+    if (ROOT / ".git").exists():
+        assert len(start["commit"]["sha"]) == 40
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished):
+    read = event_accumulator.EventAccumulator(str(finished), size_guidance={"tensors": 0})
+    read.Reload()
+    metadata = read.SummaryMetadata("_hparams_/session_start_info")
+    content = hparams_metadata.parse_session_start_info_plugin_data(metadata.plugin_data.content)
+    assert content.hparams["model.filters"].number_value == 4
+    assert content.hparams["optimizer.clip_norm"].number_value == 1
+    assert content.hparams["model.kind"].string_value == "unetpp"
+    best = json.loads((finished / "metrics.json").read_text())["best"]
+    shown = tf.make_ndarray(read.Tensors(f"best/{best['score']}")[-1].tensor_proto)
+    assert shown == np.float32(best["value"])
+    [text] = read.Tensors("config")
+    assert "learning_rate: 0.001" in text.tensor_proto.string_val[0].decode()
+
+
+KILLED = """
+import json, os, pathlib, random, signal, sys, time
+from trainer import task, train  # imported once: no operation has run when this process forks
+
+def start(arguments):
+    child = os.fork()
+    if not child:
+        code = task.main(arguments)
+        sys.stdout.flush()
+        os._exit(code)
+    return child
+
+def end(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def newest(workdir):
+    found = pathlib.Path(workdir, "checkpoints").glob("ckpt-*.index")
+    return max((int(path.stem[5:]) for path in found), default=0)
+
+def runs(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+undisturbed, killed = map(json.loads, sys.argv[1:3])
+workdir, kills, steps = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+other = start(undisturbed)
+generator, codes = random.Random(0), []
+for number in range(kills):
+    child = start(killed)
+    moment = steps * generator.uniform(number, number + 0.8) / kills
+    while newest(workdir) < moment and runs(child):
+        time.sleep(0.005)
+    time.sleep(generator.uniform(0, 0.2))
+    os.kill(child, signal.SIGKILL)
+    codes.append(end(child))
+codes += [end(start(killed)), end(other)]
+print(codes)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
+    """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
+    options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
+    runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *runs, str(killed), str(kills), "24"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert -signal.SIGKILL in codes and codes[-2:] == [0, 0], codes
+    found, expected = weights(killed), weights(undisturbed)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if found[name].tobytes() != expected[name].tobytes()]
+    assert best_weights(killed) == best_weights(undisturbed)
+    assert curves(killed) == curves(undisturbed)
+    assert steps_of(killed)["train/gradient_norm"] == list(range(3, 25, 3))
+    assert {"train/dice/mean", "train/images/pr_curves", "train/loss"} <= curves(killed).keys()
+
+
+def best_weights(workdir: Path) -> dict[str, bytes]:
+    found = {}
+    with h5py.File(workdir / "best.weights.h5") as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found

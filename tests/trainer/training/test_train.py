@@ -1,0 +1,284 @@
+"""The loop from the command line: replicas agree, a resumed run goes on, curves and weights are
+there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from makers import marks, runs
+from makers.runs import ROOT, SMALL
+
+from trainer import task as command_line
+
+UNETPP = ROOT / "configs" / "unetpp.yaml"
+
+
+def refusal(capsys, *arguments: object) -> str:
+    """What a refused training says, in this process: nothing has been computed by then."""
+    code = command_line.main(["train", "--config", str(UNETPP), *map(str, arguments)])
+    assert code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(lake, tmp_path_factory) -> Path:
+    """A finished run of four epochs, two steps each, on one device."""
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    done = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@marks.exhaustive  # test_replicas.py has the steps alone
+@pytest.mark.slow
+def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
+    # A norm that every gradient exceeds, so that clipping before the reduction would show. Adam
+    # would divide what rounding leaves of a zero gradient by its own size.
+    clipped = [*SMALL, "--model.depth=1", "--optimizer.kind=sgd", "--optimizer.learning_rate=1"]
+    clipped += ["--optimizer.clip_norm=0.05"]
+    found = {}
+    for replicas, parts in ((1, 1), (4, 2)):
+        workdir = tmp_path / str(replicas)
+        split = [f"--train.replicas={replicas}", f"--optimizer.accumulate={parts}"]
+        done = runs.task("train", "--lake", lake, "--workdir", workdir, *clipped, *split)
+        assert done.returncode == 0, done.stderr
+        assert f"{8 // replicas} images each a step" in done.stdout
+        found[replicas] = runs.losses(workdir)
+        norms = runs.scalars(workdir / "train")["gradient_norm"].values()
+        assert len(norms) == 12 and min(norms) > 0.05
+    assert len(found[1]) == 12 and found[1][-1] < found[1][0]
+    assert np.allclose(found[1], found[4], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
+    """Two stages; the first with a moving average and a falling share of positives, the second with
+    the mean of its last epochs, at twice the side."""
+    path = tmp_path / "staged.yaml"
+    path.write_text(
+        """
+        model: {kind: unetpp, depth: 1, filters: 8, norm: batch}
+        data: {side: 16, batch_size: 8, positive_share: [0.8, 0.4]}
+        train: {epochs: 2, device: cpu}
+        stages:
+        - {optimizer: {ema: 0.9, schedule: plateau, plateau_epochs: 1}}
+        - {data: {side: 32, positive_share: null, positives_only: true}, optimizer: {swa_epochs: 2}}
+        """
+    )
+    command = ["--lake", lake, "--workdir", tmp_path / "run", "--config", path]
+    done = runs.task("train", *command, config_name=None)
+    assert done.returncode == 0, done.stderr
+    for text in ("stage 1 of 2", "at 16 px", "stage 2 of 2", "at 32 px"):
+        assert text in done.stdout
+    loaded = [line for line in done.stdout.splitlines() if "layers loaded" in line]
+    assert len(loaded) == 1 and "stage_1/best.weights.h5: 14 of 14 layers loaded" in loaded[0]
+    again = runs.task("train", *command, config_name=None)
+    assert again.returncode == 0 and again.stdout.count("all 2 epochs are done") == 2, again.stderr
+    scored = runs.task("evaluate", "--workdir", tmp_path / "run")
+    assert scored.returncode == 0, scored.stderr
+
+
+BATCH_NORM_ON_TWO_REPLICAS = """
+import json, keras, numpy as np, tensorflow as tf
+from trainer import averaging, distribute, stepping
+
+strategy = distribute.strategy("cpu", 2, 4)
+with strategy.scope():
+    layer = keras.layers.BatchNormalization(momentum=0.5)
+    network = keras.Sequential([keras.Input((3,)), layer])
+
+def step(batch):
+    network(batch, training=True)
+    return {"loss": tf.reduce_sum(batch)}
+
+call = stepping.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+values = np.arange(24, dtype="float32").reshape(8, 3) ** 2
+dataset = tf.data.Dataset.from_tensor_slices(values).batch(4)
+call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(2))
+means = strategy.experimental_local_results(layer.moving_mean.value)
+print(json.dumps([mean.numpy().tolist() for mean in means]))
+"""
+
+
+@pytest.mark.slow
+def test_plain_batch_norm_statistics_are_averaged_over_replicas():
+    done = subprocess.run(
+        [sys.executable, "-c", BATCH_NORM_ON_TWO_REPLICAS], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.array(json.loads(done.stdout.splitlines()[-1]))  # [replicas, 3]
+    # Two batches of four: each replica sees the mean of its own half, and remembers by halves.
+    halves = (np.arange(24.0).reshape(2, 2, 2, 3) ** 2).mean(axis=2)  # [batch, replica, 3]
+    expected = (0.25 * halves[0] + 0.5 * halves[1]).mean(axis=0)
+    assert found.shape == (2, 3) and np.allclose(found, expected)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_to_the_same_end(lake, trained, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "stopped"
+    shutil.copytree(trained, workdir)
+    # As if killed after the third epoch: the fourth epoch's checkpoint and curve are gone.
+    (workdir / "checkpoints" / "checkpoint").unlink()
+    assert list((workdir / "checkpoints").glob("ckpt-9.*"))
+    for path in (workdir / "checkpoints").glob("ckpt-12.*"):
+        path.unlink()
+    (workdir / "checkpoints" / "checkpoint").write_text(
+        'model_checkpoint_path: "ckpt-9"\nall_model_checkpoint_paths: "ckpt-9"\n'
+    )
+    shutil.rmtree(workdir / "train")
+    done = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step 9" in done.stdout
+    assert np.allclose(runs.losses(workdir), runs.losses(trained)[9:], atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_repeating_a_finished_command_does_nothing_more(lake, trained):
+    before = runs.losses(trained)
+    done = runs.task("train", "--lake", lake, "--workdir", trained, *SMALL)
+    assert (
+        done.returncode == 0
+        and "all 4 epochs are done" in done.stdout
+        and runs.losses(trained) == before
+    )
+
+
+@pytest.mark.slow
+def test_tensorboard_has_both_curves_under_the_same_tags_and_panels(trained):
+    train, val = runs.scalars(trained / "train"), runs.scalars(trained / "val")
+    shared = {"loss", "auc", "dice/mean", "dice/positives", "dice/all_empty"}
+    shared |= {"ap", "iou", "sensitivity", "specificity"}  # ppv: where something is predicted
+    assert shared <= train.keys() and shared <= val.keys()
+    assert {"learning_rate", "images_per_second"} <= train.keys()
+    assert list(val["dice/mean"]) == [3, 6, 9, 12]
+    panels = [
+        value
+        for path in (trained / "val").glob("events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
+    ]
+    assert len(panels) == 4
+    width, height, png = tf.make_ndarray(panels[0].tensor)
+    assert int(width) > 500 and png.startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_evaluate_scores_a_run_and_draws_it(trained, tmp_path):
+    picture = tmp_path / "picture.png"
+    done = runs.task("evaluate", "--workdir", trained, "--picture", picture)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert {"last", "evaluate"} <= metrics.keys()
+    for split in ("val", "test"):
+        scores = metrics["evaluate"]["splits"][split]
+        assert 0 <= scores["dice_mean"] <= 1 and scores["without_mask"] == 0
+        assert f"{scores['dice_mean']:.4f}" in done.stdout
+    val = metrics["evaluate"]["splits"]["val"]
+    assert (
+        val["dice_mean"] >= val["dice_all_empty"] - 1e-9
+    )  # an area threshold can empty every mask
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_evaluate_with_mirror_images_has_scores_of_its_own(trained):
+    done = [runs.task("evaluate", "--workdir", trained, f"--tta={tta}") for tta in ("none", "flip")]
+    assert [one.returncode for one in done] == [0, 0], done
+    assert "with its mirror images" in done[1].stdout
+    metrics = json.loads((trained / "metrics.json").read_text())
+    plain, mirrored = metrics["evaluate"], metrics["evaluate_tta_flip"]
+    assert (plain["tta"], mirrored["tta"]) == ("none", "flip")
+    assert plain["splits"] != mirrored["splits"]
+
+
+@pytest.mark.slow
+def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained):
+    done = runs.task("evaluate", "--workdir", trained, "--level", 1)
+    whole = json.loads((trained / "metrics.json").read_text()).get("evaluate")
+    assert done.returncode == 0, done.stderr
+    # Three blocks and an upsampling of 8 and 16 filters: 6,425; their norms have 2 a filter more.
+    assert "pruned to L1: 6,553 parameters" in done.stdout
+    pruned = json.loads((trained / "metrics.json").read_text())["evaluate_l1"]
+    assert pruned["splits"]["val"]["images"] == 8 and pruned != whole
+    refused = runs.task("evaluate", "--workdir", trained, "--level", 3)
+    assert refused.returncode == 2 and "level=3: expected 1 to model.depth=2" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_classifier_trains_through_the_same_loop(lake, tmp_path):
+    options = ["--model.encoder=plain", "--model.filters=8", "--model.depth=2", "--data.side=32"]
+    options += ["--data.batch_size=8", "--train.epochs=1"]
+    done = runs.task(
+        "train", "--lake", lake, "--workdir", tmp_path / "run", *options, config_name="classifier"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "auc" in runs.scalars(tmp_path / "run" / "val")
+    scored = runs.task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
+    assert scored.returncode == 0 and "auc" in scored.stdout, scored.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--train.replicas=3"],
+            "data.batch_size=8 does not divide over 3 replicas; use a multiple of 3",
+        ),
+        (["--lake", "/nowhere/x/1.0.0"], "/nowhere/x/1.0.0: no manifest.json"),
+        (["--data.val_split=holdout"], "no records in split 'holdout'"),
+        (["--data.batch_size=800"], "batch_size=800, but the training split has"),
+        (["--config", "/nowhere.yaml"], "no such file"),
+    ],
+)
+def test_bad_input_is_refused(lake, tmp_path, capsys, options, message):
+    said = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
+    assert message in said
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_message_and_exit_code_2(lake, tmp_path):
+    wrong = ["--model.depht=3", "--train.device=npu"]
+    done = runs.task("train", "--lake", lake, "--workdir", tmp_path / "run", *wrong)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "model.depht: unknown key; did you mean depth?" in done.stderr
+
+
+@pytest.mark.slow
+def test_another_lake_in_the_same_workdir_is_refused(phantoms, convert, trained, tmp_path, capsys):
+    other = tmp_path / "phantoms" / "1.0.0"
+    convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", other)
+    said = refusal(capsys, "--lake", other, "--workdir", trained, *SMALL)
+    assert "-> others in" in said
+
+
+def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path, capsys):
+    names = sorted(path.stem for path in phantoms.glob("dicom/*.dcm"))
+    csv_path = tmp_path / "classes.csv"
+    csv_path.write_text("\n".join(f"{name},{n % 2}" for n, name in enumerate(names)) + "\n")
+    lake = tmp_path / "classes" / "1.0.0"
+    convert(phantoms / "dicom" / "*.dcm", csv_path, lake)
+    each_once = [*SMALL, "--data.positive_share=null"]
+    said = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *each_once)
+    assert "no mask with a lesion to learn from" in said
+
+
+@pytest.mark.slow
+def test_another_config_in_the_same_workdir_is_refused(lake, trained, capsys):
+    said = refusal(capsys, "--lake", lake, "--workdir", trained, *SMALL, "--model.depth=1")
+    assert "model.depth: 2 -> 1" in said
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
+def test_a_gpu_that_is_missing_is_an_error():
+    from lake import InputError
+    from trainer.devices import strategy
+
+    with pytest.raises(InputError, match="sees no GPU"):
+        strategy.create_strategy("gpu", None, 8)

@@ -1,0 +1,153 @@
+"""The sdist, installed and used outside the checkout: by hand, and as two machines of Vertex AI."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from makers.marks import exhaustive
+
+from launch import cluster, custom_job, sdist
+from trainer.inference import ensemble
+
+pytestmark = pytest.mark.slow
+OURS = {"PYTHONPATH", "TF_CONFIG"}  # what would lead a process back to this checkout or session
+TINY = """
+model: {kind: unetpp, depth: 1, filters: 8}
+data: {side: 16, batch_size: 12}
+optimizer: {learning_rate: 1e-2}
+train: {epochs: 12, device: cpu, steps_per_call: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Path:
+    return sdist.build(tmp_path_factory.mktemp("sdist"))
+
+
+def environment(python: Path, **more: str) -> dict[str, str]:
+    """In which `python` is this one."""
+    kept = {name: text for name, text in os.environ.items() if name not in OURS}
+    return kept | {"PATH": f"{python.parent}:{kept['PATH']}"} | more
+
+
+def borrowing(folder: Path) -> Path:
+    """The Python of a new venv that takes every other package from the one that runs here."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    [packages] = folder.glob("lib/python3*/site-packages")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"
+
+
+def run(python: Path, folder: Path, *words: object) -> str:
+    """What a command says that ends well."""
+    command = [python, "-m", *map(str, words)]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(python), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def convert(python: Path, folder: Path, phantoms: Path, key_file: Path) -> Path:
+    lake = folder / "phantoms" / "1.0.0"
+    files = [f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"]
+    options = [f"--deidentify_key_file={key_file}", "--splits=train=0.6,val=0.2,test=0.2"]
+    options += [f"--output={lake}", "--runner=DirectRunner"]
+    run(python, folder, "beam.convert", *files, *options)
+    return lake
+
+
+def contents(lake: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in lake.glob("*.tfrecord-*")}
+
+
+def config_in(folder: Path) -> Path:
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder / "tiny.yaml"
+
+
+def vertex(python: Path, place: str, base: Path, package: Path, *words: object) -> subprocess.Popen:
+    """One machine's container, with the very command of launch.vertex and the service's variables;
+    its files are in the folder above the venv."""
+    folders = {"MODEL_DIR": "model/", "CHECKPOINT_DIR": "checkpoints/"}
+    folders["TENSORBOARD_LOG_DIR"] = "logs/"
+    named = {f"AIP_{name}": f"{base}/{folder}" for name, folder in folders.items()}
+    return subprocess.Popen(
+        ["sh", "-c", custom_job.START, package, "train", *map(str, words)],
+        cwd=python.parent.parent.parent,
+        env=environment(python, TF_CONFIG=place, PYTHONUNBUFFERED="1", **named),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def places() -> list[str]:
+    """TF_CONFIG as Vertex AI writes it for two machines: a chief and a worker."""
+    addresses = json.loads(cluster.configs(2)[0])["cluster"]["worker"]
+    jobs = {"chief": addresses[:1], "worker": addresses[1:]}
+    return [
+        json.dumps({"cluster": jobs, "task": {"type": kind, "index": 0}, "environment": "cloud"})
+        for kind in jobs
+    ]
+
+
+def test_two_machines_of_vertex_train_are_taken_and_go_on(
+    package, lake, phantoms, key_file, tmp_path
+):
+    pythons = [borrowing(tmp_path / name / "venv") for name in ("chief", "worker")]
+    base, words = tmp_path / "base", [f"--config={config_in(tmp_path)}", f"--lake={lake}"]
+
+    def machine(number: int) -> subprocess.Popen:
+        return vertex(pythons[number], jobs[number], base, package, *words)
+
+    jobs = places()
+    chief, worker = machine(0), machine(1)
+    said = []
+    for line in chief.stdout:
+        said.append(line)
+        if "epoch 1/12  |" in line:
+            worker.terminate()  # its machine is taken: the service sends SIGTERM
+            break
+    told, _ = worker.communicate()
+    assert worker.returncode == 42, told
+    assert not (base / "model").exists()
+
+    worker = machine(1)  # that the service gives; the chief's went on by itself
+    said += chief.stdout.read().splitlines(keepends=True)
+    told, _ = worker.communicate()
+    assert (chief.wait(), worker.returncode) == (0, 0), said
+    assert said.count(f"no --workdir: AIP_TENSORBOARD_LOG_DIR says {base}/logs/\n") == 2
+    said = "".join(said)
+    assert "resuming at step" in said and f"best weights, config and scores: {base}/model" in said
+
+    starts = json.loads((base / "logs" / "run.json").read_text())["starts"]
+    assert [start["commit"] for start in starts] == [None, None]  # of no checkout
+    [trained] = ensemble.load([base / "model"]).members
+    assert trained.run.lake == str(lake) and (base / "model" / "metrics.json").exists()
+    [code] = pythons[0].parent.parent.glob("lib/python3*/site-packages/trainer")
+    assert {path.suffix for path in code.glob("report.*")} == {".css", ".html", ".js", ".py"}
+    converted = convert(pythons[0], tmp_path, phantoms, key_file)
+    assert contents(converted) == contents(lake)
+
+
+@exhaustive
+def test_an_empty_environment_installs_all_that_is_needed(
+    package, lake, phantoms, key_file, tmp_path
+):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, tmp_path, "pip", "install", "--quiet", f"{package}[train-cpu]")
+    assert run(python, tmp_path, "pip", "check") == "No broken requirements found.\n"
+    converted = convert(python, tmp_path, phantoms, key_file)
+    assert contents(converted) == contents(lake)
+    words = [f"--config={config_in(tmp_path)}", f"--lake={converted}", "--train.epochs=1"]
+    run(python, tmp_path, "trainer.task", "train", *words, "--workdir=run")
+    said = run(python, tmp_path, "trainer.task", "evaluate", "--workdir=run")
+    assert "thresholds chosen on validation" in said
+    script = (sdist.ROOT / "trainer" / "evaluation" / "report.js").read_text().strip()
+    assert script in (tmp_path / "run" / "report.html").read_text()

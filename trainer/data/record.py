@@ -1,0 +1,138 @@
+"""A serialised record -> what a network gets of it at its own side, in whole numbers as the lake
+stores them:
+
+    image [S, S, 1] uint8 or uint16    mask [S, S, 1] uint8, 0 or 1    window [2] float32
+    label [] float32, -1 unknown       has_mask [] float32, 0 or 1     weight [] float32, 1
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from lake.records import example
+
+FIELDS = (
+    "image",
+    "mask",
+    "has_mask",
+    "label",
+    "lesion_px",
+    "encoding",
+    "window",
+    "height",
+    "width",
+)
+# libjpeg decodes at a half, a quarter and an eighth for less than a whole image.
+JPEG_RATIOS = (8, 4, 2)
+
+
+@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
+def item_of(
+    record,
+    dtype: str,
+    side: int,
+    fit: str,
+    extra_fields: tuple[str, ...] = (),
+    with_mask: bool = True,
+) -> dict:
+    """One serialised record, decoded straight to [side, side]."""
+    fields = example.parse(record, (*FIELDS, *extra_fields))
+    height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
+    box = fitted_box(height, width, side, fit)
+    image = fitted(
+        fields["encoding"] == "jpeg-kept",
+        fields["image"],
+        lambda: tf.io.decode_png(fields["image"], channels=1, dtype=tf.as_dtype(dtype)),
+        (height, width),
+        dtype,
+        side,
+        box,
+    )
+    # Who needs no mask says so: the checks of a resize keep tf.data from leaving it out by itself.
+    mask = {"mask": _mask(fields, box, side)} if with_mask else {}
+    return {
+        "image": image,
+        **mask,
+        "window": fields["window"],
+        "label": tf.cast(fields["label"], tf.float32),
+        "has_mask": tf.cast(fields["has_mask"], tf.float32),
+        "weight": tf.ones([]),
+        **{name: fields[name] for name in extra_fields},
+    }
+
+
+def _mask(fields: dict, box: tuple, side: int):
+    # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
+    mask = tf.cond(
+        fields["lesion_px"] > 0,
+        lambda: tf.cast(
+            _fit(tf.io.decode_png(fields["mask"], channels=1), box, side) >= 128, tf.uint8
+        ),
+        lambda: tf.zeros([side, side, 1], tf.uint8),
+    )
+    return tf.ensure_shape(mask, [side, side, 1])
+
+
+def fitted(
+    is_jpeg,
+    jpeg,
+    otherwise: Callable[[], tf.Tensor],
+    size: tuple,
+    dtype: str,
+    side: int,
+    box: tuple,
+):
+    """An image as a network gets it, [S, S, 1]: of its JPEG, or of the pixels [H, W, 1] that
+    `otherwise` gives; size: (height, width) as stored, box: fitted_box of it."""
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(jpeg, box, *size, dtype), otherwise)
+    return tf.ensure_shape(_fit(image, box, side), [side, side, 1])
+
+
+def _decode_jpeg(data, box, height, width, dtype: str):
+    """Pixels at the smallest of libjpeg's scales that is not below what is wanted."""
+    *_, wanted_height, wanted_width = box
+
+    def decode(ratio: int):
+        return lambda: tf.cast(
+            tf.io.decode_jpeg(data, channels=1, ratio=ratio, dct_method="INTEGER_ACCURATE"), dtype
+        )
+
+    cases = [
+        (
+            tf.logical_and(height >= wanted_height * ratio, width >= wanted_width * ratio),
+            decode(ratio),
+        )
+        for ratio in JPEG_RATIOS
+    ]
+    return tf.case(cases, default=decode(1))
+
+
+def _fit(pixels, box, side: int):
+    """Pixels [h, w, 1] as [side, side, 1] of the same type, resized into the box, 0 around it."""
+    top, left, inner_height, inner_width = box
+    size = tf.stack([inner_height, inner_width])
+    is_right = tf.reduce_all(tf.shape(pixels)[:2] == size)
+
+    def resized():
+        return tf.cast(
+            tf.round(tf.image.resize(tf.cast(pixels, tf.float32), size, antialias=True)),
+            pixels.dtype,
+        )
+
+    fitted = tf.cond(is_right, lambda: pixels, resized)
+    return tf.cond(
+        tf.reduce_all(size == side),
+        lambda: fitted,
+        lambda: tf.image.pad_to_bounding_box(fitted, top, left, side, side),
+    )
+
+
+def fitted_box(height, width, side: int, fit: str):
+    """(top, left, height, width) of an image within [side, side]; whole numbers or integer
+    tensors."""
+    if fit == "stretch":
+        return 0, 0, side, side
+    longest = tf.maximum(height, width) if tf.is_tensor(height) else max(height, width)
+    inner_height = (height * side + longest // 2) // longest
+    inner_width = (width * side + longest // 2) // longest
+    return (side - inner_height) // 2, (side - inner_width) // 2, inner_height, inner_width

@@ -1,0 +1,234 @@
+"""A lake -> what a run trains on, is validated on, is scored on: which records of which shards.
+
+No image is read here: the manifest counts, and the index knows folds and patients.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import tensorflow as tf
+
+from lake import InputError
+from lake.records import manifest
+from trainer.config.run import Config, Data
+from trainer.data import batches, order
+from trainer.data.order import Split
+
+
+def open_lake(folder: str) -> dict:
+    """The manifest of a lake; raises InputError where there is none."""
+    return manifest.load(folder)
+
+
+def check_classes(content: dict, folder: str, run: Config) -> None:
+    """Raises InputError where a classifier knows another number of classes than the lake has."""
+    classes = manifest.num_classes(content)
+    if run.is_classifier and run.model.classes != classes:
+        named = f": {', '.join(manifest.numbered(content['classes']))}" if classes > 2 else ""
+        raise InputError(
+            f"{folder} has {classes} classes{named}; model.classes={run.model.classes} should be "
+            f"{classes}"
+        )
+
+
+def split_of(content: dict, folder: str, name: str) -> Split:
+    """A split by its name; raises InputError when the lake has no record of it."""
+    shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
+    if not shards:
+        known = ", ".join(sorted(content["counts"]["splits"]))
+        raise InputError(f"{folder}: no records in split {name!r}; it has {known}")
+    return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
+
+
+def open_lakes(folder: str, data: Data) -> list[dict]:
+    """The manifests of the run's own lake and of its more_lakes."""
+    return [open_lake(name) for name in (folder, *data.more_lakes)]
+
+
+def positive_pixel_share(lakes: list[dict], data: Data) -> float:
+    """Share of positive pixels in positive images: of more lakes the mean by their weights."""
+    weights = [1.0, *data.more_lakes.values()]
+    shares = [lake["statistics"]["positive_pixel_share_of_positives"] for lake in lakes]
+    return float(np.average(shares, weights=weights))
+
+
+def training_split(lakes: list[dict], folder: str, data: Data, is_classifier: bool) -> Split:
+    """What a run trains on, of all its lakes; `folder` is the first's. A fold is held out of that
+    one alone."""
+    content, *others = lakes
+    split = _training_split(content, folder, data, is_classifier)
+    if not others:
+        return split
+    of_others, splits = data.model_copy(update={"fold": None}), [split]
+    for other_folder, other in zip(data.more_lakes, others, strict=True):
+        _check_alike(content, folder, other, other_folder)
+        splits.append(_training_split(other, other_folder, of_others, is_classifier))
+    return _joined(splits, (1.0, *data.more_lakes.values()))
+
+
+def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> None:
+    """Raises InputError where two lakes have images or classes that do not go together."""
+    if content["dtype"] != other["dtype"]:
+        raise InputError(
+            f"data.more_lakes: {other_folder} has {other['dtype']} images, {folder} "
+            f"{content['dtype']}; convert one of them again with --bits"
+        )
+    classes = [lake.get("classes", ["0", "1"]) for lake in (content, other)]
+    both_named = "classes" in content and "classes" in other
+    if len(classes[0]) != len(classes[1]) or (both_named and classes[0] != classes[1]):
+        raise InputError(
+            f"data.more_lakes: {other_folder} has the classes {', '.join(classes[1])}, {folder} "
+            f"{', '.join(classes[0])}; expected the same"
+        )
+
+
+def _joined(splits: list[Split], weights: tuple[float, ...]) -> Split:
+    """One split of several lakes, to draw from by the weights."""
+    kinds, lakes = [], []
+    for lake, split in enumerate(splits):
+        is_member = split.kinds != order.OUTSIDE
+        kinds.append(split.kinds + order.KINDS_OF_LAKE * lake * is_member.astype(np.int8))
+        lakes += [lake] * len(split.paths)
+    return Split(
+        name=f"{splits[0].name}, {len(splits)} lakes",
+        paths=tuple(path for split in splits for path in split.paths),
+        stored=tuple(stored for split in splits for stored in split.stored),
+        dtype=splits[0].dtype,
+        counts=_summed([split.counts for split in splits]),
+        kinds=np.concatenate(kinds),
+        lakes=tuple(lakes),
+        weights=weights,
+    )
+
+
+def _summed(counts: list[dict]) -> dict:
+    names = ("records", "positives", "negatives", "unknown", "with_mask", "lesion_pixels")
+    summed = {name: sum(own[name] for own in counts) for name in names}
+    of_classes = [own.get("classes", [own["negatives"], own["positives"]]) for own in counts]
+    return summed | {"classes": [sum(numbers) for numbers in zip(*of_classes, strict=True)]}
+
+
+def _training_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
+    """Of one lake; where positives are drawn apart, it knows them from the lake's index."""
+    if data.fold is None:
+        split, names = split_of(content, folder, data.train_split), [data.train_split]
+    else:
+        split, names = fold_of(content, folder, data.fold, is_held_out=False), manifest.FOLDED
+    if not (data.positives_only or data.positive_share):
+        return split
+    column = "label" if is_classifier else "lesion_px"
+    is_positive = _index(folder, names, split, [column])[column].to_numpy() > 0
+    positives = int((is_positive & (split.kinds != order.OUTSIDE)).sum())
+    if positives in (0, split.num_records):
+        raise InputError(
+            f"{folder}: {positives} of the {split.num_records} images to train on have a "
+            f"lesion; data.positive_share and data.positives_only need both kinds"
+        )
+    asked = np.where(is_positive, order.POSITIVE, order.OTHER).astype(np.int8)
+    kinds = np.where(split.kinds == order.OUTSIDE, split.kinds, asked)
+    return dataclasses.replace(split, kinds=kinds)
+
+
+def validation_split(content: dict, folder: str, data: Data) -> Split:
+    """What a run is scored on while it trains, and where thresholds are chosen."""
+    if data.fold is None:
+        return split_of(content, folder, data.val_split)
+    return fold_of(content, folder, data.fold, is_held_out=True)
+
+
+def validation_names(data: Data) -> tuple[str, ...]:
+    """The splits of the lake that validation_split's records are stored in."""
+    return (data.val_split,) if data.fold is None else tuple(manifest.FOLDED)
+
+
+def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
+    """The patients of a split that lies in these splits of the lake; without the empty id."""
+    of_records = np.array(_index(folder, names, split, ["patient"])["patient"].to_pylist())
+    return set(of_records[split.kinds != order.OUTSIDE]) - {""}
+
+
+def fold_of(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
+    """Of the splits that folds divide: a fold's records, or all others. Their shards hold both."""
+    num_folds = content["options"]["folds"]
+    if not num_folds:
+        raise InputError(
+            f"{folder} has no folds, data.fold={fold} asks for one; convert it again with --folds 5"
+        )
+    if fold >= num_folds:
+        raise InputError(
+            f"data.fold={fold}: {folder} has the folds 0 to {num_folds - 1}; give one of them"
+        )
+    shards = [s for s in content["shards"] if s["split"] in manifest.FOLDED and s["records"]]
+    shards.sort(key=lambda shard: shard["split"])  # as the index's rows
+    name = f"fold {fold}" if is_held_out else f"all folds but {fold}"
+    split = _all_of(name, shards, content, folder, {})
+    rows = _index(folder, manifest.FOLDED, split, ["fold", "label", "has_mask", "lesion_px"])
+    is_member = (rows["fold"].to_numpy() == fold) == is_held_out
+    if not is_member.any():
+        raise InputError(f"{folder}: no records in {name}; convert it again with fewer --folds")
+    kinds = np.where(is_member, order.OTHER, order.OUTSIDE).astype(np.int8)
+    counts = _counts(rows.filter(pyarrow.array(is_member)), content)
+    return dataclasses.replace(split, kinds=kinds, counts=counts)
+
+
+def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: dict) -> Split:
+    return Split(
+        name=name,
+        paths=tuple(tf.io.gfile.join(folder, shard["name"]) for shard in shards),
+        stored=tuple(shard["records"] for shard in shards),
+        dtype=content["dtype"],
+        counts=counts,
+        kinds=np.full(sum(shard["records"] for shard in shards), order.OTHER, np.int8),
+    )
+
+
+def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) -> pyarrow.Table:
+    """The rows of a lake's index for the stored records of these splits, in their order."""
+    with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
+        stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
+    place = ["split", "shard", "position"]
+    rows = pyarrow.parquet.read_table(
+        stored, columns=[*place, *columns], filters=[("split", "in", list(names))]
+    )
+    if len(rows) != len(split.kinds):
+        raise InputError(
+            f"{folder}/{manifest.INDEX} lists {len(rows)} records of {', '.join(names)}, "
+            f"{manifest.MANIFEST} {len(split.kinds)}; look with python -m lake verify {folder}"
+        )
+    return rows.sort_by([(column, "ascending") for column in place])
+
+
+def _counts(rows: pyarrow.Table, content: dict) -> dict:
+    """What the manifest counts of a split, but its patients, of these rows of the index."""
+    labels, lesions = rows["label"].to_numpy(), rows["lesion_px"].to_numpy()
+    counts = {
+        "records": len(labels),
+        "positives": int((labels > 0).sum()),
+        "negatives": int((labels == 0).sum()),
+        "unknown": int((labels < 0).sum()),
+        "with_mask": int(rows["has_mask"].to_numpy().sum()),
+        "lesion_pixels": int(lesions[lesions > 0].sum()),
+    }
+    if "classes" in content:
+        numbers = range(manifest.num_classes(content))
+        counts["classes"] = [int((labels == number).sum()) for number in numbers]
+    return counts
+
+
+def check_labels(run: Config, *parts: batches.Split) -> None:
+    """A run must have something to learn and something to be scored on."""
+    for split in parts:
+        counts = split.counts
+        of_classes = counts.get("classes", [counts["negatives"], counts["positives"]])
+        if run.is_classifier and not all(of_classes):
+            raise InputError(
+                f"{run.lake}: split {split.name!r} needs images of each class, 0 to "
+                f"{len(of_classes) - 1}; it has {', '.join(map(str, of_classes))}"
+            )
+        if not run.is_classifier and not counts["lesion_pixels"]:
+            raise InputError(
+                f"{run.lake}: split {split.name!r} has no mask with a lesion to learn from"
+            )

@@ -1,0 +1,230 @@
+"""The only file that knows CPU, GPU, TPU, one worker or many. In: what was asked for; out: a
+tf.distribute strategy."""
+
+import functools
+import resource
+import signal
+import threading
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from lake import InputError
+from trainer.devices import workers
+
+BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
+
+
+def create_strategy(
+    device: str,
+    replicas: int | None,
+    batch_size: int,
+    accumulate: int = 1,
+    worker: workers.Worker = workers.ALONE,
+    worker_minutes: float = 10.0,
+) -> tf.distribute.Strategy:
+    """One device, or several, of one worker or many; raises InputError for what is not there.
+
+    `replicas`: of each worker; `accumulate`: parts that a replica goes through one after the other;
+    `worker_minutes`: how long the other workers may take to come.
+    """
+    kind = _kind(device)
+    if kind == "TPU":
+        made = _of_tpu(replicas, worker)
+        _say(made.num_replicas_in_sync, "TPU cores", batch_size, accumulate)
+        return made
+    count = _local_replicas(kind, replicas, worker)
+    devices = [f"{kind}:{number}" for number in range(count)]
+    where = ", ".join(devices)
+    if worker.count > 1:
+        where += f" of each of {worker.count} workers"
+    _say(count * worker.count, where, batch_size, accumulate)
+    if kind == "GPU":
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    elif count > 1:
+        _divide_cpu(count)
+    if worker.count > 1:
+        return _of_workers(worker, worker_minutes)
+    return (
+        tf.distribute.OneDeviceStrategy(devices[0])
+        if count == 1
+        else tf.distribute.MirroredStrategy(devices)
+    )
+
+
+def _kind(device: str) -> str:
+    """TPU, GPU or CPU; `auto` takes the first that TensorFlow sees."""
+    if device == "tpu":
+        return "TPU"  # TensorFlow sees its cores when it has been initialised
+    for kind in ("TPU", "GPU"):
+        if device in ("auto", kind.lower()) and tf.config.list_physical_devices(kind):
+            return kind
+    if device == "gpu":
+        raise InputError(
+            "train.device=gpu, but TensorFlow sees no GPU; install radlake[train-gpu] or use "
+            "train.device=cpu"
+        )
+    return "CPU"
+
+
+def _local_replicas(kind: str, replicas: int | None, worker: workers.Worker) -> int:
+    found = len(tf.config.list_physical_devices(kind))
+    if kind == "GPU" and (replicas or 0) > found:
+        raise InputError(f"train.replicas={replicas}, but this machine has {found} GPUs")
+    # MultiWorkerMirroredStrategy takes a machine's GPUs, or its one CPU.
+    usual = found if kind == "GPU" else 1
+    if worker.count > 1 and replicas not in (None, usual):
+        raise InputError(
+            f"train.replicas={replicas}: each of several workers has {usual} on this machine's "
+            f"{kind}; leave it out, or start more workers"
+        )
+    return replicas or usual
+
+
+def _say(count: int, where: str, batch_size: int, accumulate: int) -> None:
+    """The batch of each replica, once; InputError where they do not get equal parts."""
+    if batch_size % (count * accumulate):
+        parts = f" in optimizer.accumulate={accumulate} parts" if accumulate > 1 else ""
+        raise InputError(
+            f"data.batch_size={batch_size} does not divide over {count} replicas{parts}; use a "
+            f"multiple of {count * accumulate}"
+        )
+    print(
+        f"{count} replica{'s' * (count > 1)} on {where}; {batch_size // count} "
+        f"images each a step{f', in {accumulate} parts' if accumulate > 1 else ''}",
+        flush=True,
+    )
+
+
+def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+@functools.cache  # TensorFlow can connect to a cluster once in a process
+def _of_workers(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
+    """MultiWorkerMirroredStrategy, when all workers have come."""
+    workers.wait_for_all(worker, minutes)
+    try:
+        made = tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise InputError(
+            f"worker {worker.number} cannot join the cluster at {worker.address}: "
+            f"{str(error).splitlines()[0]}; is the port free, and TF_CONFIG the same everywhere?"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Our handler, in place of the one that TensorFlow's cluster has put there.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return made
+
+
+def _of_tpu(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:
+    """All cores of this TPU VM."""
+    if worker.count > 1:
+        raise InputError(
+            f"train.device=tpu is one host's TPU, but {workers.VARIABLE} names {worker.count} "
+            f"workers; unset it"
+        )
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        made = tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"train.device=tpu, but there is no TPU to use here "
+            f"({str(error).splitlines()[0][:200]}); run on a TPU VM with tensorflow-tpu, or use "
+            f"train.device=auto"
+        ) from error
+    if replicas not in (None, made.num_replicas_in_sync):
+        raise InputError(
+            f"train.replicas={replicas}, but this TPU has {made.num_replicas_in_sync} cores, which "
+            f"work together; leave it out"
+        )
+    return made
+
+
+def distributed(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
+    """A worker's batches, cut into its replicas' parts."""
+    worker = workers.of_environment()
+    if worker.count == 1:
+        return strategy.experimental_distribute_dataset(batches)
+    spec = tf.nest.flatten(batches.element_spec)[0]
+    part = spec.shape[0] * worker.count // strategy.num_replicas_in_sync
+    return strategy.distribute_datasets_from_function(
+        lambda _: batches.rebatch(part, drop_remainder=True)
+    )
+
+
+def precision(asked: str, strategy: tf.distribute.Strategy) -> str:
+    """Keras's policy name: bfloat16 on TPUs and where every GPU computes in it, float32
+    elsewhere."""
+    if asked != "auto":
+        return asked
+    if _is_on(strategy, "TPU"):
+        return "mixed_bfloat16"
+    if not _is_on(strategy, "GPU"):
+        return "float32"
+    gpus = tf.config.list_physical_devices("GPU")
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    return (
+        "mixed_bfloat16"
+        if capabilities and min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY
+        else "float32"
+    )
+
+
+def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it
+    lost a third. On a TPU strategy.run compiles everything, and nothing is nested."""
+    if _is_on(strategy, "TPU"):
+        return False
+    if asked == "auto":
+        return _is_on(strategy, "GPU")
+    return asked
+
+
+def _is_on(strategy: tf.distribute.Strategy, kind: str) -> bool:
+    if strategy is tf.distribute.get_strategy() and not tf.distribute.has_strategy():
+        return False  # TensorFlow's default one, which does not know its devices
+    return all(kind in device for device in strategy.extended.worker_devices)
+
+
+def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:
+    """Of the device that took most; of a CPU what the process took of the machine's."""
+    if not _is_on(strategy, "GPU"):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
+    names = [device.rpartition("device:")[2] for device in strategy.extended.worker_devices]
+    return max(tf.config.experimental.get_memory_info(name)["peak"] for name in names)
+
+
+def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:
+    """Each of the replicas' values, summed over the replicas."""
+    return {
+        name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+        for name, value in values.items()
+    }
+
+
+def total(strategy: tf.distribute.Strategy) -> Callable:
+    """value -> its sum over the replicas, on each of them and with a gradient, inside a replica's
+    step."""
+    if strategy.num_replicas_in_sync == 1:
+        return lambda value: value
+    return lambda value: tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, value
+    )
+
+
+def _divide_cpu(count: int) -> None:
+    """Logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU
+    job."""
+    [cpu] = tf.config.list_physical_devices("CPU")
+    existing = tf.config.get_logical_device_configuration(cpu)
+    if existing is not None and len(existing) >= count:
+        return
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )

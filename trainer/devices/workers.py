@@ -1,0 +1,154 @@
+"""Several processes that train one network: who they are, what they agree on, what the loss of one
+means. In: TF_CONFIG; out: a Worker.
+
+    TF_CONFIG='{"cluster": {"worker": ["host-a:2222", "host-b:2222"]},
+                "task": {"type": "worker", "index": 0}}'
+
+Worker 0 (the chief, where TF_CONFIG names one) writes the workdir and speaks. The others do the
+same at the same time, because a checkpoint may need all of them, but write into a folder that goes.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lake import InputError
+
+VARIABLE = "TF_CONFIG"
+PROBE_SECONDS, DYING_SECONDS, POLL_SECONDS = 2.0, 5.0, 0.2
+BACKLOG = 1024  # of workers that knock at the same time
+
+
+class Worker(NamedTuple):
+    """One of the processes, counted from 0."""
+
+    number: int = 0
+    addresses: tuple[str, ...] = ("",)  # host:port of each
+
+    @property
+    def count(self) -> int:
+        return len(self.addresses)
+
+    @property
+    def address(self) -> str:
+        return self.addresses[self.number]
+
+    @property
+    def is_chief(self) -> bool:
+        return self.number == 0
+
+
+ALONE = Worker()
+
+
+def of_environment() -> Worker:
+    """The worker that TF_CONFIG says this process is; ALONE where it names no other."""
+    text = os.environ.get(VARIABLE, "")
+    if not text.strip():
+        return ALONE
+    try:
+        content = json.loads(text)
+        cluster, task = content["cluster"], content["task"]
+        jobs = {job: list(addresses) for job, addresses in cluster.items() if addresses}
+        kind, index = task["type"], int(task["index"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{VARIABLE} is malformed ({type(error).__name__}: {error}); expected "
+            f'{{"cluster": {{"worker": ["host:port", …]}}, "task": {{"type": "worker", '
+            f'"index": 0}}}}, or no {VARIABLE} for one worker'
+        ) from None
+    if other := jobs.keys() - {"chief", "worker"}:
+        raise InputError(
+            f"{VARIABLE} names {', '.join(sorted(other))}; only chief and worker take part"
+        )
+    if kind not in jobs or not 0 <= index < len(jobs[kind]):
+        raise InputError(
+            f"{VARIABLE}: this process is {kind} {index}, but the cluster has "
+            f"{', '.join(f'{len(jobs[job])} {job}' for job in jobs) or 'nobody'}"
+        )
+    chiefs, others = jobs.get("chief", []), jobs.get("worker", [])
+    number = index + len(chiefs) * (kind == "worker")
+    return Worker(number, (*chiefs, *others)) if len(chiefs + others) > 1 else ALONE
+
+
+def silent(worker: Worker) -> list[str]:
+    """The other workers' addresses where nobody answers."""
+    missing = []
+    for number, address in enumerate(worker.addresses):
+        host, _, port = address.rpartition(":")
+        try:
+            if number != worker.number:
+                socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+        except (OSError, ValueError):
+            missing.append(f"worker {number} ({address})")
+    return missing
+
+
+def wait_for_all(worker: Worker, minutes: float) -> None:
+    """Until each of the others answers at its address; raises InputError after so many minutes.
+
+    TensorFlow would wait for an hour, and no Python would run meanwhile. A worker answers here, and
+    where it has seen all of them TensorFlow does, at the same port.
+    """
+    deadline, is_said = time.monotonic() + 60 * minutes, False
+    with _door(worker) as door:
+        while missing := silent(worker):
+            if not is_said:
+                print(f"waiting up to {minutes:g} minutes for {', '.join(missing)}", flush=True)
+                is_said = True
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"worker {worker.number} waited {minutes:g} minutes (train.worker_minutes) for "
+                    f"{', '.join(missing)}; start all {worker.count} workers with the same "
+                    f"{VARIABLE} but for the index, and let them reach each other's ports"
+                )
+            with contextlib.suppress(BlockingIOError):  # nobody else knocks now
+                while True:
+                    door.accept()[0].close()
+            time.sleep(POLL_SECONDS)
+
+
+def _door(worker: Worker) -> socket.socket:
+    _, _, port = worker.address.rpartition(":")
+    try:
+        door = socket.create_server(("", int(port)), backlog=BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"worker {worker.number} cannot listen at {worker.address}: {error}; is the port free, "
+            f"and {VARIABLE} the same everywhere?"
+        ) from None
+    door.setblocking(False)
+    return door
+
+
+class Agreement:
+    """What all workers do at the same step, although only one of them has a reason to."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, worker: Worker):
+        self.worker = worker
+        replicas = strategy.num_replicas_in_sync // worker.count  # each has the value
+
+        @tf.function
+        def summed(value):
+            values = strategy.run(tf.identity, args=(value,))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) // replicas
+
+        self._summed = summed
+
+    def any(self, claim: bool) -> bool:
+        """Whether one of the workers claims it; every worker must ask at the same time."""
+        return bool(self._sum(int(claim)))
+
+    def of_chief(self, number: int) -> int:
+        """The chief's number, for all; also a moment that all workers have come to."""
+        return self._sum(number if self.worker.is_chief else 0)
+
+    def _sum(self, number: int) -> int:
+        if self.worker.count == 1:
+            return number
+        return int(self._summed(tf.constant(number, tf.int64)))

@@ -1,0 +1,118 @@
+"""Test-time augmentation: a network seen through views, and the mean of what it says; also the mean
+over the members of an ensemble.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from lake import InputError
+from trainer.config import run
+from trainer.models import blocks, weight_files
+from trainer.models.build import build
+from trainer.scoring import objective
+
+SIDE_STEP = 16  # of a scaled view, as config.Data.side
+SMALLEST = 1e-37  # float32 is normal from 1.2e-38 on
+
+
+class Member(NamedTuple):
+    workdir: Path
+    run: run.Config
+    network: keras.Model
+
+
+class View(NamedTuple):
+    """One way of showing an image to the network."""
+
+    scale: float = 1.0  # of the network's side
+    is_mirrored: bool = False
+
+
+def of(tta: Sequence[str]) -> list[View]:
+    """Of --tta: `none`, or `flip` and scales such as 0.8 and 1.25, each beside the image itself."""
+    scales = [1.0]
+    for name in tta:
+        if name in ("none", "flip"):
+            continue
+        try:
+            scales.append(float(name))
+        except ValueError:
+            scales.append(0.0)
+        if not 0.25 <= scales[-1] <= 4 or scales[-1] in scales[:-1]:
+            raise InputError(
+                f"--tta={name}: expected none, flip, or scales from 0.25 to 4, each once and not 1"
+            )
+    if "none" in tta and len(tta) > 1:
+        raise InputError(f"--tta {' '.join(tta)}: none goes alone")
+    mirrored = (False, True) if "flip" in tta else (False,)
+    return [View(scale, is_mirrored) for scale in scales for is_mirrored in mirrored]
+
+
+def forward(member: Member, view: View, has_head: bool) -> Callable:
+    """images [B, S, S, 1] -> [logits], or [logits, the empty_head's [B, 1]], seen in this view."""
+    side = member.run.data.side
+    seen_side = round(view.scale * side / SIDE_STEP) * SIDE_STEP if view.scale != 1 else side
+    network = member.network if view.scale == 1 else _at_side(member, seen_side, view)
+    call = objective.with_layers(network, [blocks.LESION] if has_head else [])
+
+    def seen(images):
+        if seen_side != side:
+            images = tf.image.resize(images, (seen_side, seen_side), antialias=True)
+        outputs = call(ops.flip(images, axis=2) if view.is_mirrored else images, training=False)
+        return [_as_seen_plain(ops.cast(output, "float32"), view, side) for output in outputs]
+
+    return seen
+
+
+def _as_seen_plain(logits, view: View, side: int):
+    """Logits of the image itself from those of its view; those of an image are the same."""
+    if len(logits.shape) != 4:
+        return logits
+    logits = logits[..., -1:]  # the deepest head
+    logits = ops.flip(logits, axis=2) if view.is_mirrored else logits
+    if logits.shape[1] == side:
+        return logits
+    p, q = (tf.image.resize(ops.sigmoid(sign * logits), (side, side)) for sign in (1, -1))
+    return ops.log(ops.maximum(p, SMALLEST)) - ops.log(ops.maximum(q, SMALLEST))
+
+
+def _at_side(member: Member, side: int, view: View) -> keras.Model:
+    """The same network for another side."""
+    if side in (0, member.run.data.side):
+        raise InputError(
+            f"--tta={view.scale:g}: of {member.run.data.side} px this is no other multiple of "
+            f"{SIDE_STEP} px ({member.workdir})"
+        )
+    if member.run.model.kind == "vae":
+        raise InputError(f"--tta={view.scale:g}: {member.workdir} holds a vae, which has one side")
+    try:
+        network = build(member.run.model.model_copy(update={"weights": None}), side)
+    except InputError as error:
+        raise InputError(f"--tta={view.scale:g}, {side} px for {member.workdir}: {error}") from None
+    weight_files.copy(member.network, network)
+    return network
+
+
+def mean_of(outputs: list[list]) -> list:
+    """[[logits of pixels, logits of images], …] of members and views -> the logits of the mean of
+    their probabilities, finite where p itself rounds to 1."""
+    return [_mean(list(alike)) for alike in zip(*outputs, strict=True)]
+
+
+def _mean(logits: list):
+    if len(logits) == 1:
+        return logits[0]
+    stacked = ops.stack(logits)  # [M, …]
+    if len(stacked.shape) == 3 and stacked.shape[-1] > 1:  # of C classes, log p up to a constant
+        return ops.logsumexp(ops.log_softmax(stacked), axis=0)
+    # log of p / (1 - p), each a sum of sigmoids.
+    return _log_sum(stacked) - _log_sum(-stacked)
+
+
+def _log_sum(logits):
+    return ops.logsumexp(ops.log_sigmoid(logits), axis=0)

@@ -1,0 +1,163 @@
+"""What a compressed frame says of itself, inside a TensorFlow graph, beside what the file's header
+says of it: decoders take frames that are cut off or of another kind, each in its own way."""
+
+import numpy as np
+import tensorflow as tf
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from lake.sources.codestream import J2K_START, RLE_PADDING
+from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS
+from trainer.serving.decode.elements import octets, size_of
+from trainer.serving.decode.header import Header
+
+# The frame headers that go with a JPEG syntax (T.81 table B.1, T.87 C.1.1).
+PROCESSES = {
+    JPEGExtended12Bit: (0xC0, 0xC1),
+    JPEGLossless: (0xC3,),
+    JPEGLosslessSV1: (0xC3,),
+    JPEGLSLossless: (0xF7,),
+    JPEGLSNearLossless: (0xF7,),
+}
+JPEG_2000 = (JPEG2000Lossless, JPEG2000)
+SYNTAXES = (*PROCESSES, *JPEG_2000, RLELossless)
+FRAME_HEADERS = sorted({marker for markers in PROCESSES.values() for marker in markers})
+SCAN, FILL = 0xDA, 0xFF
+# Levels that near-lossless JPEG-LS may be off: with more, a damaged scan of 16 bits overflows in
+# CharLS, which ends the process.
+MAX_NEAR = 31
+MAX_SEGMENTS = 10_000  # before the scan of a JPEG; a radiograph has a dozen
+END = (0xFF, 0xD9)  # of a JPEG, JPEG-LS or JPEG 2000 codestream
+
+
+def bits_claimed(frame: tf.Tensor, header: Header) -> tf.Tensor:
+    """Bits of a value in the codestream, [] int64; 0 where it is cut off, or of another image than
+    the header says."""
+    bits, is_right = tf.case(
+        [
+            (header.syntax == RLELossless, lambda: _of_run_lengths(frame, header)),
+            (_is_one(header.syntax, JPEG_2000), lambda: _of_jpeg_2000(frame, header)),
+        ],
+        default=lambda: _of_jpeg(frame, header),
+    )
+    allocated, stored = header.words[BITS_ALLOCATED], header.words[BITS_STORED]
+    is_right &= (bits >= stored) & (bits <= allocated)
+    return tf.where(is_right, bits, 0)
+
+
+def _of_run_lengths(frame: tf.Tensor, header: Header) -> tuple:
+    """(bits, whether it is right), by the segments, one for each byte of a word (PS3.5 G): DCMTK
+    fills up what is missing of them."""
+    num_bytes = header.words[BITS_ALLOCATED] // 8
+    pixels = header.words[ROWS] * header.words[COLUMNS]
+    count, first, second = tf.unstack(octets(frame, tf.zeros([], tf.int64), 12, tf.int32))
+    size = size_of(frame)
+    middle = tf.where(num_bytes == 1, size, second)
+    is_right = (count == num_bytes) & (first == 64) & (middle > first) & (middle <= size)
+    starts, ends = tf.where(is_right, [first, middle], 0), tf.where(is_right, [middle, size], 0)
+    for place in range(2):
+        segment = tf.strings.substr(frame, starts[place], ends[place] - starts[place])
+        expanded = _expanded(segment)
+        is_whole = (expanded >= pixels) & (expanded <= pixels + RLE_PADDING)
+        is_right &= (place >= num_bytes) | is_whole
+    return header.words[BITS_STORED], is_right
+
+
+def _expanded(segment: tf.Tensor) -> tf.Tensor:
+    """Bytes that run lengths expand to, [] int64.
+
+    Where a run ends is known at its start alone. So each place has the count up to another place
+    behind it, first of one run, then of two, of four …
+    """
+    size = tf.strings.length(segment)
+    head, place = tf.cast(tf.io.decode_raw(segment, tf.uint8), tf.int32), tf.range(size)
+    is_literal, is_repeated, rest = head < 128, head > 128, size - place - 1
+    counts = tf.where(is_literal, tf.minimum(head + 1, rest), tf.where(rest > 0, 257 - head, 0))
+    counts = tf.cast(tf.where(is_literal | is_repeated, counts, 0), tf.int64)
+    steps = tf.where(is_literal, head + 2, tf.where(is_repeated, 2, 1))
+    following = tf.concat([tf.minimum(place + steps, size), [size]], 0)
+    counts, _ = tf.while_loop(
+        lambda counts, following: following[0] < size,
+        lambda counts, following: (
+            counts + tf.gather(counts, following),
+            tf.gather(following, following),
+        ),
+        (tf.concat([counts, [0]], 0), following),
+    )
+    return counts[0]
+
+
+def _of_jpeg_2000(frame: tf.Tensor, header: Header) -> tuple:
+    """By the image and tile size, the first segment (T.800 A.5.1)."""
+    part = octets(frame, tf.zeros([], tf.int64), 45)
+    right, bottom, left, top = (_number(part[start : start + 4]) for start in range(8, 24, 4))
+    is_right = tf.reduce_all(part[: len(J2K_START)] == list(J2K_START)) & _is_ended(frame)
+    is_right &= tf.reduce_all(part[43:45] == 1)  # not subsampled
+    samples, bits = _number(part[40:42]), part[42] % 128 + 1
+    return bits, is_right & _is_size(header, bottom - top, right - left, samples, bits)
+
+
+def _of_jpeg(frame: tf.Tensor, header: Header) -> tuple:
+    """By the headers of frame and scan (T.81 B.2.2, B.2.3)."""
+    at = _segment(frame, tf.constant(2, tf.int64), FRAME_HEADERS)
+    part, scan = octets(frame, at, 10), octets(frame, _segment(frame, at, [SCAN]), 10)
+    is_process = [
+        (header.syntax == syntax) & _is_one(part[1], markers)
+        for syntax, markers in PROCESSES.items()
+    ]
+    is_right = tf.reduce_any(is_process) & _is_ended(frame)
+    # Of one component: all of a spectrum, or without one and not shifted. DCMTK takes others, too.
+    is_spectrum = tf.reduce_all(scan[7:] == [0, 63, 0])
+    is_plain = tf.reduce_all(scan[8:] == 0) & (scan[7] <= MAX_NEAR)
+    is_plain &= (header.syntax != JPEGLSLossless) | (scan[7] == 0)
+    is_right &= tf.where(header.syntax == JPEGExtended12Bit, is_spectrum, is_plain)
+    is_right &= tf.reduce_all(scan[2:5] == [0, 8, 1])
+    bits, height, width, samples = part[4], _number(part[5:7]), _number(part[7:9]), part[9]
+    return bits, is_right & _is_size(header, height, width, samples, bits)
+
+
+def _segment(frame: tf.Tensor, at: tf.Tensor, markers: list[int]) -> tf.Tensor:
+    """Where the first with one of these markers starts, from `at` on, [] int64; where there is
+    none, somewhere else."""
+    size = size_of(frame)
+
+    def goes_on(at):
+        start, marker = tf.unstack(octets(frame, at, 2))
+        return (at < size) & (start == FILL) & ~_is_one(marker, markers)
+
+    def step(at):
+        _, marker, high, low = tf.unstack(octets(frame, at, 4))
+        following = tf.where(marker == FILL, at + 1, at + 2 + high * 256 + low)
+        return (tf.minimum(following, size),)
+
+    start = (tf.minimum(at, size),)
+    return tf.while_loop(goes_on, step, start, maximum_iterations=MAX_SEGMENTS)[0]
+
+
+def _is_size(header: Header, height, width, samples, bits) -> tf.Tensor:
+    """Whether these are of the header's image, in words of its size."""
+    is_right = (height == header.words[ROWS]) & (width == header.words[COLUMNS]) & (samples == 1)
+    return is_right & ((bits > 8) == (header.words[BITS_ALLOCATED] > 8))
+
+
+def _is_ended(frame: tf.Tensor) -> tf.Tensor:
+    """Padded or not."""
+    tail = octets(frame, tf.maximum(size_of(frame) - 3, 0), 3)
+    return tf.reduce_all(tail[:2] == END) | tf.reduce_all(tail[1:] == END)
+
+
+def _is_one(value: tf.Tensor, of) -> tf.Tensor:
+    return tf.reduce_any(value == list(of))
+
+
+def _number(octets: tf.Tensor) -> tf.Tensor:
+    """Of bytes, int64 [N], the highest first."""
+    return tf.reduce_sum(octets * 256 ** np.arange(octets.shape[0])[::-1])

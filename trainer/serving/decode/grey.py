@@ -1,0 +1,159 @@
+"""Stored values of a DICOM file -> what a lake stores, inside a TensorFlow graph, by the rules of
+lake.sources.grey and lake.sources.pixels."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lake.scan import Storage
+from lake.sources.grey import LARGEST, LINEAR_WIDTH
+from lake.sources.pixels import PERCENTILES, parse_window
+
+
+class Numbers(NamedTuple):
+    """What a header says of its values, float64 []."""
+
+    slope: tf.Tensor
+    intercept: tf.Tensor
+    center: tf.Tensor  # NaN where there is none
+    width: tf.Tensor
+    is_exact: tf.Tensor  # bool: a window of LINEAR_EXACT
+
+
+class Grey(NamedTuple):
+    levels: tf.Tensor  # [H, W] int32, 0 ... highest, larger is brighter
+    highest: tf.Tensor  # [] int32
+    rescale: tuple[tf.Tensor, tf.Tensor]  # slope, intercept of levels
+    window: tuple[tf.Tensor, tf.Tensor]  # low, high in levels
+
+
+def rescale(slope: tf.Tensor, intercept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both, or (1, 0) where they are nonsense."""
+    is_sound = (tf.abs(slope) >= 1 / LARGEST) & (tf.abs(slope) <= LARGEST)
+    is_sound &= tf.abs(intercept) <= LARGEST
+    return tf.where(is_sound, slope, 1.0), tf.where(is_sound, intercept, 0.0)
+
+
+def from_values(
+    values: tf.Tensor,
+    numbers: Numbers,
+    bits: tf.Tensor,
+    is_signed: tf.Tensor,
+    is_monochrome1: tf.Tensor,
+) -> Grey:
+    """Grey of stored words [H, W] int32; what lies above `bits` in them is no part of a value."""
+    slope, intercept = numbers.slope, numbers.intercept
+    highest = tf.bitwise.left_shift(1, bits) - 1
+    sign = tf.where(is_signed, tf.bitwise.left_shift(1, bits - 1), 0)
+    # Value minus the lowest one there is.
+    levels = tf.bitwise.bitwise_xor(tf.bitwise.bitwise_and(values, highest), sign)
+    intercept -= slope * tf.cast(sign, tf.float64)
+    is_turned = is_monochrome1 != (slope < 0)
+    levels = tf.cond(is_turned, lambda: highest - levels, lambda: levels)
+    intercept += tf.where(is_turned, slope * tf.cast(highest, tf.float64), 0.0)
+    slope = tf.where(is_turned, -slope, slope)
+    darkest, brightest = tf.cond(
+        bits > 8,
+        lambda: (
+            tf.reduce_min(levels),
+            tf.maximum(tf.reduce_max(levels), tf.reduce_min(levels) + 1),
+        ),
+        lambda: (tf.zeros([], tf.int32), highest),
+    )
+    whole = (tf.cast(darkest, tf.float64), tf.cast(brightest, tf.float64))
+    view = window(numbers._replace(slope=slope, intercept=intercept), whole)
+    return Grey(levels, highest, (slope, intercept), view)
+
+
+def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """(low, high) in levels of the file's window; `whole` where it has none that is sound."""
+    center, width = numbers.center, numbers.width
+    is_linear = ~numbers.is_exact & (width >= 1)
+    center = tf.where(is_linear, center - 0.5, center)
+    width = tf.where(is_linear, tf.maximum(width - 1, LINEAR_WIDTH), width)
+    ends = [(center + side * width / 2 - numbers.intercept) / numbers.slope for side in (-1, 1)]
+    low, high = tf.minimum(*ends), tf.maximum(*ends)
+    is_sound = (width > 0) & (low >= -LARGEST) & (high <= LARGEST)
+    is_sound &= tf.cast(low, tf.float32) < tf.cast(high, tf.float32)
+    return tf.where(is_sound, low, whole[0]), tf.where(is_sound, high, whole[1])
+
+
+def view(grey: Grey, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
+    """(low, high) in levels of the default view that a lake's `window` asks for."""
+    if storage.window == "percentile":
+        low, high = (_percentile(grey.levels, percent) for percent in PERCENTILES)
+        return low, tf.maximum(high, low + 1)
+    asked = parse_window(storage.window)
+    if asked is None:
+        return grey.window
+    slope, intercept = grey.rescale
+    ends = [(value - intercept) / slope for value in asked]
+    return tf.minimum(*ends), tf.maximum(*ends)
+
+
+def stored(grey: Grey, storage: Storage, size: tf.Tensor) -> tuple[tf.Tensor, tuple]:
+    """(pixels [h, w, 1] uint8 | uint16 of that size, (low, high) in them)."""
+    levels, (low, high) = tf.cast(grey.levels, tf.float64), view(grey, storage)
+    if storage.bits == 8:
+        is_deep = grey.highest > 255
+        levels = tf.cond(is_deep, lambda: _in_8_bits(levels, low, high), lambda: levels)
+        low, high = tf.where(~is_deep, low, 0.0), tf.where(~is_deep, high, 255.0)
+    is_right = tf.reduce_all(tf.shape(levels) == size)
+    levels = tf.cond(is_right, lambda: levels, lambda: _shrunk(levels, size))
+    dtype = tf.uint8 if storage.bits == 8 else tf.uint16
+    return tf.cast(levels, dtype)[..., None], (low, high)
+
+
+def shrunk_size(height: tf.Tensor, width: tf.Tensor, max_side: int | None) -> tf.Tensor:
+    """[2] int32: height and width after fitting into `max_side`, aspect kept."""
+    size = tf.cast(tf.stack([height, width]), tf.float64)
+    longest = tf.reduce_max(size)
+    side = max_side if max_side is not None else longest
+    fitted = tf.maximum(tf.round(size * side / longest), 1)
+    return tf.cast(tf.where(longest <= side, size, fitted), tf.int32)
+
+
+def _in_8_bits(levels: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    return tf.round(tf.clip_by_value((levels - low) / (high - low), 0, 1) * 255)
+
+
+def _percentile(levels: tf.Tensor, percent: int) -> tf.Tensor:
+    """Between two levels in order, by their distance, as NumPy's."""
+    counts = tf.math.bincount(tf.reshape(levels, [-1]), minlength=2**16, maxlength=2**16)
+    ranks = tf.cumsum(tf.cast(counts, tf.int64))
+    place = percent / 100 * tf.cast(ranks[-1] - 1, tf.float64)
+    below = tf.cast(tf.floor(place), tf.int64)
+    neighbours = tf.stack([below, tf.minimum(below + 1, ranks[-1] - 1)])
+    found = tf.searchsorted(ranks, neighbours, side="right")
+    first, second = tf.unstack(tf.cast(found, tf.float64))
+    share = place - tf.cast(below, tf.float64)
+    gap = second - first
+    return tf.where(share < 0.5, first + gap * share, second - gap * (1 - share))
+
+
+def _shrunk(levels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Area-filtered copy of [H, W] as Pillow makes it: rows first, float32 after each direction."""
+    return tf.round(_boxed(_boxed(levels, size[1]), size[0]))
+
+
+def _boxed(levels: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """[R, C] -> [count, R], float64: `count` boxes along each row, as columns."""
+    length = tf.shape(levels)[1]
+    scale = tf.cast(length, tf.float64) / tf.cast(count, tf.float64)
+    centers = (tf.cast(tf.range(count), tf.float64) + 0.5) * scale  # [count]
+    starts = tf.cast(centers - scale / 2 + 0.5, tf.int32)
+    ends = tf.minimum(tf.cast(centers + scale / 2 + 0.5, tf.int32), length)
+    places = starts[:, None] + tf.range(tf.reduce_max(ends - starts))  # [count, widest]
+    distances = (tf.cast(places, tf.float64) - centers[:, None] + 0.5) * (1 / scale)
+    is_in = (places < ends[:, None]) & (distances > -0.5) & (distances <= 0.5)
+    shares = tf.cast(is_in, tf.float64)
+    shares /= tf.reduce_sum(shares, axis=1, keepdims=True)
+    rows = tf.repeat(tf.range(count), tf.shape(places)[1])
+    columns = tf.reshape(tf.minimum(places, length - 1), [-1])
+    boxes = tf.SparseTensor(
+        tf.cast(tf.stack([rows, columns], 1), tf.int64),
+        tf.reshape(shares, [-1]),
+        tf.cast(tf.stack([count, length]), tf.int64),
+    )
+    sums = tf.sparse.sparse_dense_matmul(boxes, levels, adjoint_b=True)
+    return tf.cast(tf.cast(sums, tf.float32), tf.float64)

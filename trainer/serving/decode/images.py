@@ -1,0 +1,245 @@
+"""PNG and JPEG files -> images as the converter would store them, in TensorFlow's own ops: what
+lake/sources/images.py does with Pillow, in a graph.
+
+Grey of 1 to 16 bits, colours and palettes of 8 become what the converter makes of them. An error,
+where the converter also refuses or the graph cannot: files that are neither, animations, pixels
+that are not opaque, 16 bits in colour, four channels (CMYK), pictures that EXIF turns, several
+pictures in one file.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from lake.scan import MAX_PIXELS, Storage
+from lake.sources.codestream import FRAME_HEADERS
+from lake.sources.grey import LUMA
+from lake.sources.png import PNG_START
+from trainer.serving.decode import grey as decode_grey
+from trainer.serving.decode.dicom import Stored, no_pixels, refused
+from trainer.serving.decode.elements import first_error
+from trainer.serving.decode.grey import Grey, shrunk_size, view
+
+JPEG_START = b"\xff\xd8"
+GREY = 0  # colour type of a PNG's IHDR
+# Chunks of a PNG that make its plain pixels the wrong ones.
+PNG_REFUSED = {
+    b"acTL": "multi-frame: an animation",
+    b"tRNS": "transparent: pixels may not be opaque; save it without transparency",
+    b"eXIf": "its EXIF may turn it; save its pixels upright, without EXIF",
+}
+SCAN, BASELINE = 0xDA, 0xC0  # JPEG markers: start of scan, the frame header of the baseline process
+APP1, APP2, EXIF, PICTURES = 0xE1, 0xE2, b"Exif", b"MPF\0"
+MAX_SEGMENTS = 10_000  # before the pixels; a file has ten
+ORIENTATION = 274  # EXIF's tag
+DAMAGED = "undecodable: damaged, or of a kind that TensorFlow does not decode"
+TOO_LARGE = f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
+
+
+@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
+def stored(data, storage: Storage) -> Stored:
+    """Of a whole file, [] string, as a lake of `storage` holds it; fails where it is damaged."""
+    return tf.case(
+        [
+            (
+                tf.strings.substr(data, 0, len(PNG_START)) == PNG_START,
+                lambda: _png(data, storage),
+            ),
+            (
+                tf.strings.substr(data, 0, len(JPEG_START)) == JPEG_START,
+                lambda: _jpeg(data, storage),
+            ),
+        ],
+        default=lambda: refused(tf.constant("not-an-image: neither PNG nor JPEG"), storage),
+    )
+
+
+def _png(data, storage: Storage) -> Stored:
+    # IHDR: width, height, bits, colour type
+    header = _at(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
+    width, height, bits, kind = _number(header[:4]), _number(header[4:8]), header[8], header[9]
+    names, has_pixels = _png_chunks(data)
+    error = first_error(
+        (~has_pixels, DAMAGED),
+        *((tf.reduce_any(names == name), said) for name, said in PNG_REFUSED.items()),
+        ((bits == 16) & (kind != GREY), "deep-colour: 16 bits a channel; save it as grey"),
+        (_is_too_large(height, width), TOO_LARGE),
+    )
+
+    def grey(depth: int) -> Stored:
+        dtype = tf.uint16 if depth == 16 else tf.uint8
+        pixels = tf.io.decode_png(data, channels=1, dtype=dtype)
+        return _made(tf.cast(pixels[..., 0], tf.int32), depth, storage)
+
+    def coloured() -> Stored:
+        pixels = tf.io.decode_png(data, channels=4)
+        return tf.cond(
+            tf.reduce_min(pixels[..., 3]) < 255,
+            lambda: refused(tf.constant(PNG_REFUSED[b"tRNS"]), storage),
+            lambda: _made(_luma(pixels[..., :3]), 8, storage),
+        )
+
+    return tf.case(
+        [
+            (error != "", lambda: refused(error, storage)),
+            (kind != GREY, coloured),
+            (bits == 16, lambda: grey(16)),
+        ],
+        default=lambda: grey(8),
+    )
+
+
+def _png_chunks(data) -> tuple:
+    """[K] string, names of the chunks before the pixels, and whether there are pixels behind them;
+    fails where the file ends before."""
+
+    def name_at(at):
+        return tf.strings.substr(data, at + 4, 4)
+
+    def step(at, names):
+        length = tf.io.decode_raw(tf.strings.substr(data, at, 4), tf.uint8)
+        # As int64: no length makes a step back.
+        length = _number(tf.cast(_at(length, 0, 4), tf.int64))
+        return at + 12 + length, tf.concat([names, [name_at(at)]], axis=0)
+
+    at, names = tf.while_loop(
+        lambda at, _: name_at(at) != b"IDAT",
+        step,
+        (tf.constant(len(PNG_START), tf.int64), tf.constant([], tf.string)),
+        (tf.TensorShape([]), tf.TensorShape([None])),
+        maximum_iterations=MAX_SEGMENTS,
+    )
+    return names, name_at(at) == b"IDAT"
+
+
+def _jpeg(data, storage: Storage) -> Stored:
+    segments = _jpeg_segments(data)
+    process, bits, channels = segments.frame[0], segments.frame[3], segments.frame[8]
+    height, width = _number(segments.frame[4:6]), _number(segments.frame[6:8])
+    error = first_error(
+        (segments.is_turned, PNG_REFUSED[b"eXIf"]),
+        (segments.has_pictures, "multi-frame: several pictures in one file"),
+        ((channels != 1) & (channels != 3), "four channels, as of CMYK; save it as grey"),
+        (bits != 8, DAMAGED),
+        (_is_too_large(height, width), TOO_LARGE),
+    )
+    size = tf.stack([height, width])
+    is_whole = tf.reduce_all(shrunk_size(height, width, storage.max_side) == size)
+    is_kept = (process == BASELINE) & (channels == 1) & is_whole & (storage.bits == 8)
+
+    def decoded(channels: int):
+        return tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE")
+
+    def grey():
+        return tf.cast(decoded(1)[..., 0], tf.int32)
+
+    def kept() -> Stored:
+        is_counted = storage.window == "percentile"
+        window = view(_levels(grey() if is_counted else None, 8), storage)
+        sizes = (height, width, height, width)
+        return _stored(data, no_pixels(storage), sizes, window)
+
+    return tf.case(
+        [
+            (error != "", lambda: refused(error, storage)),
+            (is_kept, kept),
+            (channels == 1, lambda: _made(grey(), 8, storage)),
+        ],
+        default=lambda: _made(_luma(decoded(3)), 8, storage),
+    )
+
+
+class _Segments(NamedTuple):
+    """What comes before a JPEG's scan."""
+
+    frame: tf.Tensor  # [9] int32: the frame header (T.81 B.2.2) from its marker's second byte on
+    is_turned: tf.Tensor  # [] bool, by EXIF
+    has_pictures: tf.Tensor  # [] bool, more than this one (CIPA DC-007)
+
+
+def _jpeg_segments(data) -> _Segments:
+    content = tf.io.decode_raw(data, tf.uint8)
+
+    def step(at, frame_at, exif_at, has_pictures):
+        marker, name = tf.cast(content[at + 1], tf.int32), tf.strings.substr(data, at + 4, 4)
+        is_segment = (content[at] == 0xFF) & (marker != 0xFF)  # not between two, nor a fill byte
+        is_frame = is_segment & tf.reduce_any(marker == sorted(FRAME_HEADERS))
+        has_pictures |= is_segment & (marker == APP2) & (name == PICTURES)
+        is_exif = is_segment & (marker == APP1) & (name == EXIF)
+        length = tf.where(is_segment, 2 + _number(_at(content, at + 2, 2)), 1)
+        return (
+            at + length,
+            tf.where(is_frame, at + 1, frame_at),
+            tf.where(is_exif, at + 10, exif_at),
+            has_pictures,
+        )
+
+    def is_before_scan(at, *_):
+        return (content[at] != 0xFF) | (content[at + 1] != SCAN)
+
+    start = (tf.constant(len(JPEG_START)), tf.constant(1), tf.constant(0), tf.constant(False))
+    at, frame_at, exif_at, has_pictures = tf.while_loop(
+        is_before_scan, step, start, maximum_iterations=MAX_SEGMENTS
+    )
+    # Segments that were not looked at could turn the picture.
+    tf.debugging.assert_equal(is_before_scan(at), False)
+    is_turned = tf.cond(
+        exif_at > 0, lambda: _is_turned(content[exif_at:]), lambda: tf.constant(False)
+    )
+    return _Segments(_at(content, frame_at, 9), is_turned, has_pictures)
+
+
+def _is_turned(tiff) -> tf.Tensor:
+    """Whether an EXIF block, uint8 [N], has an Orientation other than upright (TIFF 6.0)."""
+    is_big = tiff[0] == ord("M")
+
+    def short(at):
+        high, low = tf.where(is_big, at, at + 1), tf.where(is_big, at + 1, at)
+        first, second = (tf.cast(tf.gather(tiff, place), tf.int32) for place in (high, low))
+        return first * 256 + second
+
+    directory = short(tf.where(is_big, 6, 4))  # four bytes; a segment is shorter than two can tell
+    entries = directory + 2 + 12 * tf.range(short(directory))
+    values = short(entries + 8)
+    return tf.reduce_any((short(entries) == ORIENTATION) & (values > 1) & (values <= 8))
+
+
+def _luma(pixels):
+    """Grey [H, W] int32 of colours [H, W, 3] uint8, as Pillow's "L" has it."""
+    sums = tf.reduce_sum(tf.cast(pixels, tf.int32) * LUMA.astype(np.int32), axis=-1)
+    return (sums + 2**15) // 2**16
+
+
+def _levels(levels, bits: int) -> Grey:
+    """Of values that have no unit."""
+    highest = 2**bits - 1
+    slope, intercept, low, high = tf.unstack(tf.constant([1.0, 0.0, 0.0, highest], tf.float64))
+    return Grey(levels, tf.constant(highest), (slope, intercept), (low, high))
+
+
+def _made(levels, bits: int, storage: Storage) -> Stored:
+    """Of levels [H, W] int32."""
+    original = tf.shape(levels)
+    size = shrunk_size(original[0], original[1], storage.max_side)
+    pixels, window = decode_grey.stored(_levels(levels, bits), storage, size)
+    return _stored(tf.constant(""), pixels, (size[0], size[1], original[0], original[1]), window)
+
+
+def _stored(jpeg, pixels, sizes: tuple, window: tuple) -> Stored:
+    return Stored(jpeg, pixels, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
+
+
+def _is_too_large(height, width):
+    count = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    return (height <= 0) | (width <= 0) | (count > MAX_PIXELS)
+
+
+def _at(content, at, count: int):
+    """[count] int32 of the bytes from `at` on; fails where they end before."""
+    return tf.cast(tf.ensure_shape(content[at : at + count], [count]), tf.int32)
+
+
+def _number(digits):
+    """Of big-endian bytes, int32 [2] or [4]."""
+    return tf.reduce_sum(digits * [256**place for place in reversed(range(digits.shape[0]))])

@@ -1,0 +1,142 @@
+"""The L1 … Lk of one U-Net++ trained with deep supervision: an export of each, and a table of what
+it is worth and what it costs.
+"""
+
+import shlex
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lake import InputError, storage
+from lake.predictions.exported import PIXELS
+from lake.records import example
+from trainer import workdir
+from trainer.data import splits
+from trainer.inference import images
+from trainer.inference.decision import Decision
+from trainer.inference.ensemble import Ensemble
+from trainer.serving import export
+
+TABLES = ("levels.json", "levels.md")
+SPLIT = "test"  # whose dice is told, and whose first images are timed
+IMAGES, ROUNDS = 3, 5  # of the measured latency; rounds after one that warms up
+
+
+class Level(NamedTuple):
+    """A row of the table."""
+
+    level: int
+    test_dice: float | None  # as evaluate told it; None: the lake has no such split
+    interval: list[float] | None  # 95%
+    ms_per_image: float  # of the signature `pixels`, one image a call, as the lake stores it
+    parameters: int
+    megabytes: float  # of the folder
+
+
+def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: str) -> str:
+    """Writes output/l1, output/l2, … and the table; returns what to print. `load`: the ensemble of
+    a level."""
+    deepest = getattr(load(None).run.model, "depth", 1)
+    systems = {level: load(level) for level in range(1, deepest + 1)}
+    chosen = _decisions(systems)
+    shown = _shown(systems[deepest])
+    with storage.whole_folder(output) as folder:
+        for level, system in systems.items():
+            (folder / f"l{level}").mkdir()
+            names = export.write(system, chosen[level], folder / f"l{level}", decoder)
+        latencies = _latencies_ms([folder / f"l{level}" for level in systems], shown)
+        rows = [
+            _row(system, folder / f"l{level}", ms)
+            for (level, system), ms in zip(systems.items(), latencies, strict=True)
+        ]
+        table = _table(rows)
+        workdir.write_json(folder / TABLES[0], {"levels": [row._asdict() for row in rows]})
+        storage.write(folder / TABLES[1], table.encode())
+    return f"{table}{export.example(output / f'l{deepest}', names, decoder)}"
+
+
+def _decisions(systems: dict[int, Ensemble]) -> dict[int, Decision]:
+    chosen, missing, said = {}, [], []
+    for level, system in systems.items():
+        try:
+            chosen[level] = export.check(system)
+        except InputError as error:
+            missing.append(_command(system))
+            said.append(str(error))
+    if missing:
+        raise InputError("\n  ".join([f"{said[0]}:", *missing]))
+    return chosen
+
+
+def _command(system: Ensemble) -> str:
+    """That evaluates it."""
+    parts = ["--workdir", *(str(member.workdir) for member in system.segmenters)]
+    if system.classifiers:
+        parts += ["--classifier", *(str(member.workdir) for member in system.classifiers)]
+    parts += [] if system.tta == ("none",) else ["--tta", *system.tta]
+    return shlex.join(
+        ["python", "-m", "trainer.task", "evaluate", *parts, f"--level={system.level}"]
+    )
+
+
+def _evaluated(system: Ensemble) -> dict:
+    return workdir.read_json(system.members[0].workdir / workdir.METRICS)[system.label]
+
+
+def _shown(system: Ensemble) -> list[dict]:
+    """Inputs of `pixels`, of a few images of the lake that evaluate scored."""
+    folder = _evaluated(system)["lake"]
+    is_there = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
+    asked = images.of_lake(folder, SPLIT if is_there else system.run.data.val_split)
+
+    def one(record) -> dict:
+        fields = example.parse(record, ("image", "window"))
+        dtype = tf.as_dtype(asked.dtype)
+        levels = tf.io.decode_image(fields["image"], 1, dtype, expand_animations=False)
+        return {"pixels": levels[None, ..., 0], "window": fields["window"][None]}
+
+    return list(asked.records().take(IMAGES).map(one))
+
+
+def _latencies_ms(folders: list[Path], shown: list[dict]) -> list[float]:
+    """The median of each SavedModel; they take turns, the first round warms up."""
+    calls = [tf.saved_model.load(str(folder)).signatures[PIXELS] for folder in folders]
+    found = [[] for _ in folders]
+    for number in range(ROUNDS + 1):
+        for inputs in shown:
+            for call, seconds in zip(calls, found, strict=True):
+                start = time.perf_counter()
+                call(**inputs)["lesion_px"].numpy()
+                if number:
+                    seconds.append(time.perf_counter() - start)
+    return [1000 * statistics.median(seconds) for seconds in found]
+
+
+def _row(system: Ensemble, folder: Path, ms: float) -> Level:
+    told, name = _evaluated(system), "dice_mean"
+    num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Level(
+        system.level,
+        told["splits"].get(SPLIT, {}).get(name),
+        told["intervals"].get(SPLIT, {}).get(name),
+        ms,
+        export.num_parameters(system),
+        num_bytes / 1e6,
+    )
+
+
+def _table(rows: list[Level]) -> str:
+    """Markdown."""
+    lines = ["| level | test dice (95%) | ms an image | parameters | MB |", "|---|---|---|---|---|"]
+    for row in rows:
+        dice = "-" if row.test_dice is None else f"{row.test_dice:.4f}"
+        dice += "" if row.interval is None else " [{:.3f}, {:.3f}]".format(*row.interval)
+        lines.append(
+            f"| L{row.level} | {dice} | {row.ms_per_image:.0f} | {row.parameters:,} | "
+            f"{row.megabytes:.1f} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,19 @@
+"""Masks -> run-length texts in TensorFlow's own ops: lake.rle.encode in a graph."""
+
+import tensorflow as tf
+
+from lake.labels import rle
+
+
+def text_of(mask):
+    """The relative text, [] string, of a mask [H, W] bool; `-1` when it is empty."""
+    # The code counts down the columns.
+    down = tf.reshape(tf.transpose(mask), [-1])
+    beside = tf.constant([False])
+    flat = tf.concat([beside, down, beside], axis=0)
+    edges = tf.where(flat[1:] != flat[:-1])  # [2 R, 1] int64: start, end, start, end, …
+    starts, ends = tf.unstack(tf.reshape(edges, [-1, 2]), axis=1)
+    gaps = starts - tf.concat([[0], ends[:-1]], axis=0)[: tf.size(starts)]
+    numbers = tf.reshape(tf.stack([gaps, ends - starts], axis=1), [-1])
+    written = tf.strings.reduce_join(tf.strings.as_string(numbers), separator=" ")
+    return tf.where(tf.size(edges) > 0, written, rle.EMPTY)

@@ -1,0 +1,107 @@
+"""Averages of a network's weights, which validation sees and the best weights are taken from.
+
+    EMA     moves a small share of the way to the weights at each step
+    SWA     the mean over the last epochs (Izmailov et al. 2018, arXiv:1803.05407); the statistics
+            of batch normalisation are not averaged but estimated again, as the paper says
+
+Every replica updates its own copies, also of the moving statistics that each has of its own.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from trainer.devices.strategy import distributed
+from trainer.models import weight_files
+
+
+class Averages:
+    """A shadow of each trainable weight and of each moving statistic; build it in the strategy's
+    scope."""
+
+    def __init__(self, network: keras.Model, strategy: tf.distribute.Strategy):
+        weights = [variable.value for variable in network.trainable_variables]
+        self.variables = weights + moving_statistics(network)
+        self.shadows = [tf.Variable(variable, trainable=False) for variable in self.variables]
+        self.of_statistics = self.shadows[len(weights) :]
+        self.epochs = tf.Variable(0, trainable=False)  # in the mean of the last ones
+        self.swap = tf.function(lambda: strategy.run(self._swap), autograph=False)
+        self._move_all = tf.function(
+            lambda share: strategy.run(self.move, args=(share,)), autograph=False
+        )
+
+    def move(self, share) -> None:
+        """Within a replica: each shadow goes this share of the way to its weight."""
+        for shadow, variable in zip(self.shadows, self.variables, strict=True):
+            shadow.assign_add(tf.cast(share, shadow.dtype) * (variable - shadow))
+
+    def add_epoch(self) -> None:
+        """The shadows become the mean of the weights at the calls so far."""
+        self.epochs.assign_add(1)
+        self._move_all(1 / tf.cast(self.epochs, tf.float32))
+
+    def _swap(self) -> None:
+        """Weights and shadows change places."""
+        for shadow, variable in zip(self.shadows, self.variables, strict=True):
+            weights, average = tf.identity(variable), tf.identity(shadow)
+            variable.assign(average)
+            shadow.assign(weights)
+
+
+def ema_share(decay: float, step):
+    """How far a shadow moves at a step counted from 0: 1 - decay, and more at the start, where
+    there is little to remember."""
+    step = tf.cast(step, tf.float32)
+    return 1 - tf.minimum(decay, (1 + step) / (10 + step))
+
+
+def differing(network: keras.Model, averages: Averages | None = None) -> list:
+    """What each replica has of its own, and a checkpoint would keep the first's of: moving
+    statistics, and their shadows."""
+    return moving_statistics(network) + (averages.of_statistics if averages else [])
+
+
+def moving_statistics(network: keras.Model) -> list:
+    """Of BatchNormalization."""
+    return [
+        variable.value
+        for variable in network.non_trainable_variables
+        if variable.name in ("moving_mean", "moving_variance")
+    ]
+
+
+def estimate_statistics(network: keras.Model, strategy, forward: Callable, batches) -> None:
+    """Each moving statistic becomes its mean over the batches; `forward(batch)` is a replica's call
+    of the network in training."""
+    layers = [
+        layer
+        for layer in weight_files.leaves(network).values()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if not layers:
+        return
+    with strategy.scope():
+        pairs = [  # (statistic, its sum over the batches, the layer's momentum)
+            (statistic.value, tf.Variable(tf.zeros_like(statistic)), layer.momentum)
+            for layer in layers
+            for statistic in (layer.moving_mean, layer.moving_variance)
+        ]
+
+    def one_batch(batch):
+        # From 0, a layer keeps (1 - momentum) of the batch's own statistic.
+        for statistic, _, _ in pairs:
+            statistic.assign(tf.zeros_like(statistic))
+        forward(batch)
+        context = tf.distribute.get_replica_context()
+        for statistic, total, momentum in pairs:
+            of_batch = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistic / (1 - momentum))
+            total.assign_add(of_batch)
+
+    step = tf.function(lambda batch: strategy.run(one_batch, args=(batch,)), autograph=False)
+    count = 0
+    for batch in distributed(strategy, batches):
+        step(batch)
+        count += 1
+    for statistic, total, _ in pairs:
+        statistic.assign(total / count)

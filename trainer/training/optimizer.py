@@ -1,0 +1,146 @@
+"""The optimizer, and its learning rate by step: a warm-up in a line, then one of the schedules.
+
+constant     the rate
+cosine       half a cosine down to final_share (Loshchilov & Hutter 2016, arXiv:1608.03983), over
+             the whole run, or from the top again after cycle_epochs
+cyclic       up and down in lines between final_share and the rate (Smith 2015, arXiv:1506.01186)
+polynomial   (1 - t)^power down to final_share
+plateau      the rate, times plateau_factor after each plateau_epochs without a better score
+"""
+
+import keras
+import tensorflow as tf
+from keras.optimizers import schedules
+
+from trainer.config import learning
+
+DECAY_OF_ADAMW = 1e-4
+
+
+class _Reduced:
+    """For gradients that the caller has reduced over the replicas: Keras would clip first and
+    reduce later."""
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars
+
+
+class ReducedAdamW(_Reduced, keras.optimizers.AdamW):
+    pass
+
+
+class ReducedAdam(_Reduced, keras.optimizers.Adam):
+    pass
+
+
+class ReducedSGD(_Reduced, keras.optimizers.SGD):
+    pass
+
+
+class Rate(schedules.LearningRateSchedule):
+    """A warm-up from 0, then `after` of the steps that follow it, times a factor that a plateau
+    lowers; call it in the strategy's scope."""
+
+    def __init__(self, peak: float, warmup_steps: int, after):
+        self.peak, self.warmup_steps, self.after = peak, warmup_steps, after
+        self.factor = tf.Variable(1.0, trainable=False)
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        rate = tf.cast(self.after(tf.maximum(step - self.warmup_steps, 0.0)), tf.float32)
+        if self.warmup_steps:
+            warm = self.peak * step / self.warmup_steps
+            rate = tf.where(step < self.warmup_steps, warm, rate)
+        return self.factor * rate
+
+
+def build_optimizer(settings: learning.Optimizer, rate: Rate) -> keras.optimizers.Optimizer:
+    """With clipping by the global norm; no decay of biases and norms."""
+    decay = settings.weight_decay
+    if decay is None:
+        decay = DECAY_OF_ADAMW if settings.kind == "adamw" else 0.0
+    options = {"global_clipnorm": settings.clip_norm, "weight_decay": decay or None}
+    match settings.kind:
+        case "adamw":
+            optimizer = ReducedAdamW(rate, **options | {"weight_decay": decay})
+        case "adam":
+            optimizer = ReducedAdam(rate, **options)
+        case "sgd":
+            momentum = settings.momentum
+            optimizer = ReducedSGD(rate, momentum=momentum, nesterov=momentum > 0, **options)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def learning_rate(settings: learning.Optimizer, epochs: int, per_epoch: int) -> Rate:
+    warmup = round(min(settings.warmup_epochs, epochs / 2) * per_epoch)
+    steps = max(1, epochs * per_epoch - warmup)
+    cycle = settings.cycle_epochs and max(1, round(settings.cycle_epochs * per_epoch))
+    return Rate(settings.learning_rate, warmup, _after_warmup(settings, steps, cycle))
+
+
+def _after_warmup(settings: learning.Optimizer, steps: int, cycle: int | None):
+    peak, share = settings.learning_rate, settings.final_share
+    match settings.schedule:
+        case "constant" | "plateau":
+            return lambda step: peak
+        case "cosine" if cycle:
+            growth, decay = settings.cycle_growth, settings.cycle_decay
+            return schedules.CosineDecayRestarts(peak, cycle, growth, decay, alpha=share)
+        case "cosine":
+            return schedules.CosineDecay(peak, steps, alpha=share)
+        case "polynomial":
+            return schedules.PolynomialDecay(peak, steps, share * peak, settings.power)
+        case "cyclic":
+            return lambda step: peak * _triangle(tf.math.floormod(step / cycle, 1.0), share)
+
+
+def _triangle(position, low: float):
+    """From `low` up to 1 at the middle of the cycle, and down again; position in [0, 1)."""
+    return low + (1 - low) * (1 - tf.abs(2 * position - 1))
+
+
+def after_epoch(settings: learning.Optimizer, rate: Rate, stale_epochs: int) -> None:
+    """Lowers the rate when the score has not become better for plateau_epochs (again)."""
+    if (
+        settings.schedule == "plateau"
+        and stale_epochs
+        and not (stale_epochs % settings.plateau_epochs)
+    ):
+        rate.factor.assign(rate.factor * settings.plateau_factor)
+
+
+LOWEST = 1.0  # below it a step that is not finite is no matter of float16's range
+
+
+class LossScale:
+    """Halved at a step that is not finite, doubled after so many good ones; build it in the
+    strategy's scope. Every replica sees the same steps, so its own copy moves alike."""
+
+    def __init__(self, start: float, good_steps: int):
+        self.value = tf.Variable(start, trainable=False)
+        self.good = tf.Variable(0, trainable=False)  # since it last moved
+        self.good_steps = good_steps
+
+    @property
+    def is_spent(self) -> bool:
+        return float(self.value.numpy()) < LOWEST
+
+    def move(self, is_finite) -> None:
+        """Within a replica."""
+        good = tf.where(is_finite, self.good + 1, 0)
+        is_due = good >= self.good_steps
+        change = tf.where(is_finite, tf.where(is_due, 2.0, 1.0), 0.5)
+        # An inf would never come back.
+        self.value.assign(tf.minimum(self.value * change, tf.float32.max / 2))
+        self.good.assign(tf.where(is_due, 0, good))
+
+
+def kept_if_finite(is_finite, variables: list, before: list) -> None:
+    """Within a replica: a step that was not finite leaves no trace in the variables.
+
+    `tf.cond` around the step would cost no copy, but a replica may not meet the others in it.
+    """
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(tf.where(is_finite, variable, value))
