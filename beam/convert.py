@@ -13,7 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from beam.conversion import finish, folders, listing, plan, shards
-from beam.conversion.options import Options, check_inputs, label_kind, of_flags, parser
+from beam.conversion.options import ConversionOptions, check_inputs, from_flags, label_kind, parser
 from beam.estimate import estimate, table
 from beam.running import files, progress, runners
 from beam.running.options import check_beam_arguments
@@ -23,10 +23,12 @@ from lake.labels import tables
 from lake.records import manifest
 
 
-def build(root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: Options) -> None:
+def build(
+    root: beam.Pipeline, flags: argparse.Namespace, layout, chosen: ConversionOptions
+) -> None:
     """The whole pipeline."""
     kind, ticks = flags.source, chosen.progress_file
-    class_root = folders.root_of(flags.images) if flags.class_folders else None
+    class_root = folders.folder_of_classes(flags.images) if flags.class_folders else None
     matched = (
         root
         | "Pattern" >> beam.Create([flags.images])
@@ -130,12 +132,12 @@ def run(argv: list[str]) -> dict | None:
     layout = check_inputs(flags)
     if flags.estimate:
         workers = table.workers_of(pipeline_options, is_local)
-        found = estimate.estimate(flags, of_flags(flags, is_local, None))
+        found = estimate.estimate(flags, from_flags(flags, is_local, None))
         print(table.table(found, flags, workers))
         return None
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
-        chosen = of_flags(flags, is_local, progress_file)
+        chosen = from_flags(flags, is_local, progress_file)
         files.make_folder(chosen.work(""))
         pipeline = runners.pipeline(pipeline_options)
         build(pipeline, flags, layout, chosen)

@@ -43,11 +43,11 @@ def simulated_array(start: int, stop: int) -> np.ndarray:
     return np.array(list(simulated(start, stop)), plan.row_type(chosen()))
 
 
-def chosen() -> options.Options:
+def chosen() -> options.ConversionOptions:
     flags = options.parser().parse_args(
         ["--images=x", "--labels=y", "--output=a/b/1.0.0", "--deidentify=keep"]
     )
-    return options.of_flags(flags, is_local=True, progress_file=None)
+    return options.from_flags(flags, is_local=True, progress_file=None)
 
 
 def measure(images: int, output: str) -> None:
@@ -66,7 +66,7 @@ def measure(images: int, output: str) -> None:
     print(time.process_time() - started, peak)
 
 
-def save(made: plan.Plan, output: str) -> None:
+def save(made: plan.Assignment, output: str) -> None:
     """All but the shards' boundaries, which are not of one length and not looked at."""
     with open(output, "wb") as file:
         np.savez(file, **dataclasses.asdict(made) | {"boundaries": []})
@@ -84,7 +84,7 @@ def report(images: int) -> None:
         saved = Path(folder, "plan")
         small, large = (run(count, saved) for count in (images // 10, images))
         with np.load(saved) as arrays:
-            made = plan.Plan(**dict(arrays) | {"names": tuple(arrays["names"])})
+            made = plan.Assignment(**dict(arrays) | {"names": tuple(arrays["names"])})
     print(f"{images // 10:9,} images {small[0]:6.1f} s of CPU {small[1] / 1e6:6.0f} MB peak")
     print(f"{images:9,} images {large[0]:6.1f} s of CPU {large[1] / 1e6:6.0f} MB peak")
     grown = len(made.groups) * 0.9
@@ -107,7 +107,7 @@ def report(images: int) -> None:
     report_growth(rows, made)
 
 
-def report_growth(rows: np.ndarray, made: plan.Plan) -> None:
+def report_growth(rows: np.ndarray, made: plan.Assignment) -> None:
     """A tenth more images with the splits of the first ones given."""
     asked = dataclasses.replace(chosen(), splits_from="lake")
     grown = np.zeros(len(rows) * 11 // 10, plan.row_type(asked))
@@ -117,7 +117,7 @@ def report_growth(rows: np.ndarray, made: plan.Plan) -> None:
     names = np.array([name.encode() for name in made.names])
     grown["split"][: len(rows)] = names[made.split[np.searchsorted(made.groups, rows["group"])]]
     grown["fold"] = -1
-    later = plan.make(grown, asked)
+    later = plan.assign(grown, asked)
     at = np.searchsorted(later.groups, made.groups)
     moved = np.count_nonzero(later.split[at] != made.split)
     print(f"with --splits_from and 10% more images {moved} of {len(made.groups):,} patients moved")

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion.options import Options
+from beam.conversion.options import ConversionOptions
 from beam.running import files
 from lake import Stopped
 from lake.labels import rle
@@ -29,7 +29,7 @@ def finalise(
     counted: dict[str, int],
     lake_bits: int,
     classes: list[str],
-    options: Options,
+    options: ConversionOptions,
 ) -> None:
     """Writes rejects, index, TFDS files and, last, the manifest; nothing when the lake stands as it
     would be written. Raises Stopped above `--max_reject_fraction`."""
@@ -63,7 +63,7 @@ def finalise(
         _write(names, content, options)
 
 
-def _write(names: list[str], content: dict, options: Options) -> None:
+def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
     files.remove(options.path(manifest.MANIFEST))  # it must not stand beside another index
     with (
         files.Unfinished(options.path(manifest.INDEX)) as file,
@@ -79,7 +79,7 @@ def _write(names: list[str], content: dict, options: Options) -> None:
     files.write_text(options.path(manifest.MANIFEST), manifest.to_json(content))
 
 
-def _stands(content: dict, options: Options) -> bool:
+def _stands(content: dict, options: ConversionOptions) -> bool:
     """Whether the finished lake on disk is already this one."""
     path = options.path(manifest.MANIFEST)
     if not FileSystems.exists(path):
@@ -88,7 +88,7 @@ def _stands(content: dict, options: Options) -> bool:
     return {**old, "created": ""} == {**json.loads(json.dumps(content)), "created": ""}
 
 
-def _sidecars(names: list[str], options: Options) -> Iterator[dict]:
+def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
     """One at a time: ten million rows of the index do not fit a worker."""
     for name in names:
         yield json.loads(files.read_text(options.sidecar(name)))
@@ -162,7 +162,7 @@ class _Totals:
         }
 
 
-def _check_accounts(counts: dict, counted: dict[str, int], options: Options) -> None:
+def _check_accounts(counts: dict, counted: dict[str, int], options: ConversionOptions) -> None:
     listed, rejected = counted.get("files_listed", 0), sum(counts["rejects"].values())
     outcome = counts["records"] + rejected + counts["slices_left_out"]
     if counts["files"] != listed + counted.get("files_rejected", 0) or counts["images"] != outcome:
@@ -176,7 +176,7 @@ def _check_accounts(counts: dict, counted: dict[str, int], options: Options) -> 
         )
 
 
-def _check_classes(counts: dict, classes: list[str], options: Options) -> None:
+def _check_classes(counts: dict, classes: list[str], options: ConversionOptions) -> None:
     for number, name in enumerate(classes):
         if not any(split["classes"][number] for split in counts["splits"].values()):
             raise Stopped(
@@ -186,7 +186,9 @@ def _check_classes(counts: dict, classes: list[str], options: Options) -> None:
             )
 
 
-def _write_rejects(rejects: list[dict], orphans: dict[str, int], options: Options) -> None:
+def _write_rejects(
+    rejects: list[dict], orphans: dict[str, int], options: ConversionOptions
+) -> None:
     with files.Unfinished(options.path(manifest.REJECTS)) as file:
         for reject in rejects:
             file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
@@ -195,7 +197,9 @@ def _write_rejects(rejects: list[dict], orphans: dict[str, int], options: Option
             file.write(files.read(options.work(part)))
 
 
-def _remove_stale_files(names: list[str], orphans: dict[str, int], options: Options) -> None:
+def _remove_stale_files(
+    names: list[str], orphans: dict[str, int], options: ConversionOptions
+) -> None:
     """Shards of an earlier conversion with other options into the same folder, and what a killed
     one left unfinished."""
     kept = {*names, *(f"{name}.json" for name in names), *orphans}

@@ -21,12 +21,12 @@ def has_folders(pattern: str) -> bool:
     return bool(WILDCARD.search(folder)) or "**" in name
 
 
-def root_of(pattern: str) -> str:
+def folder_of_classes(pattern: str) -> str:
     """The folder above a pattern's first wildcard: an image directly in it has no class."""
     return posixpath.dirname(WILDCARD.split(pattern)[0])
 
 
-def class_of(path: str, root: str) -> str:
+def class_name(path: str, root: str) -> str:
     """The name of an image's class; raises Reject."""
     folder = posixpath.dirname(path)
     if folder == root:
@@ -72,4 +72,4 @@ def _at_least_two(names: list[str], root: str) -> list[str]:
 def to_row(keyed: tuple[str, Header], classes: list[str], root: str) -> tuple[str, Row]:
     """(key, Header) -> (key, Row): the place of the image's class in the list is its label."""
     key, header = keyed
-    return key, Row(0, str(classes.index(class_of(header.path, root))))
+    return key, Row(0, str(classes.index(class_name(header.path, root))))

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import apache_beam as beam
 
 from beam.conversion import folders
-from beam.conversion.options import Options
+from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from beam.running.files import CHUNK_FILES
 from lake import Packed, Reject, Stopped
@@ -27,7 +27,7 @@ REJECTS, ORPHANS, LEFT_OUT = "rejects", "labels without an image", "slices left 
 
 
 @dataclass(frozen=True)
-class Image(Packed):
+class LabelledImage(Packed):
     """One image that will be a record: where it is and what is known of it."""
 
     header: Header
@@ -57,7 +57,7 @@ def num_images(header: Header) -> int:
     return header.geometry.slices if header.geometry else 1
 
 
-def reject_row(path: str, image_id: str, reject: Reject, num_rejected: int = 1) -> dict:
+def reject_line(path: str, image_id: str, reject: Reject, num_rejected: int = 1) -> dict:
     """One line of rejects.jsonl; `images` is more than 1 for a volume."""
     return {
         "path": path,
@@ -101,7 +101,7 @@ class ReadHeaders(beam.DoFn):
                 headers = self._headers(path, size)
             except Reject as reject:
                 progress.tick(self.progress_file, progress.REJECTED)
-                row = reject_row(path, reader.stem(self.kind, path), reject)
+                row = reject_line(path, reader.stem(self.kind, path), reject)
                 yield beam.pvalue.TaggedOutput(REJECTS, row)
                 continue
             # Frames beyond the first are more images than files were matched.
@@ -125,7 +125,7 @@ class ReadHeaders(beam.DoFn):
         if self.class_root is None:
             return headers
         # Two folders may have files of one name.
-        of_class = folders.class_of(path, self.class_root)
+        of_class = folders.class_name(path, self.class_root)
         return [replace(header, image_id=f"{of_class}/{header.image_id}") for header in headers]
 
 
@@ -168,7 +168,7 @@ class Join(beam.DoFn):
         self.has_split_column, self.empty_slices = has_split_column, empty_slices
         self.progress_file = progress_file
 
-    def process(self, joined: tuple) -> Iterator[Image]:
+    def process(self, joined: tuple) -> Iterator[LabelledImage]:
         key, sides = joined
         headers = sorted(sides["headers"], key=lambda header: header.path)
         if not headers:
@@ -187,16 +187,16 @@ class Join(beam.DoFn):
             for header in headers:
                 yield self._reject(header, reject)
 
-    def _image(self, header: Header, rows: list[Row]) -> Image:
+    def _image(self, header: Header, rows: list[Row]) -> LabelledImage:
         if rows:
             label = tables.unite(rows, self.kind, header.height, header.width, self.dialect)
         else:
-            label = tables.of_unlabelled(self.unlabelled, self.kind)
-        return Image(header, label, self._split(rows))
+            label = tables.label_without_rows(self.unlabelled, self.kind)
+        return LabelledImage(header, label, self._split(rows))
 
     def _slices(self, headers: list[Header], rows: list[Row]) -> Iterator:
         """The slices to take of one series."""
-        label = None if rows else tables.of_unlabelled(self.unlabelled, self.kind)
+        label = None if rows else tables.label_without_rows(self.unlabelled, self.kind)
         spheres = None if label == tables.UNKNOWN else [_nodule(row) for row in rows]
         split = self._split(rows)
         taken, left_out = series.slices(headers, spheres, self.empty_slices)
@@ -205,14 +205,14 @@ class Join(beam.DoFn):
         progress.tick(self.progress_file, progress.MATCHED * more + progress.LEFT_OUT * left_out)
         yield beam.pvalue.TaggedOutput(LEFT_OUT, left_out)
         for header, slice_label in taken:
-            yield Image(header, slice_label, split)
+            yield LabelledImage(header, slice_label, split)
 
     def _split(self, rows: list[Row]) -> str:
         return tables.split_of(rows) if self.has_split_column else ""
 
     def _reject(self, header: Header, reject: Reject):
         progress.tick(self.progress_file, progress.REJECTED)
-        row = reject_row(header.path, header.image_id, reject, num_images(header))
+        row = reject_line(header.path, header.image_id, reject, num_images(header))
         return beam.pvalue.TaggedOutput(REJECTS, row)
 
 
@@ -247,7 +247,7 @@ def orphan_bucket(key: str) -> tuple[int, str]:
     return zlib.crc32(key.encode()) % ORPHAN_PARTS, key
 
 
-def write_orphans(bucket: tuple[int, Iterable[str]], options: Options) -> tuple[str, int]:
+def write_orphans(bucket: tuple[int, Iterable[str]], options: ConversionOptions) -> tuple[str, int]:
     """(bucket, ids) -> (a sorted part of the list of labels without an image, its length)."""
     number, ids = bucket
     ids = sorted(ids)

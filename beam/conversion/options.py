@@ -36,7 +36,7 @@ SNIFFED_TEXTS = 1000  # run-length texts that are looked at before a conversion 
 
 
 @dataclass(frozen=True)
-class Options:
+class ConversionOptions:
     """What the workers need to know."""
 
     folder: str  # ROOT/<dataset>/<version>
@@ -257,7 +257,9 @@ def _sniffed(flags: argparse.Namespace) -> tables.Layout:
     return layout
 
 
-def of_flags(flags: argparse.Namespace, is_local: bool, progress_file: str | None) -> Options:
+def from_flags(
+    flags: argparse.Namespace, is_local: bool, progress_file: str | None
+) -> ConversionOptions:
     """The workers' Options; raises InputError, makes the key where a local run has none."""
     names = {name for name, _ in quotas.parse(flags.splits)}
     parts = flags.output.rstrip("/").split("/")
@@ -279,8 +281,12 @@ def of_flags(flags: argparse.Namespace, is_local: bool, progress_file: str | Non
         _check_earlier(flags, names)
     _check_estimate(flags)
     is_hashed = flags.deidentify == "hash" and not flags.estimate  # which writes no id
-    given = {name: value for name, value in vars(flags).items() if name in Options.__annotations__}
-    return Options(
+    given = {
+        name: value
+        for name, value in vars(flags).items()
+        if name in ConversionOptions.__annotations__
+    }
+    return ConversionOptions(
         **given,
         folder=flags.output.rstrip("/"),
         dataset=parts[-2],

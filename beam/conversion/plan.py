@@ -15,8 +15,8 @@ import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion.deidentify import pseudonym
-from beam.conversion.listing import Image
-from beam.conversion.options import Options
+from beam.conversion.listing import LabelledImage
+from beam.conversion.options import ConversionOptions
 from beam.conversion.quotas import Splits, deal, parse
 from beam.running import files
 from lake import Stopped
@@ -42,7 +42,7 @@ MAX_SPLITS = 20  # a column with more values than this names no splits
 
 
 @dataclass(frozen=True)
-class Plan:
+class Assignment:
     """Where every group and every image of a conversion goes."""
 
     groups: np.ndarray  # uint64 [G], sorted
@@ -79,7 +79,7 @@ class Earlier:
         return b"", -1
 
 
-def image_key(image: Image) -> int:
+def image_key(image: LabelledImage) -> int:
     """Where an image stands in its split: by hash, the slices of one volume together and in
     order."""
     header = image.header
@@ -88,12 +88,12 @@ def image_key(image: Image) -> int:
     return stable_hash(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
 
 
-def row_type(options: Options) -> np.dtype:
+def row_type(options: ConversionOptions) -> np.dtype:
     """The dtype of the rows of one conversion."""
     return np.dtype(ROW + DECIDED if options.split_column or options.splits_from else ROW)
 
 
-def to_row(image: Image, earlier: Earlier | None, options: Options) -> tuple:
+def to_row(image: LabelledImage, earlier: Earlier | None, options: ConversionOptions) -> tuple:
     """What the plan needs to know of one image, the fields of `row_type`."""
     label = image.label
     if label.has_mask:
@@ -108,7 +108,7 @@ def to_row(image: Image, earlier: Earlier | None, options: Options) -> tuple:
     return (*row, image.split.encode(), -1) if options.split_column else row
 
 
-def earlier_names(image: Image, key_file: str | None) -> list[str]:
+def earlier_names(image: LabelledImage, key_file: str | None) -> list[str]:
     """Under which names an earlier lake may know the image: its patient, then itself, hashed or
     not."""
     header = image.header
@@ -137,7 +137,7 @@ def read_earlier(folder: str | None) -> Earlier | None:
 class Gather(beam.CombineFn):
     """Rows -> Plan."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: ConversionOptions):
         self.options, self.dtype = options, row_type(options)
 
     def create_accumulator(self):
@@ -169,10 +169,10 @@ class Gather(beam.CombineFn):
             chunk = chunks.pop()
             gathered[at : at + len(chunk)] = chunk
             at += len(chunk)
-        return make(gathered, self.options)
+        return assign(gathered, self.options)
 
 
-def make(rows: np.ndarray, options: Options) -> Plan:
+def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     """The plan of all images' rows, whatever order they come in."""
     splits = parse(options.splits)
     if options.splits_from and len(rows) and not rows["split"].any():
@@ -206,7 +206,7 @@ def make(rows: np.ndarray, options: Options) -> Plan:
         # Fewer where a volume is larger than a shard: it is not cut.
         boundaries.append(np.unique(keys[np.arange(shards) * len(keys) // shards]))
         boundaries[-1][:1] = 0
-    return Plan(groups, split.astype(np.uint8), fold, names, tuple(boundaries))
+    return Assignment(groups, split.astype(np.uint8), fold, names, tuple(boundaries))
 
 
 def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -257,7 +257,7 @@ def num_blocks(header: Header, max_side: int | None) -> int:
     return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)
 
 
-def num_shards(images: int, total_bytes: int, options: Options) -> int:
+def num_shards(images: int, total_bytes: int, options: ConversionOptions) -> int:
     """Shards of a split: of about `shard_mb` and at most `shard_images`, at least `min_shards`,
     none empty."""
     by_bytes = math.ceil(total_bytes / (options.shard_mb * 1e6))
@@ -265,7 +265,7 @@ def num_shards(images: int, total_bytes: int, options: Options) -> int:
     return min(images, max(options.min_shards, by_bytes, by_images))
 
 
-def to_shard(image: Image, plan: Plan) -> tuple[tuple, tuple]:
+def to_shard(image: LabelledImage, plan: Assignment) -> tuple[tuple, tuple]:
     """An image -> ((split, shard, shards of the split), (its key, fold, image))."""
     key = image_key(image)
     split, shard, shards, fold = plan.place(stable_hash(image.group), key)
@@ -275,7 +275,7 @@ def to_shard(image: Image, plan: Plan) -> tuple[tuple, tuple]:
 class Planned(beam.PTransform):
     """Image -> ((split, shard, shards), (key, fold, Image))."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: ConversionOptions):
         super().__init__()
         self.options = options
 

@@ -15,8 +15,8 @@ from apache_beam.io.filesystems import FileSystems
 from PIL import Image as PillowImage
 
 from beam.conversion import deidentify
-from beam.conversion.listing import Image, reject_row
-from beam.conversion.options import Options
+from beam.conversion.listing import LabelledImage, reject_line
+from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Reject, Stopped
 from lake.labels import rle
@@ -34,7 +34,7 @@ DECODERS = (
 )
 
 
-def bits_kind(image: Image) -> tuple[int, str]:
+def bits_kind(image: LabelledImage) -> tuple[int, str]:
     """(8 or 16, path): the stored dtype that fits an image."""
     return (8 if image.header.bits <= 8 else 16), image.header.path
 
@@ -52,7 +52,7 @@ def lake_bits(seen: list[tuple[int, str]], wanted: int | None) -> int:
     return seen[0][0] if seen else 8
 
 
-def write(keyed: tuple, lake_bits: int, options: Options) -> str:
+def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
     """((split, shard, shards), [(key, fold, Image)]) -> the name of the shard, which then stands
     complete."""
     (split, shard, shards), placed = keyed
@@ -76,7 +76,9 @@ def write(keyed: tuple, lake_bits: int, options: Options) -> str:
     return name
 
 
-def fingerprint(placed: list[tuple[Image, int]], lake_bits: int, options: Options) -> str:
+def fingerprint(
+    placed: list[tuple[LabelledImage, int]], lake_bits: int, options: ConversionOptions
+) -> str:
     """What a shard's bytes depend on, hashed."""
     versions = {name: metadata.version(name) for name in DECODERS}
     inputs = [(vars(image.header), vars(image.label), fold) for image, fold in placed]
@@ -88,7 +90,7 @@ def fingerprint(placed: list[tuple[Image, int]], lake_bits: int, options: Option
 class _Writer:
     """What one shard adds up to while its records are written."""
 
-    def __init__(self, split: str, shard: int, lake_bits: int, options: Options):
+    def __init__(self, split: str, shard: int, lake_bits: int, options: ConversionOptions):
         self.split, self.shard, self.options = split, shard, options
         self.storage = options.storage(lake_bits)
         self.inputs = files.Inputs()
@@ -96,12 +98,12 @@ class _Writer:
         self.rows, self.rejects, self.bytes, self.sha256 = [], [], 0, hashlib.sha256()
         self.sums = Counter()
 
-    def add(self, image: Image, fold: int, file) -> None:
+    def add(self, image: LabelledImage, fold: int, file) -> None:
         header = image.header
         try:
             scan = reader.read_scan(self.options.source, self.inputs, header, self.storage)
         except Reject as reject:
-            self.rejects.append(reject_row(header.path, header.image_id, reject))
+            self.rejects.append(reject_line(header.path, header.image_id, reject))
             progress.tick(self.options.progress_file, progress.REJECTED)
             return
         fields = record(image, scan, fold, self.options)
@@ -112,7 +114,7 @@ class _Writer:
         self._count(image, fields, scan)
         progress.tick(self.options.progress_file, progress.RECORD)
 
-    def _count(self, image: Image, fields: dict, scan: Scan) -> None:
+    def _count(self, image: LabelledImage, fields: dict, scan: Scan) -> None:
         position = len(self.rows)
         row = {"split": self.split, "shard": self.shard, "position": position}
         for name in manifest.INDEX_SCHEMA.names[3:]:
@@ -141,7 +143,7 @@ class _Writer:
         self.sums["total"] += int(counts @ levels)
         self.sums["squares"] += int(counts @ levels**2)
 
-    def _count_order(self, image: Image) -> None:
+    def _count_order(self, image: LabelledImage) -> None:
         height, width = image.header.height, image.header.width
         joined = rle.runs(image.label.rle, height, width)
         columns, rows = rle.order_evidence(joined, height, width, self.options.dialect)
@@ -158,7 +160,7 @@ class _Writer:
         }
 
 
-def record(image: Image, scan: Scan, fold: int, options: Options) -> dict:
+def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptions) -> dict:
     """The fields of lake.example.FIELDS."""
     header, label = image.header, image.label
     mask_png, lesion_px = _mask(image, scan)
@@ -194,7 +196,7 @@ def record(image: Image, scan: Scan, fold: int, options: Options) -> dict:
     }
 
 
-def _mask(image: Image, scan: Scan) -> tuple[bytes, int]:
+def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
     """(PNG, set pixels or -1) of the mask at the stored size."""
     header, label = image.header, image.label
     runs = rle.runs(label.rle, header.height, header.width) if label.has_mask else rle.NO_RUNS
@@ -206,7 +208,7 @@ def _mask(image: Image, scan: Scan) -> tuple[bytes, int]:
     return mask_png.encode(mask), int(np.count_nonzero(mask))
 
 
-def _is_done(name: str, print_of: str, options: Options) -> bool:
+def _is_done(name: str, print_of: str, options: ConversionOptions) -> bool:
     if not (FileSystems.exists(options.sidecar(name)) and FileSystems.exists(options.path(name))):
         return False
     sidecar = json.loads(files.read_text(options.sidecar(name)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beam.conversion import folders, listing, plan, quotas, shards
-from beam.conversion.options import Options
+from beam.conversion.options import ConversionOptions
 from beam.estimate import sample
 from lake import InputError, Reject
 
@@ -39,14 +39,14 @@ class Estimate:
         return sum(shards for _, _, shards in self.splits)
 
 
-def estimate(flags: argparse.Namespace, options: Options) -> Estimate:
+def estimate(flags: argparse.Namespace, options: ConversionOptions) -> Estimate:
     """Raises InputError where no header of the sample could become a record, Stopped where the
     conversion would stop for the bits of its images."""
     paths, sizes = sample.listed(flags.images, options.source)
     if not paths:
         raise InputError(f"--images={flags.images}: no file of --source {options.source} matches")
     at = sample.drawn(len(paths), flags.sample)
-    class_root = folders.root_of(flags.images) if options.class_folders else None
+    class_root = folders.folder_of_classes(flags.images) if options.class_folders else None
     reader = listing.ReadHeaders(
         options.source, options.image_id_from, options.frames, class_root, progress_file=None
     )
@@ -98,7 +98,9 @@ def enlarged(
     return ratio * float(sizes.sum()), float(error)
 
 
-def dealt(records: int, planned: float, options: Options) -> Iterator[tuple[str, int, int]]:
+def dealt(
+    records: int, planned: float, options: ConversionOptions
+) -> Iterator[tuple[str, int, int]]:
     """(split, records, shards), were every image a patient's only one."""
     for name, share in quotas.parse(options.splits):
         own = round(records * share)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beam.conversion import listing, plan
-from beam.conversion.options import Options
+from beam.conversion.options import ConversionOptions
 from beam.estimate import costs
 from beam.running import files
 from lake import Reject
@@ -54,7 +54,7 @@ def drawn(count: int, wanted: int) -> list[int]:
 def look(
     chosen: list[tuple[str, int]],
     reader: listing.ReadHeaders,
-    options: Options,
+    options: ConversionOptions,
     slice_share: float,
 ) -> Iterator[Looked | Reject]:
     """What each (path, bytes) would become; of a volume's slices so many are taken."""
@@ -71,7 +71,11 @@ def look(
 
 
 def looked(
-    path: str, size: int, reader: listing.ReadHeaders, options: Options, slice_share: float
+    path: str,
+    size: int,
+    reader: listing.ReadHeaders,
+    options: ConversionOptions,
+    slice_share: float,
 ) -> Looked:
     """Raises Reject, as the conversion would for the file's header."""
     kind = options.source

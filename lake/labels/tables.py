@@ -161,7 +161,7 @@ def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str)
     if len({len(part) > 0 for part in parts}) > 1:
         empty = next(row.number for row, part in zip(rows, parts, strict=True) if not len(part))
         raise Reject("conflicting-labels", f"row {empty} says no lesion, another row has one")
-    return of_runs(rle.unite(parts))
+    return label_from_runs(rle.unite(parts))
 
 
 def split_of(rows: Iterable[Row]) -> str:
@@ -182,7 +182,7 @@ def split_of(rows: Iterable[Row]) -> str:
     return name
 
 
-def of_runs(runs) -> Label:
+def label_from_runs(runs) -> Label:
     """The label of an image whose whole mask is `runs` [N, 2]."""
     if not len(runs):
         return NO_LESION
@@ -202,7 +202,7 @@ def _class_label(rows: list[Row]) -> Label:
     return Label(label=int(values.pop()), has_mask=False, lesion_px=-1, rle=rle.EMPTY)
 
 
-def of_unlabelled(policy: str, kind: str) -> Label:
+def label_without_rows(policy: str, kind: str) -> Label:
     """The label of an image without a row, by `--unlabelled reject|negative|keep`; raises
     Reject."""
     if policy == "reject":

@@ -41,10 +41,10 @@ def slices(
                 f"slice {at.round(1).tolist()} of {size}; check that the CSV is of these images",
             )
     found = {
-        k: tables.of_runs(rle.from_mask(mask))
+        k: tables.label_from_runs(rle.from_mask(mask))
         for k, mask in masks(planes, first.height, first.width, nodules)
     }
-    empty = tables.of_runs(rle.NO_RUNS)
+    empty = tables.label_from_runs(rle.NO_RUNS)
     taken = [
         (header, found.get(k, empty))
         for k, header in enumerate(stack)

@@ -30,7 +30,7 @@ def words(folder, *more: str) -> list[str]:
 
 def estimated_of(folder, *more: str) -> estimate.Estimate:
     flags = options.parser().parse_args(words(folder, *more))
-    return estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+    return estimate.estimate(flags, options.from_flags(flags, is_local=True, progress_file=None))
 
 
 @pytest.mark.parametrize("sampled", [40, 10])
@@ -201,7 +201,7 @@ def test_of_colours_one_channel_is_stored(phantoms, tmp_path):
         grey.convert(("RGB", "RGBA")[number % 2]).save(tmp_path / f"{number}.png")
     given = ["--source=images", f"--images={tmp_path}/*", "--unlabelled=keep", "--output=a/b/1.0.0"]
     flags = options.parser().parse_args([*given, "--estimate"])
-    found = estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+    found = estimate.estimate(flags, options.from_flags(flags, is_local=True, progress_file=None))
     pngs = 0
     for path in tmp_path.iterdir():
         with path.open("rb") as file:
@@ -233,7 +233,7 @@ def test_volumes_count_by_their_slices(real_data):
     images = f"--images={real_data}/luna/mhd/*"
     given = ["--source=metaimage", images, "--unlabelled=keep", "--output=a/b/1.0.0", "--estimate"]
     flags = options.parser().parse_args(given)
-    found = estimate.estimate(flags, options.of_flags(flags, is_local=True, progress_file=None))
+    found = estimate.estimate(flags, options.from_flags(flags, is_local=True, progress_file=None))
     assert (found.files, found.records) == (3, 11 + 16 + 12)
     assert found.has_pixels_elsewhere
     assert found.moved == pytest.approx(39 * 512 * 512 * 2, rel=1e-3)

@@ -177,4 +177,6 @@ def test_what_class_folders_do_not_go_with(classes, converted, tmp_path, options
     ],
 )
 def test_the_root_of_a_pattern(pattern, root, has_folders):
-    assert folders.root_of(pattern) == root and folders.has_folders(pattern) == has_folders
+    assert (
+        folders.folder_of_classes(pattern) == root and folders.has_folders(pattern) == has_folders
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beam.conversion import options, plan, quotas
-from beam.conversion.listing import Image
+from beam.conversion.listing import LabelledImage
 from beam.running import runners
 from lake import InputError, Stopped
 from lake.labels import tables
@@ -18,19 +18,19 @@ from lake.scan import Geometry, Header, stable_hash
 SPLITS = quotas.parse("train=0.8,val=0.1,test=0.1")
 
 
-def chosen(**changes) -> options.Options:
+def chosen(**changes) -> options.ConversionOptions:
     flags = options.parser().parse_args(
         ["--images=x", "--labels=y", "--output=a/b/1.0.0", "--deidentify=keep"]
     )
-    return dataclasses.replace(options.of_flags(flags, True, None), **changes)
+    return dataclasses.replace(options.from_flags(flags, True, None), **changes)
 
 
-def image(name: str, patient: str = "", lesion_px: int = 0, split: str = "") -> Image:
+def image(name: str, patient: str = "", lesion_px: int = 0, split: str = "") -> LabelledImage:
     header = Header(f"/x/{name}", 1, name, patient, "", "", 100, 100, 8, "PA", "F", 50, "CR")
-    return Image(header, tables.Label(int(lesion_px > 0), True, lesion_px, "-1"), split)
+    return LabelledImage(header, tables.Label(int(lesion_px > 0), True, lesion_px, "-1"), split)
 
 
-def planned(images: list[Image], earlier=None, **changes) -> dict[str, tuple]:
+def planned(images: list[LabelledImage], earlier=None, **changes) -> dict[str, tuple]:
     """{image id: (split, shard, shards, fold)} as the pipeline's functions make it."""
     asked = chosen(**changes)
     gather, rows = plan.Gather(asked), [plan.to_row(each, earlier, asked) for each in images]
@@ -49,7 +49,7 @@ def planned(images: list[Image], earlier=None, **changes) -> dict[str, tuple]:
     return places
 
 
-def cohort(num_patients: int, seed: int = 0) -> list[Image]:
+def cohort(num_patients: int, seed: int = 0) -> list[LabelledImage]:
     generator = random.Random(seed)
     return [
         image(f"p{p}_{n}", f"p{p}", generator.choice((0, 0, 0, generator.randrange(1, 9000))))

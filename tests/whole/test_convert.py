@@ -31,7 +31,7 @@ def plain_labels(path: Path, side: int) -> dict[str, tables.Label]:
             if image_id != "ImageId":
                 rows.setdefault(image_id, []).append(text.strip())
     return {
-        name: tables.of_runs(rle.unite([rle.runs(text, side, side) for text in texts]))
+        name: tables.label_from_runs(rle.unite([rle.runs(text, side, side) for text in texts]))
         for name, texts in rows.items()
     }
 
