@@ -14,8 +14,8 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam.prediction import finish, listing
-from beam.prediction.model import Export
-from beam.prediction.options import Options, claim, of_flags, parser
+from beam.prediction.model import ExportHandler
+from beam.prediction.options import PredictionOptions, claim, from_flags, parser
 from beam.prediction.shards import SUMMARY, write
 from beam.running import progress, runners
 from beam.running.options import check_beam_arguments
@@ -27,7 +27,7 @@ from lake.predictions.exported import TFIO
 COMMAND = "beam.predict"
 
 
-def build(root: beam.Pipeline, pattern: str, chosen: Options) -> None:
+def build(root: beam.Pipeline, pattern: str, chosen: PredictionOptions) -> None:
     """The whole pipeline; only paths are shuffled."""
     matched = (
         root
@@ -52,7 +52,7 @@ def build(root: beam.Pipeline, pattern: str, chosen: Options) -> None:
     )  # Shard
     written = (
         shards["shards"]
-        | "Answer" >> RunInference(Export(chosen))
+        | "Answer" >> RunInference(ExportHandler(chosen))
         | "Write" >> beam.Map(write, chosen)  # (first path, fingerprint)
     )
     done = (written, shards[listing.STANDING]) | "Done" >> beam.Flatten()
@@ -82,7 +82,7 @@ def run(argv: list[str]) -> str:
         raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
-        chosen = of_flags(flags, beam_options, progress_file)
+        chosen = from_flags(flags, beam_options, progress_file)
         if is_local and chosen.decoder == TFIO:
             tfio.load()
         claim(chosen)

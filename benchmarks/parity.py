@@ -27,9 +27,10 @@ import tensorflow as tf
 
 from lake.labels import rle
 from lake.predictions.exported import GRAPH
+from lake.predictions.folder import PREDICTIONS_CSV, REJECTS_CSV, SUBMISSION_CSV
 from trainer.inference import decision, ensemble, images
 from trainer.prediction import input_files, predict
-from trainer.prediction.one_image import Wanted
+from trainer.prediction.one_image import OutputOptions
 from trainer.serving import export
 
 WARM_UP = 8  # files
@@ -45,16 +46,16 @@ def of_predict(
     system: ensemble.Ensemble, paths: list[str], output: Path
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """Answers and reasons of rejects, by file name."""
-    stored = images.how_stored(system)
-    asked = input_files.of_files(paths, stored)
-    predict.predict(system, decision.read(system), asked, output, Wanted())
+    stored = images.reader_settings(system)
+    asked = input_files.from_files(paths, stored)
+    predict.predict(system, decision.read(system), asked, output, OutputOptions())
     names = {image_id: Path(header.path).name for image_id, header in asked.headers.items()}
-    texts, facts = rows(output / predict.SUBMISSION), rows(output / predict.PREDICTIONS)
+    texts, facts = rows(output / SUBMISSION_CSV), rows(output / PREDICTIONS_CSV)
     answers = {
         names[text["ImageId"]]: Answer(float(fact["probability"]), text["EncodedPixels"])
         for text, fact in zip(texts, facts, strict=True)
     }
-    rejects = rows(output / predict.REJECTS)
+    rejects = rows(output / REJECTS_CSV)
     return answers, {Path(row["path"]).name: row["reason"] for row in rejects}
 
 

@@ -37,7 +37,7 @@ from trainer.inference.decision import Decision, Triplet
 from trainer.inference.ensemble import Ensemble, Member
 from trainer.models.build import build
 from trainer.prediction import predict
-from trainer.prediction.one_image import FIELDS, Wanted
+from trainer.prediction.one_image import FIELDS, OutputOptions
 
 CONFIG = Path(__file__).parent.parent / "configs" / "unetpp_small.yaml"
 SHARES = {"predict, 22 % with a mask": 0.22, "predict, all with a mask": 1.0}
@@ -50,8 +50,8 @@ def untrained(side: int, lake: str) -> Ensemble:
     return Ensemble([Member(Path("untrained"), run, build(run.model, side))], ())
 
 
-def first_of(lake: str, count: int) -> images.Images:
-    found = images.of_lake(lake, SPLIT)
+def first_of(lake: str, count: int) -> images.ImagesToPredict:
+    found = images.from_lake(lake, SPLIT)
     count = min(count, found.count)
     return found._replace(records=lambda: found.records().take(count), count=count)
 
@@ -66,7 +66,7 @@ def thresholds(system: Ensemble, batch: dict) -> dict[str, Decision]:
 def predicted(system: Ensemble, lake: str, count: int, chosen: Decision) -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out"
-        predict.predict(system, chosen, first_of(lake, count), output, Wanted())
+        predict.predict(system, chosen, first_of(lake, count), output, OutputOptions())
 
 
 def forward(system: Ensemble, batch: dict, steps: int) -> None:

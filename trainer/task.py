@@ -87,7 +87,7 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
     from trainer.prediction import predict
 
-    wanted = predict.wanted_of(flags)
+    wanted = predict.output_options(flags)
     asked = flags.lake, flags.split or "test", flags.input
     return predict.run(_ensemble(flags, flags.level), *asked, flags.output, wanted)
 

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from apache_beam.io.filesystems import FileSystems
 
 from beam.prediction import listing
-from beam.prediction.options import OWNER, Options
+from beam.prediction.options import OWNER, PredictionOptions
 from beam.prediction.shards import SUMMARY
 from beam.running import files
 from lake import Stopped
-from lake.predictions import submission
-from lake.predictions.submission import PREDICTIONS, REJECTS, SUBMISSION
+from lake.predictions import folder, submission
+from lake.predictions.folder import PREDICTIONS_CSV, REJECTS_CSV, SUBMISSION_CSV
 
 
 def finalise(
-    shards: list[tuple[str, str]], rejects: list[dict], num_files: int, options: Options
+    shards: list[tuple[str, str]], rejects: list[dict], num_files: int, options: PredictionOptions
 ) -> None:
     """Of [(first path, fingerprint)]; nothing where the tables stand as they would be written.
     Raises Stopped above `--max_reject_fraction`."""
@@ -30,27 +30,33 @@ def finalise(
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     if _stands(digest, options):
         return
-    for name in (SUMMARY, SUBMISSION, PREDICTIONS):  # of an earlier run, should this one stop
+    for name in (
+        SUMMARY,
+        SUBMISSION_CSV,
+        PREDICTIONS_CSV,
+    ):  # of an earlier run, should this one stop
         files.remove(options.path(name))
     names = [listing.name_of(first) for first, _ in shards]
     counts = _write_tables(names, rejects, num_files, options)
     _remove_stale_files(names, options)
-    sizes = {name: _size(options.path(name)) for name in (SUBMISSION, PREDICTIONS, REJECTS)}
+    sizes = {
+        name: _size(options.path(name)) for name in (SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV)
+    }
     content = {**options.of_answers(), "counts": counts, "digest": digest, "bytes": sizes}
     files.write_text(options.path(SUMMARY), json.dumps(content, indent=1) + "\n")
 
 
 def _write_tables(
-    names: list[str], rejects: list[dict], num_files: int, options: Options
+    names: list[str], rejects: list[dict], num_files: int, options: PredictionOptions
 ) -> dict[str, int | dict]:
     """The counts of predict.json."""
     count = lesions = 0
     with (
-        files.Unfinished(options.path(SUBMISSION)) as texts,
-        files.Unfinished(options.path(PREDICTIONS)) as facts,
+        files.Unfinished(options.path(SUBMISSION_CSV)) as texts,
+        files.Unfinished(options.path(PREDICTIONS_CSV)) as facts,
     ):
         _write_row(texts, submission.HEADER)
-        _write_row(facts, submission.PREDICTION_COLUMNS)
+        _write_row(facts, folder.PREDICTION_COLUMNS)
         for sidecar in _sidecars(names, options):
             rejects = rejects + sidecar["rejects"]
             for row in sidecar["rows"]:
@@ -69,12 +75,12 @@ def _write_row(file, values: tuple) -> None:
     file.write(submission.csv_line(values).encode())
 
 
-def _write_rejects(rejects: list[dict], options: Options) -> None:
+def _write_rejects(rejects: list[dict], options: PredictionOptions) -> None:
     table = io.StringIO()
-    writer = csv.DictWriter(table, submission.REJECT_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(table, folder.REJECT_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rejects)
-    files.write_text(options.path(REJECTS), table.getvalue())
+    files.write_text(options.path(REJECTS_CSV), table.getvalue())
 
 
 def _counts(num_files: int, count: int, lesions: int, rejects: list[dict]) -> dict:
@@ -89,11 +95,15 @@ def _counts(num_files: int, count: int, lesions: int, rejects: list[dict]) -> di
     }
 
 
-def _check_accounts(counts: dict, rejects: list[dict], options: Options) -> None:
+def _check_accounts(counts: dict, rejects: list[dict], options: PredictionOptions) -> None:
     num_files, rejected = counts["files"], counts["rejected"]
     if counts["predicted"] + rejected != num_files:
         raise Stopped(f"{num_files:,} files, but {counts}; this is a bug")
-    at = f"{options.path(REJECTS)} says why; the first: {rejects[0]['message']}" if rejects else ""
+    at = (
+        f"{options.path(REJECTS_CSV)} says why; the first: {rejects[0]['message']}"
+        if rejects
+        else ""
+    )
     if not counts["predicted"]:
         raise Stopped(f"no image in {num_files:,} files; {at}")
     if rejected > options.max_reject_fraction * num_files:
@@ -104,7 +114,7 @@ def _check_accounts(counts: dict, rejects: list[dict], options: Options) -> None
         )
 
 
-def _remove_stale_files(names: list[str], options: Options) -> None:
+def _remove_stale_files(names: list[str], options: PredictionOptions) -> None:
     """Of files that are no longer asked about."""
     kept = {OWNER, *names}
     for name in files.names_in(options.work("")):
@@ -117,7 +127,7 @@ def _remove_stale_files(names: list[str], options: Options) -> None:
                 files.remove(options.path("seg", name))
 
 
-def _stands(digest: str, options: Options) -> bool:
+def _stands(digest: str, options: PredictionOptions) -> bool:
     if not FileSystems.exists(options.path(SUMMARY)):
         return False
     old = json.loads(files.read_text(options.path(SUMMARY)))
@@ -130,7 +140,7 @@ def _size(path: str) -> int:
     return FileSystems.match([path])[0].metadata_list[0].size_in_bytes
 
 
-def _sidecars(names: list[str], options: Options) -> Iterator[dict]:
+def _sidecars(names: list[str], options: PredictionOptions) -> Iterator[dict]:
     """One at a time: the texts of ten million masks do not fit a worker."""
     for name in names:
         yield json.loads(files.read_text(options.work(name)))
@@ -140,7 +150,7 @@ def _order(row: dict) -> tuple:
     return row["path"], row["image_id"], row["what"]
 
 
-def table(options: Options, seconds: float) -> str:
+def table(options: PredictionOptions, seconds: float) -> str:
     """What was done, of predict.json."""
     counts = json.loads(files.read_text(options.path(SUMMARY)))["counts"]
     reasons = ", ".join(f"{name} {number:,}" for name, number in counts["reasons"].items())

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from beam.prediction.options import Options
+from beam.prediction.options import PredictionOptions
 from beam.running import files, progress
 from lake import Packed, Reject
-from lake.predictions import submission
+from lake.predictions import folder
 from lake.scan import stable_hash
 from lake.sources import images, reader
 
@@ -23,7 +23,7 @@ REJECTS, STANDING = "rejects", "shards that stand"
 
 
 @dataclass(frozen=True)
-class Image(Packed):
+class ImageToPredict(Packed):
     path: str
     size: int  # bytes
     updated: float  # seconds since 1970; 0 where the file system does not say
@@ -37,7 +37,7 @@ class Shard(Packed):
 
     first: str  # path of its first file
     fingerprint: str  # of all that the answers depend on
-    images: list[Image]  # by path
+    images: list[ImageToPredict]  # by path
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ def name_of(first: str) -> str:
     return f"{stable_hash(first):016x}.json"
 
 
-def match(pattern: str, options: Options) -> Iterator[tuple[str, list[tuple]]]:
+def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[tuple]]]:
     """Chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern."""
     found = sorted(
         (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
@@ -80,10 +80,12 @@ def divided(found: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
 class ReadIds(beam.DoFn):
     """(first path, [(path, bytes, time)]) -> (image id, (first path, Image))."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PredictionOptions):
         self.options = options
 
-    def process(self, chunk: tuple[str, list[tuple]]) -> Iterator[tuple[str, tuple[str, Image]]]:
+    def process(
+        self, chunk: tuple[str, list[tuple]]
+    ) -> Iterator[tuple[str, tuple[str, ImageToPredict]]]:
         reader.quieten()
         first, found = chunk
         for path, size, updated in found:
@@ -93,7 +95,7 @@ class ReadIds(beam.DoFn):
                 yield rejected(path, "", reject, self.options)
                 continue
             progress.tick(self.options.progress_file, progress.LISTED)
-            yield image_id, (first, Image(path, size, updated, kind, image_id))
+            yield image_id, (first, ImageToPredict(path, size, updated, kind, image_id))
 
     def _known(self, path: str, size: int) -> tuple[str, str]:
         """(which source reads it, the image's id)."""
@@ -110,7 +112,7 @@ class ReadIds(beam.DoFn):
         return kind, header.image_id
 
 
-def first_of_id(joined: tuple, options: Options) -> Iterator:
+def first_of_id(joined: tuple, options: PredictionOptions) -> Iterator:
     """(image id, [(first path, Image)]) -> (first path, Image) of the first; the others are
     rejects."""
     image_id, found = joined
@@ -121,12 +123,12 @@ def first_of_id(joined: tuple, options: Options) -> Iterator:
         yield rejected(image.path, image_id, Reject("duplicate-id", said), options)
 
 
-def rejected(path: str, image_id: str, reject: Reject, options: Options):
+def rejected(path: str, image_id: str, reject: Reject, options: PredictionOptions):
     progress.tick(options.progress_file, progress.REJECTED)
-    return beam.pvalue.TaggedOutput(REJECTS, submission.reject_row(path, image_id, reject))
+    return beam.pvalue.TaggedOutput(REJECTS, folder.reject_row(path, image_id, reject))
 
 
-def asked(keyed: tuple, options: Options) -> Iterator:
+def asked(keyed: tuple, options: PredictionOptions) -> Iterator:
     """(first path, [Image]) -> Shard; or its (first path, fingerprint) where its answers stand."""
     first, found = keyed
     found = sorted(found, key=lambda image: image.path)
@@ -138,12 +140,12 @@ def asked(keyed: tuple, options: Options) -> Iterator:
         yield shard
 
 
-def fingerprint(found: list[Image], options: Options) -> str:
+def fingerprint(found: list[ImageToPredict], options: PredictionOptions) -> str:
     content = [WRITER_VERSION, options.of_answers(), [vars(image) for image in found]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _stands(shard: Shard, options: Options) -> bool:
+def _stands(shard: Shard, options: PredictionOptions) -> bool:
     at = options.work(shard.name)
     if not FileSystems.exists(at):
         return False

@@ -7,29 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from beam.prediction.listing import Image, Shard
-from beam.prediction.options import Options
+from beam.prediction.listing import ImageToPredict, Shard
+from beam.prediction.options import PredictionOptions
 from beam.running import files
 from lake import Reject
-from lake.predictions import submission, tfio
+from lake.predictions import folder, tfio
 from lake.predictions.exported import SIGNATURES, TFIO
 from lake.sources import dicom, reader
 from lake.sources.damage import broken_is
 
 
-class Export(ModelHandler):
+class ExportHandler(ModelHandler):
     """Its examples are whole shards, not files: a shard's answers are written right behind it. Of
     files, all had to be answered before the grouping by shards, and a killed job began anew.
 
     Only paths come here, and one batch of files is in memory at a time.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PredictionOptions):
         super().__init__(max_batch_size=1)
         self.options = options
 
-    def load_model(self) -> "Loaded":
-        return Loaded(self._load)
+    def load_model(self) -> "LazyModel":
+        return LazyModel(self._load)
 
     def _load(self):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -44,7 +44,7 @@ class Export(ModelHandler):
         return tf.saved_model.load(self.options.model)
 
     def run_inference(
-        self, batch: Sequence[Shard], model: "Loaded", inference_args=None
+        self, batch: Sequence[Shard], model: "LazyModel", inference_args=None
     ) -> Iterator[PredictionResult]:
         """(shard, (answers, rejects)), each by path."""
         for shard in batch:
@@ -59,7 +59,7 @@ class Export(ModelHandler):
             yield PredictionResult(shard, (kept, [row for row in found if "reason" in row]))
 
 
-class Loaded:
+class LazyModel:
     """A model for all threads of a worker, from the first shard on: where none is left, TensorFlow
     need not start."""
 
@@ -73,7 +73,7 @@ class Loaded:
             return self.model
 
 
-def answers(images: Sequence[Image], signature: Callable) -> list[dict]:
+def answers(images: Sequence[ImageToPredict], signature: Callable) -> list[dict]:
     """A row of the tables or of the rejects for each image, in no order."""
     import tensorflow as tf
 
@@ -83,7 +83,7 @@ def answers(images: Sequence[Image], signature: Callable) -> list[dict]:
             contents[image] = files.read(image.path)
         except OSError as error:
             reject = reader.unreadable(image.path, error)
-            rows.append(submission.reject_row(image.path, image.image_id, reject))
+            rows.append(folder.reject_row(image.path, image.image_id, reject))
     if not contents:
         return rows
     said = signature(files=tf.constant(list(contents.values()), tf.string))
@@ -93,12 +93,12 @@ def answers(images: Sequence[Image], signature: Callable) -> list[dict]:
         try:
             rows.append(_row(image, content, *values))
         except Reject as reject:
-            rows.append(submission.reject_row(image.path, image.image_id, reject))
+            rows.append(folder.reject_row(image.path, image.image_id, reject))
     return rows
 
 
 def _row(
-    image: Image,
+    image: ImageToPredict,
     content: bytes,
     error: bytes,
     rle: bytes,

@@ -21,7 +21,7 @@ OWNER = "made_by.json"  # in .work: what all answers in the folder were made by
 
 
 @dataclass(frozen=True)
-class Options:
+class PredictionOptions:
     """What the workers need to know."""
 
     folder: str
@@ -74,18 +74,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def of_flags(
+def from_flags(
     flags: argparse.Namespace, beam_options: PipelineOptions, progress_file: str | None
-) -> Options:
+) -> PredictionOptions:
     """The workers' Options; raises InputError."""
     check_matches("images", flags.images)
-    seg.check_asked(flags.seg, flags.mint_uids)
+    seg.check_options(flags.seg, flags.mint_uids)
     model = flags.model.rstrip("/")
     described = _description(model)
     known = json.loads(described)
     _check_signatures(known, model)
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
-    made = Options(
+    made = PredictionOptions(
         folder=flags.output.rstrip("/"),
         model=model,
         model_sha256=hashlib.sha256(described).hexdigest(),
@@ -133,7 +133,7 @@ def _threads(beam_options: PipelineOptions) -> int:
     return max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
 
 
-def _check_output(options: Options) -> None:
+def _check_output(options: PredictionOptions) -> None:
     """Answers of two models or kinds must not stand in one folder."""
     folder, owner = options.folder, options.work(OWNER)
     if FileSystems.exists(owner):
@@ -149,7 +149,7 @@ def _check_output(options: Options) -> None:
         raise InputError(f"--output={folder} is there and not by beam.predict; give a new folder")
 
 
-def claim(options: Options) -> None:
+def claim(options: PredictionOptions) -> None:
     """The folder is these options' from now on."""
     for folder in (options.work(""), *([options.path("seg")] if options.seg else [])):
         files.make_folder(folder)

@@ -6,18 +6,18 @@ import json
 import numpy as np
 from apache_beam.ml.inference.base import PredictionResult
 
-from beam.prediction.options import Options
+from beam.prediction.options import PredictionOptions
 from beam.running import files, progress
 from lake import Reject
 from lake.labels import rle
-from lake.predictions import seg, submission
+from lake.predictions import folder, seg
 from lake.sources import reader
 from lake.sources.damage import broken_is
 
 SUMMARY = "predict.json"  # in the folder of the answers: they are whole
 
 
-def write(found: PredictionResult, options: Options) -> tuple[str, str]:
+def write(found: PredictionResult, options: PredictionOptions) -> tuple[str, str]:
     """Returns the shard's (first path, fingerprint)."""
     shard, (rows, rejects) = found.example, found.inference
     # Neither may stand beside new answers, should this worker die between the two.
@@ -30,7 +30,7 @@ def write(found: PredictionResult, options: Options) -> tuple[str, str]:
                 segs += _write_segs(row, options)
             except Reject as reject:
                 of = row["path"], row["image_id"], reject
-                rejects.append(submission.reject_row(*of, what="seg"))
+                rejects.append(folder.reject_row(*of, what="seg"))
     said = {"fingerprint": shard.fingerprint, "rows": rows, "rejects": rejects, "segs": segs}
     files.write_text(options.work(shard.name), json.dumps(said))
     lost = sum(row["what"] == "image" for row in rejects)
@@ -38,7 +38,7 @@ def write(found: PredictionResult, options: Options) -> tuple[str, str]:
     return shard.first, shard.fingerprint
 
 
-def _write_segs(row: dict, options: Options) -> list[str]:
+def _write_segs(row: dict, options: PredictionOptions) -> list[str]:
     """The SEG of one image, and with minted UIDs its source beside it; the names of both. Raises
     Reject."""
     path, image_id = row["path"], row["image_id"]
@@ -49,9 +49,9 @@ def _write_segs(row: dict, options: Options) -> list[str]:
     mask = _mask(row)
     made, copy = seg.segmentation(content, path, mask, options.seg, options.mint_uids)
     with broken_is("unusable-source", path):
-        encoded = {".dcm": seg.encoded(made)}
-        encoded |= {".source.dcm": seg.encoded(copy)} if copy is not None else {}
-    names = [submission.file_name(image_id, suffix) for suffix in encoded]
+        encoded = {".dcm": seg.encode(made)}
+        encoded |= {".source.dcm": seg.encode(copy)} if copy is not None else {}
+    names = [folder.file_name(image_id, suffix) for suffix in encoded]
     for name, data in zip(names, encoded.values(), strict=True):
         with files.Unfinished(options.path("seg", name)) as file:
             file.write(data)

@@ -53,7 +53,7 @@ UTF_8 = "ISO_IR 192"
 SERIES_NUMBER = 100  # anything that a scanner's own series seldom have
 
 
-def check_asked(finding: str | None, mint_uids: bool) -> None:
+def check_options(finding: str | None, mint_uids: bool) -> None:
     """Of --seg and --mint_uids; raises InputError for what does not go together, or not here."""
     if finding not in (None, *FINDINGS):
         raise InputError(f"--seg={finding}: expected one of {', '.join(FINDINGS)}")
@@ -88,7 +88,7 @@ def segmentation(
     return made, found if minted else None
 
 
-def encoded(dataset: Dataset) -> bytes:
+def encode(dataset: Dataset) -> bytes:
     """The bytes of a DICOM file."""
     buffer = io.BytesIO()
     dataset.save_as(buffer)

@@ -5,7 +5,6 @@ what else stands in a folder of predictions.
 
 import csv
 import io
-import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -15,11 +14,7 @@ from lake import InputError, Reject, storage
 from lake.labels import rle, tables
 from lake.scan import MAX_PIXELS
 
-# The tables of a prediction, whoever makes it.
-SUBMISSION, PREDICTIONS, REJECTS = "submission.csv", "predictions.csv", "rejects.csv"
 HEADER = ("ImageId", "EncodedPixels")
-PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
-REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 MAX_SHOWN = 5  # mistakes or ids that a message quotes
 
 
@@ -32,17 +27,6 @@ def csv_line(values: tuple) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue()
-
-
-def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") -> dict:
-    """One line of rejects.csv: `what` could not be made."""
-    found = {"path": path, "image_id": image_id, "what": what}
-    return found | {"reason": reject.reason, "message": reject.message}
-
-
-def file_name(image_id: str, suffix: str) -> str:
-    """Of an image's own file; what no file name can hold of its id is escaped, as in a URL."""
-    return f"{urllib.parse.quote(image_id, safe='# ')}{suffix}"
 
 
 def read(path: Path, num_pixels: Mapping[str, int] | int = MAX_PIXELS) -> dict[str, str]:

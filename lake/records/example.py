@@ -185,3 +185,10 @@ def _class(name: str):
     pool = descriptor_pool.DescriptorPool()
     pool.Add(proto)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))
+
+
+# A record of which nothing is known.
+UNKNOWN = {
+    name: {bytes: b"", int: 0, float: 0.0}[kind] if count == 1 else (0.0,) * count
+    for name, (kind, count) in FIELDS.items()
+} | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}

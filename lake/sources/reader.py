@@ -3,7 +3,7 @@ yet."""
 
 import logging
 import warnings
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from lake import Reject
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
@@ -76,3 +76,11 @@ def unreadable(path: str, error: OSError) -> Reject:
 
 
 METAIMAGE, IMAGES, DICOM = "metaimage", "images", "dicom"
+
+
+class ReaderSettings(NamedTuple):
+    """How a lake was made of its files."""
+
+    is_ct: bool  # slices of volumes
+    image_id_from: str  # name | uid
+    storage: Storage

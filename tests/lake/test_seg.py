@@ -29,7 +29,7 @@ def dciodvfy(tmp_path):
 
     def errors(dataset) -> list[str]:
         path = tmp_path / "judged.dcm"
-        path.write_bytes(seg.encoded(dataset))
+        path.write_bytes(seg.encode(dataset))
         said = subprocess.run(["dciodvfy", path], capture_output=True, text=True)
         assert "Segmentation" in said.stderr + said.stdout  # it knew what it judged
         return [line for line in said.stderr.splitlines() if line.startswith("Error")]
@@ -44,7 +44,7 @@ def made_of(data: bytes, mask=None, mint_uids=False):
 
 def read_back(dataset) -> np.ndarray:
     """The mask [Rows, Columns] that highdicom finds in the bytes of a SEG of one image."""
-    found = highdicom.seg.segread(io.BytesIO(seg.encoded(dataset)))
+    found = highdicom.seg.segread(io.BytesIO(seg.encode(dataset)))
     uid = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
     masks = found.get_pixels_by_source_instance([uid.ReferencedSOPInstanceUID])
     assert masks.shape[0] == 1
@@ -105,7 +105,7 @@ def test_a_source_of_bad_manners_still_gives_a_legal_one(changes, dciodvfy):
     made, _ = made_of(dicom.seg_source(**changes))
     assert not dciodvfy(made)
     if "PatientSex" not in changes:
-        again = pydicom.dcmread(io.BytesIO(seg.encoded(made)))
+        again = pydicom.dcmread(io.BytesIO(seg.encode(made)))
         assert again.PatientName == changes.get("PatientName", "Doe^Jane")
     assert made.get("PatientAge", "038Y") == "038Y"
 
@@ -135,7 +135,7 @@ def test_minted_uids_are_legal_stable_and_shared_by_what_belongs_together(dciodv
         made, copy = made_of(dicom.seg_source(**changes), mint_uids=True)
         [series] = made.ReferencedSeriesSequence
         image = series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
-        found = pydicom.dcmread(io.BytesIO(seg.encoded(copy)))
+        found = pydicom.dcmread(io.BytesIO(seg.encode(copy)))
         # The copy of the source is what the SEG refers to.
         assert found.SOPInstanceUID == image == found.file_meta.MediaStorageSOPInstanceUID
         assert (found.StudyInstanceUID, found.SeriesInstanceUID) == (
@@ -172,5 +172,5 @@ def test_real_sources(real_data, dciodvfy):
         assert (read_back(made) == mask).all()
         assert not dciodvfy(made)
         if copy is not None:
-            again = pydicom.dcmread(io.BytesIO(seg.encoded(copy)))
+            again = pydicom.dcmread(io.BytesIO(seg.encode(copy)))
             assert (again.pixel_array == pydicom.dcmread(path).pixel_array).all()

@@ -40,4 +40,4 @@ def test_an_error_of_another_kind_passes(text):
 
 def test_volumes_are_not_read_from_a_bucket():
     with pytest.raises(InputError, match="--input gs://b/ct: volumes are read from a disk"):
-        input_files.files_of(["gs://b/ct"], is_ct=True)
+        input_files.list_files(["gs://b/ct"], is_ct=True)

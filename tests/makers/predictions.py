@@ -37,7 +37,7 @@ def example(images: int = 40, with_lesion: bool = True, seed: int = 0) -> tuple[
         sexes=["F", "M"] * (images // 2),
         ages=np.array([(7 * n) % 100 - 1 if n % 5 else -1 for n in range(images)]),
         masked=np.arange(images),
-        counted=counts.stacked([counts.of_image(*pair, THRESHOLDS) for pair in pairs], THRESHOLDS),
+        counted=counts.stack([counts.from_image(*pair, THRESHOLDS) for pair in pairs], THRESHOLDS),
     )
     return found, pairs
 

@@ -34,7 +34,7 @@ def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Pa
 
 def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
     """As if evaluate had chosen some that keep a part of the masks, and about 30 % of each."""
-    asked = images.of_lake(str(lake), "test")
+    asked = images.from_lake(str(lake), "test")
     batch = next(iter(images.batches(asked, system, ("image_id",), with_image=False)))
     said = system(batch)
     bottom = float(np.quantile(said.probabilities.numpy(), 0.7))
@@ -65,7 +65,7 @@ def systems(folder: Path, lake: Path) -> dict[str, list[str]]:
     classifier = workdir_of(folder / "classifier", lake, CLASSIFIER, 48)
     deep = workdir_of(folder / "deep", lake, UNET, 32, dtype="uint16")
     cascade = ensemble.load([segmenter], [classifier], ("flip",))
-    assert cascade.own_classifier_input is not None
+    assert cascade.classifier_settings is not None
     with_thresholds(cascade, lake)
     with_thresholds(ensemble.load([deep]), lake)
     options = ["--workdir", segmenter, "--classifier", classifier, "--tta", "flip"]

@@ -75,7 +75,7 @@ def _of_masks(predicted: Predictions, decision: Decision) -> dict:
 
 def _of_pixels(predicted: Predictions) -> dict:
     """Of all pixels of the split together."""
-    counted, places = predicted.counted, predicted.counted.at(CURVE)
+    counted, places = predicted.counted, predicted.counted.columns(CURVE)
     hits, above = (part[:, places].sum(axis=0) for part in (counted.hits, counted.above))
     return {
         "threshold": CURVE,

@@ -114,7 +114,7 @@ def _splits(system: Ensemble, content: dict, folder: str) -> tuple[list, Split |
         splits.check_classes(content, folder, member.run)
     parts = [
         (part, splits.validation_split(content, folder, part.settings))
-        for part in system.held_out()
+        for part in system.fold_ensembles()
     ]
     is_tested = content["counts"]["splits"].get("test", {}).get("records")
     if not is_tested or parts[0][1].name == "test":
@@ -145,7 +145,7 @@ def _choose(system: Ensemble, validation: Predictions) -> Decision | None:
         return decision.choose(validation.counted, validation.masked_lesion)
     if validation.lesion is None:  # more than two classes
         return None
-    return decision.choose_of_classifier(validation.lesion, validation.labels)
+    return decision.choose_for_classifier(validation.lesion, validation.labels)
 
 
 def _scored(predicted: Predictions, chosen: Decision | None, options: Options) -> Scored:

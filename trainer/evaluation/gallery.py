@@ -47,7 +47,7 @@ def of(
     for place, (item, probabilities, lesion, _) in zip(sorted(set(places)), told, strict=True):
         image, truth, predicted = images[place], None, None
         if probabilities is not None:
-            sizes = Sizes.of(item)
+            sizes = Sizes.from_fields(item)
             mask = decision.source_mask(probabilities, sizes, system.settings, chosen, lesion)
             predicted = _fitted(np.asarray(mask), image.shape)
             truth = _fitted(predictions.truth(item), image.shape) if item["has_mask"] else None
@@ -95,7 +95,7 @@ def choose(predicted: Predictions, chosen: Decision) -> dict[str, list[int]]:
         certainty = value
     else:
         value, named = scores.dices(predicted, chosen), "dice"
-        bottom = predicted.counted.at([chosen.triplet.bottom])[0]
+        bottom = predicted.counted.columns([chosen.triplet.bottom])[0]
         certainty = predicted.counted.above[:, bottom] / predicted.counted.pixels
     lesions = np.flatnonzero(is_positive)
     order = lesions[np.argsort(-value[lesions], kind="stable")]

@@ -68,9 +68,9 @@ def of(ensemble: Ensemble, batches: tf.data.Dataset) -> Predictions:
     for item, probabilities, lesion, score in items(ensemble, batches):
         if probabilities is not None and item["has_mask"]:
             masked.append(len(rows))
-            sizes = Sizes.of(item)
-            at_source = decision.at_source_size(probabilities, sizes, ensemble.settings).numpy()
-            counted.append(counts.of_image(at_source[..., 0], truth(item), THRESHOLDS))
+            sizes = Sizes.from_fields(item)
+            at_source = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
+            counted.append(counts.from_image(at_source[..., 0], truth(item), THRESHOLDS))
         rows.append((item, lesion, score))
     kept = [item for item, *_ in rows]
     return Predictions(
@@ -83,7 +83,7 @@ def of(ensemble: Ensemble, batches: tf.data.Dataset) -> Predictions:
         sexes=[item["sex"].decode() for item in kept],
         ages=np.array([item["age"] for item in kept]),
         masked=np.array(masked, np.int64),
-        counted=counts.stacked(counted, THRESHOLDS),
+        counted=counts.stack(counted, THRESHOLDS),
     )
 
 

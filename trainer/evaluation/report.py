@@ -151,7 +151,7 @@ def numbers(predicted: Predictions, chosen: Decision, prevalence: float | None) 
     }
     if chosen.triplet is not None:
         counted = predicted.counted
-        tops, bottoms = counted.at(decision.TOPS), counted.at(decision.BOTTOMS)
+        tops, bottoms = counted.columns(decision.TOPS), counted.columns(decision.BOTTOMS)
         found["masks"] = {
             "pixels": counted.pixels.tolist(),
             "truth": counted.truth.tolist(),

@@ -77,7 +77,7 @@ def calls(predictions: Predictions, decision: Decision) -> tuple[np.ndarray, np.
         places = np.flatnonzero(predictions.labels >= 0)
         return places, passes(predictions.lesion[places], decision)
     counted = predictions.counted
-    is_painted = counted.above[:, counted.at([decision.triplet.bottom])[0]] > 0
+    is_painted = counted.above[:, counted.columns([decision.triplet.bottom])[0]] > 0
     return predictions.masked, is_kept(predictions, decision) & is_painted
 
 
@@ -89,7 +89,7 @@ def passes(lesion: np.ndarray | None, decision: Decision):
 
 def _of_masks(predictions: Predictions, decision: Decision) -> Callable:
     counted = predictions.counted
-    place = counted.at([decision.triplet.bottom])[0]
+    place = counted.columns([decision.triplet.bottom])[0]
     kept, truth = is_kept(predictions, decision), counted.truth
     sizes, hits = counted.above[:, place] * kept, counted.hits[:, place] * kept
     union = truth + sizes - hits
@@ -205,7 +205,7 @@ def in_bins(p: np.ndarray) -> np.ndarray:
 
 def pixel_bins(counted: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each image and bin, [M, 15]: pixels, the sum of their p, those of the mask."""
-    places = counted.at(EDGES[1:])
+    places = counted.columns(EDGES[1:])
     # Up to an edge: what there is less what lies above; p = 0 lies in the first bin.
     below = counted.pixels[:, None] - counted.above[:, places]
     hits = counted.truth[:, None] - counted.hits[:, places]

@@ -13,7 +13,7 @@ def area_px(area_share: float, num_pixels) -> np.float32:
     return np.float32(area_share) * np.float32(num_pixels)
 
 
-def of_image(probabilities: np.ndarray, mask: np.ndarray, thresholds: np.ndarray) -> "Counts":
+def from_image(probabilities: np.ndarray, mask: np.ndarray, thresholds: np.ndarray) -> "Counts":
     """One image's row, without the axis of images; probabilities float32, mask bool, of one shape,
     thresholds float32, sorted."""
     p, is_lesion, length = probabilities.ravel(), mask.ravel(), len(thresholds) + 1
@@ -35,7 +35,7 @@ def _downwards(numbers: np.ndarray) -> np.ndarray:
     return numbers[::-1].cumsum()[::-1][1:]
 
 
-def stacked(rows: list["Counts"], thresholds: np.ndarray) -> "Counts":
+def stack(rows: list["Counts"], thresholds: np.ndarray) -> "Counts":
     columns = list(zip(*rows, strict=True))[1:] if rows else [[]] * (len(Counts._fields) - 1)
     wide = (len(thresholds), len(thresholds), None, None, len(thresholds) + 1, None)
     return Counts(
@@ -58,13 +58,13 @@ class Counts(NamedTuple):
     p_sums: np.ndarray  # [N, T + 1] of p between thresholds: (…, t0], (t0, t1], …, (tT, …)
     squares: np.ndarray  # [N] of p - truth, summed
 
-    def at(self, thresholds: Sequence[float]) -> np.ndarray:
+    def columns(self, thresholds: Sequence[float]) -> np.ndarray:
         """The places of thresholds that were counted."""
         return np.searchsorted(self.thresholds, np.float32(thresholds))
 
     def dice_at(self, thresholds: Sequence[float]) -> np.ndarray:
         """[N, K] of the masks p > threshold; 1 where it and the truth are empty."""
-        places = self.at(thresholds)
+        places = self.columns(thresholds)
         total = self.above[:, places] + self.truth[:, None]
         return np.where(total > 0, 2 * self.hits[:, places] / np.maximum(total, 1), 1.0)
 
@@ -74,6 +74,6 @@ class Counts(NamedTuple):
 
     def is_kept(self, tops: Sequence[float], areas_share: Sequence[float]) -> np.ndarray:
         """[N, T, A]: whether at least that share of the image has p > top."""
-        sure = self.above[:, self.at(tops)].astype(np.float32)  # exact up to 2^24 pixels
+        sure = self.above[:, self.columns(tops)].astype(np.float32)  # exact up to 2^24 pixels
         areas = np.stack([area_px(share, self.pixels) for share in areas_share], axis=1)  # [N, A]
         return sure[:, :, None] >= areas[:, None, :]

@@ -58,11 +58,11 @@ class Sizes(NamedTuple):
     original_width: int
 
     @classmethod
-    def of(cls, fields: dict) -> "Sizes":
+    def from_fields(cls, fields: dict) -> "Sizes":
         return cls(*(int(fields[name]) for name in cls._fields))
 
 
-def at_source_size(probabilities, sizes: Sizes, settings: run.Data):
+def resize_to_source(probabilities, sizes: Sizes, settings: run.Data):
     """Probabilities [S, S, 1] of the network -> [H, W, 1]: cut out of the padding, resized."""
     box = record.fitted_box(sizes.height, sizes.width, settings.side, settings.fit)
     top, left, height, width = box
@@ -82,7 +82,7 @@ def mask_of(at_source, decision: Decision, lesion=None):
 
 def source_mask(probabilities, sizes: Sizes, settings: run.Data, decision: Decision, lesion=None):
     """Bool [H, W] at the source's own size, of one image's probabilities [S, S, 1]."""
-    return mask_of(at_source_size(probabilities, sizes, settings), decision, lesion)
+    return mask_of(resize_to_source(probabilities, sizes, settings), decision, lesion)
 
 
 def is_plainly_empty(highest, decision: Decision, lesion=None):
@@ -117,7 +117,7 @@ def choose(counted: Counts, lesion: np.ndarray | None) -> Decision:
     return Decision(Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom]), gates[gate])
 
 
-def choose_of_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
+def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     """The p of a lesion, one of the images' own, with the highest sensitivity + specificity
     (Youden 1950); p [N], labels [N], -1 unknown."""
     known = labels >= 0

@@ -25,7 +25,7 @@ from trainer.workdir import BEST, load_network
 CLASSIFIER_IMAGE = "classifier_image"  # in a batch, where classifiers have an input of their own
 
 
-class Predicted(NamedTuple):
+class BatchPrediction(NamedTuple):
     """What is said of a batch, float32."""
 
     probabilities: tf.Tensor | None  # [B, S, S, 1] of pixels; None of classifiers alone
@@ -80,7 +80,7 @@ class Ensemble:
             )
         heads = [getattr(member.run.model, "empty_head", False) for member in self.segmenters]
         self.has_heads = bool(heads) and all(heads) and not self.is_cascade
-        shown = views.of(self.tta)
+        shown = views.parse_tta(self.tta)
         self._segment = [
             views.forward(m, v, self.has_heads) for m in self.segmenters for v in shown
         ]
@@ -117,7 +117,7 @@ class Ensemble:
         }
 
     @property
-    def own_classifier_input(self) -> run.Data | None:
+    def classifier_settings(self) -> run.Data | None:
         """The side and fit of a cascade's classifiers, where they are not the segmenters'."""
         first = self.classifiers[0].run.data if self.is_cascade else self.settings
         return None if _input(first) == _input(self.settings) else first
@@ -125,7 +125,7 @@ class Ensemble:
     def batches(self, split: Split, extra_fields: tuple[str, ...] = ()) -> tf.data.Dataset:
         """data.evaluation_batches, with the classifiers' own images where they need some."""
         batches = evaluation_batches(split, self.settings, extra_fields)
-        if (own := self.own_classifier_input) is None:
+        if (own := self.classifier_settings) is None:
             return batches
         own = self.settings.model_copy(update={"side": own.side, "fit": own.fit})
         others = evaluation_batches(split, own)
@@ -133,9 +133,11 @@ class Ensemble:
             lambda batch, other: batch | {CLASSIFIER_IMAGE: other["image"]}
         )
 
-    def __call__(self, batch: dict) -> Predicted:
+    def __call__(self, batch: dict) -> BatchPrediction:
         names = ("image", "window", CLASSIFIER_IMAGE)
-        return Predicted(**self._predict({name: batch[name] for name in names if name in batch}))
+        return BatchPrediction(
+            **self._predict({name: batch[name] for name in names if name in batch})
+        )
 
     def outputs(self, batch: dict) -> dict:
         """Predicted, by name, in the graph of the caller."""
@@ -157,7 +159,7 @@ class Ensemble:
             "scores": scores,
         }
 
-    def held_out(self) -> list["Ensemble"]:
+    def fold_ensembles(self) -> list["Ensemble"]:
         """The ensemble itself; where members hold out different folds, those of each fold: what is
         chosen on a fold must not know it from training."""
         segmenters, classifiers = (_by_fold(kind) for kind in (self.segmenters, self.classifiers))

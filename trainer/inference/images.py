@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from lake import InputError
 from lake.records import example
+from lake.records.example import UNKNOWN
 from lake.scan import Header, Storage
 from lake.sources.pixels import to_png
-from lake.sources.reader import METAIMAGE
+from lake.sources.reader import METAIMAGE, ReaderSettings
 from trainer.data import batches as data_batches
 from trainer.data import splits
 from trainer.data.record import item_of
@@ -25,7 +26,7 @@ STORED_IMAGE = "stored_image"  # in a batch: the record's own coded image, where
 BATCHES_AHEAD = 2
 
 
-class Images(NamedTuple):
+class ImagesToPredict(NamedTuple):
     """Serialised records, in a fixed order, and what is known of them beforehand."""
 
     records: Callable[[], tf.data.Dataset]  # a record without an id stands for a rejected file
@@ -35,16 +36,18 @@ class Images(NamedTuple):
     rejects: list[dict]  # grows while the records are read
 
 
-def of_lake(folder: str, split: str) -> Images:
+def from_lake(folder: str, split: str) -> ImagesToPredict:
     found = splits.split_of(splits.open_lake(folder), folder, split)
-    return Images(lambda: data_batches.records(found), found.num_records, found.dtype, {}, [])
+    return ImagesToPredict(
+        lambda: data_batches.records(found), found.num_records, found.dtype, {}, []
+    )
 
 
 def batches(
-    asked: Images, ensemble: Ensemble, fields: tuple[str, ...], with_image: bool
+    asked: ImagesToPredict, ensemble: Ensemble, fields: tuple[str, ...], with_image: bool
 ) -> tf.data.Dataset:
     """`with_image`: with STORED_IMAGE, [B] strings."""
-    settings, own = ensemble.settings, ensemble.own_classifier_input
+    settings, own = ensemble.settings, ensemble.classifier_settings
 
     def item(record) -> dict:
         made = item_of(record, asked.dtype, settings.side, settings.fit, fields, False)
@@ -61,13 +64,6 @@ def batches(
     return items.batch(settings.batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
 
 
-# A record of which nothing is known.
-UNKNOWN = {
-    name: {bytes: b"", int: 0, float: 0.0}[kind] if count == 1 else (0.0,) * count
-    for name, (kind, count) in example.FIELDS.items()
-} | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}
-
-
 def blank_record(bits: int) -> bytes:
     """A record of one black pixel and without an id: it fills a batch."""
     black = to_png(np.zeros((1, 1), np.uint8 if bits == 8 else np.uint16))
@@ -79,15 +75,7 @@ def blank_record(bits: int) -> bytes:
 PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")
 
 
-class Stored(NamedTuple):
-    """How a lake was made of its files."""
-
-    is_ct: bool  # slices of volumes
-    image_id_from: str  # name | uid
-    storage: Storage
-
-
-def how_stored(ensemble: Ensemble) -> Stored:
+def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     """As the lakes of all members were made; raises InputError where they differ."""
     members = ensemble.everyone
     first, *others = [_how_stored(member.workdir, member.run.lake) for member in members]
@@ -100,10 +88,10 @@ def how_stored(ensemble: Ensemble) -> Stored:
     return first
 
 
-def _how_stored(workdir, lake: str) -> Stored:
+def _how_stored(workdir, lake: str) -> ReaderSettings:
     known = read_json(workdir / LAKE)
     if "options" not in known:  # a run from before lake.json said it
         known = splits.open_lake(lake)
     options, bits = known["options"], 8 if known["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
-    return Stored(options["source"] == METAIMAGE, options["image_id_from"], storage)
+    return ReaderSettings(options["source"] == METAIMAGE, options["image_id_from"], storage)

@@ -33,7 +33,7 @@ class View(NamedTuple):
     is_mirrored: bool = False
 
 
-def of(tta: Sequence[str]) -> list[View]:
+def parse_tta(tta: Sequence[str]) -> list[View]:
     """Of --tta: `none`, or `flip` and scales such as 0.8 and 1.25, each beside the image itself."""
     scales = [1.0]
     for name in tta:

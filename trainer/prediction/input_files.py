@@ -10,19 +10,20 @@ import numpy as np
 import tensorflow as tf
 
 from lake import InputError, Reject, storage
-from lake.predictions.submission import reject_row
+from lake.predictions.folder import reject_row
 from lake.records import example
+from lake.records.example import UNKNOWN
 from lake.scan import Header, Scan
 from lake.sources import images, reader, series
-from lake.sources.reader import DICOM, IMAGES, METAIMAGE
-from trainer.inference.images import UNKNOWN, Images, Stored, blank_record
+from lake.sources.reader import DICOM, IMAGES, METAIMAGE, ReaderSettings
+from trainer.inference.images import ImagesToPredict, blank_record
 
 FRAMES = "each"  # frame of a file is an image
 
 
-def of_files(paths: Sequence[str], stored: Stored) -> Images:
+def from_files(paths: Sequence[str], stored: ReaderSettings) -> ImagesToPredict:
     """Files, and folders with all that is below them; raises InputError where there is no image."""
-    found, rejects, headers = files_of(paths, stored.is_ct), [], {}
+    found, rejects, headers = list_files(paths, stored.is_ct), [], {}
     kinds = {}  # which source reads each path
     for header in _headers(found, stored, kinds, rejects):
         if header.image_id in headers:
@@ -53,10 +54,10 @@ def of_files(paths: Sequence[str], stored: Stored) -> Images:
         )
 
     dtype = "uint8" if stored.storage.bits == 8 else "uint16"
-    return Images(records, len(listed), dtype, headers, rejects)
+    return ImagesToPredict(records, len(listed), dtype, headers, rejects)
 
 
-def files_of(paths: Sequence[str], is_ct: bool) -> list[str]:
+def list_files(paths: Sequence[str], is_ct: bool) -> list[str]:
     """The files of paths and below folders, sorted; hidden ones and a volume's data left out."""
     found = set()
     for path in paths:
@@ -99,7 +100,9 @@ class InputFiles:
         return path
 
 
-def _headers(paths: list[str], stored: Stored, kinds: dict, rejects: list[dict]) -> list[Header]:
+def _headers(
+    paths: list[str], stored: ReaderSettings, kinds: dict, rejects: list[dict]
+) -> list[Header]:
     """The images of all files: in the order of the paths, slices in that of their volumes."""
     reader.quieten()
     found = []
@@ -111,7 +114,7 @@ def _headers(paths: list[str], stored: Stored, kinds: dict, rejects: list[dict])
     return _slices(found, rejects) if stored.is_ct else found
 
 
-def _headers_of(path: str, stored: Stored, kinds: dict) -> list[Header]:
+def _headers_of(path: str, stored: ReaderSettings, kinds: dict) -> list[Header]:
     try:
         path.encode()
         at = storage.path_of(path)

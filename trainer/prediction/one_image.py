@@ -12,21 +12,21 @@ from scipy import special
 from lake import Reject, picture, storage
 from lake.labels import rle
 from lake.predictions import seg
-from lake.predictions.submission import reject_row
+from lake.predictions.folder import reject_row
 from lake.sources import reader
 from lake.sources.damage import broken_is
 from trainer.config import run
 from trainer.display import overlay
 from trainer.inference import decision
 from trainer.inference.decision import Decision, Sizes
-from trainer.inference.images import STORED_IMAGE, Images
+from trainer.inference.images import STORED_IMAGE, ImagesToPredict
 from trainer.prediction import input_files, output_folder
 
 OVERLAYS, PROBABILITIES, SEGS = "overlays", "probabilities", "seg"
 FIELDS = ("image_id", *Sizes._fields, "pixel_spacing_mm", "original_rle")
 
 
-class Wanted(NamedTuple):
+class OutputOptions(NamedTuple):
     """What to make besides the tables."""
 
     overlays: bool = False
@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
     mint_uids: bool = False
 
 
-class Said(NamedTuple):
+class ImagePrediction(NamedTuple):
     """Of one image by the networks, and what is known of it."""
 
     item: dict  # FIELDS and what else is in a batch
@@ -49,7 +49,7 @@ class Said(NamedTuple):
         return self.item["image_id"].decode()
 
 
-class Finished(NamedTuple):
+class FinishedImage(NamedTuple):
     """Of one image, for the tables."""
 
     image_id: str
@@ -62,16 +62,16 @@ class Finished(NamedTuple):
     at_source: np.ndarray | None  # probabilities [H, W], likewise
 
 
-class Finisher(NamedTuple):
+class ImageFinisher(NamedTuple):
     """Said -> Finished, with the files of the image; threads call it at the same time."""
 
     settings: run.Data  # of the networks' input
     chosen: Decision
-    asked: Images
+    asked: ImagesToPredict
     output: Path
-    wanted: Wanted
+    wanted: OutputOptions
 
-    def __call__(self, said: Said) -> Finished:
+    def __call__(self, said: ImagePrediction) -> FinishedImage:
         mask, at_source = self._mask(said)
         runs = rle.from_mask(mask) if mask.any() else rle.NO_RUNS
         lesion_px, probability = rle.area(runs), special.expit(np.float64(said.score))
@@ -86,19 +86,19 @@ class Finisher(NamedTuple):
             rejects = self._write_seg(said.image_id, mask)
         kept = (mask, at_source) if self.wanted.candidates and lesion_px else (None, None)
         text = rle.to_text(runs)
-        return Finished(said.image_id, text, probability, lesion_px, area_mm2, rejects, *kept)
+        return FinishedImage(said.image_id, text, probability, lesion_px, area_mm2, rejects, *kept)
 
-    def _mask(self, said: Said) -> tuple[np.ndarray, np.ndarray | None]:
+    def _mask(self, said: ImagePrediction) -> tuple[np.ndarray, np.ndarray | None]:
         """(bool [H, W], probabilities [H, W] or None where nothing asks for them) at the source's
         size."""
-        sizes = Sizes.of(said.item)
+        sizes = Sizes.from_fields(said.item)
         if not self.wanted.probabilities and is_plainly_empty(said, self.chosen):
             return np.zeros((sizes.original_height, sizes.original_width), bool), None
-        at_source = decision.at_source_size(said.probabilities, sizes, self.settings)
+        at_source = decision.resize_to_source(said.probabilities, sizes, self.settings)
         mask = decision.mask_of(at_source, self.chosen, said.lesion).numpy()
         return mask, at_source.numpy()[..., 0]
 
-    def _write_png(self, folder: str, said: Said, pixels: np.ndarray) -> None:
+    def _write_png(self, folder: str, said: ImagePrediction, pixels: np.ndarray) -> None:
         path = output_folder.path_of(self.output / folder, said.image_id, ".png")
         storage.write(path, picture.to_png(pixels))
 
@@ -110,8 +110,8 @@ class Finisher(NamedTuple):
             content = input_files.InputFiles().read(path)
             made, copy = seg.segmentation(content, path, mask, self.wanted.finding, mint_uids)
             with broken_is("unusable-source", path):
-                files = {".dcm": seg.encoded(made)}
-                files |= {".source.dcm": seg.encoded(copy)} if copy is not None else {}
+                files = {".dcm": seg.encode(made)}
+                files |= {".source.dcm": seg.encode(copy)} if copy is not None else {}
         except OSError as error:
             return [reject_row(path, image_id, reader.unreadable(path, error), SEGS)]
         except Reject as reject:
@@ -121,7 +121,7 @@ class Finisher(NamedTuple):
         return []
 
 
-def is_plainly_empty(said: Said, chosen: Decision) -> bool:
+def is_plainly_empty(said: ImagePrediction, chosen: Decision) -> bool:
     return bool(decision.is_plainly_empty(said.probabilities.max(), chosen, said.lesion))
 
 
@@ -129,14 +129,14 @@ def area_of(item: dict, lesion_px: int) -> float | None:
     """mm² in the plane of the detector or slice; a source pixel's spacing is that of the stored
     image times how much it was shrunk."""
     row_mm, column_mm = item["pixel_spacing_mm"]
-    sizes = Sizes.of(item)
+    sizes = Sizes.from_fields(item)
     if not row_mm or not column_mm:
         return None
     shrunk = sizes.height / sizes.original_height * sizes.width / sizes.original_width
     return float(lesion_px * np.float64(row_mm) * np.float64(column_mm) * shrunk)
 
 
-def draw(said: Said, mask: np.ndarray, caption: str) -> np.ndarray:
+def draw(said: ImagePrediction, mask: np.ndarray, caption: str) -> np.ndarray:
     """RGB of the stored image, the truth where it is known, and the predicted mask."""
     with Image.open(io.BytesIO(said.item[STORED_IMAGE])) as stored:
         levels = np.asarray(stored).astype(np.float32)

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lake import InputError, storage
-from lake.predictions import submission
+from lake.predictions.folder import file_name
 
 
 def path_of(folder: Path, image_id: str, suffix: str) -> Path:
-    return folder / submission.file_name(image_id, suffix)
+    return folder / file_name(image_id, suffix)
 
 
 def id_of(path: Path) -> str:

@@ -16,22 +16,28 @@ import numpy as np
 
 from lake import InputError, storage
 from lake.predictions import candidates, seg, submission
-from lake.predictions.submission import PREDICTIONS, REJECTS, SUBMISSION
+from lake.predictions.folder import (
+    PREDICTION_COLUMNS,
+    PREDICTIONS_CSV,
+    REJECT_COLUMNS,
+    REJECTS_CSV,
+    SUBMISSION_CSV,
+)
 from trainer.data import damage
 from trainer.inference import decision, images
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
-from trainer.inference.images import Images
+from trainer.inference.images import ImagesToPredict
 from trainer.prediction import input_files, output_folder
 from trainer.prediction.one_image import (
     FIELDS,
     OVERLAYS,
     PROBABILITIES,
     SEGS,
-    Finished,
-    Finisher,
-    Said,
-    Wanted,
+    FinishedImage,
+    ImageFinisher,
+    ImagePrediction,
+    OutputOptions,
 )
 
 CANDIDATES = "candidates.csv"
@@ -39,25 +45,29 @@ BATCHES_WAITING = 2  # whose images may be predicted and not yet written
 
 
 def predict(
-    ensemble: Ensemble, chosen: Decision, asked: Images, output: Path, wanted: Wanted
+    ensemble: Ensemble,
+    chosen: Decision,
+    asked: ImagesToPredict,
+    output: Path,
+    wanted: OutputOptions,
 ) -> str:
     """Writes all that is wanted into the new folder `output`; returns a line to print."""
     check(ensemble, asked, wanted)
     folders = {OVERLAYS: wanted.overlays, PROBABILITIES: wanted.probabilities, SEGS: wanted.finding}
     storage.make_new_folder(output, [name for name, is_wanted in folders.items() if is_wanted])
-    finish = Finisher(ensemble.settings, chosen, asked, output, wanted)
+    finish = ImageFinisher(ensemble.settings, chosen, asked, output, wanted)
     count = lesions = 0
     with contextlib.ExitStack() as stack:
 
         def table(name: str, columns: tuple[str, ...]) -> output_folder.Table:
             return stack.enter_context(output_folder.Table(output / name, columns))
 
-        rows = table(SUBMISSION, submission.HEADER)
-        facts = table(PREDICTIONS, submission.PREDICTION_COLUMNS)
+        rows = table(SUBMISSION_CSV, submission.HEADER)
+        facts = table(PREDICTIONS_CSV, PREDICTION_COLUMNS)
         finder = None
         if wanted.candidates:
             finder = stack.enter_context(Finder(asked, table(CANDIDATES, candidates.HEADER)))
-        all_said = said_of(ensemble, asked, wanted.overlays)
+        all_said = predict_images(ensemble, asked, wanted.overlays)
         for one in in_threads(finish, all_said, BATCHES_WAITING * ensemble.settings.batch_size):
             rows.write(one.image_id, one.text)
             area = "" if one.area_mm2 is None else f"{one.area_mm2:.6g}"
@@ -70,11 +80,11 @@ def predict(
     return summary(count, lesions, asked.rejects, output)
 
 
-def wanted_of(flags) -> Wanted:
+def output_options(flags) -> OutputOptions:
     """Of the command line; raises InputError for what does not go together."""
-    seg.check_asked(flags.seg, flags.mint_uids)
+    seg.check_options(flags.seg, flags.mint_uids)
     wanted = (flags.overlays, flags.probabilities, flags.candidates, flags.seg, flags.mint_uids)
-    return Wanted(*wanted)
+    return OutputOptions(*wanted)
 
 
 def run(
@@ -83,21 +93,21 @@ def run(
     split: str,
     inputs: Sequence[str],
     output: Path,
-    wanted: Wanted,
+    wanted: OutputOptions,
 ) -> str:
     """predict over files, or over a split of a lake (default: the run's own), with the thresholds
     that evaluate chose."""
     chosen = decision.read(ensemble)
     storage.check_new(output)  # before the headers of all files are read
     if inputs:
-        asked = input_files.of_files(inputs, images.how_stored(ensemble))
+        asked = input_files.from_files(inputs, images.reader_settings(ensemble))
         return predict(ensemble, chosen, asked, output, wanted)
     folder = lake or ensemble.run.lake
     with damage.explained(ensemble.run, folder):
-        return predict(ensemble, chosen, images.of_lake(folder, split), output, wanted)
+        return predict(ensemble, chosen, images.from_lake(folder, split), output, wanted)
 
 
-def check(ensemble: Ensemble, asked: Images, wanted: Wanted) -> None:
+def check(ensemble: Ensemble, asked: ImagesToPredict, wanted: OutputOptions) -> None:
     """Raises InputError for what these networks and images cannot give."""
     ensemble.check_draws_masks()
     is_ct = any(header.geometry for header in asked.headers.values())
@@ -111,7 +121,9 @@ def check(ensemble: Ensemble, asked: Images, wanted: Wanted) -> None:
         raise InputError("--seg refers to source files; give them to --input instead of --lake")
 
 
-def said_of(ensemble: Ensemble, asked: Images, with_image: bool) -> Iterator[Said]:
+def predict_images(
+    ensemble: Ensemble, asked: ImagesToPredict, with_image: bool
+) -> Iterator[ImagePrediction]:
     """What the networks say of each image, without padding and rejects."""
     for batch in images.batches(asked, ensemble, FIELDS, with_image):
         predicted = ensemble(batch)
@@ -122,10 +134,10 @@ def said_of(ensemble: Ensemble, asked: Images, with_image: bool) -> Iterator[Sai
         for number in np.flatnonzero(known["weight"]):
             item = {name: values[number] for name, values in known.items()}
             p = None if lesion is None else lesion[number]
-            yield Said(item, probabilities[number], p, scores[number])
+            yield ImagePrediction(item, probabilities[number], p, scores[number])
 
 
-def in_threads(finish, all_said: Iterator[Said], limit: int) -> Iterator[Finished]:
+def in_threads(finish, all_said: Iterator[ImagePrediction], limit: int) -> Iterator[FinishedImage]:
     """`finish` of each, in their order; so many wait at most, for memory to stay flat."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = collections.deque()
@@ -141,13 +153,13 @@ class Finder:
     """A context that gathers the slices of a series, which come one after the other, and writes its
     candidates when the next begins."""
 
-    def __init__(self, asked: Images, table: output_folder.Table):
+    def __init__(self, asked: ImagesToPredict, table: output_folder.Table):
         self.asked, self.table, self.series = asked, table, None
 
     def __enter__(self) -> "Finder":
         return self
 
-    def add(self, one: Finished) -> None:
+    def add(self, one: FinishedImage) -> None:
         header = self.asked.headers[one.image_id]
         if self.series is None or header.series != self.series.uid:
             self._write()
@@ -168,9 +180,9 @@ class Finder:
 
 def write_rejects(rejects: list[dict], output: Path) -> None:
     rejects.sort(key=lambda row: (row["path"], row["image_id"], row["what"]))
-    with output_folder.Table(output / REJECTS, submission.REJECT_COLUMNS) as table:
+    with output_folder.Table(output / REJECTS_CSV, REJECT_COLUMNS) as table:
         for row in rejects:
-            table.write(*(row[name] for name in submission.REJECT_COLUMNS))
+            table.write(*(row[name] for name in REJECT_COLUMNS))
 
 
 def summary(count: int, lesions: int, rejects: list[dict], output: Path) -> str:
@@ -179,4 +191,4 @@ def summary(count: int, lesions: int, rejects: list[dict], output: Path) -> str:
     said = f"{count:,} images predicted, {lesions:,} with a lesion; {lost:,} rejected"
     if len(rejects) > lost:
         said += f", {len(rejects) - lost:,} without a SEG"
-    return f"{said}{f' ({output / REJECTS} says why)' if rejects else ''}: {output}"
+    return f"{said}{f' ({output / REJECTS_CSV} says why)' if rejects else ''}: {output}"

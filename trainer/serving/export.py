@@ -11,11 +11,11 @@ from tensorflow.types.experimental import ConcreteFunction
 from lake import storage
 from lake.predictions import tfio
 from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
+from lake.sources.reader import ReaderSettings
 from trainer import provenance, workdir
 from trainer.inference import decision, images
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
-from trainer.inference.images import Stored
 from trainer.serving import graph
 
 
@@ -36,7 +36,7 @@ def check(ensemble: Ensemble) -> Decision:
 
 def write(ensemble: Ensemble, chosen: Decision, folder: Path, decoder: str) -> list[str]:
     """Into an existing folder; returns the names of the signatures."""
-    stored = images.how_stored(ensemble)
+    stored = images.reader_settings(ensemble)
     server = graph.Server(ensemble, chosen, stored.storage)
     found = graph.signatures(server, stored, decoder)
     graph.save(found, str(folder))
@@ -49,7 +49,7 @@ def write(ensemble: Ensemble, chosen: Decision, folder: Path, decoder: str) -> l
 def description(
     ensemble: Ensemble,
     chosen: Decision,
-    stored: Stored,
+    stored: ReaderSettings,
     decoder: str,
     found: dict[str, ConcreteFunction],
 ) -> dict:

@@ -20,12 +20,12 @@ from tensorflow.types.experimental import ConcreteFunction
 from lake import picture
 from lake.predictions.exported import GRAPH, PIXELS, SIGNATURES, TFIO
 from lake.scan import Storage
+from lake.sources.reader import ReaderSettings as HowStored
 from trainer.config import run
 from trainer.data import record
 from trainer.inference import decision
 from trainer.inference.decision import Decision, Sizes
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
-from trainer.inference.images import Stored as HowStored
 from trainer.serving import rle
 from trainer.serving.decode import dicom as decode_dicom
 from trainer.serving.decode import images as decode_images
@@ -64,7 +64,7 @@ class Server(NamedTuple):
 
     def _inputs(self) -> dict[str, run.Data]:
         """The networks' images in a batch, each with its side and fit."""
-        found, own = {"image": self.ensemble.settings}, self.ensemble.own_classifier_input
+        found, own = {"image": self.ensemble.settings}, self.ensemble.classifier_settings
         return found if own is None else found | {CLASSIFIER_IMAGE: own}
 
     def _item(self) -> dict:

@@ -91,7 +91,7 @@ def _shown(system: Ensemble) -> list[dict]:
     """Inputs of `pixels`, of a few images of the lake that evaluate scored."""
     folder = _evaluated(system)["lake"]
     is_there = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
-    asked = images.of_lake(folder, SPLIT if is_there else system.run.data.val_split)
+    asked = images.from_lake(folder, SPLIT if is_there else system.run.data.val_split)
 
     def one(record) -> dict:
         fields = example.parse(record, ("image", "window"))

@@ -136,7 +136,7 @@ def test_a_classifiers_slider(chromium, tmp_path):
     predicted, _ = example()
     nothing = predicted.counted._replace(**{n: v[:0] for n, v in masks_of(predicted).items()})
     predicted = dataclasses.replace(predicted, masked=np.array([], int), counted=nothing)
-    chosen = decision.choose_of_classifier(predicted.lesion, predicted.labels)
+    chosen = decision.choose_for_classifier(predicted.lesion, predicted.labels)
     page = page_of(predicted, chosen, tmp_path)
     values = sorted({*report.PERCENT, chosen.lesion_threshold})
     moves = [{"lesion": place} for place in range(0, len(values), 9)]

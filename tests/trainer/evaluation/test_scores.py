@@ -173,7 +173,7 @@ def test_of_an_area_the_boundary_is_kept():
     """The rule is "fewer than", at areas that float64 would put on either side."""
     p = np.zeros((100, 100), np.float32)
     p.ravel()[:40] = 0.99  # 0.004 of the image exactly
-    counted = counts.stacked([counts.of_image(p, p > 1, THRESHOLDS)], THRESHOLDS)
+    counted = counts.stack([counts.from_image(p, p > 1, THRESHOLDS)], THRESHOLDS)
     assert counted.is_kept([0.5], [0.004]).item() and not counted.is_kept([0.5], [0.008]).item()
     kept = decision.mask_of(p[..., None], Decision(Triplet(0.5, 0.004, 0.3)))
     assert int(np.sum(kept)) == 40

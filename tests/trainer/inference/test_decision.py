@@ -61,7 +61,7 @@ def test_a_classifiers_threshold_has_the_highest_sensitivity_and_specificity():
     labels = np.float32(generator.random(60) < 0.3)
     lesion = np.float32(np.round(generator.random(60) * 0.7 + 0.2 * labels, 2))
     labels[:5] = -1
-    chosen = decision.choose_of_classifier(lesion, labels)
+    chosen = decision.choose_for_classifier(lesion, labels)
 
     def youden(threshold):
         called = lesion >= np.float32(threshold)
@@ -71,7 +71,7 @@ def test_a_classifiers_threshold_has_the_highest_sensitivity_and_specificity():
     assert youden(chosen.lesion_threshold) == pytest.approx(best)
     assert chosen.triplet is None and str(chosen).startswith("a lesion where p >= ")
     with pytest.raises(InputError, match="images of one class alone"):
-        decision.choose_of_classifier(lesion, np.zeros(60))
+        decision.choose_for_classifier(lesion, np.zeros(60))
 
 
 def test_without_a_mask_nothing_can_be_chosen():

@@ -86,9 +86,9 @@ def test_a_cascade_asks_its_classifiers_with_their_own_images(lake):
 
 
 def test_views():
-    assert views.of(["none"]) == [View()]
-    assert views.of(["flip"]) == [View(), View(1.0, True)]
-    assert views.of(["0.5", "flip"]) == [
+    assert views.parse_tta(["none"]) == [View()]
+    assert views.parse_tta(["flip"]) == [View(), View(1.0, True)]
+    assert views.parse_tta(["0.5", "flip"]) == [
         View(),
         View(1.0, True),
         View(0.5, False),
@@ -99,22 +99,22 @@ def test_views():
 @pytest.mark.parametrize("tta", [["0.5", "0.5"], ["sideways"], ["1"], ["9"], ["nan"]])
 def test_other_views_are_refused(tta):
     with pytest.raises(InputError, match="expected none, flip, or scales"):
-        views.of(tta)
+        views.parse_tta(tta)
     with pytest.raises(InputError, match="none goes alone"):
-        views.of(["none", "flip"])
+        views.parse_tta(["none", "flip"])
 
 
 def test_thresholds_are_chosen_on_folds_that_a_member_did_not_train_on():
     members = [member(f"fold{n}", UNET, n, data={"fold": n}) for n in (0, 1)]
     twin = member("other", UNET, 5, data={"fold": 0})
-    parts = Ensemble([*members, twin], []).held_out()
+    parts = Ensemble([*members, twin], []).fold_ensembles()
     named = [[one.workdir.name for one in part.segmenters] for part in parts]
     assert named == [["fold0", "other"], ["fold1"]]
     classifier = member("c", CLASSIFIER, 3, data={"fold": 0})
     with pytest.raises(InputError, match="fold 0, fold 1 after classifiers that hold out fold 0"):
-        Ensemble(members, [classifier]).held_out()
+        Ensemble(members, [classifier]).fold_ensembles()
     system = Ensemble([member("a", UNET, 1), member("b", UNET, 2)], [])
-    assert system.held_out() == [system]
+    assert system.fold_ensembles() == [system]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from PIL import Image
 from lake import InputError
 from lake.labels import rle
 from lake.predictions import submission
+from lake.predictions.folder import PREDICTIONS_CSV, REJECTS_CSV, SUBMISSION_CSV
 from lake.records import example
 from lake.scan import Storage
+from lake.sources import reader
 from trainer import task
 from trainer.config.run import Config, Data
 from trainer.inference import decision, images
@@ -29,12 +31,12 @@ from trainer.inference.decision import Decision, Triplet
 from trainer.inference.ensemble import Ensemble, Member
 from trainer.models.build import build
 from trainer.prediction import input_files, one_image, predict, vote
-from trainer.prediction.one_image import Said, Wanted
+from trainer.prediction.one_image import ImagePrediction, OutputOptions
 from trainer.workdir import BEST, LAKE, claim, load_network, read_json, write_json, write_metrics
 
 HALF = Decision(Triplet(0.5, 0.0, 0.5))
 SIDE = 64
-RADIOGRAPHS = images.Stored(False, "name", Storage(bits=8, max_side=1024))
+RADIOGRAPHS = reader.ReaderSettings(False, "name", Storage(bits=8, max_side=1024))
 DARK, BRIGHT = 50, 200
 
 
@@ -69,8 +71,8 @@ def save_dicom(path: Path, pixels: np.ndarray, **changes) -> None:
 
 
 def of_files(folder: Path, output: Path, stored=RADIOGRAPHS, system=None, **wanted) -> str:
-    asked = input_files.of_files([str(folder)], stored)
-    return predict.predict(system or painter(), HALF, asked, output, Wanted(**wanted))
+    asked = input_files.from_files([str(folder)], stored)
+    return predict.predict(system or painter(), HALF, asked, output, OutputOptions(**wanted))
 
 
 def table(path: Path) -> list[dict]:
@@ -79,7 +81,7 @@ def table(path: Path) -> list[dict]:
 
 
 def masks_in(output: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    rows = submission.read(output / predict.SUBMISSION, {k: math.prod(v) for k, v in sizes.items()})
+    rows = submission.read(output / SUBMISSION_CSV, {k: math.prod(v) for k, v in sizes.items()})
     assert list(rows) == sorted(sizes)  # the order of the files
     return {name: rle.decode(text, *sizes[name]) > 0 for name, text in rows.items()}
 
@@ -111,14 +113,14 @@ def test_masks_lie_where_the_lesions_are(shapes, tmp_path):
     save_dicom(tmp_path / "in" / "g.dcm", picture(64, 64, (0, 0, 2, 2)), PixelSpacing=None)
     save_png(tmp_path / "in" / ".hidden.png", picture(64, 64))
     paths = [str(path) for path in (tmp_path / "in").rglob("*") if path.is_file()]
-    asked = input_files.of_files(
+    asked = input_files.from_files(
         [path for path in reversed(paths) if ".hidden" not in path], RADIOGRAPHS
     )
-    predict.predict(painter(), HALF, asked, tmp_path / "files", Wanted())
+    predict.predict(painter(), HALF, asked, tmp_path / "files", OutputOptions())
     of_files(tmp_path / "in", tmp_path / "folder")
     outputs = [tmp_path / "files" / "submission.csv", tmp_path / "folder" / "submission.csv"]
     assert outputs[0].read_text() == outputs[1].read_text()
-    rows = {row["ImageId"]: row for row in table(tmp_path / "folder" / predict.PREDICTIONS)}
+    rows = {row["ImageId"]: row for row in table(tmp_path / "folder" / PREDICTIONS_CSV)}
     texts = submission.read(outputs[0])
     for name, pixels in shapes.items():
         mask = rle.decode(texts[name], *pixels.shape) > 0
@@ -131,7 +133,7 @@ def test_masks_lie_where_the_lesions_are(shapes, tmp_path):
     assert rows["g"]["area_mm2"] == ""
     # In the order of their paths, whatever the order they were given in.
     assert list(texts) == ["b_wide", "a_square", "c_tall", "e_empty", "d_small", "f_full", "g"]
-    assert table(tmp_path / "folder" / predict.REJECTS) == []
+    assert table(tmp_path / "folder" / REJECTS_CSV) == []
 
 
 def test_a_shrunk_image_has_its_source_s_mask_and_area(tmp_path):
@@ -140,9 +142,9 @@ def test_a_shrunk_image_has_its_source_s_mask_and_area(tmp_path):
     pixels = picture(256, 128, (32, 16, 64, 24))
     save_dicom(tmp_path / "in" / "deep.dcm", pixels, PixelSpacing=[0.1, 0.3])
     for bits in (8, 16):
-        stored = images.Stored(False, "name", Storage(bits=bits, max_side=64))
+        stored = reader.ReaderSettings(False, "name", Storage(bits=bits, max_side=64))
         of_files(tmp_path / "in", tmp_path / f"out{bits}", stored)
-        [row] = table(tmp_path / f"out{bits}" / predict.PREDICTIONS)
+        [row] = table(tmp_path / f"out{bits}" / PREDICTIONS_CSV)
         [mask] = masks_in(tmp_path / f"out{bits}", {"deep": (256, 128)}).values()
         assert (mask & (pixels == BRIGHT)).sum() / (mask | (pixels == BRIGHT)).sum() > 0.95
         assert float(row["area_mm2"]) == pytest.approx(mask.sum() * 0.1 * 0.3, rel=1e-4)
@@ -166,7 +168,7 @@ def test_one_file_without_pixels_among_100(tmp_path):
         for n in range(98)
         if n != 50
     )
-    rejects = table(tmp_path / "out" / predict.REJECTS)
+    rejects = table(tmp_path / "out" / REJECTS_CSV)
     assert [(Path(row["path"]).name, row["reason"], row["what"]) for row in rejects] == [
         ("half.png", "undecodable", "image"),
         ("image50.png", "duplicate-id", "image"),
@@ -176,18 +178,18 @@ def test_one_file_without_pixels_among_100(tmp_path):
 
 
 def test_a_lake_and_its_files_give_the_same(lake, phantoms, tmp_path):
-    asked = images.of_lake(str(lake), "test")
+    asked = images.from_lake(str(lake), "test")
     system = painter(0.3, 0.9)
-    predict.predict(system, HALF, asked, tmp_path / "lake", Wanted(overlays=True))
-    rows = submission.read(tmp_path / "lake" / predict.SUBMISSION, 128 * 128)
+    predict.predict(system, HALF, asked, tmp_path / "lake", OutputOptions(overlays=True))
+    rows = submission.read(tmp_path / "lake" / SUBMISSION_CSV, 128 * 128)
     assert len(rows) == 8 and any(text != rle.EMPTY for text in rows.values())
     paths = [str(phantoms / "dicom" / f"{name}.dcm") for name in rows]
-    files = input_files.of_files(paths, RADIOGRAPHS)
-    predict.predict(system, HALF, files, tmp_path / "files", Wanted(overlays=True))
-    assert submission.read(tmp_path / "files" / predict.SUBMISSION) == dict(sorted(rows.items()))
+    files = input_files.from_files(paths, RADIOGRAPHS)
+    predict.predict(system, HALF, files, tmp_path / "files", OutputOptions(overlays=True))
+    assert submission.read(tmp_path / "files" / SUBMISSION_CSV) == dict(sorted(rows.items()))
     for name in ("lesion_px", "area_mm2", "probability"):
         both = (
-            {row["ImageId"]: row[name] for row in table(tmp_path / folder / predict.PREDICTIONS)}
+            {row["ImageId"]: row[name] for row in table(tmp_path / folder / PREDICTIONS_CSV)}
             for folder in ("lake", "files")
         )
         assert next(both) == next(both)
@@ -211,7 +213,7 @@ def test_maps_and_overlays_are_of_the_source(shapes, tmp_path):
         with Image.open(tmp_path / "out" / one_image.OVERLAYS / f"{name}.png") as drawn:
             assert drawn.width == 2 * pixels.shape[1]
     # A vote over three of the same, and the mean of their maps, are what they are.
-    own = tmp_path / "out" / predict.SUBMISSION
+    own = tmp_path / "out" / SUBMISSION_CSV
     vote.run([own] * 3, tmp_path / "voted.csv", None, None)
     assert (tmp_path / "voted.csv").read_text() == own.read_text()
     maps = tmp_path / "out" / one_image.PROBABILITIES
@@ -231,7 +233,7 @@ def test_segs_hold_the_masks_of_the_submission(tmp_path):
         output = tmp_path / f"out{mint_uids}"
         said = of_files(tmp_path / "in", output, finding="nodule", mint_uids=mint_uids)
         assert f"0 rejected, {len(failed)} without a SEG" in said
-        rejects = table(output / predict.REJECTS)
+        rejects = table(output / REJECTS_CSV)
         assert [row["image_id"] for row in rejects] == failed
         assert {row["what"] for row in rejects} == {"seg"}
         masks = masks_in(output, dict.fromkeys("abc", (64, 48)))
@@ -263,7 +265,9 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
     written(ct((20, 30, 4, 6.0), (50, 10, 8, 8.0)), tmp_path / "in", "one.mhd")
     written(ct((33, 44, 6, 7.0)), tmp_path / "in", "two.mha")
     written(ct(), tmp_path / "in", "without.mha")
-    stored = images.Stored(True, "name", Storage(bits=16, max_side=1024, window="-1000,400"))
+    stored = reader.ReaderSettings(
+        True, "name", Storage(bits=16, max_side=1024, window="-1000,400")
+    )
     said = of_files(tmp_path / "in", tmp_path / "out", stored, candidates=True)
     assert said.startswith("36 images predicted")
     rows = table(tmp_path / "out" / predict.CANDIDATES)
@@ -294,9 +298,9 @@ def test_plainly_empty_masks_are_empty():
         lesion = np.float32(rng.random())
         settings = Data(side=16)
         sizes = decision.Sizes(side, side, height, width)
-        resized = decision.at_source_size(p, sizes, settings.model_copy(update={"side": side}))
+        resized = decision.resize_to_source(p, sizes, settings.model_copy(update={"side": side}))
         mask = decision.mask_of(resized, chosen, lesion).numpy()
-        is_empty = one_image.is_plainly_empty(Said({}, p, lesion, 0.0), chosen)
+        is_empty = one_image.is_plainly_empty(ImagePrediction({}, p, lesion, 0.0), chosen)
         assert not (is_empty and mask.any())
         taken += is_empty
     assert 20 < taken < 180
@@ -341,9 +345,9 @@ def test_the_commands(workdirs, phantoms, tmp_path, capsys):
         capsys, "predict", *members, "--input", phantoms / "dicom", "--output", tmp_path / "b"
     )
     assert code == 0 and "40 images predicted" in said
-    everything = submission.read(tmp_path / "b" / predict.SUBMISSION, 128 * 128)
-    assert submission.read(tmp_path / "a" / predict.SUBMISSION).items() <= everything.items()
-    both = (tmp_path / "b" / predict.SUBMISSION,) * 2
+    everything = submission.read(tmp_path / "b" / SUBMISSION_CSV, 128 * 128)
+    assert submission.read(tmp_path / "a" / SUBMISSION_CSV).items() <= everything.items()
+    both = (tmp_path / "b" / SUBMISSION_CSV,) * 2
     assert commanded(capsys, "vote", *both, "--output", tmp_path / "vote.csv")[0] == 0
     assert submission.read(tmp_path / "vote.csv") == everything
 
@@ -380,13 +384,15 @@ def test_mistakes_of_a_user(workdirs, tmp_path, capsys, arguments, said):
     output = () if "--output" in arguments else ("--output", tmp_path / "out")
     code, printed = commanded(capsys, "predict", "--workdir", segmenter, *output, *arguments)
     assert code == 2 and said in printed
-    assert not (tmp_path / "out" / predict.SUBMISSION).exists()
+    assert not (tmp_path / "out" / SUBMISSION_CSV).exists()
 
 
 def test_a_classifier_draws_no_masks(workdirs, lake, tmp_path):
     system = Ensemble((), [Member(workdirs[1], *load_network(workdirs[1]))])
     with pytest.raises(InputError, match="holds a classifier"):
-        predict.predict(system, HALF, images.of_lake(str(lake), "val"), tmp_path / "o", Wanted())
+        predict.predict(
+            system, HALF, images.from_lake(str(lake), "val"), tmp_path / "o", OutputOptions()
+        )
 
 
 def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
@@ -398,10 +404,10 @@ def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
     run, network = load_network(workdirs[0])
     members = [Member(tmp_path / name, run, network) for name in "ab"]
     with pytest.raises(InputError, match="clahe=True"):
-        images.how_stored(Ensemble(members, ()))
-    assert images.how_stored(Ensemble(members[:1], ())) == RADIOGRAPHS
+        images.reader_settings(Ensemble(members, ()))
+    assert images.reader_settings(Ensemble(members[:1], ())) == RADIOGRAPHS
     (tmp_path / "a" / LAKE).unlink()  # a run of before: the lake itself says it
-    assert images.how_stored(Ensemble(members[:1], ())) == RADIOGRAPHS
+    assert images.reader_settings(Ensemble(members[:1], ())) == RADIOGRAPHS
 
 
 @pytest.mark.parametrize(
@@ -457,11 +463,11 @@ def test_the_mean_of_maps_equals_a_slow_one(tmp_path):
 def test_the_sample_s_submission_is_as_the_challenge_takes_it(real_data, tmp_path):
     """One row for each of 30 real files, in bounds, each read back as it was painted."""
     paths = sorted((real_data / "siim" / "dicom").glob("*.dcm"))[:30]
-    asked = input_files.of_files([str(path) for path in paths], RADIOGRAPHS)
-    predict.predict(painter(0.3, 0.9), HALF, asked, tmp_path / "out", Wanted())
-    rows = submission.read(tmp_path / "out" / predict.SUBMISSION, 1024 * 1024)
+    asked = input_files.from_files([str(path) for path in paths], RADIOGRAPHS)
+    predict.predict(painter(0.3, 0.9), HALF, asked, tmp_path / "out", OutputOptions())
+    rows = submission.read(tmp_path / "out" / SUBMISSION_CSV, 1024 * 1024)
     submission.check_ids(tmp_path, rows, [path.stem for path in paths], "the files")
-    areas = {row["ImageId"]: row for row in table(tmp_path / "out" / predict.PREDICTIONS)}
+    areas = {row["ImageId"]: row for row in table(tmp_path / "out" / PREDICTIONS_CSV)}
     overlaps = []
     for path in paths[:8]:
         dataset = pydicom.dcmread(path)
@@ -481,7 +487,7 @@ def test_records_of_files_are_as_the_converter_writes_them(phantoms, lake):
     stored = [example.decode(each) for each in tf.data.TFRecordDataset(shards).as_numpy_iterator()]
     stored = {fields["image_id"]: fields for fields in stored}
     paths = [str(phantoms / "dicom" / f"{name.decode()}.dcm") for name in stored]
-    for record in input_files.of_files(paths, RADIOGRAPHS).records().as_numpy_iterator():
+    for record in input_files.from_files(paths, RADIOGRAPHS).records().as_numpy_iterator():
         fields = example.decode(record)
         theirs = stored[fields["image_id"]]
         same = ("image", "encoding", "height", "width", "window", "rescale", "pixel_spacing_mm")

@@ -18,8 +18,8 @@ from PIL import Image
 from lake.labels.rle import decode, encode
 from lake.records import example
 from lake.scan import Storage
+from lake.sources import reader
 from trainer import task
-from trainer.inference import images
 from trainer.prediction import input_files
 from trainer.serving import rle as serving_rle
 from trainer.workdir import LAKE, read_json, write_json
@@ -83,9 +83,9 @@ def told(systems, exported, files, tmp_path_factory) -> Path:
     commanded("export", *systems["deep"], "--output", folder / "deep")
     for name, options in systems.items():
         commanded("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
-    stored = images.Stored(False, "name", Storage(bits=16, max_side=1024))
+    stored = reader.ReaderSettings(False, "name", Storage(bits=16, max_side=1024))
     [record] = (
-        input_files.of_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()
+        input_files.from_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()
     )
     fields = example.decode(record)
     levels = tf.io.decode_png(fields["image"], 1, tf.uint16)[..., 0].numpy()
