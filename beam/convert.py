@@ -17,8 +17,7 @@ from beam.conversion.options import ConversionOptions, check_inputs, from_flags,
 from beam.estimate import estimate, table
 from beam.running import files, progress, runners
 from beam.running.options import check_beam_arguments
-from lake import InputError
-from lake.cli import exit_code
+from lake import InputError, cli
 from lake.labels import tables
 from lake.records import manifest
 
@@ -153,7 +152,7 @@ def run(argv: list[str]) -> dict | None:
 
 
 def main(argv: list[str]) -> int:
-    return exit_code(lambda: run(argv))
+    return cli.exit_code(lambda: run(argv))
 
 
 if __name__ == "__main__":

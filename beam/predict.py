@@ -19,8 +19,7 @@ from beam.prediction.options import PredictionOptions, claim, from_flags, parser
 from beam.prediction.shards import SUMMARY, write
 from beam.running import progress, runners
 from beam.running.options import check_beam_arguments
-from lake import InputError
-from lake.cli import exit_code
+from lake import InputError, cli
 from lake.predictions import tfio
 from lake.predictions.exported import TFIO
 
@@ -97,7 +96,7 @@ def run(argv: list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    return exit_code(lambda: print(run(argv)))
+    return cli.exit_code(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Writes phantom chest X-rays with pneumothoraces: a seed in, dicom/*.dcm and train-rle.csv out.
 
-For the demo, the tests and the docs: a reader takes the files for the SIIM-ACR challenge's, and
-they show nobody.
+For the demo, the tests and the docs. The files have the format of the SIIM-ACR challenge's, and
+show no real patient.
 """
 
 import argparse
@@ -24,20 +24,21 @@ from pydicom.uid import (
 )
 
 from beam.phantoms import xray
-from lake import InputError
-from lake.cli import exit_code
+from lake import InputError, cli, storage
 from lake.labels import rle
 
-HEADER = "ImageId, EncodedPixels"  # the challenge's own, with its space
-SPACING_MM = (0.140, 0.170)  # at 1024 pixels a side, as most of SIIM-ACR
-JPEG_QUALITY = 87  # about the bytes of a SIIM-ACR file
+HEADER = "ImageId, EncodedPixels"  # with the space that the challenge's CSV has
+SPACING_MM = (0.140, 0.170)  # lowest and highest for 1024 pixels, as most of SIIM-ACR
+JPEG_QUALITY = 87  # makes files about as large as SIIM-ACR's
 MIN_SIDE, MAX_SIDE = 64, 4096
-PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
-# Every four images in turn are shared out among patients: how many images each of them has.
+BITS, PHOTOMETRIC = (8, 12, 16), ("MONOCHROME1", "MONOCHROME2")
+# Images 0-3, 4-7, … belong to one to four patients. Each tuple lists how many images each of these
+# patients has, and the shares say how often a tuple is drawn.
 PATIENTS_OF_FOUR = [(1, 1, 1, 1), (2, 1, 1), (1, 3), (4,)]
 PATIENTS_OF_FOUR_SHARES = (0.7, 0.15, 0.1, 0.05)
 TWO_LESIONS_SHARE, PORTABLE_SHARE = 0.2, 0.4
-# A step of 0.146 spreads positives evenly, and lets two follow each other as one patient's do.
+# Steps of 0.146 around a circle spread the positives evenly over the images, and still let two
+# follow each other, as two images of one patient do.
 GOLDEN_STEP = (7 - 3 * math.sqrt(5)) / 2
 
 
@@ -51,8 +52,8 @@ def write(
     positive_share: float = 0.22,
     processes: int = 1,
 ) -> None:
-    """Phantoms 0 … images - 1 of a seed; each depends on its number, not on how many there are."""
-    check(images, seed, side, bits, photometric, positive_share, processes)
+    """Write the phantoms 0 … images - 1 of a seed; each depends on its number, not on how many
+    there are. Raises InputError where `output` has files of another run."""
     folder = output / "dicom"
     make_room(folder, {f"{image_id(seed, number)}.dcm" for number in range(images)})
     look = {"side": side, "bits": bits, "photometric": photometric}
@@ -61,35 +62,23 @@ def write(
     if processes == 1:
         rows += collect(map(one, range(images)), images)
     else:
-        # Not fork: a forked child would wait in vain for threads of the caller (TensorFlow's).
+        # A forked child would wait for ever for locks of threads that it does not have
+        # (TensorFlow's), so start new processes.
         with multiprocessing.get_context("spawn").Pool(min(processes, images)) as pool:
             rows += collect(pool.imap(one, range(images), chunksize=4), images)
-    replace(output / "train-rle.csv", "".join(f"{row}\n" for row in rows).encode())
-
-
-def check(images, seed, side, bits, photometric, positive_share, processes):
-    rules = {
-        f"--images={images}: expected 1 or more": images >= 1,
-        f"--seed={seed}: expected 0 or more": seed >= 0,
-        f"--side={side}: expected {MIN_SIDE} to {MAX_SIDE} pixels": MIN_SIDE <= side <= MAX_SIDE,
-        f"--bits={bits}: expected 8, 12 or 16": bits in (8, 12, 16),
-        f"--photometric={photometric}: expected {' or '.join(PHOTOMETRIC)}": photometric
-        in PHOTOMETRIC,
-        f"--positive_share={positive_share}: expected 0 to 1": 0 <= positive_share <= 1,
-        f"--processes={processes}: expected 1 or more": processes >= 1,
-    }
-    for message, holds in rules.items():
-        if not holds:
-            raise InputError(message)
+    storage.write(output / "train-rle.csv", "".join(f"{row}\n" for row in rows).encode())
 
 
 def make_room(folder, names, pattern="*.dcm"):
-    """Makes the folder; files of an earlier run may lie in it only where this run replaces them."""
+    """Make the folder; raise InputError where it has files of an earlier run that this run, which
+    writes `names`, will not replace."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output: {folder} cannot be made: {error.strerror}") from None
-    strangers = {path.name for path in folder.glob(pattern)} - names
+    # A run that was killed leaves a file that has a prefix, which the same run replaces.
+    strangers = {path.name.removeprefix(storage.UNFINISHED) for path in folder.glob(pattern)}
+    strangers -= names
     if strangers:
         raise InputError(
             f"{folder}: holds {len(strangers)} files that are not of this run, such as "
@@ -98,7 +87,7 @@ def make_room(folder, names, pattern="*.dcm"):
 
 
 def collect(rows_of_images, images):
-    """All rows in the images' order, with a line on stderr that counts them."""
+    """Return the rows of all images in their order; counts the images on stderr."""
     rows = []
     every = 1 if sys.stderr.isatty() else 100
     for done, rows_of_image in enumerate(rows_of_images, start=1):
@@ -109,24 +98,18 @@ def collect(rows_of_images, images):
     return rows
 
 
-def replace(path, content):
-    part = path.with_suffix(".part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def write_one(folder, number, *, seed, side, bits, photometric, positive_share):
-    """Writes one DICOM file and returns its CSV rows."""
+    """Write one DICOM file and return its CSV rows."""
     dataset, masks = make(number, seed, side, bits, photometric, positive_share)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
-    replace(folder / f"{dataset.SOPInstanceUID}.dcm", buffer.getvalue())
+    storage.write(folder / f"{dataset.SOPInstanceUID}.dcm", buffer.getvalue())
     texts = [rle.encode(mask) for mask in masks] or [rle.EMPTY]
     return [f"{dataset.SOPInstanceUID}, {text}" for text in texts]
 
 
 def make(number, seed, side, bits, photometric, positive_share):
-    """Phantom `number`: its dataset, and a mask bool [side, side] for each of its lesions."""
+    """Return the dataset of phantom `number`, and a mask bool [side, side] per lesion."""
     first, instance = patient_of(number, seed)
     rng = np.random.default_rng([seed, number])
     facts, anatomy_rng = np.random.default_rng([seed, first, 1]).spawn(2)
@@ -145,7 +128,8 @@ def make(number, seed, side, bits, photometric, positive_share):
 
 
 def patient_of(number, seed):
-    """The number of the patient's first image, and which of the patient's this one is, from 1."""
+    """Return the number of the patient's first image, and this image's place among the patient's
+    images, from 1."""
     first = number // 4 * 4
     choice = np.random.default_rng([seed, first, 2])
     for count in PATIENTS_OF_FOUR[choice.choice(len(PATIENTS_OF_FOUR), p=PATIENTS_OF_FOUR_SHARES)]:
@@ -169,7 +153,7 @@ def uid(kind, seed, number):
 
 
 def header(seed, number, first, instance):
-    """The elements of a SIIM-ACR file, with a made-up patient."""
+    """Return a dataset with the elements of a SIIM-ACR file, for an invented patient."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
@@ -187,7 +171,7 @@ def header(seed, number, first, instance):
 
 
 def put_pixels(dataset, view, bits, photometric):
-    """Stores a view [side, side] in 0..1: JPEG Baseline for 8 bits, else uncompressed words."""
+    """Store a view [side, side] in 0..1: as JPEG Baseline for 8 bits, else as 16-bit words."""
     highest = 2**bits - 1
     stored = np.round(view * highest).astype(np.uint8 if bits == 8 else np.uint16)
     if photometric == "MONOCHROME1":
@@ -213,25 +197,24 @@ def put_pixels(dataset, view, bits, photometric):
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m beam.synthetic", description=__doc__.splitlines()[0]
-    )
-    made.add_argument("--output", type=Path, required=True, help="a folder")
-    made.add_argument("--images", type=int, default=400)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--side", type=int, default=1024, help="pixels")
-    made.add_argument("--bits", type=int, default=8, help="8 (JPEG), 12 or 16 (uncompressed)")
-    made.add_argument("--photometric", default="MONOCHROME2", help="or MONOCHROME1: white is air")
-    made.add_argument("--positive_share", type=float, default=0.22)
-    made.add_argument("--processes", type=int, help="one a core when absent")
-    return made
+    result = cli.parser("beam.synthetic", __doc__.splitlines()[0])
+    add = result.add_argument
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--images", type=cli.at_least(1), default=400, metavar="N")
+    add("--seed", type=cli.at_least(0), default=0, metavar="N")
+    side = {"type": cli.at_least(MIN_SIDE, highest=MAX_SIDE), "default": 1024, "metavar": "PIXELS"}
+    add("--side", help=f"height and width of an image, {MIN_SIDE} to {MAX_SIDE}", **side)
+    add("--bits", type=int, choices=BITS, default=8, help="8 writes JPEG; the others uncompressed")
+    add("--photometric", choices=PHOTOMETRIC, default="MONOCHROME2", help="MONOCHROME1: air is white")
+    add("--positive_share", type=cli.share, default=0.22, metavar="SHARE")
+    add("--processes", type=cli.at_least(1), metavar="N", help="default: one per core")
+    return result
 
 
 def main(argv: list[str]) -> int:
-    flags = parser().parse_args(argv)
-    if flags.processes is None:
-        flags.processes = multiprocessing.cpu_count()
-    return exit_code(lambda: write(**vars(flags)))
+    flags = vars(parser().parse_args(argv))
+    flags["processes"] = flags["processes"] or multiprocessing.cpu_count()
+    return cli.exit_code(lambda: write(**flags))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Draws phantom CT volumes, each a body with two lungs and a nodule in the first, as MetaImage
-with the CSV of the nodules.
+"""Draws phantom CT volumes, as MetaImage files, and writes a CSV of their nodules.
 
     python -m beam.synthetic_ct --output FOLDER [--volumes 8] [--seed 0]
 
-A ball in air, no anatomy: what a conversion of CT, and a network that looks for balls, can be tried
-on.
+A volume is a body with two lungs, and a ball for a nodule in the first lung: enough to try a conversion of CT, or a network
+that finds balls.
 """
 
 import argparse
@@ -15,8 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from beam import synthetic
-from lake import InputError
-from lake.cli import exit_code
+from lake import cli, storage
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"  # LUNA16's
 SPACING_MM = np.array([3.0, 2.8, 2.8])  # z, y, x
@@ -24,16 +22,13 @@ SHAPE = (12, 128, 128)
 AIR_HU, TISSUE_HU, LUNG_HU, NODULE_HU, NOISE_HU = -1000, 40, -850, 30, 10
 BODY = np.s_[:, 20:108, 10:118]
 LUNGS = np.s_[:, 35:90, 20:58], np.s_[:, 35:90, 70:108]
-CENTRES_MM = (12, 130, 90), (22, 220, 130)  # z, y, x: from, to
-DIAMETERS_MM = 14, 24
+CENTRES_MM = (12, 130, 90), (22, 220, 130)  # lowest and highest (z, y, x)
+DIAMETERS_MM = 14, 24  # lowest and highest
 
 
 def write(output: Path, volumes: int, seed: int = 0) -> None:
-    """Volumes ct0.mhd … and annotations.csv; the first are the same however many there are."""
-    if volumes < 1:
-        raise InputError(f"--volumes={volumes}: expected 1 or more")
-    if seed < 0:
-        raise InputError(f"--seed={seed}: expected 0 or more")
+    """Write ct0.mhd … and annotations.csv; a volume does not depend on how many follow it. Raises
+    InputError where `output` has files of another run."""
     names = [f"ct{number}" for number in range(volumes)]
     synthetic.make_room(output, {f"{name}.mhd" for name in names}, "*.mhd")
     rng = np.random.default_rng(seed)
@@ -44,11 +39,12 @@ def write(output: Path, volumes: int, seed: int = 0) -> None:
         image.SetSpacing(SPACING_MM[::-1].tolist())
         sitk.WriteImage(image, output / f"{name}.mhd")
         rows.append(",".join(map(str, [name, *centre_mm[::-1], diameter_mm])))
-    synthetic.replace(output / "annotations.csv", "".join(f"{row}\n" for row in rows).encode())
+    storage.write(output / "annotations.csv", "".join(f"{row}\n" for row in rows).encode())
 
 
 def draw(rng) -> tuple[np.ndarray, np.ndarray, float]:
-    """HU [slices, rows, columns] int16; the nodule's centre (z, y, x) and diameter in mm."""
+    """Return HU [slices, rows, columns] int16, and the nodule's centre (z, y, x) and diameter in
+    mm."""
     places_mm = np.moveaxis(np.indices(SHAPE), 0, -1) * SPACING_MM  # [S, H, W, 3]
     hu = rng.normal(0, NOISE_HU, SHAPE) + AIR_HU
     hu[BODY] = TISSUE_HU
@@ -60,18 +56,17 @@ def draw(rng) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m beam.synthetic_ct", description=__doc__.splitlines()[0]
-    )
-    made.add_argument("--output", type=Path, required=True, help="a folder")
-    made.add_argument("--volumes", type=int, default=8)
-    made.add_argument("--seed", type=int, default=0)
-    return made
+    result = cli.parser("beam.synthetic_ct", __doc__.splitlines()[0])
+    add = result.add_argument
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--volumes", type=cli.at_least(1), default=8, metavar="N")
+    add("--seed", type=cli.at_least(0), default=0, metavar="N")
+    return result
 
 
 def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
-    return exit_code(lambda: write(**vars(flags)))
+    return cli.exit_code(lambda: write(**vars(flags)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""python -m lake show|verify PATH: parse, load, call one function.
+"""python -m lake show|verify PATH: look into a lake that beam.convert wrote, or check it.
 
-show       what a lake holds: counts, splits, classes, views, ages, lesion sizes; a contact sheet
-verify     whether every byte is what it should be; exit code 1 and a list where one is not
+show       prints what a lake holds: counts, splits, classes, views, ages, lesion sizes; can draw a
+           contact sheet
+verify     checks every byte; lists the problems, and then the exit code is 1
 """
 
 import argparse
@@ -9,62 +10,44 @@ import os
 import sys
 import time
 
-from lake import InputError, cli, storage
+from lake import cli, storage
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m lake",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = made.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", allow_abbrev=False, help="what a lake holds")
-    show.add_argument("path", metavar="ROOT/NAME/VERSION")
-    show.add_argument("--split", metavar="NAME", help="of this split only")
-    show.add_argument(
-        "--sheet",
-        type=cli.local_path,
-        metavar="PNG",
-        help="also draw a contact sheet, masks outlined",
-    )
-    verify = commands.add_parser("verify", allow_abbrev=False, help="check every byte of a lake")
-    verify.add_argument("path", metavar="ROOT/NAME/VERSION")
-    verify.add_argument(
-        "--quick", action="store_true", help="decode no image, mask and run lengths"
-    )
-    verify.add_argument(
-        "--processes", type=cli.positive, default=1, metavar="N", help="shards at once (default 1)"
-    )
-    return made
+    result = cli.parser("lake", __doc__)
+    command = cli.subcommands(result)
+    add = command("show", help="what a lake holds").add_argument
+    add("path", metavar="ROOT/NAME/VERSION")
+    add("--split", metavar="NAME", help="count only this split")
+    a_sheet = "also draw a contact sheet, with the masks outlined"
+    add("--sheet", type=cli.local_path, metavar="PNG", help=a_sheet)
+    add = command("verify", help="check every byte of a lake").add_argument
+    add("path", metavar="ROOT/NAME/VERSION")
+    add("--quick", action="store_true", help="decode no images, masks and run lengths")
+    add("--processes", type=cli.at_least(1), default=1, metavar="N", help="processes; default: 1")
+    return result
 
 
 def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
     try:
-        with storage.explained():
-            return _show(flags) if flags.command == "show" else _verify(flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has read enough; nothing is left to flush at exit
+        return cli.exit_code(lambda: {"show": _show, "verify": _verify}[flags.command](flags))
+    except BrokenPipeError:  # `| head` has read enough; then nothing may be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _show(flags: argparse.Namespace) -> int:
+def _show(flags: argparse.Namespace) -> None:
     from lake.inspection import sheet, show
     from lake.records import manifest
 
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
     index = show.read_index(folder, content, flags.split)
-    # The sheet first: a reader of the text may close the pipe.
-    shown = sheet.write(folder, content, index, flags.sheet) if flags.sheet else 0
+    # The sheet comes first, because the reader of the text may close the pipe.
+    num_images = sheet.write(folder, content, index, flags.sheet) if flags.sheet else 0
     print(show.text(folder, content, index))
     if flags.sheet:
-        print(f"\n{shown} images, lesions outlined: {flags.sheet}")
-    return 0
+        print(f"\n{num_images} images, lesions outlined: {flags.sheet}")
 
 
 def _verify(flags: argparse.Namespace) -> int:

@@ -1,25 +1,64 @@
-"""What the commands share: exit codes, and the types of numbers and paths for argparse."""
+"""What all commands share: their parsers, the types of numbers and paths for argparse, exit
+codes."""
 
 import argparse
-import contextlib
+import functools
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from lake import InputError, Stopped, storage
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+def parser(command: str, description: str, **more) -> argparse.ArgumentParser:
+    """Return the parser of `python -m command`. It accepts no abbreviated option, and its help
+    keeps the lines of the description; `more` goes to ArgumentParser."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **more,
+    )
+
+
+def subcommands(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
+    """Return a function that adds a subcommand by its name; `command` is its name in the flags."""
+    commands = parser.add_subparsers(dest="command", required=True)
+    return functools.partial(commands.add_parser, allow_abbrev=False)
+
+
+def at_least(lowest: float, kind: type = int, highest: float = math.inf) -> Callable:
+    """Return an argparse type: a finite number of this kind, not below `lowest`, nor above
+    `highest`."""
+    limits = f"{lowest} on" if highest == math.inf else f"{lowest} to {highest}"
+
+    def number(text: str):
+        if not lowest <= kind(text) <= highest or kind(text) == math.inf:  # nan is neither
+            raise argparse.ArgumentTypeError(f"{text}: expected a number from {limits}")
+        return kind(text)
+
+    return number
+
+
+share = at_least(0, float, 1)
+
+
+def between(low: float, high: float) -> Callable:
+    """Return an argparse type: a number above `low` and below `high`."""
+
+    def number(text: str) -> float:
+        if not low < float(text) < high:
+            raise argparse.ArgumentTypeError(f"{text}: expected a number between {low} and {high}")
+        return float(text)
+
     return number
 
 
 def any_path(text: str) -> Path:
-    """path_of as a type of argparse."""
+    """Return a local path or one on gs://; an argparse type."""
     try:
         return storage.path_of(text)
     except InputError as error:
@@ -27,59 +66,31 @@ def any_path(text: str) -> Path:
 
 
 def local_path(text: str) -> Path:
-    """A type of argparse, for what is written on this machine alone."""
+    """Return the path of what can be written on this machine only; an argparse type."""
     if storage.is_remote(text):
         raise argparse.ArgumentTypeError(f"{text}: expected a local path; copy it there afterwards")
     return Path(text)
 
 
 def remote_folder(text: str) -> str:
-    """A type of argparse, for what other machines read and write."""
+    """Return the gs:// folder of what other machines read and write; an argparse type."""
     if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected gs://BUCKET/FOLDER")
     return text
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Of a command: 2 for a user's mistake, 1 where a pipeline stopped, with one message."""
+    """Run a command and return its exit code: the int that it returns; else 0, and a text that it
+    returns is printed. A user's mistake is 2 and a job that stopped is 1, each with one message."""
     try:
-        with _explained():
-            command()
+        with storage.explained():
+            result = command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as error:
         print(f"failed: {error.args[0]}", file=sys.stderr)
         return 1
-    return 0
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """In it, what Cloud Storage's own client refuses to this process is an InputError."""
-    try:
-        yield
-    except Exception as error:  # the client, whose they are, need not be installed
-        answer = getattr(error, "response", None)
-        code = getattr(error, "code", None) or getattr(answer, "status_code", None)
-        if not type(error).__module__.startswith("google.") or code not in (401, 403, 404):
-            raise
-        said = " ".join(str(error).split())
-        raise InputError(f"{said}; no bucket?" if code == 404 else storage.refusal(said)) from None
-
-
-def at_least(lowest: float, kind: type):
-    """An argparse type: a number from `lowest` on."""
-
-    def number(text: str):
-        if not lowest <= kind(text) < math.inf:  # nan is neither
-            raise argparse.ArgumentTypeError(f"{text}: expected a number from {lowest} on")
-        return kind(text)
-
-    return number
-
-
-def share(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return float(text)
+    if isinstance(result, str):
+        print(result)
+    return result if isinstance(result, int) else 0

@@ -1,8 +1,9 @@
 """Files of lakes and workdirs, on a disk or on gs://, written whole or not at all.
 
-A path is a pathlib.Path, or on gs:// an etils.epath.Path, which looks like one and asks TensorFlow.
-TensorFlow itself tries again what fails for a moment: ten times within some minutes, unless
-GCS_RETRY_CONFIG_MAX_RETRIES says otherwise.
+A path is a pathlib.Path, or for gs:// an etils.epath.Path, which has the same methods. That one
+reads with TensorFlow, or with gcsfs where TensorFlow is not installed; only TensorFlow writes.
+TensorFlow repeats a failed request, ten times within some minutes unless the environment sets
+GCS_RETRY_CONFIG_MAX_RETRIES.
 """
 
 import contextlib
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from lake import InputError
 
-# TensorFlow's errors of a request to Cloud Storage, up to the object. What a function of ours
-# raises within tf.data is a text in another error by the time that it ends a command.
+# TensorFlow's errors about a request to Cloud Storage, up to the object's name. An error that is
+# raised inside tf.data arrives as text within another error.
 REFUSED = re.compile(
     r"(PermissionDenied|Aborted|FailedPrecondition)Error: (.*?gs://\S+)", re.DOTALL
 )
-TRIED = "unfinished-"  # objects that only tell whether one can be written
+UNFINISHED = "unfinished."  # before the name of a local file that is being written
+PROBE = "unfinished-"  # before the name of an object that is written to try whether one can be
 
 
 def is_remote(path: str | Path) -> bool:
@@ -29,50 +31,53 @@ def is_remote(path: str | Path) -> bool:
 
 
 def path_of(text: str | Path) -> Path:
-    """Raises InputError for a remote place that this installation cannot read."""
+    """Return the path; raise InputError for a remote one that this installation cannot read."""
     if not is_remote(text):
         return Path(text)
     if not re.match("gs://[^/]", str(text)):
         raise InputError(f"{text}: expected a local path or gs://BUCKET/PATH")
-    for package in ("tensorflow", "etils"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"{text}: gs:// is read with {package}: pip install 'radlake[train]'")
+    clients = [name for name in ("tensorflow", "gcsfs") if importlib.util.find_spec(name)]
+    if not clients or importlib.util.find_spec("etils") is None:
+        raise InputError(
+            f"{text}: gs:// is read with TensorFlow or gcsfs: pip install 'radlake[train]' or "
+            f"'radlake[cloud]'"
+        )
     from etils import epath
 
     return epath.Path(text)
 
 
 def make_folder(path: Path) -> None:
-    """Cloud Storage has none."""
+    """Make a local folder and those above it; Cloud Storage has no folders to make."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Before minutes of work: raises InputError where a bucket is not there, and what `explained`
-    explains where nothing can be written to it."""
+    """Write and delete a small object in a folder on gs://, before minutes of work; raise
+    InputError where there is no such bucket, and TensorFlow's error where it refuses."""
     if not is_remote(folder):
         return
     import tensorflow as tf
 
-    tried = folder / f"{TRIED}{uuid.uuid4().hex}"  # nobody else's, and another command's is another
+    probe = folder / f"{PROBE}{uuid.uuid4().hex}"  # another name for each command that runs now
     try:
-        write(tried, b"whether this can be written")
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):  # the latter of gs:// alone
+        write(probe, b"whether this can be written")
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):  # the latter for "gs://b"
         raise InputError(f"{folder}: there is no bucket of this name") from None
-    tried.unlink()
+    probe.unlink()
 
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A new local file, which without an error in the block becomes the one at `path`."""
+    """Yield the path of a new local file; it becomes the one at `path` unless the block raises."""
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="radlake-") as folder:
             unfinished = Path(folder, path.name)
             yield unfinished
             _upload(unfinished, path)
         return
-    unfinished = path.with_name(f"unfinished.{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
     yield unfinished
     unfinished.replace(path)
 
@@ -86,22 +91,24 @@ def write(path: Path, content: bytes) -> None:
 
 
 def upload_folder(folder: Path, target: Path) -> None:
-    """All files below a local folder: the deepest first, and what describes others last."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    for path in sorted(found, key=lambda path: (-len(path.parts), path.suffix == ".json", path)):
+    """Upload all files below a local folder, deepest first; in each folder the JSON files, which
+    describe the others, come last."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (-len(path.parts), path.suffix == ".json", path)):
         _upload(path, target / path.relative_to(folder))
 
 
 def _upload(file: Path, path: Path) -> None:
     import tensorflow as tf
 
-    # One call, which no Ctrl-C ends: a file object would upload what it has when it is closed.
+    # One call into TensorFlow, which Ctrl-C cannot interrupt. Ctrl-C while a file object is open
+    # would close it, and closing uploads what has been written so far.
     tf.io.gfile.copy(str(file), str(path), overwrite=True)
 
 
 @contextlib.contextmanager
 def local(path: Path) -> Iterator[Path]:
-    """The file itself, or a copy of a remote one for as long as the block runs."""
+    """Yield a local path itself, or a copy of a remote file that lasts as long as the block."""
     if not is_remote(path):
         yield path
         return
@@ -112,16 +119,17 @@ def local(path: Path) -> Iterator[Path]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file."""
-    found = path.stat()
-    return found.length if is_remote(path) else found.st_size
+    """Return the bytes of a file."""
+    status = path.stat()
+    return status.length if is_remote(path) else status.st_size
 
 
 def objects_below(folder: str) -> Iterator[str]:
-    """Of a folder on gs://, without hidden ones; TensorFlow's own walk makes a request for each."""
+    """Yield the objects below a folder on gs://, but none whose name, or whose folder's, starts
+    with a dot. TensorFlow's own walk takes a request for each object."""
     import tensorflow as tf
 
-    for name in tf.io.gfile.listdir(folder):  # of a folder with a slash behind it
+    for name in tf.io.gfile.listdir(folder):  # the name of a folder ends in a slash
         if name == "/":
             raise InputError(f"{folder}//: a folder without a name; move what is in it")
         path = f"{folder}/{name}"
@@ -131,35 +139,51 @@ def objects_below(folder: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """In it, what Cloud Storage refuses is an InputError."""
+    """Turn an error by which Cloud Storage refuses a request within the block into an InputError
+    that says what to do."""
     try:
         yield
-    except Exception as error:  # TensorFlow, whose they are, need not be installed
-        found = REFUSED.search(f"{type(error).__name__}: {error}")
-        if not found or (found[1] == "FailedPrecondition" and "libcurl" not in found[2]):
+    except Exception as error:  # the clients, whose errors these are, need not be installed
+        advice = _advice(error)
+        if advice is None:
             raise
-        raise InputError(_advice(found[1], " ".join(found[2].split()))) from None
+        raise InputError(advice) from None
 
 
-def refusal(said: str) -> str:
-    """A message about a 403."""
+def _advice(error: Exception) -> str | None:
+    """Return what a user reads instead of this error; None where Cloud Storage did not raise it."""
+    if match := REFUSED.search(f"{type(error).__name__}: {error}"):  # TensorFlow
+        kind, request = match[1], " ".join(match[2].split())
+        if kind == "PermissionDenied":
+            return refusal(request)
+        if kind == "Aborted":
+            return f"Cloud Storage does not answer: {request}; repeat the command later"
+        if "libcurl" in request:
+            return f"Cloud Storage cannot be reached: {request}; is this machine on the network?"
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and message.startswith("Forbidden: "):  # gcsfs
+        return refusal(message)
+    if not type(error).__module__.startswith(("google.", "gcsfs.")):
+        return None
+    response = getattr(error, "response", None)
+    code = getattr(error, "code", None) or getattr(response, "status_code", None)
+    if code == 404:
+        return f"{message}; no bucket?"
+    return refusal(message) if code in (401, 403) else None
+
+
+def refusal(request: str) -> str:
+    """Return the message about a request that was answered with 403."""
     return (
-        f"Cloud Storage refuses: {said}; who runs this needs to read and write objects there "
-        f"(roles/storage.objectUser), and is who `gcloud auth application-default login` or "
-        f"GOOGLE_APPLICATION_CREDENTIALS says, or the machine's service account"
+        f"Cloud Storage refuses: {request}. Whoever runs this must be allowed to read and write "
+        f"objects there (roles/storage.objectUser). That is the account of `gcloud auth "
+        f"application-default login`, of GOOGLE_APPLICATION_CREDENTIALS, or of this machine"
     )
 
 
-def _advice(kind: str, said: str) -> str:
-    if kind == "PermissionDenied":
-        return refusal(said)
-    if kind == "Aborted":
-        return f"Cloud Storage does not answer: {said}; repeat the command later"
-    return f"Cloud Storage cannot be reached: {said}; is this machine on the network?"
-
-
 def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
-    """A new folder, with these in it; raises InputError where files of another run could stay."""
+    """Make a new folder with these folders in it; raise InputError where it has files of another
+    run, or cannot be made."""
     check_new(folder)
     try:
         for name in ("", *inside):
@@ -168,22 +192,20 @@ def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
 
 
-def is_of_somebody(path: Path) -> bool:
-    """Not left by a check that was killed, or that may write and not delete."""
-    return not path.name.startswith(TRIED)
-
-
 def check_new(folder: Path) -> None:
-    """Raises InputError where something is in the folder, or on gs:// nothing can be written."""
-    if folder.exists() and (not folder.is_dir() or any(map(is_of_somebody, folder.iterdir()))):
-        raise InputError(f"--output={folder} is there and not an empty folder; give a new one")
+    """Raise InputError where something is in the folder, or where it is a bucket's and nothing can
+    be written there."""
+    if folder.exists():
+        # A probe stays where its command was killed, or may write and not delete.
+        if not folder.is_dir() or any(not path.name.startswith(PROBE) for path in folder.iterdir()):
+            raise InputError(f"--output={folder} exists and is not an empty folder; give a new one")
     check_writable(folder)
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A context that fills a new folder under another name; without an error in it, the folder gets
-    its own. One on gs:// is filled on this machine and uploaded."""
+    """Yield a new folder to fill, which becomes `folder` unless the block raises; one on gs:// is
+    filled on this machine and then uploaded."""
     check_new(folder)
     if is_remote(folder):
         with tempfile.TemporaryDirectory(prefix="radlake-") as unfinished:
@@ -191,8 +213,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             upload_folder(Path(unfinished), folder)
         return
     folder = folder.resolve()
-    unfinished = folder.with_name(f"unfinished.{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a run that was killed
     make_new_folder(unfinished, [])
     try:
         yield unfinished

@@ -195,9 +195,12 @@ def test_brightness_alone_does_not_find_a_lesion(forty_twins):
     ],
 )
 def test_a_wrong_option_is_one_message_and_exit_2(module, wrong, tmp_path, capsys):
-    assert module.main([f"--output={tmp_path}", wrong]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: {wrong}: expected ") and message.count("\n") == 1
+    with pytest.raises(SystemExit, match="^2$"):
+        module.main([f"--output={tmp_path}", wrong])
+    message = capsys.readouterr().err.splitlines()[-1]
+    option, _, value = wrong.partition("=")
+    assert f"error: argument {option}: " in message and value in message
+    assert "expected a number from " in message or "choose from " in message
     assert not list(tmp_path.iterdir())
 
 
@@ -205,6 +208,15 @@ def test_another_runs_files_are_not_mixed_in(tmp_path):
     synthetic.write(tmp_path, images=2, seed=0, side=64)
     with pytest.raises(InputError, match="2 files that are not of this run"):
         synthetic.write(tmp_path, images=2, seed=1, side=64)
+
+
+def test_what_a_killed_run_left_is_replaced_by_the_same_run(tmp_path):
+    left = tmp_path / "dicom" / f"unfinished.{synthetic.image_id(0, 1)}.dcm"
+    left.parent.mkdir()
+    left.write_bytes(b"the first half")
+    synthetic.write(tmp_path, images=2, seed=0, side=64)
+    names = {path.name for path in left.parent.iterdir()}
+    assert names == {f"{synthetic.image_id(0, number)}.dcm" for number in range(2)}
 
 
 def test_more_ct_volumes_begin_with_the_same_and_fewer_are_not_mixed_in(tmp_path):
