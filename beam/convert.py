@@ -124,7 +124,7 @@ def run(argv: list[str]) -> dict | None:
     started = time.monotonic()
     flags, beam_arguments = parser().parse_known_args(argv)
     check_beam_arguments(beam_arguments)
-    pipeline_options, runner = runners.chosen(beam_arguments)
+    pipeline_options, runner = runners.parse(beam_arguments)
     is_local = runner == runners.LOCAL
     if is_local and flags.detach:
         raise InputError("--detach is for a remote runner; a local one is this process")
@@ -142,7 +142,7 @@ def run(argv: list[str]) -> dict | None:
         build(pipeline, flags, layout, chosen)
         if is_local:
             with progress.Line(progress_file):
-                runners.run_to_the_end(pipeline)
+                runners.run_locally(pipeline)
         elif not runners.run_remotely(pipeline, runner, pipeline_options, flags.detach):
             print(f"the table, when it has ended: python -m beam.table {chosen.folder}")
             return None

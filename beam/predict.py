@@ -75,7 +75,7 @@ def run(argv: list[str]) -> str:
     started = time.monotonic()
     flags, beam_arguments = parser().parse_known_args(argv)
     check_beam_arguments(beam_arguments, COMMAND)
-    beam_options, runner = runners.chosen(beam_arguments)
+    beam_options, runner = runners.parse(beam_arguments)
     is_local = runner == runners.LOCAL
     if is_local and importlib.util.find_spec("tensorflow") is None:
         raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
@@ -89,7 +89,7 @@ def run(argv: list[str]) -> str:
         build(pipeline, flags.images, chosen)
         if is_local:
             with progress.Line(progress_file, "predicting"):
-                runners.run_to_the_end(pipeline)
+                runners.run_locally(pipeline)
         elif not runners.run_remotely(pipeline, runner, beam_options, detach=False):
             return f"{chosen.folder}: {SUMMARY} will be there when it has ended"
     return finish.table(chosen, time.monotonic() - started)

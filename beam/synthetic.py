@@ -205,7 +205,12 @@ def parser() -> argparse.ArgumentParser:
     side = {"type": cli.at_least(MIN_SIDE, highest=MAX_SIDE), "default": 1024, "metavar": "PIXELS"}
     add("--side", help=f"height and width of an image, {MIN_SIDE} to {MAX_SIDE}", **side)
     add("--bits", type=int, choices=BITS, default=8, help="8 writes JPEG; the others uncompressed")
-    add("--photometric", choices=PHOTOMETRIC, default="MONOCHROME2", help="MONOCHROME1: air is white")
+    add(
+        "--photometric",
+        choices=PHOTOMETRIC,
+        default="MONOCHROME2",
+        help="MONOCHROME1: air is white",
+    )
     add("--positive_share", type=cli.share, default=0.22, metavar="SHARE")
     add("--processes", type=cli.at_least(1), metavar="N", help="default: one per core")
     return result

@@ -2,9 +2,8 @@
 
     python -m beam.synthetic_ct --output FOLDER [--volumes 8] [--seed 0]
 
-A volume is a body with two lungs, and a ball for a nodule in the first lung: enough to try a conversion of CT, or a network
-that finds balls.
-"""
+A volume is a body with two lungs, and a ball for a nodule in the first lung: enough to try a
+conversion of CT, or a network that finds balls."""
 
 import argparse
 import sys

@@ -195,10 +195,11 @@ def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
 def check_new(folder: Path) -> None:
     """Raise InputError where something is in the folder, or where it is a bucket's and nothing can
     be written there."""
-    if folder.exists():
-        # A probe stays where its command was killed, or may write and not delete.
-        if not folder.is_dir() or any(not path.name.startswith(PROBE) for path in folder.iterdir()):
-            raise InputError(f"--output={folder} exists and is not an empty folder; give a new one")
+    # A probe stays where a command was killed, or is allowed to write but not to delete.
+    if folder.exists() and not (
+        folder.is_dir() and all(path.name.startswith(PROBE) for path in folder.iterdir())
+    ):
+        raise InputError(f"--output={folder} exists and is not an empty folder; give a new one")
     check_writable(folder)
 
 

@@ -66,7 +66,7 @@ def finalise(
 def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
     files.remove(options.path(manifest.MANIFEST))  # it must not stand beside another index
     with (
-        files.Unfinished(options.path(manifest.INDEX)) as file,
+        files.written(options.path(manifest.INDEX)) as file,
         pyarrow.parquet.ParquetWriter(file, manifest.INDEX_SCHEMA) as writer,
     ):
         for sidecar in _sidecars(names, options):
@@ -189,10 +189,10 @@ def _check_classes(counts: dict, classes: list[str], options: ConversionOptions)
 def _write_rejects(
     rejects: list[dict], orphans: dict[str, int], options: ConversionOptions
 ) -> None:
-    with files.Unfinished(options.path(manifest.REJECTS)) as file:
+    with files.written(options.path(manifest.REJECTS)) as file:
         for reject in rejects:
             file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
-    with files.Unfinished(options.path(manifest.ORPHANS)) as file:
+    with files.written(options.path(manifest.ORPHANS)) as file:
         for part in sorted(orphans):
             file.write(files.read(options.work(part)))
 
@@ -205,7 +205,7 @@ def _remove_stale_files(
     kept = {*names, *(f"{name}.json" for name in names), *orphans}
     for folder, is_ours in ((options.folder, _is_shard), (options.work(""), lambda name: True)):
         for name in files.names_in(folder):
-            if files.Unfinished.MARK in name or (is_ours(name) and name not in kept):
+            if files.UNFINISHED in name or (is_ours(name) and name not in kept):
                 files.remove(FileSystems.join(folder, name))
 
 

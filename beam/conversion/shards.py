@@ -68,7 +68,7 @@ def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
     files.remove(options.path(manifest.MANIFEST))
     files.remove(options.sidecar(name))
     writer = _Writer(split, shard, lake_bits, options)
-    with files.Unfinished(options.path(name)) as file:
+    with files.written(options.path(name)) as file:
         for image, fold in placed:
             writer.add(image, fold, file)
     sidecar = {"fingerprint": print_of, "name": name, "split": split, **writer.result()}

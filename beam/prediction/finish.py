@@ -52,8 +52,8 @@ def _write_tables(
     """The counts of predict.json."""
     count = lesions = 0
     with (
-        files.Unfinished(options.path(SUBMISSION_CSV)) as texts,
-        files.Unfinished(options.path(PREDICTIONS_CSV)) as facts,
+        files.written(options.path(SUBMISSION_CSV)) as texts,
+        files.written(options.path(PREDICTIONS_CSV)) as facts,
     ):
         _write_row(texts, submission.HEADER)
         _write_row(facts, folder.PREDICTION_COLUMNS)

@@ -53,7 +53,7 @@ def _write_segs(row: dict, options: PredictionOptions) -> list[str]:
         encoded |= {".source.dcm": seg.encode(copy)} if copy is not None else {}
     names = [folder.file_name(image_id, suffix) for suffix in encoded]
     for name, data in zip(names, encoded.values(), strict=True):
-        with files.Unfinished(options.path("seg", name)) as file:
+        with files.written(options.path("seg", name)) as file:
             file.write(data)
     return names
 

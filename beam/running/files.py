@@ -1,11 +1,17 @@
-"""Files as the pipelines touch them: local folders and gs:// through Beam's file systems, whole or
-not at all."""
+"""Files as a pipeline reads and writes them, on a disk or on gs://, through Beam's file systems.
 
+A file is written whole or not at all. lake/storage.py does the same for one process with
+TensorFlow.
+"""
+
+import contextlib
 import gzip
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -13,20 +19,21 @@ from apache_beam.io.filesystems import FileSystems
 from lake import InputError, Stopped, storage
 from lake.sources import reader
 
+UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, before a random text
+# A runner spends more on an element than reading a header takes, so an element is so many files.
+CHUNK_FILES = 32
 
-def open_binary(path: str):
-    """A file as it is stored, compressed or not."""
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a file for reading; the bytes are as stored, also where they are compressed."""
     if is_local(path):
-        return open(path, "rb")  # Beam's own opening of a local file costs 0.1 ms more
+        return open(path, "rb")  # 0.1 ms less than through Beam
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
-def open_unpacked(path: str):
-    """A file's content, unpacked where its name ends in .gz; reading raises EOFError, OSError or
-    zlib.error where that is damaged.
-
-    Beam's own unpacking takes a file that is cut off for whole.
-    """
+def open_unpacked(path: str) -> BinaryIO:
+    """Open a file for reading, unpacked where its name ends in .gz; reading a damaged one raises
+    EOFError, OSError or zlib.error. (Beam would unpack a truncated file without an error.)"""
     file = open_binary(path)
     return gzip.open(file) if path.endswith(".gz") else file
 
@@ -37,7 +44,7 @@ def is_local(path: str) -> bool:
 
 def read(path: str) -> bytes:
     if is_local(path):
-        with open(path, "rb", buffering=0) as file:  # one read of all
+        with open(path, "rb", buffering=0) as file:  # a single read
             return file.read()
     with open_binary(path) as file:
         return file.read()
@@ -47,50 +54,32 @@ def read_text(path: str) -> str:
     return read(path).decode()
 
 
-class Unfinished:
-    """A context that gives a new file under a temporary name; it gets its own name when the block
-    succeeds.
+@contextlib.contextmanager
+def written(path: str) -> Iterator[BinaryIO]:
+    """Yield a new file under a temporary name; it is renamed to `path` unless the block raises.
 
-    The temporary name is new each time: a runner may try one element on two workers at once. Raises
-    Stopped when the disk is full or the folder cannot be written.
+    The temporary name is always another, as a runner may try one element on two workers at once.
+    Raises Stopped where the disk is full or the folder cannot be written.
     """
-
-    MARK = ".unfinished-"
-
-    def __init__(self, path: str):
-        self.path, self.temporary = path, f"{path}{self.MARK}{uuid.uuid4().hex}"
-
-    def __enter__(self):
+    temporary = f"{path}{UNFINISHED}{uuid.uuid4().hex}"
+    try:
+        file = FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED)
         try:
-            self.file = FileSystems.create(
-                self.temporary, compression_type=CompressionTypes.UNCOMPRESSED
-            )
-        except OSError as error:
-            raise self._stopped(error) from None
-        return self.file
-
-    def __exit__(self, error_type, error, _):
-        try:
-            self.file.close()
-            if error_type is None:
-                FileSystems.rename([self.temporary], [self.path])
-        except OSError as late:
-            error_type, error = type(late), late
-        if error_type is not None:
-            remove(self.temporary)
-        if isinstance(error, OSError):
-            raise self._stopped(error) from None
-
-    def _stopped(self, error: OSError) -> Stopped:
-        reason = error.strerror or str(error)
-        return Stopped(
-            f"cannot write {self.path}: {reason}. What was finished stays; repeat the command when "
-            f"this is mended"
-        )
+            with file:
+                yield file
+            FileSystems.rename([temporary], [path])
+        except BaseException:
+            remove(temporary)
+            raise
+    except OSError as error:
+        raise Stopped(
+            f"cannot write {path}: {error.strerror or error}. Finished files stay; mend this and "
+            f"repeat the command"
+        ) from None
 
 
 def write_text(path: str, text: str) -> None:
-    with Unfinished(path) as file:
+    with written(path) as file:
         file.write(text.encode())
 
 
@@ -105,16 +94,17 @@ def remove(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """On gs:// there are none; there it is tried whether an object can be written."""
+    """Make a local folder; for one on gs://, which needs no making, write and delete an object, and
+    raise InputError where it cannot be deleted."""
     if not is_local(path):
-        tried = f"{FileSystems.join(path, 'tried')}{Unfinished.MARK}{uuid.uuid4().hex}"
-        with FileSystems.create(tried) as file:
+        probe = f"{FileSystems.join(path, 'probe')}{UNFINISHED}{uuid.uuid4().hex}"
+        with FileSystems.create(probe) as file:
             file.write(b"whether this can be written")
         try:
-            remove(tried)
+            remove(probe)
         except BeamIOError as error:
-            said = storage.refusal(f"{tried} cannot be deleted: {_cause(error)}")
-            raise InputError(said) from None
+            message = f"{probe} cannot be deleted: {_cause(error)}"
+            raise InputError(storage.refusal(message)) from None
     elif not FileSystems.exists(path):
         try:
             FileSystems.mkdirs(path)
@@ -123,67 +113,39 @@ def make_folder(path: str) -> None:
 
 
 def names_in(folder: str) -> list[str]:
-    """Names of the files that lie directly in a folder."""
-    found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
-    return [FileSystems.split(file.path)[1] for file in found]
+    """Return the names of the files directly in a folder."""
+    files = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
+    return [FileSystems.split(file.path)[1] for file in files]
 
 
 def matching(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
-    """Of the files of an option's pattern, at most so many; raises InputError where their place
-    cannot be listed."""
+    """Return the files that match an option's pattern, at most `limit`; raise InputError where
+    they cannot be listed."""
     try:
         return FileSystems.match([pattern], limits=[limit])[0].metadata_list
-    except (BeamIOError, ValueError) as error:  # the latter of a scheme that Beam does not know
+    except (BeamIOError, ValueError) as error:  # ValueError: Beam does not know the scheme
         raise InputError(
-            f"--{option}={pattern}: cannot be listed: {_cause(error)}; expected a folder or bucket "
-            f"that is there, and that who runs this may list"
+            f"--{option}={pattern}: cannot be listed: {_cause(error)}; expected an existing folder "
+            f"or bucket that you may list"
         ) from None
 
 
 def _cause(error: Exception) -> Exception:
-    """What is within Beam's errors, which map patterns to errors."""
+    """Return the error inside Beam's, whose details are a dict from patterns to errors."""
     while isinstance(error, BeamIOError) and error.exception_details:
         error = next(iter(error.exception_details.values()))
     return error
 
 
-class Inputs:
-    """Input files on a worker; a lake.sources.Files. Keeps a copy of the last remote volume."""
-
-    def __init__(self):
-        self.copied, self.folder = "", None
-
-    def read(self, path: str) -> bytes:
-        return read(path)
-
-    def local(self, path: str) -> str:
-        if is_local(path):
-            return path
-        from lake.sources import metaimage
-
-        parent, name = FileSystems.split(path)
-        if path != self.copied:
-            self.folder, header = tempfile.TemporaryDirectory(), read(path)
-            names = metaimage.data_files(header) if name.lower().endswith(".mhd") else []
-            for each in [name, *names]:
-                target = Path(self.folder.name, os.path.basename(each))
-                target.write_bytes(header if each == name else read(f"{parent}/{each}"))
-            self.copied = path
-        return str(Path(self.folder.name, name))
-
-
-CHUNK_FILES = 32  # of one element: a runner spends more on an element than a header costs
-
-
 def image_files(option: str, pattern: str, kind: str) -> list[FileMetadata]:
-    """Of the files of an option's pattern, data files of MetaImage headers left to those; raises
-    InputError where they cannot be listed."""
-    matched = matching(option, pattern)
-    return [file for file in matched if not reader.is_data_file(kind, file.path)]
+    """Return the files that match an option's pattern, without the data files of MetaImage headers;
+    raise InputError where they cannot be listed."""
+    files = matching(option, pattern)
+    return [file for file in files if not reader.is_data_file(kind, file.path)]
 
 
 def image_files_on_worker(option: str, pattern: str, kind: str) -> list[FileMetadata]:
-    """`found`, of which a runner tells the launcher: raises Stopped."""
+    """Do the same on a worker: the error is a Stopped, which reaches the launcher."""
     try:
         return image_files(option, pattern, kind)
     except InputError as error:
@@ -191,5 +153,32 @@ def image_files_on_worker(option: str, pattern: str, kind: str) -> list[FileMeta
 
 
 def printable(path: str) -> str:
-    """The path with bytes that are not UTF-8 escaped: no runner can carry them, nor a JSON line."""
+    """Return the path with bytes that are not UTF-8 escaped, as runners and JSON need it."""
     return path.encode("utf-8", "backslashreplace").decode()
+
+
+class Inputs:
+    """The input files as a worker reads them, a lake.sources.reader.Files. The last volume that was
+    read from gs:// stays on the worker's disk, because each of its slices asks for it."""
+
+    def __init__(self):
+        self.copied_path, self.folder = "", None
+
+    def read(self, path: str) -> bytes:
+        return read(path)
+
+    def local(self, path: str) -> str:
+        """Return a local path of the file, and of the data files beside a MetaImage header."""
+        if is_local(path):
+            return path
+        from lake.sources import metaimage
+
+        parent, name = FileSystems.split(path)
+        if path != self.copied_path:
+            self.folder, header = tempfile.TemporaryDirectory(), read(path)
+            others = metaimage.data_files(header) if name.lower().endswith(".mhd") else []
+            for file_name in [name, *others]:
+                copy = Path(self.folder.name, os.path.basename(file_name))
+                copy.write_bytes(header if file_name == name else read(f"{parent}/{file_name}"))
+            self.copied_path = path
+        return str(Path(self.folder.name, name))

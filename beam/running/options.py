@@ -1,4 +1,4 @@
-"""Options that every pipeline checks: arguments that Beam would ignore, and patterns of files."""
+"""Checks of options that every pipeline has: Beam's own arguments, and patterns of files."""
 
 import argparse
 
@@ -7,24 +7,23 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam.running import files
 from lake import InputError
 
-WORK = ".work"
+WORK = ".work"  # the folder in the output that a repeated command goes on from
 
 
 def check_beam_arguments(arguments: list[str], command: str = "beam.convert") -> None:
-    """PipelineOptions drops what it does not know; a mistyped flag must not be dropped in
-    silence."""
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    """Raise InputError for an argument that Beam does not have; Beam itself would ignore it, and
+    with it a mistyped option of ours."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(known)
-    _, unknown = known.parse_known_args(arguments)
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise InputError(f"unknown options {' '.join(unknown)}; see python -m {command} --help")
 
 
 def check_matches(name: str, pattern: str | None) -> None:
-    """Raises InputError where the pattern of an option matches no file, or cannot be listed."""
+    """Raise InputError where the pattern of an option matches no file, or cannot be listed."""
     if pattern and not files.matching(name, pattern, limit=1):
         raise InputError(
-            f"--{name}={pattern}: no file matches; quote the pattern so that the shell leaves it "
-            f"alone"
+            f"--{name}={pattern}: no file matches; quote the pattern, or the shell expands it"
         )

@@ -1,6 +1,6 @@
-"""Progress of a local job: workers append one byte an event to a file, the launcher counts them.
+"""Progress of a local job: workers append one byte per event to a file, the launcher counts them.
 
-Beam's own counters can be read only after the run, and several worker processes share no memory.
+Beam's own counters can be read only after the run, and worker processes share no memory.
 """
 
 import functools
@@ -16,19 +16,19 @@ EVENTS = (MATCHED, LISTED, RECORD, REJECTED, LEFT_OUT)
 
 
 def tick(progress_file: str | None, event: bytes) -> None:
-    """Note events; nothing where no launcher looks (a remote runner has its own pages)."""
+    """Append one or more events; without a file do nothing, as a remote runner has its own page."""
     if progress_file and event:
         os.write(_opened(progress_file), event)
 
 
 @functools.cache
 def _opened(progress_file: str) -> int:
-    """A descriptor a process, for its life: opening costs more than the rest of a tick."""
+    """Return the file's descriptor, opened once per process: opening takes most of a tick."""
     return os.open(progress_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
 class Line:
-    """A context that rewrites one line on stderr every second until it closes."""
+    """A context in which a line on stderr is rewritten every second."""
 
     def __init__(self, progress_file: str, doing: str = "converting", seconds: float = 1.0):
         self.path, self.doing, self.seconds = Path(progress_file), doing, seconds
@@ -45,14 +45,14 @@ class Line:
         self.thread.join()
 
     def _watch(self) -> None:
-        started, counts, read = time.monotonic(), Counter(), 0
+        started, counts, offset = time.monotonic(), Counter(), 0
         while True:
             is_last = self.closing.wait(self.seconds)
             with self.path.open("rb") as file:
-                file.seek(read)
-                new = file.read()
-            read += len(new)
-            counts.update({event: new.count(event) for event in EVENTS})
+                file.seek(offset)
+                events = file.read()
+            offset += len(events)
+            counts.update({event: events.count(event) for event in EVENTS})
             end = "\r" if sys.stderr.isatty() and not is_last else "\n"
             sys.stderr.write(text(counts, time.monotonic() - started, self.doing) + end)
             sys.stderr.flush()
@@ -61,14 +61,13 @@ class Line:
 
 
 def text(counts: Counter, seconds: float, doing: str = "converting") -> str:
-    """The line: the listing while it runs, then what is done with the images."""
+    """Return the line: headers read while the files are listed, then images finished."""
     total = counts[MATCHED]
-    done = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
+    finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:
         listed = counts[LISTED] + counts[REJECTED]
         return f"listing: {listed:,} of {total:,} headers read, {seconds:.0f} s"
     return (
-        f"{doing}: {done:,} of {total:,} images ({done / total:.0%}), {done / seconds:.0f} "
-        f"images/s, "
-        f"{counts[REJECTED]:,} rejected, {seconds:.0f} s"
+        f"{doing}: {finished:,} of {total:,} images ({finished / total:.0%}), "
+        f"{finished / seconds:.0f} images/s, {counts[REJECTED]:,} rejected, {seconds:.0f} s"
     )

@@ -1,4 +1,4 @@
-"""Where a pipeline runs: Beam's own options -> a runner; a local run to its end."""
+"""Where a pipeline runs: Beam's own options -> a runner; starts it and waits for its end."""
 
 import contextlib
 import importlib.util
@@ -15,70 +15,66 @@ from apache_beam.options.pipeline_options import (
 
 from lake import InputError, Stopped
 
-# DirectRunner first looks for another runner on the internet.
+# Beam's DirectRunner becomes this one in the end, but first looks for others on the internet.
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+DATAFLOW = "DataflowRunner"
 
 
-def chosen(beam_arguments: list[str]) -> tuple[PipelineOptions, str]:
-    """(Beam's options, the runner's name: LOCAL where it is this machine); raises InputError where
-    it is not installed."""
-    found = PipelineOptions(beam_arguments)
-    standard = found.view_as(StandardOptions)
+def parse(beam_arguments: list[str]) -> tuple[PipelineOptions, str]:
+    """Return Beam's options and the runner's name, LOCAL for this machine; raise InputError where
+    the runner is not installed."""
+    options = PipelineOptions(beam_arguments)
+    standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner", "FnApiRunner"):
         standard.runner = LOCAL
-    check_installed(standard.runner)
-    return found, standard.runner
+    if standard.runner == DATAFLOW and importlib.util.find_spec("apitools") is None:
+        raise InputError(f"--runner={DATAFLOW} needs more: pip install 'radlake[cloud]'")
+    return options, standard.runner
 
 
-def pipeline(found: PipelineOptions) -> beam.Pipeline:
+def pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """Return an empty pipeline; raise InputError where Beam refuses its options."""
     try:
-        return beam.Pipeline(options=found)
-    except ValueError as error:  # of Beam's own options
+        return beam.Pipeline(options=options)
+    except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def run_to_the_end(pipeline: beam.Pipeline) -> None:
-    """Of a local run; raises Stopped."""
-    # What Stopped has to say is said once, without the traceback that Beam logs.
+def run_locally(pipeline: beam.Pipeline) -> None:
+    """Run to the end; raise Stopped where a worker stopped."""
+    # The command prints Stopped's message; without this Beam would log it too, with a traceback.
     common = logging.getLogger("apache_beam.runners.common")
     common.addFilter(lambda record: Stopped.OPEN not in record.getMessage())
-    with _stops():
+    with _stopped_again():
         pipeline.run().wait_until_finish()
 
 
 def run_remotely(
-    pipeline: beam.Pipeline, runner: str, found: PipelineOptions, detach: bool
+    pipeline: beam.Pipeline, runner: str, options: PipelineOptions, detach: bool
 ) -> bool:
-    """Whether the job has ended; raises Stopped."""
-    with _stops():
-        return has_ended(pipeline.run(), runner, found, detach)
+    """Start the job and wait for it unless `detach`; return whether it has ended. Raises Stopped
+    where it failed."""
+    with _stopped_again():
+        return wait(pipeline.run(), runner, options, detach)
 
 
 @contextlib.contextmanager
-def _stops() -> Iterator[None]:
-    """In it, a runner's error that a worker's Stopped has become is that Stopped again."""
+def _stopped_again() -> Iterator[None]:
+    """Raise the Stopped of a worker, which a runner turned into the text of its own error."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, Stopped):
             raise
-        stopped = Stopped.message_in(str(error))
-        if stopped is None:
+        message = Stopped.message_in(str(error))
+        if message is None:
             raise
-        raise Stopped(stopped) from None
+        raise Stopped(message) from None
 
 
-DATAFLOW = "DataflowRunner"
-
-
-def check_installed(runner: str) -> None:
-    if runner == DATAFLOW and importlib.util.find_spec("apitools") is None:
-        raise InputError(f"--runner={runner} needs more: pip install 'radlake[cloud]'")
-
-
-def has_ended(result, runner: str, options: PipelineOptions, detach: bool) -> bool:
-    """Waits for the job unless told to `detach`; Ctrl-C cancels it. Raises Stopped where it
-    failed."""
+def wait(result, runner: str, options: PipelineOptions, detach: bool) -> bool:
+    """Wait for a job unless `detach`; return whether it has ended. Prints the page of a Dataflow
+    job, which Ctrl-C cancels. Raises Stopped where the job failed or was cancelled."""
     if runner != DATAFLOW:
         if not detach:
             result.wait_until_finish()
@@ -87,13 +83,14 @@ def has_ended(result, runner: str, options: PipelineOptions, detach: bool) -> bo
     if not result.has_job:
         print(f"a template, not a job: {cloud.template_location}")
         return False
-    print(f"job: {url(cloud.project, cloud.region, result.job_id())}", flush=True)
+    page = f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}"
+    print(f"job: {page}?project={cloud.project}", flush=True)
     if not detach:
-        _wait(result)
+        _wait_for_dataflow(result)
     return not detach
 
 
-def _wait(result) -> None:
+def _wait_for_dataflow(result) -> None:
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
     try:
@@ -106,8 +103,3 @@ def _wait(result) -> None:
         raise Stopped(
             f"cancelled {result.job_id()}; the same command goes on with the shards that are there"
         ) from None
-
-
-def url(project: str, region: str, job_id: str) -> str:
-    """Of the job's page."""
-    return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job_id}?project={project}"

@@ -140,7 +140,7 @@ def has_ended(jobs: Jobs, error: str = "", detach: bool = False) -> bool:
     runner.dataflow_client, runner.last_error_msg = jobs, error
     place = PipelineOptions(["--project=my-project", "--region=us-central1"])
     result = dataflow_runner.DataflowPipelineResult(jobs.get_job("7"), runner, place)
-    return runners.has_ended(result, runners.DATAFLOW, place, detach)
+    return runners.wait(result, runners.DATAFLOW, place, detach)
 
 
 def test_says_where_the_job_is_and_waits_or_leaves(capsys):

@@ -85,22 +85,22 @@ def test_other_options_never_reuse_a_shard(phantoms, convert, tmp_path):
 def test_shards_of_another_layout_and_unfinished_files_are_removed(phantoms, convert, tmp_path):
     output = tmp_path / "phantoms" / "1.0.0"
     convert(*inputs(phantoms), output, "--min_shards=6")
-    left = output / f"phantoms-train.tfrecord-00000-of-00004{files.Unfinished.MARK}abc"
+    left = output / f"phantoms-train.tfrecord-00000-of-00004{files.UNFINISHED}abc"
     left.write_bytes(b"x")
-    (output / ".work" / f"x.json{files.Unfinished.MARK}abc").write_bytes(b"x")
+    (output / ".work" / f"x.json{files.UNFINISHED}abc").write_bytes(b"x")
     manifest = convert(*inputs(phantoms), output, "--min_shards=2")
     assert lakes.shards_of(output).keys() == {shard["name"] for shard in manifest["shards"]}
-    assert not list(output.rglob(f"*{files.Unfinished.MARK}*"))
+    assert not list(output.rglob(f"*{files.UNFINISHED}*"))
 
 
 def test_a_file_that_cannot_be_written_is_one_message_and_leaves_nothing(tmp_path):
     path = tmp_path / "file"
     expected = "cannot write .*file: No space left on device"
-    with pytest.raises(Stopped, match=expected), files.Unfinished(str(path)) as file:
+    with pytest.raises(Stopped, match=expected), files.written(str(path)) as file:
         file.write(b"x" * 10)
         raise OSError(28, "No space left on device")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(Stopped, match="cannot write"), files.Unfinished("/proc/nowhere/x"):
+    with pytest.raises(Stopped, match="cannot write"), files.written("/proc/nowhere/x"):
         pass
 
 
