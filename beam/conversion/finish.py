@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
@@ -16,10 +15,8 @@ from beam.conversion.options import ConversionOptions
 from beam.running import files
 from lake import Stopped
 from lake.labels import rle
-from lake.records import manifest
+from lake.records import index, manifest
 from lake.scan import stable_hash
-
-LABELS = ("unknown", "negatives", "positives")  # by label + 1; with classes all but 0 are positive
 
 
 def finalise(
@@ -67,11 +64,10 @@ def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
     files.remove(options.path(manifest.MANIFEST))  # it must not stand beside another index
     with (
         files.written(options.path(manifest.INDEX)) as file,
-        pyarrow.parquet.ParquetWriter(file, manifest.INDEX_SCHEMA) as writer,
+        pyarrow.parquet.ParquetWriter(file, index.SCHEMA) as writer,
     ):
         for sidecar in _sidecars(names, options):
-            rows = pyarrow.Table.from_pylist(sidecar["rows"], manifest.INDEX_SCHEMA)
-            writer.write_table(rows)
+            writer.write_table(index.table(sidecar["rows"]))
     features = manifest.features_json(content["dtype"])
     info = manifest.dataset_info_json(options.dataset, options.version, content["shards"])
     files.write_text(options.path(manifest.FEATURES), manifest.to_json(features))
@@ -107,13 +103,8 @@ class _Totals:
         self.shards.append({key: sidecar[key] for key in keys})
         self.rejects += sidecar["rejects"]
         self.sums.update(sidecar["sums"])
-        split = self.splits.setdefault(sidecar["split"], Counter())
-        for row in sidecar["rows"]:
-            split["records"] += 1
-            split[LABELS[min(row["label"], 1) + 1]] += 1
-            split[f"class {row['label']}"] += 1
-            split["with_mask"] += row["has_mask"]
-            split["lesion_pixels"] += max(row["lesion_px"], 0)
+        counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
+        self.splits.setdefault(sidecar["split"], []).append(counts)
         # Hashes, because ten million names would take a gigabyte.
         patients = {stable_hash(row["patient"]) for row in sidecar["rows"] if row["patient"]}
         arrays = self.patients.setdefault(sidecar["split"], [])
@@ -123,18 +114,13 @@ class _Totals:
         reasons = Counter()
         for reject in rejects:
             reasons[reject["reason"]] += reject["images"]
-        keys = ("records", *reversed(LABELS), "with_mask", "lesion_pixels")
         splits = {
             name: {
-                **{key: self.splits[name][key] for key in keys},
+                **index.total(self.splits[name]),
                 "patients": len(np.unique(np.concatenate(self.patients[name]))),
             }
             for name in sorted(self.splits)
         }
-        if self.classes:
-            for name, split in splits.items():
-                numbers = range(len(self.classes))
-                split["classes"] = [self.splits[name][f"class {n}"] for n in numbers]
         kinds = ("patient", "study", "series", "image")
         grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
         return {

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
-import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion.deidentify import pseudonym
@@ -21,7 +20,7 @@ from beam.conversion.quotas import Splits, deal, parse
 from beam.running import files
 from lake import Stopped
 from lake.labels.tables import MAX_SPLIT_NAME
-from lake.records import manifest
+from lake.records import index, manifest
 from lake.scan import FRAME_BITS, Header, stable_hash
 from lake.sources.pixels import shrunk_size
 
@@ -122,8 +121,7 @@ def read_earlier(folder: str | None) -> Earlier | None:
     if folder is None:
         return None
     with files.open_binary(FileSystems.join(folder, manifest.INDEX)) as file:
-        columns = ["patient", "image_id", "split", "fold"]
-        table = pyarrow.parquet.read_table(file, columns=columns)
+        table = index.read_file(file, ("patient", "image_id", "split", "fold"))
     split, fold = np.array(table["split"].to_pylist(), "S"), table["fold"].to_numpy()
     patients = [(f"patient/{name}", n) for n, name in enumerate(table["patient"].to_pylist())]
     images = [(f"image/{name}", n) for n, name in enumerate(table["image_id"].to_pylist())]

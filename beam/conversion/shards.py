@@ -20,7 +20,7 @@ from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Reject, Stopped
 from lake.labels import rle
-from lake.records import example, manifest, mask_png
+from lake.records import example, index, manifest, mask_png
 from lake.scan import Scan
 from lake.sources import pixels, reader
 
@@ -116,11 +116,7 @@ class _Writer:
 
     def _count(self, image: LabelledImage, fields: dict, scan: Scan) -> None:
         position = len(self.rows)
-        row = {"split": self.split, "shard": self.shard, "position": position}
-        for name in manifest.INDEX_SCHEMA.names[3:]:
-            value = fields[name]
-            row[name] = value.decode() if isinstance(value, bytes) else value
-        self.rows.append(row)
+        self.rows.append(index.row(fields, self.split, self.shard, position))
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
         if fields["has_mask"]:
             num_pixels = scan.height * scan.width

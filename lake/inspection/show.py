@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
-from lake import InputError, storage
-from lake.records import manifest
+from lake import InputError
+from lake.records import index, manifest
 
 COLUMNS = ("split", "shard", "position", "fold", "label", "has_mask", "lesion_px")
 COLUMNS += ("view", "sex", "age")
@@ -24,29 +23,25 @@ BAR_LETTERS = 40
 
 
 def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
-    """The index's rows, of one split if it is named; raises InputError."""
+    """Return the index's COLUMNS, of one split if it is named; raises InputError where there is no
+    such split or the index cannot be read."""
     splits = content["counts"]["splits"]
     if split is not None and split not in splits:
         raise InputError(f"--split={split}: no such split; {folder} has {', '.join(splits)}")
-    filters = [("split", "=", split)] if split else None
-    try:
-        with storage.local(folder / manifest.INDEX) as path:
-            return pyarrow.parquet.read_table(path, columns=list(COLUMNS), filters=filters)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{folder / manifest.INDEX}: {error}; try python -m lake verify") from None
+    return index.read(folder, COLUMNS, [split] if split else None)
 
 
-def text(folder: Path, content: dict, index: pyarrow.Table) -> str:
+def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     """Everything about the rows of `index`, which may be one split's."""
-    groups = _groups(index, content)
+    groups = _groups(records, content)
     parts = [
         _head(folder, content),
-        _splits(content, index),
+        _splits(content, records),
         _shares(groups, _classes(content)),
-        *(_crossed(name, *_coded(index, name), groups) for name in ("view", "sex")),
-        _crossed("age", DECADES, _decades(index["age"].to_numpy()), groups),
-        _sizes(content, groups, index),
-        _folds(index, _classes(content)),
+        *(_crossed(name, *_coded(records, name), groups) for name in ("view", "sex")),
+        _crossed("age", DECADES, _decades(records["age"].to_numpy()), groups),
+        _sizes(content, groups, records),
+        _folds(records, _classes(content)),
         _statistics(content),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -89,21 +84,21 @@ def _classes(content: dict) -> dict[str, int]:
     return {name: label for label, name in enumerate(names)} or CLASSES
 
 
-def _groups(index: pyarrow.Table, content: dict) -> dict[str, np.ndarray]:
+def _groups(records: pyarrow.Table, content: dict) -> dict[str, np.ndarray]:
     """Name -> which rows [N]: every split, then every class that there is, then all."""
-    names, codes = _coded(index, "split")
+    names, codes = _coded(records, "split")
     splits = [name for name in content["counts"]["splits"] if name in names]
     groups = {name: codes == names.index(name) for name in splits}
-    label = index["label"].to_numpy()
+    label = records["label"].to_numpy()
     classes = _classes(content).items()
     groups |= {name: label == value for name, value in classes if (label == value).any()}
-    return {**groups, "all": np.ones(len(index), bool)}
+    return {**groups, "all": np.ones(len(records), bool)}
 
 
-def _coded(index: pyarrow.Table, column: str) -> tuple[list[str], np.ndarray]:
+def _coded(records: pyarrow.Table, column: str) -> tuple[list[str], np.ndarray]:
     """The values of a column of text, sorted, and which of them each row [N] has; last `unknown`,
     for no text."""
-    coded = index[column].combine_chunks().fill_null("").dictionary_encode()
+    coded = records[column].combine_chunks().fill_null("").dictionary_encode()
     values = coded.dictionary.to_pylist()
     names = sorted(set(values) - {""})
     places = np.array([names.index(v) if v else len(names) for v in values] or [0])
@@ -114,9 +109,9 @@ def _decades(age: np.ndarray) -> np.ndarray:
     return np.where(age < 0, len(DECADES) - 1, np.minimum(age // 10, 9))
 
 
-def _splits(content: dict, index: pyarrow.Table) -> list[str]:
-    names, codes = _coded(index, "split")
-    label, has_mask = index["label"].to_numpy(), index["has_mask"].to_numpy()
+def _splits(content: dict, records: pyarrow.Table) -> list[str]:
+    names, codes = _coded(records, "split")
+    label, has_mask = records["label"].to_numpy(), records["has_mask"].to_numpy()
     classes = _classes(content)
     rows = [("split", "records", *classes, "with_mask", "patients", "shards", "MB")]
     sums = np.zeros(len(rows[0]) - 1)
@@ -176,8 +171,8 @@ def _crossed(
     return columns(rows)
 
 
-def _sizes(content: dict, groups: dict[str, np.ndarray], index: pyarrow.Table) -> list[str]:
-    lesion_px = index["lesion_px"].to_numpy()
+def _sizes(content: dict, groups: dict[str, np.ndarray], records: pyarrow.Table) -> list[str]:
+    lesion_px = records["lesion_px"].to_numpy()
     is_sized = groups.get("positive", False) & (lesion_px > 0)
     if not is_sized.any():
         return ["lesion sizes: no lesion with a mask"]
@@ -215,8 +210,8 @@ def _mean_image_px(content: dict) -> float:
     return lesion_px / share / num_positives if share else 0
 
 
-def _folds(index: pyarrow.Table, classes: dict[str, int]) -> list[str]:
-    fold, label = index["fold"].to_numpy(), index["label"].to_numpy()
+def _folds(records: pyarrow.Table, classes: dict[str, int]) -> list[str]:
+    fold, label = records["fold"].to_numpy(), records["label"].to_numpy()
     rows = [("fold", "records", *classes)]
     for number in np.unique(fold[fold >= 0]):
         own = fold == number

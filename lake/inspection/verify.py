@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 
-from lake import storage
+from lake import InputError
 from lake.inspection import verify_totals
 from lake.inspection.verify_shard import Problems, Task, check
-from lake.records import example, manifest
+from lake.records import example, index, manifest
 
-PLACE = ("split", "shard", "position")
 CHECKED = (
     "bytes and sha256 of shards, checksums and fields of records, labels, index, ids, patients, "
     "counts, rejects, TFDS files"
@@ -41,18 +39,18 @@ def verify(
     """
     problems = Problems()
     _check_shard_names(folder, content, problems)
-    index = _read_index(folder, problems)
-    tasks = _tasks(folder, content, index, decodes_pixels)
+    rows = _read_index(folder, problems)
+    tasks = _tasks(folder, content, rows, decodes_pixels)
     present, num_records = _present(folder, content), 0
     with _mapping(min(processes, len(present))) as run:
         for done, (found, records) in enumerate(run(check, tasks), start=1):
             problems.update(found)
             num_records += records
             on_shard(done, len(present))
-    if index is not None:
-        _check_places(index, content, problems)
-        _check_ids(index, problems)
-        verify_totals.check_counts(index, content, problems)
+    if rows is not None:
+        _check_places(rows, content, problems)
+        _check_ids(rows, problems)
+        verify_totals.check_counts(rows, content, problems)
     verify_totals.check_rejects(folder, content, problems)
     verify_totals.check_tfds(folder, content, problems)
     return problems, num_records
@@ -88,43 +86,39 @@ def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
 
 
 def _read_index(folder: Path, problems: Problems) -> pyarrow.Table | None:
-    """The index in the order of split, shard and position; None when it cannot be used."""
+    """Return the index's rows in the order of their places; None where they cannot be used."""
     try:
-        with storage.local(folder / manifest.INDEX) as path:
-            index = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        problems.add("index", f"{manifest.INDEX} cannot be read: {error}")
+        rows = index.read(folder)
+    except InputError as error:
+        problems.add("index", str(error))
         return None
-    for column in manifest.INDEX_SCHEMA:
-        if column.name not in index.column_names:
+    for column in index.SCHEMA:
+        where = f"{manifest.INDEX} column {column.name}"
+        if column.name not in rows.column_names:
             problems.add("index", f"{manifest.INDEX} has no column {column.name}")
-        elif (found := index.schema.field(column.name).type) != column.type:
-            message = f"expected {column.type}, found {found}"
-            problems.add("index", f"{manifest.INDEX} column {column.name}: {message}")
-        elif nulls := index[column.name].null_count:
-            problems.add("index", f"{manifest.INDEX} column {column.name}: {nulls} nulls")
-    if problems.counts["index"]:
-        return None
-    return index.sort_by([(name, "ascending") for name in PLACE])
+        elif (actual := rows.schema.field(column.name).type) != column.type:
+            problems.add("index", f"{where}: expected {column.type}, found {actual}")
+        elif nulls := rows[column.name].null_count:
+            problems.add("index", f"{where}: {nulls} nulls")
+    return None if problems.counts["index"] else index.in_order(rows)
 
 
 def _tasks(
-    folder: Path, content: dict, index: pyarrow.Table | None, decodes_pixels: bool
+    folder: Path, content: dict, rows: pyarrow.Table | None, decodes_pixels: bool
 ) -> Iterator[Task]:
-    """A Task for each shard that is there, made when its turn comes."""
-    slices, columns = {}, []
-    if index is not None:
-        slices = _slices(index)
-        columns = [name for name in index.column_names if name in PLACE or name in example.FIELDS]
+    """Yield a Task for each shard on the disk, when its turn comes; `rows` are in order."""
+    if rows is not None:
+        slices = _slices(rows)
+        rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *example.FIELDS}])
     for (split, number), shard in _numbered(content).items():
-        path, rows = folder / shard["name"], None
+        path, columns = folder / shard["name"], None
         if not path.is_file():
             continue
-        if index is not None:
+        if rows is not None:
             start, end = slices.get((split, number), (0, 0))
-            rows = index.select(columns).slice(start, end - start).to_pydict()
+            columns = rows.slice(start, end - start).to_pydict()
         num_classes = manifest.num_classes(content)
-        yield Task(path, shard, number, content["dtype"], num_classes, rows, decodes_pixels)
+        yield Task(path, shard, number, content["dtype"], num_classes, columns, decodes_pixels)
 
 
 def _numbered(content: dict) -> dict[tuple[str, int], dict]:
@@ -136,30 +130,30 @@ def _numbered(content: dict) -> dict[tuple[str, int], dict]:
     return shards
 
 
-def _slices(index: pyarrow.Table) -> dict[tuple[str, int], tuple[int, int]]:
-    """(split, shard) -> first row and the one behind the last, in a sorted index."""
-    splits = index["split"].combine_chunks().dictionary_encode()
-    codes, shards = splits.indices.to_numpy(), index["shard"].to_numpy()
+def _slices(rows: pyarrow.Table) -> dict[tuple[str, int], tuple[int, int]]:
+    """(split, shard) -> first row and the one behind the last, of rows in order."""
+    splits = rows["split"].combine_chunks().dictionary_encode()
+    codes, shards = splits.indices.to_numpy(), rows["shard"].to_numpy()
     is_first = (np.diff(codes) != 0) | (np.diff(shards) != 0)
-    starts = np.flatnonzero(np.r_[True, is_first])[: len(index)]
-    ends = np.r_[starts[1:], len(index)]
+    starts = np.flatnonzero(np.r_[True, is_first])[: len(rows)]
+    ends = np.r_[starts[1:], len(rows)]
     names = splits.dictionary.to_pylist()
     keys = ((names[codes[start]], int(shards[start])) for start in starts)
     return dict(zip(keys, zip(starts.tolist(), ends.tolist(), strict=False), strict=False))
 
 
-def _check_places(index: pyarrow.Table, content: dict, problems: Problems) -> None:
+def _check_places(rows: pyarrow.Table, content: dict, problems: Problems) -> None:
     shards = _numbered(content)
-    for (split, number), (start, end) in _slices(index).items():
+    for (split, number), (start, end) in _slices(rows).items():
         if (split, number) not in shards:
             message = f"{end - start} rows of shard {number} of {split}, which the manifest lacks"
             problems.add("index", message)
 
 
-def _check_ids(index: pyarrow.Table, problems: Problems) -> None:
+def _check_ids(rows: pyarrow.Table, problems: Problems) -> None:
     """No image twice, no patient on two sides of a split or of the folds."""
-    _check_once(index, "image_id", "position", "count", "image-twice", problems)
-    patients = index.filter(pyarrow.compute.field("patient") != "")
+    _check_once(rows, "image_id", "position", "count", "image-twice", problems)
+    patients = rows.filter(pyarrow.compute.field("patient") != "")
     for part in ("split", "fold"):
         held = patients.filter(pyarrow.compute.field("fold") >= 0) if part == "fold" else patients
         kind = f"patient-across-{part}s"
@@ -167,15 +161,15 @@ def _check_ids(index: pyarrow.Table, problems: Problems) -> None:
 
 
 def _check_once(
-    index: pyarrow.Table, key: str, part: str, function: str, kind: str, problems: Problems
+    rows: pyarrow.Table, key: str, part: str, function: str, kind: str, problems: Problems
 ) -> None:
-    counts = index.group_by(key).aggregate([(part, function)])
+    counts = rows.group_by(key).aggregate([(part, function)])
     several = counts.filter(pyarrow.compute.field(f"{part}_{function}") > 1)[key].sort()
     if not len(several):
         return
-    held = index.filter(pyarrow.compute.is_in(index[key], several.combine_chunks()))
+    held = rows.filter(pyarrow.compute.is_in(rows[key], several.combine_chunks()))
     places = {}
-    for row in held.select([key, *PLACE, "fold"]).to_pylist():
+    for row in held.select([key, *index.PLACE, "fold"]).to_pylist():
         place = f"{row['split']} shard {row['shard']} record {row['position']}"
         places.setdefault(row[key], []).append(
             f"{place} (fold {row['fold']})" if part == "fold" else place

@@ -5,47 +5,32 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pyarrow.compute
 
 from lake.inspection.verify_shard import Problems
-from lake.records import manifest
+from lake.records import index, manifest
 
 
-def check_counts(index: pyarrow.Table, content: dict, problems: Problems) -> None:
-    """The manifest's counts against the index's rows."""
-    counts = content["counts"]
-    names, num_classes = index["split"].unique().to_pylist(), len(content.get("classes", ()))
-    found = {name: _split_counts(index, name, num_classes) for name in names}
+def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None:
+    """Compare the manifest's counts with the index's rows."""
+    counts, by_index = content["counts"], {}
+    for split in rows["split"].unique().to_pylist():
+        members = rows.filter(pyarrow.compute.field("split") == split)
+        patients = set(members["patient"].unique().to_pylist()) - {""}
+        by_index[split] = index.count(members, len(content.get("classes", ())))
+        by_index[split]["patients"] = len(patients)
     stated = counts["splits"]
-    for where, expected, came in differences(found, stated, "counts.splits", known_only=True):
+    for where, expected, came in differences(by_index, stated, "counts.splits", known_only=True):
         problems.add("counts", f"{where}: {came} in the manifest, {expected} by the index")
-    if counts["records"] != len(index):
-        message = f"{counts['records']} in the manifest, {len(index)} by the index"
+    if counts["records"] != len(rows):
+        message = f"{counts['records']} in the manifest, {len(rows)} by the index"
         problems.add("counts", f"counts.records: {message}")
     left_out = counts.get("slices_left_out", 0)
     outcome = counts["records"] + sum(counts["rejects"].values()) + left_out
     if counts["images"] != outcome:
         message = f"{counts['images']}, but records, rejects and slices left out make {outcome}"
         problems.add("counts", f"counts.images: {message}")
-
-
-def _split_counts(index: pyarrow.Table, split: str, num_classes: int) -> dict:
-    rows = index.filter(pyarrow.compute.field("split") == split)
-    label, lesion_px = rows["label"].to_numpy(), rows["lesion_px"].to_numpy()
-    patients = pyarrow.compute.unique(rows["patient"])
-    of_classes = [int((label == number).sum()) for number in range(num_classes)]
-    return {
-        **({"classes": of_classes} if num_classes else {}),
-        "records": len(rows),
-        "positives": int((label > 0).sum()),
-        "negatives": int((label == 0).sum()),
-        "unknown": int((label == -1).sum()),
-        "with_mask": int(rows["has_mask"].to_numpy().sum()),
-        "lesion_pixels": int(np.maximum(lesion_px, 0).sum()),
-        "patients": pyarrow.compute.sum(pyarrow.compute.not_equal(patients, "")).as_py(),
-    }
 
 
 def check_rejects(folder: Path, content: dict, problems: Problems) -> None:

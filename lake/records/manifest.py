@@ -6,8 +6,6 @@ The manifest is written last; a folder without one is not a lake.
 
 import json
 
-import pyarrow
-
 from lake import InputError, storage
 from lake.records import example
 
@@ -19,15 +17,6 @@ KEYS = ("schema_version", "dataset", "version", "created", "options", "dtype", "
 KEYS += ("statistics", "shards")
 COUNT_KEYS = ("images", "records", "rejects", "labels_without_image", "splits")
 SHARD_KEYS = ("name", "split", "records", "bytes", "sha256")
-INDEX_SCHEMA = pyarrow.schema(
-    [
-        *(("split", pyarrow.string()), ("shard", pyarrow.int32()), ("position", pyarrow.int32())),
-        *((name, pyarrow.string()) for name in ("image_id", "patient")),
-        *((name, pyarrow.int64()) for name in ("fold", "label", "has_mask", "lesion_px")),
-        *((name, pyarrow.string()) for name in ("view", "sex")),
-        ("age", pyarrow.int64()),
-    ]
-)
 FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
 TFDS_FEATURES = "tensorflow_datasets.core.features"
 

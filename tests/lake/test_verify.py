@@ -16,7 +16,7 @@ from PIL import Image
 from lake.__main__ import main
 from lake.inspection import verify_shard
 from lake.labels import rle
-from lake.records import example, manifest, tfrecord
+from lake.records import example, index, manifest, tfrecord
 
 
 @pytest.fixture
@@ -72,13 +72,8 @@ def reseal(folder: Path) -> None:
         shard["records"], shard["bytes"] = len(records), path.stat().st_size
         shard["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         for position, fields in enumerate(map(example.decode, records)):
-            row = {"split": split, "shard": number, "position": position}
-            for name in manifest.INDEX_SCHEMA.names[3:]:
-                value = fields[name]
-                row[name] = value.decode() if isinstance(value, bytes) else value
-            rows.append(row)
-    index = pyarrow.Table.from_pylist(rows, manifest.INDEX_SCHEMA)
-    pyarrow.parquet.write_table(index, folder / manifest.INDEX)
+            rows.append(index.row(fields, split, number, position))
+    pyarrow.parquet.write_table(index.table(rows), folder / manifest.INDEX)
     (folder / manifest.MANIFEST).write_text(json.dumps(content))
     info = manifest.dataset_info_json(content["dataset"], content["version"], content["shards"])
     (folder / "dataset_info.json").write_text(json.dumps(info))
@@ -217,7 +212,7 @@ def test_an_edited_index(copy, found):
     ages = table["age"].to_pylist()
     ages[3] += 1
     at = table.column_names.index("age")
-    table = table.set_column(at, manifest.INDEX_SCHEMA.field("age"), pyarrow.array(ages))
+    table = table.set_column(at, index.SCHEMA.field("age"), pyarrow.array(ages))
     pyarrow.parquet.write_table(table, copy / manifest.INDEX)
     kinds, printed = found(copy, "--quick")
     assert kinds == {"index"}

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 import tensorflow as tf
 
-from lake import InputError
-from lake.records import manifest
+from lake import InputError, storage
+from lake.records import index, manifest
 from trainer.config.run import Config, Data
 from trainer.data import batches, order
 from trainer.data.order import Split
@@ -105,10 +104,15 @@ def _joined(splits: list[Split], weights: tuple[float, ...]) -> Split:
 
 
 def _summed(counts: list[dict]) -> dict:
+    """Return the sums of the counts of splits, each with its classes."""
     names = ("records", "positives", "negatives", "unknown", "with_mask", "lesion_pixels")
-    summed = {name: sum(own[name] for own in counts) for name in names}
-    of_classes = [own.get("classes", [own["negatives"], own["positives"]]) for own in counts]
-    return summed | {"classes": [sum(numbers) for numbers in zip(*of_classes, strict=True)]}
+    return index.total(
+        [
+            {name: split[name] for name in names}
+            | {"classes": split.get("classes", [split["negatives"], split["positives"]])}
+            for split in counts
+        ]
+    )
 
 
 def _training_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
@@ -170,7 +174,7 @@ def fold_of(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
     if not is_member.any():
         raise InputError(f"{folder}: no records in {name}; convert it again with fewer --folds")
     kinds = np.where(is_member, order.OTHER, order.OUTSIDE).astype(np.int8)
-    counts = _counts(rows.filter(pyarrow.array(is_member)), content)
+    counts = index.count(rows.filter(pyarrow.array(is_member)), len(content.get("classes", ())))
     return dataclasses.replace(split, kinds=kinds, counts=counts)
 
 
@@ -187,35 +191,13 @@ def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: d
 
 def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) -> pyarrow.Table:
     """The rows of a lake's index for the stored records of these splits, in their order."""
-    with tf.io.gfile.GFile(tf.io.gfile.join(folder, manifest.INDEX), "rb") as file:
-        stored = pyarrow.BufferReader(file.read())  # pyarrow takes no GFile
-    place = ["split", "shard", "position"]
-    rows = pyarrow.parquet.read_table(
-        stored, columns=[*place, *columns], filters=[("split", "in", list(names))]
-    )
+    rows = index.read(storage.path_of(folder), [*index.PLACE, *columns], names)
     if len(rows) != len(split.kinds):
         raise InputError(
             f"{folder}/{manifest.INDEX} lists {len(rows)} records of {', '.join(names)}, "
             f"{manifest.MANIFEST} {len(split.kinds)}; look with python -m lake verify {folder}"
         )
-    return rows.sort_by([(column, "ascending") for column in place])
-
-
-def _counts(rows: pyarrow.Table, content: dict) -> dict:
-    """What the manifest counts of a split, but its patients, of these rows of the index."""
-    labels, lesions = rows["label"].to_numpy(), rows["lesion_px"].to_numpy()
-    counts = {
-        "records": len(labels),
-        "positives": int((labels > 0).sum()),
-        "negatives": int((labels == 0).sum()),
-        "unknown": int((labels < 0).sum()),
-        "with_mask": int(rows["has_mask"].to_numpy().sum()),
-        "lesion_pixels": int(lesions[lesions > 0].sum()),
-    }
-    if "classes" in content:
-        numbers = range(manifest.num_classes(content))
-        counts["classes"] = [int((labels == number).sum()) for number in numbers]
-    return counts
+    return index.in_order(rows)
 
 
 def check_labels(run: Config, *parts: batches.Split) -> None:

@@ -1,0 +1,94 @@
+"""index.parquet: one row per record of a lake, without images; the one place that reads and counts
+it.
+
+In: a lake's folder, or rows as the shard writer made them. Out: a pyarrow Table, and its counts.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from lake import InputError, storage
+from lake.records import manifest
+
+PLACE = ("split", "shard", "position")  # `shard` counts from 0 in each split
+SCHEMA = pyarrow.schema(
+    [
+        *(("split", pyarrow.string()), ("shard", pyarrow.int32()), ("position", pyarrow.int32())),
+        *((name, pyarrow.string()) for name in ("image_id", "patient")),
+        *((name, pyarrow.int64()) for name in ("fold", "label", "has_mask", "lesion_px")),
+        *((name, pyarrow.string()) for name in ("view", "sex")),
+        ("age", pyarrow.int64()),
+    ]
+)
+COUNTED = ("label", "has_mask", "lesion_px")  # the columns that `count` needs
+
+
+def row(fields: dict, split: str, shard: int, position: int) -> dict:
+    """Return the row of a record with these fields (lake.records.example.FIELDS) at its place."""
+    result = {"split": split, "shard": shard, "position": position}
+    for name in SCHEMA.names[len(PLACE) :]:
+        value = fields[name]
+        result[name] = value.decode() if isinstance(value, bytes) else value
+    return result
+
+
+def table(rows: list[dict], columns: Sequence[str] = SCHEMA.names) -> pyarrow.Table:
+    """Return rows as a Table with these of SCHEMA's columns."""
+    return pyarrow.Table.from_pylist(rows, pyarrow.schema([SCHEMA.field(c) for c in columns]))
+
+
+def read(
+    folder: Path, columns: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> pyarrow.Table:
+    """Return the index of the lake in `folder`, in the file's order: these columns of it, and the
+    rows of these splits; None means all. Raises InputError where it cannot be read."""
+    path = folder / manifest.INDEX
+    try:
+        with storage.local(path) as file:
+            return read_file(file, columns, splits)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def read_file(
+    file: Path | BinaryIO,
+    columns: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+) -> pyarrow.Table:
+    """Return what `read` does, from the file itself, which may be open; raises OSError or
+    pyarrow.ArrowException."""
+    filters = None if splits is None else [("split", "in", list(splits))]
+    names = None if columns is None else list(columns)
+    return pyarrow.parquet.read_table(file, columns=names, filters=filters)
+
+
+def in_order(rows: pyarrow.Table) -> pyarrow.Table:
+    """Return the rows sorted by PLACE, which is the order of a split's shards and records."""
+    return rows.sort_by([(name, "ascending") for name in PLACE])
+
+
+def count(rows: pyarrow.Table, num_classes: int = 0) -> dict:
+    """Return what the manifest counts of a split, but its patients, of rows with the columns
+    COUNTED; `num_classes` of a lake from class folders, 0 of others."""
+    label, has_mask, lesion_px = (rows[name].to_numpy() for name in COUNTED)
+    counts = {
+        "records": len(rows),
+        "positives": int((label > 0).sum()),
+        "negatives": int((label == 0).sum()),
+        "unknown": int((label < 0).sum()),
+        "with_mask": int(has_mask.sum()),
+        "lesion_pixels": int(np.maximum(lesion_px, 0).sum()),
+    }
+    if num_classes:
+        counts["classes"] = [int((label == number).sum()) for number in range(num_classes)]
+    return counts
+
+
+def total(counts: Sequence[dict]) -> dict:
+    """Return the sums of one or more dicts as `count` returns them, key by key."""
+    return {key: np.sum([part[key] for part in counts], axis=0).tolist() for key in counts[0]}
