@@ -12,6 +12,8 @@ import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from lake.scan import Header, Scan
+
 # name -> (type, number of values); meaning in README.md, "The record".
 FIELDS = {
     "image_id": (bytes, 1),
@@ -40,6 +42,11 @@ FIELDS = {
     "slice_mm": (float, 1),
     "fold": (int, 1),
 }
+# The fields of a record about which nothing is known.
+UNKNOWN = {
+    name: {bytes: b"", int: 0, float: 0.0}[kind] if count == 1 else (0.0,) * count
+    for name, (kind, count) in FIELDS.items()
+} | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}
 LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
 LARGEST = "image"
 
@@ -48,6 +55,19 @@ def encode(fields: dict) -> bytes:
     """Serialised Example of a value (or sequence of values) for every one of FIELDS; the same
     fields, the same bytes."""
     return b"".join(encoded_parts(fields))
+
+
+def encode_unlabelled(header: Header, scan: Scan) -> bytes:
+    """Return the record that the converter would write about an image, but without its label and
+    without what tells of the patient."""
+    from_scan = vars(scan) | {"encoding": scan.encoding.encode()}
+    from_header = {
+        "image_id": header.image_id.encode(),
+        "original_height": header.height,
+        "original_width": header.width,
+        "original_bits": header.bits,
+    }
+    return encode(UNKNOWN | from_scan | from_header)
 
 
 def encoded_parts(fields: dict) -> list[bytes]:
@@ -185,10 +205,3 @@ def _class(name: str):
     pool = descriptor_pool.DescriptorPool()
     pool.Add(proto)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))
-
-
-# A record of which nothing is known.
-UNKNOWN = {
-    name: {bytes: b"", int: 0, float: 0.0}[kind] if count == 1 else (0.0,) * count
-    for name, (kind, count) in FIELDS.items()
-} | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}

@@ -9,9 +9,18 @@ from lake import Reject
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
 from lake.sources import dicom, images
 
-NAMES = ("dicom", "images", "metaimage")
+NAMES = DICOM, IMAGES, METAIMAGE = ("dicom", "images", "metaimage")
 # A pattern such as ct/** meets them too; they belong to the .mhd that names them.
 METAIMAGE_DATA = (".raw", ".zraw")
+
+
+class ReaderSettings(NamedTuple):
+    """How the files of a lake were read, and so how other files are read for networks that learnt
+    from it."""
+
+    is_ct: bool  # files are CT volumes or slices of one
+    image_id_from: str  # name | uid
+    storage: Storage
 
 
 def is_data_file(source: str, path: str) -> bool:
@@ -44,6 +53,18 @@ def read_headers(
     return dicom.read_headers(file, path, size, image_id_from, frames)
 
 
+def read_file(
+    file: BinaryIO, path: str, size: int, settings: ReaderSettings
+) -> tuple[str, list[Header]]:
+    """Return (source that reads the file, its images) of a file that lies in no lake: PNG and JPEG
+    are told from DICOM by their first bytes, and every frame is an image. Raises Reject."""
+    start = file.read(8)
+    file.seek(0)
+    is_image = start.startswith(tuple(images.OPENERS))
+    source = METAIMAGE if settings.is_ct else IMAGES if is_image else DICOM
+    return source, read_headers(source, file, path, size, settings.image_id_from, "each")
+
+
 def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """How the pixels of an image are coded whose header was read, from the header alone; raises
     Reject."""
@@ -73,14 +94,3 @@ def unreadable(path: str, error: OSError) -> Reject:
     if "\\udc" in path:
         return Reject("unreadable-file", f"{path}: the name is not UTF-8; rename the file")
     return Reject("unreadable-file", f"{path}: {error.strerror or error}")
-
-
-METAIMAGE, IMAGES, DICOM = "metaimage", "images", "dicom"
-
-
-class ReaderSettings(NamedTuple):
-    """How a lake was made of its files."""
-
-    is_ct: bool  # slices of volumes
-    image_id_from: str  # name | uid
-    storage: Storage

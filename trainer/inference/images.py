@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from lake import InputError
 from lake.records import example
-from lake.records.example import UNKNOWN
 from lake.scan import Header, Storage
 from lake.sources.pixels import to_png
 from lake.sources.reader import METAIMAGE, ReaderSettings
@@ -69,7 +68,7 @@ def blank_record(bits: int) -> bytes:
     black = to_png(np.zeros((1, 1), np.uint8 if bits == 8 else np.uint16))
     sizes = dict.fromkeys(("height", "width", "original_height", "original_width"), 1)
     shown = {"image": black, "encoding": b"png", "window": (0.0, 1.0)}
-    return example.encode(UNKNOWN | sizes | shown)
+    return example.encode(example.UNKNOWN | sizes | shown)
 
 
 PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")

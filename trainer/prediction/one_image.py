@@ -1,5 +1,5 @@
-"""What the networks say of one image -> its mask at the source's own size, its row of the tables,
-and its files: overlay, probability map, DICOM SEG."""
+"""What the networks predict for one image -> its mask at the size of the source, its row of the
+tables, and its files: overlay, probability map, DICOM SEG."""
 
 import io
 from pathlib import Path
@@ -11,138 +11,117 @@ from scipy import special
 
 from lake import Reject, picture, storage
 from lake.labels import rle
-from lake.predictions import seg
-from lake.predictions.folder import reject_row
-from lake.sources import reader
-from lake.sources.damage import broken_is
+from lake.predictions import folder
+from lake.predictions.folder import SEGS, PredictionRow
 from trainer.config import run
 from trainer.display import overlay
 from trainer.inference import decision
 from trainer.inference.decision import Decision, Sizes
 from trainer.inference.images import STORED_IMAGE, ImagesToPredict
-from trainer.prediction import input_files, output_folder
+from trainer.prediction.input_files import InputFiles
 
-OVERLAYS, PROBABILITIES, SEGS = "overlays", "probabilities", "seg"
+OVERLAYS, PROBABILITIES = "overlays", "probabilities"
 FIELDS = ("image_id", *Sizes._fields, "pixel_spacing_mm", "original_rle")
 
 
 class OutputOptions(NamedTuple):
-    """What to make besides the tables."""
+    """What to write besides the tables."""
 
     overlays: bool = False
     probabilities: bool = False
     candidates: bool = False
-    finding: str | None = None  # of lake.seg.FINDINGS: DICOM SEGs
+    finding: str | None = None  # a name in lake.predictions.seg.FINDINGS: write DICOM SEGs of it
     mint_uids: bool = False
 
 
 class ImagePrediction(NamedTuple):
-    """Of one image by the networks, and what is known of it."""
+    """What the networks predict for one image, and the fields of its record."""
 
     item: dict  # FIELDS and what else is in a batch
     probabilities: np.ndarray  # [S, S, 1]
     lesion: np.ndarray | None  # [], p of a lesion
     score: float  # a logit
 
-    @property
-    def image_id(self) -> str:
-        return self.item["image_id"].decode()
-
 
 class FinishedImage(NamedTuple):
-    """Of one image, for the tables."""
+    """What the tables need from one image."""
 
-    image_id: str
-    text: str  # run lengths
-    probability: float
-    lesion_px: int
-    area_mm2: float | None  # None where the pixel spacing is unknown
-    rejects: list[dict]
-    mask: np.ndarray | None  # bool [H, W], for candidates where there is a lesion
-    at_source: np.ndarray | None  # probabilities [H, W], likewise
+    row: PredictionRow
+    rejects: list[dict]  # rows of rejects.csv
+    mask: np.ndarray | None  # bool [H, W]; only for candidates, and where there is a lesion
+    probabilities: np.ndarray | None  # [H, W], likewise
 
 
 class ImageFinisher(NamedTuple):
-    """Said -> Finished, with the files of the image; threads call it at the same time."""
+    """Turns an ImagePrediction into a FinishedImage and writes the files of the image; threads call
+    it at the same time."""
 
     settings: run.Data  # of the networks' input
     chosen: Decision
-    asked: ImagesToPredict
+    inputs: ImagesToPredict
     output: Path
-    wanted: OutputOptions
+    options: OutputOptions
 
-    def __call__(self, said: ImagePrediction) -> FinishedImage:
-        mask, at_source = self._mask(said)
+    def __call__(self, prediction: ImagePrediction) -> FinishedImage:
+        item, image_id = prediction.item, prediction.item["image_id"].decode()
+        mask, probabilities = self._mask(prediction)
         runs = rle.from_mask(mask) if mask.any() else rle.NO_RUNS
-        lesion_px, probability = rle.area(runs), special.expit(np.float64(said.score))
-        area_mm2, rejects = area_of(said.item, lesion_px), []
-        if self.wanted.probabilities:
-            levels = np.rint(at_source * 255).astype(np.uint8)
-            self._write_png(PROBABILITIES, said, levels)
-        if self.wanted.overlays:
-            area = f", {area_mm2:,.0f} mm²" if area_mm2 else ""
-            self._write_png(OVERLAYS, said, draw(said, mask, f"p = {probability:.2f}{area}"))
-        if self.wanted.finding:
-            rejects = self._write_seg(said.image_id, mask)
-        kept = (mask, at_source) if self.wanted.candidates and lesion_px else (None, None)
-        text = rle.to_text(runs)
-        return FinishedImage(said.image_id, text, probability, lesion_px, area_mm2, rejects, *kept)
+        sizes = Sizes.from_fields(item)
+        row = PredictionRow(
+            image_id,
+            rle.to_text(runs),
+            special.expit(np.float64(prediction.score)),
+            rle.area(runs),
+            folder.area_mm2(rle.area(runs), item["pixel_spacing_mm"], sizes[:2], sizes[2:]),
+        )
+        if self.options.probabilities:
+            self._write_png(PROBABILITIES, image_id, np.rint(probabilities * 255).astype(np.uint8))
+        if self.options.overlays:
+            area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
+            caption = f"p = {row.probability:.2f}{area}"
+            self._write_png(OVERLAYS, image_id, draw(item, mask, caption))
+        rejects = self._write_segs(image_id, mask) if self.options.finding else []
+        has_candidates = self.options.candidates and row.lesion_px
+        maps = (mask, probabilities) if has_candidates else (None, None)
+        return FinishedImage(row, rejects, *maps)
 
-    def _mask(self, said: ImagePrediction) -> tuple[np.ndarray, np.ndarray | None]:
-        """(bool [H, W], probabilities [H, W] or None where nothing asks for them) at the source's
-        size."""
-        sizes = Sizes.from_fields(said.item)
-        if not self.wanted.probabilities and is_plainly_empty(said, self.chosen):
+    def _mask(self, prediction: ImagePrediction) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return (mask bool [H, W], probabilities [H, W]) at the size of the source; None instead
+        of the latter where the mask is plainly empty and nobody asks for them."""
+        sizes = Sizes.from_fields(prediction.item)
+        p, lesion = prediction.probabilities, prediction.lesion
+        if not self.options.probabilities and decision.is_plainly_empty(
+            p.max(), self.chosen, lesion
+        ):
             return np.zeros((sizes.original_height, sizes.original_width), bool), None
-        at_source = decision.resize_to_source(said.probabilities, sizes, self.settings)
-        mask = decision.mask_of(at_source, self.chosen, said.lesion).numpy()
-        return mask, at_source.numpy()[..., 0]
+        resized = decision.resize_to_source(p, sizes, self.settings)
+        mask = decision.mask_of(resized, self.chosen, lesion).numpy()
+        return mask, resized.numpy()[..., 0]
 
-    def _write_png(self, folder: str, said: ImagePrediction, pixels: np.ndarray) -> None:
-        path = output_folder.path_of(self.output / folder, said.image_id, ".png")
+    def _write_png(self, name: str, image_id: str, pixels: np.ndarray) -> None:
+        path = self.output / name / folder.file_name(image_id, ".png")
         storage.write(path, picture.to_png(pixels))
 
-    def _write_seg(self, image_id: str, mask: np.ndarray) -> list[dict]:
-        """The SEG, and with minted UIDs its source beside it; what kept it from being made."""
-        path, folder = self.asked.headers[image_id].path, self.output / SEGS
-        mint_uids = self.wanted.mint_uids
+    def _write_segs(self, image_id: str, mask: np.ndarray) -> list[dict]:
+        """Write the files of folder.seg_files; return the reject that kept them from being made."""
+        path, options = self.inputs.headers[image_id].path, self.options
         try:
-            content = input_files.InputFiles().read(path)
-            made, copy = seg.segmentation(content, path, mask, self.wanted.finding, mint_uids)
-            with broken_is("unusable-source", path):
-                files = {".dcm": seg.encode(made)}
-                files |= {".source.dcm": seg.encode(copy)} if copy is not None else {}
-        except OSError as error:
-            return [reject_row(path, image_id, reader.unreadable(path, error), SEGS)]
+            contents = folder.seg_files(
+                InputFiles(), path, image_id, mask, options.finding, options.mint_uids
+            )
         except Reject as reject:
-            return [reject_row(path, image_id, reject, SEGS)]
-        for suffix, encoded in files.items():
-            storage.write(output_folder.path_of(folder, image_id, suffix), encoded)
+            return [folder.reject_row(path, image_id, reject, SEGS)]
+        for name, content in contents.items():
+            storage.write(self.output / SEGS / name, content)
         return []
 
 
-def is_plainly_empty(said: ImagePrediction, chosen: Decision) -> bool:
-    return bool(decision.is_plainly_empty(said.probabilities.max(), chosen, said.lesion))
-
-
-def area_of(item: dict, lesion_px: int) -> float | None:
-    """mm² in the plane of the detector or slice; a source pixel's spacing is that of the stored
-    image times how much it was shrunk."""
-    row_mm, column_mm = item["pixel_spacing_mm"]
-    sizes = Sizes.from_fields(item)
-    if not row_mm or not column_mm:
-        return None
-    shrunk = sizes.height / sizes.original_height * sizes.width / sizes.original_width
-    return float(lesion_px * np.float64(row_mm) * np.float64(column_mm) * shrunk)
-
-
-def draw(said: ImagePrediction, mask: np.ndarray, caption: str) -> np.ndarray:
-    """RGB of the stored image, the truth where it is known, and the predicted mask."""
-    with Image.open(io.BytesIO(said.item[STORED_IMAGE])) as stored:
+def draw(item: dict, mask: np.ndarray, caption: str) -> np.ndarray:
+    """Return RGB pixels: the stored image, the truth where it is known, and the predicted mask."""
+    with Image.open(io.BytesIO(item[STORED_IMAGE])) as stored:
         levels = np.asarray(stored).astype(np.float32)
-    low, high = said.item["window"]
+    low, high = item["window"]
     truth = None
-    if said.item["has_mask"]:
-        runs = rle.runs(said.item["original_rle"].decode(), *mask.shape)
-        truth = rle.to_mask(runs, *mask.shape)
+    if item["has_mask"]:
+        truth = rle.decode(item["original_rle"].decode(), *mask.shape)
     return overlay.side_by_side(np.clip((levels - low) / (high - low), 0, 1), truth, mask, caption)

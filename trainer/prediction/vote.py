@@ -1,7 +1,6 @@
 """Several predictions of the same images -> one submission: by majority of their masks, or by the
 mean of their probability maps."""
 
-import collections
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,18 @@ from PIL import Image
 from lake import InputError, storage
 from lake.labels import rle
 from lake.predictions import submission
+from lake.predictions.folder import image_id_of
 from trainer.inference import decision
 from trainer.inference.decision import Decision, Triplet
-from trainer.prediction import output_folder
+from trainer.prediction.output_folder import create
 
 FULL = 255  # of a map: p = 1
 
 
 def run(paths: Sequence[Path], output: Path, votes: int | None, triplet: str | None) -> str:
-    """Submissions vote, folders of maps are averaged; returns a line to print."""
+    """Let submissions vote, or average folders of maps; return the line to print."""
     if len(paths) < 2:
-        raise InputError(f"one prediction, {paths[0]}; a vote takes two or more")
+        raise InputError(f"there is one prediction, {paths[0]}; a vote takes two or more")
     storage.check_writable(output.parent)
     are_folders = {path.is_dir() for path in paths}
     if len(are_folders) > 1:
@@ -34,61 +34,66 @@ def run(paths: Sequence[Path], output: Path, votes: int | None, triplet: str | N
         return vote(paths, output, votes)
     if votes is not None:
         raise InputError("--votes is for submissions; probability maps take --triplet")
-    return average(paths, output, _decision(triplet or "0.5,0,0.5"))
+    return average(paths, output, Decision(_parse_triplet(triplet or "0.5,0,0.5")))
 
 
 def vote(paths: Sequence[Path], output: Path, votes: int | None) -> str:
-    """Keeps the pixels that at least `votes` of the submissions hold; None: more than half."""
+    """Write the pixels that at least `votes` of the submissions hold; None: more than half."""
     votes = len(paths) // 2 + 1 if votes is None else votes
     if not 1 <= votes <= len(paths):
         raise InputError(f"--votes={votes}: expected 1 to {len(paths)}, as there are submissions")
     first, *others = [submission.read(path) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
         submission.check_ids(path, other, first, str(paths[0]))
-    with output_folder.Table(output, submission.HEADER) as table:
+    with create(output) as file:
+        file.write(submission.csv_line(submission.HEADER).encode())
         for image_id, text in first.items():
             texts = [text, *(other[image_id] for other in others)]
-            table.write(image_id, submission.majority(texts, votes))
+            row = image_id, submission.majority(texts, votes)
+            file.write(submission.csv_line(row).encode())
     return f"{len(first):,} images, pixels that at least {votes} of {len(paths)} hold: {output}"
 
 
 def average(folders: Sequence[Path], output: Path, chosen: Decision) -> str:
-    """The mean of the maps that predict --probabilities wrote into each folder, then the triplet.
-
-    A map has 256 levels, so p is known to 0.002.
-    """
-    maps = [_maps(folder) for folder in folders]
-    for folder, other in zip(folders[1:], maps[1:], strict=True):
-        submission.check_ids(folder, other, maps[0], str(folders[0]))
-    with output_folder.Table(output, submission.HEADER) as table:
+    """Write what `chosen` makes of the mean of the maps that predict --probabilities wrote
+    into each folder. A map has 256 levels, so p is known to 0.002."""
+    maps = [_list_maps(path) for path in folders]
+    for path, other in zip(folders[1:], maps[1:], strict=True):
+        submission.check_ids(path, other, maps[0], str(folders[0]))
+    with create(output) as file:
+        file.write(submission.csv_line(submission.HEADER).encode())
         for image_id in sorted(maps[0]):
-            mask = decision.mask_of(_mean([of[image_id] for of in maps]), chosen).numpy()
-            table.write(image_id, rle.encode(mask))
-    return f"{len(maps[0]):,} images, the mean of {len(folders)} maps each, {chosen}: {output}"
+            mean = _mean([paths[image_id] for paths in maps])
+            mask = decision.mask_of(mean, chosen).numpy()
+            file.write(submission.csv_line((image_id, rle.encode(mask))).encode())
+    return f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image, {chosen}: {output}"
 
 
-def _decision(triplet: str) -> Decision:
+def _parse_triplet(text: str) -> Triplet:
+    """Return the Triplet of --triplet; raise InputError."""
     try:
-        found = Triplet(*(float(number) for number in triplet.split(",")))
+        triplet = Triplet(*(float(number) for number in text.split(",")))
     except (TypeError, ValueError):  # not three, not numbers
-        found = Triplet(-1, -1, -1)
-    if not all(0 <= number <= 1 for number in found):
-        raise InputError(f"--triplet={triplet}: expected TOP,AREA_SHARE,BOTTOM, each of 0 to 1")
-    return Decision(found)
+        triplet = Triplet(-1, -1, -1)
+    if not all(0 <= number <= 1 for number in triplet):
+        raise InputError(f"--triplet={text}: expected TOP,AREA_SHARE,BOTTOM, each from 0 to 1")
+    return triplet
 
 
-def _maps(folder: Path) -> dict[str, Path]:
-    found = {output_folder.id_of(path): path for path in folder.glob("*.png")}
-    if not found:
+def _list_maps(folder: Path) -> dict[str, Path]:
+    """Return {image id: PNG}; raise InputError where there is none."""
+    maps = {image_id_of(path.stem): path for path in folder.glob("*.png")}
+    if not maps:
         raise InputError(f"{folder}: no .png; expected a folder that predict --probabilities wrote")
-    return found
+    return maps
 
 
 def _mean(paths: list[Path]) -> tf.Tensor:
-    """[H, W, 1] float32; raises InputError where maps of one image have different sizes."""
+    """Return the mean of the maps of one image, [H, W, 1] float32; raise InputError where their
+    sizes differ."""
     levels = [np.asarray(Image.open(io.BytesIO(path.read_bytes()))) for path in paths]
-    sizes = collections.Counter(of.shape for of in levels)
+    sizes = {pixels.shape for pixels in levels}
     if len(sizes) > 1 or levels[0].dtype != np.uint8 or levels[0].ndim != 2:
-        raise InputError(f"{paths[0]}: expected grey maps of one size, found {list(sizes)}")
+        raise InputError(f"{paths[0]}: expected grey maps of one size, found {sorted(sizes)}")
     mean = np.mean(levels, axis=0, dtype=np.float64) / FULL
     return tf.constant(mean[..., None], tf.float32)

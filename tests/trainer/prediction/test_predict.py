@@ -31,7 +31,7 @@ from trainer.inference.decision import Decision, Triplet
 from trainer.inference.ensemble import Ensemble, Member
 from trainer.models.build import build
 from trainer.prediction import input_files, one_image, predict, vote
-from trainer.prediction.one_image import ImagePrediction, OutputOptions
+from trainer.prediction.one_image import OutputOptions
 from trainer.workdir import BEST, LAKE, claim, load_network, read_json, write_json, write_metrics
 
 HALF = Decision(Triplet(0.5, 0.0, 0.5))
@@ -270,7 +270,7 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
     )
     said = of_files(tmp_path / "in", tmp_path / "out", stored, candidates=True)
     assert said.startswith("36 images predicted")
-    rows = table(tmp_path / "out" / predict.CANDIDATES)
+    rows = table(tmp_path / "out" / predict.CANDIDATES_CSV)
     found = sorted((row["seriesuid"], float(row["diameter_mm"]), row) for row in rows)
     expected = [("one", 12.0, (20, 30, 4)), ("one", 16.0, (50, 10, 8)), ("two", 14.0, (33, 44, 6))]
     for (series, diameter_mm, row), (of, drawn_mm, index) in zip(found, expected, strict=True):
@@ -300,7 +300,7 @@ def test_plainly_empty_masks_are_empty():
         sizes = decision.Sizes(side, side, height, width)
         resized = decision.resize_to_source(p, sizes, settings.model_copy(update={"side": side}))
         mask = decision.mask_of(resized, chosen, lesion).numpy()
-        is_empty = one_image.is_plainly_empty(ImagePrediction({}, p, lesion, 0.0), chosen)
+        is_empty = decision.is_plainly_empty(p.max(), chosen, lesion)
         assert not (is_empty and mask.any())
         taken += is_empty
     assert 20 < taken < 180
