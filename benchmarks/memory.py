@@ -35,12 +35,13 @@ def measure(path: str, options: list[str]) -> dict:
     from trainer.config import files
     from trainer.models.build import build
     from trainer.scoring import objective
+    from trainer.scoring.losses import identity
     from trainer.training import rematerialise
 
     run = files.load(path, [*OPTIONS, *options])
     keras.utils.set_random_seed(run.train.seed)
     network = build(run.model, run.data.side)
-    called = rematerialise.blockwise if run.train.rematerialise else objective.itself
+    called = rematerialise.blockwise if run.train.rematerialise else identity
     forward = objective.outputs(network, run.loss, called)
     losses = objective.image_losses(run, positive_share=0.01)
     side = run.data.side

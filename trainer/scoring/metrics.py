@@ -1,7 +1,7 @@
-"""Metrics of each image, and of a set through histograms and pixel counts that add up over batches
-and replicas.
+"""Metrics of each image, and of a set of images: the latter from histograms and pixel counts that
+add up over batches and replicas.
 
-All in float32: sums of zeros and ones are exact up to 2^24 pixels (4096 x 4096), in any order.
+All are in float32: sums of zeros and ones are exact up to 2^24 pixels (4096 x 4096), in any order.
 """
 
 import math
@@ -11,18 +11,19 @@ from keras import ops
 from scipy import special
 
 from trainer.scoring import losses
+from trainer.scoring.ratios import tensor_ratio
 
 BINS = 4096  # of a score histogram: 0.01 of a logit wide
-SCORE_LIMIT = 20.0  # logits beyond ± this share the outermost bins; p is 2e-9 there
+SCORE_LIMIT = 20.0  # logits beyond ± this fall into the outermost bins, where p or 1 − p is 2e-9
 
 
 def pixel_counts(masks, predictions):
-    """Pixels [4, B] of masks and predictions [B, H, W, 1] of 0 and 1: in both, of the mask,
-    predicted, all there are.
+    """Return the pixels [4, B] of masks and predictions [B, H, W, 1] of 0 and 1: those in both,
+    those of the mask, those predicted, and all.
 
-    Counts add up over images, batches and replicas; the scores below take those of each image, or
-    a sum [4] for one score of all the pixels together. Where an image's score is nan, it is not
-    defined there and belongs in no mean (np.nanmean); in a sum such an image takes no part anyway.
+    Counts add up over images, batches and replicas. The scores below take those of each image
+    [4, B], or a sum [4] for one score of all pixels together. A score that is not defined for an
+    image is nan and belongs in no mean (np.nanmean).
     """
     masks, predictions = ops.cast(masks, "float32"), ops.cast(predictions, "float32")
     hits, truth, predicted = count(masks * predictions), count(masks), count(predictions)
@@ -30,44 +31,45 @@ def pixel_counts(masks, predictions):
 
 
 def iou(counts):
-    """|X∩Y| / |X∪Y|; 1 if both are empty, as with dice."""
+    """Return |X∩Y| / |X∪Y|; 1 if both are empty, as with dice."""
     hits, truth, predicted, _ = ops.unstack(counts, 4)
-    return _quotient(hits, truth + predicted - hits, 1.0)
+    return tensor_ratio(hits, truth + predicted - hits, 1.0)
 
 
 def sensitivity(counts):
-    """The share of the mask's pixels that are predicted; nan without a lesion."""
+    """Return TP / (TP + FN), the share of the mask's pixels that are predicted; nan without a
+    lesion."""
     hits, truth, _, _ = ops.unstack(counts, 4)
-    return _quotient(hits, truth, math.nan)
+    return tensor_ratio(hits, truth, math.nan)
 
 
 def specificity(counts):
-    """The share of the other pixels that are not predicted; nan if the mask covers all."""
-    hits, truth, predicted, all_there_are = ops.unstack(counts, 4)
-    others = all_there_are - truth
-    return _quotient(others - (predicted - hits), others, math.nan)
+    """Return TN / (TN + FP), the share of the other pixels that are not predicted; nan if the mask
+    covers all."""
+    hits, truth, predicted, pixels = ops.unstack(counts, 4)
+    others = pixels - truth
+    return tensor_ratio(others - (predicted - hits), others, math.nan)
 
 
 def ppv(counts):
-    """The share of the predicted pixels that are of the mask; nan if nothing is predicted."""
+    """Return TP / (TP + FP), the share of the predicted pixels that are of the mask; nan if nothing
+    is predicted."""
     hits, _, predicted, _ = ops.unstack(counts, 4)
-    return _quotient(hits, predicted, math.nan)
+    return tensor_ratio(hits, predicted, math.nan)
 
 
 def hard_dice(masks, predictions):
-    """Dice of each image, [B], of masks and predictions [B, H, W, 1] of 0 and 1.
-
-    Two empty masks score 1, as the challenge rules it.
-    """
+    """Return 2|X∩Y| / (|X| + |Y|) of each image, [B], of masks and predictions [B, H, W, 1] of 0
+    and 1. Two empty masks score 1: the rule of the SIIM-ACR pneumothorax challenge."""
     hits, truth, predicted, _ = ops.unstack(pixel_counts(masks, predictions), 4)
     return dice_of_counts(hits, truth + predicted)
 
 
 def soft_dice(masks, probabilities):
-    """2Σyp / (Σy + Σp) of each image, [B], without a threshold; 1 if all of it is 0.
+    """Return 2Σyp / (Σy + Σp) of each image, [B], without a threshold; 1 if all of it is 0.
 
-    An empty mask scores 0 as soon as any p is above 0, and a sigmoid's always is: this is no
-    substitute for the challenge's metric.
+    An empty mask scores 0 as soon as any p is above 0, and that of a sigmoid always is: this does
+    not replace the challenge's metric, hard_dice.
     """
     masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
     hits, truth, predicted = (
@@ -77,14 +79,18 @@ def soft_dice(masks, probabilities):
 
 
 def triplet_dice(masks, probabilities, tops, areas, bottoms):
-    """Dice [B, T, A, K] of: mask p > bottom, but empty if fewer than `area` pixels have p > top.
+    """Return the dice [B, T, A, K] of the masks p > bottom, each emptied if fewer than `area`
+    pixels have p > top: the rule of the challenge's best entries.
 
-    masks, probabilities [B, H, W, 1]; tops [T], areas [A] in pixels, bottoms [K]. Pixels are
-    counted once for a top and once for a bottom, whatever the number of combinations.
+    masks, probabilities [B, H, W, 1]; tops [T], areas [A] in pixels, bottoms [K].
     """
     masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
     tops, areas, bottoms = (ops.cast(values, "float32") for values in (tops, areas, bottoms))
 
+    # The mask of a triplet is either p > bottom or empty. Its dice is therefore one of two numbers:
+    # one per bottom, [K], and that of the empty mask; top and area choose between them. So pixels
+    # are counted once for each top and once for each bottom, and the T x A x K combinations are
+    # comparisons of these counts.
     sure = ops.stack([count(probabilities > top) for top in ops.unstack(tops)], axis=1)  # [B, T]
     predictions = [probabilities > bottom for bottom in ops.unstack(bottoms)]  # K of [B, H, W, 1]
     hits = ops.stack([count(masks * ops.cast(p, "float32")) for p in predictions], axis=1)  # [B, K]
@@ -98,30 +104,28 @@ def triplet_dice(masks, probabilities, tops, areas, bottoms):
 
 
 def keep_by_triplet(probabilities, top: float, area: float, bottom: float):
-    """Masks of 0 and 1 [B, H, W, 1] float32 by the rule of triplet_dice."""
+    """Return masks of 0 and 1, [B, H, W, 1] float32, by the rule of triplet_dice."""
     is_kept = (count(probabilities > top) >= area)[:, None, None, None]
     return ops.cast((probabilities > bottom) & is_kept, "float32")
 
 
 def count(values):
-    return ops.sum(ops.cast(values, "float32"), axis=(1, 2, 3))  # [B]
+    """Return the sum of each image's values, [B] float32, of [B, H, W, 1]."""
+    return ops.sum(ops.cast(values, "float32"), axis=(1, 2, 3))
 
 
 def dice_of_counts(hits, total):
-    return _quotient(2 * hits, total, 1.0)
-
-
-def _quotient(part, whole, otherwise: float):
-    """part / whole, and `otherwise` where the whole is 0."""
-    return ops.where(whole > 0, part / ops.where(whole > 0, whole, 1.0), otherwise)
+    """Return 2·hits / total, where total = |X| + |Y|; 1 where both masks are empty."""
+    return tensor_ratio(2 * hits, total, 1.0)
 
 
 def lesion_score(logits, blocks: int = 32):
-    """One score an image, [B], of logits [B, H, W, 1]: the highest mean of a block.
+    """Return one score per image, [B], of logits [B, H, W, 1]: the highest mean of a block, of
+    `blocks` x `blocks` that cover the image.
 
-    There are `blocks` x `blocks`. A lesion is many neighbouring pixels, so one bright pixel should
-    not decide; as a share of the side, a block means the same at 256 and at 1024 px. The score
-    ranks images (AUC); it is no calibrated logit.
+    A lesion is many neighbouring pixels, so one bright pixel should not decide; a block is a share
+    of the side, so it means the same at 256 and at 1024 px. The score ranks images (AUC); it is not
+    a calibrated logit.
     """
     block_px = max(1, logits.shape[1] // blocks)
     logits = ops.cast(logits, "float32")
@@ -130,7 +134,7 @@ def lesion_score(logits, blocks: int = 32):
 
 
 def score_histogram(logits, labels, weights, bins: int = BINS):
-    """Summed weights [2, bins] of negatives (row 0) and positives (row 1) at each score.
+    """Return the summed weights [2, bins] of negatives (row 0) and positives (row 1) at each score.
 
     logits, labels, weights [B] or [B, 1]; a label of −1 (unknown) or a weight of 0 (padding) leaves
     an image out. Histograms of batches and replicas add up.
@@ -144,31 +148,35 @@ def score_histogram(logits, labels, weights, bins: int = BINS):
 
 
 def class_histograms(logits, labels, weights, bins: int = BINS):
-    """score_histogram of each class against all others, [C, 2, bins], of logits [B, C]: a class
-    scores an image by the log-odds of its probability, log p/(1−p)."""
+    """Return the score_histogram of each class against all others, [C, 2, bins], of logits [B, C]: a
+    class scores an image by the log-odds of its probability, log p/(1−p)."""
     logits = ops.cast(logits, "float32")
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
     classes = logits.shape[-1]
     # log p/(1−p) is the logit less the log-sum-exp of the others: exact where p is near 0 or 1.
-    itself = ops.where(ops.eye(classes) > 0, -math.inf, 0.0)
-    odds = logits - ops.logsumexp(logits[:, None, :] + itself, axis=-1)  # [B, C]
-    ours = ops.where(labels < 0, -1, ops.cast(labels == ops.arange(classes), "int32"))  # [B, C]
-    each = [score_histogram(odds[:, c], ours[:, c], weights, bins) for c in range(classes)]
-    return ops.stack(each)
+    exclude_own = ops.where(ops.eye(classes) > 0, -math.inf, 0.0)  # [C, C]
+    odds = logits - ops.logsumexp(logits[:, None, :] + exclude_own, axis=-1)  # [B, C]
+    is_class = ops.cast(labels == ops.arange(classes), "int32")
+    is_class = ops.where(labels < 0, -1, is_class)  # [B, C]
+    return ops.stack(
+        [score_histogram(odds[:, c], is_class[:, c], weights, bins) for c in range(classes)]
+    )
 
 
 def macro_auc(histograms) -> float:
-    """Mean of the AUCs of class_histograms; nan where one of the classes has no image."""
+    """Return the mean of the AUCs of class_histograms; nan where one of the classes has no image."""
     return float(np.mean([auc(histogram) for histogram in np.asarray(histograms)]))
 
 
 def correct(logits, labels):
-    """Whether the highest of the logits [B, C] is the label's, 0 or 1, [B]; 0 for an unknown."""
+    """Return 1 where the highest of the logits [B, C] is the label's, else 0, [B]; 0 for an unknown
+    label."""
     return ops.cast(ops.argmax(logits, axis=-1) == ops.cast(labels, "int32"), "float32")
 
 
 def auc(histogram) -> float:
-    """Area under the ROC curve of a score_histogram: ties count half, nan without both classes."""
+    """Return the area under the ROC curve of a score_histogram: ties count half, nan without both
+    classes."""
     negatives, positives = np.asarray(histogram, np.float64)
     pairs = negatives.sum() * positives.sum()
     if pairs == 0:
@@ -178,10 +186,12 @@ def auc(histogram) -> float:
 
 
 def average_precision(histogram) -> float:
-    """Σ (Rₙ − Rₙ₋₁)·Pₙ of a score_histogram, from the highest scores down; nan without positives.
+    """Return Σ (Rₙ − Rₙ₋₁)·Pₙ of a score_histogram, from the highest scores down; nan without
+    positives.
 
-    Rₙ and Pₙ: recall and precision of the images at or above a bin. It is scikit-learn's
-    average_precision_score, of scores rounded to bins; by chance alone, the share of positives.
+    Rₙ and Pₙ are recall and precision of the images at or above a bin. This is scikit-learn's
+    average_precision_score for scores rounded to bins; by chance alone it is the share of
+    positives.
     """
     negatives, positives = np.asarray(histogram, np.float64)[:, ::-1]
     if positives.sum() == 0:
@@ -192,7 +202,8 @@ def average_precision(histogram) -> float:
 
 
 def of_logits(logits: np.ndarray) -> np.ndarray:
-    """Probabilities: of pixels [B, H, W, heads], of lesions [B, 1] or of classes [B, C]."""
+    """Return the probabilities of pixels [B, H, W, heads], of lesions [B, 1] or of classes
+    [B, C]."""
     if logits.ndim == 2 and logits.shape[-1] > 1:
         return special.softmax(logits, axis=-1)
     return special.expit(logits)

@@ -15,7 +15,7 @@ from trainer.config.augmentation import Augment
 from trainer.config.run import Config
 from trainer.devices.strategy import compiles_gradients, has_several_workers, summed
 from trainer.models.window import to_unit
-from trainer.scoring import objective
+from trainer.scoring import losses, objective
 from trainer.scoring.sums import example_sums
 from trainer.training import averaging, rematerialise
 from trainer.training.optimizer import LossScale, kept_if_finite
@@ -78,7 +78,7 @@ def _moved(network, optimizer, averages) -> list:
 def gradients_in_parts(network, run: Config, image_losses: Callable) -> Callable:
     """A replica's batch, and a factor of its loss -> its gradients, times the factor, and {name:
     sum over its examples}, in optimizer.accumulate parts one after the other."""
-    called = rematerialise.blockwise if run.train.rematerialise else objective.itself
+    called = rematerialise.blockwise if run.train.rematerialise else losses.identity
     forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
 
     def of_part(part: dict, factor) -> tuple[list, dict]:
