@@ -1,0 +1,19 @@
+"""Fractions whose whole may be 0: of tensors in a graph, and of NumPy's float64."""
+
+import numpy as np
+from keras import ops
+
+
+def tensor_ratio(part, whole, otherwise: float, nothing: float = 0.0):
+    """Return part / whole, and `otherwise` where the whole is `nothing` or less.
+
+    There is no 0 / 0 on the way, which would make the gradient nan as well.
+    """
+    is_defined = whole > nothing
+    return ops.where(is_defined, part / ops.where(is_defined, whole, 1.0), otherwise)
+
+
+def ratio(part, whole, otherwise: float = np.nan) -> np.ndarray:
+    """Return part / whole in float64, and `otherwise` where the whole is 0."""
+    part, whole = np.broadcast_arrays(np.float64(part), np.float64(whole))
+    return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
