@@ -1,14 +1,19 @@
-"""What TensorBoard shows of an epoch beside single numbers: precision and recall, dice over
-thresholds, sizes of lesions. Sums that add up over batches and replicas -> curves and bars.
+"""An epoch's sums -> the curves and histograms of TensorBoard: precision and recall, dice over
+thresholds, sizes of lesions.
 
-    map_sums of a segmenter, at the thresholds [T] and in the bars [N] of the sizes:
-        dice_at, dice_of_positives_at [T]     pixels_at [2, T] in both, predicted
-        sizes [2, N] images by the size of truth, prediction      dice_by_size [N]
+    sums.map_sums of a segmenter, at T thresholds and in N bars of sizes:
+        dice_at, dice_of_positives_at [T]     summed dice of the images
+        pixels_at [2, T]                      pixels of mask and prediction both, and predicted
+        sizes [2, N]                          images by the size of their truth, their prediction
+        dice_by_size [N]                      summed dice of the images by the size of their truth
 """
+
+import itertools
 
 import numpy as np
 
 from trainer.scoring import metrics
+from trainer.scoring.ratios import ratio
 from trainer.scoring.sums import BARS, SMALLEST, THRESHOLDS
 
 IMAGE_THRESHOLDS = np.linspace(0, 1, 201)
@@ -17,55 +22,55 @@ Bars = tuple[np.ndarray, np.ndarray]  # edges [N + 1], heights [N]
 
 
 def bars(sums: dict) -> dict[str, Bars]:
-    """Histograms by tag: of a segmenter, whose sums hold map_sums, and of scores of images."""
-    found = {}
+    """Return histograms by tag: of the images' scores, and those of map_sums where the sums are a
+    segmenter's."""
+    histograms = {}
     for name, histogram in score_histograms(sums).items():
         for label, counts in zip(("without", "with"), histogram, strict=True):
-            found[f"probability {label} lesion{name}"] = THRESHOLDS, binned(counts)
+            histograms[f"probability {label} lesion{name}"] = THRESHOLDS, binned(counts)
     if "dice_at" not in sums:
-        return found
+        return histograms
     sizes, (truth, predicted) = np.linspace(SMALLEST, 0, BARS + 1), sums["sizes"]
-    found["lesion size, log10 of its share/truth"] = sizes, truth
-    found["lesion size, log10 of its share/prediction"] = sizes, predicted
-    found["dice by lesion size"] = sizes, _quotient(sums["dice_by_size"], truth)
+    histograms["lesion size, log10 of its share/truth"] = sizes, truth
+    histograms["lesion size, log10 of its share/prediction"] = sizes, predicted
+    histograms["dice by lesion size"] = sizes, ratio(sums["dice_by_size"], truth, 0.0)
     for tag, dice, images in (
         ("all images", sums["dice_at"], sums["images"]),
         ("with a lesion", sums["dice_of_positives_at"], sums["positives"]),
     ):
-        of_thresholds = _quotient(dice, images)
+        mean_dice = ratio(dice, images, 0.0)  # [T]
         # A bar lies between two thresholds: the mean of both.
-        heights = (of_thresholds[1:] + of_thresholds[:-1]) / 2
-        found[f"dice over thresholds/{tag}"] = THRESHOLDS, heights
-    return found
+        heights = (mean_dice[1:] + mean_dice[:-1]) / 2
+        histograms[f"dice over thresholds/{tag}"] = THRESHOLDS, heights
+    return histograms
 
 
 def pr_counts(sums: dict) -> dict[str, np.ndarray]:
-    """By tag, true and false positives, true and false negatives [4, thresholds] of images and, of
-    a segmenter whose sums hold map_sums, of pixels; a score at the threshold is positive."""
-    found = {}
+    """Return, by tag, true and false positives, true and false negatives [4, thresholds] of images
+    and, if the sums hold map_sums, of pixels. A score equal to the threshold is positive."""
+    counts_by_tag = {}
+    starts = bin_of_probability(IMAGE_THRESHOLDS)
     for name, histogram in score_histograms(sums).items():
-        starts = bin_of_probability(IMAGE_THRESHOLDS)
         above = np.array([histogram[:, start:].sum(axis=1) for start in starts]).T
         negatives, positives = histogram.sum(axis=1)
-        found[f"images{name}"] = _confusion(above[1], above[0], positives, negatives)
+        counts_by_tag[f"images{name}"] = _confusion(above[1], above[0], positives, negatives)
     if "pixels_at" in sums:
         hits, predicted = sums["pixels_at"]
-        _, truth, _, all_there_are = sums["pixels"]
-        counts = _confusion(hits, predicted - hits, truth, all_there_are - truth)
-        found["pixels"] = counts
-    return found
+        _, truth, _, pixels = sums["pixels"]
+        counts_by_tag["pixels"] = _confusion(hits, predicted - hits, truth, pixels - truth)
+    return counts_by_tag
 
 
 def score_histograms(sums: dict) -> dict[str, np.ndarray]:
-    """[2, bins] by the end of its tag: one, or one a class."""
+    """Return score histograms [2, bins] by the suffix of their tag: one, or one per class."""
     if "histogram" in sums:
         return {"": sums["histogram"]}
-    return {f", class {number}": one for number, one in enumerate(sums["histograms"])}
+    return {f", class {c}": histogram for c, histogram in enumerate(sums["histograms"])}
 
 
 def bin_of_probability(probabilities: np.ndarray) -> np.ndarray:
-    """The first bin of a score_histogram at or above each, as its scores are logits; all bins are
-    at or above 0, none at 1."""
+    """Return the first bin of a score_histogram at or above each probability; the histogram's
+    scores are logits. All bins are at or above 0, none at 1."""
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities) - np.log1p(-probabilities)
     share = logits / (2 * metrics.SCORE_LIMIT) + 0.5
@@ -73,15 +78,10 @@ def bin_of_probability(probabilities: np.ndarray) -> np.ndarray:
 
 
 def binned(counts: np.ndarray) -> np.ndarray:
-    """Scores [bins] in bars of even probability [N]."""
-    places = bin_of_probability(THRESHOLDS)
-    return np.array([counts[a:b].sum() for a, b in zip(places, places[1:], strict=False)])
+    """Return the counts of a score histogram, [bins], in bars of even probability, [N]."""
+    edges = bin_of_probability(THRESHOLDS)
+    return np.array([counts[a:b].sum() for a, b in itertools.pairwise(edges)])
 
 
 def _confusion(hits, alarms, positives: float, negatives: float) -> np.ndarray:
     return np.array([hits, alarms, negatives - alarms, positives - hits])
-
-
-def _quotient(part, whole) -> np.ndarray:
-    """part / whole, 0 where the whole is."""
-    return np.asarray(part) / np.where(np.asarray(whole) > 0, whole, 1.0)

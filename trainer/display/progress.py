@@ -1,71 +1,63 @@
-"""The terminal's line: where the run is, how fast, how long still."""
+"""Lines on the console while a run trains: position, speed, time that remains, scores."""
 
 import sys
 import time
 
 from trainer.config.run import Config
 
-SHOWN = (
-    "auc",
-    "accuracy",
-    "dice_mean",
-    "dice_positives",
-    "dice_all_empty",
-    "loss",
-)  # TensorBoard has all
-LINE_SECONDS = 10.0  # between lines where they cannot be rewritten
+# Scores in the line after an epoch; TensorBoard has all.
+SCORES = ("auc", "accuracy", "dice_mean", "dice_positives", "dice_all_empty", "loss")
+LINE_SECONDS = 10.0  # between lines that cannot be rewritten, as on a terminal
 
 
 class Progress:
-    """Prints the line while an epoch runs and a summary after it."""
+    """Prints a line while an epoch runs and a summary after it."""
 
     def __init__(self, per_epoch: int, run: Config, step: int):
         self.per_epoch, self.run = per_epoch, run
-        self.started, self.first_step, self.shown = time.monotonic(), step, 0.0
-        self.last = (self.started, step)
+        self.start_time, self.first_step = time.monotonic(), step
+        self.last_time, self.last_step = self.start_time, step
+        self.print_time = 0.0
         self.images_per_second = 0.0
-        self.step = step
 
     def show(self, step: int, sums: dict) -> None:
+        """Print where the run is; not more often than LINE_SECONDS unless on a terminal."""
         now = time.monotonic()
-        self.images_per_second = (
-            (step - self.last[1]) * self.run.data.batch_size / (now - self.last[0])
-        )
-        self.last, self.step = (now, step), step
+        images = (step - self.last_step) * self.run.data.batch_size
+        self.images_per_second = images / (now - self.last_time)
+        self.last_time, self.last_step = now, step
         is_terminal = sys.stdout.isatty()
-        if not is_terminal and now - self.shown < LINE_SECONDS:
+        if not is_terminal and now - self.print_time < LINE_SECONDS:
             return
-        self.shown = now
-        left = (
-            (self.per_epoch * self.run.train.epochs - step)
-            * (now - self.started)
-            / (step - self.first_step)
-        )
+        self.print_time = now
+        steps_left = self.per_epoch * self.run.train.epochs - step
+        seconds_left = steps_left * (now - self.start_time) / (step - self.first_step)
         steps = max(sums["steps"], 1)  # in float16 all may have been skipped
         text = (
             f"epoch {(step - 1) // self.per_epoch + 1}/{self.run.train.epochs}  "
             f"step {(step - 1) % self.per_epoch + 1}/{self.per_epoch}  "
             f"loss {sums['loss'] / steps:.4f}  {self.images_per_second:.1f} images/s  "
-            f"ETA {_duration(left)}"
+            f"ETA {_duration(seconds_left)}"
         )
         print(text.ljust(90), end="\r" if is_terminal else "\n", flush=True)
 
     def rates(self, optimizer) -> dict[str, float]:
+        """Return the learning rate and the images per second, for TensorBoard."""
         return {
             "learning_rate": float(optimizer.learning_rate),
             "images_per_second": self.images_per_second,
         }
 
     def epoch(self, epoch: int, curves: dict, is_best: bool) -> None:
+        """Print an epoch's scores, {curve: {score: value}}."""
         parts = [f"epoch {epoch}/{self.run.train.epochs}"]
         for curve, values in curves.items():
-            parts.append(
-                f"{curve}: " + "  ".join(f"{n} {values[n]:.3f}" for n in SHOWN if n in values)
-            )
-        passed = _duration(time.monotonic() - self.started)
+            scores = "  ".join(f"{name} {values[name]:.3f}" for name in SCORES if name in values)
+            parts.append(f"{curve}: {scores}")
+        parts.append(_duration(time.monotonic() - self.start_time))
         mark = "kept" if self.run.score == "last" else "best"
-        print("  |  ".join([*parts, passed]) + (f"  ({mark})" if is_best else ""), flush=True)
-        self.last = (time.monotonic(), self.step)  # validation does not count as training time
+        print("  |  ".join(parts) + (f"  ({mark})" if is_best else ""), flush=True)
+        self.last_time = time.monotonic()  # validation does not count as training time
 
 
 def _duration(seconds: float) -> str:

@@ -131,6 +131,6 @@ def _drawn(mask: np.ndarray | None) -> np.ndarray | None:
 
 
 def _said(label: float, scores: np.ndarray) -> str:
-    p = metrics.of_logits(np.atleast_1d(scores)[None])[0]
+    p = metrics.to_probabilities(np.atleast_1d(scores)[None])[0]
     said = f"{p.argmax()}: " if len(p) > 1 else ""
     return f"label {label:.0f}, {said}p = {p.max():.2f}"

@@ -72,11 +72,11 @@ def draw(folder: Path, title: str, scored: dict[str, Scored]) -> None:
         board.scalars(split, 0, tags)
         if not part.curves:  # more than two classes
             continue
-        picture = plots.curves(part.curves, f"{title}: {split}")
+        picture = plots.plot_curves(part.curves, f"{title}: {split}")
         storage.write(folder / f"curves_{split}.png", to_png(picture))
         board.image(split, 0, "curves", picture)
         known = part.predictions.labels >= 0
-        p = metrics.of_logits(part.predictions.scores[known])
+        p = metrics.to_probabilities(part.predictions.scores[known])
         board.pr_curve(split, 0, "images", part.predictions.labels[known] > 0, p)
     board.flush()
 

@@ -148,8 +148,8 @@ def score_histogram(logits, labels, weights, bins: int = BINS):
 
 
 def class_histograms(logits, labels, weights, bins: int = BINS):
-    """Return the score_histogram of each class against all others, [C, 2, bins], of logits [B, C]: a
-    class scores an image by the log-odds of its probability, log p/(1−p)."""
+    """Return the score_histogram of each class against all others, [C, 2, bins], of logits [B, C]:
+    a class scores an image by the log-odds of its probability, log p/(1−p)."""
     logits = ops.cast(logits, "float32")
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
     classes = logits.shape[-1]
@@ -164,7 +164,8 @@ def class_histograms(logits, labels, weights, bins: int = BINS):
 
 
 def macro_auc(histograms) -> float:
-    """Return the mean of the AUCs of class_histograms; nan where one of the classes has no image."""
+    """Return the mean of the AUCs of class_histograms; nan where one of the classes has no
+    image."""
     return float(np.mean([auc(histogram) for histogram in np.asarray(histograms)]))
 
 
@@ -201,7 +202,7 @@ def average_precision(histogram) -> float:
     return float((positives * precision).sum() / positives.sum())
 
 
-def of_logits(logits: np.ndarray) -> np.ndarray:
+def to_probabilities(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities of pixels [B, H, W, heads], of lesions [B, 1] or of classes
     [B, C]."""
     if logits.ndim == 2 and logits.shape[-1] > 1:

@@ -66,7 +66,7 @@ class Validation:
     def panel(self) -> np.ndarray:
         batch = self.panel_batch
         images = window.to_unit(batch["image"], batch["window"])
-        probabilities = metrics.of_logits(np.asarray(self.predict(images), np.float32))
+        probabilities = metrics.to_probabilities(np.asarray(self.predict(images), np.float32))
         if self.run.is_classifier:
             return picture(batch, probabilities, None)
         probabilities = probabilities[..., -1:]

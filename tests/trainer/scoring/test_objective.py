@@ -9,10 +9,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from lake import InputError
 from trainer.config import learning
-from trainer.config.network import Classifier, UnetPlusPlus
+from trainer.config.network import Classifier, UnetPlusPlus, Weight
 from trainer.config.run import Config
 from trainer.models.build import build
 from trainer.scoring import losses, objective
@@ -78,6 +79,36 @@ def test_every_option_of_the_loss_counts(truth):
         ({"dice": 1, "label_smoothing": 0.2}, losses.dice(masks, logits)),  # overlaps keep y
     ):  # fmt: skip
         assert loss_of(masks, logits, **options) == pytest.approx(float(expected[0])), options
+
+
+def test_a_new_term_needs_its_weight_and_its_line_in_the_table_of_terms(truth, monkeypatch):
+    """What CONTRIBUTING tells a newcomer: two files, scoring/losses.py and config/learning.py."""
+
+    class LossWithHinge(learning.Loss):
+        hinge: Weight = 0.0
+
+    def hinge(masks, logits, margin):
+        return losses.image_mean(ops.relu(margin - (2 * masks - 1) * logits))
+
+    term = lambda y, z, settings, share, pool: hinge(y, z, 1.0)  # noqa: E731
+    monkeypatch.setitem(losses.TERMS, "hinge", term)
+    masks, batch = truth
+    logits = np.random.default_rng(4).normal(size=masks.shape).astype(np.float32)
+    run = run_of(model={"kind": "unetpp"})
+    for weight in (0, 3):
+        run = run.model_copy(update={"loss": LossWithHinge(dice=0, bce=2, hinge=weight)})
+        actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits], batch))
+        slack = np.maximum(0, 1 - (2 * masks[0] - 1) * logits[0]).mean()
+        expected = 2 * float(losses.bce(masks, logits)[0]) + weight * slack
+        assert actual == pytest.approx([expected, 0], rel=1e-5)
+
+
+def test_each_term_of_the_table_has_a_weight_in_the_config():
+    weights = dict.fromkeys(losses.TERMS, 0)
+    with pytest.raises(ValueError, match="every weight is 0"):
+        learning.Loss(**weights)
+    for name in losses.TERMS:  # one is enough, and the config knows it
+        assert getattr(learning.Loss(**weights | {name: 1}), name) == 1
 
 
 def test_a_weight_of_zero_leaves_its_term_out(truth):
