@@ -122,7 +122,7 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
         arguments = ["--source=dicom", f"--images={images}", f"--labels={labels}"]
         arguments += [f"--output={lake}", "--splits=train=1.0", "--runner=DirectRunner"]
         convert.run([*arguments, f"--deidentify_key_file={key}"])
-        split = splits.split_of(splits.open_lake(lake), lake, "train")
+        split = splits.named_split(splits.open_lake(lake), lake, "train")
         settings = run.Data(side=side, batch_size=batch)
         by_name = {Path(path).stem: path for path in tf.io.gfile.glob(images)}
         records, sources = [], []

@@ -35,7 +35,7 @@ from trainer.models.build import build
 from trainer.scoring import objective
 from trainer.training import averaging, benchmark
 from trainer.training.optimizer import build_optimizer, learning_rate
-from trainer.training.step import of_batch, steps_in_one_call, training_step
+from trainer.training.step import prepare_batch, steps_in_one_call, training_step
 
 
 def batch_of(run: Config) -> dict:
@@ -68,7 +68,7 @@ def bare(run: Config, batch: dict, steps: int):
 
     @tf.function
     def step(batch: dict):
-        images, masks = of_batch(batch, run.augment)
+        images, masks = prepare_batch(batch, run.augment)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(losses(masks, forward(images, training=True), batch))
         gradients = tape.gradient(loss, network.trainable_variables)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer.augmentation import augment
 from trainer.config.run import Config
 from trainer.devices import workers
-from trainer.devices.strategy import create_strategy, distributed, total
+from trainer.devices.strategy import create_strategy, distribute, replica_sum
 from trainer.models.build import build
 from trainer.scoring import objective
 from trainer.training import averaging, checkpoint
@@ -79,10 +79,10 @@ def equal(norm: str, replicas: int) -> None:
     run = run_of(norm, accumulate, momentum=0.9)
     strategy = create_strategy("cpu", replicas, BATCH, accumulate)
     network, optimizer = built(run, strategy)
-    losses = objective.image_losses(run, 0.1, total(strategy))
+    losses = objective.image_losses(run, 0.1, replica_sum(strategy))
     step = training_step(network, optimizer, run, strategy, losses)
     call = steps_in_one_call(strategy, step, averaging.moving_statistics(network))
-    iterator = iter(distributed(strategy, batches(run, STEPS)))
+    iterator = iter(distribute(strategy, batches(run, STEPS)))
     sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
     weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])
     norms = [float(one["gradient_norm"]) / 5 for one in sums]
@@ -117,7 +117,7 @@ def float16() -> None:
     examples = tf.data.Dataset.zip(batches(run, steps).unbatch(), bad).map(
         lambda example, is_bad: example | {"weight": tf.where(is_bad, float("inf"), 1.0)}
     )
-    iterator = iter(distributed(strategy, examples.batch(BATCH, drop_remainder=True)))
+    iterator = iter(distribute(strategy, examples.batch(BATCH, drop_remainder=True)))
     for _ in range(steps):
         sums = call(iterator, tf.constant(1))
         moved = [v.value for v in (*network.weights, *optimizer.variables)]
@@ -143,7 +143,7 @@ def resume() -> None:
                 averages = averaging.Averages(network, strategy)
                 tracked = {"optimizer": optimizer, "shadows": averages.shadows}
                 state = checkpoint.State(Path(folder), network, agreement, **tracked)
-            statistics = averaging.differing(network, averages)
+            statistics = averaging.per_replica_variables(network, averages)
             if is_resumed:
                 step = state.restore(Path(folder))
                 say(step=step, before=states[0], after=on_replicas(strategy, statistics))
@@ -151,7 +151,7 @@ def resume() -> None:
             losses = objective.image_losses(run, 0.1)
             one = training_step(network, optimizer, run, strategy, losses, averages)
             call = steps_in_one_call(strategy, one, statistics)
-            call(iter(distributed(strategy, batches(run, 3))), tf.constant(3))
+            call(iter(distribute(strategy, batches(run, 3))), tf.constant(3))
             states.append(on_replicas(strategy, statistics))
             state.save(3)
 

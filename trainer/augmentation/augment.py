@@ -28,7 +28,7 @@ class Column(NamedTuple):
     end: float
 
 
-def columns(settings: Augment, side: int) -> list[Column]:
+def table_columns(settings: Augment, side: int) -> list[Column]:
     """The one place that lays out the table: first what decides, then every parameter."""
     possible = settings.possible()
     deciding = [f"one_of.{number}" for number in range(len(settings.one_of))]
@@ -43,7 +43,7 @@ def columns(settings: Augment, side: int) -> list[Column]:
 
 def num_draws(settings: Augment, side: int) -> int:
     """P, how many numbers in [0, 1) one example takes."""
-    return len(columns(settings, side))
+    return len(table_columns(settings, side))
 
 
 def _when(name: str, settings: Augment, deciding: list[str]) -> tuple[int, float, float]:
@@ -58,7 +58,7 @@ def _when(name: str, settings: Augment, deciding: list[str]) -> tuple[int, float
 def parameters(uniforms, settings: Augment, side: int) -> dict:
     """{"affine.rotate_deg": [B, 1, 1], "elastic.control_px": [B, 2, K, K], …} of the transforms
     that can happen; neutral where they do not."""
-    layout = columns(settings, side)
+    layout = table_columns(settings, side)
     low, high, neutral = np.float32([column.drawn[:3] for column in layout]).T  # [P]
     begin, end = np.float32([(column.begin, column.end) for column in layout]).T
     deciding = ops.take(uniforms, np.int32([column.asked for column in layout]), axis=1)
@@ -88,7 +88,7 @@ def apply(images, masks, uniforms, settings: Augment):
     return images[..., None], masks[..., None]
 
 
-def jittered(window, uniforms, settings: Augment, side: int):
+def jitter_window(window, uniforms, settings: Augment, side: int):
     """Windows [B, 2] as `window:` of the settings moves and widens them."""
     drawn = parameters(uniforms, settings, side)
     if "window.shift" not in drawn:

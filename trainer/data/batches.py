@@ -31,7 +31,7 @@ def training_batches(
     num_draws: int,
     worker: Worker = ALONE,
     extra_fields: tuple[str, ...] = (),
-    decoded: cache.Decoded | None = None,
+    decoded: cache.DecodedImages | None = None,
 ) -> tf.data.Dataset:
     """A worker's part of each global batch, from `first_step` (counted over all epochs) to the end
     of the last epoch; `num_draws`: P, the numbers that an example's augmentation takes; `decoded`:
@@ -50,7 +50,7 @@ def training_batches(
         if decoded:
             pixels_of = {"number": drawn["number"]}
         else:
-            pixels_of = data_record.item_of(
+            pixels_of = data_record.decode_record(
                 drawn["record"], split.dtype, data.side, data.fit, extra_fields
             )
         return {**pixels_of, "uniforms": _uniforms(drawn, seed, num_draws)}
@@ -74,8 +74,10 @@ def evaluation_batches(
     """A worker's part of every record once, in the order of the shards; what is missing from its
     last batches is filled up with items of weight 0, the same number of batches for all workers."""
     part, batch_size = _part_of(split, worker), data.batch_size // worker.count
-    dataset = records(part).map(
-        lambda record: data_record.item_of(record, split.dtype, data.side, data.fit, extra_fields),
+    dataset = stored_records(part).map(
+        lambda record: data_record.decode_record(
+            record, split.dtype, data.side, data.fit, extra_fields
+        ),
         tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -98,30 +100,30 @@ def _part_of(split: Split, worker: Worker) -> Split:
     return dataclasses.replace(split, kinds=kinds)
 
 
-def records(split: Split) -> tf.data.Dataset:
+def stored_records(split: Split) -> tf.data.Dataset:
     """The split's records as they are stored, in the order of the shards."""
-    is_needed = split.of_shards.any(axis=1)
+    is_needed = split.kinds_per_shard.any(axis=1)
     paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]
     records = tf.data.TFRecordDataset(paths, num_parallel_reads=None)
     # A shard that lost its end would go unnoticed here.
-    num_stored = np.array(split.stored)[is_needed].sum()
+    num_stored = np.array(split.records_per_shard)[is_needed].sum()
     records = records.apply(tf.data.experimental.assert_cardinality(num_stored))
     if split.is_whole:
         return records
-    is_member = (split.kinds != order.OUTSIDE)[np.repeat(is_needed, split.stored)]
+    is_member = (split.kinds != order.OUTSIDE)[np.repeat(is_needed, split.records_per_shard)]
     records = tf.data.Dataset.zip(records, tf.data.Dataset.from_tensor_slices(is_member))
     return records.filter(lambda _, is_member: is_member).map(lambda record, _: record)
 
 
 def _batched(
-    dataset: tf.data.Dataset, batch_size: int, decoded: cache.Decoded | None = None
+    dataset: tf.data.Dataset, batch_size: int, decoded: cache.DecodedImages | None = None
 ) -> tf.data.Dataset:
     # A worker reads its own records; tf.distribute only cuts each batch into the replicas' parts.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     batches = dataset.batch(batch_size, drop_remainder=True)
     if decoded:
-        batches = batches.map(decoded.in_place_of_numbers, tf.data.AUTOTUNE, deterministic=True)
+        batches = batches.map(decoded.look_up, tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
@@ -130,7 +132,7 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
     records = tf.data.TFRecordDataset(tf.gather(tf.constant(split.paths), shards))
     records = records.batch(len(split.kinds)).get_single_element()  # [stored in the group]
-    num_stored = tf.reduce_sum(tf.gather(tf.constant(split.stored), shards))
+    num_stored = tf.reduce_sum(tf.gather(tf.constant(split.records_per_shard), shards))
     tf.debugging.assert_equal(tf.size(records), num_stored, "records in a group of shards")
     drawn = _draw_group(row, split, seed)
     return {"record": tf.gather(records, drawn.pop("place")), **drawn}
@@ -139,12 +141,12 @@ def _load_group(row: dict, split: Split, seed: int) -> dict:
 def _draw_group(row: dict, split: Split, seed: int) -> dict:
     """The wanted draws of one group, shuffled, int64 [N] each: "place" in the group, "number" in
     the split, "epoch", "repeat"."""
-    places, numbers, repeats = order.draws_of_group(row, split, seed)
+    places, numbers, repeats = order.draw_group(row, split, seed)
     epochs = tf.fill(tf.shape(places), row["epoch"])
     return {"place": places, "number": numbers, "epoch": epochs, "repeat": repeats}
 
 
 def _uniforms(drawn: dict, seed: int, num_draws: int) -> tf.Tensor:
     which = drawn["number"] + drawn["repeat"] % 256 * 2**32
-    seeds = order.seed_of(seed, order.DRAWS, drawn["epoch"], which)
+    seeds = order.stateless_seed(seed, order.DRAWS, drawn["epoch"], which)
     return tf.random.stateless_uniform([num_draws], seed=seeds, alg="philox")

@@ -26,7 +26,7 @@ MEMORY = "memory"  # data.cache; anything else is a folder
 GIGABYTE = 1e9
 
 
-class Decoded(NamedTuple):
+class DecodedImages(NamedTuple):
     """Of M images of a split."""
 
     rows: np.ndarray  # of each stored record of the split: its row, -1 where it is none of it
@@ -34,7 +34,7 @@ class Decoded(NamedTuple):
     mask: np.ndarray  # uint8 [M, S·S / 8]
     others: dict[str, np.ndarray]  # [M, …] window, label, has_mask, weight
 
-    def in_place_of_numbers(self, batch: dict) -> dict:
+    def look_up(self, batch: dict) -> dict:
         """{"number": [B] in the split, …} -> a batch of images, and what else was in it."""
         batch = dict(batch)
         side = self.image.shape[1]
@@ -56,7 +56,9 @@ class Decoded(NamedTuple):
         return image, np.unpackbits(self.mask[rows], axis=1).reshape(image.shape)
 
 
-def of(split: Split, settings: run.Data, shards_sha256: str, batches: Callable) -> Decoded:
+def decode_all(
+    split: Split, settings: run.Data, shards_sha256: str, batches: Callable
+) -> DecodedImages:
     """All of a split, as data.cache says; `batches`: split, settings -> the batches of every record
     once, in order; `shards_sha256`: of the lakes. Raises InputError where there is no room."""
     size = num_bytes(split, settings)
@@ -103,7 +105,7 @@ def num_bytes(split: Split, settings: run.Data) -> int:
     return split.num_records * (pixels * np.dtype(split.dtype).itemsize + pixels // 8)
 
 
-def _filled(split: Split, settings: run.Data, batches: Callable, empty: Callable) -> Decoded:
+def _filled(split: Split, settings: run.Data, batches: Callable, empty: Callable) -> DecodedImages:
     count, side = split.num_records, settings.side
     image = empty((count, side, side, 1), np.dtype(split.dtype))
     mask = empty((count, side * side // 8), np.dtype(np.uint8))
@@ -118,14 +120,14 @@ def _filled(split: Split, settings: run.Data, batches: Callable, empty: Callable
         for name, values in batch.items():
             others.setdefault(name, []).append(values)
     joined = {name: np.concatenate(values) for name, values in others.items()}
-    return Decoded(_rows(split), image, mask, joined)
+    return DecodedImages(_rows(split), image, mask, joined)
 
 
-def _opened(place: Path, split: Split) -> Decoded:
+def _opened(place: Path, split: Split) -> DecodedImages:
     with np.load(place / "others.npz") as others:
         read = {name: others[name] for name in others.files}
     image, mask = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("image", "mask"))
-    return Decoded(_rows(split), image, mask, read)
+    return DecodedImages(_rows(split), image, mask, read)
 
 
 def _rows(split: Split) -> np.ndarray:
@@ -136,7 +138,14 @@ def _rows(split: Split) -> np.ndarray:
 def _name(split: Split, settings: run.Data, shards_sha256: str) -> str:
     """Of the folder for what lies in the cache; the same for the same images only."""
     members = hashlib.sha256((split.kinds != OUTSIDE).tobytes()).hexdigest()
-    known = [shards_sha256, split.stored, members, split.dtype, settings.side, settings.fit]
+    known = [
+        shards_sha256,
+        split.records_per_shard,
+        members,
+        split.dtype,
+        settings.side,
+        settings.fit,
+    ]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 

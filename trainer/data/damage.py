@@ -13,7 +13,7 @@ import tensorflow as tf
 from lake import InputError
 from trainer.config.run import Config, Data
 from trainer.data import splits
-from trainer.data.record import item_of
+from trainer.data.record import decode_record
 
 # What TensorFlow says of a wrong checksum, an image that does not decode, a missing file, and a
 # shard with fewer records than it should have. Networks raise some of them, too.
@@ -26,7 +26,7 @@ ERRORS = (
 
 
 @contextlib.contextmanager
-def explained(run: Config, folder: str) -> Iterator[None]:
+def locate_errors(run: Config, folder: str) -> Iterator[None]:
     """In it, an error of reading is an InputError with the first damaged record of the run's lakes;
     where there is none, the error was another one and passes."""
     try:
@@ -34,7 +34,7 @@ def explained(run: Config, folder: str) -> Iterator[None]:
     except ERRORS as error:
         print("a step failed; looking for a damaged record", file=sys.stderr, flush=True)
         for lake in (folder, *run.data.more_lakes):
-            if found := first_of_lake(lake, run.data):
+            if found := first_damaged_shard(lake, run.data):
                 path, what = found
                 raise InputError(
                     f"{path}: {what}; remove this file and repeat the lake's conversion, which "
@@ -43,22 +43,22 @@ def explained(run: Config, folder: str) -> Iterator[None]:
         raise
 
 
-def first_of_lake(folder: str, settings: Data) -> tuple[str, str] | None:
+def first_damaged_shard(folder: str, settings: Data) -> tuple[str, str] | None:
     """(path, what is wrong) of the first shard that is damaged."""
     content = splits.open_lake(folder)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decoded(record):
-        return item_of(record, content["dtype"], settings.side, settings.fit)
+        return decode_record(record, content["dtype"], settings.side, settings.fit)
 
     for shard in content["shards"]:
         path = tf.io.gfile.join(folder, shard["name"])
-        if what := of_shard(path, shard["records"], decoded):
+        if what := fault_of_shard(path, shard["records"], decoded):
             return path, what
     return None
 
 
-def of_shard(path: str, stored: int, decoded: Callable) -> str | None:
+def fault_of_shard(path: str, stored: int, decoded: Callable) -> str | None:
     """What is wrong with a shard that should have so many records, each of them `decoded`."""
     items = tf.data.TFRecordDataset(path).map(decoded, tf.data.AUTOTUNE, deterministic=True)
     position = 0

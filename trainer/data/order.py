@@ -30,7 +30,7 @@ class Split:
 
     name: str
     paths: tuple[str, ...]
-    stored: tuple[int, ...]  # records in each shard
+    records_per_shard: tuple[int, ...]
     dtype: str
     counts: dict  # as a manifest counts a split: records, positives, with_mask, …
     # Of each stored record, in the order of the shards: int8. All OTHER where nobody asked.
@@ -41,7 +41,7 @@ class Split:
 
     @property
     def num_records(self) -> int:
-        return int(self.of_shards.sum())
+        return int(self.kinds_per_shard.sum())
 
     @property
     def num_kinds(self) -> int:
@@ -53,15 +53,15 @@ class Split:
         return self.num_records == len(self.kinds)
 
     @property
-    def firsts(self) -> np.ndarray:
+    def first_records(self) -> np.ndarray:
         """Of each shard: the number of its first record among all stored ones."""
-        return np.cumsum([0, *self.stored[:-1]])
+        return np.cumsum([0, *self.records_per_shard[:-1]])
 
     @functools.cached_property
-    def of_shards(self) -> np.ndarray:
+    def kinds_per_shard(self) -> np.ndarray:
         """How many records of each kind each shard has, [shards, kinds]."""
         counts = np.zeros((len(self.paths), self.num_kinds), np.int64)
-        shards = np.repeat(np.arange(len(self.paths)), self.stored)
+        shards = np.repeat(np.arange(len(self.paths)), self.records_per_shard)
         members = self.kinds != OUTSIDE
         np.add.at(counts, (shards[members], self.kinds[members]), 1)
         return counts
@@ -69,7 +69,7 @@ class Split:
 
 def steps_per_epoch(split: Split, data: run.Data) -> int:
     """Whole batches in an epoch; the few records that do not fill one are others in each epoch."""
-    count = int(draws_of_lakes(split, data).sum())
+    count = int(draws_per_lake(split, data).sum())
     if count < data.batch_size:
         raise InputError(
             f"batch_size={data.batch_size}, but the training split has {count} records"
@@ -77,7 +77,7 @@ def steps_per_epoch(split: Split, data: run.Data) -> int:
     return count // data.batch_size
 
 
-def draws_of_lakes(split: Split, data: run.Data) -> np.ndarray:
+def draws_per_lake(split: Split, data: run.Data) -> np.ndarray:
     """How many records an epoch draws of each lake, [lakes]: all of the first, and of another one
     so many by its weight, some twice where they are too few."""
     first = _drawable(split, data)[:, :KINDS_OF_LAKE].sum()
@@ -136,7 +136,7 @@ def _rows_of_epoch(
     starts = np.arange(0, len(order), data.group_shards)
     available = np.add.reduceat(_drawable(split, data)[order], starts)  # [groups, kinds]
     share = positive_share(data, epoch, epochs)
-    draws = _draws_of_groups(available, draws_of_lakes(split, data), share)
+    draws = _draws_of_groups(available, draws_per_lake(split, data), share)
     after = np.cumsum(draws.sum(axis=1))
     before = after - draws.sum(axis=1)
     begin, end = (np.clip(edge, before, after) - before for edge in wanted)
@@ -166,7 +166,7 @@ def _shard_order(split: Split, seed: int, epoch: int) -> np.ndarray:
 
 def _drawable(split: Split, data: run.Data) -> np.ndarray:
     """How many records of each kind of each shard an epoch may draw, [shards, kinds]."""
-    return split.of_shards * np.tile([not data.positives_only, True], len(split.weights))
+    return split.kinds_per_shard * np.tile([not data.positives_only, True], len(split.weights))
 
 
 def _draws_of_groups(available: np.ndarray, draws: np.ndarray, share: float | None) -> np.ndarray:
@@ -182,17 +182,17 @@ def _draws_of_groups(available: np.ndarray, draws: np.ndarray, share: float | No
     return np.stack([drawn - wanted, wanted], axis=2).reshape(len(available), -1)
 
 
-def draws_of_group(row: dict, split: Split, seed: int) -> tuple:
+def draw_group(row: dict, split: Split, seed: int) -> tuple:
     """The wanted draws of a group, shuffled, [N] each: which of the group's stored records, the
     number of that record in the split, how often it was drawn before in this epoch."""
     shards = tf.boolean_mask(row["shards"], row["shards"] >= 0)
-    firsts = tf.gather(tf.constant(split.firsts, tf.int64), shards)
-    stored = tf.gather(tf.constant(split.stored, tf.int64), shards)
+    firsts = tf.gather(tf.constant(split.first_records, tf.int64), shards)
+    stored = tf.gather(tf.constant(split.records_per_shard, tf.int64), shards)
     numbers = tf.ragged.range(firsts, firsts + stored).flat_values
     kinds = tf.gather(tf.constant(split.kinds), numbers)
 
     def shuffled(values, stream: int, kind: int = 0):
-        seeds = seed_of(seed, stream, row["epoch"], row["group"] + kind * 2**32)
+        seeds = stateless_seed(seed, stream, row["epoch"], row["group"] + kind * 2**32)
         return tf.random.experimental.stateless_shuffle(values, seed=seeds, alg="philox")
 
     def drawn(kind: int):
@@ -208,6 +208,6 @@ def draws_of_group(row: dict, split: Split, seed: int) -> tuple:
     return places, tf.gather(numbers, places), repeats
 
 
-def seed_of(seed: int, stream: int, epoch, number):
+def stateless_seed(seed: int, stream: int, epoch, number):
     """Two 64-bit words, different for every (seed, stream, epoch, number below 2^40)."""
     return tf.stack([tf.constant(seed * 8 + stream, tf.int64), epoch * 2**40 + number])

@@ -27,7 +27,7 @@ JPEG_RATIOS = (8, 4, 2)
 
 
 @tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
-def item_of(
+def decode_record(
     record,
     dtype: str,
     side: int,
@@ -38,8 +38,8 @@ def item_of(
     """One serialised record, decoded straight to [side, side]."""
     fields = example.parse(record, (*FIELDS, *extra_fields))
     height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
-    box = fitted_box(height, width, side, fit)
-    image = fitted(
+    box = box_within(height, width, side, fit)
+    image = fit_image(
         fields["encoding"] == "jpeg-kept",
         fields["image"],
         lambda: tf.io.decode_png(fields["image"], channels=1, dtype=tf.as_dtype(dtype)),
@@ -73,7 +73,7 @@ def _mask(fields: dict, box: tuple, side: int):
     return tf.ensure_shape(mask, [side, side, 1])
 
 
-def fitted(
+def fit_image(
     is_jpeg,
     jpeg,
     otherwise: Callable[[], tf.Tensor],
@@ -127,7 +127,7 @@ def _fit(pixels, box, side: int):
     )
 
 
-def fitted_box(height, width, side: int, fit: str):
+def box_within(height, width, side: int, fit: str):
     """(top, left, height, width) of an image within [side, side]; whole numbers or integer
     tensors."""
     if fit == "stretch":

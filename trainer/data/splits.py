@@ -33,7 +33,7 @@ def check_classes(content: dict, folder: str, run: Config) -> None:
         )
 
 
-def split_of(content: dict, folder: str, name: str) -> Split:
+def named_split(content: dict, folder: str, name: str) -> Split:
     """A split by its name; raises InputError when the lake has no record of it."""
     shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
     if not shards:
@@ -94,7 +94,7 @@ def _joined(splits: list[Split], weights: tuple[float, ...]) -> Split:
     return Split(
         name=f"{splits[0].name}, {len(splits)} lakes",
         paths=tuple(path for split in splits for path in split.paths),
-        stored=tuple(stored for split in splits for stored in split.stored),
+        records_per_shard=tuple(n for split in splits for n in split.records_per_shard),
         dtype=splits[0].dtype,
         counts=_summed([split.counts for split in splits]),
         kinds=np.concatenate(kinds),
@@ -118,9 +118,9 @@ def _summed(counts: list[dict]) -> dict:
 def _training_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
     """Of one lake; where positives are drawn apart, it knows them from the lake's index."""
     if data.fold is None:
-        split, names = split_of(content, folder, data.train_split), [data.train_split]
+        split, names = named_split(content, folder, data.train_split), [data.train_split]
     else:
-        split, names = fold_of(content, folder, data.fold, is_held_out=False), manifest.FOLDED
+        split, names = fold_split(content, folder, data.fold, is_held_out=False), manifest.FOLDED
     if not (data.positives_only or data.positive_share):
         return split
     column = "label" if is_classifier else "lesion_px"
@@ -139,8 +139,8 @@ def _training_split(content: dict, folder: str, data: Data, is_classifier: bool)
 def validation_split(content: dict, folder: str, data: Data) -> Split:
     """What a run is scored on while it trains, and where thresholds are chosen."""
     if data.fold is None:
-        return split_of(content, folder, data.val_split)
-    return fold_of(content, folder, data.fold, is_held_out=True)
+        return named_split(content, folder, data.val_split)
+    return fold_split(content, folder, data.fold, is_held_out=True)
 
 
 def validation_names(data: Data) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
     return set(of_records[split.kinds != order.OUTSIDE]) - {""}
 
 
-def fold_of(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
+def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
     """Of the splits that folds divide: a fold's records, or all others. Their shards hold both."""
     num_folds = content["options"]["folds"]
     if not num_folds:
@@ -182,7 +182,7 @@ def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: d
     return Split(
         name=name,
         paths=tuple(tf.io.gfile.join(folder, shard["name"]) for shard in shards),
-        stored=tuple(shard["records"] for shard in shards),
+        records_per_shard=tuple(shard["records"] for shard in shards),
         dtype=content["dtype"],
         counts=counts,
         kinds=np.full(sum(shard["records"] for shard in shards), order.OTHER, np.int8),

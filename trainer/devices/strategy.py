@@ -143,9 +143,9 @@ def _of_tpu(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strat
     return made
 
 
-def distributed(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
+def distribute(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
     """A worker's batches, cut into its replicas' parts."""
-    worker = workers.of_environment()
+    worker = workers.from_environment()
     if worker.count == 1:
         return strategy.experimental_distribute_dataset(batches)
     spec = tf.nest.flatten(batches.element_spec)[0]
@@ -155,7 +155,7 @@ def distributed(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
     )
 
 
-def precision(asked: str, strategy: tf.distribute.Strategy) -> str:
+def policy_name(asked: str, strategy: tf.distribute.Strategy) -> str:
     """Keras's policy name: bfloat16 on TPUs and where every GPU computes in it, float32
     elsewhere."""
     if asked != "auto":
@@ -200,7 +200,7 @@ def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:
     return max(tf.config.experimental.get_memory_info(name)["peak"] for name in names)
 
 
-def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:
+def sum_over_replicas(strategy: tf.distribute.Strategy, values: dict) -> dict:
     """Each of the replicas' values, summed over the replicas."""
     return {
         name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
@@ -208,7 +208,7 @@ def summed(strategy: tf.distribute.Strategy, values: dict) -> dict:
     }
 
 
-def total(strategy: tf.distribute.Strategy) -> Callable:
+def replica_sum(strategy: tf.distribute.Strategy) -> Callable:
     """value -> its sum over the replicas, on each of them and with a gradient, inside a replica's
     step."""
     if strategy.num_replicas_in_sync == 1:

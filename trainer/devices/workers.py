@@ -46,7 +46,7 @@ class Worker(NamedTuple):
 ALONE = Worker()
 
 
-def of_environment() -> Worker:
+def from_environment() -> Worker:
     """The worker that TF_CONFIG says this process is; ALONE where it names no other."""
     text = os.environ.get(VARIABLE, "")
     if not text.strip():
@@ -144,7 +144,7 @@ class Agreement:
         """Whether one of the workers claims it; every worker must ask at the same time."""
         return bool(self._sum(int(claim)))
 
-    def of_chief(self, number: int) -> int:
+    def chief_value(self, number: int) -> int:
         """The chief's number, for all; also a moment that all workers have come to."""
         return self._sum(number if self.worker.is_chief else 0)
 

@@ -66,7 +66,7 @@ def evaluate(
     for written in {workdir, page.parent, (picture or page).parent}:
         storage.check_writable(written)
     parts, test = _splits(system, content, folder)
-    with damage.explained(system.run, folder):
+    with damage.locate_errors(system.run, folder):
         told = [_told(part, split) for part, split in parts]
         validation = predictions.joined([part.predictions for part in told])
         chosen = _choose(system, validation)
@@ -119,7 +119,7 @@ def _splits(system: Ensemble, content: dict, folder: str) -> tuple[list, Split |
     is_tested = content["counts"]["splits"].get("test", {}).get("records")
     if not is_tested or parts[0][1].name == "test":
         return parts, None
-    test = splits.split_of(content, folder, "test")
+    test = splits.named_split(content, folder, "test")
     for part, split in parts:
         _check_patients(folder, split, splits.validation_names(part.settings), test)
     return parts, test

@@ -65,7 +65,7 @@ def _images(split: Split, places: Sequence[int], batch_size: int) -> dict[int, n
             row = slice(place % batch_size, place % batch_size + 1)
             image = np.asarray(window.to_unit(batch["image"][row], batch["window"][row]))[0, ..., 0]
             size = (int(batch[name][row][0]) for name in ("height", "width"))
-            top, left, height, width = record.fitted_box(*size, SIDE, "pad")
+            top, left, height, width = record.box_within(*size, SIDE, "pad")
             found[place] = image[top : top + height, left : left + width]
     return found
 

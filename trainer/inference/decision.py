@@ -64,7 +64,7 @@ class Sizes(NamedTuple):
 
 def resize_to_source(probabilities, sizes: Sizes, settings: run.Data):
     """Probabilities [S, S, 1] of the network -> [H, W, 1]: cut out of the padding, resized."""
-    box = record.fitted_box(sizes.height, sizes.width, settings.side, settings.fit)
+    box = record.box_within(sizes.height, sizes.width, settings.side, settings.fit)
     top, left, height, width = box
     inner = probabilities[top : top + height, left : left + width]
     return tf.image.resize(inner, (sizes.original_height, sizes.original_width))

@@ -17,7 +17,7 @@ from lake.sources.pixels import to_png
 from lake.sources.reader import METAIMAGE, ReaderSettings
 from trainer.data import batches as data_batches
 from trainer.data import splits
-from trainer.data.record import item_of
+from trainer.data.record import decode_record
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.workdir import LAKE, read_json
 
@@ -36,9 +36,9 @@ class ImagesToPredict(NamedTuple):
 
 
 def from_lake(folder: str, split: str) -> ImagesToPredict:
-    found = splits.split_of(splits.open_lake(folder), folder, split)
+    found = splits.named_split(splits.open_lake(folder), folder, split)
     return ImagesToPredict(
-        lambda: data_batches.records(found), found.num_records, found.dtype, {}, []
+        lambda: data_batches.stored_records(found), found.num_records, found.dtype, {}, []
     )
 
 
@@ -49,9 +49,9 @@ def batches(
     settings, own = ensemble.settings, ensemble.classifier_settings
 
     def item(record) -> dict:
-        made = item_of(record, asked.dtype, settings.side, settings.fit, fields, False)
+        made = decode_record(record, asked.dtype, settings.side, settings.fit, fields, False)
         if own is not None:
-            other = item_of(record, asked.dtype, own.side, own.fit, with_mask=False)
+            other = decode_record(record, asked.dtype, own.side, own.fit, with_mask=False)
             made[CLASSIFIER_IMAGE] = other["image"]
         if with_image:
             made[STORED_IMAGE] = example.parse(record, ["image"])["image"]

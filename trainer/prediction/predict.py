@@ -95,7 +95,7 @@ def run(
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
         return predict(ensemble, chosen, inputs, output, options)
     lake = lake or ensemble.run.lake
-    with damage.explained(ensemble.run, lake):
+    with damage.locate_errors(ensemble.run, lake):
         return predict(ensemble, chosen, images.from_lake(lake, split), output, options)
 
 

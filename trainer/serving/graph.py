@@ -98,9 +98,9 @@ class Server(NamedTuple):
 
     def _fitted(self, stored: Stored, data: run.Data):
         size, dtype = (stored.height, stored.width), self._dtype()
-        box = record.fitted_box(*size, data.side, data.fit)
+        box = record.box_within(*size, data.side, data.fit)
         is_jpeg = stored.jpeg != ""
-        return record.fitted(
+        return record.fit_image(
             is_jpeg, stored.jpeg, lambda: stored.pixels, size, dtype, data.side, box
         )
 

@@ -57,7 +57,7 @@ def row(item: dict, settings: Augment, seed: int) -> tuple[np.ndarray, np.ndarra
     num_draws = augment.num_draws(settings, item["image"].shape[0])
     uniforms = np.random.default_rng(seed).random((DRAWS, num_draws), np.float32)
     batch = {name: np.repeat(item[name][None], DRAWS, 0) for name in ("image", "mask", "window")}
-    images, masks = step.of_batch({**batch, "uniforms": tf.constant(uniforms)}, settings)
+    images, masks = step.prepare_batch({**batch, "uniforms": tf.constant(uniforms)}, settings)
     image = window.to_unit(batch["image"][:1], tf.constant(batch["window"][:1]))
     images = np.concatenate([image, images])[..., 0]
     return images, np.concatenate([batch["mask"][:1], masks])[..., 0]

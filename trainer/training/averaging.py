@@ -12,7 +12,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from trainer.devices.strategy import distributed
+from trainer.devices.strategy import distribute
 from trainer.models import weight_files
 
 
@@ -56,7 +56,7 @@ def ema_share(decay: float, step):
     return 1 - tf.minimum(decay, (1 + step) / (10 + step))
 
 
-def differing(network: keras.Model, averages: Averages | None = None) -> list:
+def per_replica_variables(network: keras.Model, averages: Averages | None = None) -> list:
     """What each replica has of its own, and a checkpoint would keep the first's of: moving
     statistics, and their shadows."""
     return moving_statistics(network) + (averages.of_statistics if averages else [])
@@ -100,7 +100,7 @@ def estimate_statistics(network: keras.Model, strategy, forward: Callable, batch
 
     step = tf.function(lambda batch: strategy.run(one_batch, args=(batch,)), autograph=False)
     count = 0
-    for batch in distributed(strategy, batches):
+    for batch in distribute(strategy, batches):
         step(batch)
         count += 1
     for statistic, total, _ in pairs:

@@ -25,7 +25,7 @@ import tensorflow as tf
 from lake import InputError
 from trainer.config.run import Config
 from trainer.data import batches
-from trainer.devices.strategy import compiles_gradients, peak_memory_bytes, precision
+from trainer.devices.strategy import compiles_gradients, peak_memory_bytes, policy_name
 from trainer.training import step
 from trainer.training.run import batches_of, compiled_steps, decoded_images, moving_parts, set_up
 
@@ -81,11 +81,11 @@ def measure(run: Config, steps: int) -> dict:
     one = of_lake.take(1).cache()
     [in_memory] = one
     kernel = tf.function(
-        lambda images: step.of_batch(images, run.augment),
+        lambda images: step.prepare_batch(images, run.augment),
         autograph=False,
         jit_compile=compiles_gradients(run.train.jit, strategy),
     )
-    records = batches.records(setup.split).repeat()
+    records = batches.stored_records(setup.split).repeat()
     iterators = {
         "step": iter(strategy.experimental_distribute_dataset(one.repeat())),
         "training": iter(strategy.experimental_distribute_dataset(of_lake)),
@@ -101,11 +101,11 @@ def measure(run: Config, steps: int) -> dict:
 
     seconds = best_seconds(
         {
-            "reading": lambda: seconds_of_pulling(records, steps * batch),
-            "input": lambda: seconds_of_pulling(of_lake, steps),
-            "augmentation": lambda: seconds_of(augmented),
-            "step": lambda: seconds_of(trained("step")),
-            "training": lambda: seconds_of(trained("training")),
+            "reading": lambda: time_elements(records, steps * batch),
+            "input": lambda: time_elements(of_lake, steps),
+            "augmentation": lambda: time_call(augmented),
+            "step": lambda: time_call(trained("step")),
+            "training": lambda: time_call(trained("training")),
         }
     )
     rates = {name: steps * batch / best for name, best in seconds.items()}
@@ -114,7 +114,7 @@ def measure(run: Config, steps: int) -> dict:
         "parameters": setup.network.count_params(),
         "side": run.data.side,
         "batch_size": batch,
-        "precision": precision(run.train.precision, strategy),
+        "precision": policy_name(run.train.precision, strategy),
         "replicas": strategy.num_replicas_in_sync,
         "devices": list(strategy.extended.worker_devices),
         "images_per_second": rates,
@@ -124,17 +124,17 @@ def measure(run: Config, steps: int) -> dict:
     }
 
 
-def seconds_of(call: Callable) -> float:
+def time_call(call: Callable) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
-def seconds_of_pulling(dataset: tf.data.Dataset, count: int) -> float:
+def time_elements(dataset: tf.data.Dataset, count: int) -> float:
     """Of so many elements behind the first, which waits for files to be opened."""
     elements = iter(dataset)
     next(elements)
-    return seconds_of(lambda: [next(elements) for _ in range(count)])
+    return time_call(lambda: [next(elements) for _ in range(count)])
 
 
 def best_seconds(calls: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -154,11 +154,11 @@ def largest_batches(command: list[str], memory_gb: list[float]) -> dict:
     return {
         "gb_of_one": one,
         "gb_of_each_more": two - one,
-        "largest": fitting(one, two, memory_gb),
+        "largest": images_that_fit(one, two, memory_gb),
     }
 
 
-def fitting(one: float, two: float, memory_gb: list[float]) -> dict[str, int]:
+def images_that_fit(one: float, two: float, memory_gb: list[float]) -> dict[str, int]:
     """{GB: images that fit}, of the peaks in GB with one image and with two."""
     if two <= one:
         raise InputError(

@@ -61,7 +61,7 @@ class State:
     def restore(self, workdir: Path) -> int:
         """The step that the chief restored from the workdir, as all workers now have."""
         chief = self.agreement.worker.is_chief
-        step = self.agreement.of_chief(self._restore_newest() if chief else 0)
+        step = self.agreement.chief_value(self._restore_newest() if chief else 0)
         if not chief:
             _check_shared(workdir, self.agreement.worker)
         if step and not chief:

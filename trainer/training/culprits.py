@@ -39,7 +39,7 @@ def _is_good(network: keras.Model, run: Config, image_losses: Callable) -> Calla
     forward = objective.outputs(network, run.loss)
 
     def is_good(batch: dict):
-        images, masks = step.of_batch(batch, run.augment)
+        images, masks = step.prepare_batch(batch, run.augment)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(image_losses(masks, forward(images, training=True), batch))
         norm = tf.linalg.global_norm(tape.gradient(loss, network.trainable_variables))

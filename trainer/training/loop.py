@@ -110,7 +110,7 @@ class Loop:
             is_best = self.state.keep_if_best(score, epoch)
         self.draw(sums, curves, is_best)
         stale_epochs = int(self.state.stale_epochs.numpy())
-        optimizer.after_epoch(self.run.optimizer, self.parts.rate, stale_epochs)
+        optimizer.lower_on_plateau(self.run.optimizer, self.parts.rate, stale_epochs)
         self.write_metrics(epoch, curves)  # before the checkpoint, or a kill between could lose it
         save(self.state, self.board, self.step)
         self.line.epoch(epoch, curves, is_best)
@@ -155,7 +155,7 @@ class Stop:
             return
         if step != int(self.state.step.numpy()):
             save(self.state, self.board, step)
-        self.agreement.of_chief(step)  # behind it, all have saved
+        self.agreement.chief_value(step)  # behind it, all have saved
         raise interruption.Interrupted(
             f"{own or 'another worker stops'}: stopped at step {step:,} and saved; the same "
             f"command goes on from here"

@@ -24,7 +24,7 @@ import tensorflow as tf
 from lake import InputError, storage
 from lake.picture import to_png
 from trainer.config.run import Config
-from trainer.devices.strategy import distributed
+from trainer.devices.strategy import distribute
 from trainer.display import plots
 from trainer.display.board import Board
 from trainer.scoring import objective
@@ -69,10 +69,10 @@ def report(run: Config, workdir: Path, steps: int, lowest: float, highest: float
         raise InputError(
             f"the loss or a gradient of the first step is not a number, at the rate {lowest:g}"
         )
-    rates, averages = rates[: len(losses)], averaged(losses)
+    rates, averages = rates[: len(losses)], running_averages(losses)
     found = suggestion(rates, losses)
     folder = workdir / FOLDER
-    with stages.own_folder(setup.worker, workdir) as own:
+    with stages.worker_folder(setup.worker, workdir) as own:
         _write(own / FOLDER, rates, losses, averages, found)
     end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
     if found is None:
@@ -120,13 +120,13 @@ def losses_by_rate(
     step = training_step(network, optimizer, run, strategy, image_losses)
     statistics = averaging.moving_statistics(network)
     one_step = steps_in_one_call(strategy, step, statistics, is_timed=False)
-    iterator = iter(distributed(strategy, batches))
+    iterator = iter(distribute(strategy, batches))
     losses, lowest = [], objective.lowest_loss(run.loss)
-    with left_as_it_was(network, strategy):
+    with restored_afterwards(network, strategy):
         for number, rate in enumerate(rates):
             sums = one_step(iterator, tf.constant(1))
             loss, is_finite = float(sums["loss"]), not float(sums["nonfinite_steps"])
-            if not is_finite or has_diverged(averaged([*losses, loss]), lowest):
+            if not is_finite or has_diverged(running_averages([*losses, loss]), lowest):
                 break
             losses.append(loss)
             if number % -(-len(rates) // 10) == 0:
@@ -136,7 +136,7 @@ def losses_by_rate(
 
 
 @contextlib.contextmanager
-def left_as_it_was(network: keras.Model, strategy):
+def restored_afterwards(network: keras.Model, strategy):
     """Weights, moving statistics and the states of random generators, on each replica."""
     variables = [
         of_replica
@@ -151,7 +151,7 @@ def left_as_it_was(network: keras.Model, strategy):
             variable.assign(value)
 
 
-def averaged(losses: list[float]) -> np.ndarray:
+def running_averages(losses: list[float]) -> np.ndarray:
     """At each step the mean of the losses so far, each weighing DECAY times the next."""
     total, weight, averages = 0.0, 0.0, []
     for loss in losses:
@@ -169,7 +169,7 @@ def has_diverged(averages: np.ndarray, lowest: float) -> bool:
 def suggestion(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
     """None where the average's lowest comes too early for a slope, or is no further below its start
     than two batches in a row differ."""
-    averages = averaged(losses)[REMEMBERED:]
+    averages = running_averages(losses)[REMEMBERED:]
     rates = rates[REMEMBERED : len(losses)]
     if len(averages) < REMEMBERED:
         return None

@@ -101,7 +101,7 @@ def _triangle(position, low: float):
     return low + (1 - low) * (1 - tf.abs(2 * position - 1))
 
 
-def after_epoch(settings: learning.Optimizer, rate: Rate, stale_epochs: int) -> None:
+def lower_on_plateau(settings: learning.Optimizer, rate: Rate, stale_epochs: int) -> None:
     """Lowers the rate when the score has not become better for plateau_epochs (again)."""
     if (
         settings.schedule == "plateau"

@@ -19,17 +19,17 @@ from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.devices import workers
 from trainer.devices.strategy import (
     create_strategy,
-    distributed,
+    distribute,
     peak_memory_bytes,
-    precision,
-    total,
+    policy_name,
+    replica_sum,
 )
 from trainer.display.board import Board
 from trainer.models.build import build
 from trainer.scoring import objective
 from trainer.training import averaging, checkpoint, culprits, interruption, loop, validation
 from trainer.training.optimizer import LossScale, Rate, build_optimizer, learning_rate
-from trainer.training.step import of_batch, steps_in_one_call, training_step
+from trainer.training.step import prepare_batch, steps_in_one_call, training_step
 from trainer.workdir import CONFIG, claim, shards_sha256
 
 
@@ -54,7 +54,7 @@ def set_up(run: Config) -> Setup:
     splits.check_classes(lakes[0], run.lake, run)
     splits.check_labels(run, split, val_split)
     per_epoch = order.steps_per_epoch(split, run.data)
-    worker = workers.of_environment()
+    worker = workers.from_environment()
     strategy = create_strategy(
         run.train.device,
         run.train.replicas,
@@ -64,12 +64,12 @@ def set_up(run: Config) -> Setup:
         run.train.worker_minutes,
     )
     image_losses = objective.image_losses(
-        run, splits.positive_pixel_share(lakes, run.data), total(strategy)
+        run, splits.positive_pixel_share(lakes, run.data), replica_sum(strategy)
     )
     keras.utils.set_random_seed(run.train.seed)
     if run.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_dtype_policy(precision(run.train.precision, strategy))
+    keras.mixed_precision.set_dtype_policy(policy_name(run.train.precision, strategy))
     with strategy.scope():
         network = build(run.model, run.data.side)
     return Setup(lakes, split, val_split, per_epoch, strategy, image_losses, network, worker)
@@ -98,7 +98,7 @@ def train_stage(run: Config, shared: Path, workdir: Path, watch: interruption.Wa
     provenance.add_start(workdir, setup.lakes, setup.strategy, step)
     _introduce(run, workdir, setup)
     ended = loop.Loop(run, workdir, parts, state, board, stop, setup.per_epoch).train()
-    agreement.of_chief(step)  # behind it, the chief has written the weights of the next stage
+    agreement.chief_value(step)  # behind it, the chief has written the weights of the next stage
     print(f"{shared}: {ended}")
 
 
@@ -140,7 +140,7 @@ def compiled_steps(run: Config, setup: Setup, moving: Moving) -> Callable:
     return steps_in_one_call(
         strategy,
         training_step(network, *parts),
-        averaging.differing(network, moving.averages),
+        averaging.per_replica_variables(network, moving.averages),
         is_timed=not run.train.deterministic,
     )
 
@@ -151,7 +151,7 @@ def loop_parts(run: Config, setup: Setup, moving: Moving, step: int) -> loop.Par
     order_of_run = run, setup.split, run.train.epochs
     decoded = decoded_images(run, setup.lakes, setup.split)
     batches = batches_of(*order_of_run, step, setup.worker, decoded=decoded)
-    iterator = iter(distributed(strategy, batches))
+    iterator = iter(distribute(strategy, batches))
 
     def blamed(first_step: int, count: int) -> str:
         again = batches_of(*order_of_run, first_step, setup.worker, ("image_id",))
@@ -176,7 +176,7 @@ def batches_of(
     first_step: int,
     worker: workers.Worker = workers.ALONE,
     extra_fields: tuple[str, ...] = (),
-    decoded: cache.Decoded | None = None,
+    decoded: cache.DecodedImages | None = None,
 ) -> tf.data.Dataset:
     """A worker's part of the run's batches from a step to the end of an epoch, with draws to
     augment them."""
@@ -184,12 +184,12 @@ def batches_of(
     return training_batches(split, run.data, *numbers, worker, extra_fields, decoded)
 
 
-def decoded_images(run: Config, lakes: list[dict], split: Split) -> cache.Decoded | None:
+def decoded_images(run: Config, lakes: list[dict], split: Split) -> cache.DecodedImages | None:
     """What data.cache asks for."""
     if run.data.cache is None:
         return None
     sha256 = shards_sha256(lakes)
-    return cache.of(split, run.data, sha256, evaluation_batches)
+    return cache.decode_all(split, run.data, sha256, evaluation_batches)
 
 
 @contextlib.contextmanager
@@ -206,7 +206,7 @@ def averages_in_place(run: Config, setup: Setup, averages, epoch: int):
     if is_end:
 
         def forward(batch: dict):
-            setup.network(of_batch(batch, run.augment)[0], training=True)
+            setup.network(prepare_batch(batch, run.augment)[0], training=True)
 
         epochs, per_epoch = run.train.epochs, setup.per_epoch
         batches = batches_of(run, setup.split, epochs, (epochs - 1) * per_epoch, setup.worker)

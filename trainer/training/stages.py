@@ -24,7 +24,7 @@ def train(run: Config, workdir: Path, model_folder: Path | None = None) -> None:
     """The run, or each of its stages in a folder of its own but the last; each to its last epoch
     from where the newest checkpoint stands; raises Interrupted when it was asked to stop. The
     trained network also goes into `model_folder`."""
-    is_chief = workers.of_environment().is_chief
+    is_chief = workers.from_environment().is_chief
     if is_chief and model_folder:
         storage.check_writable(model_folder)
     with interruption.Watch() as watch:
@@ -35,7 +35,7 @@ def train(run: Config, workdir: Path, model_folder: Path | None = None) -> None:
 
 
 def train_stages(run: Config, workdir: Path, watch: interruption.Watch) -> None:
-    worker, stages, weights = workers.of_environment(), run.as_stages(), None
+    worker, stages, weights = workers.from_environment(), run.as_stages(), None
     if worker.is_chief:
         storage.check_writable(workdir)
     for number, stage in enumerate(stages, 1):
@@ -48,9 +48,9 @@ def train_stages(run: Config, workdir: Path, watch: interruption.Watch) -> None:
             model = stage.model.model_copy(update={"weights": str(weights)})
             stage = stage.model_copy(update={"model": model})
         with (
-            losing_one(worker, folder),
-            damage.explained(stage, stage.lake),
-            own_folder(worker, folder) as own,
+            interrupt_if_one_is_lost(worker, folder),
+            damage.locate_errors(stage, stage.lake),
+            worker_folder(worker, folder) as own,
         ):
             train_stage(stage, folder, own, watch)
         weights = folder / BEST
@@ -75,7 +75,7 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledE
 
 
 @contextlib.contextmanager
-def own_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
+def worker_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
     """Where a worker writes: the chief into the workdir; others are quiet and leave nothing."""
     if worker.is_chief:
         yield workdir
@@ -86,7 +86,7 @@ def own_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def losing_one(worker: Worker, workdir: Path) -> Iterator[None]:
+def interrupt_if_one_is_lost(worker: Worker, workdir: Path) -> Iterator[None]:
     """In it, the loss of another worker is an Interrupted: the same command goes on."""
     try:
         yield

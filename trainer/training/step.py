@@ -13,7 +13,7 @@ from lake import InputError
 from trainer.augmentation import augment
 from trainer.config.augmentation import Augment
 from trainer.config.run import Config
-from trainer.devices.strategy import compiles_gradients, has_several_workers, summed
+from trainer.devices.strategy import compiles_gradients, has_several_workers, sum_over_replicas
 from trainer.models.window import to_unit
 from trainer.scoring import losses, objective
 from trainer.scoring.sums import example_sums
@@ -82,7 +82,7 @@ def gradients_in_parts(network, run: Config, image_losses: Callable) -> Callable
     forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
 
     def of_part(part: dict, factor) -> tuple[list, dict]:
-        images, masks = of_batch(part, run.augment)
+        images, masks = prepare_batch(part, run.augment)
         with tf.GradientTape() as tape:
             outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
             loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
@@ -153,7 +153,7 @@ def steps_in_one_call(
         def one_step(done):
             batch = next(iterator)
             waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
-            sums = summed(strategy, strategy.run(replica_step, args=(batch,)))
+            sums = sum_over_replicas(strategy, strategy.run(replica_step, args=(batch,)))
             return (sums, waited), clock.when_done(sums)
 
         traced = tf.function(one_step, autograph=False)
@@ -187,9 +187,11 @@ def _average(variables: list) -> None:
         variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
 
 
-def of_batch(batch: dict, settings: Augment):
+def prepare_batch(batch: dict, settings: Augment):
     """Images [B, S, S, 1] in [0, 1] and masks of a batch as tf.data makes it (data.py), changed."""
-    window = augment.jittered(batch["window"], batch["uniforms"], settings, batch["image"].shape[1])
+    window = augment.jitter_window(
+        batch["window"], batch["uniforms"], settings, batch["image"].shape[1]
+    )
     masks = ops.cast(batch["mask"], "float32")
     return augment.apply(to_unit(batch["image"], window), masks, batch["uniforms"], settings)
 

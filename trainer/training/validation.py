@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.config.run import Config, Data
 from trainer.data.batches import Split, evaluation_batches
 from trainer.devices import workers
-from trainer.devices.strategy import distributed, summed
+from trainer.devices.strategy import distribute, sum_over_replicas
 from trainer.display import panel
 from trainer.display.board import Board
 from trainer.models import window
@@ -26,8 +26,8 @@ class Validation:
 
     def __init__(self, strategy, network, run: Config, split: Split, image_losses: Callable):
         self.run = run
-        batches = evaluation_batches(split, run.data, worker=workers.of_environment())
-        self.batches = distributed(strategy, batches)
+        batches = evaluation_batches(split, run.data, worker=workers.from_environment())
+        self.batches = distribute(strategy, batches)
         self.panel_batch = panel_examples(split, run.data)
 
         forward = objective.outputs(network, run.loss)
@@ -47,7 +47,7 @@ class Validation:
             return {"loss": loss, "weight": tf.reduce_sum(batch["weight"]), **sums}
 
         def step(batch):
-            return summed(strategy, strategy.run(replica_step, args=(batch,)))
+            return sum_over_replicas(strategy, strategy.run(replica_step, args=(batch,)))
 
         self.step = tf.function(step, autograph=False)
         self.predict = tf.function(lambda images: network(images, training=False), autograph=False)

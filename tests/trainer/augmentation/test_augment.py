@@ -49,7 +49,7 @@ def uniforms(settings: Augment, batch_size=4, side=32, seed=0, **columns):
     table = np.random.default_rng(seed + 99).random(
         (batch_size, augment.num_draws(settings, side)), np.float32
     )
-    names = [column.name for column in augment.columns(settings, side)]
+    names = [column.name for column in augment.table_columns(settings, side)]
     for name, value in columns.items():
         table[:, names.index(name.replace("__", "."))] = value
     return table
@@ -74,7 +74,7 @@ def test_what_does_not_happen_leaves_the_same_bits(apply):
     for same, before in zip(apply(images, masks, table, settings), (images, masks), strict=True):
         np.testing.assert_array_equal(same, before)
     window = np.float32([[3, 4000]] * 4)
-    np.testing.assert_array_equal(augment.jittered(window, table, settings, 32), window)
+    np.testing.assert_array_equal(augment.jitter_window(window, table, settings, 32), window)
 
 
 def test_nothing_at_all_still_has_a_table_that_a_batch_can_hold():
@@ -270,7 +270,7 @@ def test_cutout_blackens_squares_of_the_image_alone():
     images, masks = np.ones((2, 1, 32, 32, 1), np.float32)
     settings = always("cutout", holes=2, share=[0.25, 0.25])
     table = uniforms(settings, 1)
-    names = [column.name for column in augment.columns(settings, 32)]
+    names = [column.name for column in augment.table_columns(settings, 32)]
     table[0, names.index("cutout.row") :] = np.float32([8, 20, 8, 24]) / 32  # rows, then columns
     after, masks_after = augment.apply(images, masks, table, settings)
     expected = np.ones((32, 32))
@@ -287,7 +287,7 @@ def test_the_window_moves_before_grey_values_become_0_to_1():
     low, high = 22_000 - 15_000, 22_000 + 15_000
     expected = np.clip((stored.astype(np.float64) - low) / (high - low), 0, 1)
     found["uniforms"] = found["uniforms"][:1]
-    np.testing.assert_allclose(step.of_batch(found, settings)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(step.prepare_batch(found, settings)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -20,7 +20,7 @@ def batches(split, settings, decoded=None, first_step=0):
 
 
 def decoded_of(split, settings, sha256=SHA256):
-    return cache.of(split, settings, sha256, evaluation_batches)
+    return cache.decode_all(split, settings, sha256, evaluation_batches)
 
 
 @pytest.fixture(params=["memory", "folder"])
@@ -53,7 +53,7 @@ def test_batches_are_those_without_it(lake, place, settings):
 
 def test_of_part_of_a_split_only_that_is_kept(lake, place):
     settings = run.Data(side=32, batch_size=4, cache=place)
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
     kinds = np.where(np.arange(len(split.kinds)) % 3, split.kinds, -1).astype(np.int8)
     part = dataclasses.replace(split, kinds=kinds)
     decoded = decoded_of(part, settings)
@@ -64,7 +64,7 @@ def test_of_part_of_a_split_only_that_is_kept(lake, place):
 
 def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, capsys):
     settings = run.Data(side=32, batch_size=8, cache=str(tmp_path))
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
 
     def said(changes=None, sha256=SHA256):
         decoded_of(split, settings.model_copy(update=changes or {}), sha256)
@@ -80,20 +80,20 @@ def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, cap
 
 def test_what_ends_before_it_is_whole_leaves_nothing(lake, tmp_path):
     settings = run.Data(side=32, batch_size=8, cache=str(tmp_path))
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
 
     def broken(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.of(split, settings, SHA256, broken)
+        cache.decode_all(split, settings, SHA256, broken)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
 def test_no_room(lake, tmp_path, where):
     place = "memory" if where == "memory" else str(tmp_path / "cache")
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
     settings = run.Data(side=16 * 2**18, batch_size=8, cache=place)  # 422,000 GB
     with pytest.raises(InputError, match=r"24 images at 4194304 px .* GB are free"):
         decoded_of(split, settings)
@@ -101,6 +101,6 @@ def test_no_room(lake, tmp_path, where):
 
 def test_its_size_is_what_it_takes(lake, tmp_path):
     settings = run.Data(side=64, batch_size=8, cache=str(tmp_path))
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
     decoded = decoded_of(split, settings)
     assert cache.num_bytes(split, settings) == decoded.image.nbytes + decoded.mask.nbytes

@@ -19,14 +19,14 @@ from lake.records import example
 from trainer.config.run import Config, Data
 from trainer.data import damage, order, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
-from trainer.data.record import fitted_box
+from trainer.data.record import box_within
 
 SETTINGS = Data(side=128, batch_size=4, group_shards=2)
 
 
 @pytest.fixture(scope="module")
 def train_split(lake) -> Split:
-    return splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    return splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ def test_smaller_sides_are_near_an_area_average(train_split, stored, side):
     ],
 )
 def test_fitted_box(height, width, fit, box):
-    assert fitted_box(height, width, 64, fit) == box
-    tensors = fitted_box(tf.constant(height), tf.constant(width), 64, fit)
+    assert box_within(height, width, 64, fit) == box
+    tensors = box_within(tf.constant(height), tf.constant(width), 64, fit)
     assert tuple(int(value) for value in tensors) == box
 
 
@@ -315,7 +315,7 @@ def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, 
     split, settings = mixed(lake, other_lake, weight)
     batches = rows(split, 0, 2, settings=settings)
     own = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
-    others = splits.split_of(splits.open_lake(str(other_lake)), str(other_lake), "train")
+    others = splits.named_split(splits.open_lake(str(other_lake)), str(other_lake), "train")
     per_epoch = 24 + round(24 * weight)
     assert len(batches) == 2 * per_epoch and others.num_records == 22
     for epoch in range(2):
@@ -398,18 +398,18 @@ def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
     shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
     damaging(shard)
     run = Config(model={"kind": "unet"}, data=SETTINGS)
-    own = splits.split_of(splits.open_lake(folder), folder, "train")
+    own = splits.named_split(splits.open_lake(folder), folder, "train")
     for read in (rows, lambda *_: list(evaluation_batches(own, SETTINGS))):
         with (
             pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
-            damage.explained(run, folder),
+            damage.locate_errors(run, folder),
         ):
             read(own, 0, 1)
 
 
 def test_an_error_of_another_kind_passes(lake):
     run = Config(model={"kind": "unet"}, data=SETTINGS)
-    with pytest.raises(tf.errors.InvalidArgumentError), damage.explained(run, str(lake)):
+    with pytest.raises(tf.errors.InvalidArgumentError), damage.locate_errors(run, str(lake)):
         tf.reshape(tf.zeros([3]), [2])
 
 
@@ -417,6 +417,6 @@ def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
     with pytest.raises(InputError, match="no manifest.json"):
         splits.open_lake(str(tmp_path))
     with pytest.raises(InputError, match="no records in split 'holdout'; it has test, train, val"):
-        splits.split_of(splits.open_lake(str(lake)), str(lake), "holdout")
+        splits.named_split(splits.open_lake(str(lake)), str(lake), "holdout")
     with pytest.raises(InputError, match="batch_size=64, but the training split has"):
         order.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))

@@ -28,7 +28,7 @@ SETTINGS = run.Data(side=32, batch_size=4, group_shards=2)
 
 @pytest.fixture(scope="module")
 def train_split(lake) -> Split:
-    return splits.split_of(splits.open_lake(str(lake)), str(lake), "train")
+    return splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
 
 
 def ids(split, settings, first_step=0, worker=workers.ALONE, epochs=2) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_validation_counts_each_image_once_over_all_workers(train_split, count):
 )
 def test_tf_config_names_the_worker(monkeypatch, content, expected):
     monkeypatch.setenv("TF_CONFIG", "" if content is None else json.dumps(content))
-    found = workers.of_environment()
+    found = workers.from_environment()
     assert (found.number, found.count) == expected
 
 
@@ -118,7 +118,7 @@ def test_tf_config_names_the_worker(monkeypatch, content, expected):
 def test_a_tf_config_that_is_wrong_is_refused(monkeypatch, text, message):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(InputError, match=message):
-        workers.of_environment()
+        workers.from_environment()
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("TPU")), reason="this machine has a TPU")

@@ -70,7 +70,7 @@ def painted(rle: str, height: int, width: int) -> np.ndarray:
 
 def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -> list[float]:
     """One image at a time; they are square, so without padding."""
-    shards = splits.split_of(splits.open_lake(str(lake)), str(lake), split)
+    shards = splits.named_split(splits.open_lake(str(lake)), str(lake), split)
     items = batches.evaluation_batches(shards, run.run.data).unbatch().as_numpy_iterator()
     found = []
     for record, item in zip(records(lake, split), items, strict=False):  # padding follows
@@ -90,7 +90,7 @@ def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -
 
 
 def told(system: ensemble.Ensemble, lake: Path, split: str) -> predictions.Predictions:
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), split)
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), split)
     return predictions.of(system, predictions.batches(system, split))
 
 
@@ -212,7 +212,7 @@ def test_folds_choose_on_images_that_their_members_did_not_train_on(
     dices = []
     for number, folder in enumerate(members):
         alone = ensemble.load([folder])
-        fold = splits.fold_of(content, str(folded), number, is_held_out=True)
+        fold = splits.fold_split(content, str(folded), number, is_held_out=True)
         of_fold = predictions.of(alone, predictions.batches(alone, fold))
         dices += scores.dices(of_fold, chosen).tolist()
     found = entry["splits"]["fold 0 and fold 1"]["dice_mean"]

@@ -67,7 +67,7 @@ def test_members_and_views_equal_a_slow_loop():
 def test_a_cascade_asks_its_classifiers_with_their_own_images(lake):
     classifiers = [member(f"c{seed}", CLASSIFIER, seed, side=16) for seed in (3, 4)]
     system = Ensemble([member("s", UNET, 1)], classifiers)
-    split = splits.split_of(splits.open_lake(str(lake)), str(lake), "val")
+    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "val")
     alone = batches.evaluation_batches(split, classifiers[0].run.data)
     expected, found = [], []
     for batch in alone:

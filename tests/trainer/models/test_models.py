@@ -249,11 +249,12 @@ def test_compiled_networks_give_the_same_logits(config):
 ON_JAX = """
 import json, sys
 import keras, numpy as np
-from trainer import config, models
+from trainer.config.run import Config
+from trainer.models.build import build
 assert keras.backend.backend() == "jax"
 for name, text in json.loads(sys.argv[1]).items():
-    section = config.Config.model_validate(text).model
-    network = models.build(section, 16)
+    section = Config.model_validate(text).model
+    network = build(section, 16)
     network.load_weights(f"{name}.weights.h5")
     last = network.layers[-1]
     outputs = last.input if last.name == "answer" else [network.output]

@@ -68,7 +68,7 @@ def numbers() -> dict[str, list]:
     numbers = np.array([0, 1, 2, 2, 1, -1, 0, 1])
     classes = rng.normal(size=(8, 3)).astype(np.float32)
     batch, settings = augmented()
-    images, changed = compiled(lambda: step.of_batch(batch, settings))()
+    images, changed = compiled(lambda: step.prepare_batch(batch, settings))()
     found = {
         "augmented images": images,
         "augmented masks": changed,
@@ -101,7 +101,7 @@ def numbers() -> dict[str, list]:
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 def test_jax_gives_the_same_losses_metrics_and_augmentation():
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     code = (
         "import json, keras, test_backends\n"
         "assert keras.backend.backend() == 'jax'\n"
@@ -121,12 +121,13 @@ def test_jax_gives_the_same_losses_metrics_and_augmentation():
 
 ON_ONE_AND_TWO_REPLICAS = """
 import numpy as np, tensorflow as tf, test_backends
-from trainer import augment, distribute
+from trainer.devices.strategy import create_strategy
+from trainer.training.step import prepare_batch
 
-strategies = [distribute.strategy("cpu", count, 4) for count in (2, 1)]
+strategies = [create_strategy("cpu", count, 4) for count in (2, 1)]
 batch, settings = test_backends.augmented()
-expected = augment.of_batch(batch, settings)
-change = tf.function(lambda part: augment.of_batch(part, settings), jit_compile=True)
+expected = prepare_batch(batch, settings)
+change = tf.function(lambda part: prepare_batch(part, settings), jit_compile=True)
 dataset = tf.data.Dataset.from_tensors(batch).unbatch().batch(4)
 for strategy in strategies:
     part = next(iter(strategy.experimental_distribute_dataset(dataset)))
@@ -140,7 +141,7 @@ for strategy in strategies:
 
 @pytest.mark.slow
 def test_two_replicas_augment_a_batch_as_one_does():
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     done = subprocess.run(
         [sys.executable, "-c", ON_ONE_AND_TWO_REPLICAS],
         env={**os.environ, "PYTHONPATH": paths},

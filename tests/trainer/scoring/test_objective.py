@@ -157,10 +157,15 @@ def test_a_batch_divides_once_and_leaves_padding_and_unknown_masks_out():
 ONE_STEP_ON_ONE_AND_TWO_REPLICAS = """
 import json, keras, numpy as np, tensorflow as tf
 from lake import InputError
-from trainer import augment, config, distribute, models, objective, schedules, stepping
+from trainer.augmentation import augment
+from trainer.config.run import Config, Train
+from trainer.devices.strategy import create_strategy, replica_sum
+from trainer.models.build import build
+from trainer.scoring import objective
+from trainer.training import optimizer as optimizers, step as steps
 
-strategies = [distribute.strategy("cpu", count, 4) for count in (2, 1)]
-run = config.Config.model_validate({
+strategies = [create_strategy("cpu", count, 4) for count in (2, 1)]
+run = Config.model_validate({
     "model": {"kind": "unetpp", "depth": 1, "filters": 2},
     "data": {"side": 16, "batch_size": 4},
     "loss": {"dice": 1, "bce": 0, "tversky": 1, "reduction": "batch"},
@@ -177,18 +182,18 @@ dataset = tf.data.Dataset.from_tensors(batch).unbatch().batch(4)
 for strategy in strategies:
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        network = models.build(run.model, 16)
-        rate = schedules.learning_rate(run.optimizer, 1, 1)
-        optimizer = schedules.build_optimizer(run.optimizer, rate)
+        network = build(run.model, 16)
+        rate = optimizers.learning_rate(run.optimizer, 1, 1)
+        optimizer = optimizers.build_optimizer(run.optimizer, rate)
         optimizer.build(network.trainable_variables)
-    losses = objective.image_losses(run, 0.1, distribute.total(strategy))
-    step = stepping.training_step(network, optimizer, run, strategy, losses)
-    call = stepping.steps_in_one_call(strategy, step, [])
+    losses = objective.image_losses(run, 0.1, replica_sum(strategy))
+    step = steps.training_step(network, optimizer, run, strategy, losses)
+    call = steps.steps_in_one_call(strategy, step, [])
     sums = call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(1))
     print(json.dumps([float(sums["loss"]), float(sums["gradient_norm"])]))
 try:
-    compiled = run.model_copy(update={"train": config.Train(jit=True)})
-    stepping.training_step(network, optimizer, compiled, strategies[0], losses)
+    compiled = run.model_copy(update={"train": Train(jit=True)})
+    steps.training_step(network, optimizer, compiled, strategies[0], losses)
 except InputError as error:
     print(error)
 """

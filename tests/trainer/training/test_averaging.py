@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[3]
 
 TWO_REPLICAS = """
 import json, keras, numpy as np, tensorflow as tf
-from trainer import averaging, distribute
+from trainer.devices.strategy import create_strategy
+from trainer.training import averaging
 
-strategy = distribute.strategy("cpu", 2, 8)
+strategy = create_strategy("cpu", 2, 8)
 with strategy.scope():
     norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=0)
     dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")

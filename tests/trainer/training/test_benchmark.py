@@ -53,10 +53,10 @@ def test_replicas_are_measured_in_processes_of_their_own(config_file, lake, tmp_
 
 def test_the_largest_batch_is_where_the_line_reaches_the_memory():
     # 2 GB before the first image, 10 GB an image: 16 · 0.92 = 14.7, 80 · 0.92 = 73.6, …
-    found = benchmark.fitting(12.0, 22.0, [8, 16, 80, 141])
+    found = benchmark.images_that_fit(12.0, 22.0, [8, 16, 80, 141])
     assert found == {"8": 0, "16": 1, "80": 7, "141": 12}
     with pytest.raises(InputError, match="larger --data.side"):
-        benchmark.fitting(1.5, 1.5, [16])
+        benchmark.images_that_fit(1.5, 1.5, [16])
 
 
 def test_best_round_behind_the_first():

@@ -18,7 +18,7 @@ from trainer.config.run import Config, merged
 from trainer.training import lr_finder
 from trainer.training.optimizer import build_optimizer, learning_rate
 from trainer.training.run import Setup, set_up
-from trainer.training.step import of_batch, steps_in_one_call, training_step
+from trainer.training.step import prepare_batch, steps_in_one_call, training_step
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {
@@ -60,7 +60,7 @@ def test_the_average_weighs_each_loss_96_percent_of_the_next():
     for last in (0, 1, 59):
         weights = 0.96 ** np.arange(last, -1, -1)
         expected = np.average(losses[: last + 1], weights=weights)
-        assert lr_finder.averaged(losses)[last] == pytest.approx(expected)
+        assert lr_finder.running_averages(losses)[last] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("steps", [200, 1000])
@@ -112,7 +112,7 @@ def test_each_loss_is_the_one_before_the_step_with_its_rate(lake):
     expected, weights = [], setup.network.trainable_variables
     batches = lr_finder.batches_from_the_first(run, setup, len(rates))
     for rate, batch in zip(rates, batches, strict=False):
-        images, masks = of_batch(batch, run.augment)
+        images, masks = prepare_batch(batch, run.augment)
         with tf.GradientTape() as tape:
             logits = setup.network(images, training=True)
             loss = tf.reduce_sum(setup.image_losses(masks, [logits], batch)) / 8
@@ -150,7 +150,7 @@ def test_network_optimizer_and_random_states_are_left_as_they_were(lake):
 def test_the_network_is_left_as_it_was_after_an_error(lake):
     setup = set_up(run_with(lake))
     before = [variable.numpy() for variable in setup.network.variables]
-    with pytest.raises(KeyError), lr_finder.left_as_it_was(setup.network, setup.strategy):
+    with pytest.raises(KeyError), lr_finder.restored_afterwards(setup.network, setup.strategy):
         for variable in setup.network.variables:
             variable.assign(variable + 1)
         raise KeyError
@@ -162,7 +162,7 @@ def test_a_run_that_diverges_ends_there(lake):
     wild = {"kind": "sgd", "momentum": 0.0, "clip_norm": None}
     run = run_with(lake, model={"norm": "none", "dropout": 0.0}, optimizer=wild)
     losses = losses_of(run, set_up(run), np.geomspace(1e-3, 1e12, 60))
-    averages = lr_finder.averaged(losses)
+    averages = lr_finder.running_averages(losses)
     assert 5 < len(losses) < 60 and np.isfinite(losses).all()
     assert (averages <= 4 * np.minimum.accumulate(averages)).all()
 
@@ -231,10 +231,12 @@ def test_bad_flags_are_refused(lake, tmp_path, capsys, options, message):
 ON_TWO_REPLICAS = """
 import json, sys
 import numpy as np
-from trainer import config, lr_finder, train
+from trainer.config.run import Config
+from trainer.training import lr_finder
+from trainer.training.run import set_up
 
-run = config.Config.model_validate(json.loads(sys.argv[1]))
-setup = train.set_up(run)
+run = Config.model_validate(json.loads(sys.argv[1]))
+setup = set_up(run)
 of_replicas = [
     of_replica
     for variable in setup.network.variables

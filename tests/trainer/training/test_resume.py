@@ -236,7 +236,8 @@ def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished):
 
 KILLED = """
 import json, os, pathlib, random, signal, sys, time
-from trainer import task, train  # imported once: no operation has run when this process forks
+from trainer import task
+from trainer.training import stages  # imported once: no operation has run when this process forks
 
 def start(arguments):
     child = os.fork()

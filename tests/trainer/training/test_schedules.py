@@ -6,7 +6,7 @@ import pytest
 
 from trainer.config import learning, run
 from trainer.data import order
-from trainer.training.optimizer import after_epoch, build_optimizer, learning_rate
+from trainer.training.optimizer import build_optimizer, learning_rate, lower_on_plateau
 
 
 def rates(steps, epochs: int = 40, per_epoch: int = 1, **settings) -> list[float]:
@@ -49,7 +49,7 @@ def test_a_plateau_lowers_the_rate_each_time_the_score_stays_where_it_is():
     rate = learning_rate(settings, 40, 10)
     found = []
     for stale_epochs in (0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3):
-        after_epoch(settings, rate, stale_epochs)
+        lower_on_plateau(settings, rate, stale_epochs)
         found.append(float(rate(100)))
     halved = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125]
     assert found == pytest.approx(np.array(halved) * 1e-3)

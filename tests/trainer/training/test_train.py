@@ -84,9 +84,10 @@ def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
 
 BATCH_NORM_ON_TWO_REPLICAS = """
 import json, keras, numpy as np, tensorflow as tf
-from trainer import averaging, distribute, stepping
+from trainer.devices import strategy as devices
+from trainer.training import averaging, step as training_step
 
-strategy = distribute.strategy("cpu", 2, 4)
+strategy = devices.create_strategy("cpu", 2, 4)
 with strategy.scope():
     layer = keras.layers.BatchNormalization(momentum=0.5)
     network = keras.Sequential([keras.Input((3,)), layer])
@@ -95,7 +96,7 @@ def step(batch):
     network(batch, training=True)
     return {"loss": tf.reduce_sum(batch)}
 
-call = stepping.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+call = training_step.steps_in_one_call(strategy, step, averaging.moving_statistics(network))
 values = np.arange(24, dtype="float32").reshape(8, 3) ** 2
 dataset = tf.data.Dataset.from_tensor_slices(values).batch(4)
 call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(2))
