@@ -72,7 +72,7 @@ def decode_all(
         raise InputError(f"data.cache={settings.cache}: expected {MEMORY} or a local folder")
     folder = Path(settings.cache)
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / _name(split, settings, shards_sha256)
+    place = folder / _cache_key(split, settings, shards_sha256)
     if place.exists():
         print(f"cached: {said}, {place.name}", flush=True)
         return _opened(place, split)
@@ -135,18 +135,18 @@ def _rows(split: Split) -> np.ndarray:
     return np.where(is_member, np.cumsum(is_member) - 1, -1)
 
 
-def _name(split: Split, settings: run.Data, shards_sha256: str) -> str:
-    """Of the folder for what lies in the cache; the same for the same images only."""
+def _cache_key(split: Split, settings: run.Data, shards_sha256: str) -> str:
+    """Return the name of the folder for a split's images.
+
+    It is a hash of all that decides about the cached pixels, so that two runs share a folder only
+    where every one of their pixels is the same: the stored bytes (by the manifests' checksums),
+    which of them belong to the split and in which order, and how they are brought to the network's
+    side. Batch size, shares and augmentation come later, and are not in it.
+    """
     members = hashlib.sha256((split.kinds != OUTSIDE).tobytes()).hexdigest()
-    known = [
-        shards_sha256,
-        split.records_per_shard,
-        members,
-        split.dtype,
-        settings.side,
-        settings.fit,
-    ]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    stored_bytes = [shards_sha256, split.records_per_shard, members]
+    key = json.dumps([*stored_bytes, split.dtype, settings.side, settings.fit])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _check_room(wanted: int, free: int, said: str) -> None:

@@ -83,7 +83,7 @@ def fit_image(
     box: tuple,
 ):
     """An image as a network gets it, [S, S, 1]: of its JPEG, or of the pixels [H, W, 1] that
-    `otherwise` gives; size: (height, width) as stored, box: fitted_box of it."""
+    `otherwise` gives; size: (height, width) as stored, box: box_within of it."""
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(jpeg, box, *size, dtype), otherwise)
     return tf.ensure_shape(_fit(image, box, side), [side, side, 1])
 

@@ -151,7 +151,7 @@ def test_smaller_sides_are_near_an_area_average(train_split, stored, side):
         (50, 100, "stretch", (0, 0, 64, 64)),
     ],
 )
-def test_fitted_box(height, width, fit, box):
+def test_the_box_of_an_image_within_a_square(height, width, fit, box):
     assert box_within(height, width, 64, fit) == box
     tensors = box_within(tf.constant(height), tf.constant(width), 64, fit)
     assert tuple(int(value) for value in tensors) == box
