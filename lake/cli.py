@@ -72,11 +72,19 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def remote_folder(text: str) -> str:
-    """Return the gs:// folder of what other machines read and write; an argparse type."""
-    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected gs://BUCKET/FOLDER")
-    return text
+def matching(pattern: str, expected: str) -> Callable[[str], str]:
+    """Return an argparse type: a text that the whole pattern matches, or else "expected …"."""
+
+    def text_type(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+        return text
+
+    return text_type
+
+
+# What other machines read and write.
+remote_folder = matching(r"gs://[a-z0-9][a-z0-9._-]+/[^/].*", "gs://BUCKET/FOLDER")
 
 
 def exit_code(command: Callable[[], object]) -> int:

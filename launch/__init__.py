@@ -1,1 +1,2 @@
-"""What starts commands elsewhere, or several at a time. No TensorFlow here."""
+"""Launchers, which users start with python -m launch.…: they run commands on rented machines, or
+several at once on this one. In: a command's options. Out: a running job, and its exit code."""

@@ -1,4 +1,4 @@
-"""What a launcher asks before anything costs money. In: the plan as text; out: whether to go on."""
+"""The question before anything costs money. In: the plan as text; out: whether to go on."""
 
 import sys
 
@@ -6,16 +6,17 @@ from lake import InputError
 
 
 def add_flags(add) -> None:
-    add("--dry_run", action="store_true", help="print what would be done, and do nothing")
-    add("--yes", action="store_true", help="do not ask before launching")
+    add("--dry_run", action="store_true", help="only print what would be done")
+    add("--yes", action="store_true", help="launch without asking")
 
 
 def approved(plan: str, dry_run: bool, yes: bool) -> bool:
-    """Prints the plan; asks where neither flag answers. InputError where nobody can be asked."""
+    """Print the plan and return whether to launch it; asks where neither flag answers. Raises
+    InputError where there is no terminal to ask at."""
     print(plan, flush=True)
     if dry_run or yes:
         return not dry_run
     if not sys.stdin.isatty():
-        raise InputError("nobody to ask here: add --yes to launch this, or --dry_run to see it")
+        raise InputError("no terminal to ask at: add --yes to launch, or --dry_run to only look")
     print("launch this? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,52 +1,48 @@
-"""python -m launch.cluster --workers 2 -- COMMAND …: several workers of one command on this
-machine, each with its TF_CONFIG; their lines come with the worker's name in front.
+"""python -m launch.cluster --workers 2 -- COMMAND …: runs several workers of one command on this
+machine, each with its TF_CONFIG, and puts the worker's name in front of each line of its output.
 
-When one ends badly the others are ended, after the time they need to notice it themselves. The exit
-code is the lowest of the workers' that is an error's (so 42, "repeat the command", comes behind a
-worker's own 1 or 2), or 128 + the signal that ended one. SIGTERM and Ctrl-C go to every worker.
+When a worker fails, the others get --grace_seconds to notice it themselves and are then ended. The
+exit code is the lowest positive one of a worker (so 42, "repeat the command", gives way to 1 or 2);
+else 128 + the number of the signal that ended one. SIGTERM and Ctrl-C reach every worker.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import BinaryIO
 
+from lake import InputError, cli
+
 POLL_SECONDS = 0.1
-KILL_SECONDS = 30.0  # that a worker has after SIGTERM to save and end
+KILL_SECONDS = 30.0  # the time between SIGTERM and SIGKILL, in which a worker saves and ends
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m launch.cluster",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.add_argument("--workers", type=int, required=True, metavar="N")
-    made.add_argument(
-        "--grace_seconds",
-        type=float,
-        default=60.0,
-        help="how long the other workers may go on when one has ended badly (default: 60)",
-    )
-    made.add_argument("command", nargs="+", metavar="COMMAND", help="behind --")
-    return made
+    result = cli.parser("launch.cluster", __doc__)
+    add = result.add_argument
+    add("--workers", type=cli.at_least(1), required=True, metavar="N")
+    grace = {"type": cli.at_least(0, float), "default": 60.0, "metavar": "S"}
+    add("--grace_seconds", help="time for the other workers when one has failed", **grace)
+    add("command", nargs="+", metavar="COMMAND", help="after --")
+    return result
 
 
 def configs(workers: int) -> list[str]:
-    """The TF_CONFIG of each worker, on ports of this machine that are free now."""
-    with contextlib.ExitStack() as stack:
+    """Return the TF_CONFIG of each worker, on ports of this machine that are free now."""
+    with contextlib.ExitStack() as stack:  # all are open at once, so that no port comes twice
         sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     return [
         json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}})
         for number in range(workers)
@@ -54,7 +50,8 @@ def configs(workers: int) -> list[str]:
 
 
 class Cluster:
-    """The workers' processes, each a group of its own; left with none of them running."""
+    """A context in which the workers run, each in a process group of its own; at its end those that
+    still run are killed."""
 
     def __init__(self, command: list[str], workers: int):
         self.command, self.configs = command, configs(workers)
@@ -68,7 +65,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches a worker through us, and once
+                start_new_session=True,  # so that Ctrl-C reaches a worker once, through `send`
             )
             thread = threading.Thread(target=_copy_lines, args=(process.stdout, number))
             thread.start()
@@ -83,18 +80,19 @@ class Cluster:
             thread.join()
 
     def codes(self) -> list[int | None]:
-        """Of each worker; None: it runs."""
+        """Return each worker's exit code; None while it runs."""
         return [process.poll() for process in self.processes]
 
     def send(self, number: int) -> None:
-        """A signal to all that run, and to what they have started."""
+        """Send a signal to the workers that run, and to the processes that they have started."""
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
 
     def wait(self, seconds: float | None, or_failure: bool = False) -> bool:
-        """Until all have ended (or one badly); whether it is so within the time."""
+        """Wait until all workers have ended, or with `or_failure` one has failed; return False
+        where that takes longer than `seconds`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while None in (codes := self.codes()):
             if or_failure and any(codes):
@@ -113,13 +111,17 @@ def _copy_lines(lines: BinaryIO, number: int) -> None:
 
 
 def run(command: list[str], workers: int, grace_seconds: float) -> int:
-    """Starts the workers and waits for them; the exit code for all."""
-    with Cluster(command, workers) as cluster, _passed_on(cluster):
+    """Start the workers, wait for them and return one exit code; raise InputError where there is no
+    such command."""
+    if not shutil.which(command[0]):
+        raise InputError(f"{command[0]}: no such command")
+    with Cluster(command, workers) as cluster, _signals_passed_on(cluster):
         cluster.wait(None, or_failure=True)
         if None in cluster.codes():
             number, code = next((n, c) for n, c in enumerate(cluster.codes()) if c)
+            ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
             print(
-                f"worker {number} ended with {said(code)}; the others have {grace_seconds:g} s",
+                f"worker {number} ended with {ending}; the others have {grace_seconds:g} s",
                 file=sys.stderr,
                 flush=True,
             )
@@ -130,19 +132,15 @@ def run(command: list[str], workers: int, grace_seconds: float) -> int:
     return exit_code([-signal.SIGKILL if code is None else code for code in codes])
 
 
-def said(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-
-
 def exit_code(codes: list[int]) -> int:
-    """One for all, of at least one code as subprocess gives it: -15 is an end by SIGTERM."""
+    """Return one exit code for all workers; -15 means that SIGTERM ended one, as in subprocess."""
     errors = [code for code in codes if code > 0]
     return min(errors) if errors else max((128 - code for code in codes if code), default=0)
 
 
 @contextlib.contextmanager
-def _passed_on(cluster: Cluster):
-    """SIGTERM and SIGINT to this process go to every worker; each may end in its own way."""
+def _signals_passed_on(cluster: Cluster) -> Iterator[None]:
+    """Send SIGTERM and SIGINT on to every worker, instead of ending this process."""
     numbers = signal.SIGTERM, signal.SIGINT
     before = [signal.signal(number, lambda n, _: cluster.send(n)) for number in numbers]
     try:
@@ -154,14 +152,7 @@ def _passed_on(cluster: Cluster):
 
 def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
-    if flags.workers < 1:
-        print(f"error: --workers={flags.workers}: give 1 or more", file=sys.stderr)
-        return 2
-    try:
-        return run(flags.command, flags.workers, flags.grace_seconds)
-    except FileNotFoundError:
-        print(f"error: {flags.command[0]}: no such command", file=sys.stderr)
-        return 2
+    return cli.exit_code(lambda: run(flags.command, flags.workers, flags.grace_seconds))
 
 
 if __name__ == "__main__":

@@ -1,44 +1,46 @@
-"""A training run as Vertex AI's CustomJob. In: the flags of launch.vertex; out: the request as the
-service's JSON says it, or as the YAML that gcloud takes.
+"""A training run as Vertex AI's CustomJob. In: the flags of launch.vertex. Out: the request as the
+JSON of the service, and as the YAML that gcloud takes.
 
-Vertex AI mounts every bucket under /gcs (Cloud Storage FUSE), so that a folder of a bucket is a
-local one there.
+Vertex AI mounts each bucket below /gcs (Cloud Storage FUSE), so a folder of a bucket is a local
+folder there.
 """
 
 import argparse
-import re
 import shlex
-from pathlib import Path
 
 import yaml
 
 from lake import InputError
-from launch import machines
+from launch import machines, training_run
 
-# The text is constant: what a user gives comes in "$0" and "$@", which no shell reads again. The
-# service calls few exit codes transient, and 42 is none of them: what was interrupted, by the loss
-# of another machine, say, goes on from here, unless it is this machine that is taken (SIGTERM).
+# The container's command. The user's arguments arrive as "$0" and "$@", which the shell does not
+# parse, so this text needs no quoting. It starts a run that ended with 42 (interrupted and saved,
+# for example because another machine was lost) again, as the service would call that a failure; but
+# not where SIGTERM came, for then this machine is being taken away. A signal ends `wait` early,
+# hence the second loop.
 START = """
 python -m pip install -q --no-deps --no-build-isolation "$0" || exit
-trap 'taken=yes; kill -TERM "$child"' TERM
+trap 'terminated=yes; kill -TERM "$child"' TERM
 code=42
-while [ "$code" = 42 ] && [ -z "$taken" ]; do
+while [ "$code" = 42 ] && [ -z "$terminated" ]; do
   python -m trainer.task "$@" & child=$!
   wait "$child"; code=$?
-  while kill -0 "$child" 2> /dev/null; do wait "$child"; code=$?; done  # behind the signal
+  while kill -0 "$child" 2> /dev/null; do wait "$child"; code=$?; done
 done
 exit "$code"
 """
-# Where the service puts the driver's libraries into a container.
+# The folder of the container into which the service puts the driver's libraries.
 DRIVER = "/usr/local/nvidia/lib64"
 
 
 def request(flags: argparse.Namespace, package: str) -> dict:
-    """The CustomJob; `package`: the sdist's file name. Raises InputError."""
+    """Return the CustomJob; `package`: the sdist's file name. Raises InputError for what the
+    service would refuse."""
     machine = machines.vertex(flags.accelerator, flags.gpus, flags.machines)
-    counts = [1] + [flags.machines - 1] * (flags.machines > 1)  # the chief has a pool of its own
+    # The first machine is the chief, which needs a pool for itself.
+    counts = [1] + [flags.machines - 1] * (flags.machines > 1)
     if flags.tensorboard and not flags.service_account:
-        raise InputError("--tensorboard needs --service_account: the service writes as it")
+        raise InputError("--tensorboard needs --service_account, the account that writes to it")
     spec = {
         "workerPoolSpecs": [
             {
@@ -52,7 +54,7 @@ def request(flags: argparse.Namespace, package: str) -> dict:
         "scheduling": {
             "timeout": f"{round(86400 * flags.max_days)}s",
             "strategy": "SPOT" if flags.spot else "STANDARD",
-            # The others would wait in vain for a worker that was started again by itself.
+            # Workers find each other at their start, so all start again when one does.
             "restartJobOnWorkerRestart": flags.machines > 1,
         },
         "baseOutputDirectory": {"outputUriPrefix": base(flags)},
@@ -63,8 +65,8 @@ def request(flags: argparse.Namespace, package: str) -> dict:
         "network": flags.network,
     }
     return {
-        "displayName": flags.name or _default_name(flags.config),
-        "labels": {"program": "radlake"} | dict(flags.label),
+        "displayName": flags.name or training_run.name(flags.config)[:63].rstrip("-"),
+        "labels": {"program": "radlake"} | dict(label.split("=") for label in flags.label),
         "jobSpec": spec | {key: value for key, value in optional.items() if value},
     }
 
@@ -84,9 +86,9 @@ def _container(flags: argparse.Namespace, package: str) -> dict:
     arguments = {
         "config": f"{staged}/config.yaml",
         "lake": flags.lake,
-        # The folder under BASE that a TensorBoard instance of Vertex AI reads.
+        # A TensorBoard of Vertex AI reads the folder logs.
         "workdir": mounted(f"{base(flags)}/logs"),
-        # A missing accelerator is an error, not a slow run on the machine's CPUs.
+        # Without this, a machine whose accelerator does not work would train on its CPUs.
         "train.device": "tpu" if is_tpu else "gpu",
     }
     container = {
@@ -100,7 +102,8 @@ def _container(flags: argparse.Namespace, package: str) -> dict:
 
 
 def as_yaml(job: dict, flags: argparse.Namespace, package: str) -> str:
-    """What `gcloud ai custom-jobs create --config` takes; as comments, what else is to be done."""
+    """Return the YAML for `gcloud ai custom-jobs create --config`; comments say what else this
+    command does, and how to do it by hand."""
     machine = machines.vertex(flags.accelerator, flags.gpus, flags.machines)
     labels = ",".join(f"{key}={value}" for key, value in job["labels"].items())
     by_hand = ["gcloud", "ai", "custom-jobs", "create", f"--project={flags.project}"]
@@ -121,15 +124,10 @@ def base(flags: argparse.Namespace) -> str:
 
 
 def staging(flags: argparse.Namespace) -> str:
-    """Where the sdist and the config are put."""
+    """Return the folder into which the sdist and the config are uploaded."""
     return f"{base(flags)}/launch"
 
 
 def mounted(uri: str) -> str:
-    """gs://BUCKET/NAME as a path on a machine of Vertex AI."""
+    """Return the path of gs://BUCKET/NAME on a machine of Vertex AI."""
     return f"/gcs/{uri.removeprefix('gs://')}"
-
-
-def _default_name(config: str) -> str:
-    stem = re.sub("[^a-z0-9]+", "-", Path(config).stem.lower())
-    return f"radlake-{stem}"[:63].rstrip("-")

@@ -1,7 +1,7 @@
-"""python -m launch.dataflow … : beam.convert on Dataflow, with machines that fit this job. In: what
-beam.convert takes, with gs:// paths; out: the job, and at its end the table of a local run.
+"""python -m launch.dataflow …: runs beam.convert on Dataflow, on machines that fit this job.
 
-Ctrl-C cancels the job that is waited for. Beam's own options pass through.
+Takes the options of beam.convert, with gs:// paths, and Beam's own. Prints the job's page, waits
+and prints the table of a local conversion; Ctrl-C cancels the job.
 """
 
 import argparse
@@ -9,56 +9,44 @@ import os
 import shlex
 import sys
 
-from lake import InputError, workers
-from lake.cli import remote_folder
+from lake import InputError, cli
 from launch import approval, sdist
+
+# Converting an image takes 1 to 190 ms of one core, and a process 250 MB. More than four cores per
+# machine gain nothing. No pixels are shuffled, so the disk holds the container and one CT volume.
+MACHINE_TYPE, MAX_WORKERS, DISK_GB = "e2-standard-4", 20, 50
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m launch.dataflow",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="python -m beam.convert --help has the options of a conversion",
-        allow_abbrev=False,
-    )
-    add = made.add_argument
+    epilog = "python -m beam.convert --help lists the options of a conversion"
+    result = cli.parser("launch.dataflow", __doc__, epilog=epilog)
+    add, number = result.add_argument, cli.at_least(1)
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
-    add(
-        "--staging",
-        type=remote_folder,
-        required=True,
-        metavar="gs://BUCKET/FOLDER",
-        help="for Dataflow's own files",
-    )
-    add("--image", metavar="URI", help="of launch/beam.Dockerfile, pushed; default: the sdist")
-    # An image takes 1 to 190 ms of one core and a process 250 MB; more cores a machine than four
-    # gain nothing, and no pixel is shuffled, so the disk holds the container and one CT volume.
-    add("--machine_type", default=workers.MACHINE)
-    disk, most = workers.DISK_GB, workers.MOST
-    a_number = {"type": _from_1_on}
-    add("--disk_gb", default=disk, metavar="GB", help=f"of a machine ({disk})", **a_number)
-    add("--max_workers", default=most, metavar="N", help=f"machines, at most ({most})", **a_number)
+    a_folder = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
+    add("--staging", required=True, help="for Dataflow's own files", **a_folder)
+    an_image = "the image of launch/beam.Dockerfile in a registry; default: install the sdist"
+    add("--image", metavar="URI", help=an_image)
+    add("--machine_type", default=MACHINE_TYPE)
+    a_disk = f"disk per machine ({DISK_GB})"
+    add("--disk_gb", type=number, default=DISK_GB, metavar="GB", help=a_disk)
+    most = f"machines at most ({MAX_WORKERS})"
+    add("--max_workers", type=number, default=MAX_WORKERS, metavar="N", help=most)
     add("--private_ips", action="store_true", help="no public addresses; needs --image")
     add("--subnetwork", metavar="URL", help="regions/REGION/subnetworks/NAME")
-    add("--service_account", metavar="EMAIL", help="that the workers run as")
-    add("--name", help="of the job")
+    add("--service_account", metavar="EMAIL", help="the account that the workers run as")
+    add("--name", help="the job's name")
     add("--detach", action="store_true", help="do not wait for the job")
     approval.add_flags(add)
-    return made
-
-
-def _from_1_on(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
-    return int(text)
+    return result
 
 
 def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
-    """python -m beam.convert with what Dataflow needs; raises InputError."""
+    """Return the command line of beam.convert with what Dataflow needs."""
     if flags.private_ips and not flags.image:
-        raise InputError("--private_ips needs --image: without one the workers install from PyPI")
+        raise InputError(
+            "--private_ips needs --image: without an image the workers install from PyPI"
+        )
     staging = flags.staging.rstrip("/")
     options = {
         "project": flags.project,
@@ -77,31 +65,25 @@ def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
         options |= {"sdk_container_image": flags.image, "sdk_location": "container"}
     else:
         options |= {"setup_file": sdist.ROOT / "setup.py"}
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    given += ["--no_use_public_ips"] * flags.private_ips + ["--detach"] * flags.detach
-    python = [sys.executable, "-m", "beam.convert"]
-    return [*python, *conversion, "--runner=DataflowRunner", *given]
+    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    words += ["--no_use_public_ips"] * flags.private_ips + ["--detach"] * flags.detach
+    return [sys.executable, "-m", "beam.convert", *conversion, "--runner=DataflowRunner", *words]
 
 
-def plan(flags: argparse.Namespace, words: list[str]) -> str:
-    """What the user sees before."""
-    return (
-        f"# up to {flags.max_workers} x {flags.machine_type} with {flags.disk_gb} GB in "
-        f"{flags.region}\n{shlex.join(words)}"
-    )
+def run(flags: argparse.Namespace, conversion: list[str]) -> int:
+    """Print the plan, ask, and become the conversion, so that Ctrl-C is the conversion's."""
+    words = command(flags, conversion)
+    machines = f"up to {flags.max_workers} x {flags.machine_type} with {flags.disk_gb} GB"
+    plan = f"# {machines} in {flags.region}\n{shlex.join(words)}"
+    costs_nothing = "--estimate" in conversion  # as no machine is started
+    if not approval.approved(plan, flags.dry_run, flags.yes or costs_nothing):
+        return 0
+    return os.execv(words[0], words)
 
 
 def main(argv: list[str]) -> int:
     flags, conversion = parser().parse_known_args(argv)
-    try:
-        words = command(flags, conversion)
-        is_free = "--estimate" in conversion  # which starts no machine
-        if not approval.approved(plan(flags, words), flags.dry_run, flags.yes or is_free):
-            return 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return os.execv(words[0], words)  # Ctrl-C is then the conversion's own
+    return cli.exit_code(lambda: run(flags, conversion))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""python -m launch.detached --folder F -- COMMAND …: a command that outlives the connection that
-started it. Runs on the rented machine, with nothing but Python.
+"""python -m launch.detached --folder F -- COMMAND …: runs a command that goes on when the
+connection that started it is lost. Runs on the rented machine and needs only Python.
 
-Repeated while the command runs, it follows the same run; repeated after its end, it starts anew.
-The exit code is 0, or 100 + the command's own, because gcloud ssh ends with 1 or 255 where the
+Repeated while the command runs, it follows the same run; repeated after its end, it starts it anew.
+The exit code is 0, or 100 + the command's, because gcloud ssh itself ends with 1 or 255 where the
 connection is lost.
 """
 
-import argparse
 import fcntl
 import signal
 import subprocess
@@ -14,13 +13,15 @@ import sys
 import time
 from pathlib import Path
 
-OFFSET = 100  # between the command's exit code and ours
-KILLED = 128 + signal.SIGKILL  # of a command whose end nobody noted
+from lake import cli, storage
+
+OFFSET = 100  # is added to the command's exit code
+KILLED = 128 + signal.SIGKILL  # the code where the supervisor was killed before it wrote one
 POLL_SECONDS = 0.2
 
 
 def run(folder: Path, command: list[str]) -> int:
-    """Starts the command, or finds it running; copies its output, and returns its exit code."""
+    """Start the command unless it runs already, copy its output, return its exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "code").exists() and not is_running(folder):
         start(folder, command)
@@ -31,10 +32,10 @@ def run(folder: Path, command: list[str]) -> int:
 
 
 def start(folder: Path, command: list[str]) -> None:
-    _write(folder / "shown", 0)
+    _write(folder / "shown", 0)  # bytes of the log that a connection has printed
     supervisor = [sys.executable, "-m", "launch.detached", f"--folder={folder}", "--supervise"]
     with (folder / "lock").open("w") as lock, (folder / "log").open("wb") as log:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the supervisor inherits it and holds it until its end
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the supervisor inherits the lock until it ends
         subprocess.Popen(
             [*supervisor, "--", *command],
             stdin=subprocess.DEVNULL,
@@ -46,9 +47,10 @@ def start(folder: Path, command: list[str]) -> None:
 
 
 def supervise(folder: Path, command: list[str]) -> None:
-    """Runs the command and notes its exit code."""
-    # A machine that is taken sends SIGTERM to everybody; the code of a saved run must be noted.
-    # A handler, because what is ignored would be ignored by the command, too.
+    """Run the command and write its exit code."""
+    # A machine that Google takes back sends SIGTERM to all its processes. The command then saves
+    # its run and ends with 42, which must still be written. A handler does nothing, and is not
+    # inherited; to ignore the signal would make the command ignore it, too.
     signal.signal(signal.SIGTERM, lambda *_: None)
     code = subprocess.call(command)
     _write(folder / "code", code if code >= 0 else 128 - code)
@@ -64,28 +66,25 @@ def is_running(folder: Path) -> bool:
 
 
 def follow(folder: Path) -> None:
-    """Copies what no earlier connection has shown, until the command has ended."""
+    """Copy the log to stdout, from where the last connection stopped to the command's end."""
     with (folder / "log").open("rb") as log:
         log.seek(int((folder / "shown").read_text()))
         has_ended = False
         while not has_ended:
-            has_ended = not is_running(folder)  # before the last reading, so that nothing is missed
-            if new := log.read():
-                sys.stdout.buffer.write(new)
+            has_ended = not is_running(folder)  # asked before the last read, which then gets all
+            if output := log.read():
+                sys.stdout.buffer.write(output)
                 sys.stdout.buffer.flush()
                 _write(folder / "shown", log.tell())
             time.sleep(0 if has_ended else POLL_SECONDS)
 
 
 def _write(path: Path, number: int) -> None:
-    """Whole or not at all: a connection may end at any moment."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(str(number))
-    unfinished.rename(path)
+    storage.write(path, str(number).encode())
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m launch.detached", allow_abbrev=False)
+    parser = cli.parser("launch.detached", __doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--supervise", action="store_true", help="for its own use")
     parser.add_argument("command", nargs="+")

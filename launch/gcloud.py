@@ -1,10 +1,11 @@
-"""gcloud's command lines for one TPU VM, as lists of arguments. Nothing is run here."""
+"""gcloud's command lines for one TPU VM, as lists of arguments; nothing is run here."""
 
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-READY = ("ACTIVE", "READY")  # of a queued resource; of a machine
+# States of a queued resource or of a machine.
+READY = ("ACTIVE", "READY")
 COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "STARTING")
 
 
@@ -14,7 +15,7 @@ class TpuVm(NamedTuple):
     zone: str
     accelerator: str
     runtime: str
-    is_queued: bool  # a queued resource waits for its turn; else the machine is there or refused
+    is_queued: bool  # waits for its turn as a queued resource; else it is there at once or refused
     is_spot: bool
     queue_hours: int
     internal_ips: bool
@@ -38,10 +39,11 @@ class TpuVm(NamedTuple):
         return command
 
     def state(self) -> list[str]:
-        """Prints one word, such as READY or PREEMPTED."""
+        """Return the command that prints the state in one word, such as READY or PREEMPTED."""
         if self.is_queued:
-            return [*self._tpus("queued-resources", "describe", self.name), _value("state.state")]
-        return [*self._tpus("tpu-vm", "describe", self.name), _value("state")]
+            describe = self._tpus("queued-resources", "describe", self.name)
+            return [*describe, "--format=value(state.state)"]
+        return [*self._tpus("tpu-vm", "describe", self.name), "--format=value(state)"]
 
     def delete(self) -> list[str]:
         if self.is_queued:
@@ -49,13 +51,14 @@ class TpuVm(NamedTuple):
         return self._tpus("tpu-vm", "delete", self.name)
 
     def copy(self, files: list[Path]) -> list[str]:
-        """Into the home folder."""
+        """Return the command that copies files into the machine's home folder."""
         paths = [str(path) for path in files]
         return [*self._tpus("tpu-vm", "scp", *paths, f"{self.name}:"), *self._internal()]
 
     def ssh(self, *commands: list[str]) -> list[str]:
-        """One after the other, in the home folder, as long as they succeed."""
-        # ssh hands one text to the shell over there; quoted, each argument arrives as it is.
+        """Return the command that runs these in the home folder, one after the other until one
+        fails."""
+        # ssh passes one text to the remote shell; quoted, each argument arrives unchanged.
         text = " && ".join(shlex.join(command) for command in commands)
         ssh = self._tpus("tpu-vm", "ssh", self.name)
         return [*ssh, *self._internal(), "--worker=0", f"--command={text}"]
@@ -66,7 +69,3 @@ class TpuVm(NamedTuple):
 
     def _internal(self) -> list[str]:
         return ["--internal-ip"] * self.internal_ips
-
-
-def _value(field: str) -> str:
-    return f"--format=value({field})"

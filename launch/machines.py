@@ -1,4 +1,4 @@
-"""The machines that the launchers know, by their accelerator's name in our flags."""
+"""The machines that the launchers can rent, by the name of --accelerator."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,16 @@ from lake import InputError
 
 
 class Vertex(NamedTuple):
-    """A machine of Vertex AI, as its MachineSpec says it."""
+    """A machine of Vertex AI, in the words of its MachineSpec."""
 
     machine_type: str
-    accelerator: str | None = None  # the API's AcceleratorType; a newer TPU is its machine type
+    accelerator: str | None = None  # an AcceleratorType; None for a newer TPU, which has none
     count: int = 0
     topology: str | None = None  # of a TPU
 
 
-# Google's names of the GPU and of the machines that hold so many of it; an H100 comes in eights,
-# because the smaller a3-highgpu are for spot only.
+# Google's name of the GPU, and of the machine for each number of GPUs. H100s come in eights,
+# because smaller a3-highgpu machines are for spot only.
 GPUS = {
     "t4": ("NVIDIA_TESLA_T4", {1: "n1-standard-8", 2: "n1-standard-16", 4: "n1-standard-32"}),
     "l4": ("NVIDIA_L4", {n: f"g2-standard-{12 * n}" for n in (1, 2, 4, 8)}),
@@ -23,7 +23,7 @@ GPUS = {
     "a100_80gb": ("NVIDIA_A100_80GB", {n: f"a2-ultragpu-{n}g" for n in (1, 2, 4, 8)}),
     "h100": ("NVIDIA_H100_80GB", {8: "a3-highgpu-8g"}),
 }
-# One host each: its chips are one worker's replicas.
+# Each is one host, whose chips are the replicas of one worker.
 TPUS = {
     "tpu_v2": Vertex("cloud-tpu", "TPU_V2", 8),
     "tpu_v3": Vertex("cloud-tpu", "TPU_V3", 8),
@@ -34,7 +34,7 @@ TPUS = {
     "tpu_v6e_4": Vertex("ct6e-standard-4t", topology="2x2"),
     "tpu_v6e_8": Vertex("ct6e-standard-8t", topology="2x4"),
 }
-# gcloud's accelerator types of one host -> the runtime whose driver is theirs.
+# gcloud's accelerator type of one host -> the runtime with its driver.
 TPU_VMS = {
     "v2-8": "tpu-ubuntu2204-base",
     "v3-8": "tpu-ubuntu2204-base",
@@ -50,8 +50,8 @@ TPU_VMS = {
 
 
 def vertex(accelerator: str, gpus: int | None, machines: int) -> Vertex:
-    """The machine with `gpus` GPUs (None: the fewest that it comes with) or of a TPU host; raises
-    InputError where Vertex AI has none."""
+    """Return the machine with `gpus` GPUs (None: the fewest that it comes with), or the TPU host;
+    raise InputError where Vertex AI has no such machine."""
     if accelerator in TPUS:
         if gpus is not None or machines != 1:
             raise InputError(
@@ -61,8 +61,7 @@ def vertex(accelerator: str, gpus: int | None, machines: int) -> Vertex:
     name, types = GPUS[accelerator]
     count = min(types) if gpus is None else gpus
     if count not in types:
-        known = ", ".join(str(number) for number in types)
-        raise InputError(f"--gpus={gpus}: machines with {accelerator} have {known}")
-    if machines < 1:
-        raise InputError(f"--machines={machines}: give 1 or more")
+        raise InputError(
+            f"--gpus={gpus}: machines with {accelerator} have {', '.join(map(str, types))}"
+        )
     return Vertex(types[count], name, count)

@@ -1,4 +1,4 @@
-"""The checkout as one file that pip installs anywhere: what a launcher sends to its machines."""
+"""The checkout as one file that pip can install: what a launcher sends to its machines."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def build(folder: Path) -> Path:
-    """Makes FOLDER/radlake-VERSION.tar.gz of this checkout; raises InputError."""
+    """Make FOLDER/radlake-VERSION.tar.gz from this checkout and return its path."""
     if not (ROOT / "setup.py").exists():
         raise InputError(f"{ROOT} has no setup.py; launch from a checkout of radlake")
     command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)]
     command += ["sdist", "--dist-dir", str(folder)]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if made.returncode:
-        raise InputError(f"the sdist could not be built:\n{made.stderr.strip()}")
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise InputError(f"the sdist could not be built:\n{process.stderr.strip()}")
     [path] = folder.glob("radlake-*.tar.gz")
     return path

@@ -31,9 +31,9 @@ def test_each_worker_has_its_place_in_one_cluster_and_its_name_in_front():
     first, second = map(json.loads, cluster.configs(2))
     assert first["cluster"] == second["cluster"] and len(set(first["cluster"]["worker"])) == 2
     process = started("print('I am', n)")
-    said, _ = process.communicate()
+    output, _ = process.communicate()
     assert process.returncode == 0
-    assert sorted(said.splitlines()) == ["worker 0: I am 0", "worker 1: I am 1"]
+    assert sorted(output.splitlines()) == ["worker 0: I am 0", "worker 1: I am 1"]
 
 
 def test_one_bad_end_ends_all_with_its_code():
@@ -79,6 +79,6 @@ def test_a_worker_that_takes_no_notice_is_killed(monkeypatch):
     assert time.monotonic() - began < 60
 
 
-def test_a_command_that_is_not_there_is_said(capsys):
+def test_a_command_that_does_not_exist_is_one_message(capsys):
     assert cluster.main(["--workers=1", "--", "/nowhere/python"]) == 2
     assert "/nowhere/python: no such command" in capsys.readouterr().err

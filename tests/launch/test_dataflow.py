@@ -1,5 +1,5 @@
-"""launch.dataflow and beam.remote: the command, the end of a job, and a rehearsal against a local
-stand-in of Cloud Storage."""
+"""launch.dataflow and beam.running.runners: the command, the end of a job, and a rehearsal against
+a local stand-in of Cloud Storage."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PLACE = ["--project=my-project", "--region=us-central1", "--staging=gs://bucket/
 
 
 def beam_arguments(*more: str) -> list[str]:
-    """What of the launched command is not beam.convert's own."""
+    """Return the arguments of the launched command that go to Beam, not to beam.convert."""
     words = dataflow.command(*dataflow.parser().parse_known_args([*PLACE, *CONVERSION, *more]))
     assert words[:3] == [sys.executable, "-m", "beam.convert"]
     return parser().parse_known_args(words[3:])[1]
@@ -77,18 +77,18 @@ def test_an_estimate_starts_nothing_to_be_asked_about(tmp_path, monkeypatch):
     assert words[2] == "beam.convert" and "--estimate" in words
 
 
-@pytest.mark.parametrize("given", ["--max_workers=0", "--disk_gb=-1"])
-def test_no_machine_is_a_mistake(given, capsys):
+@pytest.mark.parametrize("wrong", ["--max_workers=0", "--disk_gb=-1"])
+def test_no_machine_is_a_mistake(wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
-        dataflow.main([*PLACE, *CONVERSION, given])
+        dataflow.main([*PLACE, *CONVERSION, wrong])
     assert "expected a number from 1 on" in capsys.readouterr().err
 
 
 def test_a_yes_becomes_the_conversion():
     command = [sys.executable, "-m", "launch.dataflow", *PLACE, "--yes"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 2
-    assert "beam.convert: error: the following arguments are required: --images" in said.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "beam.convert: error: the following arguments are required: --images" in process.stderr
 
 
 def test_a_local_conversion_cannot_be_left(phantoms, tmp_path):
@@ -105,7 +105,7 @@ def test_the_table_again(lake, capsys):
     assert "has not finished" in capsys.readouterr().err
 
 
-def test_what_beam_finds_wrong_is_said_without_a_traceback(phantoms, tmp_path, capsys):
+def test_what_beam_refuses_is_one_message_without_a_traceback(phantoms, tmp_path, capsys):
     words = [f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"]
     words += [f"--output={tmp_path}/a/1.0.0", "--deidentify=keep", "--runner=DirectRunner"]
     assert convert.main([*words, "--environment_type=PROCESS"]) == 2
@@ -113,10 +113,10 @@ def test_what_beam_finds_wrong_is_said_without_a_traceback(phantoms, tmp_path, c
 
 
 class Jobs:
-    """The service as Beam's result asks for it: a job that goes through these states."""
+    """Dataflow's client as Beam's result uses it, with a job that goes through these states."""
 
     def __init__(self, *states: str):
-        self.states, self.asked = list(states), []
+        self.states, self.requests = list(states), []
 
     def get_job(self, job_id: str):
         from google.cloud.dataflow_v1beta3.types import Job
@@ -128,12 +128,12 @@ class Jobs:
         return [], None
 
     def modify_job_state(self, job_id: str, state: str) -> bool:
-        self.asked.append((job_id, state))
+        self.requests.append((job_id, state))
         self.states = ["CANCELLED"]
         return True
 
 
-def has_ended(jobs: Jobs, error: str = "", detach: bool = False) -> bool:
+def wait(jobs: Jobs, error: str = "", detach: bool = False) -> bool:
     from apache_beam.runners.dataflow import dataflow_runner
 
     runner = dataflow_runner.DataflowRunner()
@@ -145,16 +145,16 @@ def has_ended(jobs: Jobs, error: str = "", detach: bool = False) -> bool:
 
 def test_says_where_the_job_is_and_waits_or_leaves(capsys):
     page = "job: https://console.cloud.google.com/dataflow/jobs/us-central1/7?project=my-project\n"
-    assert not has_ended(Jobs("RUNNING"), detach=True)
+    assert not wait(Jobs("RUNNING"), detach=True)
     assert capsys.readouterr().out == page
-    assert has_ended(Jobs("DONE"))
+    assert wait(Jobs("DONE"))
     assert capsys.readouterr().out == page
 
 
 def test_a_failed_job_says_what_stopped_it():
     error = "Traceback … RuntimeError: [conversion stopped: 3 of 4 images rejected :end]"
     with pytest.raises(Stopped) as stopped:
-        has_ended(Jobs("FAILED"), error)
+        wait(Jobs("FAILED"), error)
     assert stopped.value.args == ("3 of 4 images rejected",)
 
 
@@ -168,13 +168,13 @@ def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
     monkeypatch.setattr(dataflow_runner.time, "sleep", interrupt)
     jobs = Jobs("RUNNING")
     with pytest.raises(Stopped, match="cancelled 7"):
-        has_ended(jobs)
-    assert jobs.asked == [("7", "JOB_STATE_CANCELLED")]
+        wait(jobs)
+    assert jobs.requests == [("7", "JOB_STATE_CANCELLED")]
 
 
 @pytest.fixture(scope="module")
 def storage(phantoms, tmp_path_factory):
-    """A stand-in of Cloud Storage with the phantoms."""
+    """Yield a stand-in of Cloud Storage with the phantoms in it."""
     with cloud_storage.served(tmp_path_factory.mktemp("storage")) as served:
         for path in [*(phantoms / "dicom").glob("*.dcm"), phantoms / "train-rle.csv"]:
             served.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
@@ -184,8 +184,8 @@ def storage(phantoms, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--image=some/image:1"]], ids=["sdist", "container"])
 def test_a_rehearsal_stages_everything_and_writes_the_job(storage, more):
-    """All but the submission: the launcher's command, with a template in the job's place."""
-    # Without credentials Beam asks for some for 20 s.
+    """Runs the launcher's command, and writes a template instead of submitting a job."""
+    # Without credentials Beam would look for some for 20 s.
     code = (
         "import sys; from apache_beam.internal.gcp import auth\n"
         "auth._Credentials._credentials_init = True\n"
@@ -197,11 +197,11 @@ def test_a_rehearsal_stages_everything_and_writes_the_job(storage, more):
     words += ["--service_account=a@b.com"]
     command = dataflow.command(*dataflow.parser().parse_known_args(words))
     command[1:3] = ["-c", code]
-    said = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, env=storage.environment, capture_output=True, text=True
     )
-    assert said.returncode == 0, said.stderr
-    assert f"a template, not a job: gs://bucket/{folder}/template" in said.stdout
+    assert process.returncode == 0, process.stderr
+    assert f"a template, not a job: gs://bucket/{folder}/template" in process.stdout
     job = json.loads(storage.read(f"{folder}/template"))
     [pool] = job["environment"]["workerPools"]
     assert (pool["machineType"], pool["diskSizeGb"]) == ("e2-standard-4", 50)

@@ -22,8 +22,8 @@ def pins(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_the_linter_has_nothing_to_say(path):
     hadolint = Path(sys.executable).with_name("hadolint")
-    said = subprocess.run([hadolint, path], capture_output=True, text=True)
-    assert (said.returncode, said.stdout) == (0, "")
+    process = subprocess.run([hadolint, path], capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)

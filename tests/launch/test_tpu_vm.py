@@ -1,4 +1,4 @@
-"""launch.tpu_vm against a gcloud on the PATH that records its calls and answers as it is told."""
+"""launch.tpu_vm against a gcloud on the PATH that records its calls and gives prepared answers."""
 
 import json
 import os
@@ -48,8 +48,8 @@ else:
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
-    """What the fake gcloud answers, by name; returns a function that sets it."""
+def set_answers(tmp_path, monkeypatch):
+    """Put a fake gcloud on the PATH; return a function that sets its answers by their names."""
     fake = tmp_path / "bin" / "gcloud"
     fake.parent.mkdir()
     fake.write_text(FAKE)
@@ -58,11 +58,11 @@ def told(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path))
     monkeypatch.setattr(tpu_vm, "POLL_SECONDS", 0.01)
 
-    def tell(**answers: list) -> None:
+    def set_them(**answers: list) -> None:
         for name, values in answers.items():
             (tmp_path / name).write_text(json.dumps(values))
 
-    return tell
+    return set_them
 
 
 def calls(folder: Path) -> list[list[str]]:
@@ -71,7 +71,8 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def verbs(folder: Path) -> list[str]:
-    """Without the questions for the state; `train` for the ssh that trains."""
+    """Return gcloud's verbs in the order of the calls, `train` for the ssh that trains; without the
+    questions for the state."""
     return [
         "train" if "trainer.task" in call[-1] else call[3]
         for call in calls(folder)
@@ -81,7 +82,7 @@ def verbs(folder: Path) -> list[str]:
 
 def machine(**changes) -> gcloud.TpuVm:
     flags = tpu_vm.parser().parse_args([*WORDS, "--accelerator=v5litepod-8"])
-    return tpu_vm._machine(flags)._replace(**changes)
+    return tpu_vm.machine_of(flags)._replace(**changes)
 
 
 def rented(restarts: int = 3, **changes) -> int:
@@ -92,57 +93,59 @@ def rented(restarts: int = 3, **changes) -> int:
         return tpu_vm.train(chosen, files, job, restarts)
 
 
-def test_rents_installs_trains_and_deletes(told, tmp_path):
-    told(states=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
+def test_rents_installs_trains_and_deletes(set_answers, tmp_path):
+    set_answers(states=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
     assert rented() == 0
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
 
 
-def test_goes_on_after_exit_code_42_on_the_same_machine(told, tmp_path):
-    told(codes=[142, 142, 0])
+def test_goes_on_after_exit_code_42_on_the_same_machine(set_answers, tmp_path):
+    set_answers(codes=[142, 142, 0])
     assert rented() == 0
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "train", "delete"]
 
 
 @pytest.mark.parametrize("code", [142, 1, 255], ids=["saved", "gcloud lost it", "ssh lost it"])
 @pytest.mark.parametrize(("is_queued", "gone"), [(True, "SUSPENDED"), (False, "PREEMPTED")])
-def test_rents_another_machine_where_this_one_is_taken(told, tmp_path, code, is_queued, gone):
-    told(codes=[code, 0], states=["READY", gone, "READY"])
+def test_rents_another_machine_where_this_one_is_taken(
+    set_answers, tmp_path, code, is_queued, gone
+):
+    set_answers(codes=[code, 0], states=["READY", gone, "READY"])
     assert rented(is_queued=is_queued) == 0
     once = ["create", "scp", "ssh", "train", "delete"]
     assert verbs(tmp_path) == once * 2
 
 
-def test_an_error_of_the_run_is_not_repeated(told, tmp_path):
-    told(codes=[102])
+def test_an_error_of_the_run_is_not_repeated(set_answers, tmp_path):
+    set_answers(codes=[102])
     assert rented() == 2
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
 
 
-def test_gives_up_after_so_many_restarts(told, tmp_path):
-    told(codes=[142, 142, 142])
+def test_gives_up_after_so_many_restarts(set_answers, tmp_path):
+    set_answers(codes=[142, 142, 142])
     with pytest.raises(InputError, match="--restarts=1"):
         rented(restarts=1)
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "delete"]
 
 
 @pytest.mark.parametrize("failing", ["create", "scp", "ssh"])
-def test_what_cannot_be_set_up_is_deleted(told, tmp_path, failing):
-    told(**{failing: [1]})
+def test_what_cannot_be_set_up_is_deleted(set_answers, tmp_path, failing):
+    set_answers(**{failing: [1]})
     with pytest.raises(InputError, match="exit code 1 of gcloud compute tpus"):
         rented()
     assert verbs(tmp_path)[-2:] == [failing, "delete"]
 
 
-def test_a_machine_that_is_refused_is_deleted(told, tmp_path):
-    told(states=["ACCEPTED", "FAILED"])
+def test_a_machine_that_is_refused_is_deleted(set_answers, tmp_path):
+    set_answers(states=["ACCEPTED", "FAILED"])
     with pytest.raises(InputError, match="is FAILED instead of ready"):
         rented()
     assert verbs(tmp_path) == ["create", "delete"]
 
 
-def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(told, capfd):
-    told(delete=[1])
+def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(set_answers, capfd):
+    set_answers(delete=[1])
     chosen = machine()
     with tpu_vm.deleted(chosen):
         pass
@@ -152,8 +155,8 @@ def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(told, capf
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_deletes_the_machine(told, tmp_path, number):
-    told(codes=["sleep"])
+def test_ctrl_c_deletes_the_machine(set_answers, tmp_path, number):
+    set_answers(codes=["sleep"])
     code = (
         "import sys, tests.launch.test_tpu_vm\n"
         "try: tests.launch.test_tpu_vm.rented()\n"
@@ -175,7 +178,7 @@ def test_every_flag_is_one_that_gcloud_has():
             more = ["--spot", "--internal_ips", "--network=n", "--subnetwork=s"]
             words = [*WORDS, f"--accelerator={accelerator}", *now, *more, "--service_account=a@b"]
             flags = tpu_vm.parser().parse_args(words)
-            one = tpu_vm._machine(flags)
+            one = tpu_vm.machine_of(flags)
             files = [Path("a.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
             for line in tpu_vm.plan(one, files, tpu_vm.training(flags), 3).splitlines():
                 if not line.startswith("#"):
@@ -191,12 +194,12 @@ def check(command: list[str]) -> None:
 def test_an_argument_arrives_over_there_as_it_was_given(tmp_path):
     nasty = ["printf", "%s\n", "$(touch oops)", "a b", "'", '"', "; exit 3", "--lake=gs://b/a*"]
     command = machine().ssh(nasty)[-1].removeprefix("--command=")
-    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
-    assert said.stdout.splitlines() == nasty[2:]
+    process = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert process.stdout.splitlines() == nasty[2:]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_calls_nothing_and_prints_every_command(told, tmp_path, capsys):
+def test_a_dry_run_calls_nothing_and_prints_every_command(set_answers, tmp_path, capsys):
     assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--spot", "--dry_run"]) == 0
     assert not calls(tmp_path)
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
@@ -204,13 +207,13 @@ def test_a_dry_run_calls_nothing_and_prints_every_command(told, tmp_path, capsys
     assert words == ["create", "describe", "scp", "ssh", "ssh", "delete"]
 
 
-def test_a_yes_rents_trains_and_deletes(told, tmp_path):
-    told()
+def test_a_yes_rents_trains_and_deletes(set_answers, tmp_path):
+    set_answers()
     assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--yes"]) == 0
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
 
 
-def test_nothing_is_rented_without_a_yes(told, tmp_path, capsys, monkeypatch):
+def test_nothing_is_rented_without_a_yes(set_answers, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
     assert tpu_vm.main([*WORDS, "--accelerator=v6e-8"]) == 2
     assert "add --yes" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def flags(*more: str) -> argparse.Namespace:
 
 @pytest.fixture(scope="module")
 def types():
-    """The service's own messages, which take seconds to import."""
+    """Return the service's module of messages, which takes seconds to import."""
     from google.cloud.aiplatform_v1 import types
 
     return types
@@ -112,7 +112,6 @@ def test_every_machine_is_one_that_the_service_has_a_name_for(types):
     ("words", "message"),
     [
         (["--accelerator=h100", "--gpus=3"], "have 8"),
-        (["--accelerator=l4", "--machines=0"], "--machines=0"),
         (["--accelerator=tpu_v5e_8", "--machines=2"], "one TPU host"),
         (["--accelerator=l4", "--tensorboard=t"], "needs --service_account"),
     ],
@@ -122,19 +121,32 @@ def test_what_the_service_would_refuse_is_refused_here(words, message):
         custom_job.request(flags(*words), PACKAGE)
 
 
+def test_no_machine_is_a_mistake(capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        flags("--accelerator=l4", "--machines=0")
+    assert "argument --machines: 0: expected a number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["--max_days=0", "--name=Night", "--label=team"])
+def test_a_text_that_the_service_would_refuse_is_refused_here(wrong, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        flags("--accelerator=l4", wrong)
+    assert f"argument {wrong.partition('=')[0]}: " in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_the_yaml_that_gcloud_takes(capsys):
     words = [*WORDS, "--accelerator=a100", "--machines=2", "--data.side=512", "--dry_run"]
     assert vertex.main(words) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     chosen = flags("--accelerator=a100", "--machines=2")
-    assert yaml.safe_load(said) == custom_job.request(chosen, PACKAGE)["jobSpec"]
-    [line] = [line for line in said.splitlines() if "by hand" in line]
+    assert yaml.safe_load(output) == custom_job.request(chosen, PACKAGE)["jobSpec"]
+    [line] = [line for line in output.splitlines() if "by hand" in line]
     command = shlex.split(line.partition("by hand: ")[2])
     used = {word.partition("=")[0] for word in command if word.startswith("--")}
     assert used <= {*FLAGS["ai custom-jobs create"], *FLAGS["all commands"]}
 
 
-def test_a_wrong_value_of_the_config_is_said_before_anything_costs(capsys):
+def test_a_wrong_value_of_the_config_is_reported_before_anything_costs(capsys):
     assert vertex.main([*WORDS, "--accelerator=l4", "--data.sidd=512", "--dry_run"]) == 2
     assert "data.sidd: unknown key" in capsys.readouterr().err
 
@@ -146,7 +158,7 @@ def test_nothing_is_launched_without_a_yes(tmp_path, capsys, monkeypatch):
 
 
 def test_the_container_installs_the_sdist_and_becomes_the_trainer(tmp_path):
-    """The very command of the request, with a python that notes what it is asked for."""
+    """Runs the request's own command, with a python that writes down its arguments."""
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\nprintf "%s|" "$@" >> "$NOTES"\necho >> "$NOTES"\n')
     fake.chmod(0o755)
@@ -162,17 +174,17 @@ def test_the_container_installs_the_sdist_and_becomes_the_trainer(tmp_path):
 
 
 class Service(BaseHTTPRequestHandler):
-    """Vertex AI's and Cloud Storage's REST, as far as a launch needs them."""
+    """Answers as the REST interfaces of Vertex AI and Cloud Storage, as far as a launch needs."""
 
-    states, asked = [], []
+    states, requests = [], []  # requests: (path, body)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.asked.append((self.path.partition("?")[0], body))
+        self.requests.append((self.path.partition("?")[0], body))
         self._answer({"name": NAME} if "customJobs" in self.path else {"name": "o"})
 
     def do_GET(self):
-        self.asked.append((self.path.partition("?")[0], b""))
+        self.requests.append((self.path.partition("?")[0], b""))
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         self._answer({"name": NAME, "state": f"JOB_STATE_{state}", "error": {"message": "no"}})
 
@@ -190,11 +202,11 @@ class Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service(types):
-    """A JobServiceClient that speaks to a server of this process; and the server."""
+    """Yield a JobServiceClient, and the server in this process that it speaks to."""
     from google.auth.credentials import AnonymousCredentials
     from google.cloud.aiplatform_v1.services import job_service
 
-    Service.asked = []
+    Service.requests = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     transport = job_service.transports.JobServiceRestTransport(
@@ -211,7 +223,7 @@ def test_submits_and_waits(service, capsys, end, code):
     client, _ = service
     job = custom_job.request(flags("--accelerator=l4"), PACKAGE)
     assert vertex.submit(client, job, NAME.partition("/customJobs")[0]) == NAME
-    path, body = Service.asked[0]
+    path, body = Service.requests[0]
     assert path == "/v1/projects/my-project/locations/us-central1/customJobs"
     assert json.loads(body)["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["imageUri"] == IMAGE
     Service.states = ["QUEUED", "RUNNING", "RUNNING", end]
@@ -227,7 +239,7 @@ def test_ctrl_c_while_waiting_cancels_the_job(service, monkeypatch):
     monkeypatch.setattr(vertex.time, "sleep", interrupt)
     client, _ = service
     assert vertex.wait(client, NAME) == 130
-    assert Service.asked[-1][0] == f"/v1/{NAME}:cancel"
+    assert Service.requests[-1][0] == f"/v1/{NAME}:cancel"
 
 
 def test_uploads_where_the_container_looks(service, tmp_path):
@@ -240,5 +252,5 @@ def test_uploads_where_the_container_looks(service, tmp_path):
     credentials = AnonymousCredentials()
     client = storage.Client("my-project", credentials=credentials, client_options=options)
     vertex.upload(client, [path], custom_job.staging(flags("--accelerator=l4")))
-    [body] = [body for path, body in Service.asked if path == "/upload/storage/v1/b/bucket/o"]
+    [body] = [body for path, body in Service.requests if path == "/upload/storage/v1/b/bucket/o"]
     assert b"the sdist" in body and f"runs/unetpp/launch/{PACKAGE}".encode() in body

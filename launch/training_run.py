@@ -1,0 +1,44 @@
+"""The training run that a launcher sends to rented machines: its options, and the files to send.
+
+In: what `trainer.task train` takes. Out: an argparse parser; the sdist and the config.
+"""
+
+import argparse
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lake import cli
+from launch import sdist
+from trainer.config.files import load, save
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Return a launcher's parser with the options of the run; arguments that it leaves over
+    override values of the config."""
+    epilog = "--section.field=value overrides a value of the config, as in trainer.task train"
+    result = cli.parser(command, description, epilog=epilog)
+    add = result.add_argument_group("run").add_argument
+    add("--config", required=True, metavar="YAML")
+    add("--lake", type=cli.remote_folder, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
+    add("--workdir", type=cli.remote_folder, required=True, metavar="gs://BUCKET/FOLDER")
+    return result
+
+
+@contextlib.contextmanager
+def files(flags: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield the sdist of this checkout, and config.yaml with the overrides in it; both are deleted
+    after the block. Raises InputError for a wrong config."""
+    run = load(flags.config, overrides, lake=flags.lake)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        save(run, config)
+        yield sdist.build(Path(folder)), config
+
+
+def name(config: str) -> str:
+    """Return `radlake-` and the config's file name, in letters that Google Cloud takes."""
+    stem = re.sub("[^a-z0-9]+", "-", Path(config).stem.lower()).strip("-")
+    return f"radlake-{stem}"
