@@ -1,4 +1,4 @@
-"""Damaged files: what parsers and decoders raise on them -> Reject."""
+"""Damaged files: the errors that parsers and decoders raise on them become Rejects."""
 
 import contextlib
 import struct
@@ -10,16 +10,18 @@ from PIL import Image
 from lake import InputError, Reject
 from lake.sources.elements import Malformed
 
-MESSAGE_CHARACTERS = 300  # of a decoder's own words in a Reject; some print every plug-in's failure
+MESSAGE_CHARACTERS = 300  # of a decoder's message; some list the failure of every plug-in
 
 
 @contextlib.contextmanager
 def broken_is(reason: str, path: str) -> Iterator[None]:
-    """Turns what parsing and decoding raise on files that are cut off, contradict themselves or are
-    too much for the machine into Rejects, and names the file."""
+    """Turn the errors of parsing and decoding a damaged file into a Reject that names the file.
+
+    The file may be cut off, contradict itself, or need more memory than there is.
+    """
     try:
         yield
-    except InputError:  # of the options, not of the file
+    except InputError:  # the options are wrong, not the file
         raise
     except Reject as reject:
         raise Reject(reject.reason, f"{path}: {reject.message}") from None
@@ -30,7 +32,7 @@ def broken_is(reason: str, path: str) -> Iterator[None]:
         *(OSError, RuntimeError, StopIteration, SyntaxError, SystemError, TypeError, ValueError),
         *(struct.error, zlib.error),
     ) as error:
-        # What other errors say of a header may quote a name.
+        # The message of any other error may quote a name from the header.
         is_safe = reason == "undecodable" or isinstance(error, Malformed)
-        said = f": {' '.join(str(error).split())[:MESSAGE_CHARACTERS]}" if is_safe else ""
-        raise Reject(reason, f"{path}: {type(error).__name__}{said}") from None
+        detail = f": {' '.join(str(error).split())[:MESSAGE_CHARACTERS]}" if is_safe else ""
+        raise Reject(reason, f"{path}: {type(error).__name__}{detail}") from None

@@ -1,18 +1,19 @@
-"""Images in DICOM files: bytes -> Headers of its frames, bytes -> Scan of one.
+"""DICOM files: their bytes become one Header per frame, and the Scan of one frame.
 
-A grey 8-bit JPEG-Baseline image leaves its DICOM capsule as it is; everything else is decoded with
-pydicom and becomes grey levels, upright in meaning: larger is brighter. What cannot is a Reject:
+The codestream of a grey 8-bit JPEG-Baseline image is stored as it is. Everything else is decoded
+with pydicom and becomes grey levels, where larger is brighter. `attributes` are elements by tag,
+{tag: Element}. A file that cannot become an image is a Reject:
 
 not-dicom           no DICM prefix, and no image data set without one
 unreadable-header   elements that contradict the format, or the file ends inside them
 no-pixels           a report, a plan, a waveform ...: no pixel data, or pixels of no size
-no-uid              the image id was to be the SOP Instance UID, and there is none
-multi-frame         more than one frame, and `frames` says reject
-too-many-bits       more than 16 bits, or floating point: no record holds them
-too-large           a file, an image or what they would expand to beyond the bounds of lake.sources
+no-uid              the image id is taken from the SOP Instance UID, and there is none
+multi-frame         more than one frame, and `frames` is reject
+too-many-bits       more than 16 bits, or floating point: a record holds at most 16
+too-large           a file, or what it would expand to, is beyond the bounds of lake/scan.py
 unsupported-syntax  a transfer syntax (video, a private one) that no installed decoder reads
-unknown-colour      a photometric interpretation without a way to grey
-undecodable         pixel data cut off, damaged, or other than the header says
+unknown-colour      a photometric interpretation that has no conversion to grey
+undecodable         pixel data is cut off, damaged, or contradicts the header
 """
 
 import io
@@ -88,9 +89,9 @@ HEADER_TAGS = frozenset(
     )
 )
 SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
-# Nearly every header ends in the first part; a file of many frames may have megabytes of them.
+# Nearly every header ends within the first size; a file of many frames may have megabytes of it.
 HEADER_BYTES = (2**16, 2**20, 2**26)
-# Families of transfer syntaxes that cost alike; any other is `uncompressed`.
+# Families of transfer syntaxes with like costs of decoding; any other is `uncompressed`.
 CODINGS = {
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "jpeg"),
     **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), "jpeg-lossless"),
@@ -105,19 +106,19 @@ COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 def read_headers(
     file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
-    """Headers of the DICOM file `path`: one, or with frames="each" one a frame.
+    """Return the Headers of the DICOM file `path`: one, or with frames="each" one per frame.
 
-    The image's id is the file's "name" or its SOP Instance "uid"; with frames="reject" a file of
-    more than one frame is a Reject, with "first" its first frame stands for it.
+    `image_id_from` is "name", the file's, or "uid", its SOP Instance UID. A file of more than one
+    frame is a Reject with frames="reject"; with "first" its first frame stands for it.
     """
     if size > MAX_FILE_BYTES:
         raise Reject(
             "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
         )
-    found = _before_pixels(file, path, HEADER_TAGS).elements
+    attributes = before_pixels(file, path, HEADER_TAGS).elements
     with broken_is("unreadable-header", path):
-        header = _header(found, path, size, image_id_from)
-        count = whole_number(found, FRAMES) or 1
+        header = _header(attributes, path, size, image_id_from)
+        count = whole_number(attributes, FRAMES) or 1
     if count <= 1 or frames == "first":
         return [header]
     if frames == "reject":
@@ -135,47 +136,49 @@ def read_headers(
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """How the pixels of the image are coded; no more of the file is read than its header."""
-    parsed = _before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
+    """Return how the pixels of the image are coded; reads only the header of the file."""
+    parsed = before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
     with broken_is("unreadable-header", header.path):
-        found = frames.of_frame(parsed.elements, header.frame, SCAN_TAGS)
-        num_bytes = max(header.size - parsed.end, 0) // (whole_number(found, FRAMES) or 1)
-        is_kept = _is_right_as_it_is(found, parsed.syntax, header, storage)
-        channels = whole_number(found, SAMPLES) or 1
+        attributes = frames.frame_attributes(parsed.elements, header.frame, SCAN_TAGS)
+        num_bytes = max(header.size - parsed.end, 0) // (whole_number(attributes, FRAMES) or 1)
+        is_kept = _is_storable_unchanged(attributes, parsed.syntax, header, storage)
+        channels = whole_number(attributes, SAMPLES) or 1
     return Coding(CODINGS.get(parsed.syntax, "uncompressed"), num_bytes, is_kept, channels)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
-    """The image as a lake stores it."""
+    """Return the frame `header` of a file as a lake stores it; raises Reject."""
     if len(data) > MAX_FILE_BYTES:
         raise Reject(
             "too-large", f"{header.path}: {len(data)} bytes, expected at most {MAX_FILE_BYTES}"
         )
     with broken_is("undecodable", header.path):
         parsed = elements.read(data, SCAN_TAGS)
-        found = frames.of_frame(parsed.elements, header.frame, SCAN_TAGS)
-        if PIXEL_DATA not in found:
+        attributes = frames.frame_attributes(parsed.elements, header.frame, SCAN_TAGS)
+        if PIXEL_DATA not in attributes:
             raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
-        kept = _kept_jpeg(found, parsed.syntax, header, storage)
-        if kept is not None:
-            return _kept_scan(kept, found, header, storage)
-        levels, highest, rescale, window = _grey(found, parsed.syntax, header, storage)
-        spacing_mm, slice_mm = _spacing_mm(found), _slice_mm(found)
+        jpeg = _kept_jpeg(attributes, parsed.syntax, header, storage)
+        if jpeg is not None:
+            return _kept_scan(jpeg, attributes, header, storage)
+        levels, highest, rescale, window = _grey(attributes, parsed.syntax, header, storage)
+        spacing_mm, slice_mm = _spacing_mm(attributes), _slice_mm(attributes)
         return pixels.store(levels, highest, rescale, window, spacing_mm, storage, slice_mm)
 
 
 def spacing_mm(data: bytes) -> tuple[float, float]:
-    """(row, column) between the pixels of a file of one frame; 0, 0 when unknown."""
+    """Return the (row, column) spacing in mm of a file of one frame; (0, 0) when unknown."""
     return _spacing_mm(elements.read(data, frozenset((PIXEL_SPACING, IMAGER_SPACING))).elements)
 
 
 def file_stem(path: str) -> str:
+    """Return the file's name without .dcm; other endings, parts of a UID, stay."""
     name = re.split(r"[/\\]", path)[-1]
     return name[:-4] if name.lower().endswith(".dcm") else name
 
 
 def age_years(value: str) -> int:
-    """Whole years of a DICOM age string, 90 for 90 and over, -1 when unknown or impossible."""
+    """Return whole years of a DICOM age string: 90 for 90 and over, -1 when unknown or
+    impossible."""
     match = re.fullmatch(r"(\d{1,3})([DWMY]?)", value.strip().upper())
     if not match:
         return -1
@@ -183,8 +186,8 @@ def age_years(value: str) -> int:
     return min(years, AGE_CAP) if years <= 120 else -1
 
 
-def _before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:
-    """The elements `tags` before the pixel data; reads no more of the file than it needs."""
+def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:
+    """Return the elements `tags` before the pixel data; reads no more of the file than needed."""
     data = b""
     for size in HEADER_BYTES:
         data += file.read(size - len(data))
@@ -194,7 +197,13 @@ def _before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.
             except elements.Cut:
                 parsed = None
         if parsed and parsed.pixel_tag:
-            return _of_integers(parsed, path)
+            if parsed.pixel_tag != PIXEL_DATA:
+                raise Reject(
+                    "too-many-bits",
+                    f"{path}: floating-point pixels, expected integers of at most 16 bits; leave "
+                    f"it out",
+                )
+            return parsed
     if parsed is None:
         raise Reject(
             "unreadable-header",
@@ -205,17 +214,12 @@ def _before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.
     raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data: not an image; leave it out")
 
 
-def _of_integers(parsed: elements.DataSet, path: str) -> elements.DataSet:
-    if parsed.pixel_tag != PIXEL_DATA:
-        raise Reject(
-            "too-many-bits",
-            f"{path}: floating-point pixels, expected integers of at most 16 bits; leave it out",
-        )
-    return parsed
-
-
-def _header(found: dict[int, Element], path: str, size: int, image_id_from: str) -> Header:
-    height, width, bits = whole_number(found, ROWS), whole_number(found, COLUMNS), _bits(found)
+def _header(attributes: dict[int, Element], path: str, size: int, image_id_from: str) -> Header:
+    height, width, bits = (
+        whole_number(attributes, ROWS),
+        whole_number(attributes, COLUMNS),
+        _bits(attributes),
+    )
     if not (height > 0 and width > 0 and bits > 0):
         raise Reject("no-pixels", "no Rows, Columns and Bits Stored: not an image; leave it out")
     if height * width > MAX_PIXELS:
@@ -223,8 +227,8 @@ def _header(found: dict[int, Element], path: str, size: int, image_id_from: str)
             "too-large", f"{height} x {width} pixels, expected at most {MAX_PIXELS}; leave it out"
         )
     if bits > 16:
-        raise Reject("too-many-bits", f"{bits} bits a pixel, expected at most 16; leave it out")
-    uid = text(found, SOP_UID)
+        raise Reject("too-many-bits", f"{bits} bits per pixel, expected at most 16; leave it out")
+    uid = text(attributes, SOP_UID)
     if image_id_from == "uid" and not uid:
         raise Reject(
             "no-uid", "no (0008,0018) SOP Instance UID to take the image id from; use file names"
@@ -233,111 +237,119 @@ def _header(found: dict[int, Element], path: str, size: int, image_id_from: str)
         path=path,
         size=size,
         image_id=uid if image_id_from == "uid" else file_stem(path),
-        patient=text(found, PATIENT_ID),
-        study=text(found, STUDY_UID),
-        series=text(found, SERIES_UID),
+        patient=text(attributes, PATIENT_ID),
+        study=text(attributes, STUDY_UID),
+        series=text(attributes, SERIES_UID),
         height=height,
         width=width,
         bits=bits,
-        view=_one_of(VIEWS, text(found, VIEW)),
-        sex=_one_of(SEXES, text(found, SEX)),
-        age=age_years(text(found, AGE)),
-        modality=_one_of(MODALITIES, text(found, MODALITY)),
+        view=_one_of(VIEWS, text(attributes, VIEW)),
+        sex=_one_of(SEXES, text(attributes, SEX)),
+        age=age_years(text(attributes, AGE)),
+        modality=_one_of(MODALITIES, text(attributes, MODALITY)),
     )
 
 
-def _bits(found: dict[int, Element]) -> int:
-    """Bits of a grey level that the pixels become: those of the table that they go through."""
-    if text(found, PHOTOMETRIC) == "PALETTE COLOR":
-        return int((numbers(found, PALETTE) or [0, 0, 0])[-1])
-    table = grey.modality_table(found) if grey.MODALITY_LUTS in found else None
+def _bits(attributes: dict[int, Element]) -> int:
+    """Return the bits of a grey level: those of the palette or Modality LUT, if the file has
+    one."""
+    if text(attributes, PHOTOMETRIC) == "PALETTE COLOR":
+        return int((numbers(attributes, PALETTE) or [0, 0, 0])[-1])
+    table = grey.modality_table(attributes) if grey.MODALITY_LUTS in attributes else None
     if table:
         return table.bits
-    return whole_number(found, BITS_STORED) or whole_number(found, BITS_ALLOCATED)
+    return whole_number(attributes, BITS_STORED) or whole_number(attributes, BITS_ALLOCATED)
 
 
 def _one_of(vocabulary: frozenset[str], value: str) -> str:
+    """Return the value in capitals where it is in the vocabulary, else "": it could be a name."""
     return value.upper() if value.upper() in vocabulary else ""
 
 
 def _kept_jpeg(
-    found: dict[int, Element], syntax: str, header: Header, storage: Storage
+    attributes: dict[int, Element], syntax: str, header: Header, storage: Storage
 ) -> bytes | None:
-    """The file's own JPEG where it is right as it stands, else None."""
-    if not _is_right_as_it_is(found, syntax, header, storage):
+    """Return the file's own JPEG where a lake may store it unchanged, else None."""
+    if not _is_storable_unchanged(attributes, syntax, header, storage):
         return None
-    frame = frames.only_fragment(found) if header.frame == 0 else None
-    frame = frame or frames.encoded(found, header.frame)
+    frame = frames.only_fragment(attributes) if header.frame == 0 else None
+    frame = frame or frames.encoded(attributes, header.frame)
     return bare_jpeg(frame, header.height, header.width)
 
 
-def _is_right_as_it_is(
-    found: dict[int, Element], syntax: str, header: Header, storage: Storage
+def _is_storable_unchanged(
+    attributes: dict[int, Element], syntax: str, header: Header, storage: Storage
 ) -> bool:
-    """Whether the header says so of a JPEG; what its frame says is not looked at."""
+    """Return whether a lake may store the JPEG unchanged, as far as the DICOM header tells."""
     height, width = header.height, header.width
     return (
         syntax == JPEGBaseline8Bit
         and storage.bits == 8
         and not storage.clahe
-        and text(found, PHOTOMETRIC) == "MONOCHROME2"
-        and whole_number(found, BITS_STORED) == 8
-        and not whole_number(found, SIGNED)
+        and text(attributes, PHOTOMETRIC) == "MONOCHROME2"
+        and whole_number(attributes, BITS_STORED) == 8
+        and not whole_number(attributes, SIGNED)
         and pixels.shrunk_size(height, width, storage.max_side) == (height, width)
-        and grey.MODALITY_LUTS not in found
-        and grey.rescale(found)[0] > 0
-        and not (storage.window == "default" and grey.has_curve(found))
+        and grey.MODALITY_LUTS not in attributes
+        and grey.rescale(attributes)[0] > 0
+        and not (storage.window == "default" and grey.has_curve(attributes))
     )
 
 
-def _kept_scan(kept: bytes, found: dict[int, Element], header: Header, storage: Storage) -> Scan:
-    rescale = grey.rescale(found)
-    window = grey.window(found, *rescale, whole=(0.0, 255.0))
+def _kept_scan(
+    jpeg: bytes, attributes: dict[int, Element], header: Header, storage: Storage
+) -> Scan:
+    """Return the Scan of a JPEG that is stored unchanged."""
+    rescale = grey.rescale(attributes)
+    window = grey.window(attributes, *rescale, whole=(0.0, 255.0))
     if storage.window != "default":
-        decoded = np.asarray(Image.open(io.BytesIO(kept)))
+        decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
         window = pixels.view(storage.window, window, rescale, decoded)
     return Scan(
-        image=kept,
+        image=jpeg,
         encoding="jpeg-kept",
         height=header.height,
         width=header.width,
-        pixel_spacing_mm=_spacing_mm(found),
+        pixel_spacing_mm=_spacing_mm(attributes),
         rescale=rescale,
         window=window,
-        slice_mm=_slice_mm(found),
+        slice_mm=_slice_mm(attributes),
     )
 
 
-def _grey(found: dict[int, Element], syntax: str, header: Header, storage: Storage) -> grey.Grey:
-    """The frame decoded, as grey levels."""
-    photometric, samples = text(found, PHOTOMETRIC), whole_number(found, SAMPLES) or 1
+def _grey(
+    attributes: dict[int, Element], syntax: str, header: Header, storage: Storage
+) -> grey.Grey:
+    """Decode the frame into grey levels."""
+    photometric, samples = text(attributes, PHOTOMETRIC), whole_number(attributes, SAMPLES) or 1
     is_grey = photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") and samples == 1
     if not is_grey and not (photometric in COLOURS and samples == 3):
         raise Reject(
             "unknown-colour",
-            f"a Photometric Interpretation with {samples} samples a pixel other than MONOCHROME1, "
-            f"MONOCHROME2 and PALETTE COLOR with 1, {sorted(COLOURS)} with 3; convert the file",
+            f"the Photometric Interpretation, with {samples} samples per pixel, is none of "
+            f"MONOCHROME1, MONOCHROME2 and PALETTE COLOR with 1, or {sorted(COLOURS)} with 3; "
+            f"convert the file",
         )
-    values = frames.decoded(found, syntax, header)  # [H, W] or [H, W, 3]
+    values = frames.decoded(attributes, syntax, header)  # [H, W] or [H, W, 3]
     if values.ndim == 3:
         return grey.from_colour(values, header.bits)
     return grey.from_values(
         values,
-        found,
-        bits=whole_number(found, BITS_STORED),
-        is_signed=whole_number(found, SIGNED) == 1,
+        attributes,
+        bits=whole_number(attributes, BITS_STORED),
+        is_signed=whole_number(attributes, SIGNED) == 1,
         is_monochrome1=photometric == "MONOCHROME1",
         is_presented=storage.window == "default",
     )
 
 
-def _spacing_mm(found: dict[int, Element]) -> tuple[float, float]:
-    spacing = numbers(found, PIXEL_SPACING) or numbers(found, IMAGER_SPACING)
+def _spacing_mm(attributes: dict[int, Element]) -> tuple[float, float]:
+    spacing = numbers(attributes, PIXEL_SPACING) or numbers(attributes, IMAGER_SPACING)
     is_sound = len(spacing) == 2 and all(0 < mm <= grey.LARGEST for mm in spacing)
     return (spacing[0], spacing[1]) if is_sound else (0.0, 0.0)
 
 
-def _slice_mm(found: dict[int, Element]) -> float:
-    position = numbers(found, POSITION)
+def _slice_mm(attributes: dict[int, Element]) -> float:
+    position = numbers(attributes, POSITION)
     is_sound = len(position) == 3 and abs(position[2]) <= grey.LARGEST
     return position[2] if is_sound else math.nan

@@ -1,6 +1,7 @@
-"""One frame of a DICOM file: its elements, its encoded bytes, its decoded pixels.
+"""One frame of a DICOM file: its attributes, its encoded bytes, its decoded pixels.
 
-Nothing is decoded before what it would expand to is known to be what the header says.
+`attributes` are the elements of a data set by tag, {tag: Element}. A frame is only decoded once its
+codestream is known to expand to the size that the header states.
 """
 
 import struct
@@ -27,7 +28,7 @@ SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 # Functional groups (PS3.3 C.7.6.16.2): plane position, pixel measures, frame VOI LUT, pixel value
 # transformation.
 GROUPS = frozenset((0x00209113, 0x00289110, 0x00289132, 0x00289145))
-# What decoding takes: the Image Pixel module with its palettes.
+# The attributes that decoding needs: the Image Pixel module with its palettes.
 DECODED_TAGS = frozenset(
     (
         *(SAMPLES, PHOTOMETRIC, 0x00280006, FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED),
@@ -36,24 +37,26 @@ DECODED_TAGS = frozenset(
     )
 )
 TAGS = DECODED_TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_LENGTHS}
-# Little endian, as all encapsulated data are.
+# Little endian, as all encapsulated data is.
 ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
-def of_frame(found: dict[int, Element], frame: int, tags: frozenset[int]) -> dict[int, Element]:
-    """The elements as they hold for one frame: its functional groups laid over the data set's."""
-    laid = dict(found)
+def frame_attributes(
+    attributes: dict[int, Element], frame: int, tags: frozenset[int]
+) -> dict[int, Element]:
+    """Return the attributes of one frame: its functional groups override those of the data set."""
+    merged = dict(attributes)
     for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
-        groups = elements.item(found, sequence, index, GROUPS)
+        groups = elements.item(attributes, sequence, index, GROUPS)
         for group in groups:
-            laid |= elements.item(groups, group, 0, tags - DECODED_TAGS)
-    return laid
+            merged |= elements.item(groups, group, 0, tags - DECODED_TAGS)
+    return merged
 
 
-def only_fragment(found: dict[int, Element]) -> memoryview | None:
-    """The fragment of encapsulated pixel data of one fragment, not copied; None where there are
-    more."""
-    data = found[PIXEL_DATA]
+def only_fragment(attributes: dict[int, Element]) -> memoryview | None:
+    """Return the fragment of encapsulated pixel data that has a single one, not copied; else
+    None."""
+    data = attributes[PIXEL_DATA]
     view = memoryview(data.data)[data.start : data.end]
     ends = [0]
     for _ in ("basic offset table", "fragment"):  # items: tag, length, value (PS3.5 A.4)
@@ -68,54 +71,62 @@ def only_fragment(found: dict[int, Element]) -> memoryview | None:
     return view[table_end + 8 : end] if is_last else None
 
 
-def encoded(found: dict[int, Element], frame: int) -> bytes:
-    """One frame of encapsulated pixel data."""
-    offsets = [found[tag].value for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS) if tag in found]
+def encoded(attributes: dict[int, Element], frame: int) -> bytes:
+    """Return the codestream of one frame of encapsulated pixel data."""
+    offsets = [
+        attributes[tag].value for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS) if tag in attributes
+    ]
     return get_frame(
-        found[PIXEL_DATA].value,
+        attributes[PIXEL_DATA].value,
         frame,
-        number_of_frames=whole_number(found, FRAMES) or 1,
+        number_of_frames=whole_number(attributes, FRAMES) or 1,
         extended_offsets=tuple(offsets) if len(offsets) == 2 and all(offsets) else None,
     )
 
 
-def decoded(found: dict[int, Element], syntax: str, header: Header) -> np.ndarray:
-    """The frame's pixels: stored values [H, W], or RGB [H, W, 3] of colours and palettes."""
+def decoded(attributes: dict[int, Element], syntax: str, header: Header) -> np.ndarray:
+    """Decode a frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes."""
     uid = UID(syntax)
     try:
         decoder = get_decoder(uid)
     except NotImplementedError:
         raise Reject(
-            "unsupported-syntax", f"no decoder of transfer syntax {uid.name}; convert the file"
+            "unsupported-syntax", f"no decoder reads transfer syntax {uid.name}; convert the file"
         ) from None
-    dataset = _image_pixel_module(found, uid)
+    dataset = _image_pixel_module(attributes, uid)
     if decoder.is_encapsulated:
-        frame = encoded(found, header.frame)
-        _check_expansion(frame, uid, header, found)
+        frame = encoded(attributes, header.frame)
+        _check_expansion(frame, uid, header, attributes)
         dataset.NumberOfFrames = 1
         dataset.add_new(PIXEL_DATA, "OB", encapsulate([frame], has_bot=False))
     pixels, _ = decoder.as_array(dataset, index=0 if decoder.is_encapsulated else header.frame)
-    if text(found, PHOTOMETRIC) != "PALETTE COLOR":
+    if text(attributes, PHOTOMETRIC) != "PALETTE COLOR":
         return pixels
     return _in_bits(apply_color_lut(pixels, dataset)[..., :3], header.bits)
 
 
-def _check_expansion(frame: bytes, uid: UID, header: Header, found: dict[int, Element]) -> None:
-    samples = whole_number(found, SAMPLES) or 1
+def _check_expansion(
+    frame: bytes, uid: UID, header: Header, attributes: dict[int, Element]
+) -> None:
+    """Raise Reject unless the frame will decode to the size that the header states."""
+    samples = whole_number(attributes, SAMPLES) or 1
     if uid == RLELossless:
-        sample_bytes = (whole_number(found, BITS_ALLOCATED) + 7) // 8
+        sample_bytes = (whole_number(attributes, BITS_ALLOCATED) + 7) // 8
         codestream.check_runs(frame, header.height * header.width, samples * sample_bytes)
     else:
         codestream.check_claims(frame, header.height, header.width, samples)
 
 
-def _image_pixel_module(found: dict[int, Element], uid: UID) -> Dataset:
-    """What pydicom decodes."""
-    is_little = found[ROWS].order == "<"
+def _image_pixel_module(attributes: dict[int, Element], uid: UID) -> Dataset:
+    """Return the attributes as the data set that pydicom's decoders take."""
+    is_little = attributes[ROWS].order == "<"
     dataset = Dataset(
-        {tag: _raw(tag, found[tag]) for tag in sorted(map(BaseTag, DECODED_TAGS & found.keys()))}
+        {
+            tag: _raw(tag, attributes[tag])
+            for tag in sorted(map(BaseTag, DECODED_TAGS & attributes.keys()))
+        }
     )
-    dataset.set_original_encoding(found[ROWS].vr is None, is_little)
+    dataset.set_original_encoding(attributes[ROWS].vr is None, is_little)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid
     return dataset
@@ -134,7 +145,8 @@ def _raw(tag: BaseTag, element: Element) -> RawDataElement:
 
 
 def _in_bits(colours: np.ndarray, bits: int) -> np.ndarray:
-    """Colours in the bits that the palette's descriptor says, which its entries need not have."""
+    """Scale colours to the bits that the palette's descriptor states; its entries may have
+    others."""
     if colours.dtype == np.uint8:
         return colours if bits <= 8 else colours.astype(np.uint16) * 257
     return colours >> 8 if bits <= 8 and colours.max() > 255 else colours

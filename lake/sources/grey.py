@@ -1,5 +1,8 @@
-"""Decoded DICOM pixels -> grey levels: whole numbers 0 ... highest, larger is brighter, with the
-rescale and the window that belong to them."""
+"""Decoded DICOM pixels become grey levels: whole numbers 0 ... highest, larger is brighter, with
+their rescale and window.
+
+`attributes` are the elements of a frame by tag, {tag: Element}.
+"""
 
 import math
 from typing import NamedTuple
@@ -20,15 +23,17 @@ TAGS = frozenset(
         *(MODALITY_LUTS, VOI_LUTS),
     )
 )
-# Of a LINEAR window of width 1, a threshold, in its own units; float32, as in a record, still tells
-# its ends apart at 65,535.
+# The width that a LINEAR window of width 1, a threshold, gets. The smallest at which float32, the
+# type in a record, still tells its ends apart at 65,535.
 LINEAR_WIDTH = 2**-7
-LARGEST = 1e15  # number of a header that is no nonsense; products of two fit float32
+LARGEST = 1e15  # larger numbers in a header are nonsense; the product of two fits float32
 # ITU-R BT.601 in 16-bit fixed point, as Pillow's "L" has it.
 LUMA = np.array((19595, 38470, 7471), np.uint32)
 
 
 class Grey(NamedTuple):
+    """Grey levels of one image, with what they mean and how they are displayed."""
+
     levels: np.ndarray  # [H, W] whole numbers 0 ... highest, larger is brighter
     highest: int
     rescale: tuple[float, float]  # modality value = level * slope + intercept
@@ -36,53 +41,54 @@ class Grey(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A lookup table of the file."""
+    """A lookup table in a file."""
 
     outputs: np.ndarray  # [N]
-    first: int  # the value that the first output belongs to
-    bits: int  # of an output
+    first: int  # the input value that maps to the first output
+    bits: int  # per output
 
 
 def from_values(
     values: np.ndarray,
-    found: dict[int, Element],
+    attributes: dict[int, Element],
     bits: int,
     is_signed: bool,
     is_monochrome1: bool,
     is_presented: bool,
 ) -> Grey:
-    """Grey of stored values [H, W]; `is_presented`: through the file's own curve, if it has one.
+    """Return the grey levels of stored values [H, W].
 
-    Where the file has no window, that of more than 8 bits is from the darkest to the brightest
-    level of the image. MONOCHROME1 alone says which way round the levels are: Presentation LUT
-    Shape INVERSE goes with it (PS3.3 C.8.11.3) and must not turn them over once more.
+    `is_presented` applies the file's own curve (VOI LUT or sigmoid), if it has one. Without a
+    window in the file, an image of more than 8 bits is displayed from its darkest to its brightest
+    level. Only MONOCHROME1 inverts the levels: Presentation LUT Shape INVERSE accompanies it
+    (PS3.3 C.8.11.3) and must not invert them a second time.
     """
-    table = modality_table(found)
+    table = modality_table(attributes)
     if table:
-        values, bits, lowest = looked_up(values, table), table.bits, 0
+        values, bits, lowest = look_up(values, table), table.bits, 0
         slope, intercept = 1.0, 0.0
     else:
-        slope, intercept = rescale(found)
+        slope, intercept = rescale(attributes)
         lowest = -(2 ** (bits - 1)) if is_signed else 0
     highest = 2**bits - 1
     levels = np.clip(values.astype(np.int32) - lowest, 0, highest)
     intercept += slope * lowest
-    is_curved = is_presented and has_curve(found)
+    is_curved = is_presented and has_curve(attributes)
     if is_curved:
-        levels, highest = presentation(levels * slope + intercept, found, bits)
-        slope, intercept, found = 1.0, 0.0, {}  # the file's window is in the levels now
-    if is_monochrome1 != (slope < 0):  # turned over: what is displayed darker has lower levels
+        levels, highest = presentation(levels * slope + intercept, attributes, bits)
+        slope, intercept, attributes = 1.0, 0.0, {}  # the curve has applied the file's window
+    if is_monochrome1 != (slope < 0):  # invert, so that what is displayed darker has lower levels
         levels, slope, intercept = highest - levels, -slope, intercept + slope * highest
     whole = (0.0, float(highest))
-    if bits > 8 and not is_curved:  # the image may fill a small part of 16 bits
+    if bits > 8 and not is_curved:  # the image may use a small part of its bits
         whole = (float(levels.min()), max(float(levels.max()), levels.min() + 1.0))
-    return Grey(levels, highest, (slope, intercept), window(found, slope, intercept, whole))
+    return Grey(levels, highest, (slope, intercept), window(attributes, slope, intercept, whole))
 
 
 def from_colour(pixels: np.ndarray, bits: int) -> Grey:
-    """Grey of colours [H, W, 3] of at most `bits` bits: their luma."""
+    """Return the luma of colours [H, W, 3] of at most `bits` bits as grey levels."""
     if pixels.dtype.kind != "u":
-        raise elements.Malformed("colours with a sign")
+        raise elements.Malformed("signed colours, expected unsigned ones")
     if pixels.dtype == np.uint8:
         levels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
     else:
@@ -91,60 +97,61 @@ def from_colour(pixels: np.ndarray, bits: int) -> Grey:
     return Grey(np.minimum(levels, highest), highest, (1.0, 0.0), (0.0, float(highest)))
 
 
-def rescale(found: dict[int, Element]) -> tuple[float, float]:
-    """Slope and intercept, (1, 0) where the file has none or nonsense."""
-    slope = first(elements.numbers(found, RESCALE_SLOPE), 1.0)
-    intercept = first(elements.numbers(found, RESCALE_INTERCEPT), 0.0)
+def rescale(attributes: dict[int, Element]) -> tuple[float, float]:
+    """Return (slope, intercept) of the file; (1, 0) where they are absent or nonsense."""
+    slope = first(elements.numbers(attributes, RESCALE_SLOPE), 1.0)
+    intercept = first(elements.numbers(attributes, RESCALE_INTERCEPT), 0.0)
     is_sound = 1 / LARGEST <= abs(slope) <= LARGEST and abs(intercept) <= LARGEST
     return (slope, intercept) if is_sound else (1.0, 0.0)
 
 
 def window(
-    found: dict[int, Element], slope: float, intercept: float, whole: tuple[float, float]
+    attributes: dict[int, Element], slope: float, intercept: float, whole: tuple[float, float]
 ) -> tuple[float, float]:
-    """The file's first window in levels (PS3.3 C.11.2.1.2, C.11.2.1.3.2); `whole` where it has
-    none, or one that has no width as float32.
+    """Return (low, high) in levels of the file's first window (PS3.3 C.11.2.1.2, C.11.2.1.3.2).
 
-    LINEAR of width 1 is a threshold. LINEAR below that, which the standard forbids, comes from
-    units much larger than 1 and is taken as LINEAR_EXACT.
+    Returns `whole` where the file has no window, or one without width as float32. LINEAR of width 1
+    is a threshold. LINEAR of a smaller width, which the standard forbids, is written by devices
+    whose units are much larger than 1, and is read as LINEAR_EXACT.
     """
-    center = first(elements.numbers(found, WINDOW_CENTER), math.nan)
-    width = first(elements.numbers(found, WINDOW_WIDTH), math.nan)
-    if elements.text(found, VOI_FUNCTION) != "LINEAR_EXACT" and width >= 1:
+    center = first(elements.numbers(attributes, WINDOW_CENTER), math.nan)
+    width = first(elements.numbers(attributes, WINDOW_WIDTH), math.nan)
+    if elements.text(attributes, VOI_FUNCTION) != "LINEAR_EXACT" and width >= 1:
         center, width = center - 0.5, max(width - 1, LINEAR_WIDTH)
     low, high = sorted((center + side * width / 2 - intercept) / slope for side in (-1, 1))
     is_bounded = width > 0 and low >= -LARGEST and high <= LARGEST
     return (low, high) if is_bounded and np.float32(low) < np.float32(high) else whole
 
 
-def has_curve(found: dict[int, Element]) -> bool:
-    """Whether the file's default view is no window: a VOI LUT or a sigmoid."""
-    if _table(found, VOI_LUTS):
+def has_curve(attributes: dict[int, Element]) -> bool:
+    """Return whether the file's default view is a curve, a VOI LUT or a sigmoid, not a window."""
+    if _table(attributes, VOI_LUTS):
         return True
-    return elements.text(found, VOI_FUNCTION) == "SIGMOID" and len(_sigmoid(found)) == 2
+    return elements.text(attributes, VOI_FUNCTION) == "SIGMOID" and len(_sigmoid(attributes)) == 2
 
 
 def presentation(
-    values: np.ndarray, found: dict[int, Element], bits: int
+    values: np.ndarray, attributes: dict[int, Element], bits: int
 ) -> tuple[np.ndarray, int]:
-    """(levels, highest) of modality values [H, W] of `bits` bits through the file's curve."""
-    table = _table(found, VOI_LUTS)
+    """Map modality values [H, W] of `bits` bits through the file's curve: (levels, highest)."""
+    table = _table(attributes, VOI_LUTS)
     if table is None:
-        (center, width), highest = _sigmoid(found), 2**bits - 1  # PS3.3 C.11.2.1.3.1
+        (center, width), highest = _sigmoid(attributes), 2**bits - 1  # PS3.3 C.11.2.1.3.1
         exponent = np.clip(-4 * (values - center) / width, -700, 700)  # exp within float64
         return np.rint(highest / (1 + np.exp(exponent))).astype(np.int32), highest
-    levels, highest = looked_up(np.rint(values), table), 2**table.bits - 1
-    if bits <= 8 < table.bits:  # the lake of such files has 8 bits
+    levels, highest = look_up(np.rint(values), table), 2**table.bits - 1
+    if bits <= 8 < table.bits:  # a lake stores files of 8 bits in 8 bits, whatever their LUT has
         levels, highest = np.rint(levels * (255 / highest)).astype(np.int32), 255
     return levels, highest
 
 
-def modality_table(found: dict[int, Element]) -> Table | None:
-    return _table(found, MODALITY_LUTS)
+def modality_table(attributes: dict[int, Element]) -> Table | None:
+    """Return the file's Modality LUT, None without one."""
+    return _table(attributes, MODALITY_LUTS)
 
 
-def looked_up(values: np.ndarray, table: Table) -> np.ndarray:
-    """Outputs of values; those outside the table take its first or last."""
+def look_up(values: np.ndarray, table: Table) -> np.ndarray:
+    """Return the outputs of values; values outside the table take its first or last output."""
     places = np.clip(values - float(table.first), 0, len(table.outputs) - 1)
     return table.outputs[places.astype(np.int32)]
 
@@ -153,17 +160,17 @@ def first(values: list[float], default: float) -> float:
     return values[0] if values else default
 
 
-def _sigmoid(found: dict[int, Element]) -> tuple[float, ...]:
-    """(center, width) where they are sound, else ()."""
-    center = first(elements.numbers(found, WINDOW_CENTER), math.nan)
-    width = first(elements.numbers(found, WINDOW_WIDTH), math.nan)
+def _sigmoid(attributes: dict[int, Element]) -> tuple[float, ...]:
+    """Return (center, width) of the sigmoid where both are sound, else ()."""
+    center = first(elements.numbers(attributes, WINDOW_CENTER), math.nan)
+    width = first(elements.numbers(attributes, WINDOW_WIDTH), math.nan)
     is_sound = math.isfinite(center) and math.isfinite(width) and width > 0
     return (center, width) if is_sound else ()
 
 
-def _table(found: dict[int, Element], tag: int) -> Table | None:
-    """The first table of the sequence `tag` (PS3.3 C.11.1.1), None without one."""
-    lut = elements.item(found, tag, 0, (LUT_DESCRIPTOR, LUT_DATA))
+def _table(attributes: dict[int, Element], tag: int) -> Table | None:
+    """Return the first table of the sequence `tag` (PS3.3 C.11.1.1), None without one."""
+    lut = elements.item(attributes, tag, 0, (LUT_DESCRIPTOR, LUT_DATA))
     descriptor, data = elements.numbers(lut, LUT_DESCRIPTOR), lut.get(LUT_DATA)
     if len(descriptor) != 3 or data is None or data.start == data.end:
         return None
@@ -171,9 +178,9 @@ def _table(found: dict[int, Element], tag: int) -> Table | None:
     count = count % 2**16 or 2**16
     if not 1 <= bits <= 16:
         raise elements.Malformed(f"a lookup table of {bits} bits, expected at most 16")
-    is_packed = bits <= 8 and data.end - data.start in (count, count + 1)  # one byte an output
+    is_packed = bits <= 8 and data.end - data.start in (count, count + 1)  # one byte per output
     outputs = np.frombuffer(data.value, np.uint8 if is_packed else data.order + "u2", count)
-    # Implicit elements leave the sign of the first value open; no table starts that high.
+    # Implicit elements do not tell the sign of the first value; no table starts at 2^15 or above.
     if lut[LUT_DESCRIPTOR].vr is None and start >= 2**15:
         start -= 2**16
     return Table(np.minimum(outputs, 2**bits - 1).astype(np.int32), start, bits)

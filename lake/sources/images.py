@@ -1,18 +1,18 @@
-"""PNG and JPEG files: bytes -> Header, bytes -> Scan; mask images -> run-length texts.
+"""PNG and JPEG files: their bytes become a Header and a Scan; mask images become run-length texts.
 
-A baseline grey JPEG and a plain grey PNG of the lake's bits keep their coded pixels and lose all
-else, which could name a person; everything else is decoded and becomes grey: colours by their luma
-(ITU-R BT.601), palettes through their colours, JPEG turned as its EXIF says and viewers show it.
-What cannot is a Reject:
+The coded pixels of a baseline grey JPEG and of a plain grey PNG with the lake's bits are stored as
+they are, and the rest of the file, which could name a person, is dropped. Everything else is
+decoded and becomes grey: colours by their luma (ITU-R BT.601), palettes through their colours. A
+JPEG is turned upright as its EXIF says, as viewers do. A file that cannot be stored is a Reject:
 
 not-an-image        neither PNG nor JPEG (masks: nor GIF, BMP, TIFF) by its first bytes
-unreadable-header   damaged or cut off before the pixels begin
-too-large           more pixels than lake.sources.MAX_PIXELS
-multi-frame         an animation, pages, or pictures in one file: which one is meant is unknown
-deep-colour         16 bits a channel with colour or alpha, which Pillow would cut down to 8
-transparent         pixels that are not opaque: what is behind them is unknown
-undecodable         pixel data cut off, damaged, or other than the header says
-mask-not-binary     a mask with grey values between background and lesion, or with classes
+unreadable-header   damaged or cut off before the pixels start
+too-large           more pixels than lake.scan.MAX_PIXELS
+multi-frame         an animation, pages, or several pictures in one file: which one is unclear
+deep-colour         16 bits per channel with colour or alpha, which Pillow would cut down to 8
+transparent         pixels that are not opaque: the background is unknown
+undecodable         pixel data is cut off, damaged, or contradicts the header
+mask-not-binary     a mask with values between background and lesion, or with several classes
 """
 
 import io
@@ -46,7 +46,7 @@ MASK_OPENERS = OPENERS | {
     b"BM": BmpImagePlugin.BmpImageFile,
     **dict.fromkeys((b"II*\0", b"MM\0*"), TiffImagePlugin.TiffImageFile),
 }
-# How to turn pixels [H, W] upright, by EXIF orientation (TIFF 6.0, tag 274).
+# What turns pixels [H, W] upright, by EXIF orientation (TIFF 6.0, tag 274).
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -56,15 +56,16 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a[::-1, ::-1].T,
     8: lambda a: a[:, ::-1].T,
 }
-GREY_MODES = ("L", "I;16", "I")  # Pillow's names of one channel without a palette
-# A mask that went through JPEG of quality 75 strays by up to 43 of 255, and no pixel across half;
-# of quality 50 by 98 (60 masks of SIIM-ACR).
+GREY_MODES = ("L", "I;16", "I")  # Pillow's modes of one channel without a palette
+# JPEG of quality 75 moves a mask's values by up to 43 of 255, and none across half; quality 50
+# moves them by up to 98 (60 masks of SIIM-ACR). A mask with values further from its ends is refused.
 STRAY = 1 / 4
-MIN_WHITE = 128  # below, values of more than one kind are classes
+MIN_WHITE = 128  # where the highest value is lower, several values are classes
 
 
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
-    """The one Header of a PNG or JPEG file, pixels not read; the image's id is its file stem."""
+    """Return the one Header of a PNG or JPEG file without reading its pixels; the image id is the
+    file stem."""
     with broken_is("unreadable-header", path):
         image = _opened(file, OPENERS)
         width, height = image.size
@@ -90,23 +91,23 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """How the pixels are coded, pixels not read."""
+    """Return how the pixels are coded, without reading them."""
     with broken_is("unreadable-header", header.path):
         image = _opened(file, OPENERS)
-        is_kept = _is_right_as_it_is(image, header, storage) and image.mode in GREY_MODES
+        is_kept = _is_storable_unchanged(image, header, storage) and image.mode in GREY_MODES
         return Coding(image.format.lower(), header.size, is_kept, len(image.getbands()))
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
-    """The image as a lake stores it; its values have no unit, so rescale is (1, 0)."""
+    """Return the image as a lake stores it; its values have no unit, so rescale is (1, 0)."""
     with broken_is("undecodable", header.path):
         image = _opened(io.BytesIO(data), OPENERS)
         bare = _bare(data, image, header, storage)
-        # Pillow also is the judge of a JPEG's entropy code; that of a PNG was read through.
-        is_judged = bare is not None and image.format == "PNG"
-        levels = None if is_judged and storage.window != "percentile" else _grey(image, data)
+        # Pillow's decoder checks the entropy code of a JPEG; bare_png has checked that of a PNG.
+        is_checked = bare is not None and image.format == "PNG"
+        levels = None if is_checked and storage.window != "percentile" else _grey(image, data)
         if levels is not None and levels.shape != (header.height, header.width):
-            raise ValueError(f"{levels.shape} pixels, the listing found another size")
+            raise ValueError(f"{levels.shape} pixels, another size than its header said")
         highest = 2**header.bits - 1
         rescale, window, spacing_mm = (1.0, 0.0), (0.0, float(highest)), (0.0, 0.0)
         if bare is None:
@@ -123,10 +124,10 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
 
 
 def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
-    """(relative run-length text, (height, width)) of a mask image, at its own size.
+    """Return (relative run-length text, (height, width)) of a mask image, at its own size.
 
-    Lesion is what is not 0. A mask that went through a lossy code has values near 0 and near its
-    highest, and is cut at half.
+    Every pixel that is not 0 is lesion. A mask that went through a lossy code has values near 0 and
+    near its highest, and is cut at half.
     """
     with broken_is("undecodable", path):
         levels = _grey(_opened(io.BytesIO(data), MASK_OPENERS), data)
@@ -134,14 +135,14 @@ def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
 
 
 def file_stem(path: str) -> str:
-    """The file's name without its last extension."""
+    """Return the file's name without its last extension."""
     return PurePosixPath(re.split(r"[/\\]", path)[-1]).stem
 
 
 def _opened(file: BinaryIO, openers: dict[bytes, Callable]) -> Image.Image:
-    """The image with its header read and its pixels not; raises Reject.
+    """Open the image and read its header, not its pixels; raises Reject.
 
-    Not by Image.open, whose bound on pixels and its warning belong to the whole process.
+    Image.open is not used: its bound on pixels, and the warning, belong to the whole process.
     """
     start = file.read(32)
     file.seek(0)
@@ -157,36 +158,39 @@ def _opened(file: BinaryIO, openers: dict[bytes, Callable]) -> Image.Image:
     if getattr(image, "is_animated", False):
         raise Reject("multi-frame", "several frames, pages or pictures, expected one")
     if image.format == "PNG" and start[24] == 16 and start[25] != 0:  # IHDR: depth, colour type
-        raise Reject("deep-colour", "16 bits a channel in colour or with alpha; save it as grey")
+        raise Reject("deep-colour", "16 bits per channel in colour or with alpha; save it as grey")
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation of a JPEG, or of a PNG that states it before its pixels; 1 is upright."""
-    # Pillow turns a TIFF itself. It seeks the EXIF of a PNG behind the pixels, too, and decodes
-    # them for it.
+    """Return the EXIF orientation of a JPEG, or of a PNG that has it before its pixels.
+
+    1 is upright.
+    """
+    # Pillow turns a TIFF itself. For a PNG, getexif also looks behind the pixels, which it decodes to
+    # get there.
     if image.format != "JPEG" and "exif" not in image.info:
         return 1
-    found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in TURNS else 1
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in TURNS else 1
 
 
 def _grey(image: Image.Image, data: bytes) -> np.ndarray:
-    """Levels [H, W], uint8 or as deep as the image, upright; raises Reject."""
+    """Decode the image into upright levels [H, W], uint8 or as deep as the image; raises Reject."""
     orientation = _orientation(image)
     if image.format == "PNG":
-        for _ in chunks(data):  # Pillow does not look at the sums of pixel data
+        for _ in chunks(data):  # Pillow does not check the checksums of pixel data
             pass
     image.load()
     if image.mode.startswith(("I", "F")):
         levels = np.asarray(image)
-        hidden = image.info.get("transparency")
-        is_hidden = hidden is not None and np.any(levels == hidden)
+        transparent_level = image.info.get("transparency")
+        is_transparent = transparent_level is not None and np.any(levels == transparent_level)
     else:
-        is_hidden = image.has_transparency_data and _alpha(image).getextrema()[0] < 255
+        is_transparent = image.has_transparency_data and _alpha(image).getextrema()[0] < 255
         colours = image.convert("RGB") if image.mode == "CMYK" else image
         levels = np.asarray(colours.convert("L"))
-    if is_hidden:
+    if is_transparent:
         raise Reject("transparent", "it has pixels that are not opaque; save it without alpha")
     return TURNS[orientation](levels) if orientation in TURNS else levels
 
@@ -196,16 +200,19 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 
 def _bare(data: bytes, image: Image.Image, header: Header, storage: Storage) -> bytes | None:
-    """The file's own coded pixels where they are right as they stand, else None."""
-    if not _is_right_as_it_is(image, header, storage):
+    """Return the file's own coded pixels where a lake may store them unchanged, else None."""
+    if not _is_storable_unchanged(image, header, storage):
         return None
     if image.format == "PNG":
         return bare_png(data, header.height, header.width, storage.bits)
     return bare_jpeg(data, header.height, header.width)
 
 
-def _is_right_as_it_is(image: Image.Image, header: Header, storage: Storage) -> bool:
-    """Whether the header says so, but for colours and what lies beside the pixels."""
+def _is_storable_unchanged(image: Image.Image, header: Header, storage: Storage) -> bool:
+    """Return whether the lake may store the coded pixels, as far as the header tells.
+
+    Colours, and data beside the pixels, are left to bare_png and bare_jpeg.
+    """
     height, width = header.height, header.width
     return (
         header.bits == storage.bits
@@ -217,8 +224,8 @@ def _is_right_as_it_is(image: Image.Image, header: Header, storage: Storage) -> 
 
 
 def _is_lesion(levels: np.ndarray) -> np.ndarray:
-    """Mask [H, W] bool of a mask image's levels; raises Reject."""
-    is_bytes = levels.dtype == np.uint8  # counted in 4 ms a megapixel; sorting takes 10
+    """Return the mask [H, W] bool of a mask image's levels; raises Reject."""
+    is_bytes = levels.dtype == np.uint8  # bincount takes 4 ms per megapixel, sorting 10
     values = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
     if len(values) == 1 or (len(values) == 2 and values[0] == 0):
         return levels != 0

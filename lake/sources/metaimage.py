@@ -1,8 +1,7 @@
-"""CT volumes: MetaImage files and single DICOM slices -> Headers; one slice of a series -> Scan.
+"""CT volumes: MetaImage files and single DICOM slices become Headers, and a slice becomes a Scan.
 
-MetaImage (.mhd with its data file, .mha) is read by SimpleITK, DICOM as lake.sources.dicom does.
-Stored pixels are HU + 32768.
-"""
+SimpleITK reads MetaImage (.mhd with its data file, .mha); DICOM is read as in
+lake/sources/dicom.py. Stored pixels are HU + 32768."""
 
 import re
 import tempfile
@@ -31,7 +30,7 @@ from lake.sources.damage import broken_is
 from lake.sources.elements import numbers, text, whole_number
 
 SUFFIXES = (".mhd", ".mha")
-HEADER_BYTES = 2**16  # of a MetaImage: hundreds of bytes, thousands with DICOM's fields kept in it
+HEADER_BYTES = 2**16  # a MetaImage header has hundreds of bytes, thousands with DICOM's fields
 KEY = re.compile(rb"\s*(\w+)\s*[=:]")
 BYTES_PER_TYPE = {
     f"MET_{name}": num_bytes
@@ -47,15 +46,15 @@ ORIENTATION, POSITION, IMAGE_TYPE, THICKNESS = 0x00200037, 0x00200032, 0x0008000
 PIXEL_SPACING = dicom.PIXEL_SPACING
 GEOMETRY_TAGS = frozenset((ORIENTATION, POSITION, PIXEL_SPACING, IMAGE_TYPE, THICKNESS))
 SLICE_TAGS = GEOMETRY_TAGS | {frames.PHOTOMETRIC}
-ZERO_HU = 32768  # as stored
+ZERO_HU = 32768  # the stored value of 0 HU
 AIR_HU = -1000
-WINDOW_HU = (-1000.0, 400.0)  # of LUNA16's and most later lung work
+WINDOW_HU = (-1000.0, 400.0)  # as in LUNA16 and most later work on lungs
 
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
-    """The one Header of a whole MetaImage volume, or of one DICOM slice; raises Reject."""
+    """Return the one Header of a whole MetaImage volume, or of one DICOM slice; raises Reject."""
     if size > MAX_FILE_BYTES:
         raise Reject(
             "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
@@ -67,21 +66,21 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """How a slice's pixels are coded: always on the way to HU, so never kept."""
+    """Return how a slice's pixels are coded; they become HU, so they are never stored unchanged."""
     if header.path.lower().endswith(SUFFIXES):
         return Coding("metaimage", header.height * header.width * 2, False)  # as int16
     return dicom.read_coding(file, header, storage)._replace(is_kept=False)
 
 
 def data_files(header_text: bytes) -> list[str]:
-    """Names of the files beside a MetaImage header that hold its pixels; empty when it holds them
-    itself. Raises Reject."""
+    """Return the names of the files beside a MetaImage header that hold its pixels, [] when the
+    header file itself holds them; raises Reject."""
     name = _fields(header_text)[0]["ElementDataFile"]
     if name.upper() == "LOCAL":
         return []
     if name.upper().startswith("LIST") or "%" in name:
         raise Reject(
-            "unsupported-mhd", "ElementDataFile is a list or a pattern; write one file a volume"
+            "unsupported-mhd", "ElementDataFile is a list or a pattern; write one file per volume"
         )
     if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
         raise Reject(
@@ -91,12 +90,12 @@ def data_files(header_text: bytes) -> list[str]:
 
 
 def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
-    """One slice as a lake stores it; the data file of a .mhd lies beside `local_path`."""
+    """Return one slice as a lake stores it; the data file of a .mhd lies beside `local_path`."""
     with broken_is("undecodable", header.path):
         is_volume = local_path.lower().endswith(SUFFIXES)
-        values = (_of_volume if is_volume else _of_dicom)(local_path, header)
+        values = (_slice_of_volume if is_volume else _slice_of_dicom)(local_path, header)
         if values.shape != (header.height, header.width):
-            raise Reject("undecodable", f"{values.shape} pixels, not as its header says")
+            raise Reject("undecodable", f"{values.shape} pixels, another size than its header said")
         hu = to_hu(values)  # [H, W]
         geometry = header.geometry
         column_mm, row_mm, _ = geometry.spacing_mm
@@ -116,9 +115,9 @@ def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
 
 
 def to_hu(values: np.ndarray) -> np.ndarray:
-    """Values as int32 within int16's range; raises Reject for what cannot be HU."""
-    low, high = float(values.min()), float(values.max())  # NaN where one value is
-    # Fractions between 0 and 1 are a window that somebody applied before.
+    """Return values as int32 within the range of int16; raises Reject for what cannot be HU."""
+    low, high = float(values.min()), float(values.max())  # NaN where a value is NaN
+    # Fractions between 0 and 1 are the result of a window that was applied before.
     is_scaled = values.dtype.kind == "f" and 0 <= low < high <= 1
     if is_scaled or not (low >= -ZERO_HU and high < ZERO_HU):
         raise Reject(
@@ -128,30 +127,33 @@ def to_hu(values: np.ndarray) -> np.ndarray:
 
 
 def _fields(data: bytes) -> tuple[dict[str, str], int]:
-    """(fields, bytes) of a MetaImage header, which ends with ElementDataFile."""
-    found, at = {}, 0
-    while at < len(data):
-        end = data.find(b"\n", at) + 1 or len(data)
-        line, at = data[at:end], end
+    """Return (fields, bytes) of a MetaImage header, which ends with ElementDataFile."""
+    fields, position = {}, 0
+    while position < len(data):
+        end = data.find(b"\n", position) + 1 or len(data)
+        line, position = data[position:end], end
         match = KEY.match(line)
         if match:
             key = match[1].decode()
-            found[key] = line[match.end() :].strip().decode("utf-8", "surrogateescape")
+            fields[key] = line[match.end() :].strip().decode("utf-8", "surrogateescape")
             if key == "ElementDataFile":
-                return found, at
+                return fields, position
     raise Reject("unreadable-header", "no ElementDataFile: not a whole MetaImage header")
 
 
 def _volume(data: bytes, path: str, size: int) -> Header:
+    """Return the Header of a MetaImage volume from the start of its file."""
     fields, header_bytes = _fields(data)
     width, height, num_slices = _checked_size(fields)
-    data_files(data[:header_bytes])  # its Rejects belong to the listing
+    data_files(data[:header_bytes])  # raises its Rejects here, in the listing
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder, f"header{path[-4:].lower()}")
         local.write_bytes(data[:header_bytes])
         reader = _reader(str(local))
     if reader.GetSize() != (width, height, num_slices) or reader.GetNumberOfComponents() != 1:
-        raise Reject("unreadable-header", "SimpleITK reads other sizes than its text has")
+        raise Reject(
+            "unreadable-header", "SimpleITK reads another size than the header's text states"
+        )
     geometry = Geometry(num_slices, reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
     return Header(
         path=path,
@@ -172,8 +174,10 @@ def _volume(data: bytes, path: str, size: int) -> Header:
 
 
 def _checked_size(fields: dict[str, str]) -> tuple[int, int, int]:
-    """Columns, rows and slices of one grey channel of a type that we know; MetaIO trusts the text
-    that it parses, so what it is handed is looked at before."""
+    """Return (columns, rows, slices) of a grey volume of a supported type; raises Reject.
+
+    MetaIO trusts the text that it parses, so the text is checked before MetaIO gets it.
+    """
     if fields.get("NDims") != "3":
         raise Reject("not-a-volume", "expected NDims = 3; leave it out")
     if fields.get("ElementNumberOfChannels", "1") != "1":
@@ -190,7 +194,7 @@ def _checked_size(fields: dict[str, str]) -> tuple[int, int, int]:
     if width * height > MAX_PIXELS or num_slices > 2**FRAME_BITS or num_bytes > MAX_FILE_BYTES:
         raise Reject(
             "too-large",
-            f"{width} x {height} x {num_slices} voxels, expected at most {MAX_PIXELS} a slice, "
+            f"{width} x {height} x {num_slices} voxels, expected at most {MAX_PIXELS} per slice, "
             f"{2**FRAME_BITS} slices and {MAX_FILE_BYTES} bytes; leave it out",
         )
     return width, height, num_slices
@@ -201,7 +205,7 @@ def _is_true(fields: dict[str, str], key: str) -> bool:
 
 
 def _reader(local_path: str) -> SimpleITK.ImageFileReader:
-    """A reader that has read the header."""
+    """Return a reader that has read the header."""
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(local_path)
@@ -210,7 +214,7 @@ def _reader(local_path: str) -> SimpleITK.ImageFileReader:
 
 
 def _sound(geometry: Geometry) -> Geometry:
-    """The geometry, once it is bounded, has extent and has right angles."""
+    """Return the geometry if it is bounded, has extent and has right angles; else raise Reject."""
     numbers_mm = (*geometry.origin_mm, *geometry.spacing_mm, *geometry.direction)
     matrix = axes(geometry)
     is_orthonormal = np.allclose(matrix.T @ matrix, np.eye(3), rtol=0, atol=series.COSINE_TOLERANCE)
@@ -225,19 +229,21 @@ def _sound(geometry: Geometry) -> Geometry:
 
 
 def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
+    """Return the Header of one DICOM slice with its geometry; raises Reject."""
     header = dicom.read_headers(file, path, size, image_id_from="name", frames="reject")[0]
     if header.modality != "CT":
         raise Reject("not-ct", f"{path}: modality {header.modality!r}, expected CT; leave it out")
     if not header.series:
         raise Reject("no-series", f"{path}: no (0020,000E) Series Instance UID to find its volume")
     with broken_is("unreadable-header", path):
-        found = _slice_elements(file)
-        if text(found, frames.PHOTOMETRIC) != "MONOCHROME2":
+        file.seek(0)
+        attributes = dicom.before_pixels(file, path, SLICE_TAGS).elements
+        if text(attributes, frames.PHOTOMETRIC) != "MONOCHROME2":
             raise Reject("not-grey", "expected MONOCHROME2, as CT has it; leave it out")
-        if "LOCALIZER" in text(found, IMAGE_TYPE).upper().split("\\"):
+        if "LOCALIZER" in text(attributes, IMAGE_TYPE).upper().split("\\"):
             raise Reject("localizer", "a scout view, not a slice; leave it out")
-        position, cosines = numbers(found, POSITION), numbers(found, ORIENTATION)
-        spacing = numbers(found, PIXEL_SPACING)
+        position, cosines = numbers(attributes, POSITION), numbers(attributes, ORIENTATION)
+        spacing = numbers(attributes, PIXEL_SPACING)
         if (len(position), len(cosines), len(spacing)) != (3, 6, 2):
             raise Reject(
                 "bad-geometry",
@@ -245,35 +251,20 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
             )
         right, down = np.array(cosines[:3]), np.array(cosines[3:])
         matrix = np.stack([right, down, np.cross(right, down)], axis=1)
-        thickness_mm = (numbers(found, THICKNESS) or [0.0])[0]
+        thickness_mm = (numbers(attributes, THICKNESS) or [0.0])[0]
         geometry = Geometry(
             slices=1,
             origin_mm=tuple(position),
-            # DICOM names the distance between rows first. That between slices comes from their
-            # positions; a lone slice has its own thickness, or counts as 1 mm.
+            # DICOM names the distance between rows first. The distance between slices comes from
+            # their positions; a lone slice has its own thickness, or counts as 1 mm.
             spacing_mm=(spacing[1], spacing[0], thickness_mm if thickness_mm > 0 else 1.0),
             direction=tuple(matrix.ravel().tolist()),
         )
         return replace(header, geometry=_sound(geometry))
 
 
-def _slice_elements(file: BinaryIO) -> dict[int, elements.Element]:
-    """The elements of a slice's geometry; the header is known to be readable."""
-    file.seek(0)
-    data = b""
-    for size in dicom.HEADER_BYTES:
-        data += file.read(size - len(data))
-        try:
-            parsed = elements.read(data, SLICE_TAGS, inflated_bytes=size)
-        except elements.Cut:
-            continue
-        if parsed.pixel_tag:
-            break
-    return parsed.elements
-
-
-def _of_volume(local_path: str, header: Header) -> np.ndarray:
-    """Slice [H, W] of a MetaImage."""
+def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
+    """Return slice `header.frame` [H, W] of a MetaImage volume."""
     with open(local_path, "rb") as file:
         data = file.read(HEADER_BYTES)
     fields, header_bytes = _fields(data)
@@ -284,13 +275,13 @@ def _of_volume(local_path: str, header: Header) -> np.ndarray:
         raise Reject("no-pixels", f"no data file {names[0]} beside it")
     is_compressed = _is_true(fields, "CompressedData")
     num_bytes = int(num_voxels) * BYTES_PER_TYPE[fields["ElementType"]]
-    skipped = header_bytes if not names else max(0, int(fields.get("HeaderSize", 0)))
+    offset = header_bytes if not names else max(0, int(fields.get("HeaderSize", 0)))
     status = pixel_path.stat()
     expected = int(fields.get("CompressedDataSize", 0)) if is_compressed else num_bytes
-    if status.st_size < skipped + expected:
+    if status.st_size < offset + expected:
         raise Reject(
             "undecodable",
-            f"{status.st_size} bytes in {pixel_path.name}, its header says {skipped + expected}; "
+            f"{status.st_size} bytes in {pixel_path.name}, its header says {offset + expected}; "
             f"copy it again",
         )
     if is_compressed:
@@ -298,26 +289,28 @@ def _of_volume(local_path: str, header: Header) -> np.ndarray:
         return SimpleITK.GetArrayViewFromImage(volume)[header.frame]
     reader = _reader(local_path)
     reader.SetExtractIndex((0, 0, header.frame))
-    reader.SetExtractSize((header.width, header.height, 1))  # 3-D: it keeps any direction valid
+    reader.SetExtractSize(
+        (header.width, header.height, 1)
+    )  # in 3-D, so that any direction stays valid
     return SimpleITK.GetArrayFromImage(reader.Execute())[0]
 
 
-@lru_cache(maxsize=1)  # the slices of a volume are read one after the other
+@lru_cache(maxsize=1)  # slices of a volume are read one after the other
 def _decompressed(local_path: str, changed_ns: int, size: int) -> SimpleITK.Image:
     return _reader(local_path).Execute()
 
 
-def _of_dicom(local_path: str, header: Header) -> np.ndarray:
-    """A DICOM slice [H, W] in HU."""
+def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
+    """Return a DICOM slice [H, W] in HU."""
     parsed = elements.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
-    found = parsed.elements
-    if frames.PIXEL_DATA not in found:
+    attributes = parsed.elements
+    if frames.PIXEL_DATA not in attributes:
         raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
     levels, _, (slope, intercept), _ = grey.from_values(
-        frames.decoded(found, parsed.syntax, header),
-        found,
-        bits=whole_number(found, frames.BITS_STORED),
-        is_signed=whole_number(found, frames.SIGNED) == 1,
+        frames.decoded(attributes, parsed.syntax, header),
+        attributes,
+        bits=whole_number(attributes, frames.BITS_STORED),
+        is_signed=whole_number(attributes, frames.SIGNED) == 1,
         is_monochrome1=False,
         is_presented=False,
     )

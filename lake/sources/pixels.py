@@ -1,4 +1,4 @@
-"""Grey values -> the Scan of a record: window, contrast, size, PNG. Every source ends here."""
+"""Grey values become the Scan of a record: window, contrast, size, PNG. Every source ends here."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from lake.scan import Scan, Storage
 # core).
 PNG_LEVEL = 4
 PERCENTILES = (1, 99)  # of `--window percentile`
-CLAHE_CLIP = 0.01  # scikit-image's default: the share of a tile's pixels above which bins are cut
+CLAHE_CLIP = 0.01  # scikit-image's default: bins are cut at this share of a tile's pixels
 
 
 def store(
@@ -25,10 +25,11 @@ def store(
     storage: Storage,
     slice_mm: float = math.nan,
 ) -> Scan:
-    """The Scan of grey pixels [H, W], whole numbers 0 … highest <= 65535, brighter is higher.
+    """Return the Scan of grey pixels [H, W], whole numbers 0 … highest <= 65535, larger is
+    brighter.
 
-    `rescale` and the default `window` are those of `pixels`, `spacing_mm` (row, column) too. In a
-    lake of fewer bits than the pixels have, the window becomes 0 … 255.
+    `rescale`, the default `window` and `spacing_mm` (row, column) describe `pixels`. Where the lake
+    has fewer bits than the pixels, the window is mapped to 0 … 255.
     """
     slope, intercept = rescale
     low, high = view(storage.window, window, rescale, pixels)
@@ -55,8 +56,10 @@ def store(
 
 
 def parse_window(text: str) -> tuple[float, float] | None:
-    """(low, high) in modality units of `LOW,HIGH`, None for `default` and `percentile`; raises
-    InputError."""
+    """Return (low, high) in modality units of `LOW,HIGH`; None for `default` and `percentile`.
+
+    Raises InputError for any other text.
+    """
     if text in ("default", "percentile"):
         return None
     try:
@@ -74,29 +77,29 @@ def parse_window(text: str) -> tuple[float, float] | None:
 def view(
     window: str, default: tuple[float, float], rescale: tuple[float, float], pixels: np.ndarray
 ) -> tuple[float, float]:
-    """(low, high) in stored values of a record's default view."""
+    """Return (low, high) in stored values of a record's default view."""
     if window == "percentile":
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
-        return low, max(high, low + 1)  # a constant image still has a width to divide by
-    asked = parse_window(window)
-    if asked is None:
+        return low, max(high, low + 1)  # a constant image needs a width, too, to divide by
+    modality_window = parse_window(window)
+    if modality_window is None:
         return default
     slope, intercept = rescale
-    low, high = sorted((value - intercept) / slope for value in asked)
+    low, high = sorted((value - intercept) / slope for value in modality_window)
     return low, high
 
 
 def equalised(pixels: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
-    """Contrast-limited adaptive histogram equalisation of the window, stretched to all of `bits`
-    (Zuiderveld 1994)."""
-    from skimage import exposure  # 0.4 s, and few conversions ask for it
+    """Return the window after contrast-limited adaptive histogram equalisation (Zuiderveld 1994),
+    stretched to all of `bits`."""
+    from skimage import exposure  # takes 0.4 s to import, and few conversions need it
 
     unit = np.clip((pixels - low) / (high - low), 0, 1)
     return np.rint(exposure.equalize_adapthist(unit, clip_limit=CLAHE_CLIP) * (2**bits - 1))
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
-    """Height and width after fitting into `max_side`, aspect kept."""
+    """Return (height, width) after fitting the longer side into `max_side`, aspect kept."""
     longest = max(height, width)
     if max_side is None or longest <= max_side:
         return height, width
@@ -104,7 +107,7 @@ def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int
 
 
 def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Area-filtered copy [height, width] of pixels [H, W], same dtype."""
+    """Return an area-filtered copy [height, width] of pixels [H, W], same dtype."""
     if pixels.shape == (height, width):
         return pixels
     # Pillow filters 16-bit grey only as float.
@@ -113,6 +116,7 @@ def shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_png(pixels: np.ndarray, level: int = PNG_LEVEL) -> bytes:
+    """Return grey pixels [H, W], uint8 or uint16, as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()

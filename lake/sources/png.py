@@ -1,4 +1,4 @@
-"""PNG files looked at without Pillow: the chunks of one, and the bare PNG that a record keeps."""
+"""PNG files without Pillow: their chunks, and the bare PNG that a record stores."""
 
 import struct
 import zlib
@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-LAST_FILTER = 4  # of a PNG's rows: Paeth
+LAST_FILTER = 4  # the row filter of the highest number: Paeth
 
 
 def bare_png(data: bytes, height: int, width: int, bits: int) -> bytes | None:
-    """The PNG without ancillary chunks, pixel data bit for bit and read through.
+    """Return the PNG without ancillary chunks; its pixel data is inflated once to check it, and
+    copied bit for bit.
 
-    None when it is not plain grey [height, width] of `bits`, or has data beside its pixels; raises
-    ValueError or zlib.error when it is damaged.
+    Returns None when it is not plain grey [height, width] of `bits`, or has data beside its pixels;
+    raises ValueError or zlib.error when it is damaged.
     """
     parts = list(chunks(data))
     # Colour type grey, deflate, adaptive filters, not interlaced.
@@ -25,29 +26,31 @@ def bare_png(data: bytes, height: int, width: int, bits: int) -> bytes | None:
     inflate = zlib.decompressobj()
     rows = inflate.decompress(b"".join(chunk[8:-4] for chunk in coded), height * row_bytes + 1)
     if len(rows) < height * row_bytes:
-        raise ValueError(f"its pixel data end after {len(rows) // row_bytes} of {height} rows")
+        raise ValueError(f"its pixel data ends after {len(rows) // row_bytes} of {height} rows")
     if len(rows) > height * row_bytes or not inflate.eof or inflate.unused_data:
         return None
     if max(rows[::row_bytes]) > LAST_FILTER:
-        raise ValueError("its pixel data have an unknown row filter")
+        raise ValueError("its pixel data has an unknown row filter")
     return b"".join([PNG_START, parts[0], *coded, PNG_END])
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
-    """Length, type, content and checksum of each chunk, IHDR to IEND; raises ValueError where a
-    chunk is cut off or a critical one damaged."""
-    at, kind = len(PNG_START), b""
+    """Yield each chunk from IHDR to IEND, whole: length, type, content and checksum.
+
+    Raises ValueError where a chunk is cut off or a critical one is damaged.
+    """
+    position, kind = len(PNG_START), b""
     while kind != b"IEND":
-        if at + 12 > len(data):
+        if position + 12 > len(data):
             raise ValueError("the PNG ends before its IEND")
-        length, kind = struct.unpack_from(">L4s", data, at)
-        end = at + 12 + length
+        length, kind = struct.unpack_from(">L4s", data, position)
+        end = position + 12 + length
         if end > len(data):
             raise ValueError(f"the PNG ends inside its chunk {kind!r}")
         is_critical = not kind[0] & 0x20  # a capital letter
-        if is_critical and zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(
+        if is_critical and zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(
             data[end - 4 : end]
         ):
             raise ValueError(f"the checksum of its chunk {kind!r} is wrong")
-        yield data[at:end]
-        at = end
+        yield data[position:end]
+        position = end

@@ -1,5 +1,5 @@
-"""The three sources behind one face: which module reads a file. For whoever has files and no lake
-yet."""
+"""One interface to the three sources: which module reads a file. Whoever has files and no lake yet
+starts here."""
 
 import logging
 import warnings
@@ -10,7 +10,7 @@ from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
 from lake.sources import dicom, images
 
 NAMES = DICOM, IMAGES, METAIMAGE = ("dicom", "images", "metaimage")
-# A pattern such as ct/** meets them too; they belong to the .mhd that names them.
+# A pattern such as ct/** matches them, too, but they belong to the .mhd that names them.
 METAIMAGE_DATA = (".raw", ".zraw")
 
 
@@ -24,16 +24,18 @@ class ReaderSettings(NamedTuple):
 
 
 def is_data_file(source: str, path: str) -> bool:
+    """Return whether the file holds the pixels of a MetaImage header, and is no image by itself."""
     return source == "metaimage" and path.lower().endswith(METAIMAGE_DATA)
 
 
 def stem(source: str, path: str) -> str:
-    """The id that a file's name gives its image."""
+    """Return the image id that a file's name stands for."""
     return dicom.file_stem(path) if source == "dicom" else images.file_stem(path)
 
 
 def quieten() -> None:
-    """Decoders log a traceback for every plug-in that fails; a reject's message says it once."""
+    """Silence decoders, which log a traceback per failed plug-in; a reject's message says it
+    once."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="pydicom")
 
@@ -41,7 +43,7 @@ def quieten() -> None:
 def read_headers(
     source: str, file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
-    """The images of one file, at least one; raises Reject."""
+    """Return the Headers of the images in one file, at least one; raises Reject."""
     if source == "metaimage":
         from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
 
@@ -66,8 +68,7 @@ def read_file(
 
 
 def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """How the pixels of an image are coded whose header was read, from the header alone; raises
-    Reject."""
+    """Return how the pixels of an image are coded, from the file's header alone; raises Reject."""
     file.seek(0)
     if source == "metaimage":
         from lake.sources import metaimage
@@ -77,7 +78,7 @@ def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -
 
 
 def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> Scan:
-    """The pixels of one image as a record stores them; raises Reject."""
+    """Return the pixels of one image as a record stores them; raises Reject."""
     try:
         if source == "metaimage":
             from lake.sources import metaimage
@@ -91,6 +92,7 @@ def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> S
 
 
 def unreadable(path: str, error: OSError) -> Reject:
+    """Return the Reject of a file that the system does not open or read."""
     if "\\udc" in path:
         return Reject("unreadable-file", f"{path}: the name is not UTF-8; rename the file")
     return Reject("unreadable-file", f"{path}: {error.strerror or error}")

@@ -1,7 +1,7 @@
-"""A series of CT slices: the Headers of its files -> one Header and Label a slice, in the order of
-the volume.
+"""A series of CT slices: the Headers of its files become one Header and Label per slice, in the
+order of the volume.
 
-No file is opened here: what a slice shows comes from its geometry and the nodules alone.
+No file is opened here: a slice's mask follows from its geometry and the list of nodules.
 """
 
 from dataclasses import replace
@@ -13,48 +13,50 @@ from lake.labels import rle, tables
 from lake.labels.nodules import Nodule, axes, index_of, masks
 from lake.scan import Geometry, Header, frame_id, stable_hash
 
-COSINE_TOLERANCE = 1e-3  # headers print cosines with as few as four digits
-# Of a slice's thickness: positions are rounded and tables are not exact, but a missing slice is a
-# whole one, and beyond 6 degrees of gantry tilt the pixels are no boxes any more.
+COSINE_TOLERANCE = 1e-3  # some headers print cosines with only four digits
+# As a share of the slice's thickness. Positions are rounded and the table's steps are not exact,
+# but a missing slice is a gap of a whole thickness, and a gantry tilted by more than 6 degrees
+# makes pixels that are no boxes.
 GAP_TOLERANCE = 0.1
 
 
 def slices(
     headers: list[Header], nodules: list[Nodule] | None, empty_share: float
 ) -> tuple[list[tuple[Header, tables.Label]], int]:
-    """(Header and Label of each slice taken, how many were left out) of all files of one series.
+    """Return ([(Header, Label)] of the selected slices, number of slices left out) of one series.
 
-    Every slice that a nodule reaches is taken, and of the others the share `empty_share`, chosen
-    by the image id. With nodules=None, unlabelled, every slice is taken. Raises Reject.
-    """
+    Every slice that a nodule reaches is selected, and of the others the share `empty_share`, chosen
+    by a hash of the image id. With nodules=None, unlabelled, every slice is selected. Raises
+    Reject."""
     stack = _stack(headers)
     if nodules is None:
         return [(header, tables.UNKNOWN) for header in stack], 0
     planes, first = [header.geometry for header in stack], stack[0]
     volume = replace(first.geometry, slices=len(stack))
     for nodule in nodules:
-        at, size = index_of(nodule.center_mm, volume), (first.width, first.height, len(stack))
-        if (at < -0.5).any() or (at > np.array(size) - 0.5).any():
+        index, size = index_of(nodule.center_mm, volume), (first.width, first.height, len(stack))
+        if (index < -0.5).any() or (index > np.array(size) - 0.5).any():
             raise Reject(
                 "nodule-outside",
                 f"series {first.series}: the nodule at {nodule.center_mm} mm is at column, row, "
-                f"slice {at.round(1).tolist()} of {size}; check that the CSV is of these images",
+                f"slice {index.round(1).tolist()} of {size}; check that the CSV belongs to these "
+                f"images",
             )
-    found = {
+    labels = {
         k: tables.label_from_runs(rle.from_mask(mask))
         for k, mask in masks(planes, first.height, first.width, nodules)
     }
     empty = tables.label_from_runs(rle.NO_RUNS)
-    taken = [
-        (header, found.get(k, empty))
+    selection = [
+        (header, labels.get(k, empty))
         for k, header in enumerate(stack)
-        if k in found or stable_hash(header.image_id) / 2**64 < empty_share
+        if k in labels or stable_hash(header.image_id) / 2**64 < empty_share
     ]
-    return taken, len(stack) - len(taken)
+    return selection, len(stack) - len(selection)
 
 
 def _stack(headers: list[Header]) -> list[Header]:
-    """One Header a slice, in the order of the volume, each with its own origin."""
+    """Return one Header per slice, in the order of the volume, each with its own origin."""
     if len(headers) == 1:
         (header,) = headers
         geometry = header.geometry
@@ -80,16 +82,15 @@ def _stack(headers: list[Header]) -> list[Header]:
 
 
 def _in_order(headers: list[Header]) -> tuple[list[Header], float]:
-    """(DICOM slices along their normal, mm from one to the next); raises Reject where they are no
-    regular volume."""
+    """Return (DICOM slices along their normal, mm from one to the next); raises Reject where they
+    do not form a regular volume."""
     first = headers[0]
     for header in headers[1:]:
         if not _is_like(header, first):
             raise Reject(
                 "mixed-series",
                 f"series {first.series}: {header.path} and {first.path} differ in size, spacing, "
-                f"orientation, patient or study, or are volumes; give each volume a series of its "
-                f"own",
+                f"orientation, patient or study, or are volumes; give each volume its own series",
             )
     normal = axes(first.geometry)[:, 2]
     files = sorted(headers, key=lambda header: float(normal @ header.geometry.origin_mm))
@@ -108,13 +109,14 @@ def _in_order(headers: list[Header]) -> tuple[list[Header], float]:
 
 
 def _is_like(header: Header, first: Header) -> bool:
-    of_both = [
+    """Return whether two slices can belong to one volume."""
+    properties = [
         (one.height, one.width, one.patient, one.study, one.series, one.geometry.slices)
         for one in (header, first)
     ]
     a, b = header.geometry, first.geometry
     return (
-        of_both[0] == of_both[1]
+        properties[0] == properties[1]
         and a.slices == 1
         and np.allclose(a.direction, b.direction, rtol=0, atol=COSINE_TOLERANCE)
         and np.allclose(a.spacing_mm[:2], b.spacing_mm[:2], rtol=COSINE_TOLERANCE, atol=0)
