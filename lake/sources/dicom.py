@@ -19,6 +19,7 @@ undecodable         pixel data is cut off, damaged, or contradicts the header
 import io
 import math
 import re
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -49,7 +50,7 @@ from lake.scan import (
     Storage,
     frame_id,
 )
-from lake.sources import elements, frames, grey, pixels
+from lake.sources import elements, frames, grey, pixels, vocabulary
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
 from lake.sources.elements import PIXEL_DATA, Element, numbers, text, whole_number
@@ -64,19 +65,6 @@ from lake.sources.frames import (
     SAMPLES,
     SIGNED,
 )
-
-# Closed vocabularies: free text in these elements could name a person.
-VIEWS = frozenset(("PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO"))
-SEXES = frozenset(("M", "F", "O"))
-MODALITIES = frozenset(("CR", "DX", "CT", "MR", "MG", "PT", "US", "XA", "RF", "SC", "OT"))
-YEARS_PER_UNIT = {
-    "Y": 1,
-    "M": 1 / 12,
-    "W": 7 / 365.25,
-    "D": 1 / 365.25,
-    "": 1,
-}  # SIIM's ages have no unit
-AGE_CAP = 90  # HIPAA's safe harbour: 90 and over are one group
 
 SOP_UID, MODALITY, STUDY_UID, SERIES_UID = 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
 PATIENT_ID, SEX, AGE, VIEW = 0x00100020, 0x00100040, 0x00101010, 0x00185101
@@ -111,10 +99,6 @@ def read_headers(
     `image_id_from` is "name", the file's, or "uid", its SOP Instance UID. A file of more than one
     frame is a Reject with frames="reject"; with "first" its first frame stands for it.
     """
-    if size > MAX_FILE_BYTES:
-        raise Reject(
-            "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
-        )
     attributes = before_pixels(file, path, HEADER_TAGS).elements
     with broken_is("unreadable-header", path):
         header = _header(attributes, path, size, image_id_from)
@@ -128,11 +112,7 @@ def read_headers(
         )
     if count > 2**FRAME_BITS:
         raise Reject("too-large", f"{path}: {count} frames, expected at most {2**FRAME_BITS}")
-    values = vars(header)
-    return [
-        Header(**values | {"frame": k, "image_id": frame_id(header.image_id, k)})
-        for k in range(count)
-    ]
+    return [replace(header, frame=k, image_id=frame_id(header.image_id, k)) for k in range(count)]
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
@@ -174,16 +154,6 @@ def file_stem(path: str) -> str:
     """Return the file's name without .dcm; other endings, parts of a UID, stay."""
     name = re.split(r"[/\\]", path)[-1]
     return name[:-4] if name.lower().endswith(".dcm") else name
-
-
-def age_years(value: str) -> int:
-    """Return whole years of a DICOM age string: 90 for 90 and over, -1 when unknown or
-    impossible."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", value.strip().upper())
-    if not match:
-        return -1
-    years = int(int(match[1]) * YEARS_PER_UNIT[match[2]])
-    return min(years, AGE_CAP) if years <= 120 else -1
 
 
 def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:
@@ -243,10 +213,10 @@ def _header(attributes: dict[int, Element], path: str, size: int, image_id_from:
         height=height,
         width=width,
         bits=bits,
-        view=_one_of(VIEWS, text(attributes, VIEW)),
-        sex=_one_of(SEXES, text(attributes, SEX)),
-        age=age_years(text(attributes, AGE)),
-        modality=_one_of(MODALITIES, text(attributes, MODALITY)),
+        view=vocabulary.word_of(vocabulary.VIEWS, text(attributes, VIEW)),
+        sex=vocabulary.word_of(vocabulary.SEXES, text(attributes, SEX)),
+        age=vocabulary.age_years(text(attributes, AGE)),
+        modality=vocabulary.word_of(vocabulary.MODALITIES, text(attributes, MODALITY)),
     )
 
 
@@ -259,11 +229,6 @@ def _bits(attributes: dict[int, Element]) -> int:
     if table:
         return table.bits
     return whole_number(attributes, BITS_STORED) or whole_number(attributes, BITS_ALLOCATED)
-
-
-def _one_of(vocabulary: frozenset[str], value: str) -> str:
-    """Return the value in capitals where it is in the vocabulary, else "": it could be a name."""
-    return value.upper() if value.upper() in vocabulary else ""
 
 
 def _kept_jpeg(

@@ -58,7 +58,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 GREY_MODES = ("L", "I;16", "I")  # Pillow's modes of one channel without a palette
 # JPEG of quality 75 moves a mask's values by up to 43 of 255, and none across half; quality 50
-# moves them by up to 98 (60 masks of SIIM-ACR). A mask with values further from its ends is refused.
+# moves them by up to 98 (60 masks of SIIM-ACR). A mask with values between these ends is refused.
 STRAY = 1 / 4
 MIN_WHITE = 128  # where the highest value is lower, several values are classes
 
@@ -167,8 +167,7 @@ def _orientation(image: Image.Image) -> int:
 
     1 is upright.
     """
-    # Pillow turns a TIFF itself. For a PNG, getexif also looks behind the pixels, which it decodes to
-    # get there.
+    # Pillow turns a TIFF itself. For a PNG, getexif would look behind the pixels and decode them.
     if image.format != "JPEG" and "exif" not in image.info:
         return 1
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

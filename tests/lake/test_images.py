@@ -175,9 +175,9 @@ def test_transparency_is_told(grey):
     assert (stored(scan) == unused).all() and b"tRNS" not in scan.image
     deep = grey.astype(np.uint16) * 256
     shown = png(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep), 24, 32, bits=16)
-    (at,) = [shown.index(b"IDAT") - 4]
+    (offset,) = [shown.index(b"IDAT") - 4]
     for value, is_told in ((int(deep[5, 5]), True), (1, False)):
-        data = shown[:at] + chunk(b"tRNS", struct.pack(">H", value)) + shown[at:]
+        data = shown[:offset] + chunk(b"tRNS", struct.pack(">H", value)) + shown[offset:]
         if is_told:
             assert reason_of(scan_of, data, DEEP) == "transparent"
         else:
@@ -231,15 +231,15 @@ def test_damaged_pixels_are_rejected(grey):
     rows = np.pad(grey, ((0, 0), (1, 0))).tobytes()
     whole = png(rows, 24, 32)
     assert (stored(scan_of(whole)) == grey).all()
-    at = whole.index(b"IDAT")
+    offset = whole.index(b"IDAT")
     flipped = bytearray(whole)
-    flipped[at + 40] ^= 1
+    flipped[offset + 40] ^= 1
     checksum = bytearray(whole)
     checksum[-14] ^= 1
     unknown_filter = png(b"\x05" + rows[1:], 24, 32)
     short = png(rows[:-1], 24, 32)
     for storage in (AS_IS, Storage(8, 16)):  # kept, decoded
-        for data in (flipped, checksum, unknown_filter, short, whole[:-5], whole[: at + 99]):
+        for data in (flipped, checksum, unknown_filter, short, whole[:-5], whole[: offset + 99]):
             assert reason_of(scan_of, bytes(data), storage) == "undecodable"
     jpeg = encoded(grey, "JPEG")
     assert reason_of(scan_of, jpeg[: len(jpeg) // 2 + 200]) == "undecodable"
@@ -284,8 +284,8 @@ def test_mutated_files_are_scans_or_rejects(grey, deep):
     for number in range(300):
         data, storage = sources[number % 4]
         mutated = bytearray(data)
-        for at in rng.integers(0, len(data), rng.integers(1, 5)):
-            mutated[at] = rng.integers(256)
+        for offset in rng.integers(0, len(data), rng.integers(1, 5)):
+            mutated[offset] = rng.integers(256)
         if number % 5 == 0:
             del mutated[rng.integers(len(data)) :]
         if number % 3 == 0:  # right checksums, so that the damage lies deeper
@@ -304,13 +304,13 @@ def test_mutated_files_are_scans_or_rejects(grey, deep):
 
 
 def with_right_checksums(data: bytearray) -> bytearray:
-    at = 8
-    while data[:4] == b"\x89PNG" and at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4])
+    offset = 8
+    while data[:4] == b"\x89PNG" and offset + 12 <= len(data):
+        end = offset + 12 + int.from_bytes(data[offset : offset + 4])
         if end > len(data):
             break
-        data[end - 4 : end] = struct.pack(">L", zlib.crc32(data[at + 4 : end - 4]))
-        at = end
+        data[end - 4 : end] = struct.pack(">L", zlib.crc32(data[offset + 4 : end - 4]))
+        offset = end
     return data
 
 

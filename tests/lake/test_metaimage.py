@@ -68,10 +68,10 @@ def test_a_slice_has_the_hu_of_the_volume(tmp_path, suffix, compress, kind):
     (header,) = headers_of(path)
     assert (header.series, header.patient, header.modality, header.bits) == ("one", "", "CT", 16)
     assert (header.geometry.slices, header.height, header.width) == voxels.shape
-    taken, left_out = series.slices([header], None, 0.0)
-    assert (len(taken), left_out) == (9, 0)
+    selection, left_out = series.slices([header], None, 0.0)
+    assert (len(selection), left_out) == (9, 0)
     for k in (0, 5, 8):
-        one, label = taken[k]
+        one, label = selection[k]
         scan = metaimage.read_scan(str(path), one, SIXTEEN)
         assert (one.image_id, one.frame, label.label) == (f"one#{k:04d}", k, -1)
         assert (hu_of(scan) == voxels[k]).all()
@@ -137,15 +137,17 @@ def test_dicom_slices_become_a_volume(dicom_slices):
     headers = [headers_of(path)[0] for path in paths]
     assert headers[0].geometry.spacing_mm[:2] == (0.7, 0.9)
     center = np.array([5.0, -7.0, 11.0]) + np.reshape(OBLIQUE, (3, 3)) @ [0.7 * 8, 0.9 * 6, 3 * 4]
-    taken, _ = series.slices(headers, [Nodule(tuple(center), 8.0)], 1.0)
-    assert [one.image_id for one, _ in taken] == [f"1.9#{k:04d}" for k in range(10)]
-    assert {(one.patient, one.sex, one.age, one.frame) for one, _ in taken} == {("P1", "F", 61, 0)}
-    assert taken[0][0].geometry.spacing_mm[2] == pytest.approx(3.0, abs=0.001)
-    for k, (one, _) in enumerate(taken):
+    selection, _ = series.slices(headers, [Nodule(tuple(center), 8.0)], 1.0)
+    assert [one.image_id for one, _ in selection] == [f"1.9#{k:04d}" for k in range(10)]
+    assert {(one.patient, one.sex, one.age, one.frame) for one, _ in selection} == {
+        ("P1", "F", 61, 0)
+    }
+    assert selection[0][0].geometry.spacing_mm[2] == pytest.approx(3.0, abs=0.001)
+    for k, (one, _) in enumerate(selection):
         assert (hu_of(metaimage.read_scan(one.path, one, SIXTEEN)) == hu[k]).all()
-    found = masks_of(taken, 16, 16)
-    assert sorted(found) == [3, 4, 5]
-    assert np.argwhere(found[4]).mean(axis=0) == pytest.approx([6, 8])
+    masks = masks_of(selection, 16, 16)
+    assert sorted(masks) == [3, 4, 5]
+    assert np.argwhere(masks[4]).mean(axis=0) == pytest.approx([6, 8])
 
 
 @pytest.mark.parametrize(
@@ -233,13 +235,15 @@ def test_a_garbled_header_is_a_header_or_a_reject():
     for _ in range(200):
         data = bytearray(MHD.encode())
         for _ in range(random_bytes.randint(1, 6)):
-            at, kind = random_bytes.randrange(len(data)), random_bytes.randrange(3)
+            index, kind = random_bytes.randrange(len(data)), random_bytes.randrange(3)
             if kind == 0:
-                data[at] = random_bytes.randrange(256)
+                data[index] = random_bytes.randrange(256)
             elif kind == 1:
-                del data[at : at + random_bytes.randint(1, 20)]
+                del data[index : index + random_bytes.randint(1, 20)]
             else:
-                data[at:at] = random_bytes.choice([b"\n", b"-", b"999999999", b" = ", b"1e400"])
+                data[index:index] = random_bytes.choice(
+                    [b"\n", b"-", b"999999999", b" = ", b"1e400"]
+                )
         try:
             (header,) = metaimage.read_headers(io.BytesIO(bytes(data)), "a.mhd", len(data))
         except Reject:
@@ -275,31 +279,31 @@ def test_real_nodules_lie_where_the_radiologists_saw_them(slabs):
     for path, nodules in slabs:
         image = sitk.ReadImage(str(path))
         (header,) = headers_of(path)
-        taken, _ = series.slices([header], nodules, 0.0)
-        found = masks_of(taken, header.height, header.width)
-        assert bool(found) == bool(nodules)
+        selection, _ = series.slices([header], nodules, 0.0)
+        masks = masks_of(selection, header.height, header.width)
+        assert bool(masks) == bool(nodules)
         for nodule in nodules:
-            at = image.TransformPhysicalPointToContinuousIndex(nodule.center_mm)
-            k = round(at[2])
-            rows, columns = np.nonzero(found[k])
+            index = image.TransformPhysicalPointToContinuousIndex(nodule.center_mm)
+            k = round(index[2])
+            rows, columns = np.nonzero(masks[k])
             spacing = image.GetSpacing()
-            assert columns.mean() == pytest.approx(at[0], abs=0.5)
-            assert rows.mean() == pytest.approx(at[1], abs=0.5)
-            off_mm = (k - at[2]) * spacing[2]
+            assert columns.mean() == pytest.approx(index[0], abs=0.5)
+            assert rows.mean() == pytest.approx(index[1], abs=0.5)
+            off_mm = (k - index[2]) * spacing[2]
             disc_mm = 2 * math.sqrt(nodule.diameter_mm**2 / 4 - off_mm**2)
             assert len(set(columns)) * spacing[0] == pytest.approx(disc_mm, abs=spacing[0])
             assert len(set(rows)) * spacing[1] == pytest.approx(disc_mm, abs=spacing[1])
-            reach_mm = len(found) * spacing[2]
+            reach_mm = len(masks) * spacing[2]
             assert reach_mm == pytest.approx(nodule.diameter_mm, abs=spacing[2])
-            (one,) = (one for one, _ in taken if one.frame == k)
+            (one,) = (one for one, _ in selection if one.frame == k)
             scan = metaimage.read_scan(str(path), one, SIXTEEN)
             # Aerated lung is below -500 HU.
-            assert hu_of(scan)[round(at[1]), round(at[0])] > -200
+            assert hu_of(scan)[round(index[1]), round(index[0])] > -200
             roi = metaimage.read_scan(
                 str(path), one, Storage(bits=16, max_side=None, lung_roi=True)
             )
             is_kept = hu_of(roi) == hu_of(scan)
-            assert is_kept[found[k]].mean() > 0.99
+            assert is_kept[masks[k]].mean() > 0.99
             assert 0.1 < is_kept.mean() < 0.6
 
 
@@ -313,10 +317,10 @@ def test_a_folder_of_ct_slices_becomes_one_series(dicom_slices, convert, tmp_pat
     counts = convert(tmp_path / "*.dcm", tmp_path / "nodules.csv", output, *options)["counts"]
     assert (counts["files"], counts["images"], counts["records"]) == (10, 10, 10)
     assert counts["labels_without_image"] == 1 and counts["grouped_by"] == {"patient": 10}
-    found = sorted(records(output), key=lambda record: record["image_id"])
-    assert len({(record["split"], record["shard"]) for record in found}) == 1
-    assert [record["position"] for record in found] == list(range(10))  # a series in its order
-    assert any(record["label"] for record in found) and len(paths) == 10
-    for k, record in enumerate(found):
+    rows = sorted(records(output), key=lambda record: record["image_id"])
+    assert len({(record["split"], record["shard"]) for record in rows}) == 1
+    assert [record["position"] for record in rows] == list(range(10))  # a series in its order
+    assert any(record["label"] for record in rows) and len(paths) == 10
+    for k, record in enumerate(rows):
         slope, intercept = record["rescale"]
         assert (pixels(record["image"]) * slope + intercept == hounsfield[k]).all()

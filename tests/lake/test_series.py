@@ -73,8 +73,8 @@ def test_a_mask_is_the_voxels_within_the_radius_in_any_direction(direction):
     center = image.TransformContinuousIndexToPhysicalPoint((22.3, 31.6, 4.2))
     near = image.TransformContinuousIndexToPhysicalPoint((29.0, 31.6, 4.2))  # overlaps it
     nodules = [Nodule(center, 14.0), Nodule(near, 9.0)]
-    taken, left_out = series.slices([header_of(image)], nodules, 0.0)
-    found = volumes.masks_of(taken, 60, 50)
+    selection, left_out = series.slices([header_of(image)], nodules, 0.0)
+    masks = volumes.masks_of(selection, 60, 50)
     # SimpleITK says where each voxel is, one by one.
     expected = np.zeros((9, 60, 50), bool)
     for k, j, i in np.ndindex(*expected.shape):
@@ -82,38 +82,38 @@ def test_a_mask_is_the_voxels_within_the_radius_in_any_direction(direction):
         expected[k, j, i] = any(
             np.linalg.norm(point - one.center_mm) <= one.diameter_mm / 2 for one in nodules
         )
-    assert set(found) == set(np.flatnonzero(expected.any(axis=(1, 2)))) and len(found) > 3
-    assert all((found[k] == expected[k]).all() for k in found)
-    assert left_out == 9 - len(found)
-    origin = taken[0][0].geometry.origin_mm
-    place = (0, 0, int(taken[0][0].frame))
+    assert set(masks) == set(np.flatnonzero(expected.any(axis=(1, 2)))) and len(masks) > 3
+    assert all((masks[k] == expected[k]).all() for k in masks)
+    assert left_out == 9 - len(masks)
+    origin = selection[0][0].geometry.origin_mm
+    place = (0, 0, int(selection[0][0].frame))
     assert origin == pytest.approx(image.TransformIndexToPhysicalPoint(place))
 
 
 def test_the_discs_of_a_sphere_have_its_volume():
     image = volume(100, 100, 80, OBLIQUE, spacing=(0.4, 0.5, 0.6))
     center = image.TransformContinuousIndexToPhysicalPoint((50.2, 48.7, 39.4))
-    taken, _ = series.slices([header_of(image)], [Nodule(center, 30.0)], 0.0)
-    found_mm3 = sum(label.lesion_px for _, label in taken) * 0.4 * 0.5 * 0.6
+    selection, _ = series.slices([header_of(image)], [Nodule(center, 30.0)], 0.0)
+    found_mm3 = sum(label.lesion_px for _, label in selection) * 0.4 * 0.5 * 0.6
     assert found_mm3 == pytest.approx(4 / 3 * math.pi * 15**3, rel=0.005)
 
 
 def test_a_nodule_between_the_voxels_marks_the_nearest_one():
     image = volume()
     center = image.TransformContinuousIndexToPhysicalPoint((7.6, 12.4, 3.45))
-    taken, _ = series.slices([header_of(image)], [Nodule(center, 0.1)], 0.0)
-    found = volumes.masks_of(taken, 60, 50)
-    assert list(found) == [3] and np.argwhere(found[3]).tolist() == [[12, 8]]
+    selection, _ = series.slices([header_of(image)], [Nodule(center, 0.1)], 0.0)
+    masks = volumes.masks_of(selection, 60, 50)
+    assert list(masks) == [3] and np.argwhere(masks[3]).tolist() == [[12, 8]]
 
 
 def test_empty_slices_are_taken_by_share_and_always_the_same():
     header = header_of(volume(4, 4, 400))
-    taken, left_out = series.slices([header], [], 0.25)
-    assert 70 < len(taken) < 130 and len(taken) + left_out == 400
-    assert taken == series.slices([header], [], 0.25)[0]
+    selection, left_out = series.slices([header], [], 0.25)
+    assert 70 < len(selection) < 130 and len(selection) + left_out == 400
+    assert selection == series.slices([header], [], 0.25)[0]
     more = {one.image_id for one, _ in series.slices([header], [], 0.5)[0]}
-    assert {one.image_id for one, _ in taken} < more
-    assert {label.label for _, label in taken} == {0}
+    assert {one.image_id for one, _ in selection} < more
+    assert {label.label for _, label in selection} == {0}
     assert series.slices([header], [], 1.0)[1] == 0
     assert series.slices([header], [], 0.0) == ([], 400)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -76,11 +75,6 @@ def headers(data: bytes, frames: str = "reject", image_id_from: str = "name"):
     return dicom.read_headers(io.BytesIO(data), "a.dcm", len(data), image_id_from, frames)
 
 
-@pytest.fixture
-def pixels() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (24, 32)).astype(np.uint8)
-
-
 WINDOWS = {
     "linear": {"WindowCenter": 40, "WindowWidth": 400},
     "two windows": {"WindowCenter": [300, 40], "WindowWidth": [900, 400]},
@@ -107,30 +101,30 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         size = len(data)
-        at = rng.randrange(rng.choice((min(size, 3000), size)))
+        position = rng.randrange(rng.choice((min(size, 3000), size)))
         match rng.randrange(5):
             case 0:
-                data[at] = rng.randrange(256)
+                data[position] = rng.randrange(256)
             case 1:
-                data[at : at + 4] = rng.choice(
+                data[position : position + 4] = rng.choice(
                     (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f")
                 )
             case 2:
                 start, length = rng.randrange(size), rng.randrange(1, 200)
-                data[at : at + length] = data[start : start + length]
+                data[position : position + length] = data[start : start + length]
             case 3:
-                data[at : at + rng.randrange(1, 40)] = b""
+                data[position : position + rng.randrange(1, 40)] = b""
             case 4 if rng.random() < 0.3:
-                del data[at:]
+                del data[position:]
     return bytes(data)
 
 
 def seg_source(**changes) -> bytes:
     """A radiograph's file; None leaves an element out."""
-    found = pydicom.Dataset()
-    found.file_meta = pydicom.dataset.FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    found.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     elements = {
         "SOPClassUID": DigitalXRayImageStorageForPresentation,
         "SOPInstanceUID": "1.2.826.0.1.3680043.9.1",
@@ -155,9 +149,9 @@ def seg_source(**changes) -> bytes:
     }
     for name, value in (elements | changes).items():
         if value is not None:
-            setattr(found, name, value)
+            setattr(dataset, name, value)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # illegal values are the point
-        found.save_as(buffer, enforce_file_format=True)
+        dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

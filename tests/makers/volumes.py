@@ -32,9 +32,9 @@ OBLIQUE = tuple(
 )
 
 
-def masks_of(taken, height, width) -> dict[int, np.ndarray]:
+def masks_of(selection, height, width) -> dict[int, np.ndarray]:
     return {
         int(header.image_id.split("#")[1]): rle.decode(label.rle, height, width) > 0
-        for header, label in taken
+        for header, label in selection
         if label.lesion_px
     }
