@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from trainer.augmentation import grey, warp
-from trainer.config.augmentation import Augment, Drawn
+from trainer.config.augmentation import Augment, Parameter
 
 MASK_THRESHOLD = 0.5  # lesion is what is more than half lesion
 
@@ -22,7 +22,7 @@ class Column(NamedTuple):
     """A column of the table of draws: what it is for, and when its transform happens."""
 
     name: str  # "affine.rotate_deg"; several columns in a row are one parameter's
-    drawn: Drawn
+    parameter: Parameter
     asked: int  # the column that decides: from <= its draw < to
     begin: float
     end: float
@@ -33,12 +33,12 @@ def table_columns(settings: Augment, side: int) -> list[Column]:
     possible = settings.possible()
     deciding = [f"one_of.{number}" for number in range(len(settings.one_of))]
     deciding += [name for name in possible if name not in settings.grouped()]
-    found = [Column(name, Drawn(0, 0, 0), 0, 0, 0) for name in deciding]
+    found = [Column(name, Parameter(0, 0, 0), 0, 0, 0) for name in deciding]
     for name, transform in possible.items():
         when = _when(name, settings, deciding)
-        for parameter, drawn in transform.drawn(side).items():
-            found += [Column(f"{name}.{parameter}", drawn, *when)] * math.prod(drawn.shape)
-    return found or [Column("nothing", Drawn(0, 0, 0), 0, 0, 0)]  # a batch has at least one
+        for key, parameter in transform.parameters(side).items():
+            found += [Column(f"{name}.{key}", parameter, *when)] * math.prod(parameter.shape)
+    return found or [Column("nothing", Parameter(0, 0, 0), 0, 0, 0)]  # a batch has at least one
 
 
 def num_draws(settings: Augment, side: int) -> int:
@@ -59,7 +59,7 @@ def parameters(uniforms, settings: Augment, side: int) -> dict:
     """{"affine.rotate_deg": [B, 1, 1], "elastic.control_px": [B, 2, K, K], …} of the transforms
     that can happen; neutral where they do not."""
     layout = table_columns(settings, side)
-    low, high, neutral = np.float32([column.drawn[:3] for column in layout]).T  # [P]
+    low, high, neutral = np.float32([column.parameter[:3] for column in layout]).T  # [P]
     begin, end = np.float32([(column.begin, column.end) for column in layout]).T
     deciding = ops.take(uniforms, np.int32([column.asked for column in layout]), axis=1)
     happens = ops.logical_and(deciding >= begin, deciding < end)
@@ -67,7 +67,7 @@ def parameters(uniforms, settings: Augment, side: int) -> dict:
     values = ops.where(happens, low + (high - low) * uniforms, neutral)  # [B, P]
     found, names = {}, [column.name for column in layout]
     for name in dict.fromkeys(names):
-        start, shape = names.index(name), layout[names.index(name)].drawn.shape
+        start, shape = names.index(name), layout[names.index(name)].parameter.shape
         part = values[:, start : start + math.prod(shape)]
         found[name] = ops.reshape(part, (-1, *(shape or (1, 1))))
     return found

@@ -1,24 +1,27 @@
-"""What `augment:` in a config may hold: one section a transform, each with its probability and its
-ranges; and which draws in [0, 1) each of them needs. No TensorFlow.
+"""The section `augment:` of a config: one section per transform, each with its probability, its
+ranges, and the random parameters that it needs for one example.
 
-A range is a number r, for neutral ± r, or a pair [low, high]. Pixels are those of the network's
-side; shares are of that side.
+A range is a number r, which means neutral ± r, or a pair [low, high]. Lengths in px are pixels of
+the network's input; shares are shares of its side.
 """
 
 import difflib
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field
 
-Share = Annotated[float, Field(ge=0, le=1)]
+from trainer.config.section import Section, Share
+
 # A cubic B-spline with knots h apart is about as wide as a Gaussian of sigma = h / √3.
 KNOTS_PER_SIGMA = math.sqrt(3)
+LARGEST_SEED = 2**24  # float32 draws have no more distinct values
 
 
-class Drawn(NamedTuple):
-    """A parameter: drawn uniformly from [low, high], or neutral where its transform stays away."""
+class Parameter(NamedTuple):
+    """A random number per example, or an array of them: uniform in [low, high] where the transform
+    happens, else neutral."""
 
     low: float
     high: float
@@ -26,11 +29,20 @@ class Drawn(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-def around(neutral: float, least: float, most: float):
-    """The type of a range within [least, most]: what comes is r or [low, high], what is kept is
-    (low, high)."""
+class Neutral(NamedTuple):
+    """The value of a range that changes nothing, and the parameters drawn from the range where they
+    are not one of the field's own name."""
 
-    def pair(value) -> tuple[float, float]:
+    value: float
+    parameters: tuple[str, ...]
+
+
+def around(neutral: float, least: float, most: float, *parameters: str):
+    """Return the type of a range within [least, most]: it reads r or [low, high], and its value is
+    (low, high). A parameter of each of these names is drawn from it, by default one of the field's
+    name."""
+
+    def ends(value) -> tuple[float, float]:
         is_pair = isinstance(value, (list, tuple)) and len(value) == 2
         try:
             low, high = value if is_pair else (neutral - float(value), neutral + float(value))
@@ -39,29 +51,30 @@ def around(neutral: float, least: float, most: float):
             low, high = math.nan, math.nan
         if not least <= low <= high <= most:
             raise ValueError(
-                f"expected r, which means {neutral:g} ± r, or [low, high]; within {least:g} and "
-                f"{most:g}"
+                f"expected a number r, which means {neutral:g} ± r, or [low, high]; both ends "
+                f"within {least:g} and {most:g}"
             )
         return low, high
 
-    return Annotated[tuple[float, float], BeforeValidator(pair)]
+    return Annotated[tuple[float, float], BeforeValidator(ends), Neutral(neutral, parameters)]
 
 
-class Transform(BaseModel, ABC):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+class Transform(Section):
+    model_config = ConfigDict(validate_default=True)
 
-    probability: Share = 0.0  # for each example; not asked where a group of one_of decides
+    # How likely it is for each example; without effect for a member of one_of, whose group decides.
+    probability: Share = 0.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _is_a_section(cls, content):
-        if not isinstance(content, (dict, cls)):
-            raise ValueError(f"expected fields such as probability; known: {_fields(cls)}")
-        return content
-
-    @abstractmethod
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        """The parameters of one example, for images [side, side]."""
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        """Return what one example draws, for images [side, side]: one number per range, unless a
+        transform says otherwise."""
+        return {
+            name: Parameter(*getattr(self, field), neutral.value)
+            for field, info in type(self).model_fields.items()
+            for neutral in info.metadata
+            if isinstance(neutral, Neutral)
+            for name in neutral.parameters or (field,)
+        }
 
 
 class Flip(Transform):
@@ -69,51 +82,39 @@ class Flip(Transform):
 
     probability: Share = 0.5
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"sign": Drawn(-1, -1, neutral=1)}
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        return {"sign": Parameter(-1, -1, neutral=1)}
 
 
 class Affine(Transform):
-    """About the image's centre: scaling, shear, rotation, then the shift."""
+    """Scaling, shear and rotation about the image's centre, then the shift."""
 
     probability: Share = 1.0
     rotate_deg: around(0, -180, 180) = 8  # positive: counter-clockwise
-    scale: around(1, 0.1, 10) = 0.15  # drawn for rows and columns apart; above 1 enlarges
-    zoom: around(1, 0.1, 10) = 0  # one scale for both
+    # Above 1 enlarges; drawn separately for rows and columns.
+    scale: around(1, 0.1, 10, "scale_rows", "scale_columns") = 0.15
+    zoom: around(1, 0.1, 10) = 0  # like scale, with one number for rows and columns
     shear_deg: around(0, -60, 60) = 0  # positive: lower rows are pushed to the right
-    shift: around(0, -1, 1) = 0.05  # share, rows and columns apart; positive: down and right
-
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {
-            "rotate_deg": Drawn(*self.rotate_deg, neutral=0),
-            "scale_rows": Drawn(*self.scale, neutral=1),
-            "scale_columns": Drawn(*self.scale, neutral=1),
-            "zoom": Drawn(*self.zoom, neutral=1),
-            "shear_deg": Drawn(*self.shear_deg, neutral=0),
-            "shift_rows": Drawn(*self.shift, neutral=0),
-            "shift_columns": Drawn(*self.shift, neutral=0),
-        }
+    # Share of the side, positive: down and right; drawn separately for rows and columns.
+    shift: around(0, -1, 1, "shift_rows", "shift_columns") = 0.05
 
 
 class Crop(Transform):
     """A square of random size, anywhere within the image, enlarged to the whole side."""
 
-    share: around(1, 0.05, 1) = (0.625, 1)  # of the side: 160 to 256 of 256
+    share: around(1, 0.05, 1) = (0.625, 1)  # of the side: 160 to 256 px of 256
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {
-            "share": Drawn(*self.share, neutral=1),
-            "top": Drawn(-1, 1, neutral=0),  # of the room that is left
-            "left": Drawn(-1, 1, neutral=0),
-        }
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        place = Parameter(-1, 1, neutral=0)  # share of the room that the square leaves
+        return {**super().parameters(side), "top": place, "left": place}
 
 
 class Elastic(Transform):
     """A smooth random displacement: control points, √3 sigma apart, under a cubic B-spline.
 
-    alpha and sigma as in albumentations (noise in ±1 under a Gaussian of sigma, times alpha): the
-    displacement has the same standard deviation and about the same reach. Other than there, it is
-    bounded (by 0.59 alpha / sigma), and no affine transform comes with it.
+    alpha and sigma are those of albumentations (noise in ±1 under a Gaussian of sigma, times
+    alpha): the displacement has the same standard deviation and about the same reach. Unlike there,
+    it is bounded (by 0.59 alpha / sigma), and no affine transform comes with it.
     """
 
     alpha_px: float = Field(120.0, ge=0, le=10_000)
@@ -123,103 +124,84 @@ class Elastic(Transform):
     def spacing_px(self) -> float:
         return KNOTS_PER_SIGMA * self.sigma_px
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        # Of a uniform noise in ±1 both filters keep a share of the standard deviation: a Gaussian
-        # 1 / (2 √π σ), the spline ∫β² = 151/315, its mean over all positions between the knots.
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        # A filter shrinks the standard deviation of uniform noise in ±1: a Gaussian to 1 / (2 √π σ)
+        # of it, the spline to ∫β² = 151/315, its mean over all positions between the knots.
         most = self.alpha_px / (2 * math.sqrt(math.pi) * self.sigma_px) / (151 / 315)
         knots = math.ceil(side / self.spacing_px) + 3
-        return {"control_px": Drawn(-most, most, neutral=0, shape=(2, knots, knots))}
+        return {"control_px": Parameter(-most, most, neutral=0, shape=(2, knots, knots))}
 
 
 class Grid(Transform):
     """Columns and rows of a grid become wider and narrower; the image's border stays."""
 
     steps: int = Field(5, ge=2, le=64)
-    limit: around(0, -0.9, 0.9) = 0.3  # share by which a step of the grid is wider
+    limit: around(0, -0.9, 0.9) = 0.3  # share by which a step of the grid becomes wider
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"wider": Drawn(*self.limit, neutral=0, shape=(2, self.steps))}
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        return {"wider": Parameter(*self.limit, neutral=0, shape=(2, self.steps))}
 
 
 class Optical(Transform):
-    """A lens: what is read at radius r lies at r (1 + k r² + k r⁴), r in sides from the centre.
+    """A lens: a pixel at radius r from the centre, in sides, is read from r (1 + k r² + k r⁴).
 
-    As in albumentations, k in ±2; but where a negative k would fold the image over (beyond the
-    radius at which that has its maximum), the share by which it shrinks is held.
+    As in albumentations, with k in ±2 by default. Where a negative k would fold the image over
+    (beyond the radius where r (1 + k r² + k r⁴) is largest), the factor at that radius is used.
     """
 
-    limit: around(0, -10, 10) = 2  # k; positive: the image bulges inwards, and fill shows around it
-    centre_px: around(0, -1000, 1000) = 0.5
-
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {
-            "k": Drawn(*self.limit, neutral=0),
-            "centre_row": Drawn(*self.centre_px, neutral=0),
-            "centre_column": Drawn(*self.centre_px, neutral=0),
-        }
+    # k; positive: the image bulges inwards, and fill shows around it.
+    limit: around(0, -10, 10, "k") = 2
+    # The centre, relative to the image's; drawn separately for row and column.
+    centre_px: around(0, -1000, 1000, "centre_row", "centre_column") = 0.5
 
 
 class Window(Transform):
     """The record's window, moved and widened before grey values become [0, 1]."""
 
     shift: around(0, -1, 1) = 0.1  # share of the window's width
-    width: around(1, 0.05, 20) = 0.2
-
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"shift": Drawn(*self.shift, neutral=0), "width": Drawn(*self.width, neutral=1)}
+    width: around(1, 0.05, 20) = 0.2  # factor on the window's width
 
 
 class Blur(Transform):
-    """A Gaussian."""
+    """A Gaussian blur."""
 
     sigma_px: around(0, 0.1, 20) = (0.2, 1)
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"sigma_px": Drawn(*self.sigma_px, neutral=0)}
-
 
 class Contrast(Transform):
-    """About the image's mean."""
+    """Differences from the image's mean, multiplied by a factor."""
 
     probability: Share = 1.0
     factor: around(1, 0, 10) = 0.2
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"factor": Drawn(*self.factor, neutral=1)}
-
 
 class Brightness(Transform):
+    """A number added to all pixels."""
+
     probability: Share = 1.0
     add: around(0, -1, 1) = 0.04  # to an image in [0, 1]
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"add": Drawn(*self.add, neutral=0)}
-
 
 class Gamma(Transform):
-    exponent: around(1, 0.05, 20) = 0.25  # above 1 darkens
+    """Pixels in [0, 1] to the power of the exponent."""
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"exponent": Drawn(*self.exponent, neutral=1)}
+    exponent: around(1, 0.05, 20) = 0.25  # above 1 darkens
 
 
 class Invert(Transform):
     """Black and white change places."""
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {"is_on": Drawn(1, 1, neutral=0)}
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        return {"is_on": Parameter(1, 1, neutral=0)}
 
 
 class Noise(Transform):
-    """Normal, for each pixel apart, of a standard deviation drawn for each image."""
+    """Normal noise, of another standard deviation for each image."""
 
-    sigma: around(0, 0, 1) = (0, 0.05)  # of an image in [0, 1]
+    sigma: around(0, 0, 1) = (0, 0.05)  # for an image in [0, 1]
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {
-            "sigma": Drawn(*self.sigma, neutral=0),
-            "seed": Drawn(0, 2**24, neutral=0),  # as many as float32 draws there are
-        }
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        return {**super().parameters(side), "seed": Parameter(0, LARGEST_SEED, neutral=0)}
 
 
 class Cutout(Transform):
@@ -228,31 +210,23 @@ class Cutout(Transform):
     holes: int = Field(1, ge=1, le=64)
     share: around(0, 0, 1) = (0.1, 0.3)  # of the side
 
-    def drawn(self, side: int) -> dict[str, Drawn]:
-        return {
-            "share": Drawn(*self.share, neutral=0, shape=(self.holes,)),
-            "row": Drawn(0, side, neutral=0, shape=(self.holes,)),  # of the centre
-            "column": Drawn(0, side, neutral=0, shape=(self.holes,)),
-        }
+    def parameters(self, side: int) -> dict[str, Parameter]:
+        centre = Parameter(0, side, neutral=0, shape=(self.holes,))
+        share = Parameter(*self.share, neutral=0, shape=(self.holes,))
+        return {"share": share, "row": centre, "column": centre}
 
 
-def _fields(section: type[BaseModel]) -> str:
-    return ", ".join(section.model_fields)
-
-
-class Group(BaseModel):
-    """At most one of these happens; all of them are as likely."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Group(Section):
+    """At most one of these transforms happens; each is as likely as the others."""
 
     transforms: tuple[str, ...] = Field(min_length=1)
-    probability: Share
+    probability: Share  # that one of them happens
 
 
-class Augment(BaseModel):
-    """All that training changes at random, for each example apart."""
+class Augment(Section):
+    """The random changes of training images, drawn separately for each example."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     flip: Flip = Flip()
     affine: Affine = Affine()
@@ -268,32 +242,34 @@ class Augment(BaseModel):
     invert: Invert = Invert()
     noise: Noise = Noise()
     cutout: Cutout = Cutout()
-    one_of: tuple[Group, ...] = ()  # whose transforms happen through their group alone
-    fill: Literal["constant", "nearest"] = "constant"  # outside: black, or as the border
+    # Groups of transforms of which at most one happens; these transforms happen only so.
+    one_of: tuple[Group, ...] = ()
+    # What comes into the image from outside: black, or the pixels of its border repeated.
+    fill: Literal["constant", "nearest"] = "constant"
 
-    @model_validator(mode="after")
-    def _groups(self) -> "Augment":
+    def clashes(self) -> Iterator[str]:
         grouped = self.grouped()
-        for name in grouped:
+        for name in dict.fromkeys(grouped):
             if name not in TRANSFORMS:
                 near = difflib.get_close_matches(name, TRANSFORMS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TRANSFORMS)}"
-                raise ValueError(f"one_of: unknown transform {name}; {hint}")
-            if grouped.count(name) > 1:
-                raise ValueError(f"one_of: {name} stands in it twice; leave one of them out")
-        return self
+                hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(TRANSFORMS)}"
+                yield f"one_of: unknown transform {name}; {hint}"
+            elif grouped.count(name) > 1:
+                yield f"one_of: {name} stands in it twice; leave one of them out"
 
     def grouped(self) -> list[str]:
+        """Return the names of the transforms that happen through a group of one_of."""
         return [name for group in self.one_of for name in group.transforms]
 
     def possible(self) -> dict[str, Transform]:
-        """The transforms that can happen at all."""
+        """Return the transforms that can happen at all, by name."""
         groups = {name: group for group in self.one_of for name in group.transforms}
         sections = {name: getattr(self, name) for name in TRANSFORMS}
         return {n: s for n, s in sections.items() if groups.get(n, s).probability}
 
-    def alone(self, name: str) -> "Augment":
-        """This transform with its ranges, always, and nothing else."""
+    def only(self, name: str) -> "Augment":
+        """Return settings under which this transform always happens, with its ranges here, and no
+        other does."""
         changed = {
             n: getattr(self, n).model_copy(update={"probability": float(n == name)})
             for n in TRANSFORMS

@@ -1,227 +1,109 @@
-"""What a run is: frozen sections with every default, read from YAML plus --section.field=value; no
-TensorFlow.
+"""The whole of a config: every section of a run with its defaults, and what must fit between them.
+No TensorFlow. trainer/config/files.py reads it from YAML."""
 
-Every wrong key and value is reported at once, as one InputError.
-"""
-
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trainer.config.augmentation import Augment
-from trainer.config.learning import SEGMENTER_TERMS, Loss, Optimizer
-from trainer.config.network import Classifier, Section, Share, Unet, UnetPlusPlus, Vae
+from trainer.config.learning import BRANCH_TERMS, CLASSIFIER_FIELDS, Loss, Optimizer
+from trainer.config.network import Classifier, Unet, UnetPlusPlus, Vae
+from trainer.config.section import Section, Share
 
 
 class Data(Section):
+    """Which images a run reads, how large, and in what order."""
+
     side: int = Field(1024, ge=16, multiple_of=16)  # the network's input is [side, side]
-    fit: Literal["pad", "stretch"] = "pad"  # how an image that is not square gets there
-    batch_size: int = Field(16, ge=1)  # over all replicas together
+    fit: Literal["pad", "stretch"] = "pad"  # how an image that is not square becomes so
+    batch_size: int = Field(16, ge=1)  # images per step of all replicas together
     train_split: str = "train"
     val_split: str = "val"
-    # Of a lake with folds: validates on this one and trains on all others of train and val.
+    # For a lake with folds: validate on this fold, train on all others of train and val.
     fold: int | None = Field(None, ge=0)
-    # {folder: weight} of lakes to train on besides the run's own: for each record of that one, an
-    # epoch draws so many of these, as long as there are any and then again.
+    # {folder: weight} of lakes to train on besides the run's own: per record of that one, an epoch
+    # draws so many records of this lake, from the start again when it has drawn them all.
     more_lakes: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field({}, max_length=50)
-    # Shards whose records are shuffled together, in memory as they are stored.
+    # So many shards are held in memory as they are stored, and their records shuffled together.
     group_shards: int = Field(4, ge=1)
-    # Equal parts of an epoch's order that are read side by side, each giving its part of a batch.
-    # None: the number of workers; a run goes on with another number of workers when it is given.
+    # An epoch's order is cut into so many equal parts that are read side by side, each giving its
+    # part of a batch. None: the number of workers; give a number to go on with another number of
+    # workers.
     streams: int | None = Field(None, ge=1)
-    # Where the training images lie decoded, from the start on: memory, or a folder on a local disk.
-    # None: each epoch decodes them anew.
+    # Where to keep the training images decoded: memory, or a folder on a local disk. None: each
+    # epoch decodes them again.
     cache: str | None = None
-    # Share of positives (an image with a lesion) among what is drawn, of the first epoch and of the
-    # end: it moves in a line. An epoch is as long as without it; None: every image once.
+    # Shares of positives (images with a lesion) among what is drawn: in the first epoch and at the
+    # end, with a straight line between. The length of an epoch stays. None: every image once.
     positive_share: tuple[Share, Share] | None = None
-    positives_only: bool = False  # each positive once an epoch, nothing else
+    positives_only: bool = False  # an epoch is every positive once, and nothing else
 
-    @model_validator(mode="after")
-    def _folds_or_splits(self) -> "Data":
+    def clashes(self) -> Iterator[str]:
         if self.fold is not None and (self.train_split, self.val_split) != ("train", "val"):
-            raise ValueError(
+            yield (
                 f"fold={self.fold} divides train and val anew; leave train_split and val_split out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _equal_streams(self) -> "Data":
         if self.batch_size % (self.streams or 1):
-            raise ValueError(
-                f"streams={self.streams} gives each no equal part of batch_size={self.batch_size}; "
-                f"use one that divides it"
+            yield (
+                f"streams={self.streams} cannot have equal parts of batch_size={self.batch_size}; "
+                f"use a number that divides it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_choice_of_positives(self) -> "Data":
         if self.positives_only and self.positive_share:
-            raise ValueError("positives_only leaves nothing to positive_share; give one of them")
-        return self
+            yield "positives_only leaves no choice to positive_share; give one of them"
 
 
 class Train(Section):
+    """How a run goes on its devices, when it ends, and what it keeps."""
+
     epochs: int = Field(40, ge=1)
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    replicas: int | None = Field(None, ge=1)  # of a worker; None: every device; on a CPU: 1
-    worker_minutes: float = Field(10.0, gt=0)  # that the others of TF_CONFIG have to come
+    # The replicas of a worker. None: one per device; on a CPU one.
+    replicas: int | None = Field(None, ge=1)
+    # How long a worker waits for the others that TF_CONFIG names.
+    worker_minutes: float = Field(10.0, gt=0)
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    # Of mixed_float16, what multiplies the loss: halved at a step whose gradients are not finite,
-    # which is skipped, and doubled after so many good ones in a row.
+    # For mixed_float16: the first factor on the loss. A step whose gradients are not finite is
+    # skipped and halves it.
     loss_scale: float = Field(2.0**15, ge=1)
+    # For mixed_float16: the factor is doubled after so many steps with finite gradients in a row.
     loss_scale_steps: int = Field(2000, ge=1)
-    jit: bool | Literal["auto"] = "auto"  # XLA for the gradient function; auto: on GPUs
-    # A block's inside is computed again for its gradient instead of kept: less memory, more time.
+    # Whether XLA compiles the gradient function; auto: on GPUs.
+    jit: bool | Literal["auto"] = "auto"
+    # Compute the inside of a block again for its gradient instead of keeping it: less memory, more
+    # time.
     rematerialise: bool = False
     steps_per_call: int = Field(10, ge=1)  # steps in one call of the compiled loop
-    checkpoint_minutes: float = Field(10.0, gt=0)  # and at the end of each epoch
-    max_hours: float | None = Field(None, gt=0)  # of one start; then it saves and exits with 42
-    # The epoch whose weights are kept: the highest of these validation scores; None: AUC or dice on
-    # positives, and with optimizer.swa_epochs the last. accuracy: of more than two classes. last:
-    # the last epoch, for a validation split so small that the highest is luck.
+    # Time between checkpoints; there is one at the end of each epoch as well.
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    # After so long, a start of the run saves and exits with code 42; the same command goes on.
+    max_hours: float | None = Field(None, gt=0)
+    # The validation score whose best epoch gives best.weights.h5; accuracy is for more than two
+    # classes. last: the last epoch, for a validation split so small that the best score is luck.
+    # None: auc of a classifier, dice_positives of a segmenter, and last with optimizer.swa_epochs.
     keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean", "last"] | None = None
-    keep: int = Field(1, ge=1)  # so many of the best epochs' weights; above 1 in the folder best
-    # Epochs without a better score, and the run (or stage) has ended; None: it never does early.
+    # The number of best epochs whose weights are kept; more than one are in the folder best.
+    keep: int = Field(1, ge=1)
+    # A run (or stage) ends after so many epochs without a better score. None: it never ends early.
     patience: int | None = Field(None, ge=1)
-    profile: int = Field(0, ge=0)  # steps of each start to trace for TensorBoard's profile plugin
+    # Steps of each start that are traced for TensorBoard's profile plugin.
+    profile: int = Field(0, ge=0)
+    # Whether the same run gives the same numbers bit for bit; slower.
     deterministic: bool = False
 
 
 class Config(Section):
-    lake: str | None = None  # the folder ROOT/<name>/<version>; --lake sets it
+    lake: str | None = None  # the folder ROOT/NAME/VERSION of a lake; the option --lake sets it
     model: Annotated[Unet | UnetPlusPlus | Vae | Classifier, Field(discriminator="kind")]
     data: Data = Data()
     augment: Augment = Augment()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
-    # Runs one after the other, each from the best weights of the one before: what differs in each,
-    # such as [{data: {side: 512}}, {data: {side: 1024}, train: {epochs: 10}}].
+    # Runs one after the other, each starting from the best weights of the one before. Each lists
+    # what differs, such as [{data: {side: 512}}, {data: {side: 1024}, train: {epochs: 10}}].
     stages: tuple[dict[str, dict], ...] = ()
-
-    @model_validator(mode="after")
-    def _a_map_to_teach(self) -> "Config":
-        if self.loss.lesion_map and getattr(self.model, "pooling", None) != "lesion_map":
-            raise ValueError("loss.lesion_map needs a classifier with model.pooling=lesion_map")
-        return self
-
-    @model_validator(mode="after")
-    def _a_head_and_its_term(self) -> "Config":
-        has_head = getattr(self.model, "empty_head", False)
-        if has_head and self.is_classifier:
-            raise ValueError(
-                "model.empty_head: with model.classes the whole network is a classifier"
-            )
-        if self.loss.lesion and not has_head:
-            raise ValueError(
-                f"loss.lesion={self.loss.lesion} needs a segmenter with model.empty_head=true"
-            )
-        if has_head and not self.loss.lesion:
-            raise ValueError(
-                "model.empty_head=true learns nothing with loss.lesion=0; give loss.lesion, too"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_branch_and_its_terms(self) -> "Config":
-        names = ("reconstruction", "kl_divergence")
-        given = [f"loss.{name}" for name in names if getattr(self.loss, name)]
-        if given and self.model.kind != "vae":
-            raise ValueError(f"{', '.join(given)}: only model.kind=vae has a VAE branch")
-        # The divergence alone would leave the branch's decoder without a gradient.
-        if self.model.kind == "vae" and not self.loss.reconstruction:
-            raise ValueError(
-                "model.kind=vae with loss.reconstruction=0 does not train its VAE branch; give "
-                "loss.reconstruction (and loss.kl_divergence), which are 0.1 in its paper"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _terms_of_the_model(self) -> "Config":
-        changed = [
-            f"loss.{name}"
-            for name in SEGMENTER_TERMS
-            if getattr(self.loss, name) != Loss.model_fields[name].default
-        ]
-        if self.model.kind == "classifier" and changed:  # pretraining has a segmenter's config
-            raise ValueError(
-                f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
-                f"{'them' if changed[1:] else 'it'} out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_tell_apart(self) -> "Config":
-        if self.is_classifier and self.data.positives_only:
-            raise ValueError(
-                "data.positives_only leaves a classifier nothing to tell apart; use "
-                "data.positive_share"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_whole_batch(self) -> "Config":
-        if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
-            raise ValueError(
-                f"loss.reduction=batch needs the whole batch at once, and optimizer.accumulate="
-                f"{self.optimizer.accumulate} cuts it; use one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _an_end_to_average(self) -> "Config":
-        if self.optimizer.swa_epochs and self.train.patience:
-            raise ValueError(
-                f"train.patience={self.train.patience}: a run that ends early does not reach the "
-                f"last epochs that optimizer.swa_epochs={self.optimizer.swa_epochs} averages; use "
-                f"optimizer.ema with it"
-            )
-        if self.optimizer.swa_epochs > self.train.epochs and not self.stages:
-            raise ValueError(
-                f"optimizer.swa_epochs={self.optimizer.swa_epochs} averages the last epochs, and "
-                f"train.epochs={self.train.epochs}; use fewer of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _every_stage_is_a_run(self) -> "Config":
-        self.as_stages()
-        return self
-
-    def as_stages(self) -> list["Config"]:
-        """The runs that `stages` lists, the run itself where it lists none."""
-        whole = self.model_dump(exclude={"stages"})
-        return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
-
-    @model_validator(mode="after")
-    def _a_score_of_the_model(self) -> "Config":
-        wanted, known = self.score, ["auc"]
-        if not self.is_classifier:
-            known += ["dice_positives", "dice_mean"]
-        elif self.model.classes > 2:
-            known += ["accuracy"]
-        known += ["last"]
-        if wanted not in known:
-            raise ValueError(f"train.keep_best={wanted}: this model has {' and '.join(known)}")
-        return self
-
-    @model_validator(mode="after")
-    def _a_score_to_wait_for(self) -> "Config":
-        for name, waits in (
-            (f"train.patience={self.train.patience}", self.train.patience),
-            ("optimizer.schedule=plateau", self.optimizer.schedule == "plateau"),
-        ):
-            if waits and self.score == "last":
-                cause = "train.keep_best=last"
-                if not self.train.keep_best:
-                    cause = f"optimizer.swa_epochs={self.optimizer.swa_epochs}"
-                raise ValueError(
-                    f"{name} waits for a better score, and with {cause} every epoch is better "
-                    f"than the one before; use another train.keep_best"
-                )
-        return self
 
     @property
     def is_classifier(self) -> bool:
@@ -233,13 +115,120 @@ class Config(Section):
         """The validation score whose best epoch is kept; "last": the epoch's own number."""
         if self.train.keep_best:
             return self.train.keep_best
-        if self.optimizer.swa_epochs:  # whose average is there behind the last epoch
+        if self.optimizer.swa_epochs:  # their average exists only after the last epoch
             return "last"
         return "auc" if self.is_classifier else "dice_positives"
 
+    def as_stages(self) -> list["Config"]:
+        """Return the runs that `stages` lists, or the run itself where it lists none."""
+        whole = self.model_dump(exclude={"stages"})
+        return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
+
+    def clashes(self) -> Iterator[str]:
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, Section):
+                yield from (f"{name}: {message}" for message in section.clashes())
+        yield from self._terms_without_their_network()
+        yield from self._network_without_its_terms()
+        yield from self._averages_that_do_not_come()
+        yield from self._scores_that_do_not_exist()
+
+    def _terms_without_their_network(self) -> Iterator[str]:
+        """Yield a message per term of the loss that this network cannot learn from."""
+        if self.loss.lesion_map and getattr(self.model, "pooling", None) != "lesion_map":
+            yield "loss.lesion_map needs a classifier with model.pooling=lesion_map"
+        if self.loss.lesion and not getattr(self.model, "empty_head", False):
+            yield f"loss.lesion={self.loss.lesion} needs a segmenter with model.empty_head=true"
+        branch_terms = ("reconstruction", "kl_divergence")
+        changed = [f"loss.{name}" for name in branch_terms if getattr(self.loss, name)]
+        if changed and self.model.kind != "vae":
+            yield f"{', '.join(changed)}: only model.kind=vae has a VAE branch"
+        if self.model.kind == "classifier":  # pretraining has the config of a segmenter
+            changed = [
+                f"loss.{name}"
+                for name, field in Loss.model_fields.items()
+                if name not in CLASSIFIER_FIELDS + BRANCH_TERMS
+                and getattr(self.loss, name) != field.default
+            ]
+            if changed:
+                yield (
+                    f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
+                    f"{'them' if changed[1:] else 'it'} out"
+                )
+        if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
+            yield (
+                f"loss.reduction=batch needs the whole batch at once, and optimizer.accumulate="
+                f"{self.optimizer.accumulate} cuts it; use one of them"
+            )
+
+    def _network_without_its_terms(self) -> Iterator[str]:
+        """Yield a message per part of the network that would learn nothing."""
+        if getattr(self.model, "empty_head", False):
+            if self.is_classifier:
+                yield "model.empty_head: with model.classes the whole network is a classifier"
+            elif not self.loss.lesion:
+                yield "model.empty_head=true learns nothing with loss.lesion=0; give loss.lesion"
+        # The divergence alone would leave the branch's decoder without a gradient.
+        if self.model.kind == "vae" and not self.loss.reconstruction:
+            yield (
+                "model.kind=vae with loss.reconstruction=0 does not train its VAE branch; give "
+                "loss.reconstruction (and loss.kl_divergence), which are 0.1 in its paper"
+            )
+        if self.is_classifier and self.data.positives_only:
+            yield (
+                "data.positives_only leaves a classifier nothing to tell apart; use "
+                "data.positive_share"
+            )
+
+    def _averages_that_do_not_come(self) -> Iterator[str]:
+        """Yield a message where a run does not reach the epochs that SWA averages."""
+        swa_epochs, train = self.optimizer.swa_epochs, self.train
+        if swa_epochs and train.patience:
+            yield (
+                f"train.patience={train.patience}: a run that ends early does not reach the last "
+                f"epochs, which optimizer.swa_epochs={swa_epochs} averages; use optimizer.ema "
+                f"with it"
+            )
+        if swa_epochs > train.epochs and not self.stages:
+            yield (
+                f"optimizer.swa_epochs={swa_epochs} averages the last epochs, and train.epochs="
+                f"{train.epochs}; use fewer of them"
+            )
+
+    def _scores_that_do_not_exist(self) -> Iterator[str]:
+        """Yield a message where the run waits for, or keeps, a score that the model does not
+        have."""
+        scores = ["auc"]
+        if not self.is_classifier:
+            scores += ["dice_positives", "dice_mean"]
+        elif self.model.classes > 2:
+            scores += ["accuracy"]
+        scores += ["last"]
+        if self.score not in scores:
+            yield (
+                f"train.keep_best={self.score}, model.kind={self.model.kind}: this model has "
+                f"{' and '.join(scores)}"
+            )
+        if self.score != "last":
+            return
+        cause = "train.keep_best=last"
+        if not self.train.keep_best:
+            cause = f"optimizer.swa_epochs={self.optimizer.swa_epochs}"
+        waiting = []
+        if self.train.patience and not self.optimizer.swa_epochs:  # else a message above says so
+            waiting.append(f"train.patience={self.train.patience}")
+        if self.optimizer.schedule == "plateau":
+            waiting.append("optimizer.schedule=plateau")
+        for name in waiting:
+            yield (
+                f"{name} waits for a better score, and with {cause} every epoch is better than the "
+                f"one before; use another train.keep_best"
+            )
+
 
 def merged(content: dict, changes: dict) -> dict:
-    """The content with the changes' values in place of its own, section by section."""
+    """Return the content with the values of the changes in place of its own, section by section."""
     result = dict(content)
     for key, value in changes.items():
         is_section = isinstance(value, dict) and isinstance(content.get(key), dict)

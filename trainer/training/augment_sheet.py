@@ -27,7 +27,7 @@ def write(run: Config, output: Path, examples: int, seed: int, each: bool) -> st
     items = first_examples(split, run.data, 1 if each else examples)
     settings = {"": run.augment}
     if each:
-        settings = {name: run.augment.alone(name) for name in run.augment.possible()}
+        settings = {name: run.augment.only(name) for name in run.augment.possible()}
     if not run.augment.possible():
         raise InputError("augment: no transform has a probability above 0; there is nothing to see")
     rows, captions = [], []

@@ -296,7 +296,7 @@ def test_a_marked_patch_lands_on_the_same_place_in_image_and_mask(name):
     masks = np.zeros((20, 48, 48, 1), np.float32)
     for b, (row, column) in enumerate(rng.integers(10, 30, (20, 2))):
         masks[b, row : row + 5, column : column + 5] = 1
-    settings = settings_of(**EVERYTHING).alone(name)
+    settings = settings_of(**EVERYTHING).only(name)
     images, after = applied(settings, masks, masks)
     if name in GEOMETRIC:
         np.testing.assert_array_equal(after, images > 0.5)

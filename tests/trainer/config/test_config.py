@@ -67,10 +67,13 @@ def test_overrides_reach_into_nested_sections(yaml_file):
             "augment.affine.rotate: unknown key; did you mean rotate_deg?",
         ),
         ("--augment.elastik.sigma_px=8", "augment.elastik: unknown key; did you mean elastic?"),
-        ("--augment.flip=0.5", "augment.flip: Value error, expected fields such as probability"),
-        ("--augment.affine.scale=-0.1", "expected r, which means 1 ± r, or [low, high]; within"),
-        ("--augment.affine.scale=[1.2, 0.8]", "augment.affine.scale: Value error, expected r"),
-        ("--augment.crop.share=much", "augment.crop.share: Value error, expected r"),
+        ("--augment.flip=0.5", "augment.flip: expected a section with fields from probability"),
+        (
+            "--augment.affine.scale=-0.1",
+            "expected a number r, which means 1 ± r, or [low, high]; both",
+        ),
+        ("--augment.affine.scale=[1.2, 0.8]", "augment.affine.scale: expected a number r"),
+        ("--augment.crop.share=much", "augment.crop.share: expected a number r"),
         (
             "--augment.one_of=[{transforms: [contrast, gama], probability: 1}]",
             "one_of: unknown transform gama; did you mean gamma?",
@@ -119,7 +122,7 @@ def test_all_mistakes_are_reported_at_once(yaml_file):
         "train.device: Input should be 'auto', 'cpu', 'gpu' or 'tpu', got 'npu'",
         "trian: unknown key; did you mean train?",
         "--nonsense: expected --section.field=value",
-        "loss: Value error, every weight is 0",
+        "loss: every weight is 0",
         "--data.side=[: the value is not YAML",
     ):
         assert expected in message
@@ -145,6 +148,102 @@ def test_files_that_are_no_config(tmp_path, text, expected):
 def test_sections_that_do_not_fit_together(yaml_file):
     with pytest.raises(InputError, match="loss.lesion_map needs a classifier"):
         files.load(yaml_file, ["--loss.lesion_map=1"])
+
+
+MISTAKES = """
+model: {kind: vae, empty_head: true, filtres: 8}
+data: {batch_size: 16, streams: 3, fold: 1, val_split: holdout, side: 100}
+loss: {dice: 0, bce: 0, lesion_map: 1, reduction: batch}
+optimizer: {ema: 0.9, swa_epochs: 5, accumulate: 2, kind: adamax}
+train: {patience: 3, keep_best: accuracy}
+augment: {elastik: {}, one_of: [{transforms: [gamma, gamma, blurr], probability: 1}]}
+stages:
+- {data: {streams: 5}, train: {epoch: 2}}
+- {loss: {dice: 1}, optimizer: {schedule: cyclic, warmup_epochs: -1}}
+"""
+LINES = [  # where each mistake is, and the beginning of what is said about it
+    "model.filtres: unknown key; did you mean filters?",
+    "data.side: Input should be a multiple of 16, got 100",
+    "augment.elastik: unknown key; did you mean elastic?",
+    "optimizer.kind: Input should be 'adamw', 'adam' or 'sgd', got 'adamax'",
+    "data: fold=1 divides train and val anew",
+    "data: streams=3 cannot have equal parts of batch_size=16",
+    "augment: one_of: gamma stands in it twice",
+    "augment: one_of: unknown transform blurr; did you mean blur?",
+    "loss: every weight is 0",
+    "optimizer: ema and swa_epochs are two averages",
+    "loss.lesion_map needs a classifier",
+    "loss.reduction=batch needs the whole batch",
+    "model.empty_head=true learns nothing with loss.lesion=0",
+    "model.kind=vae with loss.reconstruction=0 does not train",
+    "train.patience=3: a run that ends early",
+    "train.keep_best=accuracy, model.kind=vae: this model has auc and dice_positives",
+    "stages.0.train.epoch: unknown key; did you mean epochs?",
+    "stages.0.data: streams=5 cannot have equal parts of batch_size=16",
+    "stages.1.optimizer.warmup_epochs: Input should be greater than or equal to 0, got -1",
+    "stages.1.optimizer: schedule=cyclic needs cycle_epochs",
+]
+
+
+def test_every_mistake_of_a_config_is_one_plain_line(tmp_path):
+    """Unknown keys, wrong values, clashes within and between sections, and those of stages."""
+    path = tmp_path / "run.yaml"
+    path.write_text(MISTAKES)
+    with pytest.raises(InputError) as caught:
+        files.load(path, [])
+    _, *lines = str(caught.value).splitlines()
+    pairs = list(zip(lines, LINES, strict=True))
+    assert [line for line, begin in pairs if not line.startswith(f"  {begin}")] == []
+    assert "Value error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Without a wrong value its field has the default; a clash with that is no mistake of ours.
+        (
+            ["--optimizer.schedule=cyclic", "--optimizer.cycle_epochs=-2"],
+            "optimizer.cycle_epochs: Input should be greater than 0, got -2",
+        ),
+        (
+            ["--model.depht=2", "--model.decoder_filters=[8, 16]"],
+            "model.depht: unknown key; did you mean depth?",
+        ),
+        # A network that there is not has no clashes with the rest.
+        (
+            ["--model.kind=vgg", "--loss.lesion=1", "--train.keep_best=accuracy"],
+            "model.kind: expected one of unet, unetpp, vae, classifier, got 'vgg'",
+        ),
+        # A field that is one of two types is one line.
+        (
+            ["--model.filters=0"],
+            "model.filters: Input should be greater than or equal to 1, or a valid tuple, got 0",
+        ),
+        (["--data=3"], "--data=3: expected --section.field=value"),
+    ],
+)
+def test_a_mistake_does_not_bring_another_line(yaml_file, options, expected):
+    with pytest.raises(InputError) as caught:
+        files.load(yaml_file, options)
+    assert str(caught.value).splitlines()[1:] == [f"  {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: {}", "model: missing; this field has no default"),
+        ("model: 3", "model: Input should be a valid dictionary"),
+        ("model: {kind: unet}\ndata: 3", "data: expected a section with fields from side, fit"),
+        ("model: {kind: unet}\n1: 2", "1: unknown key; expected lake, model, data"),
+        ("model: {kind: unet}\nstages: [{data: 3}]", "stages.0.data: Input should be a valid"),
+    ],
+)
+def test_sections_that_are_none(tmp_path, text, expected):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        files.load(tmp_path / "run.yaml", [])
+    _, line = str(caught.value).splitlines()
+    assert line.startswith(f"  {expected}")
 
 
 def test_a_fold_leaves_no_choice_of_splits(yaml_file):
@@ -195,7 +294,10 @@ def test_weights_of_heads_are_saved_and_loaded(yaml_file, tmp_path):
     ("options", "message"),
     [
         (["--model.classes=1"], "model.classes: Input should be greater than or equal to 2, got 1"),
-        (["--model.classes=2", "--train.keep_best=accuracy"], "keep_best=accuracy: this model has"),
+        (
+            ["--model.classes=2", "--train.keep_best=accuracy"],
+            "keep_best=accuracy, model.kind=unetpp: this model has",
+        ),
         (["--model.classes=2", "--data.positives_only=true"], "nothing to tell apart"),
         (["--model.classes=3", "--train.keep_best=dice_mean"], "this model has auc and accuracy"),
         (["--train.keep_best=accuracy"], "has auc and dice_positives and dice_mean"),

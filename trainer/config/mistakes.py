@@ -1,0 +1,115 @@
+"""Every mistake in a config at once. In: what its YAML holds. Out: a line per mistake.
+
+pydantic lists all unknown keys and wrong values of a config. Clashes between values can be looked
+for only in a whole Config, so the wrong keys are first left out, and their fields have their
+defaults. A clash may then be due to such a default. Its message names its fields; it is not listed
+where one of them is in doubt, because it was left out or is perhaps what an unknown key meant.
+"""
+
+import difflib
+import re
+from typing import get_args
+
+from pydantic import ValidationError
+
+from trainer.config.network import Classifier, Unet, UnetPlusPlus, Vae
+from trainer.config.run import Config, merged
+from trainer.config.section import FIELDS_ALONE
+
+NETWORKS = {"unet": Unet, "unetpp": UnetPlusPlus, "vae": Vae, "classifier": Classifier}
+
+
+def messages(content: dict, doubtful: tuple[str, ...] = ()) -> list[str]:
+    """Return a line per mistake in a config's content; `doubtful`: patterns of clashes to leave
+    out."""
+    errors_at = {}  # {place of a wrong value: its errors}; a union has one error per alternative
+    try:
+        config = Config.model_validate(content, context=FIELDS_ALONE)
+    except ValidationError as error:
+        for one in error.errors():
+            errors_at.setdefault(_place(one, content), []).append(one)
+        for place, errors in errors_at.items():
+            doubtful += _clashes_in_doubt(place, _nearest(errors[0]))
+        config = Config.model_validate(_without(errors_at, content), context=FIELDS_ALONE)
+    lines = [_message(place, errors) for place, errors in errors_at.items()]
+    clashes = config.clashes()
+    lines += [text for text in clashes if not any(re.search(one, text) for one in doubtful)]
+    whole = config.model_dump(exclude={"stages"})
+    for number, stage in enumerate(config.stages):
+        in_stage = messages(merged(whole, stage), doubtful)
+        lines += [f"stages.{number}.{line}" for line in in_stage if line not in lines]
+    return lines
+
+
+def _place(error: dict, content) -> tuple:
+    """Return the keys and indices of the content that lead to what is wrong. pydantic's location
+    also holds which alternative of a union it tried."""
+    place = []
+    for part in error["loc"]:
+        is_item = isinstance(content, (list, tuple)) and isinstance(part, int)
+        if is_item or (isinstance(content, dict) and part in content):
+            place.append(part)
+            content = content[part]
+    return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
+
+
+def _clashes_in_doubt(place: tuple, nearest: list[str]) -> tuple[str, ...]:
+    """Return patterns of the clashes that may come and go with a wrong value and with the field
+    that an unknown key probably means: `section: … field …` or `… section.field …`."""
+    section, *keys = place
+    if not keys:  # every field of the section
+        return tuple(rf"^{name}:|\b{name}\." for name in (section, *nearest))
+    return tuple(rf"^{section}:.*\b{name}\b|\b{section}\.{name}\b" for name in (*keys, *nearest))
+
+
+def _without(places, content: dict) -> dict:
+    """Return a copy of the content without the fields that these places lie in; a model that is
+    wrong as a whole becomes a U-Net."""
+    content = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in content.items()
+    }
+    for section, *keys in places:
+        if keys and isinstance(content[section], dict):
+            content[section].pop(keys[0], None)
+        else:
+            content.pop(section, None)
+    return {"model": {"kind": "unet"}} | content
+
+
+def _message(place: tuple, errors: list[dict]) -> str:
+    """Return a line that says where a wrong value is, what was expected and what came."""
+    where, error, value = ".".join(map(str, place)), errors[0], errors[0]["input"]
+    match error["type"]:
+        case "missing":
+            return f"{where}: missing; this field has no default"
+        case "union_tag_not_found" | "union_tag_invalid":
+            return f"{where}.kind: expected one of {', '.join(NETWORKS)}, got {value.get('kind')!r}"
+        case "extra_forbidden" | "invalid_key":
+            if near := _nearest(error):
+                return f"{where}: unknown key; did you mean {near[0]}?"
+            return f"{where}: unknown key; expected {', '.join(_fields(error['loc'][:-1]))}"
+        case "model_type":
+            fields = ", ".join(_fields(error["loc"]))
+            return f"{where}: expected a section with fields from {fields}; got {value!r}"
+    texts = [one["msg"].removeprefix("Value error, ") for one in errors]
+    others = [text.removeprefix("Input should be ") for text in texts[1:]]
+    return f"{where}: {', or '.join([texts[0], *others])}, got {value!r}"
+
+
+def _nearest(error: dict) -> list[str]:
+    """Return the name that an unknown key probably means, if there is one like it."""
+    if error["type"] != "extra_forbidden":
+        return []
+    *section, key = error["loc"]
+    return difflib.get_close_matches(key, _fields(section), n=1)
+
+
+def _fields(location) -> list[str]:
+    """Return the names of the fields of the section at one of pydantic's locations."""
+    section = Config
+    for part in location:
+        if isinstance(part, int):
+            section = get_args(section)[0]  # what the list is a list of
+        else:
+            section = NETWORKS.get(part) or section.model_fields[part].annotation
+    return list(section.model_fields)
