@@ -27,7 +27,7 @@ from lake.sources import pixels, reader
 # One image in this many, and the first of each shard, is decoded for the manifest's mean and
 # standard deviation: decoding costs a dozen times what its record does.
 STATISTICS_EVERY = 256
-WRITER_VERSION = 2  # raise it when records of the same input change
+WRITER_VERSION = 3  # raise it when records of the same input change
 DECODERS = (
     *("pydicom", "pillow", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "numpy"),
     *("scikit-image", "SimpleITK"),
@@ -196,10 +196,12 @@ def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
     """(PNG, set pixels or -1) of the mask at the stored size."""
     header, label = image.header, image.label
     runs = rle.runs(label.rle, header.height, header.width) if label.has_mask else rle.NO_RUNS
-    if not len(runs) or (header.height, header.width) == (scan.height, scan.width):
+    if not len(runs):
         # A lesion of unknown size has no mask, and its size stays unknown.
-        return mask_png.encode_runs(runs, scan.height, scan.width), label.lesion_px
+        return mask_png.encode_empty(scan.height, scan.width), label.lesion_px
     mask = rle.to_mask(runs, header.height, header.width)
+    if mask.shape == (scan.height, scan.width):
+        return mask_png.encode(mask), label.lesion_px
     mask = (pixels.shrink(mask, scan.height, scan.width) >= 128).astype(np.uint8) * 255
     return mask_png.encode(mask), int(np.count_nonzero(mask))
 

@@ -13,7 +13,7 @@ import pyarrow
 from PIL import Image, ImageDraw, ImageFont
 
 from lake import InputError, storage
-from lake.records import example, manifest, tfrecord
+from lake.records import example, manifest, mask_png, tfrecord
 
 NUM_IMAGES, COLUMNS = 24, 6
 TILE_PX, GAP_PX, CAPTION_PX = 320, 12, 80
@@ -100,7 +100,7 @@ def tile(fields: dict, split: str, names: Sequence[str] = LABELS) -> Image.Image
     size = tuple(max(1, round(side * scale)) for side in grey.size)
     picture = np.asarray(grey.resize(size, Image.Resampling.LANCZOS).convert("RGB")).copy()
     if fields["lesion_px"] > 0:
-        picture[outline(_pixels(fields["mask"]), size)] = _rgb(OUTLINE)
+        picture[outline(mask_png.decode(fields["mask"]), size)] = _rgb(OUTLINE)
     made.paste(Image.fromarray(picture), ((TILE_PX - size[0]) // 2, (TILE_PX - size[1]) // 2))
     draw = ImageDraw.Draw(made)
     for number, (line, colour) in enumerate(caption(fields, split, names)):

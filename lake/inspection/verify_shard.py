@@ -17,7 +17,7 @@ from PIL import Image
 
 from lake import Reject, storage
 from lake.labels import rle
-from lake.records import example, tfrecord
+from lake.records import example, mask_png, tfrecord
 
 LISTED = 20  # problems of one kind that are listed; the others are counted
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it
@@ -172,7 +172,7 @@ def pixel_problems(fields: dict, dtype: str) -> Iterator[tuple[str, str]]:
     except UNDECODABLE as error:
         yield "image", f"not decodable as {encoding}: {error}"
     try:
-        mask = _decoded(fields["mask"], "PNG")
+        mask = mask_png.decode(fields["mask"])
     except UNDECODABLE as error:
         yield "mask", f"not decodable as png: {error}"
         return

@@ -1,18 +1,25 @@
-"""The mask encoder against two independent decoders."""
+"""The mask encoder against two independent decoders, and a record of the writer before it."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lake.inspection import verify_shard
 from lake.labels import rle
-from lake.records import mask_png
+from lake.records import example, mask_png, tfrecord
+
+# One record of writer version 2, whose masks had eight bits per pixel: a square of 3 x 7 pixels in
+# an image of 5 x 11.
+OLD_SHARD = Path(__file__).with_name("writer_2.tfrecord")
+SIZES = ((1, 1), (1, 300), (300, 1), (8, 8), (64, 64), (65, 7), (7, 65), (200, 33), (1024, 1024))
 
 
 def masks():
     random = np.random.default_rng(0)
-    for height, width in ((1, 1), (1, 300), (300, 1), (64, 64), (65, 7), (200, 33), (1024, 1024)):
+    for height, width in SIZES:
         yield np.zeros((height, width), bool)
         yield np.ones((height, width), bool)
         yield random.random((height, width)) < 0.3
@@ -27,25 +34,55 @@ def masks():
 @pytest.mark.parametrize("claim", masks(), ids=lambda mask: f"{mask.shape}-{int(mask.sum())}")
 def test_pillow_reads_back_what_was_written(claim):
     mask = claim.astype(np.uint8) * 255
-    with Image.open(io.BytesIO(mask_png.encode(mask))) as image:
+    png = mask_png.encode(mask)
+    with Image.open(io.BytesIO(png)) as image:
         image.verify()  # checksums of the chunks
-    with Image.open(io.BytesIO(mask_png.encode(mask))) as image:
-        assert image.mode == "L" and (np.asarray(image) == mask).all()
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.mode == "1" and (np.asarray(image) == claim).all()
+    decoded = mask_png.decode(png)
+    assert decoded.dtype == np.uint8 and (decoded == mask).all()
 
 
-def test_tensorflow_reads_it_too():
+@pytest.mark.parametrize("channels", [0, 1])
+def test_tensorflow_reads_it_too(channels):
     tf = pytest.importorskip("tensorflow")
     for claim in masks():
         mask = claim.astype(np.uint8) * 255
-        assert (tf.io.decode_png(mask_png.encode(mask)).numpy()[..., 0] == mask).all()
+        decoded = tf.io.decode_png(mask_png.encode(mask), channels).numpy()
+        assert decoded.shape == (*mask.shape, 1) and (decoded[..., 0] == mask).all()
 
 
-@pytest.mark.parametrize("claim", masks(), ids=lambda mask: f"{mask.shape}-{int(mask.sum())}")
-def test_runs_give_the_mask_that_they_mean(claim):
-    joined = rle.from_mask(claim)
-    with Image.open(io.BytesIO(mask_png.encode_runs(joined, *claim.shape))) as image:
-        assert (np.asarray(image) == claim * 255).all()
+def test_the_same_mask_gives_the_same_bytes():
+    for height, width in SIZES:
+        empty = np.zeros((height, width), np.uint8)
+        assert mask_png.encode_empty(height, width) == mask_png.encode(empty)
+        assert mask_png.encode(empty + 1) == mask_png.encode(empty + 255)
 
 
-def test_an_empty_mask_is_small():
-    assert len(mask_png.encode(np.zeros((1024, 1024), np.uint8))) < 3000
+def test_masks_are_small():
+    mask = np.zeros((1024, 1024), np.uint8)
+    assert len(mask_png.encode(mask)) < 1000
+    mask[300:600, 200:400] = 255
+    assert len(mask_png.encode(mask)) < 3000
+
+
+def test_a_record_of_the_writer_before_is_read():
+    expected = np.zeros((5, 11), np.uint8)
+    expected[1:4, 2:9] = 255
+    with OLD_SHARD.open("rb") as file:
+        [(record, is_intact)] = tfrecord.records(file)
+    fields = example.decode(record)
+    assert is_intact and example.encode(fields) == record
+    assert (mask_png.decode(fields["mask"]) == expected).all()
+    assert fields["original_rle"].decode() == rle.encode(expected)
+    assert not [*verify_shard.pixel_problems(fields, "uint8"), *verify_shard.label_problems(fields)]
+
+
+def test_training_reads_a_record_of_the_writer_before():
+    tf = pytest.importorskip("tensorflow")
+    from trainer.data import record
+
+    [stored] = tf.data.TFRecordDataset(str(OLD_SHARD))
+    item = record.item_of(stored, "uint8", 11, "pad")
+    assert item["mask"].numpy()[..., 0].sum() == 21
+    assert (item["mask"].numpy()[4:7, 2:9] == 1).all()  # three rows of padding above

@@ -16,7 +16,7 @@ from PIL import Image
 from lake.__main__ import main
 from lake.inspection import verify_shard
 from lake.labels import rle
-from lake.records import example, index, manifest, tfrecord
+from lake.records import example, index, manifest, mask_png, tfrecord
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ DAMAGES = {
         {"lesion-px", "run-lengths"},
     ),
     "a grey mask": (
-        lambda f: f.update(mask=png(np.asarray(Image.open(io.BytesIO(f["mask"]))) // 2)),
+        lambda f: f.update(mask=png(mask_png.decode(f["mask"]) // 2)),
         {"mask"},
     ),
     "a small mask": (

@@ -33,7 +33,8 @@ def pixels(png_or_jpeg: bytes) -> np.ndarray:
         return tf.io.decode_jpeg(png_or_jpeg, channels=1, dct_method="INTEGER_ACCURATE").numpy()[
             ..., 0
         ]
-    return np.asarray(Image.open(io.BytesIO(png_or_jpeg)))
+    with Image.open(io.BytesIO(png_or_jpeg)) as image:
+        return np.asarray(image.convert("L") if image.mode == "1" else image)  # a mask
 
 
 def index(folder: Path) -> list[dict]:
