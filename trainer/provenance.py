@@ -1,6 +1,6 @@
-"""workdir/run.json: what each start of a run was made with and ran on, beside config.yaml's values.
+"""run.json in the workdir: the command, versions, commit and devices of each start of a run.
 
-No name of a user or of a machine: the home folder is written as ~.
+It has no name of a user or a machine: the home folder is written as ~.
 """
 
 import importlib.metadata
@@ -24,13 +24,14 @@ ROOT = Path(__file__).parent.parent
 def add_start(
     workdir: Path, lakes: list[dict], strategy: tf.distribute.Strategy, step: int
 ) -> None:
-    """One more entry in run.json; `step`: where this start goes on."""
+    """Add an entry to run.json; `step`: the training step from which this start goes on."""
     starts = read_json(workdir / RUN).get("starts", [])
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     starts.append(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "step": step,
-            "command": _command(),
+            "command": shlex.join(word.replace(str(Path.home()), "~") for word in command),
             "packages": packages(),
             "commit": commit(),
             "strategy": type(strategy).__name__,
@@ -48,48 +49,43 @@ def add_start(
     write_json(workdir / RUN, {"starts": starts})
 
 
-def _command() -> str:
-    parts = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return shlex.join(part.replace(str(Path.home()), "~") for part in parts)
-
-
 def packages(*more: str) -> dict[str, str | None]:
-    """Versions of PACKAGES and `more`; of a checkout that is not installed None: `commit` tells."""
-    found = {"python": platform.python_version()}
+    """Return the versions of PACKAGES and `more`; radlake's is None in a checkout that is not
+    installed, where `commit` says what runs."""
+    versions = {"python": platform.python_version()}
     for name in (*PACKAGES, *more):
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # tensorflow-cpu is another package
-            found[name] = tf.__version__ if name == "tensorflow" else None
-    return found
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # such as where tensorflow-cpu is installed
+            versions[name] = tf.__version__ if name == "tensorflow" else None
+    return versions
 
 
 def commit() -> dict | None:
-    """Of the checkout that runs, and whether its files differ from it; None without one."""
+    """Return the commit of the checkout that runs, and whether tracked files differ from it; None
+    without a checkout."""
     if not (ROOT / ".git").exists():
         return None
     try:
         sha = _git("rev-parse", "HEAD")
-        is_dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not our checkout
+        changes = _git("status", "--porcelain", "--untracked-files=no")
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or another user's checkout
         return None
-    return {"sha": sha, "is_dirty": is_dirty}
+    return {"sha": sha, "is_dirty": bool(changes)}
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _devices(strategy: tf.distribute.Strategy) -> list[str]:
-    """`GPU:0 NVIDIA …` or `CPU:0 x86_64` of each replica."""
+    """Return the device of each replica, such as `GPU:0 NVIDIA …` or `CPU:0 x86_64`."""
     gpus = tf.config.list_physical_devices("GPU")
     models = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
-    found = []
+    devices = []
     for device in strategy.extended.worker_devices:
         kind, number = device.rpartition("device:")[2].split(":")
         model = models[int(number)] if kind == "GPU" else platform.machine()
-        found.append(f"{kind}:{number} {model}")
-    return found
+        devices.append(f"{kind}:{number} {model}")
+    return devices

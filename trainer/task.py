@@ -1,5 +1,5 @@
-"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|augment|benchmark: parse, load,
-call one function.
+"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|augment|benchmark: trains on a
+lake, and uses what was trained.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
@@ -7,9 +7,9 @@ find_lr    lake + config -> a learning rate, from a short run in which it grows 
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 predict    workdirs + a lake or files -> submission.csv, overlays, probability maps, DICOM SEGs,
            nodule candidates
-export     workdirs -> a SavedModel of the same, files in and masks out, for TensorFlow Serving
+export     workdirs -> a SavedModel with files in and masks out, for TensorFlow Serving
 vote       several predictions of the same images -> one submission
-augment    lake + config -> a picture of what training makes of its images
+augment    lake + config -> a picture of images before and after augmentation
 benchmark  lake + config -> where the time goes, how replicas scale, the largest batch that fits
 """
 
@@ -17,7 +17,7 @@ import argparse
 import os
 import sys
 
-from lake import InputError, storage
+from lake import InputError, Stopped, cli
 from lake.predictions import tfio
 from lake.predictions.exported import TFIO
 from trainer import options
@@ -41,13 +41,10 @@ def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
     run = _run(flags, overrides)
     from trainer.training import lr_finder
 
-    workdir, limits = storage.path_of(flags.workdir), (flags.lowest, flags.highest)
-    return lr_finder.report(run, workdir, flags.steps, *limits)
+    return lr_finder.report(run, flags.workdir, flags.steps, flags.lowest, flags.highest)
 
 
 def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
-    if flags.examples < 1:
-        raise InputError(f"--examples={flags.examples}: give 1 or more")
     run = _run(flags, overrides)
     from trainer.training import augment_sheet
 
@@ -55,30 +52,20 @@ def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
-    for name in ("steps", "replicas", "memory_gb"):
-        values = getattr(flags, name)
-        least = min(values, default=1) if isinstance(values, list) else values
-        if least < 1:
-            raise InputError(f"--{name}={least:g}: give 1 or more")
     run = _run(flags, overrides)
     from trainer.training import benchmark
 
-    measured = (flags.steps, flags.replicas, flags.memory_gb, flags.json)
-    return benchmark.report(run, overrides, flags.config, *measured)
+    measurements = flags.steps, flags.replicas, flags.memory_gb, flags.json
+    return benchmark.report(run, overrides, flags.config, *measurements)
 
 
 def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
-    if flags.prevalence is not None and not 0 < flags.prevalence < 1:
-        raise InputError(f"--prevalence={flags.prevalence}: expected a share within 0 and 1")
-    if flags.bootstrap < 0:
-        raise InputError(f"--bootstrap={flags.bootstrap}: expected 0 or more")
     from trainer.evaluation import evaluate
 
-    drawn = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
-    return evaluate.evaluate(
-        _ensemble(flags, flags.level), flags.lake, drawn, flags.picture, flags.report
-    )
+    choices = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
+    networks = _ensemble(flags, flags.level)
+    return evaluate.evaluate(networks, flags.lake, choices, flags.picture, flags.report)
 
 
 def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -87,9 +74,9 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
     from trainer.prediction import predict
 
-    wanted = predict.output_options(flags)
-    asked = flags.lake, flags.split or "test", flags.input
-    return predict.run(_ensemble(flags, flags.level), *asked, flags.output, wanted)
+    outputs = predict.output_options(flags)
+    images = flags.lake, flags.split or "test", flags.input
+    return predict.run(_ensemble(flags, flags.level), *images, flags.output, outputs)
 
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -119,21 +106,17 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
-    try:
-        with storage.explained():
-            said = COMMANDS[flags.command](flags, overrides)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:  # the run diverged
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except interruption.Interrupted as stop:
-        print(stop, flush=True)
-        return interruption.EXIT_CODE
-    if said is not None:
-        print(said)
-    return 0
+
+    def run() -> str | int | None:
+        try:
+            return COMMANDS[flags.command](flags, overrides)
+        except FloatingPointError as error:  # the run diverged
+            raise Stopped(str(error)) from None
+        except interruption.Interrupted as interrupted:
+            print(interrupted, flush=True)
+            return interruption.EXIT_CODE
+
+    return cli.exit_code(run)
 
 
 def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
@@ -153,14 +136,12 @@ def _run(flags: argparse.Namespace, overrides: list[str]):
 def _ensemble(flags: argparse.Namespace, level: int | None):
     from trainer.inference import ensemble
 
-    workdirs, classifiers = (
-        [storage.path_of(folder) for folder in given] for given in (flags.workdir, flags.classifier)
-    )
-    return ensemble.load(workdirs, classifiers, flags.tta, level)
+    return ensemble.load(flags.workdir, flags.classifier, flags.tta, level)
 
 
 def end(code: int) -> None:
-    """Of the process. TensorFlow's own end would wait for workers that are gone."""
+    """End the process. With several workers a failure ends it at once, as TensorFlow's usual end
+    would wait for workers that are gone."""
     if code and os.environ.get("TF_CONFIG"):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -65,18 +65,17 @@ def test_best_round_behind_the_first():
     assert benchmark.best_seconds(calls) == {"a": 4.0, "b": 2.0}
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--steps", "0"], "--steps=0"),
-        (["--replicas", "0"], "--replicas=0"),
-        (["--memory_gb", "-1"], "--memory_gb=-1"),
-        (["--data.batch_size=3", "--train.replicas=2"], "data.batch_size=3"),
-    ],
-)
-def test_what_cannot_be_measured(config_file, lake, options, said, capsys):
-    assert run(config_file, lake, *options) == 2
-    assert said in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--steps=0", "--replicas=0", "--memory_gb=-1"])
+def test_what_is_no_number_to_measure_with(config_file, lake, option, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        run(config_file, lake, option)
+    name, _, value = option.partition("=")
+    assert f"argument {name}: {value}: expected a number from 1 on" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured(config_file, lake, capsys):
+    assert run(config_file, lake, "--data.batch_size=3", "--train.replicas=2") == 2
+    assert "data.batch_size=3" in capsys.readouterr().err
 
 
 def test_a_process_that_fails_says_its_own_reason(config_file, tmp_path, capsys):
