@@ -20,7 +20,7 @@ from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Reject, Stopped
 from lake.labels import rle
-from lake.records import example, index, manifest, mask_png
+from lake.records import example, index, manifest, mask_png, tfrecord
 from lake.scan import Scan
 from lake.sources import pixels, reader
 
@@ -107,7 +107,7 @@ class _Writer:
             progress.tick(self.options.progress_file, progress.REJECTED)
             return
         fields = record(image, scan, fold, self.options)
-        for part in example.frame(example.encoded_parts(fields)):
+        for part in tfrecord.frame(example.encode(fields)):
             file.write(part)
             self.bytes += len(part)
             self.sha256.update(part)
@@ -157,7 +157,7 @@ class _Writer:
 
 
 def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptions) -> dict:
-    """The fields of lake.example.FIELDS."""
+    """The fields of lake.records.example.FIELDS."""
     header, label = image.header, image.label
     mask_png, lesion_px = _mask(image, scan)
     pseudonyms = {

@@ -85,7 +85,7 @@ def read(
         path = folder / manifest.shard_name(content["dataset"], split, number, len(shards))
         try:
             with storage.local(path) as shard, shard.open("rb") as file:
-                for position, record in tfrecord.chosen(file, positions):
+                for position, record in tfrecord.records_at(file, positions):
                     found[split, number, position] = example.decode(record)
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}; try python -m lake verify") from None

@@ -1,15 +1,13 @@
-"""The record: its fields, writing and reading it without TensorFlow, reading it with TensorFlow.
+"""The record of an image: its fields <-> the bytes of one tf.train.Example.
 
-One tf.train.Example an image. FIELDS is a contract with other programs: names and types do not
+Only `parse` needs TensorFlow. FIELDS is a contract with other programs: names and types do not
 change within a schema version.
 """
 
 import functools
-import struct
 from collections.abc import Iterable
 
-import google_crc32c
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 from lake.scan import Header, Scan
@@ -48,18 +46,55 @@ UNKNOWN = {
     for name, (kind, count) in FIELDS.items()
 } | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}
 LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
-LARGEST = "image"
+# tensorflow/core/example/example.proto and feature.proto as a FileDescriptorProto. JoinedExample is
+# an Example whose features are bytes already: on the wire a message and its bytes look alike.
+PROTO = """
+name: "example.proto" package: "tensorflow" syntax: "proto3"
+message_type { name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: "BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: "FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: "Int64List" oneof_index: 0 } }
+message_type { name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type_name: "Features.FeatureEntry" }
+  nested_type { name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING }
+    field { name: "value" number: 2 type_name: "Feature" } } }
+message_type { name: "Example"
+  field { name: "features" number: 1 type_name: "Features" } }
+message_type { name: "JoinedExample"
+  field { name: "features" number: 1 type: TYPE_BYTES } }
+"""
 
 
 def encode(fields: dict) -> bytes:
-    """Serialised Example of a value (or sequence of values) for every one of FIELDS; the same
-    fields, the same bytes."""
-    return b"".join(encoded_parts(fields))
+    """Return the serialised Example of a value, or as many values as FIELDS says, for each of
+    FIELDS; the same fields give the same bytes."""
+    if fields.keys() != FIELDS.keys():
+        raise ValueError(
+            f"expected the fields of lake.records.example.FIELDS, differs in "
+            f"{fields.keys() ^ FIELDS.keys()}"
+        )
+    others, image = _message_class("Features")(), _message_class("Features")()
+    for name, (kind, count) in FIELDS.items():
+        values = [fields[name]] if count == 1 else fields[name]
+        features = image if name == "image" else others
+        getattr(features.feature[name], LISTS[kind]).value.extend(values)
+    # A record's map of features is sorted by name, but for the image, which stands behind all
+    # others. Messages that are joined are merged by who reads them
+    # (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+    joined = others.SerializeToString(deterministic=True) + image.SerializeToString()
+    return _message_class("JoinedExample")(features=joined).SerializeToString()
 
 
 def encode_unlabelled(header: Header, scan: Scan) -> bytes:
-    """Return the record that the converter would write about an image, but without its label and
-    without what tells of the patient."""
+    """Return the record that the converter would write for an image, without its label and what
+    identifies the patient."""
     from_scan = vars(scan) | {"encoding": scan.encoding.encode()}
     from_header = {
         "image_id": header.image_id.encode(),
@@ -70,87 +105,30 @@ def encode_unlabelled(header: Header, scan: Scan) -> bytes:
     return encode(UNKNOWN | from_scan | from_header)
 
 
-def encoded_parts(fields: dict) -> list[bytes]:
-    """`encode` in parts, one of them the image itself: nine tenths of a record, so a copy of it
-    would cost more than all the rest."""
-    if fields.keys() != FIELDS.keys():
-        raise ValueError(
-            f"expected the fields of lake.example.FIELDS, differs in "
-            f"{fields.keys() ^ FIELDS.keys()}"
-        )
-    features = _class("Features")()
-    for name, (kind, count) in FIELDS.items():
-        if name != LARGEST:
-            values = [fields[name]] if count == 1 else fields[name]
-            getattr(features.feature[name], LISTS[kind]).value.extend(values)
-    rest = features.SerializeToString(deterministic=True)
-    return _delimited(b"\n", [rest, *_entry(LARGEST, fields[LARGEST])])
-
-
-def _entry(name: str, value: bytes) -> list[bytes]:
-    """The parts of `Features.feature[name].bytes_list.value = [value]`, a map entry of a key and a
-    Feature (https://protobuf.dev/programming-guides/encoding)."""
-    bytes_list = _delimited(b"\n", [value])
-    feature = _delimited(b"\x12", _delimited(b"\n", bytes_list))
-    return _delimited(b"\n", [*_delimited(b"\n", [name.encode()]), *feature])
-
-
-def _delimited(tag: bytes, parts: list[bytes]) -> list[bytes]:
-    """The parts as one length-delimited field."""
-    return [tag, _varint(sum(map(len, parts))), *parts]
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all bytes but the last have their highest bit set."""
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
-
-
 def decode(serialized: bytes) -> dict:
-    """The fields of an Example, the inverse of `encode`; raises ValueError naming every field that
-    is not as FIELDS says."""
+    """Return the fields of an Example, the inverse of `encode`; raises ValueError naming every
+    field that is not as FIELDS says."""
     try:
-        features = _class("Example").FromString(serialized).features.feature
+        features = _message_class("Example").FromString(serialized).features.feature
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from None
     fields, wrong = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]
     for name, (kind, count) in FIELDS.items():
-        # Asking a proto map for a key that is not there would put it in.
-        found = features[name].WhichOneof("kind") if name in features else None
-        values = list(getattr(features[name], found).value) if found else []
-        if found != LISTS[kind] or len(values) != count:
-            came = f"{len(values)} in its {found}" if found else "nothing"
-            wrong.append(f"{name}: expected {count} in its {LISTS[kind]}, found {came}")
-        else:
+        # Looking up a key that a proto map lacks would add it.
+        list_name = features[name].WhichOneof("kind") if name in features else None
+        values = list(getattr(features[name], list_name).value) if list_name else []
+        if list_name == LISTS[kind] and len(values) == count:
             fields[name] = values[0] if count == 1 else tuple(values)
+        else:
+            actual = f"{len(values)} in its {list_name}" if list_name else "nothing"
+            wrong.append(f"{name}: expected {count} in its {LISTS[kind]}, found {actual}")
     if wrong:
         raise ValueError("; ".join(wrong))
     return fields
 
 
-def frame(parts: list[bytes]) -> list[bytes]:
-    """A record, given in parts, as a TFRecord file holds it: its length and that one's masked CRC,
-    the parts, their masked CRC."""
-    length = struct.pack("<Q", sum(map(len, parts)))
-    return [length + masked_crc(length), *parts, masked_crc(*parts)]
-
-
-def masked_crc(*parts: bytes) -> bytes:
-    """The four bytes that follow a length or a record in a TFRecord file."""
-    # TFRecord's mask: rotate right by 15 bits and add a constant
-    # (tensorflow/core/lib/hash/crc32c.h).
-    crc = 0
-    for part in parts:
-        crc = google_crc32c.extend(crc, part)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 def parse(serialized, names: Iterable[str]) -> dict:
-    """Tensors of the named fields of a serialised Example (a scalar string tensor)."""
+    """Return tensors of the named fields of a serialised Example, a scalar string tensor."""
     import tensorflow as tf
 
     kinds = {bytes: tf.string, float: tf.float32, int: tf.int64}
@@ -162,46 +140,9 @@ def parse(serialized, names: Iterable[str]) -> dict:
 
 
 @functools.cache
-def _class(name: str):
-    """A message class of tensorflow/core/example/example.proto, in a pool of its own: no
-    TensorFlow is needed, and none that is imported too is disturbed."""
-    proto = descriptor_pb2.FileDescriptorProto(
-        name="example.proto", package="tensorflow", syntax="proto3"
-    )
-    types = descriptor_pb2.FieldDescriptorProto
-
-    def message(parent, name: str, *fields: tuple):
-        made = parent.add(name=name)
-        for number, (field, kind, repeated) in enumerate(fields, start=1):
-            label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
-            added = made.field.add(name=field, number=number, label=label)
-            if isinstance(kind, str):
-                added.type, added.type_name = types.TYPE_MESSAGE, f".tensorflow.{kind}"
-            else:
-                added.type = kind
-        return made
-
-    message(proto.message_type, "BytesList", ("value", types.TYPE_BYTES, True))
-    message(proto.message_type, "FloatList", ("value", types.TYPE_FLOAT, True))
-    message(proto.message_type, "Int64List", ("value", types.TYPE_INT64, True))
-    lists = (
-        ("bytes_list", "BytesList", False),
-        ("float_list", "FloatList", False),
-        ("int64_list", "Int64List", False),
-    )
-    feature = message(proto.message_type, "Feature", *lists)
-    feature.oneof_decl.add(name="kind")
-    for field in feature.field:
-        field.oneof_index = 0
-    features = message(proto.message_type, "Features", ("feature", "Features.FeatureEntry", True))
-    entry = message(
-        features.nested_type,
-        "FeatureEntry",
-        ("key", types.TYPE_STRING, False),
-        ("value", "Feature", False),
-    )
-    entry.options.map_entry = True
-    message(proto.message_type, "Example", ("features", "Features", False))
+def _message_class(name: str):
+    """Return the class of a message of PROTO, from a pool of its own: it needs no TensorFlow, and
+    does not disturb one that is imported too."""
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(proto)
+    pool.Add(text_format.Parse(PROTO, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))

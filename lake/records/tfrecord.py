@@ -1,6 +1,5 @@
-"""TFRecord files without TensorFlow: an open file -> its records, all of them or chosen ones.
-
-A record stands between its length and a checksum of each: `lake.example.frame`.
+"""TFRecord files without TensorFlow: an open file -> its records, all of them or those at some
+positions; a record -> the bytes that such a file holds of it.
 """
 
 import os
@@ -8,34 +7,50 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from lake import InputError
-from lake.records.example import masked_crc
+import google_crc32c
 
+from lake import InputError
+
+# A record stands between a head, which is its length and the length's checksum, and its own
+# checksum.
 LENGTH_BYTES, CRC_BYTES = 8, 4
 HEAD_BYTES = LENGTH_BYTES + CRC_BYTES
 
 
 class FrameError(InputError):
-    """The file is damaged where a record should begin or end; says at which byte."""
+    """The file is damaged where a record should begin or end; the message says at which byte."""
+
+
+def frame(record: bytes) -> list[bytes]:
+    """Return what a file holds of a record, in parts: its head, the record itself, its checksum."""
+    length = struct.pack("<Q", len(record))
+    return [length + masked_crc(length), record, masked_crc(record)]
+
+
+def masked_crc(data: bytes) -> bytes:
+    """Return the checksum of a length or a record, 4 bytes."""
+    # CRC-32C, rotated right by 15 bits and a constant added (tensorflow/core/lib/hash/crc32c.h).
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def records(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """(record, whether its checksum is right) of every record; raises FrameError where the next
-    one cannot be found."""
+    """Yield (record, whether its checksum is right) of every record; raises FrameError where the
+    next one does not begin or end as it should."""
     for _, length in _heads(file):
         record, crc = file.read(length), file.read(CRC_BYTES)
         yield record, crc == masked_crc(record)
 
 
-def chosen(file: BinaryIO, positions: Collection[int]) -> Iterator[tuple[int, bytes]]:
-    """(position, record) of the records at `positions`, in the file's order; the others are not
-    read, only their lengths. Raises FrameError."""
+def records_at(file: BinaryIO, positions: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield (position, record) for the records at `positions`, in the file's order; of the others
+    only the heads are read. Raises FrameError."""
     left = set(positions)
-    for position, (at, length) in enumerate(_heads(file)):
+    for position, (offset, length) in enumerate(_heads(file)):
         if position in left:
             record, crc = file.read(length), file.read(CRC_BYTES)
             if crc != masked_crc(record):
-                raise FrameError(f"the checksum of record {position} at byte {at} is wrong")
+                raise FrameError(f"the checksum of record {position} at byte {offset} is wrong")
             yield position, record
             left.remove(position)
         else:
@@ -46,17 +61,20 @@ def chosen(file: BinaryIO, positions: Collection[int]) -> Iterator[tuple[int, by
 
 
 def _heads(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """(byte, length) of each record; the caller moves the file behind the record's checksum."""
+    """Yield (offset of the head in bytes, length of the record) of each record; the caller moves
+    the file behind the record's checksum."""
     size = os.fstat(file.fileno()).st_size
     position = 0
-    while (at := file.tell()) < size:
+    while (offset := file.tell()) < size:
         head = file.read(HEAD_BYTES)
         if len(head) < HEAD_BYTES:
             raise FrameError(f"the file ends at byte {size}, inside the head of record {position}")
         if head[LENGTH_BYTES:] != masked_crc(head[:LENGTH_BYTES]):
-            raise FrameError(f"the length of record {position} at byte {at} has a wrong checksum")
+            raise FrameError(
+                f"the length of record {position} at byte {offset} has a wrong checksum"
+            )
         [length] = struct.unpack("<Q", head[:LENGTH_BYTES])
-        if (end := at + HEAD_BYTES + length + CRC_BYTES) > size:
+        if (end := offset + HEAD_BYTES + length + CRC_BYTES) > size:
             raise FrameError(f"the file ends at byte {size}, record {position} at byte {end}")
-        yield at, length
+        yield offset, length
         position += 1

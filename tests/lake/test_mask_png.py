@@ -83,6 +83,6 @@ def test_training_reads_a_record_of_the_writer_before():
     from trainer.data import record
 
     [stored] = tf.data.TFRecordDataset(str(OLD_SHARD))
-    item = record.item_of(stored, "uint8", 11, "pad")
+    item = record.decode_record(stored, "uint8", 11, "pad")
     assert item["mask"].numpy()[..., 0].sum() == 21
     assert (item["mask"].numpy()[4:7, 2:9] == 1).all()  # three rows of padding above

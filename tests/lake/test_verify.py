@@ -59,7 +59,7 @@ def payloads(path: Path) -> list[bytes]:
 
 
 def write_payloads(path: Path, records: list[bytes]) -> None:
-    path.write_bytes(b"".join(part for record in records for part in example.frame([record])))
+    path.write_bytes(b"".join(part for record in records for part in tfrecord.frame(record)))
 
 
 def reseal(folder: Path) -> None:
@@ -357,9 +357,9 @@ def test_chosen_records_are_those_at_their_positions(lake):
     path = max(shard_paths(lake), key=lambda path: path.stat().st_size)
     records = payloads(path)
     with path.open("rb") as file:
-        assert list(tfrecord.chosen(file, [len(records) - 1, 1])) == [
+        assert list(tfrecord.records_at(file, [len(records) - 1, 1])) == [
             (1, records[1]),
             (len(records) - 1, records[-1]),
         ]
     with path.open("rb") as file, pytest.raises(tfrecord.FrameError, match="ends before record"):
-        list(tfrecord.chosen(file, [len(records)]))
+        list(tfrecord.records_at(file, [len(records)]))
