@@ -51,7 +51,6 @@ ARROWS = {
         "labels": "scan storage",
         "cli": "storage",
         "picture": "",
-        "workers": "",
         "scan": "",
         "storage": "",
     },

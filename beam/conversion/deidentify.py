@@ -5,27 +5,52 @@ The key is read where it is used; it never travels in a pipeline.
 
 import functools
 import hashlib
+import secrets
+import sys
+from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam.running import files
 from lake import InputError
 
-KEY_BYTES = (16, 64)  # 64 is what BLAKE2b takes
+KEY_FILE = Path("~/.config/radlake/deidentify.key")
+KEY_BYTES = (16, 64)  # 64 is the longest key of BLAKE2b
 
 
 def pseudonym(kind: str, name: str, key_file: str | None) -> str:
-    """Keyed hash of a patient's or study's name; without a key the name itself; empty stays
-    empty."""
+    """Return the keyed hash of a name of this kind (patient, study, series or image); the name
+    itself without a key, and where it is empty."""
     if not name or not key_file:
         return name
     hashed = hashlib.blake2b(f"{kind}/{name}".encode(), key=read_key(key_file), digest_size=16)
     return hashed.hexdigest()
 
 
+def key_file(path: str | None, is_local: bool) -> str:
+    """Return the path of the key, created where a local run has none; raise InputError where it is
+    not a key. Whoever has it can test on a lake whether a patient is in it."""
+    if not path and not is_local:
+        raise InputError("a remote runner needs --deidentify_key_file (or --deidentify keep)")
+    default = KEY_FILE.expanduser()
+    if not path and not default.exists():
+        default.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = default.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(secrets.token_bytes(32))
+        unfinished.replace(default)
+        print(
+            f"created {default}: the secret that hashes patient ids; keep it with the images, "
+            "not with the lake",
+            file=sys.stderr,
+        )
+    read_key(path or str(default))
+    return path or str(default)
+
+
 @functools.cache
 def read_key(path: str) -> bytes:
-    """The secret of the pseudonyms; raises InputError when it is none."""
+    """Return the key; raise InputError where the file is absent or has the wrong length."""
     if not FileSystems.exists(path):
         raise InputError(
             f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} "
@@ -40,5 +65,5 @@ def read_key(path: str) -> bytes:
 
 
 def key_digest(path: str | None) -> str:
-    """What tells two keys apart without telling either."""
+    """Return a hash that differs between keys and reveals none; empty without a key."""
     return hashlib.sha256(read_key(path)).hexdigest() if path else ""

@@ -7,16 +7,50 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+import apache_beam as beam
 import numpy as np
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
+from beam.conversion.labelling import Joined
+from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
 from lake import Stopped
 from lake.labels import rle
 from lake.records import index, manifest
 from lake.scan import stable_hash
+
+
+class Finish(beam.PTransform):
+    """Names of the shards -> a finished lake: the files beside the shards, the manifest last."""
+
+    def __init__(self, listed: Listing, joined: Joined, bits, options: ConversionOptions):
+        super().__init__()
+        self.listed, self.joined, self.bits, self.options = listed, joined, bits, options
+
+    def expand(self, names):
+        listed, joined = self.listed, self.joined
+        rejects = (listed.rejects, joined.rejects) | "Rejects" >> beam.Flatten()
+        counts = (
+            (listed.counts, joined.counts)
+            | "Counts" >> beam.Flatten()
+            | "Sums" >> beam.CombinePerKey(sum)  # (name, number)
+        )
+        return (
+            names
+            | "Names" >> beam.combiners.ToList()
+            | "Finalise"
+            >> beam.Map(
+                finalise,
+                rejects=beam.pvalue.AsList(rejects),
+                orphans=beam.pvalue.AsDict(joined.orphans),
+                counted=beam.pvalue.AsDict(counts),
+                lake_bits=beam.pvalue.AsSingleton(self.bits),
+                classes=beam.pvalue.AsSingleton(listed.classes),
+                options=self.options,
+            )
+        )
 
 
 def finalise(
@@ -48,7 +82,7 @@ def finalise(
         "dataset": options.dataset,
         "version": options.version,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "options": {**options.content(), "bits": lake_bits},
+        "options": {**options.for_lake(), "bits": lake_bits},
         "dtype": f"uint{lake_bits}",
         "counts": counts,
         "statistics": totals.statistics(),

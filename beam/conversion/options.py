@@ -1,12 +1,9 @@
-"""The options of python -m beam.convert: flags -> Options. What can be wrong with them is said
-before a worker starts."""
+"""Options of python -m beam.convert: flags in, ConversionOptions for the workers out. A mistake in
+the flags is reported before a worker starts."""
 
 import argparse
 import itertools
-import secrets
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -19,38 +16,37 @@ from lake.records import manifest
 from lake.scan import Storage
 from lake.sources import pixels, reader
 
-KEY_FILE = Path("~/.config/radlake/deidentify.key")
-# flag -> (the one source that knows it, its default)
-OF_ONE_SOURCE = {
+# flag -> (the only source that has it, its default)
+SINGLE_SOURCE_FLAGS = {
     "frames": ("dicom", "reject"),
     "image_id_from": ("dicom", "name"),
     "class_folders": ("images", False),
     "lung_roi": ("metaimage", False),
     "empty_slices": ("metaimage", 0.1),
 }
-OF_ESTIMATE = (
-    *("sample", "core_seconds", "record_kb", "accelerators", "images_per_second"),
-    *("price_vcpu_hour", "price_gb_hour", "price_gb_month", "price_gb_read"),
-)
-SNIFFED_TEXTS = 1000  # run-length texts that are looked at before a conversion starts
+ESTIMATE_FLAGS = ("sample", "core_seconds", "record_kb")
+CHECKED_TEXTS = 1000  # run-length texts whose dialect is checked before a conversion starts
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What the workers need to know."""
+    """Everything that the workers need from the command line."""
 
     folder: str  # ROOT/<dataset>/<version>
     dataset: str
     version: str
     source: str  # dicom | images | metaimage
+    images: str  # pattern of files
+    labels: str | None  # path of a CSV
+    masks: str | None  # pattern of mask images
+    class_folders: bool  # an image's folder names its class
     image_id_from: str  # name | uid
     frames: str  # reject | first | each
-    class_folders: bool  # an image's folder names its class
     dialect: str  # of run-length texts
     unlabelled: str  # reject | negative | keep
-    empty_slices: float  # share of a volume's slices without a nodule that are taken
+    empty_slices: float  # share of a volume's slices without a nodule that become records
     max_side: int | None
-    bits: int | None  # 8 | 16 | None: what the images have
+    bits: int | None  # 8 | 16 | None: as the images have
     window: str  # default | percentile | LOW,HIGH
     clahe: bool
     lung_roi: bool
@@ -67,20 +63,25 @@ class ConversionOptions:
     max_reject_fraction: float
     progress_file: str | None
 
+    @property
+    def classes_root(self) -> str | None:
+        """The folder that holds the class folders, None without `--class_folders`."""
+        return folders.folder_of_classes(self.images) if self.class_folders else None
+
     def storage(self, lake_bits: int) -> Storage:
         return Storage(lake_bits, self.max_side, self.window, self.clahe, self.lung_roi)
 
-    def of_records(self) -> dict:
-        """The options that change the bytes of a record whose image and label are given."""
+    def for_records(self) -> dict:
+        """Return the options that change the bytes of a record of the same image and label."""
         names = ("source", "max_side", "window", "clahe", "lung_roi", "deidentify", "image_id")
         return {name: getattr(self, name) for name in names}
 
-    def content(self) -> dict:
-        """The options that change the lake's content."""
+    def for_lake(self) -> dict:
+        """Return the options that change the content of the lake, as the manifest lists them."""
         names = ("dataset", "version", "image_id_from", "frames", "class_folders", "dialect")
         names += ("unlabelled", "empty_slices", "splits", "folds", "split_column", "splits_from")
         names += ("shard_mb", "shard_images", "min_shards")
-        return {**{name: getattr(self, name) for name in names}, **self.of_records()}
+        return {**{name: getattr(self, name) for name in names}, **self.for_records()}
 
     def path(self, name: str) -> str:
         return FileSystems.join(self.folder, name)
@@ -92,51 +93,50 @@ class ConversionOptions:
         return self.work(f"{shard}.json")
 
 
+# --- the parser ---
+
+
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m beam.convert",
-        description="Image files and labels -> a lake, on any Beam runner.",
+        description="Convert image files and labels to a lake, on any Beam runner.",
         epilog="Beam's own options (--runner, --direct_num_workers, --project, …) pass through.",
         allow_abbrev=False,
     )
-    _add_inputs(made.add_argument_group("input").add_argument)
-    _add_pixels(made.add_argument_group("pixels").add_argument)
-    _add_splits(made.add_argument_group("splits and shards").add_argument)
-    _add_privacy(made.add_argument_group("privacy").add_argument)
-    _add_estimate(made.add_argument_group("estimate").add_argument)
-    return made
+    _add_inputs(parser.add_argument_group("input").add_argument)
+    _add_pixels(parser.add_argument_group("pixels").add_argument)
+    _add_splits(parser.add_argument_group("splits and shards").add_argument)
+    _add_privacy(parser.add_argument_group("privacy").add_argument)
+    _add_estimate(parser.add_argument_group("estimate").add_argument)
+    return parser
 
 
 def _add_inputs(add) -> None:
-    add("--source", choices=reader.NAMES, default="dicom", help="what the files are")
+    add("--source", choices=reader.NAMES, default="dicom", help="kind of the image files")
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
-    add("--labels", metavar="CSV", help="run lengths, classes or nodules by image; may be .gz")
+    add("--labels", metavar="CSV", help="run lengths, classes or nodules per image; may be .gz")
     add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
-    add(
-        "--class_folders",
-        action="store_true",
-        help="instead of a CSV: the folder that an image lies in names its class, as in --images "
-        "'ROOT/*/*.png'; classes are numbered from 0 in the order of their names, an image's id is "
-        "FOLDER/NAME",
+    class_folders = (
+        "instead of a CSV: the folder of an image names its class, as in --images 'ROOT/*/*.png'; "
+        "classes are numbered from 0 in the order of their names, an image's id is FOLDER/NAME"
     )
+    add("--class_folders", action="store_true", help=class_folders)
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
-    add(
-        *("--rle",),
-        dest="dialect",
-        choices=rle.DIALECTS,
-        default="relative",
-        help="run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major",
-    )
+    dialects = "run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major"
+    add("--rle", dest="dialect", choices=rle.DIALECTS, default="relative", help=dialects)
     policies = ("reject", "negative", "keep")
-    add("--unlabelled", choices=policies, default="reject", help="images without a row or mask")
-    add("--image_id_from", choices=("name", "uid"), default="name", help="file or SOPInstanceUID")
-    choices = ("reject", "first", "each")
-    add("--frames", choices=choices, default="reject", help="of a multi-frame file")
-    a_share = {"type": cli.share, "metavar": "SHARE"}
-    help_text = "of a volume's slices without a nodule, take this share"
-    add("--empty_slices", default=0.1, help=help_text, **a_share)
-    add("--max_reject_fraction", default=0.01, help="above it the job fails", **a_share)
-    add("--detach", action="store_true", help="leave a remote job when it is submitted")
+    without = "what becomes of an image without a row or mask"
+    add("--unlabelled", choices=policies, default="reject", help=without)
+    ids = "take an image's id from its file's name or its SOPInstanceUID"
+    add("--image_id_from", choices=("name", "uid"), default="name", help=ids)
+    several = "what becomes of a file with several frames"
+    add("--frames", choices=("reject", "first", "each"), default="reject", help=several)
+    share = {"type": cli.share, "metavar": "SHARE"}
+    slices = "share of a volume's slices without a nodule that become records"
+    add("--empty_slices", default=0.1, help=slices, **share)
+    fails = "share of rejected images above which the job fails"
+    add("--max_reject_fraction", default=0.01, help=fails, **share)
+    add("--detach", action="store_true", help="do not wait for a remote job once it is submitted")
 
 
 def _add_pixels(add) -> None:
@@ -144,68 +144,70 @@ def _add_pixels(add) -> None:
     add("--bits", type=int, choices=(8, 16), help="stored bits; needed when the images have both")
     add("--window", type=_window, default="default", metavar="default|percentile|LOW,HIGH")
     add("--clahe", action="store_true", help="equalise the contrast of every image's tiles")
-    add("--lung_roi", action="store_true", help="CT: make air of what is not lung")
+    add("--lung_roi", action="store_true", help="CT: replace everything but the lungs by air")
 
 
 def _add_splits(add) -> None:
+    whole, positive = cli.at_least(1, int), cli.at_least(0.1, float)
     add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
     add("--folds", type=cli.at_least(2, int), default=0, metavar="K", help="within train and val")
-    add("--split_column", metavar="NAME", help="the label CSV's column that says the split")
+    add("--split_column", metavar="NAME", help="column of the label CSV with the names of splits")
     add("--splits_from", metavar="LAKE", help="keep this lake's splits, deal only new patients")
-    add(
-        "--shard_mb", type=cli.at_least(0.1, float), default=100, help="size of a shard, 10^6 bytes"
-    )
-    add(
-        "--shard_images", type=cli.at_least(1, int), default=1000, help="at most so many in a shard"
-    )
-    add("--min_shards", type=cli.at_least(1, int), default=4, help="shards of a split, at least")
+    add("--shard_mb", type=positive, default=100, help="size of a shard, 10^6 bytes")
+    add("--shard_images", type=whole, default=1000, help="most images in a shard")
+    add("--min_shards", type=whole, default=4, help="fewest shards of a split")
 
 
 def _add_privacy(add) -> None:
-    hashes = "patient, study and series ids"
+    hashes = "what becomes of patient, study and series ids"
     add("--deidentify", choices=("hash", "keep"), default="hash", help=hashes)
-    add("--image_id", choices=("keep", "hash"), default="keep", help="hash: as --deidentify does")
-    made_at = f"secret of the hash; made at {KEY_FILE} when absent"
-    add("--deidentify_key_file", metavar="FILE", help=made_at)
+    image_ids = "what becomes of image ids; hash needs --deidentify hash"
+    add("--image_id", choices=("keep", "hash"), default="keep", help=image_ids)
+    secret = f"secret of the hash; created at {deidentify.KEY_FILE} when absent"
+    add("--deidentify_key_file", metavar="FILE", help=secret)
 
 
 def _add_estimate(add) -> None:
-    what = "convert nothing: say what it would take, from the listing and the headers of a sample"
-    add("--estimate", action="store_true", help=what)
-    a_number = {"type": cli.at_least(0, float)}
+    nothing = (
+        "convert nothing: print the shards, bytes and core time that a conversion would take, from "
+        "the listing and the headers of a sample"
+    )
+    add("--estimate", action="store_true", help=nothing)
     sample = "files whose headers are read"
     add("--sample", type=cli.at_least(1, int), default=200, metavar="N", help=sample)
-    add(
-        "--core_seconds",
-        metavar="S",
-        help="of a record, instead of beam/estimate/costs.py's",
-        **a_number,
-    )
-    add("--record_kb", metavar="KB", help="10^3 bytes of a record, instead of the same", **a_number)
-    k = "accelerators that train on the lake"
-    add("--accelerators", type=cli.at_least(1, int), default=8, metavar="K", help=k)
-    r = "of one accelerator, as python -m trainer.task benchmark measures it; several to compare"
-    rates = {"nargs": "+", "default": [10.0, 50.0, 250.0], "metavar": "R"}
-    add("--images_per_second", help=r, **rates, **a_number)
-    dollars = {"metavar": "DOLLARS", **a_number}
-    # Of us-central1, from memory: a reader has to look them up.
-    look = "; the default is from memory: look it up"
-    add("--price_vcpu_hour", default=0.056, help=f"of a Dataflow worker{look}", **dollars)
-    add("--price_gb_hour", default=0.003557, help=f"of a worker's memory{look}", **dollars)
-    add("--price_gb_month", default=0.02, help=f"of the lake on gs://{look}", **dollars)
-    add("--price_gb_read", default=0.0, help="of reading the images; 0: same region", **dollars)
+    number = {"type": cli.at_least(0, float)}
+    instead = "instead of what beam/estimate/costs.py calculates"
+    add("--core_seconds", metavar="S", help=f"core time per record, {instead}", **number)
+    add("--record_kb", metavar="KB", help=f"10^3 bytes per record, {instead}", **number)
+
+
+def _window(text: str) -> str:
+    try:
+        pixels.parse_window(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _side(text: str) -> int | None:
+    return None if text == "none" else cli.at_least(1, int)(text)
+
+
+# --- inputs: files and labels ---
 
 
 def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
-    """The columns of the label CSV, None without one; raises InputError where inputs are missing or
-    do not fit together."""
+    """Return the columns of the label CSV, None without one; raise InputError where inputs are
+    missing or do not fit together."""
     for name in ("images", "masks"):
         options.check_matches(name, getattr(flags, name))
-    given = [name for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(f'--{name}' for name in given)}: expected one of them")
+    sources = [name for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
+    if len(sources) > 1:
+        raise InputError(f"{' and '.join(f'--{name}' for name in sources)}: expected one of them")
     if flags.class_folders and flags.unlabelled != "reject":
-        raise InputError(f"--unlabelled={flags.unlabelled}: --class_folders leaves none without")
+        raise InputError(
+            f"--unlabelled={flags.unlabelled}: with --class_folders every image has a label"
+        )
     if flags.class_folders and not folders.has_folders(flags.images):
         raise InputError(
             f"--class_folders: --images={flags.images} names one folder; expected a wildcard for "
@@ -217,18 +219,30 @@ def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
         raise InputError("--split_column needs --labels")
     if flags.split_column and flags.splits_from:
         raise InputError("--split_column and --splits_from: expected one of them")
-    if not flags.labels:
-        if not given and flags.unlabelled == "reject":
-            raise InputError(
-                "without --labels, --masks or --class_folders say --unlabelled keep (or negative)"
-            )
-        return None
+    if not sources and flags.unlabelled == "reject":
+        raise InputError(
+            "without --labels, --masks or --class_folders say --unlabelled keep (or negative)"
+        )
+    return _layout(flags) if flags.labels else None
+
+
+def _layout(flags: argparse.Namespace) -> tables.Layout:
+    """Return the columns of the label CSV; raise InputError where its first rows do not fit the
+    flags."""
     if not FileSystems.exists(flags.labels):
         raise InputError(f"--labels={flags.labels}: no such file")
+    conflict = None
     try:
-        layout = _sniffed(flags)
+        with files.open_unpacked(flags.labels) as file:
+            layout = tables.layout(file, flags.labels, flags.split_column)
+        if layout.kind == "rle":
+            with files.open_unpacked(flags.labels) as file:
+                rows = itertools.islice(tables.read(file, layout), CHECKED_TEXTS)
+                conflict = rle.dialect_conflict([row.value or "" for _, row in rows], flags.dialect)
     except tables.DAMAGED as error:
         raise InputError(f"--labels={flags.labels}: not readable: {error}") from None
+    if conflict:
+        raise InputError(f"--labels={flags.labels}: {conflict}")
     if (layout.kind == "nodule") != (flags.source == "metaimage"):
         raise InputError(
             f"--labels={flags.labels} is a {layout.kind} CSV; --source metaimage takes "
@@ -237,30 +251,14 @@ def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
     return layout
 
 
-def label_kind(flags: argparse.Namespace, layout: tables.Layout | None) -> str:
-    """What the rows of labels say: rle, class, folder or nodule."""
-    if flags.class_folders:
-        return "folder"
-    return layout.kind if layout else "rle"
-
-
-def _sniffed(flags: argparse.Namespace) -> tables.Layout:
-    """The label CSV's columns, after a look at its first rows."""
-    with files.open_unpacked(flags.labels) as file:
-        layout = tables.layout(file, flags.labels, flags.split_column)
-    if layout.kind == "rle":
-        with files.open_unpacked(flags.labels) as file:
-            rows = itertools.islice(tables.read(file, layout), SNIFFED_TEXTS)
-            conflict = rle.dialect_conflict([row.value or "" for _, row in rows], flags.dialect)
-        if conflict:
-            raise InputError(f"--labels={flags.labels}: {conflict}")
-    return layout
+# --- the other flags ---
 
 
 def from_flags(
     flags: argparse.Namespace, is_local: bool, progress_file: str | None
 ) -> ConversionOptions:
-    """The workers' Options; raises InputError, makes the key where a local run has none."""
+    """Return the workers' options; create the secret of a local run that has none. Raises
+    InputError where flags contradict each other."""
     names = {name for name, _ in quotas.parse(flags.splits)}
     parts = flags.output.rstrip("/").split("/")
     if len(parts) < 2 or not all(part[:1].isalnum() for part in parts[-2:]):
@@ -274,24 +272,20 @@ def from_flags(
         )
     if flags.image_id == "hash" and flags.deidentify == "keep":
         raise InputError("--image_id=hash needs --deidentify=hash")
-    for name, (of_source, default) in OF_ONE_SOURCE.items():
-        if flags.source != of_source and getattr(flags, name) != default:
-            raise InputError(f"--{name} is for --source {of_source}, not {flags.source}")
+    for name, (source, default) in SINGLE_SOURCE_FLAGS.items():
+        if flags.source != source and getattr(flags, name) != default:
+            raise InputError(f"--{name} is for --source {source}, not {flags.source}")
     if flags.splits_from:
         _check_earlier(flags, names)
     _check_estimate(flags)
-    is_hashed = flags.deidentify == "hash" and not flags.estimate  # which writes no id
-    given = {
-        name: value
-        for name, value in vars(flags).items()
-        if name in ConversionOptions.__annotations__
-    }
+    is_hashed = flags.deidentify == "hash" and not flags.estimate  # an estimate writes no id
+    fields = ConversionOptions.__annotations__
     return ConversionOptions(
-        **given,
+        **{name: value for name, value in vars(flags).items() if name in fields},
         folder=flags.output.rstrip("/"),
         dataset=parts[-2],
         version=parts[-1],
-        key_file=_key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
+        key_file=deidentify.key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
         progress_file=progress_file,
     )
 
@@ -300,9 +294,9 @@ def _check_estimate(flags: argparse.Namespace) -> None:
     if flags.estimate and flags.detach:
         raise InputError("--detach leaves a job when it is submitted; --estimate submits none")
     defaults = parser()
-    given = [name for name in OF_ESTIMATE if getattr(flags, name) != defaults.get_default(name)]
-    if given and not flags.estimate:
-        raise InputError(f"{', '.join(f'--{name}' for name in given)}: only with --estimate")
+    names = [name for name in ESTIMATE_FLAGS if getattr(flags, name) != defaults.get_default(name)]
+    if names and not flags.estimate:
+        raise InputError(f"{', '.join(f'--{name}' for name in names)}: only with --estimate")
 
 
 def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:
@@ -319,39 +313,6 @@ def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:
         )
     if earlier["options"]["folds"] != flags.folds:
         raise InputError(
-            f"--splits_from={folder} has {earlier['options']['folds']} folds, --folds says "
-            f"{flags.folds}; use the same"
+            f"--splits_from={folder} has {earlier['options']['folds']} folds, but --folds="
+            f"{flags.folds}; use the same number"
         )
-
-
-def _key_file(path: str | None, is_local: bool) -> str:
-    """Where the secret of the pseudonyms is: whoever has it can test a guessed patient id on a
-    lake."""
-    if not path and not is_local:
-        raise InputError("a remote runner needs --deidentify_key_file (or --deidentify keep)")
-    made = KEY_FILE.expanduser()
-    if not path and not made.exists():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = made.with_suffix(".unfinished")
-        unfinished.touch(mode=0o600)
-        unfinished.write_bytes(secrets.token_bytes(32))
-        unfinished.replace(made)
-        print(
-            f"made {made}: the secret that hashes patient ids; keep it with the images, "
-            "not with the lake",
-            file=sys.stderr,
-        )
-    deidentify.read_key(path or str(made))
-    return path or str(made)
-
-
-def _window(text: str) -> str:
-    try:
-        pixels.parse_window(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _side(text: str) -> int | None:
-    return None if text == "none" else cli.at_least(1, int)(text)

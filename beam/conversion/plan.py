@@ -1,8 +1,8 @@
 """Which split, fold and shard an image belongs to: the same on every runner and for every number of
 workers.
 
-Every image sends one row of 16 bytes; one worker deals the groups (patients) from them and sends
-back a Plan of about 10 bytes a group, from which each image finds its own place.
+Every image sends one row of 16 bytes. One worker gathers the rows, deals the groups (patients) and
+sends back an Assignment of about 10 bytes per group, in which each image looks up its own place.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion.deidentify import pseudonym
-from beam.conversion.listing import LabelledImage
+from beam.conversion.labelling import LabelledImage
 from beam.conversion.options import ConversionOptions
 from beam.conversion.quotas import Splits, deal, parse
 from beam.running import files
@@ -28,72 +28,90 @@ ROW = [
     ("group", np.uint64),
     ("image", np.uint32),
     ("lesion", np.float16),  # share of the image, -1 unknown
-    ("blocks", np.uint16),  # of BLOCK_BYTES: about what its record takes
+    ("blocks", np.uint16),  # of BLOCK_BYTES: about the size of its record
 ]
 BLOCK_BYTES = 4096
-# What a CSV column or an earlier lake has decided; rows are longer only where one was asked.
-DECIDED = [("split", f"S{MAX_SPLIT_NAME}"), ("fold", np.int8)]
-ROWS_A_CHUNK = 10_000
-# float16 has it; also a positive of a class CSV, whose size is unknown, and n times it class n of
-# class folders, so that each class is dealt by itself.
+# The place that a CSV column or an earlier lake has set; rows have these fields only with such an
+# option.
+PRESET = [("split", f"S{MAX_SPLIT_NAME}"), ("fold", np.int8)]
+ROWS_PER_CHUNK = 10_000
+# The smallest that float16 holds. A positive of a class CSV, whose size is unknown, has this size,
+# and class n of class folders n times it, so that each class is dealt by itself.
 SMALLEST_LESION = 1e-7
-MAX_SPLITS = 20  # a column with more values than this names no splits
+MAX_SPLITS = 20  # a column with more values than this does not name splits
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where every group and every image of a conversion goes."""
+    """The place of every group and every image of a conversion."""
 
     groups: np.ndarray  # uint64 [G], sorted
     split: np.ndarray  # uint8 [G], into `names`
     fold: np.ndarray  # int8 [G], -1 without folds
     names: tuple[str, ...]
-    # Of each split: the upper half of the first image key of each shard, uint32. The slices of a
-    # volume differ in the lower half only, so that one shard has them all.
+    # Per split the upper half, uint32, of the first image key of each shard. The slices of a volume
+    # differ in the lower half only, so one shard has them all.
     boundaries: tuple[np.ndarray, ...]
 
     def place(self, group: int, image: int) -> tuple[str, int, int, int]:
-        """(split, shard, shards of the split, fold) of an image by its two keys."""
-        at = np.searchsorted(self.groups, np.uint64(group))
-        boundaries = self.boundaries[self.split[at]]
+        """Return (split, shard, shards of the split, fold) of an image from its two keys."""
+        position = np.searchsorted(self.groups, np.uint64(group))
+        split, fold = self.split[position], int(self.fold[position])
+        boundaries = self.boundaries[split]
         shard = int(np.searchsorted(boundaries, np.uint32(image >> 32), side="right")) - 1
-        return self.names[self.split[at]], shard, len(boundaries), int(self.fold[at])
+        return self.names[split], shard, len(boundaries), fold
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """The splits and folds of a lake that was made before."""
+class EarlierLake:
+    """The splits and folds of the lake that `--splits_from` names."""
 
-    keys: np.ndarray  # uint64 [N], sorted: of patients and of images
+    keys: np.ndarray  # uint64 [N], sorted: hashes of patients and of images
     split: np.ndarray  # S16 [N]
     fold: np.ndarray  # int8 [N]
 
-    def of(self, names: Iterable[str]) -> tuple[bytes, int]:
-        """(split, fold) of the first of the names that the lake knows; (b"", -1) when none."""
+    def find(self, names: Iterable[str]) -> tuple[bytes, int]:
+        """Return (split, fold) of the first name that the lake has; (b"", -1) when it has none."""
         for name in names:
             key = np.uint64(stable_hash(name))
-            at = np.searchsorted(self.keys, key)
-            if at < len(self.keys) and self.keys[at] == key:
-                return bytes(self.split[at]), int(self.fold[at])
+            position = np.searchsorted(self.keys, key)
+            if position < len(self.keys) and self.keys[position] == key:
+                return bytes(self.split[position]), int(self.fold[position])
         return b"", -1
 
 
-def image_key(image: LabelledImage) -> int:
-    """Where an image stands in its split: by hash, the slices of one volume together and in
-    order."""
-    header = image.header
-    if header.geometry is None:
-        return stable_hash(header.image_id)
-    return stable_hash(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
+class Plan(beam.PTransform):
+    """LabelledImage -> ((split, shard, shards), (key, fold, LabelledImage))."""
+
+    def __init__(self, options: ConversionOptions):
+        super().__init__()
+        self.options = options
+
+    def expand(self, images):
+        options = self.options
+        earlier = (
+            images.pipeline
+            | "Earlier lake" >> beam.Create([options.splits_from])
+            | "Read earlier" >> beam.Map(read_earlier)  # EarlierLake or None
+        )
+        assignment = (
+            images
+            | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
+            | "Gather and deal" >> beam.CombineGlobally(Gather(options))  # Assignment
+        )
+        return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(assignment))
+
+
+# --- an image's row ---
 
 
 def row_type(options: ConversionOptions) -> np.dtype:
-    """The dtype of the rows of one conversion."""
-    return np.dtype(ROW + DECIDED if options.split_column or options.splits_from else ROW)
+    """Return the dtype of the rows of one conversion."""
+    return np.dtype(ROW + PRESET if options.split_column or options.splits_from else ROW)
 
 
-def to_row(image: LabelledImage, earlier: Earlier | None, options: ConversionOptions) -> tuple:
-    """What the plan needs to know of one image, the fields of `row_type`."""
+def to_row(image: LabelledImage, earlier: EarlierLake | None, options: ConversionOptions) -> tuple:
+    """Return the fields of `row_type` of one image."""
     label = image.label
     if label.has_mask:
         lesion = label.lesion_px / (image.header.height * image.header.width)
@@ -103,21 +121,38 @@ def to_row(image: LabelledImage, earlier: Earlier | None, options: ConversionOpt
     blocks = num_blocks(image.header, options.max_side)
     row = stable_hash(image.group), image_key(image) >> 32, lesion, blocks
     if earlier is not None:
-        return (*row, *earlier.of(earlier_names(image, options.key_file)))
+        return (*row, *earlier.find(names_in_earlier(image, options.key_file)))
     return (*row, image.split.encode(), -1) if options.split_column else row
 
 
-def earlier_names(image: LabelledImage, key_file: str | None) -> list[str]:
-    """Under which names an earlier lake may know the image: its patient, then itself, hashed or
-    not."""
+def image_key(image: LabelledImage) -> int:
+    """Return the 64 bits that order the images of a split: a hash; the slices of one volume stay
+    together and in order."""
+    header = image.header
+    if header.geometry is None:
+        return stable_hash(header.image_id)
+    return stable_hash(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
+
+
+def num_blocks(header: Header, max_side: int | None) -> int:
+    """Return about how many blocks a record of the image takes: those of its file, or of its pixels
+    where those are fewer."""
+    height, width = shrunk_size(header.height, header.width, max_side)
+    stored_bytes = min(header.size, height * width * (1 + (header.bits > 8)))
+    return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)
+
+
+def names_in_earlier(image: LabelledImage, key_file: str | None) -> list[str]:
+    """Return the names under which an earlier lake may have the image: its patient, then the image
+    itself, hashed or not."""
     header = image.header
     names = [f"patient/{pseudonym('patient', header.patient, key_file)}"] if header.patient else []
     hashed = pseudonym("image", header.image_id, key_file)
     return [*names, f"image/{header.image_id}", f"image/{hashed}"]
 
 
-def read_earlier(folder: str | None) -> Earlier | None:
-    """Splits and folds from the index of the lake in `folder`."""
+def read_earlier(folder: str | None) -> EarlierLake | None:
+    """Read splits and folds from the index of the lake in `folder`."""
     if folder is None:
         return None
     with files.open_binary(FileSystems.join(folder, manifest.INDEX)) as file:
@@ -128,12 +163,12 @@ def read_earlier(folder: str | None) -> Earlier | None:
     named = [*(pair for pair in patients if pair[0] != "patient/"), *images]
     keys = np.array([stable_hash(name) for name, _ in named], np.uint64)
     keys, first = np.unique(keys, return_index=True)
-    at = np.array([n for _, n in named], np.int64)[first]
-    return Earlier(keys, split[at].astype(DECIDED[0][1]), fold[at].astype(np.int8))
+    rows = np.array([n for _, n in named], np.int64)[first]
+    return EarlierLake(keys, split[rows].astype(PRESET[0][1]), fold[rows].astype(np.int8))
 
 
 class Gather(beam.CombineFn):
-    """Rows -> Plan."""
+    """Rows -> Assignment."""
 
     def __init__(self, options: ConversionOptions):
         self.options, self.dtype = options, row_type(options)
@@ -144,7 +179,7 @@ class Gather(beam.CombineFn):
     def add_input(self, accumulator, row):
         chunks, rows = accumulator
         rows.append(row)
-        if len(rows) >= ROWS_A_CHUNK:
+        if len(rows) >= ROWS_PER_CHUNK:
             chunks.append(np.array(rows, self.dtype))
             rows.clear()
         return accumulator
@@ -162,16 +197,25 @@ class Gather(beam.CombineFn):
         chunks, rows = accumulator
         chunks = [*chunks, np.array(rows, self.dtype)]
         accumulator[0].clear()
-        gathered, at = np.empty(sum(map(len, chunks)), self.dtype), 0
-        while chunks:  # one by one, so that no row is held twice
+        gathered, end = np.empty(sum(map(len, chunks)), self.dtype), 0
+        while chunks:  # one by one, so that no row is in memory twice
             chunk = chunks.pop()
-            gathered[at : at + len(chunk)] = chunk
-            at += len(chunk)
+            gathered[end : end + len(chunk)] = chunk
+            end += len(chunk)
         return assign(gathered, self.options)
 
 
+# --- dealing ---
+
+
 def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
-    """The plan of all images' rows, whatever order they come in."""
+    """Deal all images' rows [N], in whatever order they come: groups to splits and folds, then the
+    images of each split to its shards. Raises Stopped where preset splits contradict each other.
+
+    Ten million rows are dealt here by one worker, so everything is a numpy array: `by_group` [N]
+    lists row numbers group by group, `starts` [G] says where each group begins in it, `line` [G]
+    lists group numbers in the order in which they are dealt.
+    """
     splits = parse(options.splits)
     if options.splits_from and len(rows) and not rows["split"].any():
         raise Stopped(
@@ -182,49 +226,65 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     groups = rows["group"][by_group]
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]][: len(groups)]).astype(np.uint32)
     groups, sizes = groups[starts], np.diff(starts, append=np.uint32(len(groups)))
-    names, split, fold = _decided(rows, by_group, starts, splits)
-    # Quotas dealt along this line hold for every range of lesion sizes; where sizes are equal, for
-    # every number of images; where those are equal, the hash decides.
-    # The groups are sorted by hash already, and float16's bits sort as its values do.
+    names, split, fold = _preset(rows, by_group, starts, splits)
+
+    # The line is sorted by the size of a group's largest lesion, then by its number of images, then
+    # by its hash. `deal` keeps the quotas on every stretch of a line, so each split gets its share
+    # of every range of lesion sizes and, among negatives, of every number of images. Both numbers
+    # fit one integer: float16's bits sort as its values do. A stable sort leaves equal groups in
+    # the order of their hashes, as `groups` is.
     lesion = _largest(rows["lesion"][by_group], starts).view(np.int16).astype(np.int64)
     line = np.argsort(lesion << 16 | np.minimum(sizes, 2**16 - 1), kind="stable")
     line = line.astype(np.uint32)
-    new = line[split[line] < 0]
     del lesion
+    new = line[split[line] < 0]  # all but the groups with a preset split
     numbers = np.array([names.index(name) for name, _ in splits])
     split[new] = numbers[deal(len(new), splits)]
-    _deal_folds(fold, split, names, line, options.folds)
-    split_of_row = np.repeat(split, sizes)
+
+    # Folds are dealt in turn along the same line, to the groups of train and val without one.
+    is_folded = np.isin(split, [names.index(name) for name in manifest.FOLDED if name in names])
+    fold[~is_folded] = -1
+    if options.folds:
+        new = line[is_folded[line] & (fold[line] < 0)]
+        fold[new] = np.arange(len(new)) % options.folds
+
+    boundaries = _boundaries(rows, by_group, np.repeat(split, sizes), len(names), options)
+    return Assignment(groups, split.astype(np.uint8), fold, names, boundaries)
+
+
+def _boundaries(rows, by_group, split, num_splits, options) -> tuple[np.ndarray, ...]:
+    """Cut each split into shards of equally many images in the order of their keys, and return the
+    first key of each shard. `split` [N] follows `by_group`."""
     boundaries = []
-    for number in range(len(names)):
-        own = by_group[split_of_row == number]
-        keys = np.sort(rows["image"][own])
-        size = int(rows["blocks"][own].sum(dtype=np.uint64)) * BLOCK_BYTES
-        shards = num_shards(len(own), size, options)
-        # Fewer where a volume is larger than a shard: it is not cut.
+    for number in range(num_splits):
+        images = by_group[split == number]
+        keys = np.sort(rows["image"][images])
+        num_bytes = int(rows["blocks"][images].sum(dtype=np.uint64)) * BLOCK_BYTES
+        shards = num_shards(len(images), num_bytes, options)
+        # All slices of a volume have one key, so unique() drops the cuts through a volume.
         boundaries.append(np.unique(keys[np.arange(shards) * len(keys) // shards]))
         boundaries[-1][:1] = 0
-    return Assignment(groups, split.astype(np.uint8), fold, names, tuple(boundaries))
+    return tuple(boundaries)
 
 
 def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.maximum.reduceat(values, starts) if len(values) else values
 
 
-def _decided(
+def _preset(
     rows, by_group, starts, splits: Splits
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """(names of all splits; the split that each group already has, int16 [G]; its fold, int8 [G]),
-    -1 where it is yet to be dealt; raises Stopped where one group has two splits."""
+    """Return (names of all splits; the preset split of each group, int16 [G]; its preset fold, int8
+    [G]), -1 where it is yet to be dealt; raise Stopped where one group has two splits."""
     names = tuple(name for name, _ in splits)
     if "split" not in rows.dtype.names or not len(rows):
         return names, np.full(len(starts), -1, np.int16), np.full(len(starts), -1, np.int8)
-    seen, codes = np.unique(rows["split"][by_group], return_inverse=True)
-    found = [name.decode() for name in seen]
-    names = tuple(dict.fromkeys([*names, *(name for name in found if name)]))
+    texts, codes = np.unique(rows["split"][by_group], return_inverse=True)
+    texts = [text.decode() for text in texts]
+    names = tuple(dict.fromkeys([*names, *(text for text in texts if text)]))
     if len(names) > MAX_SPLITS:
         raise Stopped(f"{len(names)} splits, expected at most {MAX_SPLITS}: {names[:5]} …")
-    numbers = np.array([names.index(name) if name else -1 for name in found], np.int16)[codes]
+    numbers = np.array([names.index(text) if text else -1 for text in texts], np.int16)[codes]
     highest = _largest(numbers, starts)
     lowest = np.minimum.reduceat(np.where(numbers < 0, highest.max(), numbers), starts)
     torn = np.flatnonzero((highest >= 0) & (lowest < highest))
@@ -232,58 +292,22 @@ def _decided(
         example = names[lowest[torn[0]]], names[highest[torn[0]]]
         raise Stopped(
             f"{len(torn)} patients (or studies) have images in two splits, such as {example[0]} "
-            f"and {example[1]}; a patient must be on one side: mend the column or the lake that "
-            f"says so"
+            f"and {example[1]}; correct the column or the lake that the splits come from: all "
+            f"images of a patient must be in one"
         )
     return names, highest, _largest(rows["fold"][by_group], starts)
 
 
-def _deal_folds(fold: np.ndarray, split: np.ndarray, names, line: np.ndarray, folds: int) -> None:
-    """Deals folds in turn, along the line, to train's and val's groups that have none."""
-    is_folded = np.isin(split, [names.index(name) for name in manifest.FOLDED if name in names])
-    fold[~is_folded] = -1
-    if folds:
-        new = line[is_folded[line] & (fold[line] < 0)]
-        fold[new] = np.arange(len(new)) % folds
-
-
-def num_blocks(header: Header, max_side: int | None) -> int:
-    """About what a record of the image takes, in blocks: its file, or its pixels where those are
-    fewer."""
-    height, width = shrunk_size(header.height, header.width, max_side)
-    stored_bytes = min(header.size, height * width * (1 + (header.bits > 8)))
-    return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)
-
-
 def num_shards(images: int, total_bytes: int, options: ConversionOptions) -> int:
-    """Shards of a split: of about `shard_mb` and at most `shard_images`, at least `min_shards`,
-    none empty."""
+    """Return how many shards a split has: of about `shard_mb` and at most `shard_images` each, at
+    least `min_shards`, none empty."""
     by_bytes = math.ceil(total_bytes / (options.shard_mb * 1e6))
     by_images = math.ceil(images / options.shard_images)
     return min(images, max(options.min_shards, by_bytes, by_images))
 
 
-def to_shard(image: LabelledImage, plan: Assignment) -> tuple[tuple, tuple]:
-    """An image -> ((split, shard, shards of the split), (its key, fold, image))."""
+def to_shard(image: LabelledImage, assignment: Assignment) -> tuple[tuple, tuple]:
+    """Return ((split, shard, shards of the split), (the image's key, its fold, the image))."""
     key = image_key(image)
-    split, shard, shards, fold = plan.place(stable_hash(image.group), key)
+    split, shard, shards, fold = assignment.place(stable_hash(image.group), key)
     return (split, shard, shards), (key, fold, image)
-
-
-class Planned(beam.PTransform):
-    """Image -> ((split, shard, shards), (key, fold, Image))."""
-
-    def __init__(self, options: ConversionOptions):
-        super().__init__()
-        self.options = options
-
-    def expand(self, images):
-        options = self.options
-        earlier = images.pipeline | "Earlier lake" >> beam.Create([options.splits_from])
-        earlier |= "Read earlier" >> beam.Map(read_earlier)
-        plan = (
-            images
-            | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
-            | "Gather and deal" >> beam.CombineGlobally(Gather(options))
-        )
-        return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(plan))

@@ -10,12 +10,14 @@ import json
 from collections import Counter
 from importlib import metadata
 
+import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from PIL import Image as PillowImage
 
 from beam.conversion import deidentify
-from beam.conversion.listing import LabelledImage, reject_line
+from beam.conversion.labelling import LabelledImage
+from beam.conversion.listing import reject_line
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Reject, Stopped
@@ -34,22 +36,51 @@ DECODERS = (
 )
 
 
-def bits_kind(image: LabelledImage) -> tuple[int, str]:
-    """(8 or 16, path): the stored dtype that fits an image."""
+class LakeBits(beam.PTransform):
+    """LabelledImage -> 8 or 16: the bits of all pixels of the lake."""
+
+    def __init__(self, options: ConversionOptions):
+        super().__init__()
+        self.options = options
+
+    def expand(self, images):
+        return (
+            images
+            | "Bits" >> beam.Map(bits_of_image)  # (8 or 16, path)
+            | "An example of each" >> beam.CombinePerKey(min)
+            | "List" >> beam.combiners.ToList()
+            | "Choose" >> beam.Map(lake_bits, self.options.bits)
+        )
+
+
+class WriteShards(beam.PTransform):
+    """((split, shard, shards), (key, fold, LabelledImage)) -> the name of each shard."""
+
+    def __init__(self, options: ConversionOptions, bits: beam.PCollection):
+        super().__init__()
+        self.options, self.bits = options, bits
+
+    def expand(self, placed):
+        bits = beam.pvalue.AsSingleton(self.bits)
+        return placed | beam.GroupByKey() | "Write" >> beam.Map(write, bits, self.options)
+
+
+def bits_of_image(image: LabelledImage) -> tuple[int, str]:
+    """Return (8 or 16, path): the stored dtype that fits an image."""
     return (8 if image.header.bits <= 8 else 16), image.header.path
 
 
-def lake_bits(seen: list[tuple[int, str]], wanted: int | None) -> int:
-    """The lake's one dtype, from (8 or 16, example path) of each kind seen; raises Stopped where
-    they are mixed."""
-    if wanted:
-        return wanted
-    if len(seen) > 1:
-        paths = " and ".join(f"{bits} bits: {path}" for bits, path in sorted(seen))
+def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
+    """Return the lake's bits: those of the option, else those of all images, from (8 or 16, path)
+    of one image of each. Raises Stopped where the images have both."""
+    if option:
+        return option
+    if len(examples) > 1:
+        paths = " and ".join(f"{bits} bits: {path}" for bits, path in sorted(examples))
         raise Stopped(
             f"images of 8 and of more bits in one lake ({paths}); choose --bits 8 or --bits 16"
         )
-    return seen[0][0] if seen else 8
+    return examples[0][0] if examples else 8
 
 
 def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
@@ -82,7 +113,7 @@ def fingerprint(
     """What a shard's bytes depend on, hashed."""
     versions = {name: metadata.version(name) for name in DECODERS}
     inputs = [(vars(image.header), vars(image.label), fold) for image, fold in placed]
-    content = [WRITER_VERSION, options.of_records(), lake_bits, versions, inputs]
+    content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
     content.append(deidentify.key_digest(options.key_file))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()
 

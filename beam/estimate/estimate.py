@@ -1,14 +1,13 @@
-"""python -m beam.convert --estimate: the headers of a sample -> what all files would take and give.
+"""python -m beam.convert --estimate: the headers of a sample -> what all files would cost and give.
 No pixel is decoded and nothing is written."""
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from beam.conversion import folders, listing, plan, quotas, shards
+from beam.conversion import plan, quotas, shards
 from beam.conversion.options import ConversionOptions
 from beam.estimate import sample
 from lake import InputError, Reject
@@ -18,90 +17,93 @@ STANDARD_ERRORS = 1.96  # 95%
 
 @dataclass(frozen=True)
 class Estimate:
-    """Totals of all files, as a sample of them says. Of two numbers the second is half of a 95%
-    interval, for what the sample alone leaves open."""
+    """Totals over all files, calculated from a sample of them. In a pair of numbers the second is
+    half of the 95% interval, as far as the sample alone makes it uncertain."""
 
     files: int
     file_bytes: int
     sampled: int
     rejects: Counter  # of the sample, by reason
-    kinds: Counter  # of the sample, by coding
-    has_pixels_elsewhere: bool  # .mhd: their data files are in no listing
+    codings: Counter  # of the sample
+    has_pixels_elsewhere: bool  # of .mhd, whose data files are in no listing
     records: int
-    moved: float  # bytes read, by both passes
-    stored: tuple[float, float]  # bytes of the lake
-    seconds: tuple[float, float]  # of one core, beside the start of each process
-    training_seconds: float  # of one core, to read every record once
+    read_bytes: float  # by both passes
+    stored_bytes: tuple[float, float]  # of the lake
+    seconds: tuple[float, float]  # of one core, without the start of each process
     splits: tuple[tuple[str, int, int], ...]  # (name, records, shards)
 
-    @property
-    def shards(self) -> int:
-        return sum(shards for _, _, shards in self.splits)
 
+def estimate(
+    options: ConversionOptions,
+    num_samples: int,
+    record_kb: float | None = None,
+    core_seconds: float | None = None,
+) -> Estimate:
+    """Estimate a conversion, with kilobytes and core-seconds per record where they are known.
 
-def estimate(flags: argparse.Namespace, options: ConversionOptions) -> Estimate:
-    """Raises InputError where no header of the sample could become a record, Stopped where the
-    conversion would stop for the bits of its images."""
-    paths, sizes = sample.listed(flags.images, options.source)
+    Raises InputError where no header of the sample could become a record, Stopped where the
+    conversion would stop because some images have 8 bits and some more.
+    """
+    paths, sizes = sample.list_files(options.images, options.source)
     if not paths:
-        raise InputError(f"--images={flags.images}: no file of --source {options.source} matches")
-    at = sample.drawn(len(paths), flags.sample)
-    class_root = folders.folder_of_classes(flags.images) if options.class_folders else None
-    reader = listing.ReadHeaders(
-        options.source, options.image_id_from, options.frames, class_root, progress_file=None
-    )
-    is_unknown = not flags.labels and options.unlabelled == "keep"
-    slice_share = 1.0 if is_unknown else options.empty_slices
-    chosen = [(paths[n], int(sizes[n])) for n in at]
-    results = list(sample.look(chosen, reader, options, slice_share))
-    found = [result for result in results if isinstance(result, sample.Looked)]
-    if not found:
+        raise InputError(f"--images={options.images}: no file of --source {options.source} matches")
+    numbers = sample.choose(len(paths), num_samples)
+    chunk = [(paths[n], int(sizes[n])) for n in numbers]
+    results = list(sample.read_headers(chunk, options))  # FileCost or Reject
+    costs = [result for result in results if isinstance(result, sample.FileCost)]
+    if not costs:
         raise InputError(
             f"none of {len(results)} headers can become a record, such as {results[0]}"
         )
-    shards.lake_bits(list({one.bits: one.path for one in found}.items()), options.bits)
+    shards.lake_bits(list({cost.bits: cost.path for cost in costs}.items()), options.bits)
 
     def total(name: str) -> tuple[float, float]:
-        return enlarged([getattr(result, name, 0.0) for result in results], sizes[at], sizes)
+        values = [getattr(result, name, 0.0) for result in results]
+        return enlarge(values, sizes[numbers], sizes)
 
-    records = round(sum(one.records for one in found) * len(sizes) / len(results))
-    stored, seconds = total("stored"), total("seconds")
-    if flags.record_kb is not None:
-        stored = records * flags.record_kb * 1e3, 0.0
-    if flags.core_seconds is not None:
-        seconds = records * flags.core_seconds, 0.0
+    records = round(sum(cost.records for cost in costs) * len(sizes) / len(results))
+    stored_bytes, seconds = total("stored_bytes"), total("seconds")
+    if record_kb is not None:
+        stored_bytes = records * record_kb * 1e3, 0.0
+    if core_seconds is not None:
+        seconds = records * core_seconds, 0.0
     return Estimate(
         files=len(sizes),
         file_bytes=int(sizes.sum()),
         sampled=len(results),
-        rejects=Counter(one.reason for one in results if isinstance(one, Reject)),
-        kinds=Counter(one.kind for one in found),
-        has_pixels_elsewhere=any(one.path.lower().endswith(".mhd") for one in found),
+        rejects=Counter(result.reason for result in results if isinstance(result, Reject)),
+        codings=Counter(cost.coding for cost in costs),
+        has_pixels_elsewhere=any(cost.path.lower().endswith(".mhd") for cost in costs),
         records=records,
-        moved=total("moved")[0],
-        stored=stored,
+        read_bytes=total("read_bytes")[0],
+        stored_bytes=stored_bytes,
         seconds=seconds,
-        training_seconds=total("training_seconds")[0],
-        splits=tuple(dealt(records, total("planned")[0], options)),
+        splits=tuple(deal(records, total("planned_bytes")[0], options)),
     )
 
 
-def enlarged(
+def enlarge(
     values: list[float], sampled_sizes: np.ndarray, sizes: np.ndarray
 ) -> tuple[float, float]:
-    """(total, half of its 95% interval) over files of `sizes` [N] of what grows with a file's size,
-    from its values in a sample of them: the ratio estimator (Cochran, Sampling Techniques, 6.4)."""
+    """Return (total, half of its 95% interval) over files of `sizes` [N], from values [n] of a
+    sample of them with `sampled_sizes` [n].
+
+    The ratio estimator (Cochran, Sampling Techniques, 6.4): what a file costs is taken to grow with
+    its size, so the total is the sample's cost per byte times all bytes. What the sampled values
+    differ from their share gives the variance; a sample of all files has none (1 - n / N).
+    """
     count, ratio = len(values), sum(values) / max(sampled_sizes.sum(), 1)
-    residuals = np.array(values) - ratio * sampled_sizes  # [sample]
+    residuals = np.array(values) - ratio * sampled_sizes  # [n]
     variance = (residuals**2).sum() / max(count - 1, 1) / count * (1 - count / len(sizes))
     error = STANDARD_ERRORS * len(sizes) * variance**0.5
     return ratio * float(sizes.sum()), float(error)
 
 
-def dealt(
-    records: int, planned: float, options: ConversionOptions
+def deal(
+    records: int, planned_bytes: float, options: ConversionOptions
 ) -> Iterator[tuple[str, int, int]]:
-    """(split, records, shards), were every image a patient's only one."""
+    """Yield (split, records, shards), assuming one image per patient."""
     for name, share in quotas.parse(options.splits):
-        own = round(records * share)
-        yield name, own, plan.num_shards(own, round(planned * share), options)
+        of_split = round(records * share)
+        num_shards = plan.num_shards(of_split, round(planned_bytes * share), options)
+        yield name, of_split, num_shards

@@ -15,92 +15,82 @@ from beam.running import files
 from lake import Reject
 from lake.sources.reader import quieten, read_coding, unreadable
 
-READERS = 16  # files opened at a time: reading a header on gs:// is mostly waiting
-# What the conversion's first pass moves of a file: its header, but on gs:// as much as Beam fetches
-# at a time (apache_beam.io.gcp.gcsio.DEFAULT_READ_BUFFER_SIZE).
+READERS = 16  # files open at a time: reading a header on gs:// is mostly waiting
+# Bytes of a file that the conversion's first pass reads: about its header, but on gs:// as much as
+# Beam fetches at a time (apache_beam.io.gcp.gcsio.DEFAULT_READ_BUFFER_SIZE).
 HEADER_BYTES, REMOTE_HEADER_BYTES = 2**16, 2**24
 
 
 @dataclass(frozen=True)
-class Looked:
+class FileCost:
     """What one file would become, all its records together."""
 
     path: str
-    bits: int  # 8 or 16, of the lake that it fits
-    kind: str  # how its pixels are coded
+    bits: int  # 8 or 16: of the lake that it fits
+    coding: str  # how its pixels are coded
     records: float
-    moved: float  # bytes that both passes read
-    planned: float  # bytes that shards are dealt by
-    stored: float  # bytes of the records
+    read_bytes: float  # by both passes
+    planned_bytes: float  # by which the plan counts shards
+    stored_bytes: float  # of the records
     seconds: float  # of one core
-    training_seconds: float  # of one core, to read the records once
 
 
-def listed(pattern: str, kind: str) -> tuple[list[str], np.ndarray]:
-    """(paths, sorted; their bytes, int64 [N]) of the files of --images that hold images."""
-    found = sorted(files.image_files("images", pattern, kind), key=lambda file: file.path)
-    sizes = np.fromiter((file.size_in_bytes for file in found), np.int64, len(found))
-    return [file.path for file in found], sizes
+def list_files(pattern: str, source: str) -> tuple[list[str], np.ndarray]:
+    """Return (paths, sorted; their bytes, int64 [N]) of the files of --images that hold images."""
+    matches = sorted(files.image_files("images", pattern, source), key=lambda file: file.path)
+    sizes = np.fromiter((file.size_in_bytes for file in matches), np.int64, len(matches))
+    return [file.path for file in matches], sizes
 
 
-def drawn(count: int, wanted: int) -> list[int]:
-    """Numbers below `count`, one from each of `wanted` equal stretches, the same each time: a
-    folder's files are alike, and a fixed step could meet one image of each patient."""
-    edges = [count * n // wanted for n in range(wanted + 1)] if wanted < count else range(count + 1)
+def choose(count: int, sample: int) -> list[int]:
+    """Return numbers below `count`, one from each of `sample` equal stretches, the same each time:
+    a folder's files are alike, and a fixed step could meet one image of each patient."""
+    edges = [count * n // sample for n in range(sample + 1)] if sample < count else range(count + 1)
     choice = random.Random(0)
     return [choice.randrange(*stretch) for stretch in zip(edges, edges[1:], strict=False)]
 
 
-def look(
-    chosen: list[tuple[str, int]],
-    reader: listing.ReadHeaders,
-    options: ConversionOptions,
-    slice_share: float,
-) -> Iterator[Looked | Reject]:
-    """What each (path, bytes) would become; of a volume's slices so many are taken."""
+def read_headers(
+    chunk: list[tuple[str, int]], options: ConversionOptions
+) -> Iterator[FileCost | Reject]:
+    """Yield what each (path, bytes) would become, in their order."""
 
-    def at(file: tuple[str, int]) -> Looked | Reject:
+    def read(file: tuple[str, int]) -> FileCost | Reject:
         try:
-            return looked(files.printable(file[0]), file[1], reader, options, slice_share)
+            return read_header(files.printable(file[0]), file[1], options)
         except Reject as reject:
             return reject
 
     quieten()
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(at, chosen)
+        yield from pool.map(read, chunk)
 
 
-def looked(
-    path: str,
-    size: int,
-    reader: listing.ReadHeaders,
-    options: ConversionOptions,
-    slice_share: float,
-) -> Looked:
-    """Raises Reject, as the conversion would for the file's header."""
-    kind = options.source
+def read_header(path: str, size: int, options: ConversionOptions) -> FileCost:
+    """Return what a file would become; raise Reject, as the conversion would for its header."""
     try:
-        with files.open_binary(path) as opened:
-            headers = reader.headers_in(opened, path, size)
+        with files.open_binary(path) as file:
+            headers = listing.headers_in(file, path, size, options)
             header, bits = headers[0], 8 if headers[0].bits <= 8 else 16
             storage = options.storage(options.bits or bits)
-            coding = read_coding(kind, opened, header, storage)
+            coding = read_coding(options.source, file, header, storage)
     except OSError as error:
         raise unreadable(path, error) from None
     records, slices = float(len(headers)), listing.num_images(header)
     if header.geometry:
-        records = slices * slice_share
-    # Each frame of a file is read by itself; a volume is read once, of an .mhd the file beside it.
+        is_unknown = not options.labels and options.unlabelled == "keep"
+        records = slices * (1.0 if is_unknown else options.empty_slices)
+    # The second pass reads a file once per frame, a volume once; the pixels of an .mhd are in the
+    # file beside it.
     second_pass = max(size, slices * coding.num_bytes) if header.geometry else records * size
     first_pass = min(size, HEADER_BYTES if files.is_local(path) else REMOTE_HEADER_BYTES)
-    return Looked(
+    return FileCost(
         path=path,
         bits=bits,
-        kind=f"{coding.name}, kept" if coding.is_kept else coding.name,
+        coding=f"{coding.name}, kept" if coding.is_kept else coding.name,
         records=records,
-        moved=first_pass + second_pass,
-        planned=records * plan.num_blocks(header, options.max_side) * plan.BLOCK_BYTES,
-        stored=records * costs.record_bytes(header, coding, storage),
-        seconds=records * costs.convert_seconds(header, coding, storage, kind),
-        training_seconds=records * costs.training_seconds(header, coding, storage),
+        read_bytes=first_pass + second_pass,
+        planned_bytes=records * plan.num_blocks(header, options.max_side) * plan.BLOCK_BYTES,
+        stored_bytes=records * costs.record_bytes(header, coding, storage),
+        seconds=records * costs.convert_seconds(header, coding, storage, options.source),
     )

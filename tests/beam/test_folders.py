@@ -154,7 +154,7 @@ def test_a_class_without_a_readable_image_stops_the_conversion(classes, converte
     [
         (["--labels=train.csv"], "--labels and --class_folders: expected one of them"),
         (["--masks={classes}/air/*.png"], "--masks and --class_folders: expected one of them"),
-        (["--unlabelled=keep"], "--class_folders leaves none without"),
+        (["--unlabelled=keep"], "with --class_folders every image has a label"),
         (["--source=dicom"], "--class_folders is for --source images, not dicom"),
         (["--images={classes}/air/*.png"], "names one folder; expected a wildcard"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beam.conversion import options, plan, quotas
-from beam.conversion.listing import LabelledImage
+from beam.conversion.labelling import LabelledImage
 from beam.running import runners
 from lake import InputError, Stopped
 from lake.labels import tables
@@ -142,7 +142,7 @@ def test_an_earlier_lake_moves_nobody():
             names.append(stable_hash(name))
             places.append(before[each.header.image_id])
     keys, first = np.unique(np.array(names, np.uint64), return_index=True)
-    earlier = plan.Earlier(
+    earlier = plan.EarlierLake(
         keys,
         np.array([places[n][0].encode() for n in first], "S16"),
         np.array([places[n][3] for n in first], np.int8),
@@ -220,7 +220,7 @@ def test_the_whole_plan_runs_on_a_runner():
         found = (
             root
             | apache_beam.Create(images)
-            | plan.Planned(chosen())
+            | plan.Plan(chosen())
             | apache_beam.Map(lambda item: (item[1][2].header.image_id, item[0]))
         )
         assert_that(found, equal_to(expected))

@@ -1,0 +1,229 @@
+"""Headers meet their labels: rows of a CSV, mask images or class folders -> one LabelledImage per
+image. Pixels are read here of mask images alone."""
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from beam.conversion import folders, listing
+from beam.conversion.options import ConversionOptions
+from beam.running import files, progress
+from lake import Packed, Reject, Stopped
+from lake.labels import nodules, tables
+from lake.labels.tables import Label, Layout, Row
+from lake.scan import Header
+from lake.sources import images, reader, series
+
+FRAME = re.compile(r"#\d+$")  # as lake.scan.frame_id ends an id
+ORPHAN_PART = "labels-without-image-"
+ORPHAN_PARTS = 64  # ten million ids are 160,000 in each
+ORPHAN, LEFT_OUT = "label without an image", "slices left out"  # tags of outputs
+
+
+@dataclass(frozen=True)
+class LabelledImage(Packed):
+    """One image that will be a record: where it is, and its label."""
+
+    header: Header
+    label: Label
+    split: str = ""  # from --split_column
+
+    @property
+    def grouped_by(self) -> tuple[str, str]:
+        """(kind, name) of what a split must not tear apart: the patient, else the study, else the
+        series of a volume, else the file."""
+        header = self.header
+        if header.patient:
+            return "patient", header.patient
+        if header.study:
+            return "study", header.study
+        if header.geometry is not None:
+            return "series", header.series
+        return "image", FRAME.sub("", header.image_id)  # frames of one file together
+
+    @property
+    def group(self) -> str:
+        return "/".join(self.grouped_by)
+
+
+# --- the rows ---
+
+
+class ReadLabels(beam.PTransform):
+    """The Listing -> (key, Row) of every label; nothing where no image has one."""
+
+    def __init__(self, options: ConversionOptions, layout: Layout | None):
+        super().__init__()
+        self.options, self.layout = options, layout
+
+    def expand(self, listed):
+        options, root = self.options, listed.headers.pipeline
+        if options.class_folders:
+            classes = beam.pvalue.AsSingleton(listed.classes)
+            return listed.headers | beam.Map(folders.to_row, classes, options.classes_root)
+        if options.labels:
+            return root | beam.Create([options.labels]) | beam.FlatMap(read_csv, self.layout)
+        return (
+            root
+            | "Pattern" >> beam.Create([options.masks] if options.masks else [])
+            | "Match" >> beam.FlatMap(listing.match, "masks", "images", None)
+            | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
+            | "Read" >> beam.FlatMap(read_masks)
+        )
+
+
+def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
+    """Yield (image id, Row) of each row of a label CSV, compressed or not."""
+    try:
+        with files.open_unpacked(path) as file:
+            yield from tables.read(file, layout)
+    except tables.DAMAGED as error:
+        raise Stopped(f"--labels={path}: not readable to its end: {error}") from None
+
+
+def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
+    """Yield (image id, Row) of each mask image of a chunk."""
+    for path, _ in chunk:
+        try:
+            text, size = images.read_mask(files.read(path), path)
+            row = Row(0, text, size=size)
+        except OSError as error:
+            reject = reader.unreadable(path, error)
+            row = Row(0, None, problem=(reject.reason, reject.message))
+        except Reject as reject:
+            row = Row(0, None, problem=(reject.reason, reject.message))
+        yield images.file_stem(path), row
+
+
+# --- the join ---
+
+
+class Joined(NamedTuple):
+    """What joining headers and rows gives, as collections."""
+
+    images: beam.PCollection  # LabelledImage
+    rejects: beam.PCollection  # lines of rejects.jsonl
+    orphans: beam.PCollection  # (name of a part of the list of labels without an image, its length)
+    counts: beam.PCollection  # (name, number), to be added up
+
+
+class Join(beam.PTransform):
+    """{"headers": (key, Header), "rows": (key, Row)} -> Joined."""
+
+    def __init__(self, options: ConversionOptions, layout: Layout | None):
+        super().__init__()
+        self.options = options
+        self.kind = layout.kind if layout else "folder" if options.class_folders else "rle"
+
+    def expand(self, sides):
+        outputs = (
+            sides
+            | "By key" >> beam.CoGroupByKey()  # (key, {"headers": [Header], "rows": [Row]})
+            | "Join"
+            >> beam.FlatMap(join, self.kind, self.options).with_outputs(
+                listing.REJECT, ORPHAN, LEFT_OUT, main="images"
+            )
+        )
+        orphans = (
+            outputs[ORPHAN]
+            | "Deal orphans" >> beam.Map(orphan_part)  # (number of its part, key)
+            | "Parts" >> beam.GroupByKey()
+            | "Write orphans" >> beam.Map(write_orphans, self.options)
+        )
+        counts = outputs[LEFT_OUT] | "Left out" >> beam.Map(lambda number: ("left_out", number))
+        return Joined(outputs["images"], outputs[listing.REJECT], orphans, counts)
+
+
+def join(keyed: tuple, kind: str, options: ConversionOptions) -> Iterator:
+    """Yield the LabelledImages of one key, and tagged its rejects, its orphan, the number of slices
+    left out. `kind` says what the rows hold: rle, class, folder or nodule."""
+    key, sides = keyed
+    headers = sorted(sides["headers"], key=lambda header: header.path)
+    if not headers:
+        yield beam.pvalue.TaggedOutput(ORPHAN, key)  # its rows stay unread: they can be many
+        return
+    rows, (headers, duplicates) = list(sides["rows"]), _without_duplicates(headers)
+    for header in duplicates:
+        message = f"{header.path}: id {key} is already at {headers[0].path}"
+        yield _rejected(header, Reject("duplicate-id", message), options)
+    try:
+        if headers[0].geometry is None:
+            yield _label_image(headers[0], rows, kind, options)
+        else:
+            yield from _label_slices(headers, rows, kind, options)
+    except Reject as reject:
+        for header in headers:
+            yield _rejected(header, reject, options)
+
+
+def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Header]]:
+    """Return (what one id stands for, files beyond it): one image, or one volume, or all slices of
+    a series."""
+    volumes = [n for n, header in enumerate(headers) if listing.num_images(header) > 1]
+    if headers[0].geometry is not None and not volumes:
+        return headers, []
+    first = volumes[0] if volumes else 0
+    return [headers[first]], headers[:first] + headers[first + 1 :]
+
+
+def _label_image(header: Header, rows: list[Row], kind: str, options: ConversionOptions):
+    if rows:
+        label = tables.unite(rows, kind, header.height, header.width, options.dialect)
+    else:
+        label = tables.label_without_rows(options.unlabelled, kind)
+    return LabelledImage(header, label, _split(rows, options))
+
+
+def _label_slices(
+    headers: list[Header], rows: list[Row], kind: str, options: ConversionOptions
+) -> Iterator:
+    """Yield the slices of one series that become records, and the number of the others."""
+    label = None if rows else tables.label_without_rows(options.unlabelled, kind)
+    spheres = None if label == tables.UNKNOWN else [_nodule(row) for row in rows]
+    split = _split(rows, options)
+    slices, left_out = series.slices(headers, spheres, options.empty_slices)
+    # The files were counted as one image each.
+    more = progress.MATCHED * (len(slices) + left_out - len(headers))
+    progress.tick(options.progress_file, more + progress.LEFT_OUT * left_out)
+    yield beam.pvalue.TaggedOutput(LEFT_OUT, left_out)
+    for header, slice_label in slices:
+        yield LabelledImage(header, slice_label, split)
+
+
+def _split(rows: list[Row], options: ConversionOptions) -> str:
+    return tables.split_of(rows) if options.split_column else ""
+
+
+def _nodule(row: Row) -> nodules.Nodule:
+    try:
+        if row.value is None:
+            raise Reject("row-without-value", "ends before its coordinates")
+        return nodules.parse_nodule(row.value)
+    except Reject as reject:
+        raise Reject(reject.reason, f"row {row.number}: {reject.message}") from None
+
+
+def _rejected(header: Header, reject: Reject, options: ConversionOptions):
+    images = listing.num_images(header)
+    return listing.rejected(header.path, header.image_id, reject, options, images)
+
+
+def orphan_part(key: str) -> tuple[int, str]:
+    return zlib.crc32(key.encode()) % ORPHAN_PARTS, key
+
+
+def write_orphans(
+    numbered: tuple[int, Iterable[str]], options: ConversionOptions
+) -> tuple[str, int]:
+    """Write one part, sorted, of the list of labels without an image; return (its name, its
+    length)."""
+    number, ids = numbered
+    ids = sorted(ids)
+    part = f"{ORPHAN_PART}{number:03d}"
+    lines = "".join(name.replace("\n", "\\n") + "\n" for name in ids)
+    files.write_text(options.work(part), lines)
+    return part, len(ids)
