@@ -1,7 +1,7 @@
 """python -m beam.predict: image files and an export of trainer.task -> masks, on any Beam runner.
 
-The whole pipeline is on this screen; what happens in a step is in asked.py, exported.py,
-answers.py, predicted.py.
+The whole pipeline is on this screen; what happens in a step is in beam/prediction/: listing.py,
+model.py, shards.py, finish.py.
 """
 
 import importlib.util
@@ -20,58 +20,61 @@ from beam.prediction.shards import SUMMARY, write
 from beam.running import progress, runners
 from beam.running.options import check_beam_arguments
 from lake import InputError, cli
-from lake.predictions import tfio
-from lake.predictions.exported import TFIO
 
 COMMAND = "beam.predict"
 
 
-def build(root: beam.Pipeline, pattern: str, chosen: PredictionOptions) -> None:
-    """The whole pipeline; only paths are shuffled."""
+def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None:
+    """Add the whole pipeline; only paths and headers are shuffled."""
     matched = (
         root
         | "Pattern" >> beam.Create([pattern])
-        | "Match" >> beam.FlatMap(listing.match, chosen)  # (first path of the shard, [file])
+        | "Match" >> beam.FlatMap(listing.match, options)  # (first path of the shard, [file])
         | "Spread" >> beam.Reshuffle()
     )
-    ids = matched | "Read ids" >> beam.ParDo(listing.ReadIds(chosen)).with_outputs(
-        listing.REJECTS, main="images"
-    )  # (image id, (first path, Image))
+    tags = listing.REJECT_ROWS, listing.MORE_IMAGES
+    headers = matched | "ReadHeaders" >> beam.ParDo(listing.ReadHeaders(options)).with_outputs(
+        *tags, main="images"
+    )  # (image id or series, (first path, ImageToPredict))
     images = (
-        ids["images"]
-        | "By id" >> beam.GroupByKey()
-        | "First of each"
-        >> beam.FlatMap(listing.first_of_id, chosen).with_outputs(listing.REJECTS, main="images")
-    )  # (first path, Image)
+        headers["images"]
+        | "ByKey" >> beam.GroupByKey()
+        | "ChooseImages"
+        >> beam.FlatMap(listing.choose_images, options).with_outputs(*tags, main="images")
+    )  # (first path, ImageToPredict)
     shards = (
         images["images"]
-        | "By shard" >> beam.GroupByKey()
-        | "Asked"
-        >> beam.FlatMap(listing.asked, chosen).with_outputs(listing.STANDING, main="shards")
+        | "ByShard" >> beam.GroupByKey()
+        | "MakeShards"
+        >> beam.FlatMap(listing.make_shard, options).with_outputs(listing.FINISHED, main="shards")
     )  # Shard
     written = (
         shards["shards"]
-        | "Answer" >> RunInference(ExportHandler(chosen))
-        | "Write" >> beam.Map(write, chosen)  # (first path, fingerprint)
+        | "Predict" >> RunInference(ExportHandler(options))
+        | "Write" >> beam.Map(write, options)  # (first path, fingerprint)
     )
-    done = (written, shards[listing.STANDING]) | "Done" >> beam.Flatten()
-    rejects = (ids[listing.REJECTS], images[listing.REJECTS]) | "Rejects" >> beam.Flatten()
-    files = matched | "Files" >> beam.Map(lambda chunk: len(chunk[1])) | beam.CombineGlobally(sum)
+    finished = (written, shards[listing.FINISHED]) | "Finished" >> beam.Flatten()
+    rejects, more_images = ((headers[tag], images[tag]) | tag >> beam.Flatten() for tag in tags)
+    num_files = matched | "Files" >> beam.Map(lambda chunk: len(chunk[1]))
+    num_images = (num_files, more_images) | "Images" >> beam.Flatten()
     _ = (
-        done
+        finished
         | "Shards" >> beam.combiners.ToList()
         | "Finish"
         >> beam.Map(
             finish.finalise,
             rejects=beam.pvalue.AsList(rejects),
-            num_files=beam.pvalue.AsSingleton(files),
-            options=chosen,
+            num_files=beam.pvalue.AsSingleton(num_files | "SumFiles" >> beam.CombineGlobally(sum)),
+            num_images=beam.pvalue.AsSingleton(
+                num_images | "SumImages" >> beam.CombineGlobally(sum)
+            ),
+            options=options,
         )
     )
 
 
 def run(argv: list[str]) -> str:
-    """Predicts and returns what to print; raises InputError or Stopped."""
+    """Predict, and return what to print; raise InputError or Stopped."""
     started = time.monotonic()
     flags, beam_arguments = parser().parse_known_args(argv)
     check_beam_arguments(beam_arguments, COMMAND)
@@ -81,18 +84,16 @@ def run(argv: list[str]) -> str:
         raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
-        chosen = from_flags(flags, beam_options, progress_file)
-        if is_local and chosen.decoder == TFIO:
-            tfio.load()
-        claim(chosen)
+        options = from_flags(flags, beam_options, progress_file)
+        claim(options)
         pipeline = runners.pipeline(beam_options)
-        build(pipeline, flags.images, chosen)
+        build(pipeline, flags.images, options)
         if is_local:
             with progress.Line(progress_file, "predicting"):
                 runners.run_locally(pipeline)
         elif not runners.run_remotely(pipeline, runner, beam_options, detach=False):
-            return f"{chosen.folder}: {SUMMARY} will be there when it has ended"
-    return finish.table(chosen, time.monotonic() - started)
+            return f"{options.folder}: {SUMMARY} will be there when the job has ended"
+    return finish.table(options, time.monotonic() - started)
 
 
 def main(argv: list[str]) -> int:

@@ -70,7 +70,7 @@ def exported(systems, tmp_path_factory) -> Path:
     from makers import trained
 
     folder = tmp_path_factory.mktemp("exported") / "cascade"
-    trained.commanded("export", *systems["cascade"], "--output", folder)
+    trained.run_task("export", *systems["cascade"], "--output", folder)
     return folder
 
 

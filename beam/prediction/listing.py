@@ -1,4 +1,4 @@
-"""What predict is asked about: names of files -> image ids -> shards of images. No pixels are read
+"""Which images are predicted: names of files -> headers -> shards of images. No pixels are read
 here."""
 
 import hashlib
@@ -12,64 +12,77 @@ from apache_beam.io.filesystems import FileSystems
 from beam.prediction.options import PredictionOptions
 from beam.running import files, progress
 from lake import Packed, Reject
-from lake.predictions import folder
-from lake.scan import stable_hash
-from lake.sources import images, reader
+from lake.predictions.folder import reject_row
+from lake.scan import Header, stable_hash
+from lake.sources import reader, series
 
 MOST = 2  # times shard_images: files of the longest shard
-WRITER_VERSION = 1  # raise it when answers to the same files change
+WRITER_VERSION = 2  # raise it when the predictions for the same files change
+VOLUMES = (".mhd", ".mha")  # files of many slices
 # The tagged outputs of the steps below.
-REJECTS, STANDING = "rejects", "shards that stand"
+REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files", "finished shards"
 
 
 @dataclass(frozen=True)
 class ImageToPredict(Packed):
-    path: str
-    size: int  # bytes
+    """One image of a file, a frame or a slice too, and what is known about it without pixels."""
+
+    header: Header
+    source: str  # that reads it: dicom | images | metaimage
     updated: float  # seconds since 1970; 0 where the file system does not say
-    kind: str  # dicom | images
-    image_id: str
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """(path, frame), which orders the images."""
+        return self.header.path, self.header.frame
 
 
 @dataclass(frozen=True)
 class Shard(Packed):
-    """Images that are answered and written together."""
+    """Images that are predicted and written together."""
 
     first: str  # path of its first file
-    fingerprint: str  # of all that the answers depend on
-    images: list[ImageToPredict]  # by path
+    fingerprint: str  # of all that the predictions depend on
+    images: list[ImageToPredict]  # by place
 
     @property
     def name(self) -> str:
-        return name_of(self.first)
+        return shard_name(self.first)
 
 
-def name_of(first: str) -> str:
+def shard_name(first: str) -> str:
+    """Return the name of the sidecar of the shard that begins with this path."""
     return f"{stable_hash(first):016x}.json"
 
 
 def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[tuple]]]:
-    """Chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern."""
-    found = sorted(
+    """Yield chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern."""
+    source = reader.METAIMAGE if options.reader_settings.is_ct else reader.IMAGES
+    matched = sorted(
         (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
-        for file in files.image_files_on_worker("images", pattern, "images")
+        for file in files.image_files_on_worker("images", pattern, source)
     )
-    progress.tick(options.progress_file, progress.MATCHED * len(found))
-    for shard in divided(found, options.shard_images):
+    progress.tick(options.progress_file, progress.MATCHED * len(matched))
+    for shard in divide(matched, options.shard_images):
         for start in range(0, len(shard), files.CHUNK_FILES):
             yield shard[0][0], shard[start : start + files.CHUNK_FILES]
 
 
-def divided(found: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
-    """Neighbours of about so many, at least half (but for the last) and at most twice as many, so
-    that workers share them evenly. A shard begins at the paths whose hash says so: a file more or
-    less changes its shard, and not all behind it."""
+def divide(matched: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
+    """Yield neighbours of about `shard_images` files, at least half (but for the last) and at most
+    twice as many, so that workers share them evenly; a volume is a shard of its own.
+
+    A shard begins at the paths whose hash says so: with a file more or less, its shard changes, and
+    not all behind it.
+    """
     fewest = max(shard_images // 2, 1)
     period = shard_images - fewest + 1  # `fewest` and then period - 1 on average
-    shard = []
-    for file in found:
+    shard, is_volume = [], False
+    for file in matched:
+        was_volume, is_volume = is_volume, file[0].lower().endswith(VOLUMES)
         is_start = stable_hash(file[0]) % period == 0
-        if (is_start and len(shard) >= fewest) or len(shard) == MOST * shard_images:
+        is_end = len(shard) >= fewest if is_start else len(shard) == MOST * shard_images
+        if shard and (is_end or is_volume or was_volume):
             yield shard
             shard = []
         shard.append(file)
@@ -77,8 +90,9 @@ def divided(found: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
         yield shard
 
 
-class ReadIds(beam.DoFn):
-    """(first path, [(path, bytes, time)]) -> (image id, (first path, Image))."""
+class ReadHeaders(beam.DoFn):
+    """(first path, [(path, bytes, time)]) -> (key, (first path, ImageToPredict)); the key is the
+    image id, or the series of a volume or slice."""
 
     def __init__(self, options: PredictionOptions):
         self.options = options
@@ -87,68 +101,91 @@ class ReadIds(beam.DoFn):
         self, chunk: tuple[str, list[tuple]]
     ) -> Iterator[tuple[str, tuple[str, ImageToPredict]]]:
         reader.quieten()
-        first, found = chunk
-        for path, size, updated in found:
+        (first, matched), settings = chunk, self.options.reader_settings
+        for path, size, updated in matched:
             try:
-                kind, image_id = self._known(path, size)
+                with files.open_binary(path) as file:
+                    source, headers = reader.read_file(file, path, size, settings)
+            except OSError as error:
+                yield rejected(path, "", reader.unreadable(path, error), self.options)
+                continue
             except Reject as reject:
                 yield rejected(path, "", reject, self.options)
                 continue
             progress.tick(self.options.progress_file, progress.LISTED)
-            yield image_id, (first, ImageToPredict(path, size, updated, kind, image_id))
-
-    def _known(self, path: str, size: int) -> tuple[str, str]:
-        """(which source reads it, the image's id)."""
-        try:
-            with files.open_binary(path) as file:
-                start = file.read(8)
-                file.seek(0)
-                kind = "images" if start.startswith(tuple(images.OPENERS)) else "dicom"
-                # The graph has a reason of its own to refuse a file of several frames.
-                by = self.options.image_id_from
-                [header] = reader.read_headers(kind, file, path, size, by, "first")
-        except OSError as error:
-            raise reader.unreadable(path, error) from None
-        return kind, header.image_id
+            yield from more_images(len(headers) - 1, self.options)
+            for header in headers:
+                key = header.series if header.geometry else header.image_id
+                yield key, (first, ImageToPredict(header, source, updated))
 
 
-def first_of_id(joined: tuple, options: PredictionOptions) -> Iterator:
-    """(image id, [(first path, Image)]) -> (first path, Image) of the first; the others are
-    rejects."""
-    image_id, found = joined
-    taken, *others = sorted(found, key=lambda item: item[1].path)
-    yield taken
-    for _, image in others:
-        said = f"{image.path}: id {image_id} is already at {taken[1].path}"
-        yield rejected(image.path, image_id, Reject("duplicate-id", said), options)
+def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
+    """(key, [(first path, ImageToPredict)]) -> (first path, ImageToPredict): the first image of an
+    id, whose others are rejects, or the slices of a series."""
+    key, elements = joined
+    elements = sorted(elements, key=lambda element: element[1].place)
+    if options.reader_settings.is_ct:
+        yield from _slices(elements, options)
+        return
+    yield elements[0]
+    for _, image in elements[1:]:
+        path = image.header.path
+        message = f"{path}: id {key} is already at {elements[0][1].header.path}"
+        yield rejected(path, key, Reject("duplicate-id", message), options)
+
+
+def _slices(elements: list[tuple[str, ImageToPredict]], options: PredictionOptions) -> Iterator:
+    by_path = {image.header.path: (first, image) for first, image in elements}
+    headers = [image.header for _, image in elements]
+    try:
+        slices = [header for header, _ in series.slices(headers, None, empty_share=1.0)[0]]
+    except Reject as reject:
+        for header in headers:
+            yield rejected(header.path, "", reject, options)
+        return
+    yield from more_images(len(slices) - len(headers), options)
+    for header in slices:
+        first, image = by_path[header.path]
+        yield first, ImageToPredict(header, image.source, image.updated)
 
 
 def rejected(path: str, image_id: str, reject: Reject, options: PredictionOptions):
     progress.tick(options.progress_file, progress.REJECTED)
-    return beam.pvalue.TaggedOutput(REJECTS, folder.reject_row(path, image_id, reject))
+    return beam.pvalue.TaggedOutput(REJECT_ROWS, reject_row(path, image_id, reject))
 
 
-def asked(keyed: tuple, options: PredictionOptions) -> Iterator:
-    """(first path, [Image]) -> Shard; or its (first path, fingerprint) where its answers stand."""
-    first, found = keyed
-    found = sorted(found, key=lambda image: image.path)
-    shard = Shard(first, fingerprint(found, options), found)
-    if _stands(shard, options):
-        progress.tick(options.progress_file, progress.RECORD * len(found))
-        yield beam.pvalue.TaggedOutput(STANDING, (first, shard.fingerprint))
+def more_images(number: int, options: PredictionOptions) -> Iterator:
+    """Yield, from a step, by how many its images outnumber their files."""
+    progress.tick(options.progress_file, progress.MATCHED * number)
+    if number:
+        yield beam.pvalue.TaggedOutput(MORE_IMAGES, number)
+
+
+def make_shard(keyed: tuple, options: PredictionOptions) -> Iterator:
+    """(first path, [ImageToPredict]) -> Shard; or its (first path, fingerprint) where an earlier
+    run finished it."""
+    first, images = keyed
+    images = sorted(images, key=lambda image: image.place)
+    shard = Shard(first, fingerprint(images, options), images)
+    if _is_finished(shard, options):
+        progress.tick(options.progress_file, progress.RECORD * len(images))
+        yield beam.pvalue.TaggedOutput(FINISHED, (first, shard.fingerprint))
     else:
         yield shard
 
 
-def fingerprint(found: list[ImageToPredict], options: PredictionOptions) -> str:
-    content = [WRITER_VERSION, options.of_answers(), [vars(image) for image in found]]
+def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str:
+    facts = [
+        [*image.place, image.header.size, image.updated, image.header.image_id] for image in images
+    ]
+    content = [WRITER_VERSION, options.deciding(), facts]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _stands(shard: Shard, options: PredictionOptions) -> bool:
-    at = options.work(shard.name)
-    if not FileSystems.exists(at):
+def _is_finished(shard: Shard, options: PredictionOptions) -> bool:
+    path = options.work(shard.name)
+    if not FileSystems.exists(path):
         return False
-    sidecar = json.loads(files.read_text(at))
+    sidecar = json.loads(files.read_text(path))
     segs = [options.path("seg", name) for name in sidecar["segs"]]
     return sidecar["fingerprint"] == shard.fingerprint and all(map(FileSystems.exists, segs))

@@ -1,27 +1,34 @@
-"""An export of trainer.task under Beam's RunInference: shards of image files in, answers out."""
+"""An export of trainer.task under Beam's RunInference: shards of images in, their predictions out.
+
+Files are read as beam.convert reads them and become the records that it would write of them, which
+the export's signature `records` takes: what the converter takes is predicted, as predict does it.
+"""
 
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from beam.prediction.listing import ImageToPredict, Shard
 from beam.prediction.options import PredictionOptions
 from beam.running import files
 from lake import Reject
-from lake.predictions import folder, tfio
-from lake.predictions.exported import SIGNATURES, TFIO
-from lake.sources import dicom, reader
-from lake.sources.damage import broken_is
+from lake.predictions import folder
+from lake.predictions.exported import RECORDS
+from lake.predictions.folder import PredictionRow
+from lake.records import example
+from lake.scan import Scan
+from lake.sources import reader
 
 
 class ExportHandler(ModelHandler):
-    """Its examples are whole shards, not files: a shard's answers are written right behind it. Of
-    files, all had to be answered before the grouping by shards, and a killed job began anew.
+    """Its examples are whole shards, not files: a shard is written as soon as it is predicted. If
+    they were files, all would have to be predicted before the grouping by shards, and a job that is
+    killed would begin anew.
 
-    Only paths come here, and one batch of files is in memory at a time.
+    Only headers come here, and one batch of images is in memory at a time.
     """
 
     def __init__(self, options: PredictionOptions):
@@ -39,29 +46,23 @@ class ExportHandler(ModelHandler):
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         reader.quieten()
-        if self.options.decoder == TFIO:
-            tfio.load()
         return tf.saved_model.load(self.options.model)
 
     def run_inference(
         self, batch: Sequence[Shard], model: "LazyModel", inference_args=None
     ) -> Iterator[PredictionResult]:
-        """(shard, (answers, rejects)), each by path."""
+        """(shard, ([(ImageToPredict, PredictionRow)], rows of rejects.csv)), each by place."""
         for shard in batch:
-            found = []
-            for kind, name in SIGNATURES.items():
-                of_kind = [image for image in shard.images if image.kind == kind]
-                for start in range(0, len(of_kind), self.options.batch_size):
-                    some = of_kind[start : start + self.options.batch_size]
-                    found += answers(some, model().signatures[name])
-            found.sort(key=lambda row: row["path"])
-            kept = [row for row in found if "reason" not in row]
-            yield PredictionResult(shard, (kept, [row for row in found if "reason" in row]))
+            rows, rejects = [], []
+            for start in range(0, len(shard.images), self.options.batch_size):
+                images = shard.images[start : start + self.options.batch_size]
+                predict(images, model().signatures[RECORDS], self.options, rows, rejects)
+            yield PredictionResult(shard, (rows, rejects))
 
 
 class LazyModel:
-    """A model for all threads of a worker, from the first shard on: where none is left, TensorFlow
-    need not start."""
+    """A model for all threads of a worker, loaded for the first shard: where no shard is left,
+    TensorFlow need not start."""
 
     def __init__(self, load: Callable):
         self.load, self.lock, self.model = load, threading.Lock(), None
@@ -73,53 +74,56 @@ class LazyModel:
             return self.model
 
 
-def answers(images: Sequence[ImageToPredict], signature: Callable) -> list[dict]:
-    """A row of the tables or of the rejects for each image, in no order."""
+def predict(
+    images: Sequence[ImageToPredict],
+    signature: Callable,
+    options: PredictionOptions,
+    rows: list[tuple[ImageToPredict, PredictionRow]],
+    rejects: list[dict],
+) -> None:
+    """Append what the networks predict for a batch of images, and the rejects among them."""
     import tensorflow as tf
 
-    contents, rows = {}, []
-    for image in images:
+    pairs = []  # (image, its Scan)
+    for image, scan in zip(images, read_scans(images, options), strict=True):
+        if isinstance(scan, Reject):
+            rejects.append(_reject_row(image, scan))
+        else:
+            pairs.append((image, scan))
+    if not pairs:
+        return
+    records = [example.encode_unlabelled(image.header, scan) for image, scan in pairs]
+    outputs = signature(records=tf.constant(records, tf.string))
+    names = ("error", "rle", "probability", "lesion_px")
+    columns = [outputs[name].numpy().tolist() for name in names]
+    for (image, scan), error, rle, probability, lesion_px in zip(pairs, *columns, strict=True):
+        if error:
+            reason, _, message = error.decode().partition(": ")
+            reject = Reject(reason, f"{image.header.path}: {message}")
+            rejects.append(_reject_row(image, reject))
+            continue
+        sizes = (scan.height, scan.width), (image.header.height, image.header.width)
+        area_mm2 = folder.area_mm2(lesion_px, scan.pixel_spacing_mm, *sizes)
+        image_id = image.header.image_id
+        row = PredictionRow(image_id, rle.decode(), probability, lesion_px, area_mm2)
+        rows.append((image, row))
+
+
+def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> list[Scan | Reject]:
+    """Return each image as a lake stores it, or why there is none; read by several threads."""
+    inputs, settings = files.Inputs(), options.reader_settings
+
+    def read(image: ImageToPredict) -> Scan | Reject:
         try:
-            contents[image] = files.read(image.path)
-        except OSError as error:
-            reject = reader.unreadable(image.path, error)
-            rows.append(folder.reject_row(image.path, image.image_id, reject))
-    if not contents:
-        return rows
-    said = signature(files=tf.constant(list(contents.values()), tf.string))
-    names = ("error", "rle", "probability", "lesion_px", "height", "width")
-    columns = [said[name].numpy().tolist() for name in names]
-    for (image, content), *values in zip(contents.items(), *columns, strict=True):
-        try:
-            rows.append(_row(image, content, *values))
+            return reader.read_scan(image.source, inputs, image.header, settings.storage)
         except Reject as reject:
-            rows.append(folder.reject_row(image.path, image.image_id, reject))
-    return rows
+            return reject
+
+    # The slices of a volume share what was read of it, so they are read one after the other.
+    threads = 1 if settings.is_ct else options.threads or None
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(read, images))
 
 
-def _row(
-    image: ImageToPredict,
-    content: bytes,
-    error: bytes,
-    rle: bytes,
-    probability: float,
-    lesion_px: int,
-    *size: int,
-) -> dict:
-    if error:
-        reason, _, message = error.decode().partition(": ")
-        raise Reject(reason, f"{image.path}: {message}")
-    spacing_mm = (0.0, 0.0)
-    if image.kind == "dicom":
-        with broken_is("undecodable", image.path):
-            spacing_mm = dicom.spacing_mm(content)
-    row_mm, column_mm = np.float32(spacing_mm).tolist()  # as a record, from which predict has them
-    return {
-        "path": image.path,
-        "image_id": image.image_id,
-        "size": size,  # height, width
-        "rle": rle.decode(),
-        "probability": probability,
-        "lesion_px": lesion_px,
-        "area_mm2": lesion_px * row_mm * column_mm if row_mm else None,
-    }
+def _reject_row(image: ImageToPredict, reject: Reject) -> dict:
+    return folder.reject_row(image.header.path, image.header.image_id, reject)

@@ -1,9 +1,28 @@
-"""The names in the folder of an export, for trainer.task export, which writes it, and beam.predict,
-which reads it."""
+"""What trainer.task export writes into its folder and beam.predict reads there: names of files and
+signatures, and in export.json how image files are read."""
+
+from lake.scan import Storage
+from lake.sources.reader import ReaderSettings
 
 DESCRIPTION, SAVED_MODEL = "export.json", "saved_model.pb"
-# Signature of files, by lake.source's name of what is in them; and that of stored pixels.
+# The signature of image files, by what lake.sources.reader calls their source.
 SIGNATURES = {"dicom": "dicom", "images": "image"}
-PIXELS = "pixels"
-# What decodes the DICOM files of an export: TensorFlow's own operations, or tensorflow-io's.
+PIXELS = "pixels"  # the signature of stored pixels
+RECORDS = "records"  # the signature of serialised records, as a lake holds them
+# What decodes DICOM files in the graph: TensorFlow's own operations, or those of tensorflow-io.
 GRAPH, TFIO = DECODERS = ("graph", "tfio")
+
+
+def settings_to_json(settings: ReaderSettings) -> dict:
+    """Return the section `stored` of export.json."""
+    return vars(settings.storage) | {
+        "is_ct": settings.is_ct,
+        "image_id_from": settings.image_id_from,
+    }
+
+
+def settings_from_json(section: dict) -> ReaderSettings:
+    """Return what settings_to_json was given."""
+    names = Storage.__dataclass_fields__
+    storage = Storage(**{name: section[name] for name in names})
+    return ReaderSettings(section["is_ct"], section["image_id_from"], storage)

@@ -1,18 +1,24 @@
-"""beam.predict: trainer.task predict's tables, from an export, on Beam."""
+"""beam.predict writes the tables of trainer.task predict, from an export, on Beam."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
-from makers.trained import commanded, predicted
+from makers.dicom import PACKAGED
+from makers.trained import UNET, predicted, run_task, with_thresholds, workdir_of
+from makers.volumes import volume
+from makers.volumes import written as write_volume
 from PIL import Image
 
 from beam import predict
 from beam.prediction import listing
+from trainer.inference import ensemble
 
 # Several shards, and batches that do not fill them.
 # Ten of the files get a SEG, and a shard has at most twice --shard_images: at least two do.
@@ -21,9 +27,9 @@ OPTIONS = ("--max_reject_fraction=0.5", "--shard_images=2", "--batch_size=3", "-
 
 @pytest.fixture(scope="module")
 def files(phantoms, tmp_path_factory) -> Path:
-    """Nine phantoms, one of them again below, one without a legal UID, a PNG, a file that is cut
-    off, and no image."""
-    folder = tmp_path_factory.mktemp("asked")
+    """A folder of nine phantoms, one of them again below, one without a legal UID, a PNG, a file
+    that is cut off, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("files")
     (folder / "z").mkdir()
     dicoms = sorted((phantoms / "dicom").glob("*.dcm"))[:10]
     for path in [*dicoms[:9], dicoms[4]]:
@@ -38,23 +44,24 @@ def files(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(systems, files, tmp_path_factory) -> Path:
-    """What trainer.task predict says of them."""
-    output = tmp_path_factory.mktemp("told") / "out"
+def expected(systems, files, tmp_path_factory) -> Path:
+    """The folder that trainer.task predict makes of them."""
+    output = tmp_path_factory.mktemp("expected") / "out"
     inputs = ("--input", files, "--output", output, "--seg", "--mint_uids")
-    commanded("predict", *systems["cascade"], *inputs)
+    run_task("predict", *systems["cascade"], *inputs)
     return output
 
 
 @pytest.fixture(scope="module")
-def answered(exported, files, tmp_path_factory) -> Path:
-    """What beam.predict says of them."""
-    output = tmp_path_factory.mktemp("answered") / "out"
-    assert asked_of(exported, files / "**", output, *OPTIONS, "--mint_uids") == 0
+def actual(exported, files, tmp_path_factory) -> Path:
+    """The folder that beam.predict makes of them."""
+    output = tmp_path_factory.mktemp("actual") / "out"
+    assert beam_predict(exported, files / "**", output, *OPTIONS, "--mint_uids") == 0
     return output
 
 
-def asked_of(model: Path, pattern: Path, output: Path, *options: str) -> int:
+def beam_predict(model: Path, pattern: Path, output: Path, *options: str) -> int:
+    """Run the command; return its exit code."""
     arguments = [f"--model={model}", f"--images={pattern}", f"--output={output}"]
     return predict.main([*arguments, "--runner=DirectRunner", *options])
 
@@ -64,50 +71,132 @@ def column(path: Path, name: str) -> list[str]:
         return [row[name] for row in csv.DictReader(file)]
 
 
-def written(folder: Path) -> dict[str, int]:
-    """{file: when}."""
+def times(folder: Path) -> dict[str, int]:
+    """Return {file: when it was written}."""
     return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_tables_are_those_of_predict(answered, told):
-    ours, theirs = predicted(answered), predicted(told)
-    assert list(ours) == list(theirs) and len(ours) == 11  # in the order of the paths
-    assert len({text for text, *_ in theirs.values()}) > 3
+def check_tables(actual: Path, expected: Path) -> dict[str, tuple[str, float, int]]:
+    """Compare the tables of two folders; return the rows by image id."""
+    ours, theirs = predicted(actual), predicted(expected)
+    assert list(ours) == list(theirs)  # in the order of the paths
     for image_id, (text, probability, lesion_px) in theirs.items():
-        assert (ours[image_id][0], ours[image_id][2]) == (text, lesion_px)
+        assert (ours[image_id][0], ours[image_id][2]) == (text, lesion_px), image_id
         assert ours[image_id][1] == pytest.approx(probability, abs=2e-6)  # written in six digits
-    assert column(answered / "predictions.csv", "area_mm2") == column(
-        told / "predictions.csv", "area_mm2"
-    )
-    for name in ("path", "image_id", "what"):
-        assert column(answered / "rejects.csv", name) == column(told / "rejects.csv", name)
+    tables = [folder / "predictions.csv" for folder in (actual, expected)]
+    assert column(tables[0], "area_mm2") == column(tables[1], "area_mm2")
+    assert (actual / "rejects.csv").read_text() == (expected / "rejects.csv").read_text()
+    return ours
 
 
-def test_every_file_is_accounted_for(answered):
-    counts = json.loads((answered / "predict.json").read_text())["counts"]
-    # The last is what the graph says of a file that is cut off; the converter says undecodable.
-    reasons = {"not-dicom": 1, "duplicate-id": 1, "unreadable-header": 1}
+def test_the_tables_are_those_of_predict(actual, expected):
+    rows = check_tables(actual, expected)
+    assert len(rows) == 11 and len({text for text, *_ in rows.values()}) > 3
+
+
+def test_every_file_is_accounted_for(actual):
+    counts = json.loads((actual / "predict.json").read_text())["counts"]
+    reasons = {"not-dicom": 1, "duplicate-id": 1, "undecodable": 1}
     assert counts.pop("reasons") == reasons and counts.pop("with_lesion") > 2
     assert counts == {"files": 14, "predicted": 11, "rejected": 3, "without_seg": 1}
 
 
-def test_segs_are_those_of_predict(answered, told):
+@pytest.fixture(scope="module")
+def odd_files(tmp_path_factory) -> Path:
+    """A folder of pydicom's own files, of every transfer syntax, colours and palettes, frames and
+    damage; a 16-bit PNG, a palette, a colour JPEG that lies on its side, and a damaged PNG."""
+    folder = tmp_path_factory.mktemp("odd")
+    for path in PACKAGED.glob("*.dcm"):
+        shutil.copy(path, folder)
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 40_000, (70, 90)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    colours = Image.fromarray(rng.integers(0, 256, (80, 60, 3)).astype(np.uint8))
+    colours.quantize(16).save(folder / "palette.png")
+    exif = Image.Exif()
+    exif[274] = 6  # orientation
+    colours.resize((600, 400)).save(folder / "turned.jpg", exif=exif)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, "PNG")
+    (folder / "damaged.png").write_bytes(buffer.getvalue()[:-900])
+    return folder
+
+
+@pytest.mark.slow  # two exports
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        ("uint8", {"clahe": True, "max_side": 200}),
+        ("uint16", {"max_side": 1024, "window": "percentile", "image_id_from": "name"}),
+    ],
+)
+def test_what_the_converter_takes_is_predicted_as_predict_does(
+    dtype, stored, lake, odd_files, tmp_path
+):
+    options = json.loads((lake / "manifest.json").read_text())["options"] | stored
+    workdir = workdir_of(tmp_path / "run", lake, UNET, 64, dtype=dtype, options=options)
+    with_thresholds(ensemble.load([workdir]), lake)
+    run_task("export", "--workdir", workdir, "--output", tmp_path / "exported")
+    inputs = ("--input", odd_files, "--output", tmp_path / "expected")
+    run_task("predict", "--workdir", workdir, *inputs)
+    options = ("--max_reject_fraction=0.9", "--shard_images=20")
+    assert beam_predict(tmp_path / "exported", odd_files / "*", tmp_path / "actual", *options) == 0
+    rows = check_tables(tmp_path / "actual", tmp_path / "expected")
+    names = {"JPEGLSNearLossless_16", "JPEG2000", "MR_small_RLE", "SC_rgb_jpeg_gdcm", "turned"}
+    names |= {
+        "examples_palette",
+        "examples_rgb_color",
+        "examples_ybr_color#0029",
+        "deep",
+        "palette",
+    }
+    assert names <= rows.keys() and len({text for text, *_ in rows.values()}) > 8
+    reasons = set(column(tmp_path / "actual" / "rejects.csv", "reason"))
+    assert {"too-many-bits", "no-pixels", "not-dicom", "undecodable"} <= reasons
+
+
+@pytest.mark.slow  # an export
+def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
+    options = json.loads((lake / "manifest.json").read_text())["options"]
+    options |= {"source": "metaimage", "lung_roi": True}
+    workdir = workdir_of(tmp_path / "run", lake, UNET, 64, dtype="uint16", options=options)
+    with_thresholds(ensemble.load([workdir]), lake)
+    run_task("export", "--workdir", workdir, "--output", tmp_path / "exported")
+    (tmp_path / "in" / "again").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("one.mhd", "two.mha", "again/one.mhd")):
+        voxels = rng.integers(-1000, 400, (5 + number, 40, 50)).astype(np.int16)
+        write_volume(volume(voxels), tmp_path / "in", name)
+    write_volume(volume(voxels), tmp_path / "in", "three.mhd", compress=True)
+    (tmp_path / "in" / "notes.mha").write_text("no volume")
+    inputs = ("--input", tmp_path / "in", "--output", tmp_path / "expected")
+    run_task("predict", "--workdir", workdir, *inputs)
+    command = tmp_path / "exported", tmp_path / "in" / "**", tmp_path / "actual"
+    assert beam_predict(*command, "--max_reject_fraction=0.9") == 0
+    rows = check_tables(tmp_path / "actual", tmp_path / "expected")
+    assert len(rows) == 6 + 7 and "two#0005" in rows
+    counts = json.loads((tmp_path / "actual" / "predict.json").read_text())["counts"]
+    assert counts["reasons"] == {"mixed-series": 2, "unreadable-header": 1}
+    assert counts["files"] == 5
+
+
+def test_segs_are_those_of_predict(actual, expected):
     """But for the UIDs of the SEGs themselves, which are new each time."""
-    names = sorted(path.name for path in (told / "seg").iterdir())
+    names = sorted(path.name for path in (expected / "seg").iterdir())
     assert len(names) == 11 and "illegal.source.dcm" in names
-    assert sorted(path.name for path in (answered / "seg").iterdir()) == names
+    assert sorted(path.name for path in (actual / "seg").iterdir()) == names
     for name in names:
-        ours, theirs = (pydicom.dcmread(folder / "seg" / name) for folder in (answered, told))
+        ours, theirs = (pydicom.dcmread(folder / "seg" / name) for folder in (actual, expected))
         assert (ours.pixel_array == theirs.pixel_array).all()
         assert ours.StudyInstanceUID == theirs.StudyInstanceUID
 
 
 def test_repeating_writes_what_is_missing_and_nothing_else(
-    exported, files, answered, tmp_path, capsys, monkeypatch
+    exported, files, actual, tmp_path, capsys, monkeypatch
 ):
     """A shard's sidecar, a SEG, unfinished files of a worker that was killed; and then nothing."""
     output, command = tmp_path / "out", (exported, files / "**", tmp_path / "out", *OPTIONS)
-    shutil.copytree(answered, output)
+    shutil.copytree(actual, output)
     sidecars = sorted((output / ".work").glob("*[0-9a-f].json"))
     segs = {path: json.loads(path.read_text()).get("segs") for path in sidecars}
     first, second = [path for path in sidecars if segs[path]][:2]
@@ -115,41 +204,48 @@ def test_repeating_writes_what_is_missing_and_nothing_else(
     (output / "seg" / segs[second][0]).unlink()
     (output / ".work" / f"{first.name}.unfinished-7").write_text("{")
     (output / "predict.json").unlink()
-    before = written(output)
-    assert asked_of(*command, "--mint_uids") == 0
-    after = written(output)
+    before = times(output)
+    assert beam_predict(*command, "--mint_uids") == 0
+    after = times(output)
     tables = {str(output / name) for name in ("submission.csv", "predictions.csv", "rejects.csv")}
     of_two = {str(output / "seg" / name) for path in (first, second) for name in segs[path]}
     new = {path for path in after if before.get(path) != after[path]}
     assert new == {str(first), str(second), str(output / "predict.json")} | of_two | tables
     assert {Path(path).relative_to(output) for path in after} == {
-        Path(path).relative_to(answered) for path in written(answered)
+        Path(path).relative_to(actual) for path in times(actual)
     }
     for name in ("submission.csv", "predictions.csv", "rejects.csv"):
-        assert (output / name).read_bytes() == (answered / name).read_bytes()
-    monkeypatch.setattr(tf.saved_model, "load", None)  # nothing is left to answer
-    assert asked_of(*command, "--mint_uids") == 0
-    assert written(output) == after
-    assert asked_of(*command) == 2  # without --mint_uids
+        assert (output / name).read_bytes() == (actual / name).read_bytes()
+    monkeypatch.setattr(tf.saved_model, "load", None)  # nothing is left to predict
+    assert beam_predict(*command, "--mint_uids") == 0
+    assert times(output) == after
+    assert beam_predict(*command) == 2  # without --mint_uids
     assert "was made with mint_uids=True" in capsys.readouterr().err
 
 
 def test_a_new_file_changes_its_shard_alone():
-    found = [(f"images/{number:04d}.dcm", 1, 0.0) for number in range(1000)]
-    shards = list(listing.divided(found, 20))
-    assert sum(shards, []) == found and {len(shard) for shard in shards[:-1]} <= set(range(10, 41))
+    matched = [(f"images/{number:04d}.dcm", 1, 0.0) for number in range(1000)]
+    shards = list(listing.divide(matched, 20))
+    assert sum(shards, []) == matched and {len(shard) for shard in shards[:-1]} <= set(
+        range(10, 41)
+    )
     assert 30 < len(shards) < 80
-    more = list(listing.divided(sorted([*found, ("images/0500.dcm.new", 1, 0.0)]), 20))
+    more = list(listing.divide(sorted([*matched, ("images/0500.dcm.new", 1, 0.0)]), 20))
     assert sum(shard not in shards for shard in more) <= 3
 
 
+def test_a_volume_is_a_shard_of_its_own():
+    matched = [(f"ct/{name}", 1, 0.0) for name in ("a.dcm", "b.mhd", "c.MHA", "d.dcm", "e.dcm")]
+    shards = [[file[0][3:] for file in shard] for shard in listing.divide(matched, 20)]
+    assert shards == [["a.dcm"], ["b.mhd"], ["c.MHA"], ["d.dcm", "e.dcm"]]
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"model": "{tmp}/none"}, "no saved_model.pb in it"),
         ({"model": "{tmp}/bare"}, "a SavedModel without export.json"),
-        ({"model": "{tmp}/pixels"}, "has no signature for files (dicom, image)"),
-        ({"model": "{tmp}/tfio"}, "pip install -r requirements/tfio.txt"),
+        ({"model": "{tmp}/earlier"}, "no signature 'records', as exports of earlier versions"),
         ({"images": "{tmp}/*.dcm"}, "no file matches"),
         ({"output": "{tmp}/used"}, "is there and not by beam.predict"),
         ({"output": "{tmp}/others"}, "is there and not by beam.predict"),  # in seg/ of it
@@ -158,24 +254,24 @@ def test_a_new_file_changes_its_shard_alone():
         ({"batch": "3"}, "unknown options --batch=3; see python -m beam.predict --help"),
     ],
 )
-def test_mistakes_of_a_user(tmp_path, capsys, change, said):
-    described = {"signatures": {"dicom": {}, "image": {}}, "stored": {"image_id_from": "name"}}
-    for name in ("good", "bare", "pixels", "tfio"):
+def test_mistakes_of_a_user(tmp_path, capsys, change, message):
+    storage = {"bits": 8, "max_side": 9, "window": "default", "clahe": False, "lung_roi": False}
+    section = storage | {"is_ct": False, "image_id_from": "name"}
+    for name in ("good", "bare", "earlier"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "saved_model.pb").touch()
-    for name, decoder in (("good", "graph"), ("tfio", "tfio")):
-        text = json.dumps(described | {"decoder": decoder})
+    for name, signatures in (("good", {"records": {}}), ("earlier", {"dicom": {}, "pixels": {}})):
+        text = json.dumps({"signatures": signatures, "stored": section})
         (tmp_path / name / "export.json").write_text(text)
-    (tmp_path / "pixels" / "export.json").write_text('{"signatures": {"pixels": {}}}')
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "a.txt").write_text("a")
     (tmp_path / "others" / "seg").mkdir(parents=True)
     (tmp_path / "others" / "seg" / "a.dcm").write_text("a")
     (tmp_path / "other" / ".work").mkdir(parents=True)
-    made_by = dict.fromkeys(("model_sha256", "image_id_from", "seg", "mint_uids"), 7)
-    (tmp_path / "other" / ".work" / "made_by.json").write_text(json.dumps(made_by))
-    asked_for = {"model": "{tmp}/good", "images": "{tmp}/used/*", "output": "{tmp}/out"} | change
-    options = [f"--{name}={value.format(tmp=tmp_path)}" for name, value in asked_for.items()]
+    owner = dict.fromkeys(("model_sha256", "image_id_from", "seg", "mint_uids"), 7)
+    (tmp_path / "other" / ".work" / "made_by.json").write_text(json.dumps(owner))
+    flags = {"model": "{tmp}/good", "images": "{tmp}/used/*", "output": "{tmp}/out"} | change
+    options = [f"--{name}={value.format(tmp=tmp_path)}" for name, value in flags.items()]
     assert predict.main(options) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

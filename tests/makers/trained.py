@@ -1,4 +1,5 @@
-"""Runs of random weights, as if they were trained on the phantoms; what predict says of files."""
+"""Runs of random weights, as if they were trained on the phantoms; the tables that predict
+writes."""
 
 import csv
 import json
@@ -18,7 +19,7 @@ CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1
 
 
 def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Path:
-    """A run of random weights; `stored`: what its lake.json says otherwise."""
+    """Write a run of random weights; `stored` replaces entries of its lake.json."""
     run = Config.model_validate(
         {"model": model, "lake": str(lake), "data": {"side": side, "batch_size": 4}}
     )
@@ -33,34 +34,36 @@ def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Pa
 
 
 def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
-    """As if evaluate had chosen some that keep a part of the masks, and about 30 % of each."""
-    asked = images.from_lake(str(lake), "test")
-    batch = next(iter(images.batches(asked, system, ("image_id",), with_image=False)))
-    said = system(batch)
-    bottom = float(np.quantile(said.probabilities.numpy(), 0.7))
-    gate = None if said.lesion is None else float(np.quantile(said.lesion.numpy(), 0.3))
+    """Write thresholds as if evaluate had chosen them, which keep a part of the masks, and about
+    30 % of each."""
+    inputs = images.from_lake(str(lake), "test")
+    batch = next(iter(images.batches(inputs, system, ("image_id",), with_image=False)))
+    outputs = system(batch)
+    bottom = float(np.quantile(outputs.probabilities.numpy(), 0.7))
+    gate = None if outputs.lesion is None else float(np.quantile(outputs.lesion.numpy(), 0.3))
     chosen = Decision(Triplet(bottom, 0.25, bottom), gate)
     entry = chosen.to_json() | {"weights_sha256": system.weights_sha256()}
     workdir.write_metrics(system.members[0].workdir, {system.label: entry})
 
 
-def commanded(*arguments) -> None:
+def run_task(*arguments) -> None:
+    """Run python -m trainer.task in this process; it must succeed."""
     assert task.main([str(argument) for argument in arguments]) == 0
 
 
 def predicted(output: Path) -> dict[str, tuple[str, float, int]]:
-    """{image id: (run lengths, p, lesion pixels)}."""
-    found = {}
+    """Return {image id: (run lengths, p, lesion pixels)} of a folder of predictions."""
+    rows = {}
     with (output / "submission.csv").open() as texts, (output / "predictions.csv").open() as facts:
         for text, fact in zip(csv.DictReader(texts), csv.DictReader(facts), strict=True):
             numbers = float(fact["probability"]), int(fact["lesion_px"])
-            found[text["ImageId"]] = (text["EncodedPixels"], *numbers)
-    return found
+            rows[text["ImageId"]] = (text["EncodedPixels"], *numbers)
+    return rows
 
 
 def systems(folder: Path, lake: Path) -> dict[str, list[str]]:
-    """The options of a cascade whose classifier has an input of its own, seen mirrored too; and of
-    a network that learnt from 16 bits."""
+    """Write a cascade whose classifier has an input of its own, with mirrored views too, and a
+    network that learnt from 16 bits; return the options that name them."""
     segmenter = workdir_of(folder / "segmenter", lake, UNET, 32)
     classifier = workdir_of(folder / "classifier", lake, CLASSIFIER, 48)
     deep = workdir_of(folder / "deep", lake, UNET, 32, dtype="uint16")

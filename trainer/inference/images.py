@@ -1,10 +1,12 @@
-"""What predict is asked about, a split of a lake or files that lie in none
-(trainer/prediction/input_files.py), as records -> batches for an ensemble.
+"""The images of a prediction as records, from a split of a lake or from files that lie in none
+(trainer/prediction/input_files.py) -> batches for an ensemble.
 
-Batches are as trainer/data/batches.py's, without the masks and with the fields that the caller
-names; items of weight 0 are padding, or files that turned out to be unreadable."""
+Batches are those of trainer/data/batches.py without the masks, and with the fields that the caller
+names; items of weight 0 are padding, or files that turned out to be unreadable.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,63 +23,71 @@ from trainer.data.record import decode_record
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.workdir import LAKE, read_json
 
-STORED_IMAGE = "stored_image"  # in a batch: the record's own coded image, where it is asked for
+STORED_IMAGE = "stored_image"  # in a batch: the record's own coded image, where it is wanted
 BATCHES_AHEAD = 2
+PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")  # of a lake's conversion
 
 
 class ImagesToPredict(NamedTuple):
-    """Serialised records, in a fixed order, and what is known of them beforehand."""
+    """Serialised records, in a fixed order, and what is known about them beforehand."""
 
     records: Callable[[], tf.data.Dataset]  # a record without an id stands for a rejected file
     count: int
-    dtype: str
-    headers: dict[str, Header]  # by image id; empty of a lake
-    rejects: list[dict]  # grows while the records are read
+    dtype: str  # uint8 | uint16
+    headers: dict[str, Header]  # by image id; empty for a lake
+    rejects: list[dict]  # rows of rejects.csv; grows while the records are read
 
 
 def from_lake(folder: str, split: str) -> ImagesToPredict:
-    found = splits.named_split(splits.open_lake(folder), folder, split)
+    """Return the images of a split; raise InputError where the lake has none of this name."""
+    chosen = splits.named_split(splits.open_lake(folder), folder, split)
     return ImagesToPredict(
-        lambda: data_batches.stored_records(found), found.num_records, found.dtype, {}, []
+        lambda: data_batches.stored_records(chosen), chosen.num_records, chosen.dtype, {}, []
     )
 
 
 def batches(
-    asked: ImagesToPredict, ensemble: Ensemble, fields: tuple[str, ...], with_image: bool
+    inputs: ImagesToPredict, ensemble: Ensemble, fields: tuple[str, ...], with_image: bool
 ) -> tf.data.Dataset:
-    """`with_image`: with STORED_IMAGE, [B] strings."""
-    settings, own = ensemble.settings, ensemble.classifier_settings
+    """Return batches of all images in their order; `with_image` adds STORED_IMAGE, [B] strings."""
 
     def item(record) -> dict:
-        made = decode_record(record, asked.dtype, settings.side, settings.fit, fields, False)
-        if own is not None:
-            other = decode_record(record, asked.dtype, own.side, own.fit, with_mask=False)
-            made[CLASSIFIER_IMAGE] = other["image"]
+        result = item_for(ensemble, record, inputs.dtype, fields)
         if with_image:
-            made[STORED_IMAGE] = example.parse(record, ["image"])["image"]
-        return made | {"weight": tf.cast(tf.strings.length(made["image_id"]) > 0, tf.float32)}
+            result[STORED_IMAGE] = example.parse(record, ["image"])["image"]
+        return result | {"weight": tf.cast(tf.strings.length(result["image_id"]) > 0, tf.float32)}
 
-    blank = tf.data.Dataset.from_tensors(blank_record(8 if asked.dtype == "uint8" else 16))
-    records = asked.records().concatenate(blank.repeat(-asked.count % settings.batch_size))
+    batch_size = ensemble.settings.batch_size
+    blank = tf.data.Dataset.from_tensors(blank_record(8 if inputs.dtype == "uint8" else 16))
+    records = inputs.records().concatenate(blank.repeat(-inputs.count % batch_size))
     items = records.map(item, tf.data.AUTOTUNE, deterministic=True)
-    return items.batch(settings.batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
+    return items.batch(batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
+
+
+def item_for(ensemble: Ensemble, record, dtype: str, fields: tuple[str, ...]) -> dict:
+    """Return what trainer.data.record.decode_record makes of a record, without its mask, and with the
+    classifiers' own image where they have an input of their own."""
+    settings, of_classifier = ensemble.settings, ensemble.classifier_settings
+    item = decode_record(record, dtype, settings.side, settings.fit, fields, with_mask=False)
+    if of_classifier is not None:
+        other = decode_record(record, dtype, of_classifier.side, of_classifier.fit, with_mask=False)
+        item[CLASSIFIER_IMAGE] = other["image"]
+    return item
 
 
 def blank_record(bits: int) -> bytes:
-    """A record of one black pixel and without an id: it fills a batch."""
+    """Return a record of one black pixel and without an id: it fills a batch."""
     black = to_png(np.zeros((1, 1), np.uint8 if bits == 8 else np.uint16))
     sizes = dict.fromkeys(("height", "width", "original_height", "original_width"), 1)
-    shown = {"image": black, "encoding": b"png", "window": (0.0, 1.0)}
-    return example.encode(example.UNKNOWN | sizes | shown)
-
-
-PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")
+    image = {"image": black, "encoding": b"png", "window": (0.0, 1.0)}
+    return example.encode(example.UNKNOWN | sizes | image)
 
 
 def reader_settings(ensemble: Ensemble) -> ReaderSettings:
-    """As the lakes of all members were made; raises InputError where they differ."""
+    """Return how the lakes of all members were made of files; raise InputError where they
+    differ."""
     members = ensemble.everyone
-    first, *others = [_how_stored(member.workdir, member.run.lake) for member in members]
+    first, *others = [_read_settings(member.workdir, member.run.lake) for member in members]
     for member, other in zip(members[1:], others, strict=True):
         if (first.is_ct, first.storage) != (other.is_ct, other.storage):
             raise InputError(
@@ -87,10 +97,10 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     return first
 
 
-def _how_stored(workdir, lake: str) -> ReaderSettings:
-    known = read_json(workdir / LAKE)
-    if "options" not in known:  # a run from before lake.json said it
-        known = splits.open_lake(lake)
-    options, bits = known["options"], 8 if known["dtype"] == "uint8" else 16
+def _read_settings(workdir: Path, lake: str) -> ReaderSettings:
+    content = read_json(workdir / LAKE)
+    if "options" not in content:  # a run that is older than this part of lake.json
+        content = splits.open_lake(lake)
+    options, bits = content["options"], 8 if content["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
     return ReaderSettings(options["source"] == METAIMAGE, options["image_id_from"], storage)

@@ -2,14 +2,13 @@
 export.json: what it is, for a person and for beam.predict.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
 from tensorflow.types.experimental import ConcreteFunction
 
 from lake import storage
-from lake.predictions import tfio
+from lake.predictions import exported, tfio
 from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
 from lake.sources.reader import ReaderSettings
 from trainer import provenance, workdir
@@ -63,8 +62,7 @@ def description(
         "weights_sha256": ensemble.weights_sha256(),
         "parameters": num_parameters(ensemble),
         "lake": workdir.read_json(ensemble.members[0].workdir / workdir.LAKE),
-        "stored": dataclasses.asdict(stored.storage)
-        | {"is_ct": stored.is_ct, "image_id_from": stored.image_id_from},
+        "stored": exported.settings_to_json(stored),
         "decoder": decoder,
         "signatures": {name: _told(function) for name, function in found.items()},
         "packages": provenance.packages(*["tensorflow-io"] * (decoder == TFIO)),

@@ -18,12 +18,12 @@ import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
 from lake import picture
-from lake.predictions.exported import GRAPH, PIXELS, SIGNATURES, TFIO
+from lake.predictions.exported import GRAPH, PIXELS, RECORDS, SIGNATURES, TFIO
 from lake.scan import Storage
 from lake.sources.reader import ReaderSettings as HowStored
 from trainer.config import run
 from trainer.data import record
-from trainer.inference import decision
+from trainer.inference import decision, images
 from trainer.inference.decision import Decision, Sizes
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.serving import rle
@@ -61,6 +61,20 @@ class Server(NamedTuple):
             return self._seen(Stored(tf.constant(""), own[..., None], *sizes, window, error))
 
         return tf.map_fn(seen, (levels, window), fn_output_signature=self._item())
+
+    def seen_records(self, records) -> dict:
+        """Return the networks' input of serialised records [N] string, as predict makes it."""
+
+        def seen(serialized):
+            item = images.item_for(self.ensemble, serialized, self._dtype().name, Sizes._fields)
+            sizes = Sizes(*(tf.cast(item[name], tf.int32) for name in Sizes._fields))
+            inputs = {name: item[name] for name in ("window", *self._inputs())}
+            return inputs | {"sizes": sizes, "error": tf.constant("")}
+
+        def seen_if_sound(serialized):
+            return attempt(lambda: seen(serialized), self._unseen(DAMAGED))
+
+        return tf.map_fn(seen_if_sound, records, fn_output_signature=self._item())
 
     def _inputs(self) -> dict[str, run.Data]:
         """The networks' images in a batch, each with its side and fit."""
@@ -179,7 +193,10 @@ def signatures(server: Server, stored: HowStored, decoder: str) -> dict[str, Con
 
     dtype = tf.uint8 if stored.storage.bits == 8 else tf.uint16
     shapes = {"pixels": tf.TensorSpec([None] * 3, dtype), "window": tf.TensorSpec([None, 2])}
-    found = {PIXELS: traced(server.seen_pixels, **shapes)}
+    found = {
+        PIXELS: traced(server.seen_pixels, **shapes),
+        RECORDS: traced(server.seen_records, records=tf.TensorSpec([None], tf.string)),
+    }
     if not (stored.is_ct or stored.storage.clahe or stored.storage.lung_roi):
         for name, reader in readers(decoder).items():
             seen = functools.partial(server.seen_files, reader=reader)

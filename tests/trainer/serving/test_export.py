@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
-from makers.trained import commanded, predicted, workdir_of
+from makers.trained import predicted, run_task, workdir_of
 from PIL import Image
 
 from lake.labels.rle import decode, encode
@@ -80,9 +80,9 @@ def told(systems, exported, files, tmp_path_factory) -> Path:
     client that asks the exports."""
     folder = tmp_path_factory.mktemp("told")
     (folder / "cascade").symlink_to(exported)
-    commanded("export", *systems["deep"], "--output", folder / "deep")
+    run_task("export", *systems["deep"], "--output", folder / "deep")
     for name, options in systems.items():
-        commanded("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
+        run_task("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
     stored = reader.ReaderSettings(False, "name", Storage(bits=16, max_side=1024))
     [record] = (
         input_files.from_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()
@@ -153,7 +153,7 @@ def test_the_description(told, lake):
     assert known["decision"]["triplet"]["area_share"] == 0.25
     assert [len(shas) for shas in known["weights_sha256"].values()] == [1, 1]
     assert known["stored"]["bits"] == 8 and known["stored"]["image_id_from"] == "name"
-    assert set(known["signatures"]) == {"dicom", "image", "pixels"}
+    assert set(known["signatures"]) == {"dicom", "image", "pixels", "records"}
     assert known["signatures"]["dicom"]["inputs"] == {"files": ["string", [None]]}
     assert known["signatures"]["pixels"]["outputs"]["probability"] == ["float32", [None]]
     assert known["segmenters"][0]["data"]["side"] == 32
@@ -178,8 +178,8 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "evaluate --workdir" in said and "--level=1\n" in said and "--level=2\n" in said
     for level in (1, 2):
-        commanded("evaluate", "--workdir", workdir, f"--level={level}", "--bootstrap=0")
-    commanded(*arguments, tmp_path / "out")
+        run_task("evaluate", "--workdir", workdir, f"--level={level}", "--bootstrap=0")
+    run_task(*arguments, tmp_path / "out")
     assert "| L2 | " in capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "levels.json").read_text())["levels"]
     metrics = json.loads((workdir / "metrics.json").read_text())
@@ -215,14 +215,14 @@ def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, said):
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
 
-def test_where_the_graph_cannot_convert_there_are_pixels_alone(systems, lake, tmp_path, capsys):
+def test_where_the_graph_cannot_convert_there_are_no_files(systems, lake, tmp_path, capsys):
     """CLAHE is no op of TensorFlow's."""
     workdir = tmp_path / "run"
     shutil.copytree(systems["deep"][1], workdir)
     known = read_json(workdir / LAKE)
     known["options"]["clahe"] = True
     write_json(workdir / LAKE, known)
-    commanded("export", "--workdir", workdir, "--output", tmp_path / "out")
-    assert "the signatures pixels;" in capsys.readouterr().out
+    run_task("export", "--workdir", workdir, "--output", tmp_path / "out")
+    assert "the signatures pixels, records;" in capsys.readouterr().out
     loaded = tf.saved_model.load(str(tmp_path / "out"))
-    assert set(loaded.signatures) == {"pixels", "serving_default"}
+    assert set(loaded.signatures) == {"pixels", "records", "serving_default"}

@@ -15,7 +15,7 @@ import pytest
 from makers.dicom import PACKAGED, deflated, make
 from makers.dicom_in_graphs import damaged, judged
 from makers.tfio_stored import STORAGE
-from makers.trained import commanded, predicted
+from makers.trained import predicted, run_task
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     JPEG2000,
@@ -223,7 +223,7 @@ def test_an_export_answers_there_as_predict_does_here(systems, phantoms, tmp_pat
     files.mkdir()
     for number, data in enumerate(recoded(phantoms)):
         (files / f"{number}.dcm").write_bytes(data)
-    commanded("predict", *options, "--input", files, "--output", tmp_path / "predicted")
+    run_task("predict", *options, "--input", files, "--output", tmp_path / "predicted")
     exported = ["--decoder", "tfio", "--output", tmp_path / "exported"]
     there("-m", "trainer.task", "export", *options, *exported)
     described = json.loads((tmp_path / "exported" / "export.json").read_text())
