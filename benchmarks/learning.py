@@ -126,7 +126,9 @@ def random_weights(model: dict, folder: Path) -> str:
     file = folder / f"random_{model['encoder']}.weights.h5"
     if not file.exists():
         unfinished = file.with_name(f"part_{file.name}")
-        encoders.application(parts.ENCODERS[model["encoder"]], SIDE, None).save_weights(unfinished)
+        encoders.build_application(parts.ENCODERS[model["encoder"]], SIDE, None).save_weights(
+            unfinished
+        )
         unfinished.replace(file)
     return str(file)
 

@@ -94,7 +94,7 @@ def _at_side(member: Member, side: int, view: View) -> keras.Model:
         network = build(member.run.model.model_copy(update={"weights": None}), side)
     except InputError as error:
         raise InputError(f"--tta={view.scale:g}, {side} px for {member.workdir}: {error}") from None
-    weight_files.copy(member.network, network)
+    weight_files.copy_weights(member.network, network)
     return network
 
 

@@ -6,27 +6,23 @@ network maps [0, 1] to the range it wants itself.
 
 
 def build(section, side: int):
-    """The keras.Model that a model section of config.py describes, with the weights it names.
+    """Return the keras.Model that a section of trainer/config/network.py describes, with the
+    weights that it names.
 
     Call keras.utils.set_random_seed before it to fix the first weights.
     """
     from lake import InputError
     from trainer.models import classifier, unet, unetpp, vae, weight_files
 
-    networks = {
-        "unet": unet.network,
-        "unetpp": unetpp.network,
-        "vae": vae.network,
-        "classifier": classifier.network,
-    }
-    weights, encoder = section.weights, getattr(section, "encoder", "plain")
-    if weights == "imagenet" and encoder == "plain":
+    networks = {"unet": unet, "unetpp": unetpp, "vae": vae, "classifier": classifier}
+    weights, is_plain = section.weights, getattr(section, "encoder", "plain") == "plain"
+    if weights == "imagenet" and is_plain:
         raise InputError(
             "weights=imagenet: encoder=plain has none; use another encoder, or leave weights out"
         )
-    network = networks[section.kind](section, side)
-    if weights not in (None, "imagenet") and (
-        weight_files.is_of_radlake(weights) or encoder == "plain"
-    ):
+    network = networks[section.kind].build(section, side)
+    # The weights of a network of keras.applications were loaded where its encoder was built.
+    is_file = weights not in (None, "imagenet")
+    if is_file and (weight_files.is_radlake_file(weights) or is_plain):
         weight_files.load_radlake(network, weights)
     return network

@@ -3,14 +3,14 @@
 Images [B, side, side, 1] in [0, 1] -> logits [B, 1]; [B, classes] for more than two classes.
 
     plain         [side, side, f] -> [side/2, side/2, 2f] … up to 8f wide, `depth` times halved:
-                  a block a level, as in a U-Net, and max pooling
+                  one block per level, as in a U-Net, and max pooling between
     others        [side, side, 1] -> [side/32, side/32, c]: the rows of parts.ENCODERS
 
     average       features -> mean over the image -> dropout -> [1], or -> [hidden], ReLU -> [1]
     lesion_map    features -> dropout -> 1x1 convolution: a coarse map of lesion logits -> [1] by
                   log-sum-exp, a smooth maximum (Wang et al. 2017, arXiv:1705.02315). Where masks
-                  are known, loss.lesion_map teaches the map too (as Li et al. 2018,
-                  arXiv:1711.06373): a few hundred images then teach what labels alone would not.
+                  are known, loss.lesion_map also teaches the map (as Li et al. 2018,
+                  arXiv:1711.06373); then a few hundred images suffice where labels alone do not.
 """
 
 import math
@@ -21,23 +21,25 @@ from trainer.config import parts
 from trainer.config.network import Classifier, Unet, UnetPlusPlus
 from trainer.models import encoders
 
-# Of the last layer's first weights: Goyal et al. 2017 (arXiv:1706.02677), section 5.1.
+# The standard deviation of the last layer's first weights: Goyal et al. 2017 (arXiv:1706.02677),
+# section 5.1.
 HEAD_DEVIATION = 0.01
-FIRST_MAP_LOGIT = -4.0  # most of an image is no lesion
-MAX_WIDENING = 8  # of the plain encoder's deepest levels, over its first
+FIRST_MAP_LOGIT = -4.0  # the bias of the lesion map at first, as most of an image is no lesion
+MAX_WIDENING = 8  # how many times as wide as its first level the plain encoder becomes
 LESION_MAP = "lesion_map"  # the layer whose output is the map
 
 
-def network(section: Classifier, side: int) -> keras.Model:
+def build(section: Classifier, side: int) -> keras.Model:
+    """Return the network for images [B, side, side, 1]."""
     images = keras.Input((side, side, 1), name="images")
     encoder = section.encoder
     if encoder == "plain":
         widths = tuple(section.filters * min(2**i, MAX_WIDENING) for i in range(section.depth + 1))
-        features = encoders.plain(images, side, widths, section, "level_{}")[-1]
+        features = encoders.plain_features(images, side, widths, section, "level_{}")[-1]
     else:
         last = parts.ENCODERS[encoder].layers[-1]
         weights, freeze = section.weights, section.freeze
-        [features] = encoders.features(images, side, encoder, [last], weights, freeze)
+        [features] = encoders.layer_outputs(images, side, encoder, [last], weights, freeze)
     if section.pooling == "lesion_map":
         logits = lesion_map_head(features, section.dropout)
     else:
@@ -46,7 +48,8 @@ def network(section: Classifier, side: int) -> keras.Model:
 
 
 def average_head(features, dropout: float, hidden: int, classes: int, name: str = "head"):
-    """One logit an image for two classes, else one a class, float32."""
+    """Give one logit per image for two classes, else one per class: [B, h, w, c] -> [B, 1] or
+    [B, classes], float32."""
     x = keras.layers.GlobalAveragePooling2D(name="mean")(features)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     if hidden:
@@ -57,18 +60,21 @@ def average_head(features, dropout: float, hidden: int, classes: int, name: str 
     return keras.layers.Dense(units, kernel_initializer=small, dtype="float32", name=name)(x)
 
 
-def pretraining(images, features, section: Unet | UnetPlusPlus) -> keras.Model:
-    """A U-Net or U-Net++ as a classifier by the mean of its last features [B, side, side, c]; its
-    last layer's name is not that of a segmenter's head, which it cannot become."""
+def pretraining_classifier(images, features, section: Unet | UnetPlusPlus) -> keras.Model:
+    """Return a U-Net or U-Net++ as a classifier by the mean of its last features, [B, S, S, c].
+    Its last layer is not named like a segmenter's head, whose weights it cannot have."""
     logits = average_head(features, section.dropout, 0, section.classes, "class_head")
     return keras.Model(images, logits, name=section.kind)
 
 
 def lesion_map_head(features, dropout: float):
+    """Give one logit per image from a map of logits: [B, h, w, c] -> [B, 1], float32."""
     x = keras.layers.Dropout(dropout, name="dropout")(features)
     first = keras.initializers.Constant(FIRST_MAP_LOGIT)
     layer = keras.layers.Conv2D(1, 1, bias_initializer=first, dtype="float32", name=LESION_MAP)
     lesion_map = layer(x)  # [B, h, w, 1]
+    # log-sum-exp minus log(cells) lies between the map's mean and its maximum. Minus the first bias
+    # the logit starts near 0.
     num_cells = math.prod(lesion_map.shape[1:3])
     peak = keras.ops.logsumexp(lesion_map, axis=(1, 2)) - math.log(num_cells) - FIRST_MAP_LOGIT
     return keras.layers.Dense(1, kernel_initializer="ones", dtype="float32", name="head")(peak)

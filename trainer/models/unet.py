@@ -10,9 +10,9 @@ depth 4, 32 filters, one grey channel, no norm.
     side/8    E3 = block(pool(E2))
 
 f, 2f, 4f, 8f filters, or those that the config lists; without skips D = block(up). With an encoder
-of keras.applications (encoders.py) the E are its features, and D0 has a skip under VGG16 alone.
-With an empty_head the mean of the deepest E gives one more logit: is there a lesion at all? (SIIM's
-fourth place.) It is the output of the layer blocks.LESION.
+of keras.applications (encoders.py) the E are its features, and D0 has a skip with VGG16 alone.
+With empty_head the mean of the deepest E gives one more logit, "there is a lesion", as SIIM-ACR's
+fourth place did; it is the output of the layer blocks.LESION.
 With `classes`, for pretraining: D0 -> mean over the image -> logits [B, 1] or [B, classes].
 """
 
@@ -22,20 +22,22 @@ from trainer.config.network import Unet
 from trainer.models import blocks, classifier, encoders
 
 
-def network(section: Unet, side: int, channels: int = 1) -> keras.Model:
+def build(section: Unet, side: int, channels: int = 1) -> keras.Model:
+    """Return the network for images [B, side, side, channels]."""
     images = keras.Input((side, side, channels), name="images")
-    skips = encoders.of_section(images, side, section, "level_{}")
+    skips = encoders.encode(images, side, section, "level_{}")
     widths, x = section.decoder_widths(), skips[-1]
-    blocks.check(side, section.depth, widths, section.norm)
+    blocks.check_sizes(side, section.depth, widths, section.norm)
     for i in reversed(range(section.depth)):
         name = f"decoder_{i}"
-        x = blocks.upsampled(x, widths[i], section, section.upsampling, name)
+        x = blocks.upsampling(x, widths[i], section, section.upsampling, name)
         if section.skips and skips[i] is not None:
             x = keras.layers.Concatenate(name=f"{name}_concat")([skips[i], x])
         if section.dropout:
             x = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(x)
         x = blocks.block(x, widths[i], section, section.decoder_convolutions, name)
     if section.classes:
-        return classifier.pretraining(images, x, section)
-    beside = [blocks.lesion_head(skips[-1])] if section.empty_head else []
-    return keras.Model(images, blocks.with_beside(blocks.head(x, "head"), beside), name="unet")
+        return classifier.pretraining_classifier(images, x, section)
+    logits = blocks.head(x, "head")
+    extra = [blocks.lesion_head(skips[-1])] if section.empty_head else []
+    return keras.Model(images, blocks.with_extra_outputs(logits, extra), name="unet")

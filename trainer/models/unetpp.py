@@ -12,8 +12,8 @@ depth 4, 32 filters, one grey channel, one head, no norm.
     X(i,0) = block(pool(X(i-1,0)))            block = 2 x (3x3 convolution, norm, ReLU)
     X(i,j) = block(concat[X(i,0) … X(i,j-1), up(X(i+1,j-1))])
 
-With an encoder of keras.applications (encoders.py) X(i,0) is its feature of that size; then there
-is no X(0,0) but under VGG16. An empty_head, as a U-Net's, hangs on X(depth,0). With `classes`, for
+With an encoder of keras.applications (encoders.py) X(i,0) is its feature of that size, and only
+VGG16 has an X(0,0). An empty_head, as in a U-Net, takes X(depth,0). With `classes`, for
 pretraining: X(0,L) -> mean over the image -> logits [B, 1] or [B, classes].
 """
 
@@ -24,43 +24,47 @@ from trainer.config.network import UnetPlusPlus
 from trainer.models import blocks, classifier, encoders, weight_files
 
 
-def network(section: UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
-    """With deep supervision logits[..., j - 1] is the head on X(0,j), the last one the deepest."""
+def build(section: UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
+    """Return the network for images [B, side, side, channels]. With deep supervision
+    logits[..., j - 1] is the head on X(0,j); the last one is the deepest."""
     images = keras.Input((side, side, channels), name="images")
     depth, widths = section.depth, section.decoder_widths()
-    column = encoders.of_section(images, side, section, "x_{}_0", is_pooled=False)
-    blocks.check(side, depth, widths, section.norm)
+    column = encoders.encode(images, side, section, "x_{}_0", is_pooled=False)
+    blocks.check_sizes(side, depth, widths, section.norm)
     x = {(i, 0): feature for i, feature in enumerate(column)}  # [B, side / 2^i, side / 2^i, c]
+    # One column of the table above after the other, from top to bottom: X(i,j) needs its row to the
+    # left and, below it, X(i+1,j-1).
     for j in range(1, depth + 1):
         for i in range(depth + 1 - j):
             name = f"x_{i}_{j}"
-            up = blocks.upsampled(x[i + 1, j - 1], widths[i], section, section.upsampling, name)
+            up = blocks.upsampling(x[i + 1, j - 1], widths[i], section, section.upsampling, name)
             inputs = [x[i, k] for k in range(j) if x[i, k] is not None] + [up]
+            entry = up
             if len(inputs) > 1:
                 entry = keras.layers.Concatenate(name=f"{name}_concat")(inputs)
-            else:
-                entry = up
             if section.dropout:
                 entry = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(entry)
             x[i, j] = blocks.block(entry, widths[i], section, section.decoder_convolutions, name)
 
     if section.classes:
-        return classifier.pretraining(images, x[0, depth], section)
+        return classifier.pretraining_classifier(images, x[0, depth], section)
     ends = range(1, depth + 1) if section.deep_supervision else [depth]
     heads = [blocks.head(x[0, j], f"head_{j}") for j in ends]
     logits = heads[0]
     if len(heads) > 1:
         logits = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
-    beside = [blocks.lesion_head(column[-1])] if section.empty_head else []
-    return keras.Model(images, blocks.with_beside(logits, beside), name="unetpp")
+    extra = [blocks.lesion_head(column[-1])] if section.empty_head else []
+    return keras.Model(images, blocks.with_extra_outputs(logits, extra), name="unetpp")
 
 
 def pruned(
     trained: keras.Model, section: UnetPlusPlus, side: int, level: int
 ) -> tuple[UnetPlusPlus, keras.Model]:
-    """Zhou et al., section 3.2: the U-Net++ of depth `level` whose logits are those of head `level`
-    of a network trained with deep supervision, with the weights it needs and no others. A smaller
-    depth has no X(depth,0), so no empty_head."""
+    """Return the U-Net++ of depth `level` (Zhou et al., section 3.2) and its section.
+
+    Its logits are those of head `level` of the network trained with deep supervision, and it has
+    the weights for them and no others. A smaller depth has no X(depth,0), so no empty_head.
+    """
     if not 1 <= level <= section.depth:
         raise InputError(f"level={level}: expected 1 to model.depth={section.depth}")
     if level < section.depth and not section.deep_supervision:
@@ -68,7 +72,7 @@ def pruned(
             f"level={level}: X(0,{level}) has a head of its own only after training with "
             f"model.deep_supervision=true"
         )
-    num_widths = level + (section.encoder == "plain")  # the other encoders have their own
+    num_widths = level + (section.encoder == "plain")  # other encoders have widths of their own
     smaller = section.model_copy(
         update={
             "depth": level,
@@ -79,6 +83,6 @@ def pruned(
             "empty_head": section.empty_head and level == section.depth,
         }
     )
-    cut = network(smaller, side, trained.input.shape[-1])
-    weight_files.copy(trained, cut)
+    cut = build(smaller, side, trained.input.shape[-1])
+    weight_files.copy_weights(trained, cut)
     return smaller, cut

@@ -1,7 +1,8 @@
 """The VAE-regularised network of Myronenko 2018 (arXiv:1810.11654), in two dimensions.
 
-Images [B, side, side, 1] in [0, 1] -> logits [B, side, side, 1]. A second decoder paints the image
-from a few numbers drawn at the deepest features: an image needs no mask to teach the encoder so.
+Images [B, side, side, 1] in [0, 1] -> logits [B, side, side, 1]. A second decoder, the VAE branch,
+reconstructs the image from a few numbers drawn at the deepest features. This teaches the encoder
+from images without a mask, too.
 
     size      filters   encoder                     decoder                        VAE branch
     side      f         conv, dropout, 1 block ───> up + skip, block, 1x1 head     up, block, 1x1
@@ -31,8 +32,8 @@ MEAN, LOG_VARIANCE, RECONSTRUCTION = "vae_mean", "vae_log_variance", "reconstruc
 
 
 class Draw(keras.layers.Layer):
-    """mean, log σ² [B, Z] -> in training a draw from N(mean, σ²), otherwise the mean; the counter
-    of its random numbers is the layer's state, as Dropout's is."""
+    """Returns a draw from N(mean, σ²) in training, else the mean; mean and log σ² are [B, Z]. The
+    counter of the random numbers is a state of the layer, as in Dropout."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -45,7 +46,8 @@ class Draw(keras.layers.Layer):
         return mean + ops.exp(log_variance / 2) * noise
 
 
-def network(section: Vae, side: int) -> keras.Model:
+def build(section: Vae, side: int) -> keras.Model:
+    """Return the network for images [B, side, side, 1]."""
     halvings = len(section.blocks)  # the VAE branch halves once more than the encoder
     if side % 2**halvings:
         raise InputError(
@@ -54,17 +56,17 @@ def network(section: Vae, side: int) -> keras.Model:
         )
     images = keras.Input((side, side, 1), name="images")
     widths = [section.filters * 2**i for i in range(len(section.blocks))]
-    skips = encoded(images, widths, section)
-    x = decoded(skips[-1], widths, skips, "decoder")
+    skips = encoder_features(images, widths, section)
+    x = decoder(skips[-1], widths, skips, "decoder")
     logits = blocks.head(x, "head")
-    beside = [reconstructed(skips[-1], widths, section.latent)]
+    extra = [vae_branch(skips[-1], widths, section.latent)]
     if section.empty_head:
-        beside.append(blocks.lesion_head(skips[-1]))
-    return keras.Model(images, blocks.with_beside(logits, beside), name="vae")
+        extra.append(blocks.lesion_head(skips[-1]))
+    return keras.Model(images, blocks.with_extra_outputs(logits, extra), name="vae")
 
 
-def encoded(images, widths: list[int], section: Vae) -> list:
-    """The features of each level, [B, side / 2^i, side / 2^i, f · 2^i]."""
+def encoder_features(images, widths: list[int], section: Vae) -> list:
+    """Return the features of each level, [B, side / 2^i, side / 2^i, f · 2^i]."""
     x = keras.layers.Rescaling(2.0, offset=-1.0, dtype="float32", name="rescale")(images)
     features = []
     for i, (filters, count) in enumerate(zip(widths, section.blocks, strict=True)):
@@ -77,19 +79,19 @@ def encoded(images, widths: list[int], section: Vae) -> list:
     return features
 
 
-def decoded(x, widths: list[int], skips: list | None, name: str):
-    """The deepest features, or what has their shape -> [B, side, side, f]."""
+def decoder(x, widths: list[int], skips: list | None, name: str):
+    """Bring the deepest features, or a map of their shape, up to [B, side, side, f]."""
     for i in reversed(range(len(widths) - 1)):
-        x = upsampled(x, widths[i], f"{name}_{i}")
+        x = upsampling(x, widths[i], f"{name}_{i}")
         if skips:
             x = keras.layers.Add(name=f"{name}_{i}_skip")([skips[i], x])
         x = block(x, widths[i], f"{name}_{i}")
     return x
 
 
-def reconstructed(deepest, widths: list[int], latent: int):
-    """The VAE branch: [B, h, w, c] -> the image as it paints it, [B, side, side, 1] float32."""
-    x = activated(deepest, "vae_code")
+def vae_branch(deepest, widths: list[int], latent: int):
+    """Reconstruct the image, [B, side, side, 1] float32, from the deepest features [B, h, w, c]."""
+    x = norm_and_relu(deepest, "vae_code")
     x = convolution(x, CODE_FILTERS, "vae_code_conv", strides=2)
     shape = x.shape[1:]
     x = keras.layers.Flatten(name="vae_code_flat")(x)
@@ -98,22 +100,20 @@ def reconstructed(deepest, widths: list[int], latent: int):
     x = Draw(dtype="float32", name="vae_draw")(mean, log_variance)
     x = keras.layers.Dense(math.prod(shape), activation="relu", name="vae_dense")(x)
     x = keras.layers.Reshape(shape, name="vae_map")(x)
-    x = upsampled(x, widths[-1], "vae_entry")
-    return blocks.head(decoded(x, widths, None, "vae"), RECONSTRUCTION)
+    x = upsampling(x, widths[-1], "vae_entry")
+    return blocks.head(decoder(x, widths, None, "vae"), RECONSTRUCTION)
 
 
 def block(x, filters: int, name: str):
-    """[B, H, W, filters] -> the same shape."""
+    """Apply a residual block, [B, H, W, filters] -> the same shape."""
     shortcut = x
     for k in (1, 2):
-        x = convolution(activated(x, name, k), filters, f"{name}_conv{k}")
+        x = convolution(norm_and_relu(x, name, k), filters, f"{name}_conv{k}")
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])
 
 
-def activated(x, name: str, k: int | str = ""):
-    return blocks.activated(
-        blocks.normalised(x, STYLE, f"{name}_norm{k}"), STYLE, f"{name}_relu{k}"
-    )
+def norm_and_relu(x, name: str, k: int | str = ""):
+    return blocks.activation(blocks.norm(x, STYLE, f"{name}_norm{k}"), STYLE, f"{name}_relu{k}")
 
 
 def convolution(x, filters: int, name: str, strides: int = 1):
@@ -122,7 +122,7 @@ def convolution(x, filters: int, name: str, strides: int = 1):
     )(x)
 
 
-def upsampled(x, filters: int, name: str):
-    """[B, h, w, any] -> [B, 2h, 2w, filters]."""
+def upsampling(x, filters: int, name: str):
+    """Double height and width, [B, h, w, any] -> [B, 2h, 2w, filters]."""
     x = keras.layers.Conv2D(filters, 1, kernel_initializer="he_normal", name=f"{name}_conv")(x)
     return keras.layers.UpSampling2D(**parts.BILINEAR, name=f"{name}_up")(x)

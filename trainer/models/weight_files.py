@@ -1,5 +1,5 @@
-"""Weights from a file into a network: of keras.applications, whole; of a radlake network, every
-layer that has the same name and shapes, a level of an encoder under either of its names.
+"""Weights from a file into a network: those of a network of keras.applications, whole; those of a
+radlake network, every layer that has the same name and shapes.
 
 A .weights.h5 of Keras 3 keeps each layer's tensors under …/vars/0, 1, …, and its name beside them.
 """
@@ -13,11 +13,11 @@ import numpy as np
 from lake import InputError, storage
 
 INPUT = "images"  # the name of our networks' first layer; no network of keras.applications has it
+MOST_NAMES = 12  # of the layers that a report lists
 
-NAMED = 12  # layers of each list in a report
 
-
-def is_of_radlake(path: str) -> bool:
+def is_radlake_file(path: str) -> bool:
+    """Whether a radlake network wrote these weights; raises InputError if it is no HDF5 file."""
     stored = storage.path_of(path)
     if not stored.is_file():
         raise InputError(
@@ -28,11 +28,11 @@ def is_of_radlake(path: str) -> bool:
         if not h5py.is_hdf5(local):
             raise InputError(f"weights={path}: not an HDF5 file, such as .weights.h5 or .h5")
         with h5py.File(local) as file:
-            return (INPUT,) in names_and_tensors(file)
+            return (INPUT,) in read_tensors(file)
 
 
 def load_application(network: keras.Model, path: str, title: str) -> None:
-    """Every tensor, or an InputError."""
+    """Load every tensor of a network of keras.applications, or raise InputError."""
     try:
         with storage.local(storage.path_of(path)) as local:
             network.load_weights(local)
@@ -45,70 +45,68 @@ def load_application(network: keras.Model, path: str, title: str) -> None:
 
 
 def load_radlake(network: keras.Model, path: str) -> None:
-    """The layers that fit, with a report of the others; an InputError when none does."""
+    """Load the layers that fit and print which do not; raise InputError if none fits."""
     with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
-        stored = names_and_tensors(file)
-    found = {alike(name): tensors for name, tensors in stored.items()}
+        stored = {shared_name(name): (name, values) for name, values in read_tensors(file).items()}
     loaded, missing, mismatched = [], [], []
-    layers = leaves(network)
+    layers = layers_with_weights(network)
     for name, layer in layers.items():
-        title = "/".join(name)
+        title, (_, tensors) = "/".join(name), stored.pop(shared_name(name), (name, None))
         expected = [tuple(weight.shape) for weight in layer.weights]
-        shapes = [tensor.shape for tensor in found.get(alike(name), [])]
-        if shapes == expected:
-            layer.set_weights(found[alike(name)])
-            loaded.append(title)
-        elif alike(name) in found:
+        shapes = [tensor.shape for tensor in tensors or []]
+        if tensors is None:
+            missing.append(title)
+        elif shapes != expected:
             mismatched.append(f"{title} {shapes} instead of {expected}")
         else:
-            missing.append(title)
-    wanted = {alike(name) for name in layers}
-    unused = ["/".join(n) for n, tensors in stored.items() if tensors and alike(n) not in wanted]
+            layer.set_weights(tensors)
+            loaded.append(title)
+    unused = ["/".join(name) for name, tensors in stored.values() if tensors]
     report = [f"weights {path}: {len(loaded)} of {len(layers)} layers loaded"]
     titles = {"not in the file": missing, "another shape": mismatched, "in the file only": unused}
-    report += [f"  {title}: {listed(names)}" for title, names in titles.items() if names]
+    for title, names in titles.items():
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        report += [f"  {title}: {', '.join(names[:MOST_NAMES])}{more}"] if names else []
     if not loaded:
         raise InputError("\n".join([*report, "nothing fits; is it another network's file?"]))
     print("\n".join(report))
 
 
-def alike(name: tuple[str, ...]) -> tuple[str, ...]:
-    """The name by which a layer is looked for: what U-Net and the classifier call level_2, U-Net++
-    calls X(2,0) after its paper."""
+def shared_name(name: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the name that a layer has in every network: X(2,0) of a U-Net++, named after its
+    paper, is level_2 of a U-Net and of a classifier."""
     return (*name[:-1], re.sub(r"^x_(\d+)_0_", r"level_\1_", name[-1]))
 
 
-def listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-def leaves(network: keras.Model, above: tuple[str, ...] = ()) -> dict[tuple, keras.Layer]:
-    """Layers with weights by their name; one inside an encoder has the encoder's before it."""
-    found = {}
+def layers_with_weights(
+    network: keras.Model, above: tuple[str, ...] = ()
+) -> dict[tuple, keras.Layer]:
+    """Return the layers that have weights by their names; a layer inside an encoder has the
+    encoder's name before its own."""
+    layers = {}
     for layer in network.layers:
         name = (*above, layer.name)
         if isinstance(layer, keras.Model):
-            found |= leaves(layer, name)
+            layers |= layers_with_weights(layer, name)
         elif layer.weights:
-            found[name] = layer
-    return found
+            layers[name] = layer
+    return layers
 
 
-def copy(source: keras.Model, target: keras.Model) -> None:
-    """Every weight of the target, from the source's layer of that name."""
-    given = leaves(source)
-    for name, layer in leaves(target).items():
-        layer.set_weights(given[name].get_weights())
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Set every weight of the target to that of the source's layer of the same name."""
+    source_layers = layers_with_weights(source)
+    for name, layer in layers_with_weights(target).items():
+        layer.set_weights(source_layers[name].get_weights())
 
 
-def names_and_tensors(group: h5py.Group, above: tuple[str, ...] = ()) -> dict[tuple, list]:
-    """{names of the layer and of those around it: its tensors}, of a file of Keras 3; a file of
-    Keras 2 has nothing under `layers`."""
-    found = {}
+def read_tensors(group: h5py.Group, above: tuple[str, ...] = ()) -> dict[tuple, list]:
+    """Return {names of the layer and of those around it: its tensors} of a file of Keras 3; a file
+    of Keras 2 has nothing under `layers`."""
+    tensors = {}
     for child in group.get("layers", {}).values():
         stored = child.get("vars", {})
         name = (*above, stored.attrs.get("name", "") if stored else "")
-        found[name] = [np.asarray(stored[key]) for key in sorted(stored, key=int)]
-        found |= names_and_tensors(child, name)
-    return found
+        tensors[name] = [np.asarray(stored[key]) for key in sorted(stored, key=int)]
+        tensors |= read_tensors(child, name)
+    return tensors

@@ -76,7 +76,7 @@ def estimate_statistics(network: keras.Model, strategy, forward: Callable, batch
     of the network in training."""
     layers = [
         layer
-        for layer in weight_files.leaves(network).values()
+        for layer in weight_files.layers_with_weights(network).values()
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
     if not layers:

@@ -149,7 +149,7 @@ def side_of(model: dict) -> int:
 def random_weights(model: dict, folder: Path) -> str:
     """A file as of keras.applications, for an encoder that is frozen."""
     row, file = parts.ENCODERS[model["encoder"]], folder / "encoder.weights.h5"
-    encoders.application(row, side_of(model), None).save_weights(file)
+    encoders.build_application(row, side_of(model), None).save_weights(file)
     return str(file)
 
 

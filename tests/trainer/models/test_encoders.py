@@ -81,7 +81,7 @@ def test_features_are_those_of_keras_applications(name, tmp_path):
         as_keras_says(name, np.repeat(255 * images(side), 3, axis=-1))
     )
     grey = keras.Input((side, side, 1), name="images")
-    found = keras.Model(grey, encoders.features(grey, side, name, row.layers, file, "none"))
+    found = keras.Model(grey, encoders.layer_outputs(grey, side, name, row.layers, file, "none"))
     for i, (ours, theirs) in enumerate(zip(found(images(side)), expected, strict=True), 1):
         scale = max(1, np.abs(theirs).max())
         np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-5, err_msg=f"1/{2**i}")
@@ -124,9 +124,9 @@ def test_system_4_is_vgg16_down_to_its_fourth_pooling():
 
 def test_missing_rows_are_behind():
     feature = np.ones((1, 3, 3, 2), np.float32)
-    padded = encoders.fitted(keras.Input((3, 3, 2)), 6, "pad")
+    padded = encoders.padded(keras.Input((3, 3, 2)), 6, "pad")
     assert padded.shape == (None, 6, 6, 2)
-    placed = keras.Model(x := keras.Input((3, 3, 2)), encoders.fitted(x, 6, "pad"))(feature)
+    placed = keras.Model(x := keras.Input((3, 3, 2)), encoders.padded(x, 6, "pad"))(feature)
     assert np.asarray(placed)[0, :, 2, 0].tolist() == [0, 1, 1, 1, 0, 0]
 
 

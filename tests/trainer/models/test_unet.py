@@ -39,7 +39,7 @@ def test_unetpp_has_the_published_number_of_parameters(depth, one_head, all_head
     supervised = networks.plus(filters=32, depth=depth, deep_supervision=True)
     assert build(published, side=16).count_params() == one_head
     assert build(supervised, side=16).count_params() == all_heads
-    assert unetpp.network(published, 16, channels=3).count_params() == rgb
+    assert unetpp.build(published, 16, channels=3).count_params() == rgb
 
 
 @pytest.mark.parametrize(

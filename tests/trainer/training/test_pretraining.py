@@ -38,7 +38,7 @@ def test_all_but_the_last_layer_goes_into_a_segmenter(section, classes, tmp_path
     capsys.readouterr()
     segmenter = build(section(**options, weights=file), 16)
     head = "head" if section is plain else "head_2"
-    layers = weight_files.leaves(segmenter)
+    layers = weight_files.layers_with_weights(segmenter)
     for (name,), layer in layers.items():
         assert name == head or same_weights(layer, pretrained.get_layer(name))
     said = capsys.readouterr().out.splitlines()
