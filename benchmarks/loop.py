@@ -1,4 +1,4 @@
-"""What the training loop costs beside a bare compiled loop of the same network: images a second.
+"""What the training loop costs beside a bare compiled loop of the same network: images per second.
 
     python benchmarks/loop.py [--config configs/unetpp_small.yaml] [--side 256] [--batch 4]
 
@@ -22,24 +22,25 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import keras
 import tensorflow as tf
 
 from trainer.augmentation import augment
 from trainer.config import files
 from trainer.config.run import Config
+from trainer.devices import workers
 from trainer.devices.strategy import create_strategy
 from trainer.display import progress
 from trainer.display.board import Board
-from trainer.models.build import build
 from trainer.scoring import objective
-from trainer.training import averaging, benchmark
-from trainer.training.optimizer import build_optimizer, learning_rate
-from trainer.training.step import prepare_batch, steps_in_one_call, training_step
+from trainer.training import benchmark
+from trainer.training.run import Run, build_learner
+from trainer.training.step import compile_steps, prepare_batch
+
+STEPS = 100  # per epoch, for the schedule of the learning rate
 
 
-def batch_of(run: Config) -> dict:
-    count, side = run.data.batch_size, run.data.side
+def random_batch(config: Config) -> dict:
+    count, side = config.data.batch_size, config.data.side
     return {
         "image": tf.cast(tf.random.uniform([count, side, side, 1], maxval=256), tf.uint8),
         "mask": tf.cast(tf.random.uniform([count, side, side, 1]) > 0.99, tf.uint8),
@@ -47,32 +48,28 @@ def batch_of(run: Config) -> dict:
         "label": tf.ones([count]),
         "has_mask": tf.ones([count]),
         "weight": tf.ones([count]),
-        "uniforms": tf.random.uniform([count, augment.num_draws(run.augment, side)]),
+        "uniforms": tf.random.uniform([count, augment.num_draws(config.augment, side)]),
     }
 
 
-def built(run: Config) -> tuple:
-    """(network, optimizer, rate) of a fresh run."""
-    keras.utils.set_random_seed(run.train.seed)
-    network = build(run.model, run.data.side)
-    rate = learning_rate(run.optimizer, run.train.epochs, 100)
-    optimizer = build_optimizer(run.optimizer, rate)
-    optimizer.build(network.trainable_variables)
-    return network, optimizer
+def fresh_run(config: Config) -> Run:
+    strategy = create_strategy("cpu", 1, config.data.batch_size)
+    losses = objective.image_losses(config, positive_share=0.01)
+    learner = build_learner(config, strategy, STEPS)
+    return Run(config, [], None, None, STEPS, workers.ALONE, strategy, losses, *learner)
 
 
-def bare(run: Config, batch: dict, steps: int):
-    network, optimizer = built(run)
-    losses = objective.image_losses(run, positive_share=0.01)
-    forward = objective.outputs(network, run.loss)
+def bare(config: Config, batch: dict, steps: int) -> Callable:
+    run = fresh_run(config)
+    forward = objective.outputs(run.network, config.loss)
 
     @tf.function
     def step(batch: dict):
-        images, masks = prepare_batch(batch, run.augment)
+        images, masks = prepare_batch(batch, config.augment)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(losses(masks, forward(images, training=True), batch))
-        gradients = tape.gradient(loss, network.trainable_variables)
-        optimizer.apply(gradients, network.trainable_variables)
+            loss = tf.reduce_mean(run.image_losses(masks, forward(images, training=True), batch))
+        gradients = tape.gradient(loss, run.network.trainable_variables)
+        run.optimizer.apply(gradients, run.network.trainable_variables)
         return loss
 
     def loop() -> None:
@@ -83,30 +80,24 @@ def bare(run: Config, batch: dict, steps: int):
     return loop
 
 
-def ours(run: Config, batch: dict, steps: int, workdir: Path):
-    strategy = create_strategy("cpu", 1, run.data.batch_size)
-    network, optimizer = built(run)
-    losses = objective.image_losses(run, positive_share=0.01)
-    several_steps = steps_in_one_call(
-        strategy,
-        training_step(network, optimizer, run, strategy, losses),
-        averaging.moving_statistics(network),
-    )
+def ours(config: Config, batch: dict, steps: int, workdir: Path) -> Callable:
+    run = fresh_run(config)
+    take_steps = compile_steps(run)
     batches = tf.data.Dataset.from_tensors(batch).repeat()
-    iterator = iter(strategy.experimental_distribute_dataset(batches))
-    board, line = Board(workdir, 0), progress.Progress(100, run, 0)
-    done = 0
+    iterator = iter(run.strategy.experimental_distribute_dataset(batches))
+    board, line = Board(workdir, 0), progress.Progress(STEPS, config, 0)
+    step = 0
 
     def loop() -> None:
-        nonlocal done
-        for _ in range(0, steps, run.train.steps_per_call):
-            count = min(run.train.steps_per_call, steps)
-            call = several_steps(iterator, tf.constant(count))
-            call = {name: value.numpy() for name, value in call.items()}
-            done += count
-            line.show(done, call | {"steps": count})
-            means = {name: float(call[name]) / count for name in ("loss", "gradient_norm")}
-            board.scalars("train", done, {**means, **line.rates(optimizer)})
+        nonlocal step
+        for _ in range(0, steps, config.train.steps_per_call):
+            count = min(config.train.steps_per_call, steps)
+            sums = take_steps(iterator, tf.constant(count))
+            sums = {name: value.numpy() for name, value in sums.items()}
+            step += count
+            line.show(step, sums | {"steps": count})
+            means = {name: float(sums[name]) / count for name in ("loss", "gradient_norm")}
+            board.scalars("train", step, {**means, **line.rates(run.optimizer)})
             board.flush()
 
     return loop
@@ -114,23 +105,25 @@ def ours(run: Config, batch: dict, steps: int, workdir: Path):
 
 def main(path: str, side: int, batch: int, steps: int) -> None:
     options = [f"--data.side={side}", f"--data.batch_size={batch}", "--train.jit=off"]
-    run = files.load(path, [*options, "--train.device=cpu", "--train.precision=float32"])
-    data, found = batch_of(run), {}
+    config = files.load(path, [*options, "--train.device=cpu", "--train.precision=float32"])
+    data, rates_by_clock = random_batch(config), {}
     with tempfile.TemporaryDirectory() as workdir:
         loops = {
-            "bare loop": bare(run, data, steps),
-            "training": ours(run, data, steps, Path(workdir)),
+            "bare loop": bare(config, data, steps),
+            "training": ours(config, data, steps, Path(workdir)),
         }
         for clock in (time.perf_counter, time.process_time):
-            seconds = benchmark.best_seconds(
+            best = benchmark.best_seconds(
                 {name: functools.partial(seconds_of, loop, clock) for name, loop in loops.items()}
             )
-            found[clock.__name__] = {name: steps * batch / took for name, took in seconds.items()}
-    print(f"{path} at {side} px, {steps} steps of {batch} a round, images a second of each clock:")
-    for clock, rates in found.items():
+            rates_by_clock[clock.__name__] = {
+                name: steps * batch / seconds for name, seconds in best.items()
+            }
+    print(f"{path} at {side} px, {steps} steps of {batch} per round, images per second:")
+    for clock, rates in rates_by_clock.items():
         ratio = rates["training"] / rates["bare loop"]
-        said = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
-        print(f"{clock:14s}{said}: {ratio:.3f}x")
+        texts = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
+        print(f"{clock:14s}{texts}: {ratio:.3f}x")
 
 
 def seconds_of(loop: Callable, clock: Callable) -> float:

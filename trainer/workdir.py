@@ -125,12 +125,10 @@ def read_config(workdir: Path) -> Config:
     return found
 
 
-def check_weights(path: Path, is_expected: bool) -> None:
-    """The best epoch's weights cannot be made again."""
+def check_weights(path: Path) -> None:
+    """Raise InputError where a file of weights cannot be read; they cannot be computed again."""
     import h5py
 
-    if not is_expected:
-        return
     try:
         with storage.local(path) as file:
             h5py.File(file).close()
@@ -152,7 +150,7 @@ def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "kera
     if not (workdir / BEST).exists():
         raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
     run = read_config(workdir)
-    check_weights(workdir / BEST, is_expected=True)
+    check_weights(workdir / BEST)
     # The weights that training started from are not needed again, nor is the place that they came
     # from.
     network = build(run.model.model_copy(update={"weights": None}), run.data.side)

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,37 +17,35 @@ from trainer.augmentation import augment
 from trainer.config.run import Config
 from trainer.devices import workers
 from trainer.devices.strategy import create_strategy, distribute, replica_sum
-from trainer.models.build import build
 from trainer.scoring import objective
-from trainer.training import averaging, checkpoint
-from trainer.training.optimizer import LossScale, build_optimizer, learning_rate
-from trainer.training.step import steps_in_one_call, training_step
+from trainer.training import averaging
+from trainer.training.checkpoint import State
+from trainer.training.run import Run, build_learner, checkpointed
+from trainer.training.step import compile_steps
 
 BATCH, STEPS = 16, 20
 
 
-def run_of(norm: str, accumulate: int, momentum: float, ema: float = 0.0) -> Config:
+def config_with(
+    norm: str, accumulate: int, momentum: float, ema: float = 0.0, **train: object
+) -> Config:
     optimizer = {"kind": "sgd", "learning_rate": 0.5, "clip_norm": 0.05, "warmup_epochs": 0}
-    optimizer |= {"momentum": momentum, "ema": ema}
+    optimizer |= {"momentum": momentum, "ema": ema, "accumulate": accumulate}
+    network = {"kind": "unetpp", "depth": 1, "filters": 8, "norm": norm, "activation": "elu"}
     return Config.model_validate(
         {
-            "model": {
-                "kind": "unetpp",
-                "depth": 1,
-                "filters": 8,
-                "norm": norm,
-                "activation": "elu",
-            },
+            "model": network,
             "data": {"side": 16, "batch_size": BATCH},
-            "optimizer": optimizer | {"accumulate": accumulate},
+            "optimizer": optimizer,
+            "train": {"epochs": 1, **train},
         }
     )
 
 
-def batches(run: Config, steps: int) -> tf.data.Dataset:
+def batches(config: Config, steps: int) -> tf.data.Dataset:
     rng, count = np.random.default_rng(0), BATCH * steps
     masks = rng.random((count, 16, 16, 1)) < rng.random((count, 1, 1, 1)) / 2
-    draws = rng.random((count, augment.num_draws(run.augment, 16)))
+    draws = rng.random((count, augment.num_draws(config.augment, 16)))
     examples = {
         "image": rng.integers(0, 256, masks.shape).astype("uint8"),
         "mask": 255 * masks.astype("uint8"),
@@ -61,36 +58,31 @@ def batches(run: Config, steps: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(examples).batch(BATCH, drop_remainder=True)
 
 
-def built(run: Config, strategy):
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        network = build(run.model, 16)
-        optimizer = build_optimizer(run.optimizer, learning_rate(run.optimizer, 1, STEPS))
-        optimizer.build(network.trainable_variables)
-    return network, optimizer
+def build(config: Config, strategy) -> Run:
+    """Return a run without a lake."""
+    losses = objective.image_losses(config, 0.1, replica_sum(strategy))
+    learner = build_learner(config, strategy, STEPS)
+    return Run(config, [], None, None, STEPS, workers.ALONE, strategy, losses, *learner)
 
 
-def say(**values) -> None:
+def print_json(**values) -> None:
     print(json.dumps({name: np.asarray(value).tolist() for name, value in values.items()}))
 
 
 def equal(norm: str, replicas: int) -> None:
     accumulate = 2 if norm == "group" else 1
-    run = run_of(norm, accumulate, momentum=0.9)
-    strategy = create_strategy("cpu", replicas, BATCH, accumulate)
-    network, optimizer = built(run, strategy)
-    losses = objective.image_losses(run, 0.1, replica_sum(strategy))
-    step = training_step(network, optimizer, run, strategy, losses)
-    call = steps_in_one_call(strategy, step, averaging.moving_statistics(network))
-    iterator = iter(distribute(strategy, batches(run, STEPS)))
-    sums = [call(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
-    weights = np.concatenate([weight.numpy().ravel() for weight in network.weights])
-    norms = [float(one["gradient_norm"]) / 5 for one in sums]
-    say(loss=[one["loss"] / 5 for one in sums], norm=norms, w=weights)
+    config = config_with(norm, accumulate, momentum=0.9)
+    run = build(config, create_strategy("cpu", replicas, BATCH, accumulate))
+    take_steps = compile_steps(run)
+    iterator = iter(distribute(run.strategy, batches(config, STEPS)))
+    sums = [take_steps(iterator, tf.constant(5)) for _ in range(STEPS // 5)]
+    weights = np.concatenate([weight.numpy().ravel() for weight in run.network.weights])
+    norms = [float(call["gradient_norm"]) / 5 for call in sums]
+    print_json(loss=[call["loss"] / 5 for call in sums], norm=norms, w=weights)
 
 
 def on_replicas(strategy, variables) -> np.ndarray:
-    """[replicas, values]"""
+    """Return the variables' values of each replica, [replicas, values]."""
     local = [strategy.experimental_local_results(variable) for variable in variables]
     replicas = range(strategy.num_replicas_in_sync)
     return np.stack(
@@ -99,61 +91,54 @@ def on_replicas(strategy, variables) -> np.ndarray:
 
 
 def float16() -> None:
-    """Four steps on two replicas; the third has an inf in the last replica's last example."""
-    run, steps = run_of("batch", 1, momentum=0.9), 4
-    strategy = create_strategy("cpu", 2, BATCH)
-    keras.mixed_precision.set_dtype_policy("mixed_float16")
-    network, optimizer = built(run, strategy)
-    losses = objective.image_losses(run, 0.1)
+    """Take four steps on two replicas; the third has an inf in the last replica's last example."""
+    precision = {"precision": "mixed_float16", "loss_scale": 1024.0, "loss_scale_steps": 2}
+    config, steps = config_with("batch", 1, momentum=0.9, **precision), 4
+    run = build(config, create_strategy("cpu", 2, BATCH))
 
-    def planted(masks, outputs, batch):
-        return batch["weight"] * losses(masks, outputs, batch)
+    def weighted_losses(masks, outputs, batch):
+        return batch["weight"] * run.image_losses(masks, outputs, batch)
 
-    with strategy.scope():
-        scale = LossScale(1024.0, 2)
-    step = training_step(network, optimizer, run, strategy, planted, scale=scale)
-    call = steps_in_one_call(strategy, step, [])
-    bad = tf.data.Dataset.range(BATCH * steps).map(lambda n: tf.equal(n, 3 * BATCH - 1))
-    examples = tf.data.Dataset.zip(batches(run, steps).unbatch(), bad).map(
+    take_steps = compile_steps(run._replace(image_losses=weighted_losses))
+    is_bad = tf.data.Dataset.range(BATCH * steps).map(lambda n: tf.equal(n, 3 * BATCH - 1))
+    examples = tf.data.Dataset.zip(batches(config, steps).unbatch(), is_bad).map(
         lambda example, is_bad: example | {"weight": tf.where(is_bad, float("inf"), 1.0)}
     )
-    iterator = iter(distribute(strategy, examples.batch(BATCH, drop_remainder=True)))
+    iterator = iter(distribute(run.strategy, examples.batch(BATCH, drop_remainder=True)))
     for _ in range(steps):
-        sums = call(iterator, tf.constant(1))
-        moved = [v.value for v in (*network.weights, *optimizer.variables)]
-        say(
-            weights=on_replicas(strategy, [w.value for w in network.trainable_variables]),
-            moved=on_replicas(strategy, moved)[0],
-            scales=on_replicas(strategy, [scale.value]),
+        sums = take_steps(iterator, tf.constant(1))
+        moved = [v.value for v in (*run.network.weights, *run.optimizer.variables)]
+        weights = [weight.value for weight in run.network.trainable_variables]
+        print_json(
+            weights=on_replicas(run.strategy, weights),
+            moved=on_replicas(run.strategy, moved)[0],
+            scales=on_replicas(run.strategy, [run.scale.value]),
             skipped=sums["nonfinite_steps"],
             loss=sums["loss"],
         )
 
 
 def resume() -> None:
-    """Plain batch norm on two replicas, and its moving average: what a checkpoint gives back to
-    each."""
-    run, states = run_of("batch", 1, momentum=0.9, ema=0.9), []
+    """Print what a checkpoint gives back to each of two replicas: plain batch norm's statistics and
+    their moving average."""
+    config, before = config_with("batch", 1, momentum=0.9, ema=0.9), None
     strategy = create_strategy("cpu", 2, BATCH)
     agreement = workers.Agreement(strategy, workers.ALONE)
     with tempfile.TemporaryDirectory() as folder:
         for is_resumed in (False, True):
-            network, optimizer = built(run, strategy)
+            run = build(config, strategy)
             with strategy.scope():
-                averages = averaging.Averages(network, strategy)
-                tracked = {"optimizer": optimizer, "shadows": averages.shadows}
-                state = checkpoint.State(Path(folder), network, agreement, **tracked)
-            statistics = averaging.per_replica_variables(network, averages)
+                state = State(Path(folder), run.network, agreement, **checkpointed(run))
+            statistics = averaging.per_replica_variables(run.network, run.averages)
             if is_resumed:
-                step = state.restore(Path(folder))
-                say(step=step, before=states[0], after=on_replicas(strategy, statistics))
+                state.restore(Path(folder))
+                after = on_replicas(strategy, statistics)
+                print_json(step=state.step, before=before, after=after)
                 continue
-            losses = objective.image_losses(run, 0.1)
-            one = training_step(network, optimizer, run, strategy, losses, averages)
-            call = steps_in_one_call(strategy, one, statistics)
-            call(iter(distribute(strategy, batches(run, 3))), tf.constant(3))
-            states.append(on_replicas(strategy, statistics))
-            state.save(3)
+            compile_steps(run)(iter(distribute(strategy, batches(config, 3))), tf.constant(3))
+            before = on_replicas(strategy, statistics)
+            state.step = 3
+            state.save()
 
 
 if __name__ == "__main__":

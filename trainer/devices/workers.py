@@ -145,8 +145,12 @@ class Agreement:
         return bool(self._sum(int(claim)))
 
     def chief_value(self, number: int) -> int:
-        """The chief's number, for all; also a moment that all workers have come to."""
+        """Return the chief's number, on all workers."""
         return self._sum(number if self.worker.is_chief else 0)
+
+    def wait(self) -> None:
+        """Return when all workers have come here."""
+        self._sum(0)
 
     def _sum(self, number: int) -> int:
         if self.worker.count == 1:

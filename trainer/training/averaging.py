@@ -4,7 +4,8 @@
     SWA     the mean over the last epochs (Izmailov et al. 2018, arXiv:1803.05407); the statistics
             of batch normalisation are not averaged but estimated again, as the paper says
 
-Every replica updates its own copies, also of the moving statistics that each has of its own.
+Every replica updates its own copies. Moving statistics differ between replicas until they are
+averaged, and so do their shadows.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,14 @@ from trainer.models import weight_files
 
 
 class Averages:
-    """A shadow of each trainable weight and of each moving statistic; build it in the strategy's
-    scope."""
+    """Holds a shadow of each trainable weight and of each moving statistic; build it in the
+    strategy's scope."""
 
     def __init__(self, network: keras.Model, strategy: tf.distribute.Strategy):
         weights = [variable.value for variable in network.trainable_variables]
         self.variables = weights + moving_statistics(network)
         self.shadows = [tf.Variable(variable, trainable=False) for variable in self.variables]
-        self.of_statistics = self.shadows[len(weights) :]
+        self.statistics_shadows = self.shadows[len(weights) :]
         self.epochs = tf.Variable(0, trainable=False)  # in the mean of the last ones
         self.swap = tf.function(lambda: strategy.run(self._swap), autograph=False)
         self._move_all = tf.function(
@@ -32,17 +33,17 @@ class Averages:
         )
 
     def move(self, share) -> None:
-        """Within a replica: each shadow goes this share of the way to its weight."""
+        """Move each shadow this share of the way to its weight; called within a replica."""
         for shadow, variable in zip(self.shadows, self.variables, strict=True):
             shadow.assign_add(tf.cast(share, shadow.dtype) * (variable - shadow))
 
     def add_epoch(self) -> None:
-        """The shadows become the mean of the weights at the calls so far."""
+        """Make the shadows the mean of the weights at the calls so far."""
         self.epochs.assign_add(1)
         self._move_all(1 / tf.cast(self.epochs, tf.float32))
 
     def _swap(self) -> None:
-        """Weights and shadows change places."""
+        """Exchange weights and shadows."""
         for shadow, variable in zip(self.shadows, self.variables, strict=True):
             weights, average = tf.identity(variable), tf.identity(shadow)
             variable.assign(average)
@@ -50,20 +51,20 @@ class Averages:
 
 
 def ema_share(decay: float, step):
-    """How far a shadow moves at a step counted from 0: 1 - decay, and more at the start, where
-    there is little to remember."""
+    """Return how far a shadow moves at a step counted from 0: 1 - decay of the way to its weight,
+    and further at the start, where a long memory would hold the initial weights."""
     step = tf.cast(step, tf.float32)
     return 1 - tf.minimum(decay, (1 + step) / (10 + step))
 
 
 def per_replica_variables(network: keras.Model, averages: Averages | None = None) -> list:
-    """What each replica has of its own, and a checkpoint would keep the first's of: moving
-    statistics, and their shadows."""
-    return moving_statistics(network) + (averages.of_statistics if averages else [])
+    """Return the variables that differ between replicas; a checkpoint would save only replica 0's:
+    moving statistics, and their shadows."""
+    return moving_statistics(network) + (averages.statistics_shadows if averages else [])
 
 
 def moving_statistics(network: keras.Model) -> list:
-    """Of BatchNormalization."""
+    """Return the moving means and variances of all BatchNormalization layers."""
     return [
         variable.value
         for variable in network.non_trainable_variables
@@ -72,8 +73,8 @@ def moving_statistics(network: keras.Model) -> list:
 
 
 def estimate_statistics(network: keras.Model, strategy, forward: Callable, batches) -> None:
-    """Each moving statistic becomes its mean over the batches; `forward(batch)` is a replica's call
-    of the network in training."""
+    """Make each moving statistic its mean over the batches; `forward(batch)` calls the network in
+    training mode, within a replica."""
     layers = [
         layer
         for layer in weight_files.layers_with_weights(network).values()
@@ -82,26 +83,27 @@ def estimate_statistics(network: keras.Model, strategy, forward: Callable, batch
     if not layers:
         return
     with strategy.scope():
-        pairs = [  # (statistic, its sum over the batches, the layer's momentum)
+        statistics = [  # (statistic, its sum over the batches, the layer's momentum)
             (statistic.value, tf.Variable(tf.zeros_like(statistic)), layer.momentum)
             for layer in layers
             for statistic in (layer.moving_mean, layer.moving_variance)
         ]
 
-    def one_batch(batch):
-        # From 0, a layer keeps (1 - momentum) of the batch's own statistic.
-        for statistic, _, _ in pairs:
+    def add_batch(batch):
+        # A layer sets m = momentum · m + (1 - momentum) · (the batch's statistic). Started from 0,
+        # m / (1 - momentum) is the batch's statistic itself.
+        for statistic, _, _ in statistics:
             statistic.assign(tf.zeros_like(statistic))
         forward(batch)
-        context = tf.distribute.get_replica_context()
-        for statistic, total, momentum in pairs:
-            of_batch = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistic / (1 - momentum))
-            total.assign_add(of_batch)
+        replica = tf.distribute.get_replica_context()
+        for statistic, total, momentum in statistics:
+            value = statistic / (1 - momentum)
+            total.assign_add(replica.all_reduce(tf.distribute.ReduceOp.MEAN, value))
 
-    step = tf.function(lambda batch: strategy.run(one_batch, args=(batch,)), autograph=False)
+    step = tf.function(lambda batch: strategy.run(add_batch, args=(batch,)), autograph=False)
     count = 0
     for batch in distribute(strategy, batches):
         step(batch)
         count += 1
-    for statistic, total, _ in pairs:
+    for statistic, total, _ in statistics:
         statistic.assign(total / count)

@@ -1,5 +1,4 @@
-"""What a run keeps in its workdir: config.yaml, checkpoints to resume from, the best weights,
-metrics.json.
+"""Where a run stands, saved and restored: checkpoints to resume from and the best epochs' weights.
 
 The weights of the best epoch are best.weights.h5. Where more are kept (train.keep), each of those
 epochs has a file best/epoch_0012.weights.h5, too.
@@ -24,23 +23,25 @@ UNREADABLE = (tf.errors.OpError, IndexError, AssertionError)
 
 
 class State:
-    """Network, optimizer and progress of a run, saved and restored together."""
+    """The network, the optimizer and how far a run has come, saved and restored together."""
 
     def __init__(
-        self, workdir: Path, network: keras.Model, agreement: Agreement, keep: int = 1, **tracked
+        self, workdir: Path, network: keras.Model, agreement: Agreement, keep: int = 1, **objects
     ):
-        """`workdir`: where this worker writes; `keep`: so many of the best epochs' weights;
-        `tracked`: what else moves in a run, such as the optimizer, by name."""
-        self.workdir, self.network, self.saved_at = workdir, network, time.monotonic()
-        self.agreement = agreement
-        # The highest first; -inf and 0 where there are no more epochs yet.
+        """`workdir`: where this worker writes; `keep`: the number of best epochs whose weights are
+        kept; `objects`: what else changes in a run, such as the optimizer, by its name in the
+        checkpoint. Names are a format: under another one, old runs could not be resumed."""
+        self.workdir, self.network, self.agreement = workdir, network, agreement
+        self.step = 0  # steps that the run has taken
+        self.sums = EpochSums()  # over the steps of an epoch that is not complete
+        self.save_time = time.monotonic()
+        self.saved_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # The highest score first; -inf and epoch 0 where there were fewer epochs so far.
         self.best_scores = tf.Variable([-math.inf] * keep, dtype=tf.float64, trainable=False)
         self.best_epochs = tf.Variable([0] * keep, dtype=tf.int64, trainable=False)
-        self.sums = EpochSums()
         self.stale_epochs = tf.Variable(0, dtype=tf.int64, trainable=False)  # since the best one
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        weights = {id(weight) for weight in network.weights}
         # Where dropout's random numbers stand: Keras hides it from tf.train.Checkpoint.
+        weights = {id(weight) for weight in network.weights}
         seeds = [v.value for v in network.variables if id(v) not in weights]
         self.checkpoint = tf.train.Checkpoint(
             network=network,
@@ -49,39 +50,71 @@ class State:
             best_epochs=self.best_epochs,
             sums=self.sums,
             stale_epochs=self.stale_epochs,
-            step=self.step,
-            **tracked,
+            step=self.saved_step,
+            **objects,
         )
         self.manager = self._manager()
+
+    # --- saving ---
+
+    def save(self) -> None:
+        """Write a checkpoint; then remove weights of epochs that are not among the best any more.
+
+        Not earlier: until then a restart from the checkpoint before may need them.
+        """
+        self.saved_step.assign(self.step)
+        self.manager.save(checkpoint_number=self.step)
+        self.save_time = time.monotonic()
+        kept_files = {self.workdir / entry["weights"] for entry in self.kept_epochs()}
+        for path in (self.workdir / FURTHER).glob("*.weights.h5"):
+            if path not in kept_files:
+                path.unlink()
+
+    @property
+    def is_saved(self) -> bool:
+        return self.step == int(self.saved_step.numpy())
+
+    def is_due(self, minutes: float) -> bool:
+        """Whether so many minutes have passed since the last save, on any of the workers."""
+        return self.agreement.any(time.monotonic() - self.save_time > 60 * minutes)
 
     def _manager(self) -> tf.train.CheckpointManager:
         folder = str(self.workdir / CHECKPOINTS)
         return tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=2)
 
-    def restore(self, workdir: Path) -> int:
-        """The step that the chief restored from the workdir, as all workers now have."""
-        chief = self.agreement.worker.is_chief
-        step = self.agreement.chief_value(self._restore_newest() if chief else 0)
-        if not chief:
-            _check_shared(workdir, self.agreement.worker)
-        if step and not chief:
-            self.checkpoint.restore(str(workdir / CHECKPOINTS / f"ckpt-{step}")).assert_consumed()
-        return step
+    # --- restoring ---
+
+    def restore(self, workdir: Path) -> None:
+        """Restore the newest readable checkpoint on all workers: the one that the chief could read.
+
+        `workdir`: of the run, which all workers share. The step stays 0 where there is none.
+        """
+        worker = self.agreement.worker
+        self.step = self.agreement.chief_value(self._restore_newest() if worker.is_chief else 0)
+        if not worker.is_chief:
+            _check_shared(workdir, worker)
+            if self.step:
+                path = workdir / CHECKPOINTS / f"ckpt-{self.step}"
+                self.checkpoint.restore(str(path)).assert_consumed()
 
     def _restore_newest(self) -> int:
-        """The step of the newest checkpoint that can be read, now restored; 0 where there is none.
-        Unreadable ones are said and put into checkpoints/damaged; InputError where all are."""
+        """Restore the newest checkpoint that can be read; return its step, 0 where there is none.
+
+        Unreadable ones are reported and moved to checkpoints/damaged. Raises InputError where all
+        of them are.
+        """
         steps, folder = checkpoint_steps(self.workdir), self.workdir / CHECKPOINTS
-        for place, step in enumerate(steps):
+        for position, step in enumerate(steps):
             path = folder / f"ckpt-{step}"
             try:
                 self.checkpoint.restore(str(path)).assert_consumed()
             except UNREADABLE as error:
-                print(f"{path} is damaged, going back to the one before: {_first_line(error)}")
+                reason = str(error).strip().partition("\n")[0]
+                print(f"{path} is damaged, going back to the one before: {reason}")
                 continue
-            if place or self.manager.latest_checkpoint != str(path):
-                self._start_list_at(steps[place:], damaged=steps[:place])
-            self._check_kept()
+            if position or self.manager.latest_checkpoint != str(path):
+                self._list_checkpoints(steps[position:], damaged=steps[:position])
+            self._check_weights()
             print(f"resuming at step {step:,} from {path}")
             return step
         if steps:
@@ -91,7 +124,8 @@ class State:
             )
         return 0
 
-    def _start_list_at(self, steps: list[int], damaged: list[int]) -> None:
+    def _list_checkpoints(self, steps: list[int], damaged: list[int]) -> None:
+        """Write TensorFlow's list of the checkpoints anew, and move the damaged ones away."""
         folder = self.workdir / CHECKPOINTS
         for step in damaged:
             storage.make_folder(folder / "damaged")
@@ -101,31 +135,67 @@ class State:
         tf.compat.v1.train.update_checkpoint_state(str(folder), paths[-1], paths)
         self.manager = self._manager()
 
-    def save(self, step: int) -> None:
-        self.step.assign(step)
-        self.manager.save(checkpoint_number=step)
-        self.saved_at = time.monotonic()
-        self._remove_others()
+    def _check_weights(self) -> None:
+        """Raise InputError where the best epoch's weights are gone or damaged; leave out others.
 
-    def is_due(self, minutes: float) -> bool:
-        return self.agreement.any(time.monotonic() - self.saved_at > 60 * minutes)
+        A worse epoch's file may have made way for an epoch that only a damaged checkpoint knew;
+        that epoch will be trained and scored again.
+        """
+        scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
+        if math.isfinite(scores[0]):
+            check_weights(self.workdir / BEST)
+        rows = [row for row, entry in enumerate(self.kept_epochs()) if self._is_there(row, entry)]
+        if len(rows) < len(self.kept_epochs()):
+            num_missing = len(scores) - len(rows)
+            self.best_scores.assign([*scores[rows], *[-math.inf] * num_missing])
+            self.best_epochs.assign([*epochs[rows], *[0] * num_missing])
+
+    def _is_there(self, rank: int, entry: dict) -> bool:
+        path = self.workdir / entry["weights"]
+        if rank == 0 or path.exists():
+            check_weights(path)
+            return True
+        print(f"{path} is gone: epoch {entry['epoch']} is not among the best ones kept any more")
+        return False
+
+    # --- the best epochs ---
 
     def keep_if_best(self, score: float, epoch: int) -> bool:
-        """Writes the weights of an epoch that is among the best so far; whether it is the best."""
+        """Write the weights of an epoch that is among the best so far; return whether it is the
+        best. Raises InputError for a score that is not a number."""
         if not math.isfinite(score):
             raise InputError(
                 "the validation score is not a number; is a lesion left in the validation split "
                 "at this data.side?"
             )
         scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
-        place = int((scores >= score).sum())  # behind those that are as good
-        is_best = place == 0
+        rank = int((scores >= score).sum())  # behind those that are as good
+        is_best = rank == 0
         self.stale_epochs.assign(0 if is_best else self.stale_epochs + 1)
-        if place < len(scores):
-            self.best_scores.assign(np.insert(scores, place, score)[:-1])
-            self.best_epochs.assign(np.insert(epochs, place, epoch)[:-1])
-            self._write_weights(self.weights_of(epoch), is_best)
+        if rank < len(scores):
+            self.best_scores.assign(np.insert(scores, rank, score)[:-1])
+            self.best_epochs.assign(np.insert(epochs, rank, epoch)[:-1])
+            self._write_weights(self.weights_path(epoch), is_best)
         return is_best
+
+    def kept_epochs(self) -> list[dict]:
+        """Return the best epochs, the best one first, with their scores and weight files."""
+        pairs = zip(self.best_epochs.numpy(), self.best_scores.numpy(), strict=True)
+        return [
+            {
+                "epoch": int(epoch),
+                "value": float(score),
+                "weights": str(self.weights_path(epoch).relative_to(self.workdir)),
+            }
+            for epoch, score in pairs
+            if epoch
+        ]
+
+    def weights_path(self, epoch: int) -> Path:
+        """Return the file for the weights of one of the best epochs."""
+        if self.best_epochs.shape[0] == 1:
+            return self.workdir / BEST
+        return self.workdir / FURTHER / f"epoch_{epoch:04d}.weights.h5"
 
     def _write_weights(self, path: Path, is_best: bool) -> None:
         storage.make_folder(path.parent)
@@ -134,65 +204,15 @@ class State:
         if is_best and path.name != BEST:
             storage.write(self.workdir / BEST, path.read_bytes())
 
-    def weights_of(self, epoch: int) -> Path:
-        """The file of one of the best epochs."""
-        if self.best_epochs.shape[0] == 1:
-            return self.workdir / BEST
-        return self.workdir / FURTHER / f"epoch_{epoch:04d}.weights.h5"
-
-    def kept(self) -> list[dict]:
-        """The best epochs, the best one first, with their files."""
-        pairs = zip(self.best_epochs.numpy(), self.best_scores.numpy(), strict=True)
-        return [
-            {
-                "epoch": int(epoch),
-                "value": float(score),
-                "weights": str(self.weights_of(epoch).relative_to(self.workdir)),
-            }
-            for epoch, score in pairs
-            if epoch
-        ]
-
-    def _check_kept(self) -> None:
-        """The best epoch's weights must be there. Worse ones may have made way for an epoch that
-        only a checkpoint knew which is damaged now; that epoch comes again."""
-        is_expected = math.isfinite(self.best_scores.numpy()[0])
-        check_weights(self.workdir / BEST, is_expected)
-        kept = [number for number, one in enumerate(self.kept()) if self._is_there(number, one)]
-        if len(kept) < len(self.kept()):
-            scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
-            missing = len(scores) - len(kept)
-            self.best_scores.assign([*scores[kept], *[-math.inf] * missing])
-            self.best_epochs.assign([*epochs[kept], *[0] * missing])
-
-    def _is_there(self, number: int, one: dict) -> bool:
-        path = self.workdir / one["weights"]
-        if number == 0 or path.exists():
-            check_weights(path, is_expected=True)
-            return True
-        print(f"{path} is gone: epoch {one['epoch']} is not among the best ones kept any more")
-        return False
-
-    def _remove_others(self) -> None:
-        """Weights of epochs that are not among the best any more; of the newest checkpoint, so that
-        no restart misses one."""
-        kept = {self.workdir / one["weights"] for one in self.kept()}
-        for path in (self.workdir / FURTHER).glob("*.weights.h5"):
-            if path not in kept:
-                path.unlink()
-
 
 def _check_shared(workdir: Path, worker: Worker) -> None:
-    """Behind the chief's claim."""
+    """Raise InputError where a worker does not see what the chief has written; call it after the
+    chief has claimed the workdir."""
     if not (workdir / CONFIG).exists():
         raise InputError(
             f"worker {worker.number} sees no {workdir / CONFIG}, which worker 0 has written; "
             f"give a --workdir that all {worker.count} workers share"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 class EpochSums(tf.train.experimental.PythonState):
@@ -206,7 +226,7 @@ class EpochSums(tf.train.experimental.PythonState):
             self.values[name] = self.values.get(name, 0) + np.asarray(value, np.float64)
 
     def take(self) -> dict:
-        """Those of a whole epoch; the next one starts without."""
+        """Return the sums of a complete epoch; the next epoch starts without any."""
         values, self.values = self.values, {}
         return values
 

@@ -1,55 +1,46 @@
-"""Which images stopped a run whose loss or gradient is no number. In: the batches of the last
-steps, with image_id; out: a sentence.
+"""Which images stopped a run whose loss or gradient is not a number.
 
-No id travels with a step: the order is a function of (seed, epoch), so the batches are made again.
+No id travels with a step: the order is a function of (seed, epoch), so the batches are read again.
 """
 
-from collections.abc import Callable
-
-import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.config.run import Config
 from trainer.scoring import objective
-from trainer.training import step
+from trainer.training.run import Run, batches_from
+from trainer.training.step import prepare_batch
 
-NAMED = 20  # ids in the sentence
-
-
-def sentence(
-    network: keras.Model, run: Config, image_losses: Callable, batches: tf.data.Dataset
-) -> str:
-    """Names the images whose own loss or gradient is not finite with these weights; all where none
-    is."""
-    is_good = _is_good(network, run, image_losses)
-    seen, bad = [], []
-    for batch in batches.as_numpy_iterator():
-        for number, image_id in enumerate(batch.pop("image_id")):
-            seen.append(image_id.decode())
-            if not is_good({name: values[number : number + 1] for name, values in batch.items()}):
-                bad.append(seen[-1])
-    if bad:
-        return f"these images alone make it so: {_listed(bad)}"
-    return f"no image does by itself; the steps' images: {_listed(seen)}"
+MAX_IDS = 20  # in the sentence
 
 
-def _is_good(network: keras.Model, run: Config, image_losses: Callable) -> Callable:
-    """A batch of one -> whether its loss and its gradient are finite."""
-    forward = objective.outputs(network, run.loss)
+def name_images(run: Run, first_step: int, count: int) -> str:
+    """Return a sentence with the images of `count` steps whose own loss or gradient is not finite
+    with the weights as they are; with all images of the steps where each is finite by itself."""
+    config, network = run.config, run.network
+    forward = objective.outputs(network, config.loss)
 
-    def is_good(batch: dict):
-        images, masks = step.prepare_batch(batch, run.augment)
+    @tf.function(autograph=False)
+    def is_finite(batch: dict):
+        images, masks = prepare_batch(batch, config.augment)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(image_losses(masks, forward(images, training=True), batch))
+            loss = tf.reduce_sum(run.image_losses(masks, forward(images, training=True), batch))
         norm = tf.linalg.global_norm(tape.gradient(loss, network.trainable_variables))
         return tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
-    compiled = tf.function(is_good, autograph=False)
-    return lambda batch: bool(np.asarray(compiled(batch)))
+    ids, bad_ids = [], []
+    batches = batches_from(run, first_step, extra_fields=("image_id",)).take(count)
+    for batch in batches.as_numpy_iterator():
+        for number, image_id in enumerate(batch.pop("image_id")):
+            ids.append(image_id.decode())
+            one = {name: values[number : number + 1] for name, values in batch.items()}
+            if not np.asarray(is_finite(one)):
+                bad_ids.append(ids[-1])
+    if bad_ids:
+        return f"these images alone make it so: {_listed(bad_ids)}"
+    return f"no image does by itself; the steps' images: {_listed(ids)}"
 
 
 def _listed(ids: list[str]) -> str:
     ids = list(dict.fromkeys(ids))
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return ", ".join(ids[:NAMED]) + more
+    more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
+    return ", ".join(ids[:MAX_IDS]) + more

@@ -1,181 +1,227 @@
-"""A run's epochs: calls of several steps, then validation, curves, the best weights, a checkpoint.
+"""The story of a run: build, restore, and then epoch after epoch train, validate, keep the best
+weights, draw, save.
 
-It goes on from where the state stands, so that a run that was stopped or killed anywhere ends as
-one that was not.
+It goes on from the newest checkpoint, so that a run that was stopped or killed anywhere ends as one
+that was not.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from trainer import provenance
+from trainer.config import files
 from trainer.config.run import Config
-from trainer.devices import workers
-from trainer.display import progress
+from trainer.devices.strategy import distribute, peak_memory_bytes
+from trainer.devices.workers import Agreement
 from trainer.display.board import RUN, Board
+from trainer.display.progress import Progress
 from trainer.scoring.sums import scores
-from trainer.training import checkpoint, interruption, optimizer, profiling
-from trainer.workdir import write_metrics
+from trainer.training import averaging, culprits
+from trainer.training.checkpoint import State
+from trainer.training.interruption import Interrupted, Watch
+from trainer.training.optimizer import lower_on_plateau
+from trainer.training.profiling import Profile
+from trainer.training.run import Run, batches_from, build_run, cached_images, checkpointed
+from trainer.training.step import compile_steps, prepare_batch
+from trainer.training.validation import Validation
+from trainer.workdir import CONFIG, claim, write_metrics
 
 
-class Parts(NamedTuple):
-    """What a loop calls."""
+def train_stage(config: Config, shared: Path, workdir: Path, watch: Watch) -> None:
+    """Train one stage to its end; raise Interrupted where it was asked to stop before.
 
-    several_steps: Callable[[tf.Tensor], dict]  # how many -> sums over them
-    validation: Callable[[Board, int], dict]  # board, step -> sums over the split
-    averaged: Callable[[int], AbstractContextManager]  # epoch -> with the weights to validate
-    peak_memory_bytes: Callable[[], int]
-    blamed: Callable[[int, int], str]  # first step, how many -> which images made them no number
-    optimizer: keras.optimizers.Optimizer
-    rate: optimizer.Rate
-    scale: optimizer.LossScale | None  # of float16; None: a step that is no number ends the run
+    `shared`: the workdir of all workers; `workdir`: where this one writes, the same with the chief.
+    """
+    # --- build ---
+    run = build_run(config)
+    agreement = Agreement(run.strategy, run.worker)
+    claim(workdir, config, run.lakes)
+
+    # --- restore ---
+    with run.strategy.scope():
+        state = State(workdir, run.network, agreement, config.train.keep, **checkpointed(run))
+    state.restore(shared)
+    run = run._replace(state=state)
+    if end := why_ended(run):
+        print(f"{shared}: {end}")
+        return
+    run = run._replace(board=Board(workdir, state.step))
+    stop_if_asked(run, watch, max_hours=None)  # before minutes of tracing
+    iterator = iter(
+        distribute(run.strategy, batches_from(run, state.step, images=cached_images(run)))
+    )
+    take_steps = functools.partial(compile_steps(run), iterator)
+    validate = Validation(run)
+    if not state.step:
+        run.board.introduce(files.hyperparameters(config), (workdir / CONFIG).read_text())
+    provenance.add_start(workdir, run.lakes, run.strategy, state.step)
+    print(introduction(run), f"curves: tensorboard --logdir {workdir}", sep="\n", flush=True)
+
+    # --- epochs ---
+    line = Progress(run.steps_per_epoch, config, state.step)
+    profile = Profile(workdir, config.train.profile)
+    while True:
+        train_epoch(run, take_steps, watch, line, profile)
+        with weights_to_validate(run):
+            sums = {"train": state.sums.take(), "val": validate(run.board, state.step)}
+            curves = {curve: scores(values) for curve, values in sums.items()}
+            score = run.epoch if config.score == "last" else curves["val"][config.score]
+            is_best = state.keep_if_best(score, run.epoch)
+        draw(run, sums, curves, is_best)
+        lower_on_plateau(config.optimizer, run.rate, int(state.stale_epochs.numpy()))
+        record_scores(run, curves)  # before the checkpoint, or a kill between could lose them
+        save(run)
+        line.epoch(run.epoch, curves, is_best)
+        if end := why_ended(run):
+            break
+        stop_if_asked(run, watch, config.train.max_hours)
+    agreement.wait()  # until the chief has written the weights that the next stage starts from
+    print(f"{shared}: {end}")
 
 
-class Loop:
-    """`per_epoch`: steps."""
-
-    def __init__(
-        self,
-        run: Config,
-        workdir: Path,
-        parts: Parts,
-        state: checkpoint.State,
-        board: Board,
-        stop: "Stop",
-        per_epoch: int,
-    ):
-        self.run, self.workdir, self.parts, self.per_epoch = run, workdir, parts, per_epoch
-        self.state, self.board, self.stop = state, board, stop
-        self.step = int(state.step.numpy())
-        self.line = progress.Progress(per_epoch, run, self.step)
-        self.profile = profiling.Profile(workdir, run.train.profile)
-
-    def train(self) -> str:
-        """To the end of the run, and why it is one; raises Interrupted when it was asked to
-        stop."""
-        while True:
-            self.train_epoch()
-            self.finish_epoch()
-            if ended := why_ended(self.run, self.state, self.step // self.per_epoch):
-                return ended
-            self.stop.if_asked(self.step, self.run.train.max_hours)
-
-    def train_epoch(self) -> None:
-        """What is left of it."""
-        end = (self.step // self.per_epoch + 1) * self.per_epoch
-        while self.step < end:
-            self.call(min(self.run.train.steps_per_call, end - self.step))
-            if self.step < end:  # behind its last step an epoch is validated first, then saved
-                self.stop.if_asked(self.step, self.run.train.max_hours)
-                if self.state.is_due(self.run.train.checkpoint_minutes):
-                    save(self.state, self.board, self.step)
-        self.profile.stop()
-
-    def call(self, count: int) -> None:
-        with self.profile.call(self.step, count):
-            sums = self.parts.several_steps(tf.constant(count))
+def train_epoch(
+    run: Run, take_steps: Callable, watch: Watch, line: Progress, profile: Profile
+) -> None:
+    """Train what is left of the epoch, in calls of train.steps_per_call steps, and save when it is
+    due; `take_steps`: number of steps -> sums over them."""
+    state, settings = run.state, run.config.train
+    last_step = (run.epoch + 1) * run.steps_per_epoch
+    while state.step < last_step:
+        count = min(settings.steps_per_call, last_step - state.step)
+        with profile.call(state.step, count):
+            sums = take_steps(tf.constant(count))
             # An epoch has more pixels than float32 can count.
             sums = {name: value.numpy().astype("float64") for name, value in sums.items()}
-        self.step += count
-        scale, skipped = self.parts.scale, round(float(sums["nonfinite_steps"]))
-        if skipped and (scale is None or scale.is_spent):
-            first = self.step - count
+        state.step += count
+        skipped = round(float(sums["nonfinite_steps"]))
+        if skipped and (run.scale is None or run.scale.is_exhausted):
             raise FloatingPointError(
-                f"the loss or a gradient is not a number between steps {first + 1} and "
-                f"{self.step}: {self.parts.blamed(first, count)}; look at them, or lower "
-                f"optimizer.learning_rate in a new workdir"
+                f"the loss or a gradient is not a number between steps {state.step - count + 1} "
+                f"and {state.step}: {culprits.name_images(run, state.step - count, count)}; look "
+                f"at them, or lower optimizer.learning_rate in a new workdir"
             )
-        drawn = {"input_wait_share": sums.pop("input_wait_share")}
-        self.state.sums.add({**sums, "steps": count - skipped})
-        self.line.show(self.step, self.state.sums.values)
+        input_wait_share = sums.pop("input_wait_share")
+        state.sums.add({**sums, "steps": count - skipped})
+        line.show(state.step, state.sums.values)
+        scalars = {"input_wait_share": input_wait_share, **line.rates(run.optimizer)}
         if count > skipped:
-            drawn |= {name: sums[name] / (count - skipped) for name in ("loss", "gradient_norm")}
-        if scale:
-            drawn |= {"loss_scale": float(scale.value.numpy()), "skipped_steps": skipped}
-        rates = self.line.rates(self.parts.optimizer)
-        self.board.scalars("train", self.step, {**drawn, **rates})
-
-    def finish_epoch(self) -> None:
-        epoch = self.step // self.per_epoch
-        with self.parts.averaged(epoch):
-            sums = {
-                "train": self.state.sums.take(),
-                "val": self.parts.validation(self.board, self.step),
-            }
-            curves = {curve: scores(of_curve) for curve, of_curve in sums.items()}
-            score = epoch if self.run.score == "last" else curves["val"][self.run.score]
-            is_best = self.state.keep_if_best(score, epoch)
-        self.draw(sums, curves, is_best)
-        stale_epochs = int(self.state.stale_epochs.numpy())
-        optimizer.lower_on_plateau(self.run.optimizer, self.parts.rate, stale_epochs)
-        self.write_metrics(epoch, curves)  # before the checkpoint, or a kill between could lose it
-        save(self.state, self.board, self.step)
-        self.line.epoch(epoch, curves, is_best)
-
-    def draw(self, sums: dict, curves: dict, is_best: bool) -> None:
-        """An epoch in TensorBoard; the scores of the best one are the run's in HParams."""
-        for curve, values in curves.items():
-            self.board.distributions(curve, self.step, sums[curve])
-            tagged = {name.replace("dice_", "dice/"): value for name, value in values.items()}
-            self.board.scalars(curve, self.step, tagged)
-        memory = {"peak_memory_gb": self.parts.peak_memory_bytes() / 1e9}
-        self.board.scalars("train", self.step, memory)
-        if is_best:
-            best = {f"best/{name}": value for name, value in curves["val"].items()}
-            self.board.scalars(RUN, self.step, best)
-
-    def write_metrics(self, epoch: int, curves: dict) -> None:
-        kept = self.state.kept()
-        best = {"score": self.run.score, "value": kept[0]["value"], "epoch": kept[0]["epoch"]}
-        last = {"epoch": epoch, "step": self.step, **curves}
-        write_metrics(self.workdir, {"last": last, "best": best, "kept": kept})
+            scalars |= {name: sums[name] / (count - skipped) for name in ("loss", "gradient_norm")}
+        if run.scale:
+            scalars |= {"loss_scale": float(run.scale.value.numpy()), "skipped_steps": skipped}
+        run.board.scalars("train", state.step, scalars)
+        if state.step < last_step:  # behind its last step an epoch is validated first, then saved
+            stop_if_asked(run, watch, settings.max_hours)
+            if state.is_due(settings.checkpoint_minutes):
+                save(run)
+    profile.stop()
 
 
-class Stop:
-    """What ends a run before its end: all workers at the same step, with everything saved."""
+@contextlib.contextmanager
+def weights_to_validate(run: Run) -> Iterator[None]:
+    """Put the averaged weights into the network while it is validated: EMA's after every epoch, and
+    SWA's, the mean of the last epochs, after the last one."""
+    optimizer, epochs = run.config.optimizer, run.config.train.epochs
+    if optimizer.swa_epochs and run.epoch > epochs - optimizer.swa_epochs:
+        run.averages.add_epoch()
+    is_swa = bool(optimizer.swa_epochs) and run.epoch == epochs
+    if not (optimizer.ema or is_swa):
+        yield
+        return
+    run.averages.swap()
+    if is_swa:
 
-    def __init__(
-        self,
-        watch: interruption.Watch,
-        agreement: workers.Agreement,
-        state: checkpoint.State,
-        board: Board,
-    ):
-        self.watch, self.agreement = watch, agreement
-        self.state, self.board = state, board
+        def forward(batch: dict):
+            run.network(prepare_batch(batch, run.config.augment)[0], training=True)
 
-    def if_asked(self, step: int, max_hours: float | None) -> None:
-        """Saves what is not saved yet and raises Interrupted, if a worker has a reason to stop;
-        max_hours waits for a step, or restarts would never end."""
-        own = self.watch.reason(max_hours)
-        if not self.agreement.any(own is not None):
-            return
-        if step != int(self.state.step.numpy()):
-            save(self.state, self.board, step)
-        self.agreement.chief_value(step)  # behind it, all have saved
-        raise interruption.Interrupted(
-            f"{own or 'another worker stops'}: stopped at step {step:,} and saved; the same "
-            f"command goes on from here"
-        )
+        batches = batches_from(run, (epochs - 1) * run.steps_per_epoch)  # of the last epoch
+        averaging.estimate_statistics(run.network, run.strategy, forward, batches)
+    yield
+    run.averages.swap()
 
 
-def why_ended(run: Config, state: checkpoint.State, epoch: int) -> str | None:
-    """What to say where nothing is left to do after an epoch; None: something is."""
-    if epoch >= run.train.epochs:
-        return f"all {run.train.epochs} epochs are done"
-    patience = run.train.patience
-    if patience is None or state.stale_epochs.numpy() < patience:
-        return None
-    best = state.kept()[0]
-    return (
-        f"ended early after epoch {epoch} of {run.train.epochs}: {run.score} has not been better "
-        f"than epoch {best['epoch']}'s {best['value']:.4f} for train.patience={patience} epochs"
+def draw(run: Run, sums: dict, curves: dict, is_best: bool) -> None:
+    """Write an epoch's curves for TensorBoard; the scores of the best epoch are the run's scores in
+    its HParams table."""
+    board, step = run.board, run.state.step
+    for curve, values in curves.items():
+        board.distributions(curve, step, sums[curve])
+        tagged = {name.replace("dice_", "dice/"): value for name, value in values.items()}
+        board.scalars(curve, step, tagged)
+    board.scalars("train", step, {"peak_memory_gb": peak_memory_bytes(run.strategy) / 1e9})
+    if is_best:
+        board.scalars(RUN, step, {f"best/{name}": v for name, v in curves["val"].items()})
+
+
+def record_scores(run: Run, curves: dict) -> None:
+    """Write the scores of the last epoch and of the best ones into metrics.json."""
+    entries = run.state.kept_epochs()
+    best = {"score": run.config.score, "value": entries[0]["value"], "epoch": entries[0]["epoch"]}
+    last = {"epoch": run.epoch, "step": run.state.step, **curves}
+    write_metrics(run.state.workdir, {"last": last, "best": best, "kept": entries})
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint; the curves first, so that no checkpoint is ahead of them."""
+    run.board.flush()
+    run.state.save()
+
+
+def stop_if_asked(run: Run, watch: Watch, max_hours: float | None) -> None:
+    """Save and raise Interrupted if any worker has a reason to stop. All workers call it at the
+    same step.
+
+    `max_hours` is None before the first step of a start: a run whose every start reached its limit
+    before a step would never end.
+    """
+    state, agreement = run.state, run.state.agreement
+    reason = watch.reason(max_hours)
+    if not agreement.any(reason is not None):
+        return
+    if not state.is_saved:
+        save(run)
+    agreement.wait()  # until all have saved
+    raise Interrupted(
+        f"{reason or 'another worker stops'}: stopped at step {state.step:,} and saved; the same "
+        f"command goes on from here"
     )
 
 
-def save(state: checkpoint.State, board: Board, step: int) -> None:
-    board.flush()  # no checkpoint is ahead of its curves
-    state.save(step)
+def why_ended(run: Run) -> str | None:
+    """Return why nothing is left to do after an epoch; None where something is."""
+    config, state = run.config, run.state
+    epochs, patience = config.train.epochs, config.train.patience
+    if run.epoch >= epochs:
+        return f"all {epochs} epochs are done"
+    if patience is None or state.stale_epochs.numpy() < patience:
+        return None
+    best = state.kept_epochs()[0]
+    return (
+        f"ended early after epoch {run.epoch} of {epochs}: {config.score} has not been better than "
+        f"epoch {best['epoch']}'s {best['value']:.4f} for train.patience={patience} epochs"
+    )
+
+
+def introduction(run: Run) -> str:
+    """Return a line about the network, the images and the steps of a run."""
+    config = run.config
+    labels = "labelled" if config.is_classifier else "with_mask"
+    has_other_terms = config.loss.lesion or config.loss.reconstruction or config.loss.kl_divergence
+    effect = "teach no mask" if has_other_terms else "weigh nothing"
+    parts = []
+    for split, purpose in ((run.split, "train"), (run.val_split, "validate")):
+        records, counts = split.counts["records"], dict(split.counts)
+        counts["labelled"] = records - counts["unknown"]
+        unlabelled = records - counts[labels]
+        note = f", {unlabelled:,} of them without a label {effect}" if unlabelled else ""
+        parts.append(f"{records:,} images to {purpose} on{note}")
+    classes = f" of {config.model.classes} classes" if config.is_classifier else ""
+    return (
+        f"{config.model.kind}{classes} with {run.network.count_params():,} parameters at "
+        f"{config.data.side} px, {keras.mixed_precision.dtype_policy().name}; {'; '.join(parts)}; "
+        f"{run.steps_per_epoch} steps of {config.data.batch_size} per epoch"
+    )

@@ -13,7 +13,7 @@ rate grows from too little to too much. In: a run; out: a picture, the numbers, 
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +28,15 @@ from trainer.devices.strategy import distribute
 from trainer.display import plots
 from trainer.display.board import Board
 from trainer.scoring import objective
-from trainer.training import averaging, stages
+from trainer.training import stages
 from trainer.training.optimizer import Rate, build_optimizer
-from trainer.training.run import Setup, batches_of, set_up
-from trainer.training.step import steps_in_one_call, training_step
+from trainer.training.run import Run, batches_from, build_run
+from trainer.training.step import compile_steps
 from trainer.workdir import write_json
 
 FOLDER, PICTURE, NUMBERS = "find_lr", "lr_finder.png", "lr_finder.json"  # in the workdir
 DECAY = 0.96  # of the average
-REMEMBERED = 25  # steps: 1 / (1 - DECAY); as many do not count at the start, and make a slope
+MEMORY = 25  # steps, 1 / (1 - DECAY): the first ones do not count, and a slope is over as many
 DIVERGED = 4.0  # times the lowest average
 
 
@@ -47,101 +47,95 @@ class Suggestion(NamedTuple):
     tenth_of_lowest: float
 
 
-def report(run: Config, workdir: Path, steps: int, lowest: float, highest: float) -> str:
-    """Runs the finder, writes its files into <workdir>/find_lr; returns the lines to print. Raises
+def report(config: Config, workdir: Path, steps: int, lowest: float, highest: float) -> str:
+    """Run the finder and write its files into <workdir>/find_lr; return the lines to print. Raises
     InputError where no rate can be suggested."""
     rates = growing_rates(lowest, highest, steps)
-    first, *others = run.as_stages()
+    first, *others = config.as_stages()
     if others:
         print(f"the first of {1 + len(others)} stages")
-    setup = set_up(first)
-    if setup.worker.is_chief:
+    run = build_run(first)
+    if run.worker.is_chief:
         storage.check_writable(workdir)
-    losses = losses_by_rate(
-        setup.network,
-        first,
-        setup.strategy,
-        setup.image_losses,
-        batches_from_the_first(first, setup, len(rates)),
-        rates,
-    )
+    losses = losses_by_rate(run, rates)
     if not losses:
         raise InputError(
             f"the loss or a gradient of the first step is not a number, at the rate {lowest:g}"
         )
     rates, averages = rates[: len(losses)], running_averages(losses)
-    found = suggestion(rates, losses)
+    suggestion = suggest(rates, losses)
     folder = workdir / FOLDER
-    with stages.worker_folder(setup.worker, workdir) as own:
-        _write(own / FOLDER, rates, losses, averages, found)
+    with stages.worker_folder(run.worker, workdir) as writable:
+        _write(writable / FOLDER, rates, losses, averages, suggestion)
     end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
-    if found is None:
+    if suggestion is None:
         raise InputError(
-            f"no rate to suggest ({end}): the average loss fell in fewer than {REMEMBERED} steps, "
+            f"no rate to suggest ({end}): the average loss fell in fewer than {MEMORY} steps, "
             f"or by no more than the losses of two batches differ; see {folder / PICTURE}, and "
             f"give another --lowest and --highest, more --steps, or a larger data.batch_size"
         )
     is_falling = averages.argmin() == steps
     return (
         f"{folder / PICTURE}: {end}\n"
-        f"a tenth of the rate with the lowest loss: {found.tenth_of_lowest:.1e}"
+        f"a tenth of the rate with the lowest loss: {suggestion.tenth_of_lowest:.1e}"
         f"{', and it was still falling: give a larger --highest' if is_falling else ''}\n"
-        f"the loss falls most steeply at:\n{yaml_line(found.steepest)}"
+        f"the loss falls most steeply at:\n{yaml_line(suggestion.steepest)}"
     )
 
 
 def yaml_line(rate: float) -> str:
-    """For a config; PyYAML takes 1e-4, without a point, for text."""
+    """Return the line for a config; PyYAML takes 1e-4, without a point, for text."""
     return f"optimizer: {{learning_rate: {rate:.1e}}}"
 
 
 def growing_rates(lowest: float, highest: float, steps: int) -> np.ndarray:
-    """[steps + 1], from lowest to highest, each the same factor above the one before."""
+    """Return rates [steps + 1] from lowest to highest, each by the same factor above the last."""
     if not 0 < lowest < highest < float("inf"):
         raise InputError(
             f"--lowest={lowest:g} --highest={highest:g}: expected 0 < lowest < highest"
         )
-    if steps < 2 * REMEMBERED:
-        raise InputError(f"--steps={steps}: fewer than {2 * REMEMBERED} show no slope; give more")
+    if steps < 2 * MEMORY:
+        raise InputError(f"--steps={steps}: fewer than {2 * MEMORY} show no slope; give more")
     return lowest * np.exp(np.arange(steps + 1) * np.log(highest / lowest) / steps)
 
 
-def losses_by_rate(
-    network: keras.Model, run: Config, strategy, image_losses: Callable, batches, rates
-) -> list[float]:
-    """The loss at each rate, up to where it diverges, with an optimizer of its own; network and
-    moving statistics are left as they were."""
-    with strategy.scope():
+def losses_by_rate(run: Run, rates: np.ndarray) -> list[float]:
+    """Return the loss at each rate, up to where it diverges; the steps are those of training, with
+    an optimizer of their own. Network and moving statistics are left as they were."""
+    with run.strategy.scope():
         table = tf.constant(rates, tf.float32)
         growing = Rate(0.0, 0, lambda step: tf.gather(table, tf.cast(step, tf.int32)))
-        optimizer = build_optimizer(run.optimizer, growing)
-        optimizer.build(network.trainable_variables)
-    # Without averages of the weights: they would not change the loss.
-    step = training_step(network, optimizer, run, strategy, image_losses)
-    statistics = averaging.moving_statistics(network)
-    one_step = steps_in_one_call(strategy, step, statistics, is_timed=False)
-    iterator = iter(distribute(strategy, batches))
-    losses, lowest = [], objective.lowest_loss(run.loss)
-    with restored_afterwards(network, strategy):
+        optimizer = build_optimizer(run.config.optimizer, growing)
+        optimizer.build(run.network.trainable_variables)
+    # Without averages of the weights, which would not change the loss.
+    take_steps = compile_steps(
+        run._replace(optimizer=optimizer, rate=growing, averages=None, scale=None)
+    )
+    # The batches that training would see first; more epochs where its own are too few.
+    epochs = max(run.config.train.epochs, -(-len(rates) // run.steps_per_epoch))
+    iterator = iter(distribute(run.strategy, batches_from(run, 0, epochs)))
+    losses, lowest = [], objective.lowest_loss(run.config.loss)
+    with restored_afterwards(run.network, run.strategy):
         for number, rate in enumerate(rates):
-            sums = one_step(iterator, tf.constant(1))
+            sums = take_steps(iterator, tf.constant(1))
             loss, is_finite = float(sums["loss"]), not float(sums["nonfinite_steps"])
             if not is_finite or has_diverged(running_averages([*losses, loss]), lowest):
                 break
             losses.append(loss)
             if number % -(-len(rates) // 10) == 0:
-                place = f"step {number}/{len(rates) - 1}"
-                print(f"{place}  rate {rate:.1e}  loss {loss:.4f}", flush=True)
+                position = f"step {number}/{len(rates) - 1}"
+                print(f"{position}  rate {rate:.1e}  loss {loss:.4f}", flush=True)
     return losses
 
 
 @contextlib.contextmanager
-def restored_afterwards(network: keras.Model, strategy):
-    """Weights, moving statistics and the states of random generators, on each replica."""
+def restored_afterwards(network: keras.Model, strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Give weights, moving statistics and the states of random generators back their values of the
+    start, on each replica."""
     variables = [
-        of_replica
+        copy
         for variable in network.variables
-        for of_replica in strategy.experimental_local_results(variable.value)
+        for copy in strategy.experimental_local_results(variable.value)
     ]
     before = [variable.numpy() for variable in variables]
     try:
@@ -152,7 +146,7 @@ def restored_afterwards(network: keras.Model, strategy):
 
 
 def running_averages(losses: list[float]) -> np.ndarray:
-    """At each step the mean of the losses so far, each weighing DECAY times the next."""
+    """Return at each step the mean of the losses so far, each weighing DECAY times the next."""
     total, weight, averages = 0.0, 0.0, []
     for loss in losses:
         total, weight = DECAY * total + loss, DECAY * weight + 1
@@ -161,47 +155,44 @@ def running_averages(losses: list[float]) -> np.ndarray:
 
 
 def has_diverged(averages: np.ndarray, lowest: float) -> bool:
-    """At the last step; `lowest`: the lowest possible loss."""
+    """Whether the last average is too high; `lowest`: the lowest possible loss."""
     last = averages[-1] - lowest
     return not np.isfinite(last) or last > DIVERGED * (averages.min() - lowest)
 
 
-def suggestion(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
-    """None where the average's lowest comes too early for a slope, or is no further below its start
-    than two batches in a row differ."""
-    averages = running_averages(losses)[REMEMBERED:]
-    rates = rates[REMEMBERED : len(losses)]
-    if len(averages) < REMEMBERED:
+def suggest(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
+    """Return the rates to suggest; None where the average's lowest comes too early for a slope, or
+    is no further below its start than two batches in a row differ."""
+    averages = running_averages(losses)[MEMORY:]
+    rates = rates[MEMORY : len(losses)]
+    if len(averages) < MEMORY:
         return None
     lowest = int(averages.argmin())
-    noise = np.abs(np.diff(losses[: REMEMBERED + lowest + 1])).mean()
-    if lowest + 1 < REMEMBERED or averages[0] - averages[lowest] <= noise:
+    noise = np.abs(np.diff(losses[: MEMORY + lowest + 1])).mean()
+    if lowest + 1 < MEMORY or averages[0] - averages[lowest] <= noise:
         return None
     # Two averages in a row differ by one batch's luck: the slope is of the line through several.
-    windows = np.lib.stride_tricks.sliding_window_view(averages[: lowest + 1], REMEMBERED)
-    slopes = windows @ (np.arange(REMEMBERED) - REMEMBERED // 2)  # by least squares, but a factor
-    steepest = int(slopes.argmin()) + REMEMBERED // 2
+    windows = np.lib.stride_tricks.sliding_window_view(averages[: lowest + 1], MEMORY)
+    slopes = windows @ (np.arange(MEMORY) - MEMORY // 2)  # by least squares, but a factor
+    steepest = int(slopes.argmin()) + MEMORY // 2
     return Suggestion(float(rates[steepest]), float(rates[lowest]) / 10)
 
 
-def batches_from_the_first(run: Config, setup: Setup, count: int) -> tf.data.Dataset:
-    """What training would see first; more epochs where its own are too few."""
-    epochs = max(run.train.epochs, -(-count // setup.per_epoch))
-    return batches_of(run, setup.split, epochs, 0, setup.worker)
-
-
-def _write(folder: Path, rates, losses, averages, found: Suggestion | None) -> None:
-    """The picture, the numbers and TensorBoard's curves, in place of an earlier finder's."""
+def _write(folder: Path, rates, losses, averages, suggestion: Suggestion | None) -> None:
+    """Write the picture, the numbers and TensorBoard's curves, in place of an earlier finder's."""
     storage.make_folder(folder)
     for path in folder.glob("events.*"):
         path.unlink()
     marks = {}
-    if found:
-        marks = {"steepest": found.steepest, "a tenth of the lowest's": found.tenth_of_lowest}
+    if suggestion:
+        marks = {
+            "steepest": suggestion.steepest,
+            "a tenth of the lowest's": suggestion.tenth_of_lowest,
+        }
     picture = plots.losses_by_rate(rates, losses, averages, marks)
     storage.write(folder / PICTURE, to_png(picture))
     numbers = {"rates": list(rates), "losses": losses, "averages": list(averages)}
-    suggested = {"suggestion": found and found._asdict()}
+    suggested = {"suggestion": suggestion and suggestion._asdict()}
     write_json(folder / NUMBERS, suggested | numbers)
     board = Board(folder.parent, 0, (FOLDER,))
     for step, values in enumerate(zip(rates, losses, averages, strict=True)):

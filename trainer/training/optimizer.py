@@ -111,36 +111,32 @@ def lower_on_plateau(settings: learning.Optimizer, rate: Rate, stale_epochs: int
         rate.factor.assign(rate.factor * settings.plateau_factor)
 
 
-LOWEST = 1.0  # below it a step that is not finite is no matter of float16's range
+LOWEST_SCALE = 1.0
 
 
 class LossScale:
-    """Halved at a step that is not finite, doubled after so many good ones; build it in the
-    strategy's scope. Every replica sees the same steps, so its own copy moves alike."""
+    """float16's factor of the loss: halved at a step that is not finite, doubled after
+    `doubling_steps` good ones in a row.
 
-    def __init__(self, start: float, good_steps: int):
+    Build it in the strategy's scope. Every replica sees the same steps, so that all copies of the
+    factor move alike.
+    """
+
+    def __init__(self, start: float, doubling_steps: int):
         self.value = tf.Variable(start, trainable=False)
-        self.good = tf.Variable(0, trainable=False)  # since it last moved
-        self.good_steps = good_steps
+        self.good_steps = tf.Variable(0, trainable=False)  # since the value last changed
+        self.doubling_steps = doubling_steps
 
     @property
-    def is_spent(self) -> bool:
-        return float(self.value.numpy()) < LOWEST
+    def is_exhausted(self) -> bool:
+        """Whether it is so low that float16's range is not why steps are not finite."""
+        return float(self.value.numpy()) < LOWEST_SCALE
 
-    def move(self, is_finite) -> None:
-        """Within a replica."""
-        good = tf.where(is_finite, self.good + 1, 0)
-        is_due = good >= self.good_steps
+    def update(self, is_finite) -> None:
+        """Count a step; called within a replica."""
+        good_steps = tf.where(is_finite, self.good_steps + 1, 0)
+        is_due = good_steps >= self.doubling_steps
         change = tf.where(is_finite, tf.where(is_due, 2.0, 1.0), 0.5)
         # An inf would never come back.
         self.value.assign(tf.minimum(self.value * change, tf.float32.max / 2))
-        self.good.assign(tf.where(is_due, 0, good))
-
-
-def kept_if_finite(is_finite, variables: list, before: list) -> None:
-    """Within a replica: a step that was not finite leaves no trace in the variables.
-
-    `tf.cond` around the step would cost no copy, but a replica may not meet the others in it.
-    """
-    for variable, value in zip(variables, before, strict=True):
-        variable.assign(tf.where(is_finite, variable, value))
+        self.good_steps.assign(tf.where(is_due, 0, good_steps))

@@ -15,31 +15,34 @@ from trainer.config.run import Config
 from trainer.data import damage
 from trainer.devices import workers
 from trainer.devices.workers import DYING_SECONDS, POLL_SECONDS, Worker
-from trainer.training import interruption
-from trainer.training.run import train_stage
+from trainer.training.interruption import Interrupted, Watch
+from trainer.training.loop import train_stage
 from trainer.workdir import BEST, copy_trained
 
+# What a collective operation raises when a worker is gone (tried: killed, connection reset).
+WORKER_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
-def train(run: Config, workdir: Path, model_folder: Path | None = None) -> None:
-    """The run, or each of its stages in a folder of its own but the last; each to its last epoch
-    from where the newest checkpoint stands; raises Interrupted when it was asked to stop. The
-    trained network also goes into `model_folder`."""
+
+def train(config: Config, workdir: Path, model_folder: Path | None = None) -> None:
+    """Train a run from its newest checkpoint to its end; copy the trained network also into
+    `model_folder`. Raises Interrupted where the run was asked to stop before."""
     is_chief = workers.from_environment().is_chief
     if is_chief and model_folder:
         storage.check_writable(model_folder)
-    with interruption.Watch() as watch:
-        train_stages(run, workdir, watch)
+    with Watch() as watch:
+        train_stages(config, workdir, watch)
     if is_chief and model_folder:
         copy_trained(workdir, model_folder)
         print(f"best weights, config and scores: {model_folder}")
 
 
-def train_stages(run: Config, workdir: Path, watch: interruption.Watch) -> None:
-    worker, stages, weights = workers.from_environment(), run.as_stages(), None
+def train_stages(config: Config, workdir: Path, watch: Watch) -> None:
+    """Train stage after stage: the last one in the workdir, the others in folders inside it."""
+    worker, stages, weights = workers.from_environment(), config.as_stages(), None
     if worker.is_chief:
         storage.check_writable(workdir)
     for number, stage in enumerate(stages, 1):
-        stage = _dealt(stage, worker)
+        stage = _with_streams(stage, worker)
         folder = workdir if number == len(stages) else workdir / f"stage_{number}"
         if len(stages) > 1 and worker.is_chief:
             print(f"stage {number} of {len(stages)}, in {folder}")
@@ -50,58 +53,55 @@ def train_stages(run: Config, workdir: Path, watch: interruption.Watch) -> None:
         with (
             interrupt_if_one_is_lost(worker, folder),
             damage.locate_errors(stage, stage.lake),
-            worker_folder(worker, folder) as own,
+            worker_folder(worker, folder) as writable,
         ):
-            train_stage(stage, folder, own, watch)
+            train_stage(stage, folder, writable, watch)
         weights = folder / BEST
 
 
-def _dealt(run: Config, worker: workers.Worker) -> Config:
-    """The run with the number of streams that its order has with so many workers, which a run that
-    goes on must keep."""
-    streams = run.data.streams or worker.count
+def _with_streams(config: Config, worker: Worker) -> Config:
+    """Return the config with data.streams as this number of workers sets it, so that config.yaml
+    has it: a run that goes on must keep the order of its streams."""
+    streams = config.data.streams or worker.count
     if streams % worker.count:
         raise InputError(
             f"data.streams={streams}: the {worker.count} workers cannot share them; give a "
             f"multiple of {worker.count}, or this number of workers"
         )
     if streams == 1:
-        return run
-    return run.model_copy(update={"data": run.data.model_copy(update={"streams": streams})})
-
-
-# What a collective operation raises when a worker is gone (tried: killed, connection reset).
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"streams": streams})})
 
 
 @contextlib.contextmanager
 def worker_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
-    """Where a worker writes: the chief into the workdir; others are quiet and leave nothing."""
+    """Yield where a worker writes: the workdir for the chief. The others print nothing, and what
+    they write is deleted."""
     if worker.is_chief:
         yield workdir
         return
-    quiet = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory(prefix="radlake-worker-") as folder, quiet:
+    silence = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory(prefix="radlake-worker-") as folder, silence:
         yield Path(folder)
 
 
 @contextlib.contextmanager
 def interrupt_if_one_is_lost(worker: Worker, workdir: Path) -> Iterator[None]:
-    """In it, the loss of another worker is an Interrupted: the same command goes on."""
+    """Raise Interrupted where another worker is lost meanwhile: the same command goes on."""
     try:
         yield
-    except LOST as error:
+    except WORKER_LOST as error:
         if worker.count == 1:
             raise
-        raise interruption.Interrupted(
+        raise Interrupted(
             f"worker {worker.number}: another of the {worker.count} workers is gone "
-            f"({'; '.join(_gone(worker)) or 'all ports answer again'}); start all workers again "
+            f"({'; '.join(_lost(worker)) or 'all ports answer again'}); start all workers again "
             f"with the same command, which goes on from the newest checkpoint in {workdir}"
         ) from error
 
 
-def _gone(worker: Worker) -> list[str]:
-    """The workers that are silent, as soon as one is: a process that dies may answer yet."""
+def _lost(worker: Worker) -> list[str]:
+    """Return the workers that do not answer, once there is one: a dying process may answer yet."""
     deadline = time.monotonic() + DYING_SECONDS
     while not (missing := workers.silent(worker)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

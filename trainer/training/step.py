@@ -1,7 +1,9 @@
-"""A training step of a replica, and several of them in one call of a compiled loop.
+"""One training step of a replica, from its batch to its weights, and the compiled loop of several.
 
-Gradients of a replica -> all-reduce -> finite check -> clipping -> optimizer. Losses are sums over
-the batch divided by the global batch, so that one replica and many take the same step.
+    batch ─ window, augmentation ─> images, masks ─ network ─> outputs ─ losses ─> gradients
+    gradients ─ all-reduce over the replicas ─> finite? ─ clipping, optimizer ─> weights, averages
+
+Shapes: B images of a replica, or of one of its optimizer.accumulate parts; S their side.
 """
 
 from collections.abc import Callable
@@ -15,210 +17,222 @@ from trainer.config.augmentation import Augment
 from trainer.config.run import Config
 from trainer.devices.strategy import compiles_gradients, has_several_workers, sum_over_replicas
 from trainer.models.window import to_unit
-from trainer.scoring import losses, objective
+from trainer.scoring import objective
+from trainer.scoring.losses import identity
 from trainer.scoring.sums import example_sums
 from trainer.training import averaging, rematerialise
-from trainer.training.optimizer import LossScale, kept_if_finite
+from trainer.training.profiling import Clock
+from trainer.training.run import Run
 
 
-def training_step(
-    network,
-    optimizer,
-    run: Config,
-    strategy,
-    image_losses: Callable,
-    averages: averaging.Averages | None = None,
-    scale: LossScale | None = None,
-) -> Callable:
-    """One replica's step: batch -> {name: sum over its examples}; the weights of all replicas move
-    alike. With a `scale`, a step that is not finite is skipped by all, and sums nothing."""
-    _refuse_joined_parts(run, strategy.num_replicas_in_sync)
-    gradients = gradients_in_parts(network, run, image_losses)
-    if compiles_gradients(run.train.jit, strategy):
-        _refuse_joined_losses(run, strategy.num_replicas_in_sync)
-        gradients = tf.function(gradients, jit_compile=True, autograph=False)
+def training_step(run: Run) -> Callable[[dict], dict]:
+    """Return one step of a replica: batch -> {name: sum over its examples}.
 
-    moved = _moved(network, optimizer, averages) if scale else []
+    All replicas take it together, each on its part of the batch, and move their weights alike.
+    """
+    network, optimizer, averages, scale = run.network, run.optimizer, run.averages, run.scale
+    config, replicas = run.config, run.strategy.num_replicas_in_sync
+    is_compiled = compiles_gradients(config.train.jit, run.strategy)
+    _check_reductions(config, replicas, is_compiled)
+    gradients_and_sums = replica_gradients(run)
+    if is_compiled:
+        gradients_and_sums = tf.function(gradients_and_sums, jit_compile=True, autograph=False)
+    undoable = _variables_of_step(run) if scale else []
 
     def step(batch: dict) -> dict:
-        before = [tf.identity(variable) for variable in moved]
+        before = [tf.identity(variable) for variable in undoable]
+
+        # --- gradients of this replica ---
+        # In float16 small gradients would be rounded to 0, so that the loss is multiplied by a
+        # factor first, and the gradients are divided by it as soon as they are float32 sums.
         factor = scale.value.read_value() if scale else tf.constant(1.0)
-        grads, sums = gradients(batch, factor)
-        grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        gradients, sums = gradients_and_sums(batch, factor)
+
+        # --- gradient of the global batch ---
+        # A replica's loss is the sum over its own images divided by the number of images on ALL
+        # replicas. So gradients add up, not average: their sum is the gradient of the global
+        # batch's mean loss, and one replica and many take the same step.
+        replica = tf.distribute.get_replica_context()
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if scale:
-            grads = [grad / factor for grad in grads]
-        norm = tf.linalg.global_norm(grads)  # finite only where every gradient is
+            gradients = [gradient / factor for gradient in gradients]
+
+        # --- finite? ---
+        # The norm is finite only where every gradient is. It is the same on every replica, because
+        # it is taken after the reduction: either all of them take the step, or none does.
+        norm = tf.linalg.global_norm(gradients)  # []
         is_finite = tf.math.is_finite(norm)
-        grads = [tf.where(is_finite, grad, tf.zeros_like(grad)) for grad in grads]
-        done = tf.identity(optimizer.iterations)
-        optimizer.apply(grads, network.trainable_variables)
-        if averages and run.optimizer.ema:
-            averages.move(averaging.ema_share(run.optimizer.ema, done))
-        sums |= {"gradient_norm": norm / strategy.num_replicas_in_sync}  # the same on each
+        gradients = [tf.where(is_finite, one, tf.zeros_like(one)) for one in gradients]
+
+        # --- weights and their moving average ---
+        steps_before = tf.identity(optimizer.iterations)
+        optimizer.apply(gradients, network.trainable_variables)  # clips by the global norm first
+        if averages and config.optimizer.ema:
+            averages.move(averaging.ema_share(config.optimizer.ema, steps_before))
+
+        # --- sums: the caller adds them up over the replicas, so what all share is divided ---
+        sums |= {"gradient_norm": norm / replicas}
         if scale:
-            kept_if_finite(is_finite, moved, before)
-            scale.move(is_finite)
+            # A step that is not finite leaves no trace. `tf.cond` around the step would need no
+            # copies, but replicas cannot meet inside one.
+            for variable, value in zip(undoable, before, strict=True):
+                variable.assign(tf.where(is_finite, variable, value))
+            scale.update(is_finite)
             sums = {
                 name: tf.where(is_finite, value, tf.zeros_like(value))
                 for name, value in sums.items()
             }
-        nonfinite = (1.0 - tf.cast(is_finite, tf.float32)) / strategy.num_replicas_in_sync
-        return {**sums, "nonfinite_steps": nonfinite}
+        return {**sums, "nonfinite_steps": (1.0 - tf.cast(is_finite, tf.float32)) / replicas}
 
     return step
 
 
-def _moved(network, optimizer, averages) -> list:
-    """All variables that a step moves, but the states of random generators."""
-    variables = [v.value for v in (*network.trainable_variables, *optimizer.variables)]
-    variables += averaging.moving_statistics(network)
-    return variables + (averages.shadows if averages else [])
+def replica_gradients(run: Run) -> Callable[[dict, tf.Tensor], tuple[list, dict]]:
+    """Return (batch of a replica, factor of its loss) -> the gradients, times the factor, and
+    {name: sum over the examples}."""
+    config, network = run.config, run.network
+    wrap = rematerialise.blockwise if config.train.rematerialise else identity
+    forward = objective.outputs(network, config.loss, wrap)
 
-
-def gradients_in_parts(network, run: Config, image_losses: Callable) -> Callable:
-    """A replica's batch, and a factor of its loss -> its gradients, times the factor, and {name:
-    sum over its examples}, in optimizer.accumulate parts one after the other."""
-    called = rematerialise.blockwise if run.train.rematerialise else losses.identity
-    forward, count = objective.outputs(network, run.loss, called), run.optimizer.accumulate
-
-    def of_part(part: dict, factor) -> tuple[list, dict]:
-        images, masks = prepare_batch(part, run.augment)
+    def gradients(batch: dict, factor: tf.Tensor) -> tuple[list, dict]:
+        images, masks = prepare_batch(batch, config.augment)  # [B, S, S, 1] float32 each
         with tf.GradientTape() as tape:
-            outputs = forward(images, training=True)  # logits [B, S, S, L] or [B, 1], …
-            loss = tf.reduce_sum(image_losses(masks, outputs, part)) / run.data.batch_size
-            scaled = factor * loss
-        lesion = objective.lesion_logits(outputs, run.loss)
-        sums = example_sums(run.is_classifier, masks, outputs[0], part, None, lesion)
-        return tape.gradient(scaled, network.trainable_variables), {"loss": loss, **sums}
+            outputs = forward(images, training=True)  # [logits [B, S, S, heads] or [B, classes], …]
+            losses = run.image_losses(masks, outputs, batch)  # [B]
+            loss = tf.reduce_sum(losses) / config.data.batch_size  # of all replicas together
+            scaled_loss = factor * loss
+        lesion = objective.lesion_logits(outputs, config.loss)  # [B, 1] or None
+        sums = example_sums(config.is_classifier, masks, outputs[0], batch, None, lesion)
+        return tape.gradient(scaled_loss, network.trainable_variables), {"loss": loss, **sums}
 
-    if count == 1:
-        return of_part
-    traced = tf.function(of_part, autograph=False)
+    parts = config.optimizer.accumulate
+    return gradients if parts == 1 else _in_parts(gradients, parts)
+
+
+def prepare_batch(batch: dict, settings: Augment) -> tuple:
+    """Return images in [0, 1] and masks of 0 and 1, [B, S, S, 1] float32, augmented by the batch's
+    own draws; `batch` as trainer/data/batches.py describes it."""
+    side = batch["image"].shape[1]
+    window = augment.jitter_window(batch["window"], batch["uniforms"], settings, side)
+    masks = ops.cast(batch["mask"], "float32")
+    return augment.apply(to_unit(batch["image"], window), masks, batch["uniforms"], settings)
+
+
+def _in_parts(gradients: Callable, count: int) -> Callable:
+    """Return the same function of a batch, computed in equal parts one after the other and added
+    up; only one part's activations are in memory at a time."""
+    traced = tf.function(gradients, autograph=False)
 
     @tf.function  # with AutoGraph, for the loop
-    def gradients(batch: dict, factor) -> tuple[list, dict]:
+    def gradients_in_parts(batch: dict, factor: tf.Tensor) -> tuple[list, dict]:
         parts = {
             name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
             for name, values in batch.items()
         }
         first = {name: values[0] for name, values in parts.items()}
-        found = zeros_like_result(traced, first, factor)
+        total = zeros_like_result(traced, first, factor)
         for number in tf.range(count):  # a loop in the graph, so that one part is in memory
-            more = traced({name: values[number] for name, values in parts.items()}, factor)
-            found = tf.nest.map_structure(tf.add, found, more)
-        return found
+            part = {name: values[number] for name, values in parts.items()}
+            total = tf.nest.map_structure(tf.add, total, traced(part, factor))
+        return total
 
-    return gradients
+    return gradients_in_parts
 
 
-def _refuse_joined_parts(run: Config, replicas: int) -> None:
-    """TensorFlow has no reduction over replicas within a loop."""
-    accumulate = run.optimizer.accumulate
-    if _joins_norms(run) and accumulate > 1 and replicas > 1:
+def _variables_of_step(run: Run) -> list:
+    """Return all variables that a step changes, but the states of random generators."""
+    trained = [v.value for v in (*run.network.trainable_variables, *run.optimizer.variables)]
+    shadows = run.averages.shadows if run.averages else []
+    return [*trained, *averaging.moving_statistics(run.network), *shadows]
+
+
+def _check_reductions(config: Config, replicas: int, is_compiled: bool) -> None:
+    """Raise InputError where the replicas would have to meet inside a loop or inside XLA."""
+    if replicas == 1:
+        return
+    parts = config.optimizer.accumulate
+    has_joint_norms = getattr(config.model, "norm", None) == "sync_batch"
+    if has_joint_norms and parts > 1:
         raise InputError(
             f"model.norm=sync_batch takes its statistics from all {replicas} replicas at once, and "
-            f"optimizer.accumulate={accumulate} works in a loop, where they cannot; use "
+            f"optimizer.accumulate={parts} works in a loop, where they cannot; use "
             f"model.norm=batch, or optimizer.accumulate=1"
         )
-
-
-def _refuse_joined_losses(run: Config, replicas: int) -> None:
-    for name, joins in (
-        ("model.norm=sync_batch", _joins_norms(run)),
-        ("loss.reduction=batch", run.loss.reduction == "batch"),
+    for name, is_joint in (
+        ("model.norm=sync_batch", has_joint_norms),
+        ("loss.reduction=batch", config.loss.reduction == "batch"),
     ):
-        if joins and replicas > 1:
+        if is_joint and is_compiled:
             raise InputError(
                 f"{name} sums over the replicas before the gradient is known; with {replicas} "
                 f"replicas it needs train.jit=off"
             )
 
 
-def _joins_norms(run: Config) -> bool:
-    return getattr(run.model, "norm", None) == "sync_batch"
+# --- several steps in one call ---
+
+
+def compile_steps(run: Run) -> Callable:
+    """Return steps_in_one_call of the run's training step."""
+    statistics = averaging.per_replica_variables(run.network, run.averages)
+    is_timed = not run.config.train.deterministic
+    return steps_in_one_call(run.strategy, training_step(run), statistics, is_timed)
 
 
 def steps_in_one_call(
-    strategy, replica_step: Callable, averages: list, is_timed: bool = True
+    strategy: tf.distribute.Strategy,
+    replica_step: Callable[[dict], dict],
+    per_replica_variables: list,
+    is_timed: bool = True,
 ) -> Callable:
-    """(iterator, number of steps) -> sums over steps and replicas, and the share of their time in
-    which the step waited for its batch, nan unless `is_timed`; as one compiled loop."""
+    """Return (iterator, number of steps) -> sums over steps and replicas, as one compiled loop.
 
+    Among them is input_wait_share, the part of the time in which the steps waited for their
+    batches; nan unless `is_timed`. Behind the last step the replicas' own variables are averaged.
+    """
     clock = Clock(is_timed)
 
     @tf.function
     def several_steps(iterator, count):
         # Only the loop below needs AutoGraph, which took seconds of a start for the step.
         @tf.autograph.experimental.do_not_convert
-        def one_step(done):
+        def one_step(end_before):
             batch = next(iterator)
-            waited = tf.maximum(clock.when_fetched(batch) - done, 0.0)
+            waited = tf.maximum(clock.when_fetched(batch) - end_before, 0.0)
             sums = sum_over_replicas(strategy, strategy.run(replica_step, args=(batch,)))
-            return (sums, waited), clock.when_done(sums)
+            return (sums, waited), clock.when_computed(sums)
 
         traced = tf.function(one_step, autograph=False)
-        sums, _ = zeros_like_result(traced, tf.TensorSpec([], tf.float64))
+        total, _ = zeros_like_result(traced, tf.TensorSpec([], tf.float64))
         # Several workers' collectives stay out of a nested function: in one, the loss of a worker
         # was now and then noticed after a minute instead of ten seconds.
         step = one_step if has_several_workers(strategy) else traced
-        start = done = clock.now()
+        start = end = clock.now()
         for _ in tf.range(count):
-            more, done = step(done)
-            sums = tf.nest.map_structure(tf.add, sums, more)
-        if averages and strategy.num_replicas_in_sync > 1:
-            strategy.run(_average, args=(averages,))
-        sums, waited = sums
-        return {**sums, "input_wait_share": waited / (done - start)}
+            step_sums, end = step(end)
+            total = tf.nest.map_structure(tf.add, total, step_sums)
+        if per_replica_variables and strategy.num_replicas_in_sync > 1:
+            strategy.run(_average, args=(per_replica_variables,))
+        sums, waited = total
+        return {**sums, "input_wait_share": waited / (end - start)}
 
     return several_steps
 
 
 def zeros_like_result(function, *arguments):
-    """Zeros like what a tf.function gives for arguments such as these, which may be tf.TensorSpec:
-    where a loop that adds up starts, so that its body, seconds of a large network, is traced and in
-    the graph once."""
+    """Return zeros in the structure of what a tf.function returns for such arguments (values or
+    tf.TensorSpec).
+
+    A loop that adds up starts from them. To start from its first result, it would need the body,
+    which takes seconds of a large network, traced twice and twice in the graph.
+    """
     result = function.get_concrete_function(*arguments).structured_outputs
     return tf.nest.map_structure(lambda one: tf.zeros(one.shape, one.dtype), result)
 
 
 def _average(variables: list) -> None:
-    context = tf.distribute.get_replica_context()
+    """Set each replica's copies to their mean over the replicas; called within a replica."""
+    replica = tf.distribute.get_replica_context()
     for variable in variables:
-        variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value()))
-
-
-def prepare_batch(batch: dict, settings: Augment):
-    """Images [B, S, S, 1] in [0, 1] and masks of a batch as tf.data makes it (data.py), changed."""
-    window = augment.jitter_window(
-        batch["window"], batch["uniforms"], settings, batch["image"].shape[1]
-    )
-    masks = ops.cast(batch["mask"], "float32")
-    return augment.apply(to_unit(batch["image"], window), masks, batch["uniforms"], settings)
-
-
-class Clock:
-    """Seconds since the epoch, float64, read when values are there; stands still unless
-    `is_running`: TensorFlow reads no clock where operations must be deterministic."""
-
-    def __init__(self, is_running: bool = True):
-        self.is_running = is_running
-        with tf.device("CPU:0"):
-            self.seen = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-
-    def now(self) -> tf.Tensor:
-        with tf.device("CPU:0"):
-            return tf.timestamp() if self.is_running else tf.zeros([], tf.float64)
-
-    def when_fetched(self, batch) -> tf.Tensor:
-        tensors = tf.nest.flatten(batch, expand_composites=True)
-        with tf.control_dependencies(tensors):
-            return self.now()
-
-    def when_done(self, sums: dict) -> tf.Tensor:
-        """A GPU's operations end on the host before they are computed: a value that arrives on the
-        host, in an assignment that no optimiser of graphs removes, was computed."""
-        with tf.device("CPU:0"):
-            values = [tf.reduce_sum(tf.cast(value, tf.float64)) for value in sums.values()]
-            assigned = self.seen.assign(tf.add_n(values))
-        with tf.control_dependencies([assigned]):
-            return self.now()
+        mean = replica.all_reduce(tf.distribute.ReduceOp.MEAN, variable.read_value())
+        variable.assign(mean)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from makers import replica_steps
 from makers.marks import exhaustive
 
 from beam import convert as converter
@@ -22,8 +23,6 @@ from trainer.config import files, parts
 from trainer.config.run import Config, merged
 from trainer.models import encoders
 from trainer.models.build import build
-from trainer.scoring import objective
-from trainer.training.optimizer import build_optimizer, learning_rate
 from trainer.training.step import training_step
 
 ROOT = Path(__file__).parents[3]
@@ -247,20 +246,16 @@ NOT_FOR_A_TPU = r"\[<=|,<=|set-dimension-size|infeed|outfeed|send\(|recv\(|custo
 
 @pytest.mark.parametrize("name", cases("unetpp_l3_cascade"))
 def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bfloat16, tmp_path):
-    run = Config.model_validate(small(name, tmp_path)).as_stages()[0]
-    # Two images a part: within a loop XLA convolves naively on a CPU, eight take Xception minutes.
-    data = run.data.model_copy(update={"batch_size": 2 * run.optimizer.accumulate})
-    train = run.train.model_copy(update={"jit": False})
-    run = run.model_copy(update={"data": data, "train": train})
-    network = build(run.model, run.data.side)
-    rate = learning_rate(run.optimizer, epochs=2, per_epoch=3)
-    optimizer = build_optimizer(run.optimizer, rate)
-    optimizer.build(network.trainable_variables)
-    losses = objective.image_losses(run, positive_share=0.02)
-    step = training_step(network, optimizer, run, tf.distribute.get_strategy(), losses)
-    compiled, batch = tf.function(step, jit_compile=True), batch_of(run)
+    config = Config.model_validate(small(name, tmp_path)).as_stages()[0]
+    # Two images per part: in a loop XLA convolves naively on a CPU, eight take Xception minutes.
+    data = config.data.model_copy(update={"batch_size": 2 * config.optimizer.accumulate})
+    train = config.train.model_copy(update={"jit": False, "precision": "mixed_bfloat16"})
+    config = config.model_copy(update={"data": data, "train": train})
+    run = replica_steps.build(config, tf.distribute.get_strategy())
+    compiled = tf.function(training_step(run), jit_compile=True)
+    batch = batch_of(config)
     text = compiled.experimental_get_compiler_ir(batch)(stage="hlo")
     assert "bf16[" in text and not re.findall(NOT_FOR_A_TPU, text)
     sums = compiled(batch)
     assert sums["nonfinite_steps"] == 0 and sums["gradient_norm"] > 0 and np.isfinite(sums["loss"])
-    assert int(optimizer.iterations) == 1
+    assert int(run.optimizer.iterations) == 1

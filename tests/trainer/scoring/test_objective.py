@@ -155,17 +155,16 @@ def test_a_batch_divides_once_and_leaves_padding_and_unknown_masks_out():
 
 
 ONE_STEP_ON_ONE_AND_TWO_REPLICAS = """
-import json, keras, numpy as np, tensorflow as tf
+import json, numpy as np, tensorflow as tf
 from lake import InputError
 from trainer.augmentation import augment
 from trainer.config.run import Config, Train
-from trainer.devices.strategy import create_strategy, replica_sum
-from trainer.models.build import build
-from trainer.scoring import objective
-from trainer.training import optimizer as optimizers, step as steps
+from trainer.devices.strategy import create_strategy
+from trainer.training.step import compile_steps, training_step
+from tests.makers import replica_steps
 
 strategies = [create_strategy("cpu", count, 4) for count in (2, 1)]
-run = Config.model_validate({
+config = Config.model_validate({
     "model": {"kind": "unetpp", "depth": 1, "filters": 2},
     "data": {"side": 16, "batch_size": 4},
     "loss": {"dice": 1, "bce": 0, "tversky": 1, "reduction": "batch"},
@@ -176,24 +175,17 @@ batch = {
     "image": rng.integers(0, 256, masks.shape).astype("uint8"), "mask": masks.astype("uint8"),
     "window": np.float32([[0, 255]] * 4), "label": np.float32([0, 1, 1, 1]),
     "has_mask": np.float32([1, 1, 0, 1]), "weight": np.ones(4, "float32"),
-    "uniforms": np.full((4, augment.num_draws(run.augment, 16)), 0.5, "float32"),
+    "uniforms": np.full((4, augment.num_draws(config.augment, 16)), 0.5, "float32"),
 }
 dataset = tf.data.Dataset.from_tensors(batch).unbatch().batch(4)
 for strategy in strategies:
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        network = build(run.model, 16)
-        rate = optimizers.learning_rate(run.optimizer, 1, 1)
-        optimizer = optimizers.build_optimizer(run.optimizer, rate)
-        optimizer.build(network.trainable_variables)
-    losses = objective.image_losses(run, 0.1, replica_sum(strategy))
-    step = steps.training_step(network, optimizer, run, strategy, losses)
-    call = steps.steps_in_one_call(strategy, step, [])
-    sums = call(iter(strategy.experimental_distribute_dataset(dataset)), tf.constant(1))
+    run = replica_steps.build(config, strategy)
+    iterator = iter(strategy.experimental_distribute_dataset(dataset))
+    sums = compile_steps(run)(iterator, tf.constant(1))
     print(json.dumps([float(sums["loss"]), float(sums["gradient_norm"])]))
 try:
-    compiled = run.model_copy(update={"train": Train(jit=True)})
-    steps.training_step(network, optimizer, compiled, strategies[0], losses)
+    compiled = config.model_copy(update={"train": Train(jit=True)})
+    training_step(run._replace(config=compiled, strategy=strategies[0]))
 except InputError as error:
     print(error)
 """

@@ -21,18 +21,19 @@ SCORES = [0.5, 0.3, 0.5, 0.7, 0.1, 0.6, 0.7]  # of the epochs 1, 2, …
 
 
 def fresh(workdir: Path, keep: int) -> checkpoint.State:
-    """Of a network of one weight, which is the number of the epoch."""
+    """Return the state of a network of one weight, which is the number of the epoch."""
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     alone = workers.Agreement(tf.distribute.get_strategy(), workers.ALONE)
     return checkpoint.State(workdir, network, alone, keep)
 
 
 def finish(state: checkpoint.State, epoch: int, is_killed: bool = False) -> None:
-    """Its end; `is_killed`: before the checkpoint is written."""
+    """Do what ends an epoch; `is_killed`: before the checkpoint is written."""
     state.network.layers[0].kernel.assign([[float(epoch)]])
     state.keep_if_best(SCORES[epoch - 1], epoch)
     if not is_killed:
-        state.save(epoch)
+        state.step = epoch
+        state.save()
 
 
 def weight_in(path: Path) -> float:
@@ -51,11 +52,13 @@ def test_the_weights_of_the_best_epochs_are_kept_the_earlier_of_two_alike(tmp_pa
     for epoch in range(1, len(SCORES) + 1):
         finish(state, epoch)
         ranked = sorted(range(1, epoch + 1), key=lambda number: (-SCORES[number - 1], number))
-        assert [one["epoch"] for one in state.kept()] == ranked[:keep]
-        assert [one["value"] for one in state.kept()] == [SCORES[n - 1] for n in ranked[:keep]]
+        assert [one["epoch"] for one in state.kept_epochs()] == ranked[:keep]
+        assert [one["value"] for one in state.kept_epochs()] == [
+            SCORES[n - 1] for n in ranked[:keep]
+        ]
         assert weight_in(tmp_path / "best.weights.h5") == ranked[0]
         assert int(state.stale_epochs.numpy()) == epoch - ranked[0]
-        for one in state.kept():
+        for one in state.kept_epochs():
             assert weight_in(tmp_path / one["weights"]) == one["epoch"]
         if keep > 1:
             assert sorted(files(tmp_path).values()) == sorted(ranked[:keep])
@@ -67,12 +70,13 @@ def test_killed_before_its_checkpoint_an_epoch_comes_again_to_the_same_files(tmp
     for epoch in range(1, len(SCORES) + 1):
         finish(undisturbed, epoch)
         fresh_one = fresh(tmp_path / "b", 2)
-        assert fresh_one.restore(tmp_path / "b") == epoch - 1
+        fresh_one.restore(tmp_path / "b")
+        assert fresh_one.step == epoch - 1
         finish(fresh_one, epoch, is_killed=True)
         again = fresh(tmp_path / "b", 2)
         again.restore(tmp_path / "b")
         finish(again, epoch)
-        assert again.kept() == undisturbed.kept()
+        assert again.kept_epochs() == undisturbed.kept_epochs()
         assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
@@ -83,10 +87,11 @@ def test_behind_a_damaged_checkpoint_weights_that_made_way_are_said_to_be_gone(t
     for path in tmp_path.glob("checkpoints/ckpt-3.*"):
         path.write_bytes(b"")
     again = fresh(tmp_path, 2)
-    assert again.restore(tmp_path) == 2
+    again.restore(tmp_path)
+    assert again.step == 2
     assert "epoch_0002.weights.h5 is gone: epoch 2 is not among" in capsys.readouterr().out
     finish(again, 3)
-    assert again.kept() == state.kept() and len(files(tmp_path)) == 2
+    assert again.kept_epochs() == state.kept_epochs() and len(files(tmp_path)) == 2
     (tmp_path / "best" / "epoch_0001.weights.h5").unlink()
     with pytest.raises(InputError, match="the best epoch's weights cannot be read"):
         fresh(tmp_path, 2).restore(tmp_path)

@@ -16,9 +16,8 @@ from trainer import task
 from trainer.config.files import load
 from trainer.config.run import Config, merged
 from trainer.training import lr_finder
-from trainer.training.optimizer import build_optimizer, learning_rate
-from trainer.training.run import Setup, set_up
-from trainer.training.step import prepare_batch, steps_in_one_call, training_step
+from trainer.training.run import batches_from, build_run
+from trainer.training.step import compile_steps, prepare_batch
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {
@@ -28,15 +27,8 @@ SETTINGS = {
 }
 
 
-def run_with(lake, **changes) -> Config:
+def config_with(lake, **changes) -> Config:
     return Config.model_validate(merged({**SETTINGS, "lake": str(lake)}, changes))
-
-
-def losses_of(run: Config, setup: Setup, rates) -> list[float]:
-    batches = lr_finder.batches_from_the_first(run, setup, len(rates))
-    return lr_finder.losses_by_rate(
-        setup.network, run, setup.strategy, setup.image_losses, batches, rates
-    )
 
 
 def falling(rates, centre: float, noise: float = 0.0) -> np.ndarray:
@@ -67,19 +59,19 @@ def test_the_average_weighs_each_loss_96_percent_of_the_next():
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_the_steepest_descent_is_found_within_the_averages_delay(steps, noise):
     rates = lr_finder.growing_rates(1e-9, 1.0, steps)
-    found = lr_finder.suggestion(rates, falling(rates, 1e-4, noise))
+    suggestion = lr_finder.suggest(rates, falling(rates, 1e-4, noise))
     delay = (1e9) ** (24 / steps)  # 24 steps late at most
-    assert 1e-4 / 1.3 < found.steepest < 1e-4 * max(2.0, delay)
-    assert found.steepest < 10 * found.tenth_of_lowest
+    assert 1e-4 / 1.3 < suggestion.steepest < 1e-4 * max(2.0, delay)
+    assert suggestion.steepest < 10 * suggestion.tenth_of_lowest
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_suggested_where_the_loss_only_wavers_or_rises(seed):
     rates = lr_finder.growing_rates(1e-9, 1.0, 200)
     wavering = 1.5 + 0.1 * np.random.default_rng(seed).normal(size=201)
-    assert lr_finder.suggestion(rates, wavering) is None
-    assert lr_finder.suggestion(rates, wavering + np.arange(201) / 100) is None
-    assert lr_finder.suggestion(rates, wavering[:30]) is None
+    assert lr_finder.suggest(rates, wavering) is None
+    assert lr_finder.suggest(rates, wavering + np.arange(201) / 100) is None
+    assert lr_finder.suggest(rates, wavering[:30]) is None
 
 
 def test_it_has_diverged_above_four_times_the_lowest_average():
@@ -95,73 +87,62 @@ def test_it_has_diverged_above_four_times_the_lowest_average():
 def test_the_line_to_copy_is_read_as_a_number(rate, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("model: {kind: unet}\n" + lr_finder.yaml_line(rate) + "\n")
-    found = load(path, []).optimizer.learning_rate
-    assert isinstance(found, float) and found == pytest.approx(rate, rel=0.05)
+    loaded = load(path, []).optimizer.learning_rate
+    assert isinstance(loaded, float) and loaded == pytest.approx(rate, rel=0.05)
     override = [f"--optimizer.learning_rate={rate:.1e}"]
-    assert load(path, override).optimizer.learning_rate == found
+    assert load(path, override).optimizer.learning_rate == loaded
 
 
 @pytest.mark.slow
 def test_each_loss_is_the_one_before_the_step_with_its_rate(lake):
     """A plain loop over the same batches: forward, gradient, weight -= rate · gradient."""
     plain = {"kind": "sgd", "momentum": 0.0, "clip_norm": None}
-    run = run_with(lake, model={"dropout": 0.0}, optimizer=plain)
-    setup = set_up(run)
+    run = build_run(config_with(lake, model={"dropout": 0.0}, optimizer=plain))
     rates = np.array([0.01, 0.5, 0.02, 1.0, 0.1, 0.3])  # in no order, so that a shift would show
-    found = losses_of(run, setup, rates)
-    expected, weights = [], setup.network.trainable_variables
-    batches = lr_finder.batches_from_the_first(run, setup, len(rates))
-    for rate, batch in zip(rates, batches, strict=False):
-        images, masks = prepare_batch(batch, run.augment)
+    losses = lr_finder.losses_by_rate(run, rates)
+    expected, weights = [], run.network.trainable_variables
+    for rate, batch in zip(rates, batches_from(run, 0), strict=False):
+        images, masks = prepare_batch(batch, run.config.augment)
         with tf.GradientTape() as tape:
-            logits = setup.network(images, training=True)
-            loss = tf.reduce_sum(setup.image_losses(masks, [logits], batch)) / 8
+            logits = run.network(images, training=True)
+            loss = tf.reduce_sum(run.image_losses(masks, [logits], batch)) / 8
         for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
             weight.assign(weight - rate * gradient)
         expected.append(float(loss))
     assert np.ptp(expected) > 0.05
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert losses == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow
 def test_network_optimizer_and_random_states_are_left_as_they_were(lake):
-    run = run_with(lake, optimizer={"warmup_epochs": 0})
-    setup = set_up(run)
-    network, strategy = setup.network, setup.strategy
-    with strategy.scope():
-        rate = learning_rate(run.optimizer, 1, 3)
-        optimizer = build_optimizer(run.optimizer, rate)
-        optimizer.build(network.trainable_variables)
-    step = training_step(network, optimizer, run, strategy, setup.image_losses)
-    batches = iter(lr_finder.batches_from_the_first(run, setup, 2))
-    steps_in_one_call(strategy, step, [])(batches, tf.constant(2))  # in mid-training
-    run = Config.model_validate(merged(run.model_dump(), {"optimizer": {"ema": 0.9}}))
-    states = [*network.variables, *optimizer.variables]
+    run = build_run(config_with(lake, optimizer={"warmup_epochs": 0, "ema": 0.9}))
+    compile_steps(run)(iter(batches_from(run, 0)), tf.constant(2))  # in mid-training
+    states = [*run.network.variables, *run.optimizer.variables, *run.averages.shadows]
     names = {variable.name for variable in states}
     assert {"moving_mean", "moving_variance", "seed_generator_state"} <= names
     before = [variable.numpy() for variable in states]
     assert all(np.any(value) for value in before)
-    losses = losses_of(run, setup, np.geomspace(1e-3, 1e-1, 4))
+    losses = lr_finder.losses_by_rate(run, np.geomspace(1e-3, 1e-1, 4))
     assert len(losses) == 4 and len(set(losses)) == 4
     for variable, value in zip(states, before, strict=True):
-        assert np.array_equal(variable.numpy(), value), variable.path
+        assert np.array_equal(variable.numpy(), value), variable.name
 
 
 def test_the_network_is_left_as_it_was_after_an_error(lake):
-    setup = set_up(run_with(lake))
-    before = [variable.numpy() for variable in setup.network.variables]
-    with pytest.raises(KeyError), lr_finder.restored_afterwards(setup.network, setup.strategy):
-        for variable in setup.network.variables:
+    run = build_run(config_with(lake))
+    before = [variable.numpy() for variable in run.network.variables]
+    with pytest.raises(KeyError), lr_finder.restored_afterwards(run.network, run.strategy):
+        for variable in run.network.variables:
             variable.assign(variable + 1)
         raise KeyError
-    for variable, value in zip(setup.network.variables, before, strict=True):
+    for variable, value in zip(run.network.variables, before, strict=True):
         assert np.array_equal(variable.numpy(), value)
 
 
 def test_a_run_that_diverges_ends_there(lake):
     wild = {"kind": "sgd", "momentum": 0.0, "clip_norm": None}
-    run = run_with(lake, model={"norm": "none", "dropout": 0.0}, optimizer=wild)
-    losses = losses_of(run, set_up(run), np.geomspace(1e-3, 1e12, 60))
+    config = config_with(lake, model={"norm": "none", "dropout": 0.0}, optimizer=wild)
+    losses = lr_finder.losses_by_rate(build_run(config), np.geomspace(1e-3, 1e12, 60))
     averages = lr_finder.running_averages(losses)
     assert 5 < len(losses) < 60 and np.isfinite(losses).all()
     assert (averages <= 4 * np.minimum.accumulate(averages)).all()
@@ -233,23 +214,18 @@ import json, sys
 import numpy as np
 from trainer.config.run import Config
 from trainer.training import lr_finder
-from trainer.training.run import set_up
+from trainer.training.run import build_run
 
-run = Config.model_validate(json.loads(sys.argv[1]))
-setup = set_up(run)
-of_replicas = [
-    of_replica
-    for variable in setup.network.variables
-    for of_replica in setup.strategy.experimental_local_results(variable.value)
+run = build_run(Config.model_validate(json.loads(sys.argv[1])))
+copies = [
+    copy
+    for variable in run.network.variables
+    for copy in run.strategy.experimental_local_results(variable.value)
 ]
-before = [variable.numpy() for variable in of_replicas]
-rates = np.geomspace(1e-3, 1.0, 20)
-batches = lr_finder.batches_from_the_first(run, setup, 20)
-losses = lr_finder.losses_by_rate(
-    setup.network, run, setup.strategy, setup.image_losses, batches, rates
-)
-same = [np.array_equal(one.numpy(), value) for one, value in zip(of_replicas, before, strict=True)]
-print(json.dumps({"losses": losses, "variables": len(setup.network.variables), "same": same}))
+before = [copy.numpy() for copy in copies]
+losses = lr_finder.losses_by_rate(run, np.geomspace(1e-3, 1.0, 20))
+same = [np.array_equal(copy.numpy(), value) for copy, value in zip(copies, before, strict=True)]
+print(json.dumps({"losses": losses, "variables": len(run.network.variables), "same": same}))
 """
 
 
@@ -259,13 +235,13 @@ def test_two_replicas_find_the_same_losses_and_are_left_as_they_were(lake):
     # Adam would divide what rounding leaves of a zero gradient by its own size.
     sgd = {"kind": "sgd", "clip_norm": 0.05}
     group = {"norm": "group", "filters": 8, "dropout": 0.0}
-    run = run_with(lake, model=group, optimizer=sgd)
-    expected = losses_of(run, set_up(run), np.geomspace(1e-3, 1.0, 20))
+    one = build_run(config_with(lake, model=group, optimizer=sgd))
+    expected = lr_finder.losses_by_rate(one, np.geomspace(1e-3, 1.0, 20))
     in_parts = {"optimizer": sgd | {"accumulate": 2}, "train": {"replicas": 2}}
-    both = run_with(lake, model=group, **in_parts)
+    both = config_with(lake, model=group, **in_parts)
     code = [sys.executable, "-c", ON_TWO_REPLICAS, both.model_dump_json()]
-    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(expected) == 20 and found["losses"] == pytest.approx(expected, abs=1e-5)
-    assert len(found["same"]) == 2 * found["variables"] and all(found["same"])
+    process = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    printed = json.loads(process.stdout.splitlines()[-1])
+    assert len(expected) == 20 and printed["losses"] == pytest.approx(expected, abs=1e-5)
+    assert len(printed["same"]) == 2 * printed["variables"] and all(printed["same"])
