@@ -6,13 +6,18 @@ from setuptools import setup
 NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
 TRAIN = [
     *NETWORKS,
-    "etils[epath]>=1.9",  # gs:// as paths
+    "etils[epath]>=1.9",  # gs:// as paths, with TensorFlow
     "jinja2>=3.1",  # report.html
     "matplotlib>=3.9",  # the truth/prediction panels
     "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
 ]
-# Dataflow, Vertex AI and gs:// for Beam; TensorFlow has its own gs://.
-CLOUD = ["apache-beam[gcp]>=2.77,<3", "google-cloud-aiplatform>=1.165", "google-cloud-storage>=3"]
+# Dataflow, Vertex AI, gs:// for Beam, and for `lake show` and `verify` without TensorFlow.
+CLOUD = [
+    "apache-beam[gcp]>=2.77,<3",
+    "etils[epath-gcs]>=1.9",  # gs:// as paths, with gcsfs
+    "google-cloud-aiplatform>=1.165",
+    "google-cloud-storage>=3",
+]
 
 setup(
     name="radlake",

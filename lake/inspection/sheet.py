@@ -4,7 +4,6 @@ In: folder, manifest and index; out: a PNG. Which images is a function of the in
 """
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +30,8 @@ def write(folder: Path, content: dict, index: pyarrow.Table, path: Path) -> int:
     shown = read(folder, content, index, choose(index))
     names = (*manifest.numbered(content["classes"]), "") if "classes" in content else LABELS
     tiles = [tile(fields, split, names) for split, fields in shown]
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    compose(tiles).save(unfinished, "PNG")
-    os.replace(unfinished, path)
+    with storage.written(path) as unfinished:
+        compose(tiles).save(unfinished, "PNG")
     return len(tiles)
 
 

