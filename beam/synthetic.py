@@ -197,8 +197,8 @@ def put_pixels(dataset, view, bits, photometric):
 
 
 def parser() -> argparse.ArgumentParser:
-    result = cli.parser("beam.synthetic", __doc__.splitlines()[0])
-    add = result.add_argument
+    parser = cli.parser("beam.synthetic", __doc__.splitlines()[0])
+    add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--images", type=cli.at_least(1), default=400, metavar="N")
     add("--seed", type=cli.at_least(0), default=0, metavar="N")
@@ -213,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--positive_share", type=cli.share, default=0.22, metavar="SHARE")
     add("--processes", type=cli.at_least(1), metavar="N", help="default: one per core")
-    return result
+    return parser
 
 
 def main(argv: list[str]) -> int:

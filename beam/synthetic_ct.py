@@ -55,12 +55,12 @@ def draw(rng) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = cli.parser("beam.synthetic_ct", __doc__.splitlines()[0])
-    add = result.add_argument
+    parser = cli.parser("beam.synthetic_ct", __doc__.splitlines()[0])
+    add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--volumes", type=cli.at_least(1), default=8, metavar="N")
     add("--seed", type=cli.at_least(0), default=0, metavar="N")
-    return result
+    return parser
 
 
 def main(argv: list[str]) -> int:

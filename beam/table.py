@@ -20,9 +20,9 @@ def table(folder: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = cli.parser("beam.table", __doc__)
-    result.add_argument("folder", metavar="ROOT/NAME/VERSION")
-    return result
+    parser = cli.parser("beam.table", __doc__)
+    parser.add_argument("folder", metavar="ROOT/NAME/VERSION")
+    return parser
 
 
 def main(argv: list[str]) -> int:

@@ -14,8 +14,8 @@ from lake import cli, storage
 
 
 def parser() -> argparse.ArgumentParser:
-    result = cli.parser("lake", __doc__)
-    command = cli.subcommands(result)
+    parser = cli.parser("lake", __doc__)
+    command = cli.subcommands(parser)
     add = command("show", help="what a lake holds").add_argument
     add("path", metavar="ROOT/NAME/VERSION")
     add("--split", metavar="NAME", help="count only this split")
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add("path", metavar="ROOT/NAME/VERSION")
     add("--quick", action="store_true", help="decode no images, masks and run lengths")
     add("--processes", type=cli.at_least(1), default=1, metavar="N", help="processes; default: 1")
-    return result
+    return parser
 
 
 def main(argv: list[str]) -> int:

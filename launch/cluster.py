@@ -27,13 +27,13 @@ KILL_SECONDS = 30.0  # the time between SIGTERM and SIGKILL, in which a worker s
 
 
 def parser() -> argparse.ArgumentParser:
-    result = cli.parser("launch.cluster", __doc__)
-    add = result.add_argument
+    parser = cli.parser("launch.cluster", __doc__)
+    add = parser.add_argument
     add("--workers", type=cli.at_least(1), required=True, metavar="N")
-    grace = {"type": cli.at_least(0, float), "default": 60.0, "metavar": "S"}
-    add("--grace_seconds", help="time for the other workers when one has failed", **grace)
+    grace = "how long the other workers may go on when one has failed (60)"
+    add("--grace_seconds", type=float, default=60.0, metavar="S", help=grace)
     add("command", nargs="+", metavar="COMMAND", help="after --")
-    return result
+    return parser
 
 
 def configs(workers: int) -> list[str]:
@@ -128,11 +128,11 @@ def run(command: list[str], workers: int, grace_seconds: float) -> int:
             if not cluster.wait(grace_seconds):
                 cluster.send(signal.SIGTERM)
                 cluster.wait(KILL_SECONDS)
-        codes = [process.poll() for process in cluster.processes]
-    return exit_code([-signal.SIGKILL if code is None else code for code in codes])
+        codes = cluster.codes()
+    return combined_code([-signal.SIGKILL if code is None else code for code in codes])
 
 
-def exit_code(codes: list[int]) -> int:
+def combined_code(codes: list[int]) -> int:
     """Return one exit code for all workers; -15 means that SIGTERM ended one, as in subprocess."""
     errors = [code for code in codes if code > 0]
     return min(errors) if errors else max((128 - code for code in codes if code), default=0)

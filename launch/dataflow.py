@@ -1,7 +1,7 @@
 """python -m launch.dataflow …: runs beam.convert on Dataflow, on machines that fit this job.
 
-Takes the options of beam.convert, with gs:// paths, and Beam's own. Prints the job's page, waits
-and prints the table of a local conversion; Ctrl-C cancels the job.
+Takes the options of beam.convert, with gs:// paths, and Beam's own. Prints the job's page, and when
+the job has ended the same table as a local conversion. Ctrl-C cancels the job.
 """
 
 import argparse
@@ -19,8 +19,8 @@ MACHINE_TYPE, MAX_WORKERS, DISK_GB = "e2-standard-4", 20, 50
 
 def parser() -> argparse.ArgumentParser:
     epilog = "python -m beam.convert --help lists the options of a conversion"
-    result = cli.parser("launch.dataflow", __doc__, epilog=epilog)
-    add, number = result.add_argument, cli.at_least(1)
+    parser = cli.parser("launch.dataflow", __doc__, epilog=epilog)
+    add, number = parser.add_argument, cli.at_least(1)
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
     a_folder = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--machine_type", default=MACHINE_TYPE)
     a_disk = f"disk per machine ({DISK_GB})"
     add("--disk_gb", type=number, default=DISK_GB, metavar="GB", help=a_disk)
-    most = f"machines at most ({MAX_WORKERS})"
+    most = f"the largest number of machines ({MAX_WORKERS})"
     add("--max_workers", type=number, default=MAX_WORKERS, metavar="N", help=most)
     add("--private_ips", action="store_true", help="no public addresses; needs --image")
     add("--subnetwork", metavar="URL", help="regions/REGION/subnetworks/NAME")
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--name", help="the job's name")
     add("--detach", action="store_true", help="do not wait for the job")
     approval.add_flags(add)
-    return result
+    return parser
 
 
 def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:

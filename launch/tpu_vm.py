@@ -34,8 +34,8 @@ POLL_SECONDS = 30.0
 
 
 def parser() -> argparse.ArgumentParser:
-    result = training_run.parser("launch.tpu_vm", __doc__)
-    add = result.add_argument_group("machine").add_argument
+    parser = training_run.parser("launch.tpu_vm", __doc__)
+    add = parser.add_argument_group("machine").add_argument
     add("--project", required=True)
     add("--zone", required=True, help="such as us-west4-a; best in the bucket's region")
     add("--accelerator", required=True, choices=machines.TPU_VMS)
@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
     add("--network")
     add("--subnetwork")
     add("--service_account", metavar="EMAIL", help="the account that the machine runs as")
-    approval.add_flags(result.add_argument)
-    return result
+    approval.add_flags(parser.add_argument)
+    return parser
 
 
 def plan(machine: gcloud.TpuVm, files: list[Path], job: list[str], restarts: int) -> str:

@@ -19,12 +19,12 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     """Return a launcher's parser with the options of the run; arguments that it leaves over
     override values of the config."""
     epilog = "--section.field=value overrides a value of the config, as in trainer.task train"
-    result = cli.parser(command, description, epilog=epilog)
-    add = result.add_argument_group("run").add_argument
+    parser = cli.parser(command, description, epilog=epilog)
+    add = parser.add_argument_group("run").add_argument
     add("--config", required=True, metavar="YAML")
     add("--lake", type=cli.remote_folder, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
     add("--workdir", type=cli.remote_folder, required=True, metavar="gs://BUCKET/FOLDER")
-    return result
+    return parser
 
 
 @contextlib.contextmanager

@@ -26,8 +26,8 @@ POLL_SECONDS = 30.0
 
 
 def parser() -> argparse.ArgumentParser:
-    result = training_run.parser("launch.vertex", __doc__)
-    add = result.add_argument_group("machines").add_argument
+    parser = training_run.parser("launch.vertex", __doc__)
+    add = parser.add_argument_group("machines").add_argument
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
     an_image = "the image of launch/trainer.Dockerfile in a registry"
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     days = {"type": cli.between(0, math.inf), "default": 7.0, "metavar": "DAYS"}
     add("--max_days", help="after which the service ends the job (7)", **days)
     add("--disk_gb", type=cli.at_least(1), default=200, metavar="GB", help="per machine (200)")
-    add = result.add_argument_group("job").add_argument
+    add = parser.add_argument_group("job").add_argument
     name = cli.matching("[a-z][a-z0-9-]{0,62}", "a-z, 0-9 and -, at most 63")
     add("--name", type=name, help="default: radlake-CONFIG")
     label = cli.matching("[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}", "key=value of a-z, 0-9, _ and -")
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--network", metavar="projects/NUMBER/global/networks/NAME", help="to peer with")
     add("--wait", action="store_true", help="until the job has ended; Ctrl-C cancels it")
     approval.add_flags(add)
-    return result
+    return parser
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:

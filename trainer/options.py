@@ -16,8 +16,8 @@ MANY = {"nargs": "+", "default": []}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    result = cli.parser("trainer.task", description)
-    command = cli.subcommands(result)
+    parser = cli.parser("trainer.task", description)
+    command = cli.subcommands(parser)
     for add_command in (
         add_train,
         add_find_lr,
@@ -29,7 +29,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         add_benchmark,
     ):
         add_command(command)
-    return result
+    return parser
 
 
 def add_train(command: Callable) -> None:

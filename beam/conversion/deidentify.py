@@ -12,7 +12,7 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 
 from beam.running import files
-from lake import InputError
+from lake import InputError, storage
 
 KEY_FILE = Path("~/.config/radlake/deidentify.key")
 KEY_BYTES = (16, 64)  # 64 is the longest key of BLAKE2b
@@ -35,10 +35,9 @@ def key_file(path: str | None, is_local: bool) -> str:
     default = KEY_FILE.expanduser()
     if not path and not default.exists():
         default.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = default.with_suffix(".unfinished")
-        unfinished.touch(mode=0o600)
-        unfinished.write_bytes(secrets.token_bytes(32))
-        unfinished.replace(default)
+        with storage.written(default) as unfinished:
+            unfinished.touch(mode=0o600)
+            unfinished.write_bytes(secrets.token_bytes(32))
         print(
             f"created {default}: the secret that hashes patient ids; keep it with the images, "
             "not with the lake",

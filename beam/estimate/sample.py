@@ -14,6 +14,7 @@ from beam.estimate import costs
 from beam.running import files
 from lake import Reject
 from lake.sources.reader import quieten, read_coding, unreadable
+from lake.storage import is_remote
 
 READERS = 16  # files open at a time: reading a header on gs:// is mostly waiting
 # Bytes of a file that the conversion's first pass reads: about its header, but on gs:// as much as
@@ -83,7 +84,7 @@ def read_header(path: str, size: int, options: ConversionOptions) -> FileCost:
     # The second pass reads a file once per frame, a volume once; the pixels of an .mhd are in the
     # file beside it.
     second_pass = max(size, slices * coding.num_bytes) if header.geometry else records * size
-    first_pass = min(size, HEADER_BYTES if files.is_local(path) else REMOTE_HEADER_BYTES)
+    first_pass = min(size, REMOTE_HEADER_BYTES if is_remote(path) else HEADER_BYTES)
     return FileCost(
         path=path,
         bits=bits,

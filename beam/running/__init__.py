@@ -1,3 +1,2 @@
-"""What every pipeline needs to run: runners, files where they may be remote, progress, checks of
-options.
-In: Beam's arguments and paths. Out: a pipeline that has ended, or one message why not."""
+"""What every pipeline needs around its steps: a runner, files, progress, checks of options.
+In: Beam's arguments and paths. Out: a job that has ended, or one message. All of beam/ asks."""

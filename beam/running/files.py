@@ -26,7 +26,7 @@ CHUNK_FILES = 32
 
 def open_binary(path: str) -> BinaryIO:
     """Open a file for reading; the bytes are as stored, also where they are compressed."""
-    if is_local(path):
+    if not storage.is_remote(path):
         return open(path, "rb")  # 0.1 ms less than through Beam
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
@@ -38,12 +38,8 @@ def open_unpacked(path: str) -> BinaryIO:
     return gzip.open(file) if path.endswith(".gz") else file
 
 
-def is_local(path: str) -> bool:
-    return "://" not in path
-
-
 def read(path: str) -> bytes:
-    if is_local(path):
+    if not storage.is_remote(path):
         with open(path, "rb", buffering=0) as file:  # a single read
             return file.read()
     with open_binary(path) as file:
@@ -96,7 +92,7 @@ def remove(path: str) -> None:
 def make_folder(path: str) -> None:
     """Make a local folder; for one on gs://, which needs no making, write and delete an object, and
     raise InputError where it cannot be deleted."""
-    if not is_local(path):
+    if storage.is_remote(path):
         probe = f"{FileSystems.join(path, 'probe')}{UNFINISHED}{uuid.uuid4().hex}"
         with FileSystems.create(probe) as file:
             file.write(b"whether this can be written")
@@ -169,7 +165,7 @@ class Inputs:
 
     def local(self, path: str) -> str:
         """Return a local path of the file, and of the data files beside a MetaImage header."""
-        if is_local(path):
+        if not storage.is_remote(path):
             return path
         from lake.sources import metaimage
 

@@ -67,7 +67,7 @@ time.sleep(600)
     [([0, 0], 0), ([42, 42], 42), ([42, 2], 2), ([-9, 42], 42), ([-9, -15], 143), ([0, -9], 137)],
 )
 def test_the_exit_code_is_an_error_before_a_repeat_before_a_signal(codes, expected):
-    assert cluster.exit_code(codes) == expected
+    assert cluster.combined_code(codes) == expected
 
 
 def test_a_worker_that_takes_no_notice_is_killed(monkeypatch):
