@@ -9,7 +9,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion import deidentify, folders, quotas
 from beam.running import files, options
-from beam.running.options import WORK
+from beam.running.options import BEAM_OPTIONS, WORK
 from lake import InputError, cli
 from lake.labels import rle, tables
 from lake.records import manifest
@@ -97,12 +97,8 @@ class ConversionOptions:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m beam.convert",
-        description="Convert image files and labels to a lake, on any Beam runner.",
-        epilog="Beam's own options (--runner, --direct_num_workers, --project, …) pass through.",
-        allow_abbrev=False,
-    )
+    summary = "Convert image files and labels to a lake, on any Beam runner."
+    parser = cli.parser("beam.convert", summary, epilog=BEAM_OPTIONS)
     _add_inputs(parser.add_argument_group("input").add_argument)
     _add_pixels(parser.add_argument_group("pixels").add_argument)
     _add_splits(parser.add_argument_group("splits and shards").add_argument)

@@ -7,6 +7,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam.running import files
 from lake import InputError
 
+BEAM_OPTIONS = "Beam's own options (--runner, --direct_num_workers, --project, …) pass through."
 WORK = ".work"  # the folder in the output that a repeated command goes on from
 
 
