@@ -1,5 +1,5 @@
-"""The end of a conversion: every input accounted for, then the files beside the shards, the
-manifest last."""
+"""The end of a conversion: check that every input has an outcome, then write the files beside the
+shards, the manifest last."""
 
 import datetime
 import json
@@ -22,60 +22,53 @@ from lake.records import index, manifest
 from lake.scan import stable_hash
 
 
-class Finish(beam.PTransform):
+@beam.ptransform_fn
+def Finish(names, listed: Listing, joined: Joined, bits, options: ConversionOptions):
     """Names of the shards -> a finished lake: the files beside the shards, the manifest last."""
-
-    def __init__(self, listed: Listing, joined: Joined, bits, options: ConversionOptions):
-        super().__init__()
-        self.listed, self.joined, self.bits, self.options = listed, joined, bits, options
-
-    def expand(self, names):
-        listed, joined = self.listed, self.joined
-        rejects = (listed.rejects, joined.rejects) | "Rejects" >> beam.Flatten()
-        counts = (
-            (listed.counts, joined.counts)
-            | "Counts" >> beam.Flatten()
-            | "Sums" >> beam.CombinePerKey(sum)  # (name, number)
+    rejects = (listed.rejects, joined.rejects) | "Rejects" >> beam.Flatten()
+    counts = (
+        (listed.counts, joined.counts)
+        | "Counts" >> beam.Flatten()
+        | "Sums" >> beam.CombinePerKey(sum)  # (name, number)
+    )
+    return (
+        names
+        | "Names" >> beam.combiners.ToList()
+        | "Finalise"
+        >> beam.Map(
+            finalise,
+            rejects=beam.pvalue.AsList(rejects),
+            orphans=beam.pvalue.AsDict(joined.orphans),
+            inputs=beam.pvalue.AsDict(counts),
+            lake_bits=beam.pvalue.AsSingleton(bits),
+            classes=beam.pvalue.AsSingleton(listed.classes),
+            options=options,
         )
-        return (
-            names
-            | "Names" >> beam.combiners.ToList()
-            | "Finalise"
-            >> beam.Map(
-                finalise,
-                rejects=beam.pvalue.AsList(rejects),
-                orphans=beam.pvalue.AsDict(joined.orphans),
-                counted=beam.pvalue.AsDict(counts),
-                lake_bits=beam.pvalue.AsSingleton(self.bits),
-                classes=beam.pvalue.AsSingleton(listed.classes),
-                options=self.options,
-            )
-        )
+    )
 
 
 def finalise(
     names: list[str],
     rejects: list[dict],
     orphans: dict[str, int],
-    counted: dict[str, int],
+    inputs: dict[str, int],
     lake_bits: int,
     classes: list[str],
     options: ConversionOptions,
 ) -> None:
-    """Writes rejects, index, TFDS files and, last, the manifest; nothing when the lake stands as it
-    would be written. Raises Stopped above `--max_reject_fraction`."""
+    """Write rejects, index, TFDS files and, last, the manifest; nothing where the lake on disk is
+    already the same. `orphans` are parts of the list of labels without an image and their lengths,
+    `inputs` counts of files and images. Raises Stopped above `--max_reject_fraction`, for a class
+    without records, and for run lengths in another order than `--rle` says."""
     names, totals = sorted(names), _Totals(classes)
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     _write_rejects(rejects, orphans, options)
-    counts = totals.counts(rejects, sum(orphans.values()), counted)
-    _check_accounts(counts, counted, options)
-    _check_classes(counts, classes, options)
-    conflict = rle.order_conflict(
-        (totals.sums["order_as_columns"], totals.sums["order_as_rows"]), options.dialect
-    )
-    if conflict:
+    counts = totals.counts(rejects, sum(orphans.values()), inputs)
+    _check_counts(counts, inputs, classes, options)
+    votes = totals.sums["order_as_columns"], totals.sums["order_as_rows"]
+    if conflict := rle.order_conflict(votes, options.dialect):
         raise Stopped(f"{conflict}; the lake is not finished")
     content = {
         "schema_version": manifest.SCHEMA_VERSION,
@@ -90,12 +83,12 @@ def finalise(
         **({"classes": classes} if classes else {}),
     }
     _remove_stale_files(names, orphans, options)
-    if not _stands(content, options):
+    if not _is_same(content, options):
         _write(names, content, options)
 
 
 def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
-    files.remove(options.path(manifest.MANIFEST))  # it must not stand beside another index
+    files.remove(options.path(manifest.MANIFEST))  # never beside the index of another lake
     with (
         files.written(options.path(manifest.INDEX)) as file,
         pyarrow.parquet.ParquetWriter(file, index.SCHEMA) as writer,
@@ -109,8 +102,8 @@ def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
     files.write_text(options.path(manifest.MANIFEST), manifest.to_json(content))
 
 
-def _stands(content: dict, options: ConversionOptions) -> bool:
-    """Whether the finished lake on disk is already this one."""
+def _is_same(content: dict, options: ConversionOptions) -> bool:
+    """Return whether a finished lake on disk has this manifest."""
     path = options.path(manifest.MANIFEST)
     if not FileSystems.exists(path):
         return False
@@ -119,13 +112,14 @@ def _stands(content: dict, options: ConversionOptions) -> bool:
 
 
 def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
-    """One at a time: ten million rows of the index do not fit a worker."""
+    """Yield the shards' sidecars one at a time: ten million rows of the index do not fit a
+    worker."""
     for name in names:
         yield json.loads(files.read_text(options.sidecar(name)))
 
 
 class _Totals:
-    """What all shards add up to."""
+    """Sums over the sidecars of all shards."""
 
     def __init__(self, classes: list[str]):
         self.classes = classes
@@ -133,8 +127,7 @@ class _Totals:
         self.splits, self.patients = {}, {}
 
     def add(self, sidecar: dict) -> None:
-        keys = ("name", "split", "records", "bytes", "sha256")
-        self.shards.append({key: sidecar[key] for key in keys})
+        self.shards.append({key: sidecar[key] for key in manifest.SHARD_KEYS})
         self.rejects += sidecar["rejects"]
         self.sums.update(sidecar["sums"])
         counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
@@ -144,7 +137,7 @@ class _Totals:
         arrays = self.patients.setdefault(sidecar["split"], [])
         arrays.append(np.fromiter(patients, np.uint64, len(patients)))
 
-    def counts(self, rejects: list[dict], orphans: int, counted: dict[str, int]) -> dict:
+    def counts(self, rejects: list[dict], orphans: int, inputs: dict[str, int]) -> dict:
         reasons = Counter()
         for reject in rejects:
             reasons[reject["reason"]] += reject["images"]
@@ -158,11 +151,11 @@ class _Totals:
         kinds = ("patient", "study", "series", "image")
         grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
         return {
-            "files": counted.get("files", 0),
-            "images": counted.get("images", 0) + counted.get("files_rejected", 0),
+            "files": inputs.get("files", 0),
+            "images": inputs.get("images", 0) + inputs.get("files_rejected", 0),
             "records": sum(split["records"] for split in splits.values()),
             "rejects": dict(sorted(reasons.items())),
-            "slices_left_out": counted.get("left_out", 0),
+            "slices_left_out": inputs.get("left_out", 0),
             "labels_without_image": orphans,
             "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
             "splits": splits,
@@ -182,27 +175,26 @@ class _Totals:
         }
 
 
-def _check_accounts(counts: dict, counted: dict[str, int], options: ConversionOptions) -> None:
-    listed, rejected = counted.get("files_listed", 0), sum(counts["rejects"].values())
-    outcome = counts["records"] + rejected + counts["slices_left_out"]
-    if counts["files"] != listed + counted.get("files_rejected", 0) or counts["images"] != outcome:
-        raise Stopped(f"the books do not balance, please report this: {counts} from {counted}")
+def _check_counts(counts, inputs, classes, options: ConversionOptions) -> None:
+    """Raise Stopped unless every input has one outcome, few are rejects and no class is empty."""
+    rejected = sum(counts["rejects"].values())
+    outcomes = counts["records"] + rejected + counts["slices_left_out"]
+    num_files = inputs.get("files_listed", 0) + inputs.get("files_rejected", 0)
+    if (counts["files"], counts["images"]) != (num_files, outcomes):
+        raise Stopped(f"inputs and outcomes differ, please report this: {counts} from {inputs}")
+    path = options.path(manifest.REJECTS)
     if rejected > options.max_reject_fraction * counts["images"]:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
         raise Stopped(
             f"{rejected} of {counts['images']} images rejected ({reasons}), more than "
             f"--max_reject_fraction={options.max_reject_fraction:g}; the lake is not finished. See "
-            f"{options.path(manifest.REJECTS)}"
+            f"{path}"
         )
-
-
-def _check_classes(counts: dict, classes: list[str], options: ConversionOptions) -> None:
     for number, name in enumerate(classes):
         if not any(split["classes"][number] for split in counts["splits"].values()):
             raise Stopped(
                 f"class folder {name}: none of its images became a record; the lake is not "
-                f"finished. See {options.path(manifest.REJECTS)}, or leave the folder out of "
-                f"--images"
+                f"finished. See {path}, or leave the folder out of --images"
             )
 
 
@@ -220,47 +212,42 @@ def _write_rejects(
 def _remove_stale_files(
     names: list[str], orphans: dict[str, int], options: ConversionOptions
 ) -> None:
-    """Shards of an earlier conversion with other options into the same folder, and what a killed
-    one left unfinished."""
-    kept = {*names, *(f"{name}.json" for name in names), *orphans}
-    for folder, is_ours in ((options.folder, _is_shard), (options.work(""), lambda name: True)):
+    """Remove shards of an earlier conversion into this folder with other options, and unfinished
+    files of a killed one."""
+    current = {*names, *(f"{name}.json" for name in names), *orphans}
+    work = options.work("")
+    for folder in (options.folder, work):
         for name in files.names_in(folder):
-            if files.UNFINISHED in name or (is_ours(name) and name not in kept):
+            is_ours = folder == work or ".tfrecord-" in name
+            if files.UNFINISHED in name or (is_ours and name not in current):
                 files.remove(FileSystems.join(folder, name))
 
 
-def _is_shard(name: str) -> bool:
-    return ".tfrecord-" in name
-
-
 def table(content: dict, seconds: float | None = None) -> str:
-    """What a user reads at the end of a conversion, which took so many seconds."""
-    counts, megabytes = content["counts"], sum(shard["bytes"] for shard in content["shards"]) / 1e6
+    """Return what a user reads at the end of a conversion: a manifest's counts, and the speed where
+    the seconds are known."""
+    counts, shards = content["counts"], content["shards"]
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
     lines = [
-        f"files    {counts['files']:>9,}",
-        f"images   {counts['images']:>9,}",
-        f"records  {counts['records']:>9,}",
+        *(f"{name:<9}{counts[name]:>9,}" for name in ("files", "images", "records")),
         f"rejects  {sum(counts['rejects'].values()):>9,}  {rejected}",
         f"{'split':<9}{'records':>9} {'positive':>9} {'negative':>9} {'unknown':>9} "
         f"{'patients':>9} {'shards':>7} {'MB':>9}",
     ]
     for name, split in sorted(counts["splits"].items()):
-        own = [shard for shard in content["shards"] if shard["split"] == name]
-        numbers = " ".join(
-            f"{split[key]:>9,}" for key in ("positives", "negatives", "unknown", "patients")
-        )
-        size = sum(shard["bytes"] for shard in own) / 1e6
-        lines.append(f"{name:<9}{split['records']:>9,} {numbers} {len(own):>7} {size:>9.1f}")
+        keys = ("records", "positives", "negatives", "unknown", "patients")
+        numbers = " ".join(f"{split[key]:>9,}" for key in keys)
+        megabytes = [shard["bytes"] / 1e6 for shard in shards if shard["split"] == name]
+        lines.append(f"{name:<9}{numbers} {len(megabytes):>7} {sum(megabytes):>9.1f}")
     if names := content.get("classes"):
         lines.append(f"classes: {', '.join(manifest.numbered(names))}")
     if counts["slices_left_out"]:
         lines.append(f"{counts['slices_left_out']:,} slices without a nodule left out")
     if counts["labels_without_image"]:
         lines.append(f"{counts['labels_without_image']:,} labels have no image: {manifest.ORPHANS}")
-    fallen = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]
-    if fallen:
-        lines.append(f"images without a patient id, split {', '.join(fallen)}")
+    groups = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]
+    if groups:
+        lines.append(f"images without a patient id, split {', '.join(groups)}")
     speed = f" in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s" if seconds else ""
-    lines.append(f"{megabytes:.1f} MB{speed}")
+    lines.append(f"{sum(shard['bytes'] for shard in shards) / 1e6:.1f} MB{speed}")
     return "\n".join(lines)

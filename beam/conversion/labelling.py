@@ -53,27 +53,22 @@ class LabelledImage(Packed):
 # --- the rows ---
 
 
-class ReadLabels(beam.PTransform):
+@beam.ptransform_fn
+def ReadLabels(listed, options: ConversionOptions, layout: Layout | None):
     """The Listing -> (key, Row) of every label; nothing where no image has one."""
-
-    def __init__(self, options: ConversionOptions, layout: Layout | None):
-        super().__init__()
-        self.options, self.layout = options, layout
-
-    def expand(self, listed):
-        options, root = self.options, listed.headers.pipeline
-        if options.class_folders:
-            classes = beam.pvalue.AsSingleton(listed.classes)
-            return listed.headers | beam.Map(folders.to_row, classes, options.classes_root)
-        if options.labels:
-            return root | beam.Create([options.labels]) | beam.FlatMap(read_csv, self.layout)
-        return (
-            root
-            | "Pattern" >> beam.Create([options.masks] if options.masks else [])
-            | "Match" >> beam.FlatMap(listing.match, "masks", "images", None)
-            | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
-            | "Read" >> beam.FlatMap(read_masks)
-        )
+    root = listed.headers.pipeline
+    if options.class_folders:
+        classes = beam.pvalue.AsSingleton(listed.classes)
+        return listed.headers | beam.Map(folders.to_row, classes, options.classes_root)
+    if options.labels:
+        return root | beam.Create([options.labels]) | beam.FlatMap(read_csv, layout)
+    return (
+        root
+        | "Pattern" >> beam.Create([options.masks] if options.masks else [])
+        | "Match" >> beam.FlatMap(listing.match, "masks", "images", None)
+        | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
+        | "Read" >> beam.FlatMap(read_masks)
+    )
 
 
 def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
@@ -91,10 +86,8 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
         try:
             text, size = images.read_mask(files.read(path), path)
             row = Row(0, text, size=size)
-        except OSError as error:
-            reject = reader.unreadable(path, error)
-            row = Row(0, None, problem=(reject.reason, reject.message))
-        except Reject as reject:
+        except (OSError, Reject) as error:
+            reject = error if isinstance(error, Reject) else reader.unreadable(path, error)
             row = Row(0, None, problem=(reject.reason, reject.message))
         yield images.file_stem(path), row
 
@@ -111,31 +104,26 @@ class Joined(NamedTuple):
     counts: beam.PCollection  # (name, number), to be added up
 
 
-class Join(beam.PTransform):
+@beam.ptransform_fn
+def Join(sides, options: ConversionOptions, layout: Layout | None) -> Joined:
     """{"headers": (key, Header), "rows": (key, Row)} -> Joined."""
-
-    def __init__(self, options: ConversionOptions, layout: Layout | None):
-        super().__init__()
-        self.options = options
-        self.kind = layout.kind if layout else "folder" if options.class_folders else "rle"
-
-    def expand(self, sides):
-        outputs = (
-            sides
-            | "By key" >> beam.CoGroupByKey()  # (key, {"headers": [Header], "rows": [Row]})
-            | "Join"
-            >> beam.FlatMap(join, self.kind, self.options).with_outputs(
-                listing.REJECT, ORPHAN, LEFT_OUT, main="images"
-            )
+    kind = layout.kind if layout else "folder" if options.class_folders else "rle"
+    outputs = (
+        sides
+        | "By key" >> beam.CoGroupByKey()  # (key, {"headers": [Header], "rows": [Row]})
+        | "Join"
+        >> beam.FlatMap(join, kind, options).with_outputs(
+            listing.REJECT, ORPHAN, LEFT_OUT, main="images"
         )
-        orphans = (
-            outputs[ORPHAN]
-            | "Deal orphans" >> beam.Map(orphan_part)  # (number of its part, key)
-            | "Parts" >> beam.GroupByKey()
-            | "Write orphans" >> beam.Map(write_orphans, self.options)
-        )
-        counts = outputs[LEFT_OUT] | "Left out" >> beam.Map(lambda number: ("left_out", number))
-        return Joined(outputs["images"], outputs[listing.REJECT], orphans, counts)
+    )
+    orphans = (
+        outputs[ORPHAN]
+        | "Deal orphans" >> beam.Map(orphan_part)  # (number of its part, key)
+        | "Parts" >> beam.GroupByKey()
+        | "Write orphans" >> beam.Map(write_orphans, options)
+    )
+    counts = outputs[LEFT_OUT] | "Left out" >> beam.Map(lambda number: ("left_out", number))
+    return Joined(outputs["images"], outputs[listing.REJECT], orphans, counts)
 
 
 def join(keyed: tuple, kind: str, options: ConversionOptions) -> Iterator:

@@ -26,35 +26,29 @@ class Listing(NamedTuple):
     counts: beam.PCollection  # (name, number), to be added up
 
 
-class ReadHeaders(beam.PTransform):
+@beam.ptransform_fn
+def ReadHeaders(root, options: ConversionOptions) -> Listing:
     """The root of a pipeline -> the Listing of the files of `--images`."""
-
-    def __init__(self, options: ConversionOptions):
-        super().__init__()
-        self.options = options
-
-    def expand(self, root):
-        options = self.options
-        chunks = (
-            root
-            | "Pattern" >> beam.Create([options.images])
-            | "Match" >> beam.FlatMap(match, "images", options.source, options.progress_file)
-            | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
-        )
-        outputs = chunks | "Read" >> beam.FlatMap(read_headers, options).with_outputs(
-            REJECT, main="headers"
-        )
-        counts = (
-            chunks | "Files" >> beam.Map(lambda chunk: ("files", len(chunk))),
-            outputs["headers"] | "Images" >> beam.FlatMap(counts_of_header),
-            outputs[REJECT] | "Rejected" >> beam.Map(lambda _: ("files_rejected", 1)),
-        )
-        return Listing(
-            headers=outputs["headers"],
-            classes=chunks | folders.Classes(options.classes_root),
-            rejects=outputs[REJECT],
-            counts=counts | "Counts" >> beam.Flatten(),
-        )
+    chunks = (
+        root
+        | "Pattern" >> beam.Create([options.images])
+        | "Match" >> beam.FlatMap(match, "images", options.source, options.progress_file)
+        | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
+    )
+    outputs = chunks | "Read" >> beam.FlatMap(read_headers, options).with_outputs(
+        REJECT, main="headers"
+    )
+    counts = (
+        chunks | "Files" >> beam.Map(lambda chunk: ("files", len(chunk))),
+        outputs["headers"] | "Images" >> beam.FlatMap(counts_of_header),
+        outputs[REJECT] | "Rejected" >> beam.Map(lambda _: ("files_rejected", 1)),
+    )
+    return Listing(
+        headers=outputs["headers"],
+        classes=chunks | folders.Classes(options.classes_root),
+        rejects=outputs[REJECT],
+        counts=counts | "Counts" >> beam.Flatten(),
+    )
 
 
 def match(

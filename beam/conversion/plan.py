@@ -80,26 +80,20 @@ class EarlierLake:
         return b"", -1
 
 
-class Plan(beam.PTransform):
+@beam.ptransform_fn
+def Plan(images, options: ConversionOptions):
     """LabelledImage -> ((split, shard, shards), (key, fold, LabelledImage))."""
-
-    def __init__(self, options: ConversionOptions):
-        super().__init__()
-        self.options = options
-
-    def expand(self, images):
-        options = self.options
-        earlier = (
-            images.pipeline
-            | "Earlier lake" >> beam.Create([options.splits_from])
-            | "Read earlier" >> beam.Map(read_earlier)  # EarlierLake or None
-        )
-        assignment = (
-            images
-            | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
-            | "Gather and deal" >> beam.CombineGlobally(Gather(options))  # Assignment
-        )
-        return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(assignment))
+    earlier = (
+        images.pipeline
+        | "Earlier lake" >> beam.Create([options.splits_from])
+        | "Read earlier" >> beam.Map(read_earlier)  # EarlierLake or None
+    )
+    assignment = (
+        images
+        | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
+        | "Gather and deal" >> beam.CombineGlobally(Gather(options))  # Assignment
+    )
+    return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(assignment))
 
 
 # --- an image's row ---

@@ -36,33 +36,22 @@ DECODERS = (
 )
 
 
-class LakeBits(beam.PTransform):
+@beam.ptransform_fn
+def LakeBits(images, options: ConversionOptions):
     """LabelledImage -> 8 or 16: the bits of all pixels of the lake."""
-
-    def __init__(self, options: ConversionOptions):
-        super().__init__()
-        self.options = options
-
-    def expand(self, images):
-        return (
-            images
-            | "Bits" >> beam.Map(bits_of_image)  # (8 or 16, path)
-            | "An example of each" >> beam.CombinePerKey(min)
-            | "List" >> beam.combiners.ToList()
-            | "Choose" >> beam.Map(lake_bits, self.options.bits)
-        )
+    return (
+        images
+        | "Bits" >> beam.Map(bits_of_image)  # (8 or 16, path)
+        | "An example of each" >> beam.CombinePerKey(min)
+        | "List" >> beam.combiners.ToList()
+        | "Choose" >> beam.Map(lake_bits, options.bits)
+    )
 
 
-class WriteShards(beam.PTransform):
+@beam.ptransform_fn
+def WriteShards(placed, bits: beam.PCollection, options: ConversionOptions):
     """((split, shard, shards), (key, fold, LabelledImage)) -> the name of each shard."""
-
-    def __init__(self, options: ConversionOptions, bits: beam.PCollection):
-        super().__init__()
-        self.options, self.bits = options, bits
-
-    def expand(self, placed):
-        bits = beam.pvalue.AsSingleton(self.bits)
-        return placed | beam.GroupByKey() | "Write" >> beam.Map(write, bits, self.options)
+    return placed | beam.GroupByKey() | beam.Map(write, beam.pvalue.AsSingleton(bits), options)
 
 
 def bits_of_image(image: LabelledImage) -> tuple[int, str]:
