@@ -36,8 +36,8 @@ def path_of(text: str | Path) -> Path:
         return Path(text)
     if not re.match("gs://[^/]", str(text)):
         raise InputError(f"{text}: expected a local path or gs://BUCKET/PATH")
-    clients = [name for name in ("tensorflow", "gcsfs") if importlib.util.find_spec(name)]
-    if not clients or importlib.util.find_spec("etils") is None:
+    has_client = any(importlib.util.find_spec(name) for name in ("tensorflow", "gcsfs"))
+    if not has_client or importlib.util.find_spec("etils") is None:
         raise InputError(
             f"{text}: gs:// is read with TensorFlow or gcsfs: pip install 'radlake[train]' or "
             f"'radlake[cloud]'"

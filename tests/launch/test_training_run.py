@@ -1,0 +1,34 @@
+"""launch.training_run: the files and the name of a run."""
+
+import tarfile
+
+import pytest
+
+from lake import InputError
+from launch import training_run, vertex
+
+WORDS = ["--config=configs/unetpp.yaml", "--lake=gs://bucket/lakes/siim/1.0.0"]
+WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=p", "--region=r", "--image=i"]
+
+
+def test_the_files_are_the_sdist_and_the_config_with_its_overrides():
+    flags = vertex.parser().parse_args([*WORDS, "--accelerator=l4"])
+    with training_run.files(flags, ["--data.side=96"]) as (package, config):
+        assert "side: 96" in config.read_text() and flags.lake in config.read_text()
+        with tarfile.open(package) as sdist:
+            names = {name.partition("/")[2] for name in sdist.getnames()}
+        assert {"setup.py", "trainer/task.py", "lake/cli.py"} <= names
+    assert not package.exists() and not config.exists()
+    with (
+        pytest.raises(InputError, match=r"data\.sidd"),
+        training_run.files(flags, ["--data.sidd=1"]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("configs/unetpp.yaml", "radlake-unetpp"), ("a/_U-Net++ v2_.yaml", "radlake-u-net-v2")],
+)
+def test_the_name_has_letters_that_google_cloud_takes(config, name):
+    assert training_run.name(config) == name
