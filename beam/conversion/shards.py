@@ -49,7 +49,7 @@ def LakeBits(images, options: ConversionOptions):
 
 
 @beam.ptransform_fn
-def WriteShards(placed, bits: beam.PCollection, options: ConversionOptions):
+def WriteShards(placed, options: ConversionOptions, bits: beam.PCollection):
     """((split, shard, shards), (key, fold, LabelledImage)) -> the name of each shard."""
     return placed | beam.GroupByKey() | beam.Map(write, beam.pvalue.AsSingleton(bits), options)
 
