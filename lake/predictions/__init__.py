@@ -1,2 +1,3 @@
-"""The files of predictions that both predictors write: submissions, SEGs, candidates, exports.
-In: decided masks and scores. Out: rows and objects; trainer predict and beam.predict ask."""
+"""Folders of predictions, as both predictors write them: tables, SEGs, candidates; and exports.
+In: rows, masks, rejects. Out: files' bytes and objects; trainer.task predict and beam.predict
+ask."""

@@ -1,8 +1,7 @@
-"""Masks of a CT series -> nodule candidates in the patient: what lake/labels/nodules.py does,
-backwards.
+"""Masks of a CT series -> nodule candidates in the patient, the reverse of lake/labels/nodules.py.
 
-In: the lesion pixels of a series' slices, their probabilities, and where the slices lie; out: a
-world position, a diameter and a probability of each connected component.
+In: the lesion pixels of a series' slices, their probabilities, and where the slices lie. Out: a
+world position, a diameter and a probability per connected component.
 """
 
 import math
@@ -20,18 +19,18 @@ HEADER = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm", "probability
 @dataclass(frozen=True)
 class Candidate:
     center_mm: tuple[float, float, float]  # world x, y, z
-    diameter_mm: float  # of the sphere of the same volume
-    probability: float  # the highest of its pixels
+    diameter_mm: float  # of a sphere of the same volume
+    probability: float  # the highest among its pixels
 
 
 class Series:
-    """Lesion pixels of one series, slice after slice."""
+    """Gathers the lesion pixels of one series, slice after slice."""
 
     def __init__(self, uid: str):
         self.uid, self.planes, self.voxels, self.probabilities = uid, [], [], []
 
     def add(self, plane: Geometry, place: int, mask: np.ndarray, probabilities: np.ndarray) -> None:
-        """The next slice, at `place` of the volume: a mask [H, W] and probabilities [H, W]."""
+        """Add the next slice, at index `place` of the volume: a mask and probabilities [H, W]."""
         rows, columns = np.nonzero(mask)
         index = np.full(len(rows), len(self.planes))  # of its plane
         self.planes.append(plane)
@@ -39,14 +38,15 @@ class Series:
         self.probabilities.append(probabilities[rows, columns])
 
     def candidates(self) -> list[Candidate]:
-        """The connected components, corners included; the most probable first."""
+        """Return the connected components, the most probable first; corners connect."""
         if not sum(map(len, self.voxels)):
             return []
         voxels = np.concatenate(self.voxels)  # [N, 4]
         labels, count = _components(voxels[:, :3])  # [N], 1 … count
-        at_mm = self._world(voxels)  # [N, 3]
+        positions_mm = self._world(voxels)  # [N, 3]
         sizes = np.bincount(labels)[1:]
-        centers_mm = np.stack([np.bincount(labels, axis)[1:] / sizes for axis in at_mm.T], axis=1)
+        sums_mm = [np.bincount(labels, axis)[1:] for axis in positions_mm.T]
+        centers_mm = np.stack(sums_mm, axis=1) / sizes[:, None]
         highest = ndimage.maximum(np.concatenate(self.probabilities), labels, range(1, count + 1))
         voxel_mm3 = math.prod(self.planes[0].spacing_mm)
         diameters_mm = np.cbrt(6 / math.pi * sizes * voxel_mm3)
@@ -57,6 +57,7 @@ class Series:
         ]
 
     def _world(self, voxels: np.ndarray) -> np.ndarray:
+        """Return the positions [N, 3] in mm of voxels [N, 4]: place, row, column, plane's index."""
         origins_mm = np.array([plane.origin_mm for plane in self.planes])[voxels[:, 3]]
         column_mm, row_mm, _ = self.planes[0].spacing_mm
         in_plane_mm = voxels[:, [2, 1]] * (column_mm, row_mm)
@@ -64,10 +65,10 @@ class Series:
 
 
 def _components(voxels: np.ndarray) -> tuple[np.ndarray, int]:
-    """(the component [N] of each voxel [N, 3], from 1, how many); neighbours share a corner."""
+    """Return (the component [N] of each voxel [N, 3], numbered from 1; how many there are)."""
     first = voxels.min(axis=0)
     box = np.zeros(voxels.max(axis=0) - first + 1, bool)
-    at = tuple((voxels - first).T)
-    box[at] = True
-    labelled, count = ndimage.label(box, structure=np.ones((3, 3, 3)))
-    return labelled[at], count
+    indices = tuple((voxels - first).T)
+    box[indices] = True
+    labelled, count = ndimage.label(box, structure=np.ones((3, 3, 3)))  # corners connect
+    return labelled[indices], count

@@ -1,8 +1,8 @@
 """The mask of an image from a DICOM file -> a DICOM Segmentation object that refers to that image.
 
-What of the file goes into it is allow-listed, and left out or empty where it is not legal: a SEG
-must name its patient and study, but need not repeat a file's mistakes. A source that cannot be
-referred to is a Reject:
+Only elements on a list are copied from the file, and those that are not legal are left out or
+empty: a SEG must name its patient and study, but need not repeat a file's mistakes. A source that
+no SEG can refer to is a Reject:
 
 illegal-uid         an SOP Instance, Study or Series UID is missing or not legal (`mint_uids`: one
                     is made, the same for the same file)
@@ -27,14 +27,14 @@ from pydicom.valuerep import DSfloat
 from lake import InputError, Reject
 from lake.sources.damage import broken_is
 
-# SNOMED CT; of DICOM's CID 7151 categories and CID 7159 lesions, where they are in them.
+# SNOMED CT codes and their meanings, from DICOM's CID 7151 and CID 7159 where those have them.
 FINDINGS = {
     "lesion": ("52988006", "Lesion"),
     "pneumothorax": ("36118008", "Pneumothorax"),
     "nodule": ("27925004", "Nodule"),
 }
 UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "image": "SOPInstanceUID"}
-# Type 2: there, but perhaps empty (PS3.3, Patient, General Study and General Image modules).
+# Type 2 elements: present, but perhaps empty (PS3.3, Patient, General Study and General Image).
 MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientOrientation"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "Modality"),
@@ -43,18 +43,18 @@ MAY_BE_ABSENT = (
     *("PatientAge", "IssuerOfPatientID", "StudyDescription"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
-# Of an image with a place in the patient: all of them or none. highdicom cannot read a SEG that has
-# a spacing without a thickness, so that of a projection is left to the image itself.
+# Elements of an image with a place in the patient: all of them or none. highdicom cannot read a SEG
+# with a spacing and no thickness, so the spacing of a projection is left to the image itself.
 PLACE = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 PLACE += ("SliceThickness",)
-# The roots that a maker of images can have (ISO/IEC 9834-1; 0 is of ITU-T's recommendations).
+# The roots of UIDs that a maker of images can have (ISO/IEC 9834-1; root 0 belongs to ITU-T).
 LEGAL_ROOT = re.compile(r"(1\.[0-3]?\d|2\.\d+)(\.|$)")
 UTF_8 = "ISO_IR 192"
-SERIES_NUMBER = 100  # anything that a scanner's own series seldom have
+SERIES_NUMBER = 100  # a number that the series of scanners seldom have
 
 
 def check_options(finding: str | None, mint_uids: bool) -> None:
-    """Of --seg and --mint_uids; raises InputError for what does not go together, or not here."""
+    """Raise InputError where --seg and --mint_uids do not go together, or not on this machine."""
     if finding not in (None, *FINDINGS):
         raise InputError(f"--seg={finding}: expected one of {', '.join(FINDINGS)}")
     if mint_uids and not finding:
@@ -66,124 +66,115 @@ def check_options(finding: str | None, mint_uids: bool) -> None:
 def segmentation(
     source: bytes, path: str, mask: np.ndarray, finding: str, mint_uids: bool = False
 ) -> tuple[Dataset, Dataset | None]:
-    """(SEG, None) of a mask [Rows, Columns] of the DICOM file `source`; any value but 0 is lesion.
-
-    An empty mask gives a SEG without a set pixel: the image was looked at. With `mint_uids` a file
-    without legal UIDs gives (SEG, the source with the UIDs that the SEG refers to). Raises Reject.
+    """Return (SEG, None) of a mask [Rows, Columns] of the DICOM file `source`, whose pixels are
+    lesion where they are not 0. An empty mask gives a SEG without a set pixel, as the image was
+    looked at. With `mint_uids`, return (SEG, copy of the source with the UIDs that the SEG refers
+    to) where the file has no legal UIDs. Raise Reject.
     """
     with broken_is("unusable-source", path):
-        found = pydicom.dcmread(io.BytesIO(source), force=True)
-        minted = _minted(found, source) if mint_uids else {}
-        found.update({UIDS[kind]: uid for kind, uid in minted.items()})
-        _check_uids(found)
-        if int(found.get("NumberOfFrames") or 1) > 1:
-            raise Reject("multi-frame", "several frames, a SEG is made of a single one")
+        dataset = pydicom.dcmread(io.BytesIO(source), force=True)
+        new_uids = _mint_uids(dataset, source) if mint_uids else {}
+        dataset.update({UIDS[kind]: uid for kind, uid in new_uids.items()})
+        _check_uids(dataset)
+        if int(dataset.get("NumberOfFrames") or 1) > 1:
+            raise Reject("multi-frame", "several frames; a SEG is made of a single one")
         try:
-            made = _segmentation(_reference(found), mask, finding)
-        except ValueError as error:  # highdicom's, of elements that the class must have
-            asked = f"a place in the patient takes {', '.join(PLACE)}"
-            raise Reject("unusable-source", f"{error} ({asked})") from None
-        if minted:
-            found.file_meta.MediaStorageSOPInstanceUID = minted.get("image", found.SOPInstanceUID)
-    return made, found if minted else None
+            result = _segmentation(_reference(dataset), mask, finding)
+        except ValueError as error:  # highdicom's, about elements that the class must have
+            needs = f"a place in the patient takes {', '.join(PLACE)}"
+            raise Reject("unusable-source", f"{error} ({needs})") from None
+        if new_uids:
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return result, dataset if new_uids else None
 
 
 def encode(dataset: Dataset) -> bytes:
-    """The bytes of a DICOM file."""
+    """Return the bytes of a DICOM file."""
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     return buffer.getvalue()
 
 
 def is_legal(uid: str) -> bool:
-    """Whether PS3.5, chapter 9 allows it: digits and dots, no leading zeros, 64 characters."""
+    """Return whether PS3.5, chapter 9 allows a UID: digits and dots, no leading zeros, at most 64
+    characters."""
     is_valid = UID(uid, validation_mode=pydicom.config.IGNORE).is_valid
     return is_valid and LEGAL_ROOT.match(uid) is not None
 
 
-def _check_uids(found: Dataset) -> None:
-    of_class = UID(found.get("SOPClassUID", ""))
-    if "ImageStorage" not in of_class.keyword:
-        said = f"SOP Class UID {of_class[:64]!r}" if of_class else "no SOP Class UID"
-        raise Reject("unusable-source", f"{said}; a SEG refers to a DICOM image")
+def _check_uids(dataset: Dataset) -> None:
+    sop_class = UID(dataset.get("SOPClassUID", ""))
+    if "ImageStorage" not in sop_class.keyword:
+        fault = f"SOP Class UID {sop_class[:64]!r}" if sop_class else "no SOP Class UID"
+        raise Reject("unusable-source", f"{fault}; a SEG refers to a DICOM image")
     for name in UIDS.values():
-        if not is_legal(value := str(found.get(name, ""))):
-            said = f"{value[:64]!r} is no legal" if value else "no"
-            raise Reject("illegal-uid", f"{said} {name}; --mint_uids makes one")
+        if not is_legal(value := str(dataset.get(name, ""))):
+            fault = f"{value[:64]!r} is no legal" if value else "no"
+            raise Reject("illegal-uid", f"{fault} {name}; --mint_uids makes one")
 
 
-def _minted(found: Dataset, source: bytes) -> dict[str, str]:
-    """A UID for each of UIDS that is missing or illegal, from what the file holds instead.
+def _mint_uids(dataset: Dataset, source: bytes) -> dict[str, str]:
+    """Return a UID for each of UIDS that is missing or illegal, made from what the file has there.
 
-    Files that share an illegal study or series of one patient share the one made for it; a file
-    that says nothing is a study of its own.
+    Files of one patient that share an illegal study or series share the UID made from it; a file
+    without any is a study of its own.
     """
-    sha256, patient = hashlib.sha256(source).hexdigest(), str(found.get("PatientID", ""))
-    minted = {}
+    sha256, patient = hashlib.sha256(source).hexdigest(), str(dataset.get("PatientID", ""))
+    new_uids = {}
     for kind, name in UIDS.items():
-        value = str(found.get(name, ""))
+        value = str(dataset.get(name, ""))
         if not is_legal(value):
-            of = f"{patient} {value}" if value and kind != "image" else sha256
-            made_from = uuid.uuid5(uuid.NAMESPACE_OID, f"radlake {kind} {of}")
-            minted[kind] = f"2.25.{made_from.int}"  # PS3.5, B.2: UUID derived UID
-    return minted
+            origin = f"{patient} {value}" if value and kind != "image" else sha256
+            number = uuid.uuid5(uuid.NAMESPACE_OID, f"radlake {kind} {origin}").int
+            new_uids[kind] = f"2.25.{number}"  # PS3.5, B.2: UUID derived UID
+    return new_uids
 
 
-def _reference(found: Dataset) -> Dataset:
-    """What a SEG takes from its source, every element of it legal."""
-    made = Dataset()
-    made.SpecificCharacterSet = UTF_8  # pydicom has decoded the text
+def _reference(dataset: Dataset) -> Dataset:
+    """Return what a SEG takes from its source, with only legal elements."""
+    reference = Dataset()
+    reference.SpecificCharacterSet = UTF_8  # pydicom has decoded the text
     for name in ("SOPClassUID", *UIDS.values(), "Rows", "Columns"):
-        setattr(made, name, found[name].value)
+        setattr(reference, name, dataset[name].value)
     for name in MAY_BE_EMPTY:
-        setattr(made, name, _legal(found, name) or "")
+        setattr(reference, name, _legal_value(dataset, name) or "")
     for name in (*MAY_BE_ABSENT, *PLACE):
-        if (value := _legal(found, name)) is not None:
-            setattr(made, name, value)
-    if not all(name in made for name in PLACE) or not is_legal(made.FrameOfReferenceUID):
+        if (value := _legal_value(dataset, name)) is not None:
+            setattr(reference, name, value)
+    has_place = all(name in reference for name in PLACE)
+    if not has_place or not is_legal(reference.FrameOfReferenceUID):
         for name in PLACE:
-            made.pop(name, None)
-    return made
+            reference.pop(name, None)
+    return reference
 
 
-def _legal(found: Dataset, name: str):
-    """The value of an element, None where there is none or the standard does not allow it."""
+def _legal_value(dataset: Dataset, name: str):
+    """Return the value of an element; None where there is none or the standard forbids it."""
     try:
-        if name not in found or found[name].is_empty:
+        if name not in dataset or dataset[name].is_empty:
             return None
-        element = found[name]
+        element = dataset[name]
         value = str(element.value) if element.VR == "PN" else element.value
-        # An age without its unit is one in years, as the sources read it.
+        # An age without its unit is in years, as the sources read it.
         if name == "PatientAge" and re.fullmatch(r"\d{1,3}", value):
             value = f"{int(value):03d}Y"
         if element.VR == "DS":  # numbers of more than its 16 characters are rounded
-            value = [DSfloat(float(number), auto_format=True) for number in _listed(value)]
+            numbers = value if isinstance(value, MultiValue) else [value]
+            value = [DSfloat(float(number), auto_format=True) for number in numbers]
         raising = pydicom.config.RAISE
         return pydicom.DataElement(element.tag, element.VR, value, validation_mode=raising).value
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-    ):  # of bytes that are no number, of a value that breaks the VR
+    except (ValueError, TypeError, OverflowError):  # bytes that are no number, or break the VR
         return None
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("radlake")
-    except importlib.metadata.PackageNotFoundError:
-        return "a checkout that is not installed"
-
-
-def _listed(value) -> list:
-    return list(value) if isinstance(value, MultiValue) else [value]
-
-
 def _segmentation(reference: Dataset, mask: np.ndarray, finding: str) -> Dataset:
-    import highdicom  # 0.7 s, and an extra of its own
+    import highdicom  # it takes 0.7 s, and is an extra of its own
     from pydicom.sr.codedict import codes
 
-    version = _version()
+    try:
+        version = importlib.metadata.version("radlake")
+    except importlib.metadata.PackageNotFoundError:
+        version = "a checkout that is not installed"
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="radlake", family=codes.DCM.ArtificialIntelligence, version=version
     )
@@ -196,7 +187,7 @@ def _segmentation(reference: Dataset, mask: np.ndarray, finding: str) -> Dataset
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
     )
-    made = highdicom.seg.Segmentation(
+    result = highdicom.seg.Segmentation(
         source_images=[reference],
         pixel_array=(mask != 0)[None],  # [frames, Rows, Columns]
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
@@ -213,7 +204,6 @@ def _segmentation(reference: Dataset, mask: np.ndarray, finding: str) -> Dataset
         omit_empty_frames=False,
     )
     if "ImageOrientationPatient" not in reference:
-        made.PatientOrientation = (
-            reference.PatientOrientation
-        )  # type 2C, which highdicom leaves out
-    return made
+        # Type 2C, which highdicom leaves out.
+        result.PatientOrientation = reference.PatientOrientation
+    return result

@@ -3,7 +3,7 @@ own, requirements/tfio.txt."""
 
 from lake import InputError
 
-# What a client does before it loads such an export; TensorFlow knows the operations then.
+# What a client does before it loads such an export: TensorFlow knows the operations then.
 LOADING = "from tensorflow_io.python.ops import core_ops; dir(core_ops)"
 ENVIRONMENT = (
     "tensorflow-io 0.37 works with TensorFlow 2.17 only, so in an environment of its own: "
@@ -12,7 +12,8 @@ ENVIRONMENT = (
 
 
 def load() -> None:
-    """As LOADING; raises InputError where it is not there, or beside another TensorFlow."""
+    """Do what LOADING does; raise InputError where tensorflow-io is not installed, or beside
+    another TensorFlow."""
     try:
         from tensorflow_io.python.ops import core_ops
 

@@ -17,7 +17,7 @@ def test_what_is_written_is_read(tmp_path):
     rows = {"a": "-1", "b": "0 1 14 1", "c,d": "0 16", 'e"f': "3 2"}
     path = tmp_path / "submission.csv"
     path.write_text(
-        "ImageId,EncodedPixels\n" + "".join(submission.line(*row) for row in rows.items())
+        "ImageId,EncodedPixels\n" + "".join(submission.csv_line(row) for row in rows.items())
     )
     assert submission.read(path, num_pixels=16) == rows
     assert "a,-1\n" in path.read_text()
@@ -27,7 +27,7 @@ def test_what_is_written_is_read(tmp_path):
     ("lines", "said"),
     [
         ([], "expected the header"),
-        (["ImageId,EncodedPixels"], "a row an image"),
+        (["ImageId,EncodedPixels"], "a row per image"),
         (["ImageId, EncodedPixels", "a,-1"], "row 1"),  # the label file's header
         (["\ufeffImageId,EncodedPixels", "a,-1"], "row 1"),
         (["a,-1"], "row 1"),

@@ -1,5 +1,7 @@
-"""Probabilities -> a mask at the source's own size: the one place that does it, for evaluate,
-predict and export; and the thresholds, chosen on validation and kept in metrics.json.
+"""Probabilities -> a mask at the size of the source: the one place that decides it, for evaluate,
+predict and export; and the thresholds, which are chosen on validation and saved in metrics.json.
+
+A mask is emptied where it is too small: see `mask_of`.
 """
 
 from typing import NamedTuple
@@ -15,42 +17,47 @@ from trainer.inference.ensemble import Ensemble
 from trainer.scoring import metrics
 from trainer.workdir import METRICS, read_json
 
-# The triplets that are tried: keep p > bottom unless fewer than `area` pixels have p > top.
+# The triplets to choose from: keep p > bottom, unless fewer than `area` pixels have p > top.
 BOTTOMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOPS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 AREAS_SHARE = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of the image
-# Of classifiers or an empty_head: a mask is emptied where its p is below; 0 keeps every mask.
+# Thresholds on p of a lesion by classifiers or an empty_head: a mask is emptied where p is below;
+# 0 keeps every mask.
 LESIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-ROUNDING = 1e-6  # of float32, in a value that lies between two others
+ROUNDING = 1e-6  # the error of float32 in a value that is interpolated between two others
 
 
 class Triplet(NamedTuple):
     top: float
-    area_share: float  # of the image at the source's own size
+    area_share: float  # of the image at the size of the source
     bottom: float
 
 
 class Decision(NamedTuple):
-    triplet: Triplet | None = None  # None: of classifiers alone
-    lesion_threshold: float | None = None  # None: nothing but the map speaks of lesions
+    """The thresholds that turn probabilities into a mask, or an image's p into a label."""
+
+    triplet: Triplet | None = None  # None for classifiers alone
+    lesion_threshold: float | None = None  # None where there is no p of a lesion beside the map
 
     def to_json(self) -> dict:
-        known = {"triplet": self.triplet and self.triplet._asdict()}
-        is_gated = self.lesion_threshold is not None
-        return known | ({"lesion_threshold": self.lesion_threshold} if is_gated else {})
+        result = {"triplet": self.triplet and self.triplet._asdict()}
+        if self.lesion_threshold is not None:
+            result["lesion_threshold"] = self.lesion_threshold
+        return result
 
     def __str__(self) -> str:
         if self.triplet is None:
             return f"a lesion where p >= {self.lesion_threshold:.4g}"
         top, area_share, bottom = self.triplet
-        said = f"keep p > {bottom} unless less than {area_share:.2%} of the image has p > {top}"
+        rule = f"keep p > {bottom} unless less than {area_share:.2%} of the image has p > {top}"
         if self.lesion_threshold:
-            return f"{said} or the image's own p of a lesion is < {self.lesion_threshold}"
-        return said + ("" if self.lesion_threshold is None else "; the image's own p empties none")
+            return f"{rule} or the image's own p of a lesion is < {self.lesion_threshold}"
+        return rule + ("" if self.lesion_threshold is None else "; the image's own p empties none")
 
 
 class Sizes(NamedTuple):
-    """Of an image as the lake stores it and of its source, in pixels; numbers or tensors."""
+    """The size of an image as the lake stores it, and of its source, in pixels; numbers or
+    tensors."""
 
     height: int
     width: int
@@ -63,32 +70,35 @@ class Sizes(NamedTuple):
 
 
 def resize_to_source(probabilities, sizes: Sizes, settings: run.Data):
-    """Probabilities [S, S, 1] of the network -> [H, W, 1]: cut out of the padding, resized."""
+    """Return the network's probabilities [S, S, 1] at the size of the source [H, W, 1]: cut out of
+    the padding and resized."""
     box = record.box_within(sizes.height, sizes.width, settings.side, settings.fit)
     top, left, height, width = box
     inner = probabilities[top : top + height, left : left + width]
     return tf.image.resize(inner, (sizes.original_height, sizes.original_width))
 
 
-def mask_of(at_source, decision: Decision, lesion=None):
-    """Bool [H, W] of what at_source_size made and the image's own p of a lesion."""
+def mask_of(resized, decision: Decision, lesion=None):
+    """Return the mask, bool [H, W], of resize_to_source's probabilities and the image's own p of a
+    lesion: p > bottom, emptied where fewer than a share of the pixels have p > top, and where the
+    image's p is below the lesion threshold."""
     top, area_share, bottom = decision.triplet
-    area = np.float32(area_share) * tf.cast(tf.size(at_source), tf.float32)  # as counts.area_px
-    mask = metrics.keep_by_triplet(at_source[None], top, area, bottom)[0, :, :, 0] > 0
+    area = np.float32(area_share) * tf.cast(tf.size(resized), tf.float32)  # as counts.area_px
+    mask = metrics.keep_by_triplet(resized[None], top, area, bottom)[0, :, :, 0] > 0
     if decision.lesion_threshold is None:
         return mask
     return mask & (lesion >= np.float32(decision.lesion_threshold))
 
 
 def source_mask(probabilities, sizes: Sizes, settings: run.Data, decision: Decision, lesion=None):
-    """Bool [H, W] at the source's own size, of one image's probabilities [S, S, 1]."""
+    """Return the mask, bool [H, W] at the size of the source, of probabilities [S, S, 1]."""
     return mask_of(resize_to_source(probabilities, sizes, settings), decision, lesion)
 
 
 def is_plainly_empty(highest, decision: Decision, lesion=None):
-    """Whether the mask is empty for what the network's own pixels say, numbers or tensors: a value
-    between them, at the source's size, is not above their highest. Most images are, and to resize
-    one takes a while."""
+    """Return whether the mask must be empty, from the highest p at the network's size; numbers or
+    tensors. A value that resizing interpolates is not above it. Most masks are empty, and resizing
+    takes a while."""
     top, area_share, bottom = decision.triplet
     is_empty = highest + ROUNDING <= max(bottom, top if area_share > 0 else bottom)
     if decision.lesion_threshold is None:
@@ -97,31 +107,33 @@ def is_plainly_empty(highest, decision: Decision, lesion=None):
 
 
 def choose(counted: Counts, lesion: np.ndarray | None) -> Decision:
-    """The triplet with the highest mean dice; with the images' own p of a lesion [N] also the
-    threshold on it. Of equals the first: low tops, small areas, low bottoms."""
+    """Return the triplet with the highest mean dice, and with the images' own p of a lesion [N] also
+    the threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
     if not len(counted.truth):
         raise InputError(
             "the validation split has no image with a mask to choose the thresholds on"
         )
     emptied = counted.dice_emptied()  # [N]
-    gain = counted.dice_at(BOTTOMS) - emptied[:, None]  # [N, K], of keeping the mask
+    # A mask is either emptied or kept, so the mean dice is that of all masks emptied, which is the
+    # same for all triplets, plus the mean of what each kept mask gains over its empty one.
+    gain = counted.dice_at(BOTTOMS) - emptied[:, None]  # [N, K]
     is_kept = counted.is_kept(TOPS, AREAS_SHARE)  # [N, T, A]
     gates = [None] if lesion is None else LESIONS
     means = []
     for gate in gates:
         passes = gain if gate is None else gain * (lesion >= np.float32(gate))[:, None]
         means.append(np.tensordot(is_kept, passes, axes=(0, 0)) / len(gain))  # [T, A, K]
-    # What differs by rounding alone is equal.
+    # Means that differ by rounding alone are equal.
     best = np.round(np.stack(means), 12)
     gate, top, area, bottom = np.unravel_index(best.argmax(), best.shape)
     return Decision(Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom]), gates[gate])
 
 
 def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
-    """The p of a lesion, one of the images' own, with the highest sensitivity + specificity
-    (Youden 1950); p [N], labels [N], -1 unknown."""
-    known = labels >= 0
-    lesion, is_positive = lesion[known], labels[known] > 0
+    """Return the threshold on p of a lesion, one of the images' own p [N], with the highest
+    sensitivity + specificity (Youden 1950); labels [N] are -1 where unknown."""
+    is_labelled = labels >= 0
+    lesion, is_positive = lesion[is_labelled], labels[is_labelled] > 0
     if is_positive.all() or not is_positive.any():
         raise InputError(
             "the validation split has images of one class alone; a threshold needs both"
@@ -135,7 +147,7 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
 
 
 def read(ensemble: Ensemble) -> Decision:
-    """What evaluate chose for this ensemble; raises InputError where it was not asked to."""
+    """Return what evaluate chose for this ensemble; raise InputError where it has not yet."""
     workdir = ensemble.members[0].workdir
     path = workdir / METRICS
     entry = read_json(path).get(ensemble.label)
