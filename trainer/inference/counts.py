@@ -1,5 +1,6 @@
-"""Pixel counts above each threshold, from which the dice of any of them follows: probability maps and
-masks go in one at a time, a few whole numbers per image stay.
+"""Pixel counts above each threshold, from which the dice of any of them follows.
+
+In: probability maps and masks, one at a time. Out: a few numbers per image.
 """
 
 from collections.abc import Sequence

@@ -107,8 +107,8 @@ def is_plainly_empty(highest, decision: Decision, lesion=None):
 
 
 def choose(counted: Counts, lesion: np.ndarray | None) -> Decision:
-    """Return the triplet with the highest mean dice, and with the images' own p of a lesion [N] also
-    the threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
+    """Return the triplet with the highest mean dice; with the images' own p of a lesion [N] also the
+    threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
     if not len(counted.truth):
         raise InputError(
             "the validation split has no image with a mask to choose the thresholds on"

@@ -1,8 +1,8 @@
-"""Workdirs -> one predictor: the mean over members and views (TTA), after classifiers where it is a
-cascade.
+"""Workdirs -> one predictor: the mean over members and views (TTA), with classifiers before the
+segmenters in a cascade.
 
-A batch of `Ensemble.batches` goes in, probabilities at the network's size come out; thresholds are
-trainer/inference/decision.py's.
+In: a batch of `Ensemble.batches`. Out: probabilities at the network's size, which
+trainer/inference/decision.py compares with thresholds.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ CLASSIFIER_IMAGE = "classifier_image"  # in a batch, where classifiers have an i
 
 
 class BatchPrediction(NamedTuple):
-    """What is said of a batch, float32."""
+    """What an ensemble predicts for a batch, float32."""
 
-    probabilities: tf.Tensor | None  # [B, S, S, 1] of pixels; None of classifiers alone
+    probabilities: tf.Tensor | None  # [B, S, S, 1] of pixels; None from classifiers alone
     # [B], p of a lesion by classifiers or by the empty_head of every segmenter; None without them,
-    # and of classifiers of more than two classes.
+    # and from classifiers of more than two classes.
     lesion: tf.Tensor | None
-    scores: tf.Tensor  # [B] or [B, C], logits: how the images are ranked
+    scores: tf.Tensor  # [B] or [B, C], logits, by which the images are ranked
 
 
 def load(
@@ -41,9 +41,10 @@ def load(
     tta: Sequence[str] = ("none",),
     level: int | None = None,
 ) -> "Ensemble":
-    """Segmenters, or classifiers alone; raises InputError where the members do not go together."""
-    members = [_member(workdir, level) for workdir in workdirs]
-    before = [_member(workdir, None) for workdir in classifiers]
+    """Return the ensemble of segmenters, or of classifiers alone; raise InputError where the
+    members do not go together."""
+    members = [Member(path, *load_network(path, level)) for path in workdirs]
+    before = [Member(path, *load_network(path, None)) for path in classifiers]
     for member in before:
         if not member.run.is_classifier:
             raise InputError(
@@ -52,16 +53,20 @@ def load(
             )
     are_classifiers = {member.run.is_classifier for member in members}
     if len(are_classifiers) > 1 or (before and are_classifiers == {True}):
-        named = ", ".join(f"{m.workdir}: {_kind(m)}" for m in members)
+        kinds = ", ".join(
+            f"{m.workdir}: a {'classifier' if m.run.is_classifier else 'segmenter'}"
+            for m in members
+        )
         raise InputError(
-            f"--workdir: expected segmenters, or classifiers alone; found {named}; give "
+            f"--workdir: expected segmenters, or classifiers alone; found {kinds}; give "
             f"classifiers that go before segmenters to --classifier"
         )
     return Ensemble(*((), members) if are_classifiers == {True} else (members, before), tta, level)
 
 
 class Ensemble:
-    """`ensemble(batch) -> Predicted`, for batches of `ensemble.batches`."""
+    """Members that predict as one: `ensemble(batch) -> BatchPrediction`, for batches of
+    `ensemble.batches`."""
 
     def __init__(self, segmenters, classifiers, tta: Sequence[str] = ("none",), level=None):
         self.segmenters, self.classifiers = tuple(segmenters), tuple(classifiers)
@@ -69,8 +74,8 @@ class Ensemble:
         self.members = self.segmenters or self.classifiers
         self.everyone = (*self.segmenters, *self.classifiers)
         self.run = self.members[0].run  # the config whose batches they take
-        for alike in (self.segmenters, self.classifiers):
-            _check_alike(alike)
+        _check_alike(self.segmenters)
+        _check_alike(self.classifiers)
         self.is_cascade = bool(self.segmenters and self.classifiers)
         if self.is_cascade and self.classifiers[0].run.model.classes > 2:
             raise InputError(
@@ -80,21 +85,24 @@ class Ensemble:
             )
         heads = [getattr(member.run.model, "empty_head", False) for member in self.segmenters]
         self.has_heads = bool(heads) and all(heads) and not self.is_cascade
-        shown = views.parse_tta(self.tta)
+        tta_views = views.parse_tta(self.tta)
         self._segment = [
-            views.forward(m, v, self.has_heads) for m in self.segmenters for v in shown
+            views.forward(m, view, self.has_heads) for m in self.segmenters for view in tta_views
         ]
-        self._classify = [views.forward(m, v, False) for m in self.classifiers for v in shown]
+        self._classify = [
+            views.forward(m, view, False) for m in self.classifiers for view in tta_views
+        ]
         self._predict = tf.function(self.outputs, autograph=False)
 
     @property
     def settings(self) -> run.Data:
-        """Side, fit and size of the batches."""
+        """The side, fit and size of the batches."""
         return self.run.data
 
     @property
     def label(self) -> str:
-        """What the scores and thresholds of this ensemble are called in its first workdir."""
+        """The name of this ensemble's scores and thresholds in metrics.json of its first
+        workdir."""
         label = "evaluate"
         label += f"_of_{len(self.members)}" if len(self.members) > 1 else ""
         label += f"_after_{len(self.classifiers)}" if self.is_cascade else ""
@@ -102,7 +110,7 @@ class Ensemble:
         return label + ("" if self.tta == ("none",) else f"_tta_{'_'.join(self.tta)}")
 
     def check_draws_masks(self) -> None:
-        """Raises InputError for classifiers alone."""
+        """Raise InputError for classifiers alone."""
         if not self.segmenters:
             raise InputError(
                 f"--workdir={self.members[0].workdir} holds a classifier, which draws no masks; "
@@ -110,25 +118,31 @@ class Ensemble:
             )
 
     def weights_sha256(self) -> dict[str, list[str]]:
-        """Which weights these are, whatever their folders are called."""
+        """Return the checksums of the weights, which identify them whatever their folders are
+        called."""
         return {
-            "segmenters": [_sha256(member.workdir) for member in self.segmenters],
-            "classifiers": [_sha256(member.workdir) for member in self.classifiers],
+            kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in members]
+            for kind, members in (
+                ("segmenters", self.segmenters),
+                ("classifiers", self.classifiers),
+            )
         }
 
     @property
     def classifier_settings(self) -> run.Data | None:
-        """The side and fit of a cascade's classifiers, where they are not the segmenters'."""
-        first = self.classifiers[0].run.data if self.is_cascade else self.settings
-        return None if _input(first) == _input(self.settings) else first
+        """The settings of a cascade's classifiers where their side or fit is another than the
+        segmenters', else None."""
+        data, first = self.settings, (self.classifiers or self.members)[0].run.data
+        return None if (first.side, first.fit) == (data.side, data.fit) else first
 
     def batches(self, split: Split, extra_fields: tuple[str, ...] = ()) -> tf.data.Dataset:
-        """data.evaluation_batches, with the classifiers' own images where they need some."""
-        batches = evaluation_batches(split, self.settings, extra_fields)
-        if (own := self.classifier_settings) is None:
+        """Return data.batches.evaluation_batches, with the classifiers' own images where they have
+        an input of their own."""
+        batches, settings = evaluation_batches(split, self.settings, extra_fields), self.settings
+        if (first := self.classifier_settings) is None:
             return batches
-        own = self.settings.model_copy(update={"side": own.side, "fit": own.fit})
-        others = evaluation_batches(split, own)
+        settings = settings.model_copy(update={"side": first.side, "fit": first.fit})
+        others = evaluation_batches(split, settings)
         return tf.data.Dataset.zip(batches, others).map(
             lambda batch, other: batch | {CLASSIFIER_IMAGE: other["image"]}
         )
@@ -140,7 +154,7 @@ class Ensemble:
         )
 
     def outputs(self, batch: dict) -> dict:
-        """Predicted, by name, in the graph of the caller."""
+        """Return the fields of a BatchPrediction, in the graph of the caller."""
         images = window.to_unit(batch["image"], batch["window"])
         logits, lesion = None, None
         if self._segment:
@@ -160,14 +174,17 @@ class Ensemble:
         }
 
     def fold_ensembles(self) -> list["Ensemble"]:
-        """The ensemble itself; where members hold out different folds, those of each fold: what is
-        chosen on a fold must not know it from training."""
-        segmenters, classifiers = (_by_fold(kind) for kind in (self.segmenters, self.classifiers))
+        """Return one ensemble per fold that members hold out, or this one where there is a single
+        one: thresholds must be chosen on images that no member trained on."""
+        segmenters, classifiers = _by_fold(self.segmenters), _by_fold(self.classifiers)
         if self.is_cascade and segmenters.keys() != classifiers.keys():
+            names = [
+                ", ".join(split if fold is None else f"fold {fold}" for fold, split in folds)
+                for folds in (segmenters, classifiers)
+            ]
             raise InputError(
-                f"segmenters that hold out {_said(segmenters)} after classifiers that hold out "
-                f"{_said(classifiers)}; thresholds are chosen on images that neither trained on, "
-                f"so expected the same"
+                f"segmenters that hold out {names[0]} after classifiers that hold out {names[1]}; "
+                f"thresholds are chosen on images that neither trained on, so expected the same"
             )
         keys = list(segmenters or classifiers)
         if len(keys) == 1:
@@ -176,42 +193,23 @@ class Ensemble:
         return [Ensemble(*part, self.tta, self.level) for part in parts]
 
 
-def _member(workdir: Path, level: int | None) -> Member:
-    return Member(workdir, *load_network(workdir, level))
-
-
 def _check_alike(members: Sequence[Member]) -> None:
     for member in members[1:]:
         for name in ("data.side", "data.fit", "model.classes"):
             section, _, field = name.partition(".")
-            ours, theirs = (
-                getattr(getattr(one.run, section), field, None) for one in (members[0], member)
+            first, other = (
+                getattr(getattr(m.run, section), field, None) for m in (members[0], member)
             )
-            if ours != theirs:
+            if first != other:
                 raise InputError(
-                    f"{name}={ours} of {members[0].workdir}, {theirs} of {member.workdir}; the "
+                    f"{name}={first} of {members[0].workdir}, {other} of {member.workdir}; the "
                     f"members of an ensemble need the same"
                 )
 
 
-def _input(settings: run.Data) -> tuple[int, str]:
-    return settings.side, settings.fit
-
-
 def _by_fold(members: Sequence[Member]) -> dict[tuple, list[Member]]:
-    found = {}
+    """Return {(fold, split of validation): the members that hold it out}."""
+    folds = {}
     for member in members:
-        found.setdefault((member.run.data.fold, member.run.data.val_split), []).append(member)
-    return found
-
-
-def _said(folds: dict) -> str:
-    return ", ".join(split if fold is None else f"fold {fold}" for fold, split in folds)
-
-
-def _kind(member: Member) -> str:
-    return "a classifier" if member.run.is_classifier else "a segmenter"
-
-
-def _sha256(workdir: Path) -> str:
-    return hashlib.sha256((workdir / BEST).read_bytes()).hexdigest()
+        folds.setdefault((member.run.data.fold, member.run.data.val_split), []).append(member)
+    return folds

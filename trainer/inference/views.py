@@ -1,5 +1,5 @@
-"""Test-time augmentation: a network seen through views, and the mean of what it says; also the mean
-over the members of an ensemble.
+"""Test-time augmentation: an image is shown to a network in several views, whose predictions are
+averaged; so are those of the members of an ensemble.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,25 +16,28 @@ from trainer.models import blocks, weight_files
 from trainer.models.build import build
 from trainer.scoring import objective
 
-SIDE_STEP = 16  # of a scaled view, as config.Data.side
-SMALLEST = 1e-37  # float32 is normal from 1.2e-38 on
+SIDE_STEP = 16  # px; the side of a scaled view is a multiple of it, as config's data.side is
+SMALLEST = 1e-37  # a p whose log is finite: float32 is normal from 1.2e-38 on
 
 
 class Member(NamedTuple):
+    """A trained network and where it comes from."""
+
     workdir: Path
     run: run.Config
     network: keras.Model
 
 
 class View(NamedTuple):
-    """One way of showing an image to the network."""
+    """One way to show an image to the network."""
 
     scale: float = 1.0  # of the network's side
     is_mirrored: bool = False
 
 
 def parse_tta(tta: Sequence[str]) -> list[View]:
-    """Of --tta: `none`, or `flip` and scales such as 0.8 and 1.25, each beside the image itself."""
+    """Return the views of --tta: `none`, or `flip` and scales such as 0.8 and 1.25, which stand
+    beside the image itself; raise InputError for other words."""
     scales = [1.0]
     for name in tta:
         if name in ("none", "flip"):
@@ -54,38 +57,40 @@ def parse_tta(tta: Sequence[str]) -> list[View]:
 
 
 def forward(member: Member, view: View, has_head: bool) -> Callable:
-    """images [B, S, S, 1] -> [logits], or [logits, the empty_head's [B, 1]], seen in this view."""
+    """Return a function: images [B, S, S, 1] -> [logits], or [logits, the empty_head's [B, 1]], as
+    the network predicts them in this view."""
     side = member.run.data.side
-    seen_side = round(view.scale * side / SIDE_STEP) * SIDE_STEP if view.scale != 1 else side
-    network = member.network if view.scale == 1 else _at_side(member, seen_side, view)
+    view_side = round(view.scale * side / SIDE_STEP) * SIDE_STEP if view.scale != 1 else side
+    network = member.network if view.scale == 1 else _resized_network(member, view_side, view)
     call = objective.with_layers(network, [blocks.LESION] if has_head else [])
 
-    def seen(images):
-        if seen_side != side:
-            images = tf.image.resize(images, (seen_side, seen_side), antialias=True)
+    def predict(images):
+        if view_side != side:
+            images = tf.image.resize(images, (view_side, view_side), antialias=True)
         outputs = call(ops.flip(images, axis=2) if view.is_mirrored else images, training=False)
-        return [_as_seen_plain(ops.cast(output, "float32"), view, side) for output in outputs]
+        return [_undo_view(ops.cast(output, "float32"), view, side) for output in outputs]
 
-    return seen
+    return predict
 
 
-def _as_seen_plain(logits, view: View, side: int):
-    """Logits of the image itself from those of its view; those of an image are the same."""
+def _undo_view(logits, view: View, side: int):
+    """Return the logits that belong to the image itself; those per image, [B, C], stay."""
     if len(logits.shape) != 4:
         return logits
     logits = logits[..., -1:]  # the deepest head
     logits = ops.flip(logits, axis=2) if view.is_mirrored else logits
     if logits.shape[1] == side:
         return logits
+    # p and 1 - p are resized each, as 1 - p of a p that rounds to 1 would be 0.
     p, q = (tf.image.resize(ops.sigmoid(sign * logits), (side, side)) for sign in (1, -1))
     return ops.log(ops.maximum(p, SMALLEST)) - ops.log(ops.maximum(q, SMALLEST))
 
 
-def _at_side(member: Member, side: int, view: View) -> keras.Model:
-    """The same network for another side."""
+def _resized_network(member: Member, side: int, view: View) -> keras.Model:
+    """Return the same network for another side; raise InputError where it has none."""
     if side in (0, member.run.data.side):
         raise InputError(
-            f"--tta={view.scale:g}: of {member.run.data.side} px this is no other multiple of "
+            f"--tta={view.scale:g}: {member.run.data.side} px times this is no other multiple of "
             f"{SIDE_STEP} px ({member.workdir})"
         )
     if member.run.model.kind == "vae":
@@ -99,20 +104,17 @@ def _at_side(member: Member, side: int, view: View) -> keras.Model:
 
 
 def mean_of(outputs: list[list]) -> list:
-    """[[logits of pixels, logits of images], …] of members and views -> the logits of the mean of
-    their probabilities, finite where p itself rounds to 1."""
-    return [_mean(list(alike)) for alike in zip(*outputs, strict=True)]
+    """Return the logits of the mean of the probabilities of members and views, of
+    [[logits of pixels, logits of images], …]; finite where p itself rounds to 1."""
+    return [_mean(list(logits)) for logits in zip(*outputs, strict=True)]
 
 
 def _mean(logits: list):
     if len(logits) == 1:
         return logits[0]
     stacked = ops.stack(logits)  # [M, …]
-    if len(stacked.shape) == 3 and stacked.shape[-1] > 1:  # of C classes, log p up to a constant
+    if len(stacked.shape) == 3 and stacked.shape[-1] > 1:  # C classes: log p up to a constant
         return ops.logsumexp(ops.log_softmax(stacked), axis=0)
-    # log of p / (1 - p), each a sum of sigmoids.
-    return _log_sum(stacked) - _log_sum(-stacked)
-
-
-def _log_sum(logits):
-    return ops.logsumexp(ops.log_sigmoid(logits), axis=0)
+    # log of p / (1 - p), where both are sums of sigmoids.
+    p, q = (ops.logsumexp(ops.log_sigmoid(sign * stacked), axis=0) for sign in (1, -1))
+    return p - q

@@ -140,7 +140,7 @@ def test_a_scale_that_a_network_cannot_have_is_refused():
     with pytest.raises(InputError, match=r"--tta=1.5, 48 px for deep: .*cannot be halved"):
         Ensemble([deep], [], ("1.5",))
     small = member("small", UNET, 1, side=16)
-    with pytest.raises(InputError, match="of 16 px this is no other multiple of 16 px"):
+    with pytest.raises(InputError, match="16 px times this is no other multiple of 16 px"):
         Ensemble([small], [], ("0.5",))
     vae = {"kind": "vae", "filters": 8, "blocks": [1, 1], "latent": 8}
     vae = member("vae", vae, 1, loss={"reconstruction": 0.1})
