@@ -107,7 +107,7 @@ def is_plainly_empty(highest, decision: Decision, lesion=None):
 
 
 def choose(counted: Counts, lesion: np.ndarray | None) -> Decision:
-    """Return the triplet with the highest mean dice; with the images' own p of a lesion [N] also the
+    """Return the triplet with the highest mean dice, and with the images' own p of a lesion [N] a
     threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
     if not len(counted.truth):
         raise InputError(
