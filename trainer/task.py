@@ -62,8 +62,9 @@ def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
 def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
     from trainer.evaluation import evaluate
+    from trainer.evaluation.scores import ScoreOptions
 
-    choices = evaluate.Options(flags.prevalence, flags.bootstrap, flags.seed)
+    choices = ScoreOptions(flags.prevalence, flags.bootstrap, flags.seed)
     networks = _ensemble(flags, flags.level)
     return evaluate.evaluate(networks, flags.lake, choices, flags.picture, flags.report)
 

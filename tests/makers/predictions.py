@@ -1,14 +1,16 @@
-"""Predictions with known truth, and slow loops that decide and score them."""
+"""Predictions with known truth, their scores, and slow loops that decide and score them."""
 
 import numpy as np
 
+from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import THRESHOLDS, Predictions
+from trainer.evaluation.scores import score_values
 from trainer.inference import counts
 from trainer.inference.decision import Decision
 
 
 def blob(generator, size: int) -> np.ndarray:
-    """Probabilities [size, size + 3], smooth and of very different height."""
+    """Return probabilities [size, size + 3], smooth and of very different height."""
     rows, columns = np.ogrid[:size, : size + 3]
     row, column, width = generator.uniform(0, size, 3)
     hill = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (1 + width))
@@ -17,7 +19,7 @@ def blob(generator, size: int) -> np.ndarray:
 
 
 def example(images: int = 40, with_lesion: bool = True, seed: int = 0) -> tuple[Predictions, list]:
-    """Predictions of maps and masks that are given beside them."""
+    """Return predictions of maps, and the pairs of map and mask that they were computed from."""
     generator = np.random.default_rng(seed)
     pairs = []
     for number in range(images):
@@ -27,27 +29,33 @@ def example(images: int = 40, with_lesion: bool = True, seed: int = 0) -> tuple[
         pairs.append((p, np.roll(mask, 2, axis=1)))
     labels = np.float32([mask.any() for _, mask in pairs])
     lesion = np.float32(np.clip(0.3 * labels + generator.random(images) * 0.7, 0, 1))
-    found = Predictions(
-        ids=[f"i{n}" for n in range(images)],
-        groups=[f"p{n // 2}" for n in range(images)],
+    predictions = Predictions(
+        ids=np.array([f"i{n}" for n in range(images)]),
+        groups=np.array([f"p{n // 2}" for n in range(images)]),
         labels=labels,
         scores=np.log(lesion + 1e-6) - np.log1p(1e-6 - lesion),
         lesion=lesion if with_lesion else None,
-        views=["PA", "AP", ""] * (images // 3) + ["PA"] * (images % 3),
-        sexes=["F", "M"] * (images // 2),
+        views=np.array(["PA", "AP", ""] * (images // 3) + ["PA"] * (images % 3)),
+        sexes=np.array(["F", "M"] * (images // 2) + ["F"] * (images % 2)),
         ages=np.array([(7 * n) % 100 - 1 if n % 5 else -1 for n in range(images)]),
-        masked=np.arange(images),
-        counted=counts.stack([counts.from_image(*pair, THRESHOLDS) for pair in pairs], THRESHOLDS),
+        has_counts=np.ones(images, bool),
+        counts=counts.stack([counts.from_image(*pair, THRESHOLDS) for pair in pairs], THRESHOLDS),
     )
-    return found, pairs
+    return predictions, pairs
 
 
-def slow_mask(p: np.ndarray, lesion, chosen: Decision) -> np.ndarray:
-    top, area_share, bottom = chosen.triplet
+def scores_at(predictions: Predictions, decision: Decision | None, prevalence=None) -> dict:
+    """Return the scores at these thresholds, without intervals."""
+    return score_values(decide(predictions, decision), prevalence)
+
+
+def slow_mask(p: np.ndarray, lesion, decision: Decision) -> np.ndarray:
+    top, area_share, bottom = decision.triplet
     is_sure = sum(bool(x > np.float32(top)) for x in p.ravel())
     if is_sure < area_share * p.size:
         return np.zeros(p.shape, bool)
-    if chosen.lesion_threshold is not None and lesion < np.float32(chosen.lesion_threshold):
+    gate = decision.lesion_threshold
+    if gate is not None and lesion < np.float32(gate):
         return np.zeros(p.shape, bool)
     return p > np.float32(bottom)
 

@@ -7,39 +7,41 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 LEVEL = 0.95
-FEWEST_PATIENTS = 10  # of fewer, an interval would be far too narrow
-BLOCK_NUMBERS = 2**22  # weights that are held at a time
+FEWEST_PATIENTS = 10  # with fewer, an interval would be far too narrow
+BLOCK_NUMBERS = 2**22  # most weights in memory at a time
 
 
 def intervals(
     measure: Callable, groups: Sequence, replicates: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)} of `measure`: weights of images [R, N] -> {name: [R]}.
+    """Return {name: (low, high)} for `measure`, which maps weights of images [R, N] to
+    {name: [R]}; `groups`: the patient of each image, [N].
 
-    A replicate where a score is not defined, such as one without a positive, is left out; where
-    none is left the ends are nan. Of fewer than FEWEST_PATIENTS there are none.
+    A replicate where a score is not defined, such as one without a positive, is left out; if none
+    is left the ends are nan. With fewer than FEWEST_PATIENTS there are no intervals.
     """
     if len(set(groups)) < FEWEST_PATIENTS:
         return {}
-    found: dict[str, list] = {}
-    for weights in drawn(groups, replicates, seed):
+    replicates_by_name: dict[str, list] = {}
+    for weights in draws(groups, replicates, seed):
         for name, values in measure(weights).items():
-            found.setdefault(name, []).append(values)
-    return {name: _ends(np.concatenate(values)) for name, values in found.items()}
+            replicates_by_name.setdefault(name, []).append(values)
+    return {name: _ends(np.concatenate(values)) for name, values in replicates_by_name.items()}
 
 
-def drawn(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn, [R, N] a block, R in all `replicates`; `groups`: [N], whose it
-    is."""
-    names, of_image = np.unique(np.asarray(groups), return_inverse=True)
+def draws(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each image is drawn, [R, N] per block; the R of all blocks add up to
+    `replicates`. `groups`: the patient of each image, [N]."""
+    names, patient_of_image = np.unique(np.asarray(groups), return_inverse=True)
     generator, patients = np.random.default_rng(seed), len(names)
-    rows = max(1, BLOCK_NUMBERS // len(of_image))
+    rows = max(1, BLOCK_NUMBERS // len(patient_of_image))
     for start in range(0, replicates, rows):
         count = min(rows, replicates - start)
-        draws = generator.integers(patients, size=(count, patients))
-        draws += patients * np.arange(count)[:, None]
-        times = np.bincount(draws.ravel(), minlength=count * patients)  # [count * patients]
-        yield times.reshape(count, patients)[:, of_image].astype(np.float64)
+        # Patients of all replicates are numbered through, so that one bincount counts them all.
+        patient = generator.integers(patients, size=(count, patients))
+        patient += patients * np.arange(count)[:, None]
+        times = np.bincount(patient.ravel(), minlength=count * patients)  # [count * patients]
+        yield times.reshape(count, patients)[:, patient_of_image].astype(np.float64)
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

@@ -1,103 +1,102 @@
-"""Scores against thresholds -> lists of numbers, for metrics.json, the plots and the report; None
-where a score is not defined.
+"""Curves of a split as lists of numbers, for metrics.json, plots and the report; None where a score
+is not defined.
 """
 
 import numpy as np
 
 from trainer.evaluation import scores
-from trainer.evaluation.predictions import CURVE, Predictions
-from trainer.inference.decision import Decision
+from trainer.evaluation.outcomes import Outcomes
+from trainer.evaluation.predictions import CURVE
+from trainer.inference.counts import Counts
+from trainer.scoring.ratios import ratio
 
-MOST_POINTS = 400  # of a curve with a point at each score
+MOST_POINTS = 400  # of a curve with a point for each score
 
 
-def of(predicted: Predictions, decision: Decision) -> dict[str, dict[str, list]]:
-    """By name: `roc` and `pr` of the images' scores, at each score; `images` (of p of a lesion),
-    `masks` and `pixels` at system 0's 31 thresholds; `calibration` in 15 bins."""
-    known = predicted.labels >= 0
-    is_positive = predicted.labels[known] > 0
-    found = _of_scores(predicted.scores[known], is_positive)
-    if predicted.lesion is not None:
-        found["images"] = _of_lesion(predicted.lesion[known], is_positive)
-        found["calibration"] = _calibration(predicted.lesion[known], is_positive)
-    if decision.triplet is not None:
-        found |= {"masks": _of_masks(predicted, decision), "pixels": _of_pixels(predicted)}
-        found.setdefault("calibration", _pixel_calibration(predicted))
+def from_outcomes(outcomes: Outcomes) -> dict[str, dict[str, list]]:
+    """Return curves by name: `roc` and `pr` of the images' scores, with a point for each score;
+    `images` (of p of a lesion), `masks` and `pixels` at the 31 thresholds of CURVE; `calibration`
+    in 15 bins. None for classifiers of more than two classes."""
+    if outcomes.decision is None:
+        return {}
+    predictions = outcomes.predictions
+    has_label = predictions.labels >= 0
+    is_positive = predictions.labels[has_label] > 0
+    curves = _ranking_curves(predictions.scores[has_label], is_positive)
+    if predictions.lesion is not None:
+        lesion = predictions.lesion[has_label]
+        curves["images"] = _lesion_curve(lesion, is_positive)
+        bins = scores.in_bins(lesion.astype(np.float64))  # [N, 15]
+        curves["calibration"] = _calibration(bins.sum(axis=0), lesion @ bins, is_positive @ bins)
+    if outcomes.decision.triplet is not None:
+        curves["masks"] = _mask_curve(predictions.counts, outcomes.passes[predictions.masked])
+        curves["pixels"] = _pixel_curve(predictions.counts)
+        bins = [part.sum(axis=0) for part in scores.pixel_bins(predictions.counts)]
+        curves.setdefault("calibration", _calibration(*bins))
     return {
-        name: {part: _listed(values) for part, values in curve.items()}
-        for name, curve in found.items()
+        name: {part: _to_list(values) for part, values in curve.items()}
+        for name, curve in curves.items()
     }
 
 
-def _of_scores(values: np.ndarray, is_positive: np.ndarray) -> dict:
-    """From the highest score down: who is called positive at or above it."""
+def _ranking_curves(values: np.ndarray, is_positive: np.ndarray) -> dict:
+    """Return ROC and PR curves, from the highest score down: at each score, all images with that
+    score or a higher one are called positive."""
     order = np.argsort(-values, kind="stable")
     ends = np.flatnonzero(np.diff(values[order], append=np.nan) != 0)  # the last of equal scores
     if len(ends) > MOST_POINTS:
         ends = ends[np.linspace(0, len(ends) - 1, MOST_POINTS).round().astype(int)]
     hits = is_positive[order].cumsum()[ends]
     alarms = ends + 1 - hits
-    recall = scores.ratio(hits, is_positive.sum())
-    fall_out = scores.ratio(alarms, (~is_positive).sum())
+    recall = ratio(hits, is_positive.sum())
+    false_positive_rate = ratio(alarms, (~is_positive).sum())
     return {
-        "roc": {"false_positive_rate": [0, *fall_out], "sensitivity": [0, *recall]},
-        "pr": {"recall": recall, "precision": scores.ratio(hits, hits + alarms)},
+        "roc": {"false_positive_rate": [0, *false_positive_rate], "sensitivity": [0, *recall]},
+        "pr": {"recall": recall, "precision": ratio(hits, hits + alarms)},
     }
 
 
-def _of_lesion(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
-    called = lesion >= np.float32(CURVE)[:, None]  # [31, N]
-    hits, alarms = (called & is_positive).sum(axis=1), (called & ~is_positive).sum(axis=1)
+def _lesion_curve(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
+    """Return scores of the answer p >= threshold, p of a lesion."""
+    is_called = lesion >= np.float32(CURVE)[:, None]  # [31, N]
+    hits, alarms = (is_called & is_positive).sum(axis=1), (is_called & ~is_positive).sum(axis=1)
     return {
         "threshold": CURVE,
-        "precision": scores.ratio(hits, hits + alarms),
-        "recall": scores.ratio(hits, is_positive.sum()),
-        "specificity": 1 - scores.ratio(alarms, (~is_positive).sum()),
+        "precision": ratio(hits, hits + alarms),
+        "recall": ratio(hits, is_positive.sum()),
+        "specificity": 1 - ratio(alarms, (~is_positive).sum()),
     }
 
 
-def _of_masks(predicted: Predictions, decision: Decision) -> dict:
-    """Mean dice of the masks p > threshold, in the images that the frozen threshold on p of a
-    lesion leaves; no area is asked for."""
-    counted = predicted.counted
-    passes = scores.passes(predicted.masked_lesion, decision)
-    kept = np.broadcast_to(passes, counted.truth.shape)[:, None]
-    dice = np.where(kept, counted.dice_at(CURVE), counted.dice_emptied()[:, None])  # [M, 31]
-    is_positive = counted.truth > 0
+def _mask_curve(counts: Counts, passes: np.ndarray) -> dict:
+    """Return the mean dice of the masks p > threshold in the images that the frozen threshold on p
+    of a lesion leaves ([M] bool), whatever their area."""
+    emptied = counts.dice_emptied()[:, None]
+    dice = np.where(passes[:, None], counts.dice_at(CURVE), emptied)  # [M, 31]
+    is_positive = counts.truth > 0
+    of_positives = dice[is_positive].mean(axis=0) if is_positive.any() else [None] * len(CURVE)
     return {
         "threshold": CURVE,
         "dice_mean": dice.mean(axis=0),
-        "dice_positives": dice[is_positive].mean(axis=0)
-        if is_positive.any()
-        else [None] * len(CURVE),
+        "dice_positives": of_positives,
     }
 
 
-def _of_pixels(predicted: Predictions) -> dict:
-    """Of all pixels of the split together."""
-    counted, places = predicted.counted, predicted.counted.columns(CURVE)
-    hits, above = (part[:, places].sum(axis=0) for part in (counted.hits, counted.above))
+def _pixel_curve(counts: Counts) -> dict:
+    """Return precision and recall over all pixels of the split together."""
+    thresholds = counts.columns(CURVE)
+    hits, above = (part[:, thresholds].sum(axis=0) for part in (counts.hits, counts.above))
     return {
         "threshold": CURVE,
-        "precision": scores.ratio(hits, above),
-        "recall": scores.ratio(hits, counted.truth.sum()),
+        "precision": ratio(hits, above),
+        "recall": ratio(hits, counts.truth.sum()),
     }
 
 
-def _calibration(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
-    bins = scores.in_bins(lesion.astype(np.float64))  # [N, 15]
-    number = bins.sum(axis=0)
-    return {
-        "p": scores.ratio(lesion @ bins, number),
-        "share": scores.ratio(is_positive @ bins, number),
-        "number": number,
-    }
+def _calibration(number, p_sum, positives) -> dict:
+    """Return mean p and share of positives per bin, from numbers and sums per bin, [15] each."""
+    return {"p": ratio(p_sum, number), "share": ratio(positives, number), "number": number}
 
 
-def _pixel_calibration(predicted: Predictions) -> dict:
-    number, p_sum, hits = (part.sum(axis=0) for part in scores.pixel_bins(predicted.counted))
-    return {"p": scores.ratio(p_sum, number), "share": scores.ratio(hits, number), "number": number}
-
-
-def _listed(values) -> list:
+def _to_list(values) -> list:
     return [None if value is None or not np.isfinite(value) else float(value) for value in values]

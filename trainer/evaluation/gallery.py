@@ -1,136 +1,137 @@
-"""A few images of a split as they are shown: truth and prediction over the image itself, both from
+"""A few images of a split for a human eye: truth and prediction over the image itself, both from
 masks at the source's own size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from trainer.config import run
 from trainer.data import record
 from trainer.data.batches import Split, evaluation_batches
 from trainer.display import panel
-from trainer.evaluation import predictions, scores
-from trainer.evaluation.predictions import Predictions
-from trainer.inference import decision
-from trainer.inference.decision import Decision, Sizes
-from trainer.inference.ensemble import Ensemble
+from trainer.evaluation.outcomes import Outcomes
+from trainer.evaluation.predictions import Predictions, SplitPredictions, items, true_mask
+from trainer.inference.decision import Decision, Sizes, source_mask
 from trainer.models import window
 from trainer.scoring import metrics
 
 SIDE = 384  # the longer side of an image, in pixels
-A_ROW = 4
+ROW_IMAGES = 4
 PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
 
 
-class Shown(NamedTuple):
+class GalleryImage(NamedTuple):
     image: np.ndarray  # [h, w] in [0, 1]
-    truth: np.ndarray | None  # [h, w] bool; None where no mask is known, and of classifiers
-    predicted: np.ndarray | None
+    truth: np.ndarray | None  # [h, w] bool; None where no mask is known, and for classifiers
+    prediction: np.ndarray | None  # [h, w] bool; None for classifiers
 
 
-def of(
-    system: Ensemble,
-    split: Split,
-    batches: tf.data.Dataset,
-    places: Sequence[int],
-    chosen: Decision | None,
-) -> dict[int, Shown]:
-    """{place: what it looks like} of the images at these places of the split; `batches`: its own,
-    by trainer/evaluation/predictions.py."""
-    images = _images(split, places, system.settings.batch_size)
-    found = {}
-    told = predictions.items(system, batches, places)
-    for place, (item, probabilities, lesion, _) in zip(sorted(set(places)), told, strict=True):
-        image, truth, predicted = images[place], None, None
+def load(
+    parts: Sequence[SplitPredictions], places: Sequence[int], decision: Decision | None
+) -> dict[int, GalleryImage]:
+    """Return the images at these places, by place; places are numbered through all the parts."""
+    gallery, start = {}, 0
+    for part in parts:
+        end = start + len(part.predictions.ids)
+        part_places = sorted({place - start for place in places if start <= place < end})
+        images = _load_part(part, part_places, decision) if part_places else []
+        gallery |= {start + place: image for place, image in zip(part_places, images, strict=True)}
+        start = end
+    return gallery
+
+
+def _load_part(
+    part: SplitPredictions, places: Sequence[int], decision: Decision | None
+) -> Iterator[GalleryImage]:
+    settings = part.ensemble.settings
+    images = _load_pixels(part.split, places, settings.batch_size)
+    outputs = items(part.ensemble, part.batches, places)
+    for place, (item, probabilities, lesion, _) in zip(places, outputs, strict=True):
+        image, truth, prediction = images[place], None, None
         if probabilities is not None:
-            sizes = Sizes.from_fields(item)
-            mask = decision.source_mask(probabilities, sizes, system.settings, chosen, lesion)
-            predicted = _fitted(np.asarray(mask), image.shape)
-            truth = _fitted(predictions.truth(item), image.shape) if item["has_mask"] else None
-        found[place] = Shown(image, truth, predicted)
-    return found
+            mask = source_mask(probabilities, Sizes.from_fields(item), settings, decision, lesion)
+            prediction = _resize(np.asarray(mask), image.shape)
+            truth = _resize(true_mask(item), image.shape) if item["has_mask"] else None
+        yield GalleryImage(image, truth, prediction)
 
 
-def _images(split: Split, places: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
-    """[h, w] in [0, 1], through each record's window, without padding."""
+def _load_pixels(split: Split, places: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
+    """Return images [h, w] in [0, 1] by place, through each record's window, without padding."""
     settings = run.Data(side=SIDE, batch_size=batch_size)
-    batches = evaluation_batches(split, settings, ("height", "width"))
-    found = {}
-    for number, batch in enumerate(batches):
+    images = {}
+    for number, batch in enumerate(evaluation_batches(split, settings, ("height", "width"))):
         for place in {place for place in places if place // batch_size == number}:
             row = slice(place % batch_size, place % batch_size + 1)
             image = np.asarray(window.to_unit(batch["image"][row], batch["window"][row]))[0, ..., 0]
             size = (int(batch[name][row][0]) for name in ("height", "width"))
             top, left, height, width = record.box_within(*size, SIDE, "pad")
-            found[place] = image[top : top + height, left : left + width]
-    return found
+            images[place] = image[top : top + height, left : left + width]
+    return images
 
 
-def _fitted(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A mask at another size: what is more than half of it."""
+def _resize(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return a mask at another size: a pixel is lesion if more than half of it is."""
     shares = Image.fromarray(mask.astype(np.float32))
     return np.asarray(shares.resize(shape[::-1], Image.Resampling.BOX)) > 0.5
 
 
-def first_few(predicted: Predictions) -> list[int]:
-    """Places of the first few images with a lesion and of the first few others."""
-    is_positive = predicted.labels > 0
-    chosen = [
-        np.flatnonzero(is_positive)[:PICTURED_POSITIVES],
-        np.flatnonzero(~is_positive)[:PICTURED_OTHERS],
-    ]
-    return np.concatenate(chosen).tolist()
+def first_places(predictions: Predictions) -> list[int]:
+    """Return the places of the first few images with a lesion and of the first few others."""
+    is_positive = predictions.labels > 0
+    positives = np.flatnonzero(is_positive)[:PICTURED_POSITIVES]
+    others = np.flatnonzero(~is_positive)[:PICTURED_OTHERS]
+    return [*positives.tolist(), *others.tolist()]
 
 
-def choose(predicted: Predictions, chosen: Decision) -> dict[str, list[int]]:
-    """{what they are: places in the split}, none or a few of each."""
-    places, is_called = scores.calls(predicted, chosen)
-    is_positive = predicted.labels[places] > 0
-    if chosen.triplet is None:
-        value, named = predicted.lesion[places], "p of a lesion"
+def choose(outcomes: Outcomes) -> dict[str, list[int]]:
+    """Return places in the split by a title that says what they show: none or a few each."""
+    if outcomes.decision is None:
+        return {}
+    predictions, places = outcomes.predictions, outcomes.compared
+    is_positive = predictions.labels[places] > 0
+    if outcomes.decision.triplet is None:
+        value, value_name = predictions.lesion[places], "p of a lesion"
         certainty = value
     else:
-        value, named = scores.dices(predicted, chosen), "dice"
-        bottom = predicted.counted.columns([chosen.triplet.bottom])[0]
-        certainty = predicted.counted.above[:, bottom] / predicted.counted.pixels
+        value, value_name = outcomes.dice[places], "dice"
+        counts = predictions.counts
+        bottom = counts.columns([outcomes.decision.triplet.bottom])[0]
+        certainty = counts.above[:, bottom] / counts.pixels
     lesions = np.flatnonzero(is_positive)
     order = lesions[np.argsort(-value[lesions], kind="stable")]
-    alarms = np.flatnonzero(~is_positive & is_called)
-    middle = max(0, len(order) // 2 - A_ROW // 2)
-    found = {
-        f"With a lesion, highest {named}": order[:A_ROW],
-        f"With a lesion, median {named}": order[middle : middle + A_ROW],
-        f"With a lesion, lowest {named}": order[::-1][:A_ROW],
-        "Without a lesion, called so": alarms[np.argsort(-certainty[alarms], kind="stable")][
-            :A_ROW
-        ],
+    alarms = np.flatnonzero(~is_positive & outcomes.is_called[places])
+    alarms = alarms[np.argsort(-certainty[alarms], kind="stable")]
+    middle = max(0, len(order) // 2 - ROW_IMAGES // 2)
+    rows = {
+        f"With a lesion, highest {value_name}": order[:ROW_IMAGES],
+        f"With a lesion, median {value_name}": order[middle : middle + ROW_IMAGES],
+        f"With a lesion, lowest {value_name}": order[::-1][:ROW_IMAGES],
+        "Without a lesion, called so": alarms[:ROW_IMAGES],
     }
-    return {title: places[row].tolist() for title, row in found.items()}
+    return {title: places[row].tolist() for title, row in rows.items()}
 
 
-def picture(predicted: Predictions, shown: dict[int, Shown], dices: dict[int, float]) -> np.ndarray:
-    """RGB uint8 [H, W, 3]: truth and prediction side by side; of a classifier label and p.
-
-    dices: of the places with a mask, at the source's own size.
-    """
-    images = [one.image for one in shown.values()]
-    if all(one.predicted is None for one in shown.values()):
-        said = [_said(predicted.labels[place], predicted.scores[place]) for place in shown]
-        return panel.side_by_side(images, None, None, said, pairs_a_row=4)
-    truths, masks = ([_drawn(one[part]) for one in shown.values()] for part in (1, 2))
-    captions = [f"dice {dices[p]:.2f}" if p in dices else "truth unknown" for p in shown]
+def picture(outcomes: Outcomes, gallery: dict[int, GalleryImage]) -> np.ndarray:
+    """Return truth and prediction side by side, RGB uint8 [H, W, 3]; for a classifier each image
+    with its label and p."""
+    predictions, dice = outcomes.predictions, outcomes.dice
+    images = [one.image for one in gallery.values()]
+    if all(one.prediction is None for one in gallery.values()):
+        captions = [_label_and_p(predictions.labels[p], predictions.scores[p]) for p in gallery]
+        return panel.side_by_side(images, None, None, captions, pairs_a_row=4)
+    truths, masks = ([_as_float(one[part]) for one in gallery.values()] for part in (1, 2))
+    captions = ["truth unknown" if np.isnan(dice[p]) else f"dice {dice[p]:.2f}" for p in gallery]
     return panel.side_by_side(images, truths, masks, captions)
 
 
-def _drawn(mask: np.ndarray | None) -> np.ndarray | None:
+def _as_float(mask: np.ndarray | None) -> np.ndarray | None:
     return None if mask is None else mask.astype(np.float32)
 
 
-def _said(label: float, scores: np.ndarray) -> str:
+def _label_and_p(label: float, scores: np.ndarray) -> str:
     p = metrics.to_probabilities(np.atleast_1d(scores)[None])[0]
-    said = f"{p.argmax()}: " if len(p) > 1 else ""
-    return f"label {label:.0f}, {said}p = {p.max():.2f}"
+    predicted_class = f"{p.argmax()}: " if len(p) > 1 else ""
+    return f"label {label:.0f}, {predicted_class}p = {p.max():.2f}"

@@ -1,9 +1,9 @@
-"""One pass over a split -> a few numbers an image, whatever its size: all that scores, curves and
-thresholds are made of.
+"""One pass over a split -> a few numbers per image, whatever its size: thresholds, scores and
+curves are computed from these alone.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,131 +15,131 @@ from trainer.inference.counts import Counts
 from trainer.inference.decision import Sizes
 from trainer.inference.ensemble import Ensemble
 
-# What is needed of a record besides the network's input.
+# Fields of a record that an evaluation needs beside the network's input.
 FIELDS = (
     *("image_id", "patient", "study", "view", "sex", "age"),
     *("original_rle", *Sizes._fields),
 )
-CURVE = np.linspace(0, 1, 31)  # system 0's curves have 31 thresholds
+CURVE = np.linspace(0, 1, 31)  # the 31 thresholds of a curve
 THRESHOLDS = np.unique(np.float32([*CURVE, *decision.TOPS, *decision.BOTTOMS]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Of the N images of a split; the M with a mask are `masked`."""
+class Predictions(NamedTuple):
+    """Predictions for the N images of a split, M of which have a mask."""
 
-    ids: list[str]  # [N]
-    groups: list[str]  # [N]: the patient, else the study, else the image itself
-    labels: np.ndarray  # [N], -1 unknown
-    scores: np.ndarray  # [N], logits that rank the images; [N, C] of C classes
-    lesion: np.ndarray | None  # [N], p of a lesion
-    views: list[str]  # [N], empty: unknown
-    sexes: list[str]
-    ages: np.ndarray  # [N], -1 unknown
-    masked: np.ndarray  # [M], places of the images with a mask
-    counted: Counts  # of M images; of none for classifiers
+    ids: np.ndarray  # [N] str
+    groups: np.ndarray  # [N] str: the patient, else the study, else the image itself
+    labels: np.ndarray  # [N] float32, -1 unknown
+    scores: np.ndarray  # [N] float32, logits that rank the images; [N, C] for C classes
+    lesion: np.ndarray | None  # [N] float32, p of a lesion
+    views: np.ndarray  # [N] str, empty: unknown
+    sexes: np.ndarray  # [N] str, empty: unknown
+    ages: np.ndarray  # [N] int, -1 unknown
+    has_counts: np.ndarray  # [N] bool: the image has a mask, and the networks are segmenters
+    counts: Counts  # rows for the M images that have some
+
+    @property
+    def masked(self) -> np.ndarray:
+        """Places in the split of the images with a mask, [M]."""
+        return np.flatnonzero(self.has_counts)
 
     @property
     def masked_lesion(self) -> np.ndarray | None:
+        """p of a lesion of the images with a mask, [M]."""
         return None if self.lesion is None else self.lesion[self.masked]
 
     def take(self, places: np.ndarray) -> "Predictions":
-        """Of the images at these places, in their order."""
-        rows = np.full(len(self.ids), -1)
-        rows[self.masked] = np.arange(len(self.masked))
-        rows = rows[places]  # of counted; -1 without a mask
-        counted = Counts(THRESHOLDS, *(column[rows[rows >= 0]] for column in self.counted[1:]))
-        chosen = {"counted": counted, "masked": np.flatnonzero(rows >= 0)}
-        for name in ("labels", "scores", "ages", "lesion"):
-            column = getattr(self, name)
-            chosen[name] = None if column is None else column[places]
-        for name in ("ids", "groups", "views", "sexes"):
-            chosen[name] = [getattr(self, name)[place] for place in places]
-        return Predictions(**chosen)
+        """Return the predictions for the images at these places, in their order."""
+        rows = (np.cumsum(self.has_counts) - 1)[places][self.has_counts[places]]
+        columns = [None if column is None else column[places] for column in self[:-1]]
+        return Predictions(*columns, Counts(THRESHOLDS, *(part[rows] for part in self.counts[1:])))
 
 
-def batches(ensemble: Ensemble, split: Split) -> tf.data.Dataset:
-    """What `of` and `items` take: tracing it takes longer than a small split."""
-    return ensemble.batches(split, FIELDS).prefetch(2)
+class SplitPredictions(NamedTuple):
+    """An ensemble's predictions for a split, and the batches that they were computed from."""
+
+    ensemble: Ensemble
+    split: Split
+    batches: tf.data.Dataset  # kept, as tracing it takes longer than reading a small split
+    predictions: Predictions
 
 
-def of(ensemble: Ensemble, batches: tf.data.Dataset) -> Predictions:
-    rows, masked, counted = [], [], []
+def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
+    """Run the ensemble over a split."""
+    batches = ensemble.batches(split, FIELDS).prefetch(2)
+    rows, counts_rows = [], []
     for item, probabilities, lesion, score in items(ensemble, batches):
-        if probabilities is not None and item["has_mask"]:
-            masked.append(len(rows))
+        has_counts = probabilities is not None and bool(item["has_mask"])
+        if has_counts:
             sizes = Sizes.from_fields(item)
             at_source = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
-            counted.append(counts.from_image(at_source[..., 0], truth(item), THRESHOLDS))
-        rows.append((item, lesion, score))
-    kept = [item for item, *_ in rows]
-    return Predictions(
-        ids=[item["image_id"].decode() for item in kept],
-        groups=[_group(item) for item in kept],
-        labels=np.array([item["label"] for item in kept], np.float32),
-        scores=np.array([score for *_, score in rows], np.float32),
-        lesion=None if rows[0][1] is None else np.array([p for _, p, _ in rows], np.float32),
-        views=[item["view"].decode() for item in kept],
-        sexes=[item["sex"].decode() for item in kept],
-        ages=np.array([item["age"] for item in kept]),
-        masked=np.array(masked, np.int64),
-        counted=counts.stack(counted, THRESHOLDS),
+            counts_rows.append(counts.from_image(at_source[..., 0], true_mask(item), THRESHOLDS))
+        rows.append((item, score, lesion, has_counts))
+    images, scores, lesion, has_counts = zip(*rows, strict=True)
+
+    def texts(name: str) -> np.ndarray:
+        return np.array([item[name].decode() for item in images])
+
+    predictions = Predictions(
+        ids=texts("image_id"),
+        groups=np.array([_group(item) for item in images]),
+        labels=np.array([item["label"] for item in images], np.float32),
+        scores=np.array(scores, np.float32),
+        lesion=None if lesion[0] is None else np.array(lesion, np.float32),
+        views=texts("view"),
+        sexes=texts("sex"),
+        ages=np.array([item["age"] for item in images]),
+        has_counts=np.array(has_counts),
+        counts=counts.stack(counts_rows, THRESHOLDS),
     )
+    return SplitPredictions(ensemble, split, batches, predictions)
 
 
 def items(
-    ensemble: Ensemble, batches: tf.data.Dataset, wanted: Iterable[int] | None = None
+    ensemble: Ensemble, batches: tf.data.Dataset, places: Iterable[int] | None = None
 ) -> Iterator[tuple]:
-    """(item, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image, or of
-    those at the wanted places, without the padding. The item keeps its pixels for the wanted."""
-    wanted = None if wanted is None else set(wanted)
-    names = (*FIELDS, "label", "has_mask") + (() if wanted is None else ("image", "mask", "window"))
-    place = 0
+    """Yield (item, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image
+    without the padding, or of those at `places` in the split, whose items keep their pixels."""
+    wanted_places = None if places is None else set(places)
+    names = (*FIELDS, "label", "has_mask") + (() if places is None else ("image", "mask", "window"))
+    start = 0
     for batch in batches:
-        real = np.flatnonzero(batch["weight"])
-        places = range(place, place := place + len(real))
-        if wanted is not None and not wanted.intersection(places):
+        rows = np.flatnonzero(batch["weight"])  # without the padding
+        batch_places = range(start, start := start + len(rows))
+        if wanted_places is not None and not wanted_places.intersection(batch_places):
             continue
-        predicted = [None if part is None else part.numpy() for part in ensemble(batch)]
+        outputs = [None if output is None else output.numpy() for output in ensemble(batch)]
         batch = {name: batch[name].numpy() for name in names}
-        for number, at in zip(real, places, strict=True):
-            if wanted is None or at in wanted:
-                item = {name: values[number] for name, values in batch.items()}
-                yield item, *(None if part is None else part[number] for part in predicted)
+        for row, place in zip(rows, batch_places, strict=True):
+            if wanted_places is None or place in wanted_places:
+                item = {name: values[row] for name, values in batch.items()}
+                yield item, *(None if output is None else output[row] for output in outputs)
 
 
-def truth(item: dict) -> np.ndarray:
-    """Bool [H, W]: the union of the label file's rows, at the source's own size."""
+def true_mask(item: dict) -> np.ndarray:
+    """Return the union of the label file's rows for an image at the source's own size, bool
+    [H, W]."""
     height, width = int(item["original_height"]), int(item["original_width"])
     runs = rle.runs(item["original_rle"].decode(), height * width)
     return rle.to_mask(runs, height, width) > 0
 
 
 def _group(item: dict) -> str:
-    """As the converter groups images into splits."""
+    """Return the patient, study or image, by which the converter also groups images into splits."""
     for name in ("patient", "study", "image_id"):
         if item[name]:
             return f"{name}/{item[name].decode()}"
     return ""
 
 
-def joined(parts: list[Predictions]) -> Predictions:
-    """Of several splits, one behind the other."""
-    if len(parts) == 1:
-        return parts[0]
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
-
-    def column(name: str):
-        values = [getattr(part, name) for part in parts]
-        if name == "masked":
-            values = [value + start for value, start in zip(values, starts, strict=False)]
-        if name == "counted":
-            rest = [
-                np.concatenate(own) for own in zip(*(value[1:] for value in values), strict=True)
-            ]
-            return Counts(THRESHOLDS, *rest)
-        if any(value is None for value in values):
-            return None
-        return sum(values, []) if isinstance(values[0], list) else np.concatenate(values)
-
-    return Predictions(*(column(field.name) for field in dataclasses.fields(Predictions)))
+def join(parts: list[Predictions]) -> Predictions:
+    """Return the predictions for several splits, one behind the other."""
+    *columns, all_counts = zip(*parts, strict=True)
+    counts_columns = zip(*(part[1:] for part in all_counts), strict=True)
+    return Predictions(
+        *(
+            None if any(part is None for part in column) else np.concatenate(column)
+            for column in columns
+        ),
+        Counts(THRESHOLDS, *map(np.concatenate, counts_columns)),
+    )

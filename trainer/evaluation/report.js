@@ -1,47 +1,50 @@
-// Sliders -> scores from each image's numbers, as trainer/evaluation/scores.py has them; and the curves.
+// Scores at the sliders' thresholds from each image's numbers, as trainer/evaluation/scores.py
+// computes them; and the curves.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
-const said = (value) => (Number.isFinite(value) ? value.toFixed(4) : "-");
+const formatted = (value) => (Number.isFinite(value) ? value.toFixed(4) : "-");
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-function thresholdsOfSliders() {
-  const found = {};
-  for (const [name, slider] of Object.entries(SLIDERS)) {
-    const at = Number(byId(`slider-${name}`).value);
-    found[name] = { at, value: slider.values[at] };
-  }
-  return found;
+// {slider: {position, value}}, the position being the index of the value in NUMBERS' lists.
+function thresholdsAt(positionOf) {
+  return Object.fromEntries(Object.entries(SLIDERS).map(([name, slider]) => {
+    const position = positionOf(name, slider);
+    return [name, { position, value: slider.values[position] }];
+  }));
 }
 
-// Dice of an image and whether it is called positive. Thresholds are compared in float32, as the
-// probabilities are.
-function answer(image, now) {
+const frozenThresholds = () => thresholdsAt((name, slider) => slider.position);
+const movedThresholds = () => thresholdsAt((name) => Number(byId(`slider-${name}`).value));
+
+// The dice of an image and whether it is called positive. Thresholds are compared in float32, which
+// the probabilities are in.
+function outcome(image, thresholds) {
   const { lesion, masks } = NUMBERS;
-  let isKept = !now.lesion || lesion[image] >= Math.fround(now.lesion.value);
+  let isKept = !thresholds.lesion || lesion[image] >= Math.fround(thresholds.lesion.value);
   if (!masks) return { isCalled: isKept };
-  const area = Math.fround(Math.fround(now.area.value) * Math.fround(masks.pixels[image]));
-  isKept = isKept && masks.sure[now.top.at][image] >= area;
-  const size = isKept ? masks.size[now.bottom.at][image] : 0;
-  const hits = isKept ? masks.hits[now.bottom.at][image] : 0;
+  const area = Math.fround(Math.fround(thresholds.area.value) * Math.fround(masks.pixels[image]));
+  isKept = isKept && masks.sure[thresholds.top.position][image] >= area;
+  const size = isKept ? masks.size[thresholds.bottom.position][image] : 0;
+  const hits = isKept ? masks.hits[thresholds.bottom.position][image] : 0;
   const total = size + masks.truth[image];
   return { isCalled: size > 0, dice: total ? (2 * hits) / total : 1 };
 }
 
-function scoresAt(now) {
-  const answers = NUMBERS.positive.map((_, image) => answer(image, now));
-  const positives = answers.filter((_, image) => NUMBERS.positive[image]);
-  const negatives = answers.filter((_, image) => !NUMBERS.positive[image]);
+function scoresAt(thresholds) {
+  const outcomes = NUMBERS.positive.map((_, image) => outcome(image, thresholds));
+  const positives = outcomes.filter((_, image) => NUMBERS.positive[image]);
+  const negatives = outcomes.filter((_, image) => !NUMBERS.positive[image]);
   const sensitivity = mean(positives.map((one) => one.isCalled));
   const specificity = 1 - mean(negatives.map((one) => one.isCalled));
-  const share = NUMBERS.prevalence ?? positives.length / answers.length;
-  const found = share * sensitivity, cleared = (1 - share) * specificity;
+  const share = NUMBERS.prevalence ?? positives.length / outcomes.length;
+  const hits = share * sensitivity, cleared = (1 - share) * specificity;
   return {
-    dice_mean: mean(answers.map((one) => one.dice)),
+    dice_mean: mean(outcomes.map((one) => one.dice)),
     dice_positives: mean(positives.map((one) => one.dice)),
     sensitivity,
     specificity,
-    ppv: found / (found + (1 - share) * (1 - specificity)),
+    ppv: hits / (hits + (1 - share) * (1 - specificity)),
     npv: cleared / (cleared + share * (1 - sensitivity)),
   };
 }
@@ -49,23 +52,23 @@ function scoresAt(now) {
 function show(prefix, scores) {
   for (const [name, value] of Object.entries(scores)) {
     const cell = byId(`${prefix}-${name}`);
-    if (cell) cell.textContent = said(value);
+    if (cell) cell.textContent = formatted(value);
   }
 }
 
 function update() {
-  const now = thresholdsOfSliders();
-  for (const [name, { value }] of Object.entries(now)) {
+  const thresholds = movedThresholds();
+  for (const [name, { value }] of Object.entries(thresholds)) {
     const text = name === "area" ? `${(100 * value).toFixed(2)}%` : String(Number(value.toFixed(4)));
     byId(`value-${name}`).textContent = text;
   }
-  const scores = scoresAt(now);
+  const scores = scoresAt(thresholds);
   show("now", scores);
   movePoint(scores);
 }
 
 function reset() {
-  for (const [name, slider] of Object.entries(SLIDERS)) byId(`slider-${name}`).value = slider.at;
+  for (const [name, slider] of Object.entries(SLIDERS)) byId(`slider-${name}`).value = slider.position;
   update();
 }
 
@@ -76,10 +79,10 @@ const across = (x) => 42 + 288 * x;
 const up = (y) => 262 - 246 * y;
 
 function element(name, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
 function axes(svg, xName, yName) {
@@ -136,7 +139,7 @@ let rocPoint = null;
 
 function drawCurves() {
   const { roc, pr, pixels, masks, images, calibration } = CURVES;
-  const rocLine = { name: "one score an image", xs: roc.false_positive_rate, ys: roc.sensitivity, colour: BLUE };
+  const rocLine = { name: "one score per image", xs: roc.false_positive_rate, ys: roc.sensitivity, colour: BLUE };
   const svg = chart("ROC", "1 - specificity", "sensitivity", [rocLine], true);
   rocPoint = element("circle", { id: "roc-point", r: 5, fill: ORANGE, stroke: "#fff" });
   svg.append(rocPoint);
@@ -177,8 +180,7 @@ for (const name of ["truth", "predicted"]) {
 
 if (NUMBERS) {
   drawCurves();
-  const frozen = Object.entries(SLIDERS).map(([name, { at, values }]) => [name, { at, value: values[at] }]);
-  show("frozen", scoresAt(Object.fromEntries(frozen)));
+  show("frozen", scoresAt(frozenThresholds()));
   for (const name of Object.keys(SLIDERS)) byId(`slider-${name}`).addEventListener("input", update);
   byId("reset").addEventListener("click", reset);
   update();

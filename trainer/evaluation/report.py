@@ -1,12 +1,13 @@
 """An evaluation -> report.html: one page that needs no network, for a reader without this program.
 
-report.html is its template, report.js moves the sliders; per-image numbers go into the page, so
-that it scores what the sliders say as scores.py does.
+report.html is its template. Numbers of each image go into the page, from which report.js computes
+the scores at the sliders' thresholds as scores.py would.
 """
 
 import base64
 import datetime
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -14,71 +15,28 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from trainer.display import panel
-from trainer.evaluation import bootstrap, gallery, results, scores
-from trainer.evaluation.gallery import Shown
-from trainer.evaluation.predictions import Predictions
-from trainer.evaluation.results import Scored
-from trainer.inference import decision
-from trainer.inference.decision import Decision
-from trainer.inference.ensemble import Ensemble
-from trainer.workdir import CONFIG
+from trainer.evaluation import gallery
+from trainer.evaluation.bootstrap import FEWEST_PATIENTS
+from trainer.evaluation.gallery import GalleryImage
+from trainer.evaluation.outcomes import Outcomes
+from trainer.evaluation.results import Evaluation, cell
+from trainer.evaluation.scores import DESCRIPTIONS
+from trainer.inference.decision import AREAS_SHARE, BOTTOMS, LESIONS, TOPS, Decision
 
 FILE = "report.html"
 FILL_ALPHA, LINE_ALPHA = 60, 255  # of 255
 JPEG_QUALITY = 88
-PERCENT = tuple(number / 100 for number in range(101))
-# Score -> what a reader calls it, and what it means.
-NAMES = {
-    "images": ("images", ""),
-    "positives": ("with a lesion", ""),
-    "without_mask": ("without a mask", "left out of the scores of masks"),
-    "accuracy": ("accuracy", "share of images whose class is right"),
-    "dice_mean": (
-        "mean dice",
-        "the challenge's score: the mean over all images; 1 where truth and prediction are empty",
-    ),
-    "dice_all_empty": ("all-empty score", "what the mean dice is if nothing is ever predicted"),
-    "dice_positives": ("dice on positives", "the mean over images with a lesion"),
-    "dice_positives_at_half": ("the same at p > 0.5", "without the chosen thresholds"),
-    "iou_mean": ("mean IoU", "overlap / union; 1 where both are empty"),
-    "iou_positives": ("IoU on positives", "the mean over images with a lesion"),
-    "auc": ("AUC", "area under the ROC curve of one score an image"),
-    "ap": ("average precision", "by chance: the share of images with a lesion"),
-    "sensitivity": ("sensitivity", "share of images with a lesion that are called so"),
-    "specificity": ("specificity", "share of images without one that are called so"),
-    "ppv": ("PPV", "share with a lesion among the images called so, at the stated prevalence"),
-    "npv": ("NPV", "share without one among the others, at the stated prevalence"),
-    "ece": (
-        "calibration error",
-        "of p of a lesion: ECE in 15 bins of equal width (Guo et al. 2017)",
-    ),
-    "brier": ("Brier score", "mean of (p - truth)² of p of a lesion (Brier 1950)"),
-    "pixel_ece": ("calibration error of pixels", "ECE in 15 bins, of p of a pixel"),
-    "pixel_brier": ("Brier score of pixels", "mean of (p - truth)² of p of a pixel"),
-}
+PERCENT = tuple(percent / 100 for percent in range(101))  # a classifier's thresholds
 HEADLINE = ("dice_mean", "dice_positives", "accuracy", "auc", "sensitivity", "specificity")
-OF_GROUPS = (
-    "images",
-    "positives",
-    "dice_mean",
-    "dice_positives",
-    "auc",
-    "sensitivity",
-    "specificity",
+SUBGROUP_SCORES = (
+    *("images", "positives", "dice_mean", "dice_positives", "auc"),
+    *("sensitivity", "specificity"),
 )
 
 
-def page(
-    system: Ensemble,
-    content: dict,
-    folder: str,
-    chosen: Decision | None,
-    options,
-    scored: dict[str, Scored],
-    shown: dict[int, Shown],
-) -> str:
-    """HTML of the last split's scores beside the others'. `content`: the lake's manifest; `shown`:
-    the images of `places`."""
+def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
+    """Return the HTML of the last split's scores beside the others'; `images`: those of its
+    galleries, by place in the split."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -86,113 +44,96 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    split, last = list(scored.items())[-1]
+    split, last = list(evaluation.splits.items())[-1]
+    values, decision = last.scores.values, evaluation.decision
+    prevalence = evaluation.options.prevalence
     return environment.get_template(FILE).render(
-        title=results.title(system),
+        evaluation=evaluation,
+        title=evaluation.system.title,
         split=split,
-        scored=scored,
-        names=NAMES,
-        headline=[name for name in HEADLINE if name in last.scores.values],
-        of_groups=[name for name in OF_GROUPS if name in last.scores.values],
-        chosen=chosen,
-        options=options,
-        fewest_patients=bootstrap.FEWEST_PATIENTS,
-        lake={
-            "folder": folder,
-            **{name: content[name] for name in ("dataset", "version", "created")},
-        },
-        counts=content["counts"]["splits"],
-        members=[(m.workdir, _config(m.workdir)) for m in system.everyone],
-        rows=_rows(last.predictions, chosen, shown) if chosen else [],
-        numbers=numbers(last.predictions, chosen, options.prevalence) if chosen else None,
-        curves=last.curves,
-        sliders=_sliders(chosen) if chosen else {},
-        cell=results.cell,
-        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        last=last,
+        descriptions=DESCRIPTIONS,
+        headline=[name for name in HEADLINE if name in values],
+        subgroup_scores=[name for name in SUBGROUP_SCORES if name in values],
+        fewest_patients=FEWEST_PATIENTS,
+        rows=_gallery_rows(last.outcomes, images),
+        numbers=numbers(last.outcomes, prevalence) if decision else None,
+        sliders=_sliders(decision) if decision else {},
+        cell=cell,
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _config(workdir: Path) -> str:
-    return (workdir / CONFIG).read_text()
+def _sliders(decision: Decision) -> dict[str, dict]:
+    """Return {name: its label, the values that it takes, the position of the chosen one}."""
+    sliders = {}
+
+    def add(name: str, label: str, values: Sequence[float], value: float) -> None:
+        values = list(values)
+        sliders[name] = {"label": label, "values": values, "position": values.index(value)}
+
+    if (lesion := decision.lesion_threshold) is not None:
+        values = sorted({*(LESIONS if decision.triplet else PERCENT), lesion})
+        add("lesion", "a lesion where the image's p is at least", values, lesion)
+    if decision.triplet is not None:
+        top, area_share, bottom = decision.triplet
+        add("bottom", "a pixel is lesion where p exceeds", BOTTOMS, bottom)
+        add("area", "empty, unless this share of the image", AREAS_SHARE, area_share)
+        add("top", "has a p above", TOPS, top)
+    return sliders
 
 
-def _sliders(chosen: Decision) -> dict[str, dict]:
-    """{name: what it is called, the values it takes, where the chosen one lies}."""
-    found = {}
-    if chosen.lesion_threshold is not None:
-        grid = PERCENT if chosen.triplet is None else decision.LESIONS
-        values = sorted({*grid, chosen.lesion_threshold})
-        found["lesion"] = (
-            "a lesion where the image's p is at least",
-            values,
-            chosen.lesion_threshold,
-        )
-    if chosen.triplet is not None:
-        top, area_share, bottom = chosen.triplet
-        found |= {
-            "bottom": ("a pixel is lesion where p exceeds", decision.BOTTOMS, bottom),
-            "area": ("empty, unless this share of the image", decision.AREAS_SHARE, area_share),
-            "top": ("has a p above", decision.TOPS, top),
+def numbers(outcomes: Outcomes, prevalence: float | None) -> dict:
+    """Return what report.js computes scores from, for the images whose answer can be compared."""
+    predictions, places, masks = outcomes.predictions, outcomes.compared, None
+    if outcomes.decision.triplet is not None:
+        counts = predictions.counts
+        tops, bottoms = counts.columns(TOPS), counts.columns(BOTTOMS)
+        masks = {
+            "pixels": counts.pixels.tolist(),
+            "truth": counts.truth.tolist(),
+            "sure": counts.above[:, tops].T.tolist(),  # [T, M]
+            "size": counts.above[:, bottoms].T.tolist(),  # [K, M]
+            "hits": counts.hits[:, bottoms].T.tolist(),
         }
     return {
-        name: {"said": said, "values": list(values), "at": list(values).index(value)}
-        for name, (said, values, value) in found.items()
-    }
-
-
-def numbers(predicted: Predictions, chosen: Decision, prevalence: float | None) -> dict:
-    """What report.js scores from, of the images whose answer can be compared."""
-    places, _ = scores.calls(predicted, chosen)
-    found = {
-        "positive": (predicted.labels[places] > 0).astype(int).tolist(),
-        "lesion": None if predicted.lesion is None else predicted.lesion[places].tolist(),
+        "positive": (predictions.labels[places] > 0).astype(int).tolist(),
+        "lesion": None if predictions.lesion is None else predictions.lesion[places].tolist(),
         "prevalence": prevalence,
-        "masks": None,
+        "masks": masks,
     }
-    if chosen.triplet is not None:
-        counted = predicted.counted
-        tops, bottoms = counted.columns(decision.TOPS), counted.columns(decision.BOTTOMS)
-        found["masks"] = {
-            "pixels": counted.pixels.tolist(),
-            "truth": counted.truth.tolist(),
-            "sure": counted.above[:, tops].T.tolist(),  # [T, M]
-            "size": counted.above[:, bottoms].T.tolist(),  # [K, M]
-            "hits": counted.hits[:, bottoms].T.tolist(),
-        }
-    return found
 
 
-def _rows(predicted: Predictions, chosen: Decision, shown: dict[int, Shown]) -> list[dict]:
-    """[{title, figures}] of the galleries."""
-    dices = scores.dices_by_place(predicted, chosen)
+def _gallery_rows(outcomes: Outcomes, images: dict[int, GalleryImage]) -> list[dict]:
+    """Return [{title, figures}] of the galleries."""
     return [
-        {
-            "title": title,
-            "figures": [
-                _figure(predicted, place, shown[place], dices.get(place)) for place in places
-            ],
-        }
-        for title, places in gallery.choose(predicted, chosen).items()
+        {"title": title, "figures": [_figure(outcomes, place, images[place]) for place in places]}
+        for title, places in gallery.choose(outcomes).items()
         if places
     ]
 
 
-def _figure(predicted: Predictions, place: int, shown: Shown, dice: float | None) -> dict:
-    said = [] if dice is None else [f"dice {dice:.3f}"]
-    if predicted.lesion is not None:
-        said.append(f"p of a lesion {predicted.lesion[place]:.3f}")
-    for name in ("truth", "predicted"):
-        if (mask := getattr(shown, name)) is not None:
-            said.append(f"{name} {mask.mean():.2%}")
-    age = predicted.ages[place]
-    known = [predicted.views[place], predicted.sexes[place], f"{age} years" if age >= 0 else ""]
+def _figure(outcomes: Outcomes, place: int, shown: GalleryImage) -> dict:
+    predictions, dice = outcomes.predictions, outcomes.dice[place]
+    facts = [] if np.isnan(dice) else [f"dice {dice:.3f}"]
+    if predictions.lesion is not None:
+        facts.append(f"p of a lesion {predictions.lesion[place]:.3f}")
+    for name, mask in (("truth", shown.truth), ("predicted", shown.prediction)):
+        if mask is not None:
+            facts.append(f"{name} {mask.mean():.2%}")
+    age = predictions.ages[place]
+    patient = [
+        predictions.views[place],
+        predictions.sexes[place],
+        f"{age} years" if age >= 0 else "",
+    ]
     return {
-        "id": predicted.ids[place],
-        "said": ", ".join(said),
-        "known": ", ".join(filter(None, known)),
+        "id": predictions.ids[place],
+        "facts": ", ".join(facts),
+        "patient": ", ".join(filter(None, patient)),
         "image": _jpeg(shown.image),
         "truth": _overlay(shown.truth, panel.TRUTH_COLOUR),
-        "predicted": _overlay(shown.predicted, panel.PREDICTION_COLOUR),
+        "predicted": _overlay(shown.prediction, panel.PREDICTION_COLOUR),
     }
 
 

@@ -1,4 +1,5 @@
-"""What an evaluation leaves: the table, its entry in metrics.json, TensorBoard, pictures."""
+"""What an evaluation leaves: the table, its entry in metrics.json, TensorBoard's files and
+pictures."""
 
 import math
 from pathlib import Path
@@ -10,103 +11,130 @@ from lake import storage
 from lake.picture import to_png
 from trainer.display import plots
 from trainer.display.board import Board
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.outcomes import Outcomes
+from trainer.evaluation.scores import ScoreOptions, Scores
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
 from trainer.scoring import metrics
+from trainer.workdir import CONFIG
 
 
-class Scores(NamedTuple):
-    """Of some images."""
+class SplitScores(NamedTuple):
+    """All that is scored of a split."""
 
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]  # 95%, of those scores that have one
-
-
-class Scored(NamedTuple):
-    """Of a split."""
-
-    predictions: Predictions
+    outcomes: Outcomes
     scores: Scores
     subgroups: dict[str, dict[str, Scores]]  # by field, by group
     curves: dict[str, dict[str, list]]  # trainer/evaluation/curves.py
 
 
-def entry(system: Ensemble, folder: str, chosen: Decision | None, options, scored: dict) -> dict:
-    """Of metrics.json; decision.read takes the thresholds from it."""
+class System(NamedTuple):
+    """What is evaluated, in words: an ensemble without its networks."""
+
+    title: str
+    label: str  # key of its scores and thresholds in metrics.json of the first workdir
+    facts: dict  # for metrics.json: its workdirs, the checksums of its weights
+    configs: list[tuple[Path, str]]  # (workdir, its config.yaml)
+
+
+class Evaluation(NamedTuple):
+    """One evaluation of a system on a lake."""
+
+    system: System
+    lake: str  # its folder
+    manifest: dict
+    options: ScoreOptions
+    decision: Decision | None  # the thresholds; None for classifiers of more than two classes
+    splits: dict[str, SplitScores]  # the last is the one to report
+
+
+def describe(ensemble: Ensemble) -> System:
+    """Return what the results say about an ensemble; reads its weights for their checksums."""
+    workdirs, classifiers = (
+        [str(member.workdir) for member in members]
+        for members in (ensemble.members, ensemble.classifiers if ensemble.is_cascade else ())
+    )
+    title = ", ".join(workdirs) + " after " * ensemble.is_cascade + ", ".join(classifiers)
+    if ensemble.level is not None:
+        parameters = ensemble.members[0].network.count_params()
+        title += f", pruned to L{ensemble.level}: {parameters:,} parameters"
+    sizes = [name for name in ensemble.tta if name not in ("none", "flip")]
+    title += ", with its mirror images" if "flip" in ensemble.tta else ""
+    title += f", also at {', '.join(sizes)} of its size" if sizes else ""
+    facts = {
+        "workdirs": workdirs,
+        "classifiers": classifiers,
+        "weights_sha256": ensemble.weights_sha256(),
+        "tta": " ".join(ensemble.tta),
+    }
+    configs = [(m.workdir, (m.workdir / CONFIG).read_text()) for m in ensemble.everyone]
+    return System(title, ensemble.label, facts, configs)
+
+
+def entry(evaluation: Evaluation) -> dict:
+    """Return the entry of metrics.json; decision.read takes the thresholds from it."""
+    splits = evaluation.splits.items()
     return {
-        "lake": folder,
-        "workdirs": [str(member.workdir) for member in system.members],
-        "classifiers": [str(m.workdir) for m in system.classifiers] if system.is_cascade else [],
-        "weights_sha256": system.weights_sha256(),
-        "tta": " ".join(system.tta),
-        **(chosen or Decision()).to_json(),
-        "options": options._asdict(),
-        "splits": {name: _known(part.scores.values) for name, part in scored.items()},
-        "intervals": {name: _known(part.scores.intervals) for name, part in scored.items()},
-        "subgroups": {name: _of_groups(part.subgroups) for name, part in scored.items()},
-        "curves": {name: part.curves for name, part in scored.items()},
+        "lake": evaluation.lake,
+        **evaluation.system.facts,
+        **(evaluation.decision or Decision()).to_json(),
+        "options": evaluation.options._asdict(),
+        "splits": {name: _without_nan(split.scores.values) for name, split in splits},
+        "intervals": {name: _without_nan(split.scores.intervals) for name, split in splits},
+        "subgroups": {
+            name: {
+                field: {
+                    group: _without_nan(scores.values)
+                    | {"intervals": _without_nan(scores.intervals)}
+                    for group, scores in groups.items()
+                }
+                for field, groups in split.subgroups.items()
+            }
+            for name, split in splits
+        },
+        "curves": {name: split.curves for name, split in splits},
     }
 
 
-def _of_groups(subgroups: dict) -> dict:
-    return {
-        field: {
-            group: {**_known(found.values), "intervals": _known(found.intervals)}
-            for group, found in groups.items()
-        }
-        for field, groups in subgroups.items()
-    }
-
-
-def _known(values: dict) -> dict:
-    """JSON has no nan."""
+def _without_nan(values: dict) -> dict:
+    """Return the values with None in place of nan, which JSON does not have."""
     return {name: value if np.isfinite(value).all() else None for name, value in values.items()}
 
 
-def draw(folder: Path, title: str, scored: dict[str, Scored]) -> None:
-    """The curves of each split, as a PNG and for TensorBoard, with its scores."""
-    board = Board(folder, 0, tuple(scored))
-    for split, part in scored.items():
-        tags = {f"evaluate/{name}": float(value) for name, value in part.scores.values.items()}
-        board.scalars(split, 0, tags)
-        if not part.curves:  # more than two classes
+def draw_curves(folder: Path, evaluation: Evaluation) -> None:
+    """Write the curves of each split as a PNG and for TensorBoard, with its scores."""
+    board = Board(folder, 0, tuple(evaluation.splits))
+    for name, split in evaluation.splits.items():
+        tags = {f"evaluate/{score}": float(value) for score, value in split.scores.values.items()}
+        board.scalars(name, 0, tags)
+        if not split.curves:  # more than two classes
             continue
-        picture = plots.plot_curves(part.curves, f"{title}: {split}")
-        storage.write(folder / f"curves_{split}.png", to_png(picture))
-        board.image(split, 0, "curves", picture)
-        known = part.predictions.labels >= 0
-        p = metrics.to_probabilities(part.predictions.scores[known])
-        board.pr_curve(split, 0, "images", part.predictions.labels[known] > 0, p)
+        picture = plots.plot_curves(split.curves, f"{evaluation.system.title}: {name}")
+        storage.write(folder / f"curves_{name}.png", to_png(picture))
+        board.image(name, 0, "curves", picture)
+        predictions = split.outcomes.predictions
+        has_label = predictions.labels >= 0
+        p = metrics.to_probabilities(predictions.scores[has_label])
+        board.pr_curve(name, 0, "images", predictions.labels[has_label] > 0, p)
     board.flush()
 
 
-def title(system: Ensemble) -> str:
-    said = ", ".join(str(member.workdir) for member in system.members)
-    if system.is_cascade:
-        said += " after " + ", ".join(str(member.workdir) for member in system.classifiers)
-    if system.level is not None:
-        parameters = system.members[0].network.count_params()
-        said += f", pruned to L{system.level}: {parameters:,} parameters"
-    sizes = [name for name in system.tta if name not in ("none", "flip")]
-    said += ", with its mirror images" if "flip" in system.tta else ""
-    return said + (f", also at {', '.join(sizes)} of its size" if sizes else "")
-
-
-def table(title: str, scored: dict[str, Scored], chosen: Decision | None) -> str:
-    """The title, one line a score, and the thresholds."""
-    names = list(next(iter(scored.values())).scores.values)
+def table(evaluation: Evaluation) -> str:
+    """Return the title, one line per score, and the thresholds."""
+    splits = evaluation.splits
+    names = list(next(iter(splits.values())).scores.values)
     width = max(len(name) for name in names) + 2
-    lines = [title, " " * width + "".join(f"{split:<26}" for split in scored)]
+    lines = [evaluation.system.title, " " * width + "".join(f"{name:<26}" for name in splits)]
     for name in names:
-        cells = (cell(part.scores, name) for part in scored.values())
-        lines.append(f"{name:<{width}}" + "".join(f"{said:<26}" for said in cells))
-    if chosen:
-        lines.append(f"thresholds chosen on validation: {chosen}")
+        cells = "".join(f"{cell(split.scores, name):<26}" for split in splits.values())
+        lines.append(f"{name:<{width}}{cells}")
+    if evaluation.decision:
+        lines.append(f"thresholds chosen on validation: {evaluation.decision}")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def cell(scores: Scores, name: str) -> str:
+    """Return a score with its interval as text; "-" if it is not defined."""
     value, ends = scores.values[name], scores.intervals.get(name)
     if isinstance(value, int):
         return f"{value}"

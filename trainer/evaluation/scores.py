@@ -1,106 +1,120 @@
-"""Every score as a function of how often each image counts, weights [R, N] -> [R]: all ones give
-the split's score, a bootstrap's draws its spread.
+"""Outcomes of a split -> its scores, with their intervals, in float64 from whole numbers of pixels.
 
-All in float64 from whole numbers of pixels. A score that is not defined (no positives, say) is nan.
+Every score is a function of how often each image counts, weights [R, N] -> [R]: all ones give the
+split's score, the draws of a bootstrap its spread. A score that is not defined (no positives, for
+example) is nan. To add a score, compute it here and describe it in DESCRIPTIONS.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
+from trainer.evaluation import bootstrap
+from trainer.evaluation.outcomes import Outcomes
 from trainer.evaluation.predictions import CURVE, Predictions
 from trainer.inference.counts import Counts
-from trainer.inference.decision import Decision
+from trainer.scoring.ratios import ratio
 
 HALF = 0.5  # "at half": the network without chosen thresholds
-# Bins of calibration: 15 of equal width, as Guo et al. 2017 take them.
+# Bins of calibration: 15 of equal width, as in Guo et al. 2017 (arXiv:1706.04599).
 EDGES = CURVE[::2]
+# {score: (what a reader calls it, what it means)}
+DESCRIPTIONS = {
+    "images": ("images", ""),
+    "positives": ("with a lesion", ""),
+    "without_mask": ("without a mask", "left out of the scores of masks"),
+    "accuracy": ("accuracy", "share of images whose class is right"),
+    "dice_mean": ("mean dice", "the challenge's score, over all images; two empty masks score 1"),
+    "dice_all_empty": ("all-empty score", "the mean dice if nothing is ever predicted"),
+    "dice_positives": ("dice on positives", "the mean over images with a lesion"),
+    "dice_positives_at_half": ("the same at p > 0.5", "without the chosen thresholds"),
+    "iou_mean": ("mean IoU", "overlap / union; 1 where both are empty"),
+    "iou_positives": ("IoU on positives", "the mean over images with a lesion"),
+    "auc": ("AUC", "area under the ROC curve of one score per image"),
+    "ap": ("average precision", "by chance alone it is the share of images with a lesion"),
+    "sensitivity": ("sensitivity", "share of the images with a lesion that are called positive"),
+    "specificity": ("specificity", "share of the images without a lesion that are called negative"),
+    "ppv": ("PPV", "share with a lesion of the images called positive, at the stated prevalence"),
+    "npv": ("NPV", "share without one of the images called negative, at the stated prevalence"),
+    "ece": ("calibration error", "ECE of p of a lesion in 15 even bins (Guo et al. 2017)"),
+    "brier": ("Brier score", "mean of (p - truth)², p of a lesion (Brier 1950)"),
+    "pixel_ece": ("calibration error of pixels", "ECE of p of each pixel in 15 bins"),
+    "pixel_brier": ("Brier score of pixels", "mean of (p - truth)², p of each pixel"),
+}
 
 
-def of(predictions: Predictions, decision: Decision | None, prevalence: float | None) -> dict:
-    """Plain scores of a split, with how many images there are."""
-    ones = np.ones((1, len(predictions.ids)))
-    counted = {"images": len(predictions.ids)}
+class ScoreOptions(NamedTuple):
+    """How scores are computed."""
+
+    prevalence: float | None = None  # of lesions, for PPV and NPV; None: as in the images
+    replicates: int = 1000  # of the bootstrap; 0: no intervals
+    seed: int = 0
+
+
+class Scores(NamedTuple):
+    """Scores of a split, or of a group of its images, by name."""
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]  # 95%, of the scores that have one
+
+
+def score(outcomes: Outcomes, options: ScoreOptions) -> Scores:
+    """Return all scores of the images, with their intervals."""
+    groups, draws = outcomes.predictions.groups, (options.replicates, options.seed)
+    measure = measures(outcomes, options.prevalence)
+    intervals = bootstrap.intervals(measure, groups, *draws)
+    return Scores(score_values(outcomes, options.prevalence), intervals)
+
+
+def score_values(outcomes: Outcomes, prevalence: float | None) -> dict[str, float]:
+    """Return all scores without intervals, behind the numbers of images."""
+    decision, predictions = outcomes.decision, outcomes.predictions
+    values = {"images": len(predictions.ids)}
     if decision is not None:
-        counted["positives"] = int((predictions.labels > 0).sum())
+        values["positives"] = int((predictions.labels > 0).sum())
     if decision is not None and decision.triplet is not None:
-        counted["without_mask"] = len(predictions.ids) - len(predictions.masked)
-    values = measures(predictions, decision, prevalence)(ones)
-    return counted | {name: float(value[0]) for name, value in values.items()}
+        values["without_mask"] = int((~predictions.has_counts).sum())
+    ones = np.ones((1, len(predictions.ids)))
+    scores = measures(outcomes, prevalence)(ones)
+    return values | {name: float(value[0]) for name, value in scores.items()}
 
 
-def measures(
-    predictions: Predictions, decision: Decision | None, prevalence: float | None
-) -> Callable:
-    """weights [R, N] -> {name: [R]}. `decision` None: of a classifier of more than two classes;
-    `prevalence`: of lesions, for PPV and NPV; None: as in the images."""
-    if decision is None:
-        return _of_classes(predictions)
-    of_images = _of_images(predictions, decision, prevalence)
-    if decision.triplet is None:
-        return of_images
-    of_masks = _of_masks(predictions, decision)
-    masked = predictions.masked
-
-    def measure(weights: np.ndarray) -> dict:
-        return of_masks(weights[:, masked]) | of_images(weights)
-
-    return measure
+def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
+    """Return a function of weights [R, N] -> {name: [R]}. `prevalence`: of lesions, for PPV and
+    NPV; None: as in the images."""
+    if outcomes.decision is None:
+        return _class_measures(outcomes.predictions)
+    image_measures = _image_measures(outcomes, prevalence)
+    if outcomes.decision.triplet is None:
+        return image_measures
+    mask_measures = _mask_measures(outcomes)
+    return lambda weights: mask_measures(weights) | image_measures(weights)
 
 
-def dices(predictions: Predictions, decision: Decision) -> np.ndarray:
-    """[M] of the images with a mask."""
-    counted = predictions.counted
-    kept = counted.dice_at([decision.triplet.bottom])[:, 0]
-    return np.where(is_kept(predictions, decision), kept, counted.dice_emptied())
+def _mask_measures(outcomes: Outcomes) -> Callable:
+    """Return the scores of masks, over the M images that have one.
 
-
-def dices_by_place(predictions: Predictions, decision: Decision | None) -> dict[int, float]:
-    """{place in the split: dice} of the images with a mask."""
-    if decision is None or decision.triplet is None:
-        return {}
-    found = dices(predictions, decision).tolist()
-    return dict(zip(predictions.masked.tolist(), found, strict=True))
-
-
-def is_kept(predictions: Predictions, decision: Decision) -> np.ndarray:
-    """[M]: whether the thresholds leave the mask, be it empty or not."""
-    top, area_share, _ = decision.triplet
-    kept = predictions.counted.is_kept([top], [area_share])[:, 0, 0]
-    return kept & passes(predictions.masked_lesion, decision)
-
-
-def calls(predictions: Predictions, decision: Decision) -> tuple[np.ndarray, np.ndarray]:
-    """(places, whether the answer is "a lesion") of the images that it can be compared for: those
-    with a mask; of classifiers those with a label."""
-    if decision.triplet is None:
-        places = np.flatnonzero(predictions.labels >= 0)
-        return places, passes(predictions.lesion[places], decision)
-    counted = predictions.counted
-    is_painted = counted.above[:, counted.columns([decision.triplet.bottom])[0]] > 0
-    return predictions.masked, is_kept(predictions, decision) & is_painted
-
-
-def passes(lesion: np.ndarray | None, decision: Decision):
-    if decision.lesion_threshold is None:
-        return True
-    return lesion >= np.float32(decision.lesion_threshold)
-
-
-def _of_masks(predictions: Predictions, decision: Decision) -> Callable:
-    counted = predictions.counted
-    place = counted.columns([decision.triplet.bottom])[0]
-    kept, truth = is_kept(predictions, decision), counted.truth
-    sizes, hits = counted.above[:, place] * kept, counted.hits[:, place] * kept
-    union = truth + sizes - hits
+    Nothing here looks at pixels: for each image, counts hold the pixels of its true mask (truth)
+    and, for each threshold, those with a higher p (above) and how many of these lie in the true
+    mask (hits). The predicted mask is p > bottom, so its size is `above` and its overlap `hits` at
+    that one threshold, both 0 where the triplet or the image's own p empties it.
+    """
+    masked, counts = outcomes.predictions.masked, outcomes.predictions.counts
+    is_kept, dice = outcomes.is_kept[masked], outcomes.dice[masked]
+    threshold = counts.columns([outcomes.decision.triplet.bottom])[0]
+    sizes, hits = counts.above[:, threshold] * is_kept, counts.hits[:, threshold] * is_kept
+    union = counts.truth + sizes - hits
     iou = np.where(union > 0, hits / np.maximum(union, 1), 1.0)
-    dice, half = dices(predictions, decision), counted.dice_at([HALF])[:, 0]
-    is_positive = truth > 0
-    _, p_sums, in_mask = pixel_bins(counted)
+    half = counts.dice_at([HALF])[:, 0]
+    is_positive = counts.truth > 0
+    _, p_sums, in_mask = pixel_bins(counts)
     gaps = p_sums - in_mask  # [M, 15]
 
     def measure(weights: np.ndarray) -> dict:
+        weights = weights[:, masked]
         total, positives = weights.sum(axis=1), weights @ is_positive
+        pixels = weights @ counts.pixels
         return {
             "dice_mean": ratio(weights @ dice, total),
             "dice_all_empty": ratio(weights @ ~is_positive, total),
@@ -108,55 +122,60 @@ def _of_masks(predictions: Predictions, decision: Decision) -> Callable:
             "dice_positives_at_half": ratio(weights @ (half * is_positive), positives),
             "iou_mean": ratio(weights @ iou, total),
             "iou_positives": ratio(weights @ (iou * is_positive), positives),
-            "pixel_ece": ratio(np.abs(weights @ gaps).sum(axis=1), weights @ counted.pixels),
-            "pixel_brier": ratio(weights @ counted.squares, weights @ counted.pixels),
+            "pixel_ece": ratio(np.abs(weights @ gaps).sum(axis=1), pixels),
+            "pixel_brier": ratio(weights @ counts.squares, pixels),
         }
 
     return measure
 
 
-def _of_images(predictions: Predictions, decision: Decision, prevalence: float | None) -> Callable:
-    places, called = calls(predictions, decision)
-    is_positive = predictions.labels[places] > 0
-    known = np.flatnonzero(predictions.labels >= 0)
-    labels, scores = predictions.labels[known] > 0, predictions.scores[known]
-    lesion = None if predictions.lesion is None else predictions.lesion[known].astype(np.float64)
+def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
+    """Return the scores of whole images: of the answers "a lesion", over the images whose answer
+    can be compared; of ranks and of p of a lesion, over those with a label."""
+    predictions, compared = outcomes.predictions, outcomes.compared
+    is_positive, is_called = predictions.labels[compared] > 0, outcomes.is_called[compared]
+    labelled = np.flatnonzero(predictions.labels >= 0)
+    labels, scores = predictions.labels[labelled] > 0, predictions.scores[labelled]
+    lesion = predictions.lesion
+    lesion = None if lesion is None else lesion[labelled].astype(np.float64)
 
     def measure(weights: np.ndarray) -> dict:
-        own = weights[:, places]
-        positives, negatives = own @ is_positive, own @ ~is_positive
-        sensitivity = ratio(own @ (is_positive & called), positives)
-        specificity = ratio(own @ (~is_positive & ~called), negatives)
+        of_compared, weights = weights[:, compared], weights[:, labelled]
+        positives, negatives = of_compared @ is_positive, of_compared @ ~is_positive
+        sensitivity = ratio(of_compared @ (is_positive & is_called), positives)
+        specificity = ratio(of_compared @ (~is_positive & ~is_called), negatives)
         share = ratio(positives, positives + negatives) if prevalence is None else prevalence
-        rest, cleared = (1 - share) * (1 - specificity), (1 - share) * specificity
-        found, missed = share * sensitivity, share * (1 - sensitivity)
+        # Shares of all images, at this prevalence; PPV and NPV by Bayes' rule.
+        hits, misses = share * sensitivity, share * (1 - sensitivity)
+        alarms, clear = (1 - share) * (1 - specificity), (1 - share) * specificity
         result = {
-            "auc": auc(scores, labels, weights[:, known]),
-            "ap": average_precision(scores, labels, weights[:, known]),
+            "auc": auc(scores, labels, weights),
+            "ap": average_precision(scores, labels, weights),
             "sensitivity": sensitivity,
             "specificity": specificity,
-            "ppv": ratio(found, found + rest),  # Bayes' rule
-            "npv": ratio(cleared, cleared + missed),
+            "ppv": ratio(hits, hits + alarms),
+            "npv": ratio(clear, clear + misses),
         }
         if lesion is not None:
-            gaps = weights[:, known] @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
-            total = weights[:, known].sum(axis=1)
+            gaps = weights @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
+            total = weights.sum(axis=1)
             result["ece"] = ratio(np.abs(gaps).sum(axis=1), total)
-            result["brier"] = ratio(weights[:, known] @ (lesion - labels) ** 2, total)
+            result["brier"] = ratio(weights @ (lesion - labels) ** 2, total)
         return result
 
     return measure
 
 
-def _of_classes(predictions: Predictions) -> Callable:
-    """Of C classes: accuracy, and the mean of the AUCs of each against all others."""
-    known = np.flatnonzero(predictions.labels >= 0)
-    logits, labels = predictions.scores[known].astype(np.float64), predictions.labels[known]
+def _class_measures(predictions: Predictions) -> Callable:
+    """Return the scores of C classes: accuracy, and the mean of the AUCs of each against all
+    others."""
+    labelled = np.flatnonzero(predictions.labels >= 0)
+    logits, labels = predictions.scores[labelled].astype(np.float64), predictions.labels[labelled]
     is_right = logits.argmax(axis=1) == labels
     classes = range(logits.shape[1])
 
     def measure(weights: np.ndarray) -> dict:
-        weights = weights[:, known]
+        weights = weights[:, labelled]
         aucs = [auc(log_odds(logits, c), labels == c, weights) for c in classes]
         accuracy = ratio(weights @ is_right, weights.sum(axis=1))
         return {"accuracy": accuracy, "auc": np.mean(aucs, axis=0)}
@@ -164,13 +183,13 @@ def _of_classes(predictions: Predictions) -> Callable:
     return measure
 
 
-def log_odds(logits: np.ndarray, chosen: int) -> np.ndarray:
-    """log p / (1 − p) of a class, [N], of logits [N, C]."""
-    return logits[:, chosen] - np.logaddexp.reduce(np.delete(logits, chosen, axis=1), axis=1)
+def log_odds(logits: np.ndarray, number: int) -> np.ndarray:
+    """Return log p / (1 − p) of the class of that number, [N], from logits [N, C]."""
+    return logits[:, number] - np.logaddexp.reduce(np.delete(logits, number, axis=1), axis=1)
 
 
 def auc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve, [R]: ties count half; weights [R, N]."""
+    """Return the area under the ROC curve, [R]: ties count half; weights [R, N]."""
     positives, negatives = _by_score(scores, is_positive, weights)
     below = negatives.cumsum(axis=1) - negatives
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
@@ -178,7 +197,7 @@ def auc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.
 
 
 def average_precision(scores, is_positive, weights) -> np.ndarray:
-    """Σ (Rₙ − Rₙ₋₁)·Pₙ from the highest score down, [R], as scikit-learn defines it."""
+    """Return Σ (Rₙ − Rₙ₋₁)·Pₙ from the highest score down, [R], as scikit-learn defines it."""
     positives, negatives = (part[:, ::-1] for part in _by_score(scores, is_positive, weights))
     hits, alarms = positives.cumsum(axis=1), negatives.cumsum(axis=1)
     precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
@@ -186,7 +205,8 @@ def average_precision(scores, is_positive, weights) -> np.ndarray:
 
 
 def _by_score(scores, is_positive, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of positives and of negatives at each score there is, ascending, [R, U] each."""
+    """Return the weights of positives and of negatives at each of the U different scores,
+    ascending, [R, U] each."""
     if not len(scores):
         return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
     order = np.argsort(scores, kind="stable")
@@ -198,22 +218,17 @@ def _by_score(scores, is_positive, weights) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_bins(p: np.ndarray) -> np.ndarray:
-    """[N, 15] of 0 and 1: the bin that each p lies in; 0 lies in the first."""
-    places = np.clip(np.searchsorted(EDGES, p) - 1, 0, len(EDGES) - 2)
-    return np.eye(len(EDGES) - 1)[places]
+    """Return the bin that each p lies in, one-hot [N, 15]; 0 lies in the first."""
+    bins = np.clip(np.searchsorted(EDGES, p) - 1, 0, len(EDGES) - 2)
+    return np.eye(len(EDGES) - 1)[bins]
 
 
-def pixel_bins(counted: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each image and bin, [M, 15]: pixels, the sum of their p, those of the mask."""
-    places = counted.columns(EDGES[1:])
-    # Up to an edge: what there is less what lies above; p = 0 lies in the first bin.
-    below = counted.pixels[:, None] - counted.above[:, places]
-    hits = counted.truth[:, None] - counted.hits[:, places]
-    p_sums = counted.p_sums.cumsum(axis=1)[:, places]
+def pixel_bins(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for each image and bin, [M, 15] each: the pixels, the sum of their p, and how many of
+    them lie in the mask."""
+    edges = counts.columns(EDGES[1:])
+    # Pixels up to an edge are all less those above it; p = 0 lies in the first bin.
+    below = counts.pixels[:, None] - counts.above[:, edges]
+    hits = counts.truth[:, None] - counts.hits[:, edges]
+    p_sums = counts.p_sums.cumsum(axis=1)[:, edges]
     return tuple(np.diff(part, axis=1, prepend=0) for part in (below, p_sums, hits))
-
-
-def ratio(a, b) -> np.ndarray:
-    """a / b in float64, nan where b is 0."""
-    a, b = np.broadcast_arrays(np.float64(a), np.float64(b))
-    return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)

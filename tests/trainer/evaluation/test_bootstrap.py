@@ -17,8 +17,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         images = generator.integers(1, 5, size=150)
         patients = np.repeat(np.arange(150), images)
         # Of mean 0.3; two thirds of the variance are the patient's.
-        own, rest = generator.gamma(2, 0.1, 150), generator.gamma(1, 0.1, len(patients))
-        measure = mean_of(own[patients] + rest)
+        shared, rest = generator.gamma(2, 0.1, 150), generator.gamma(1, 0.1, len(patients))
+        measure = mean_of(shared[patients] + rest)
         low, high = bootstrap.intervals(measure, patients, replicates=400, seed=seed)["mean"]
         covered += low <= 0.3 <= high
     assert 0.93 <= covered / data_sets <= 0.97
@@ -26,7 +26,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_a_patient_is_drawn_with_all_images():
     groups = [f"p{n // 3}" for n in range(36)]
-    blocks = list(bootstrap.drawn(groups, replicates=50, seed=0))
+    blocks = list(bootstrap.draws(groups, replicates=50, seed=0))
     weights = np.concatenate(blocks).reshape(50, 12, 3)
     assert (weights == weights[:, :, :1]).all()
     assert (weights[:, :, 0].sum(axis=1) == 12).all()  # as many patients as there are
@@ -35,9 +35,9 @@ def test_a_patient_is_drawn_with_all_images():
 
 def test_blocks_do_not_change_the_draws(monkeypatch):
     groups = np.arange(20)
-    whole = np.concatenate(list(bootstrap.drawn(groups, 30, seed=3)))
+    whole = np.concatenate(list(bootstrap.draws(groups, 30, seed=3)))
     monkeypatch.setattr(bootstrap, "BLOCK_NUMBERS", 70)  # three replicates at a time
-    blocks = list(bootstrap.drawn(groups, 30, seed=3))
+    blocks = list(bootstrap.draws(groups, 30, seed=3))
     assert len(blocks) == 10 and np.array_equal(np.concatenate(blocks), whole)
 
 
@@ -47,8 +47,8 @@ def test_undefined_replicates_are_left_out():
     def measure(weights):
         return {"some": np.where(weights[:, 0] > 0, 1.0, np.nan), "none": weights @ (0 * values)}
 
-    found = bootstrap.intervals(measure, np.arange(20), replicates=100, seed=0)
-    assert found["some"] == (1.0, 1.0) and np.isnan(found["none"]).all()
+    ends = bootstrap.intervals(measure, np.arange(20), replicates=100, seed=0)
+    assert ends["some"] == (1.0, 1.0) and np.isnan(ends["none"]).all()
 
 
 @pytest.mark.parametrize("groups", [[], ["a"] * 50, list("abcdefghi") * 9])

@@ -5,11 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from makers.predictions import example, slow_dice, slow_mask
+from makers.predictions import example, scores_at, slow_dice, slow_mask
 
 from lake import InputError
 from trainer.config import run
-from trainer.evaluation import scores
 from trainer.inference import decision
 from trainer.inference.decision import Decision, Sizes, Triplet
 
@@ -28,10 +27,9 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
         one = Decision(Triplet(*triplet), gate)
         masks = [slow_mask(p, own, one) for (p, _), own in zip(pairs, lesion, strict=True)]
         best[one] = np.mean([slow_dice(t, m) for (_, t), m in zip(pairs, masks, strict=True)])
-    chosen = decision.choose(predicted.counted, predicted.masked_lesion)
+    chosen = decision.choose(predicted.counts, predicted.masked_lesion)
     assert best[chosen] == pytest.approx(max(best.values()), abs=1e-12)
-    found = scores.of(predicted, chosen, None)["dice_mean"]
-    assert found == pytest.approx(best[chosen], abs=1e-12)
+    assert scores_at(predicted, chosen)["dice_mean"] == pytest.approx(best[chosen], abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +43,10 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
 def test_the_threshold_on_p_of_a_lesion_is_chosen_with_the_triplet(lesion, threshold):
     """Two images without a lesion, predicted wrongly everywhere; two with, of dice 0.8 and 0.6."""
     predicted, _ = example(images=4)
-    counted = predicted.counted._replace(
+    counted = predicted.counts._replace(
         truth=np.array([0, 0, 100, 100]),
-        hits=np.repeat([[0], [0], [80], [60]], len(predicted.counted.thresholds), axis=1),
-        above=np.full_like(predicted.counted.above, 100),
+        hits=np.repeat([[0], [0], [80], [60]], len(predicted.counts.thresholds), axis=1),
+        above=np.full_like(predicted.counts.above, 100),
     )
     chosen = decision.choose(counted, np.float32(lesion))
     assert chosen.lesion_threshold == threshold
@@ -77,7 +75,7 @@ def test_a_classifiers_threshold_has_the_highest_sensitivity_and_specificity():
 def test_without_a_mask_nothing_can_be_chosen():
     predicted, _ = example(images=3)
     with pytest.raises(InputError, match="no image with a mask"):
-        decision.choose(predicted.take(np.array([], int)).counted, None)
+        decision.choose(predicted.take(np.array([], int)).counts, None)
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
