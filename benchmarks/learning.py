@@ -3,19 +3,22 @@ broken, not a score.
 
     python benchmarks/learning.py [NAME …] [--folder bench/learning] [--section.field=value …]
 
-A segmenter learns where its mean dice on the test split is at least 0.05 above that of all-empty
-masks, a classifier where its AUC there is at least 0.9. A config stays as it is but for what
-`small` says: images, batches, filters and epochs are few, a rate made for ten thousand steps is
-raised, and ImageNet's weights, which this must not need, are random ones. From random weights a
-network of a hundred layers learns nothing from a few hundred steps on the phantom X-rays, and
-`small_unet`, which has no norm, nothing either: these have the phantom CT slices, whose lesions
-are balls, as `nodule_unet` has. The batch norm of keras.applications remembers 0.99 a step and
-starts from a variance of 1: 6% of that is left after 288 steps, in every one of a hundred layers,
-and more than the variance that some of them have. So the statistics of these encoders are estimated
-anew behind the last epoch, by `swa_epochs: 1`.
+A segmenter has learned if its mean dice on the test split is at least 0.05 above that of all-empty
+masks, a classifier if its AUC there is at least 0.9. `small` changes a config for the budget: few
+images, small batches, few filters and epochs, a higher learning rate where it was made for ten
+thousand steps, and random weights instead of ImageNet's, which must not be needed here.
 
-All configs together take hours on two cores; a finished run is not repeated. Exit code 1: one did
-not learn; 2: one could not be trained or scored.
+Two kinds of networks learn nothing from a few hundred steps on the phantom X-rays: those of a
+hundred layers from random weights, and `small_unet`, which has no norm. They learn from the phantom
+CT slices, whose lesions are balls, as `nodule_unet` does.
+
+The batch norm of keras.applications keeps 0.99 of its statistics per step and starts from a
+variance of 1. After 288 steps 6% of that is left in each of a hundred layers, which is more than
+the variance of some of them. So the statistics of these encoders are estimated again after the last
+epoch, by `swa_epochs: 1`.
+
+All configs together take hours on two cores; a finished run is not repeated. Exit code 1: a config
+did not learn; 2: one could not be trained or scored.
 """
 
 import argparse
@@ -36,31 +39,31 @@ from trainer.config import files, run
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
-OF_SLICES = "nodule_unet", "small_unet"  # beside those with an encoder
+ON_SLICES = "nodule_unet", "small_unet"  # and all with an encoder of keras.applications
 IMAGES, IMAGE_SIDE, POSITIVE_SHARE = 2000, 256, 0.4  # 1,600 of them to train on
 VOLUMES = 120  # 1,440 slices, a good half with a nodule
 EPOCHS = {"xrays": 8, "slices": 4}
-SLOW_TO_START, TIMES = "efficientnetb4", 2  # a hundred and thirty layers
+SLOW_TO_START, TIMES = "efficientnetb4", 2  # needs twice the epochs: a hundred and thirty layers
 BATCH, FILTERS, SIDE, SIDE_OF_SIX_POOLINGS = 16, 8, 96, 128
 SLOW_RATE, RAISED_RATE = 5e-5, 1e-3
 LEAST_AUC, LEAST_GAIN = 0.9, 0.05
 RESULT = "learning.json"
 
 
-# --- what there is to learn from ---
+# --- lakes of phantoms ---
 
 
 def has_encoder(model) -> bool:
-    """One of keras.applications."""
+    """Whether it is one of keras.applications."""
     return getattr(model, "encoder", "plain") != "plain"
 
 
 def kind_of_lake(name: str, model) -> str:
-    return "slices" if name in OF_SLICES or has_encoder(model) else "xrays"
+    return "slices" if name in ON_SLICES or has_encoder(model) else "xrays"
 
 
-def lake_of(folder: Path, kind: str) -> Path:
-    """The phantoms' lake, made where it is not there."""
+def phantom_lake(folder: Path, kind: str) -> Path:
+    """Return the lake of the phantoms, after making it where it does not exist."""
     name = {"slices": f"slices_{VOLUMES}", "xrays": f"xrays_{IMAGES}_{IMAGE_SIDE}"}[kind]
     lake, source = folder / "lakes" / name / "1.0.0", folder / name
     if (lake / "manifest.json").exists():
@@ -79,17 +82,17 @@ def lake_of(folder: Path, kind: str) -> Path:
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Its output goes where the table of results does not."""
+    """Run a command; its output goes to stderr, away from the table of results."""
     subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, check=True, stdout=sys.stderr
     )
 
 
-# --- made small ---
+# --- configs made small ---
 
 
 def small(file: Path, epochs: int, folder: Path) -> dict:
-    """A config's content in the budget."""
+    """Return the content of a config, changed for the budget."""
     content, original = yaml.safe_load(file.read_text()), files.load(file, [])
     model, optimizer = content["model"], content.get("optimizer", {})
     changes = {
@@ -119,7 +122,7 @@ def small(file: Path, epochs: int, folder: Path) -> dict:
 
 
 def random_weights(model: dict, folder: Path) -> str:
-    """A file as of keras.applications, for an encoder that is frozen."""
+    """Return a file of random weights in the format of keras.applications."""
     from trainer.config import parts
     from trainer.models import encoders
 
@@ -133,23 +136,23 @@ def random_weights(model: dict, folder: Path) -> str:
     return str(file)
 
 
-# --- what came of it ---
+# --- results ---
 
 
-def result_of(folder: Path, name: str, overrides: list[str]) -> dict:
-    """Trains and scores a config; or what an earlier call with the same content found."""
+def train_and_score(folder: Path, name: str, overrides: list[str]) -> dict:
+    """Train and score a config, or return the result of an earlier call with the same content."""
     workdir, original = folder / "runs" / name, files.load(ROOT / "configs" / f"{name}.yaml", [])
     kind = kind_of_lake(name, original.model)
     is_slow = getattr(original.model, "encoder", None) == SLOW_TO_START
     epochs = EPOCHS[kind] * (TIMES if is_slow else 1)
     content = small(ROOT / "configs" / f"{name}.yaml", epochs, folder)
-    trained = {"config": content, "overrides": overrides}
+    inputs = {"config": content, "overrides": overrides}
     if (workdir / RESULT).exists():
         result = json.loads((workdir / RESULT).read_text())
-        if result.items() >= trained.items():
+        if result.items() >= inputs.items():
             return result
         shutil.rmtree(workdir)
-    lake, file = lake_of(folder, kind), folder / f"{name}.yaml"
+    lake, file = phantom_lake(folder, kind), folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content))
     before = cpu_seconds()
     run_module(
@@ -162,11 +165,11 @@ def result_of(folder: Path, name: str, overrides: list[str]) -> dict:
     dice = {} if original.is_classifier else {n: scores[n] for n in ("dice_mean", "dice_all_empty")}
     result = {
         "lake": kind,
-        "steps": metrics["last"]["step"],  # of the last stage
+        "steps": metrics["last"]["step"],  # in the last stage
         "cpu_minutes": (cpu_seconds() - before) / 60,
         "auc": scores["auc"],
         **dice,
-        **trained,
+        **inputs,
     }
     (workdir / RESULT).write_text(json.dumps(result))
     return result
@@ -179,7 +182,7 @@ def has_learned(result: dict) -> bool:
 
 
 def cpu_seconds() -> float:
-    """Of all processes that were started and have ended."""
+    """Return the CPU seconds of all processes that were started here and have ended."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime
 
@@ -199,8 +202,8 @@ def main(names: list[str], folder: Path, overrides: list[str]) -> int:
     code = 0
     for name in names:
         try:
-            result = result_of(folder, name, overrides)
-        except subprocess.CalledProcessError as error:  # which has said why
+            result = train_and_score(folder, name, overrides)
+        except subprocess.CalledProcessError as error:  # its own message is on stderr
             print(f"| `{name}` | exit code {error.returncode} | | | | | | |", flush=True)
             code = 2
             continue

@@ -3,14 +3,14 @@
     python benchmarks/unetpp_step.py [--side 256] [--batch 2] [--steps 11] [--threads 2]
 
 One step is the forward pass and all gradients, float32, on this machine's CPU: radlake's under
-TensorFlow as trainer/training/step.py runs it there, MONAI's under PyTorch. The two networks sit in
-processes of their own and step in turns; the ratio of the medians holds on another machine, the
-seconds do not. On a busy machine only --threads 1 and the CPU time mean something: threads that
-wait for one another lose much more than their share. Each network's convolutions are
-counted from its own layers, because the layouts differ (MONAI's first row keeps twice the channels
-of what comes up).
+TensorFlow as trainer/training/step.py runs it there, MONAI's under PyTorch. Each network has a
+process, and they take steps in turns. The ratio of the medians holds on another machine, the
+seconds do not. On a busy machine use --threads 1 and look at the CPU time alone, because threads
+that wait for one another lose much more than their share. Each network's convolutions are counted
+from its own layers, because the layouts differ (in MONAI's first row, upsampling keeps twice the
+channels).
 
-MONAI lives in bench/monai, a virtual environment that the first run makes of
+MONAI is installed into bench/monai, a virtual environment that the first run makes from
 requirements-monai.txt.
 """
 
@@ -48,7 +48,7 @@ PAIRS = {
 
 
 def radlake_step(section: dict, side: int, batch: int, threads: int) -> tuple[Callable, int]:
-    """(a step, multiply-accumulates of one image's forward pass)"""
+    """Return (a step, the multiply-accumulates of one image's forward pass)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
     from full_step import forward_macs  # puts the repository on the path
@@ -76,7 +76,7 @@ def radlake_step(section: dict, side: int, batch: int, threads: int) -> tuple[Ca
 
 
 def monai_step(arguments: dict, side: int, batch: int, threads: int) -> tuple[Callable, int]:
-    """(a step, multiply-accumulates of one image's forward pass)"""
+    """Return (a step, the multiply-accumulates of one image's forward pass)."""
     import torch
     from monai.networks.nets import BasicUNetPlusPlus
 
@@ -97,14 +97,15 @@ def monai_step(arguments: dict, side: int, batch: int, threads: int) -> tuple[Ca
 
 
 def torch_macs(network, image) -> int:
-    """As full_step.forward_macs: a kernel's numbers at each place it is applied to."""
+    """Return the multiply-accumulates of the convolutions for one image, as full_step.forward_macs
+    does: the size of each kernel times the number of places it is applied to."""
     import torch
 
-    found = []
+    macs = []
 
     def count(layer, inputs, output):
         places = inputs[0] if isinstance(layer, torch.nn.ConvTranspose2d) else output
-        found.append(places.shape[-2] * places.shape[-1] * layer.weight.numel())
+        macs.append(places.shape[-2] * places.shape[-1] * layer.weight.numel())
 
     kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
     convolutions = [layer for layer in network.modules() if isinstance(layer, kinds)]
@@ -113,14 +114,14 @@ def torch_macs(network, image) -> int:
         network(image)
     for hook in hooks:
         hook.remove()
-    return sum(found)
+    return sum(macs)
 
 
 def serve(text: str) -> None:
-    """The other end of a Stepper: says its multiply-accumulates, then the seconds of each step."""
-    asked = json.loads(text)
-    make = {"radlake": radlake_step, "monai": monai_step}[asked.pop("library")]
-    step, macs = make(**asked)
+    """Answer a Stepper: print the multiply-accumulates, then the seconds of each step."""
+    arguments = json.loads(text)
+    make = {"radlake": radlake_step, "monai": monai_step}[arguments.pop("library")]
+    step, macs = make(**arguments)
     step()  # the first one traces, and fills the libraries' caches
     print(macs, flush=True)
     for _ in sys.stdin:
@@ -130,16 +131,16 @@ def serve(text: str) -> None:
 
 
 class Stepper:
-    """A process that keeps a network and takes a step when it is told to."""
+    """A process that has a network and takes a step per line of its input."""
 
-    def __init__(self, python: Path | str, **asked):
-        command = [str(python), __file__, "--serve", json.dumps(asked)]
+    def __init__(self, python: Path | str, **arguments):
+        command = [str(python), __file__, "--serve", json.dumps(arguments)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self.macs = int(self._answer())
 
     def step(self) -> list[float]:
-        """Seconds on the clock, and of CPU."""
+        """Take a step; return its seconds on the clock and its seconds of CPU time."""
         print(file=self.process.stdin, flush=True)
         return [float(text) for text in self._answer().split()]
 
@@ -155,7 +156,7 @@ class Stepper:
 
 
 def environment() -> Path:
-    """The Python that has MONAI, made where it is not there yet."""
+    """Return the Python that has MONAI, after installing it where it is missing."""
     python = MONAI / "bin" / "python"
     if not (MONAI / "installed").exists():
         print(f"installing MONAI and PyTorch into {MONAI}", flush=True)
@@ -175,11 +176,11 @@ def compare(name: str, python: Path, steps: int, **size: int) -> None:
     theirs.end()
     print(name)
     for column, kind in enumerate(("on the clock", "of CPU")):
-        taken = [statistics.median(turn[side][column] for turn in turns) for side in (0, 1)]
-        ratio = taken[0] / ours.macs / (taken[1] / theirs.macs)
+        medians = [statistics.median(turn[side][column] for turn in turns) for side in (0, 1)]
+        ratio = medians[0] / ours.macs / (medians[1] / theirs.macs)
         print(
             f"  {ratio:.2f}x MONAI's time {kind} per multiply-accumulate (bar: 1): "
-            f"{taken[0]:.2f} s against {taken[1]:.2f} s a step",
+            f"{medians[0]:.2f} s against {medians[1]:.2f} s per step",
             flush=True,
         )
     print(f"  {ours.macs / 1e9:.2f} G and {theirs.macs / 1e9:.2f} G an image forward")

@@ -15,14 +15,14 @@ def vae(**fields):
 
 
 def all_outputs(network):
-    """What the network answers, and what hangs on it for the loss alone."""
+    """Return the network's output and the outputs that only its loss uses."""
     last = network.layers[-1]
     return last.input if isinstance(last, blocks.FirstOf) else [network.output]
 
 
-# System 0 of the projects that radlake reproduces: the norm behind the activation, one convolution
-# in a decoder's block, transposed 3x3 convolutions with activation and norm of their own.
-SYSTEM_0 = {
+# The U-Nets of albertsokol/pneumothorax-detection-unet: the norm behind the activation, one
+# convolution in a decoder's block, transposed 3x3 convolutions with activation and norm.
+ALBERTSOKOL = {
     "norm": "batch",
     "order": "conv_act_norm",
     "decoder_convolutions": 1,

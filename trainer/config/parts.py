@@ -1,13 +1,14 @@
-"""What networks are put together from, as tables: each row is a name that a config may use.
+"""The parts of networks, as tables: the key of each row is a name that a config may use.
 
-No Keras here, so that config.py can list the names; blocks.py and encoders.py make layers of them.
+No Keras here: the sections of a config list the names, and trainer/models/{blocks,encoders}.py make
+layers of the rows.
 """
 
 from typing import NamedTuple
 
-GROUPS = 8  # of group normalisation, at every width
-# Of the moving statistics. Keras's 0.99 still remembers the first weights after 300 steps, so that
-# validation lags behind training; 0.9 is PyTorch's.
+GROUPS = 8  # the groups of group normalisation, at every width
+# The momentum of the moving statistics. Keras's 0.99 still remembers the first weights after 300
+# steps, so that validation lags behind training; 0.9 is PyTorch's.
 MOMENTUM = 0.9
 
 # name: (class in keras.layers, its arguments), or None for no layer.
@@ -29,10 +30,10 @@ ACTIVATIONS = {
 class Upsampling(NamedTuple):
     """A layer that doubles height and width, and what follows it."""
 
-    layer: str  # in keras.layers; Conv2DTranspose also sets the number of channels
-    options: dict
-    convolution: bool = False  # a 3x3 convolution, which sets the number of channels
-    is_activated: bool = False  # activation and norm in the style's order
+    layer: str  # a class in keras.layers; Conv2DTranspose also sets the number of channels
+    options: dict  # the arguments of the class
+    convolution: bool = False  # whether a 3x3 convolution follows, which sets the channels
+    is_activated: bool = False  # whether activation and norm follow
 
 
 NEAREST = {"interpolation": "nearest"}
@@ -52,20 +53,23 @@ UPSAMPLINGS = {
 
 
 class Encoder(NamedTuple):
-    """A network of keras.applications, and which of its layers are the features of each size."""
+    """A network of keras.applications, and the layers that give the features of each size."""
 
-    application: str  # in keras.applications
-    mode: str  # of imagenet_utils.preprocess_input: caffe, tf or torch
-    layers: tuple[str, ...]  # at 1/2, 1/4, 1/8, 1/16, 1/32 of the side
-    full_size: str | None = None  # at the side itself, where there is such a layer
-    # The deepest features of a U-Net of depth 1, 2, …, where they are not those of the skips.
+    application: str  # a class in keras.applications
+    mode: str  # the mode of imagenet_utils.preprocess_input: caffe, tf or torch
+    layers: tuple[str, ...]  # that give the features at 1/2, 1/4, 1/8, 1/16, 1/32 of the side
+    full_size: str | None = None  # the layer that gives those at the side itself, if there is one
+    # The layers that give the deepest features of a U-Net of depth 1, 2, …, where these are not the
+    # features of the skips.
     bottoms: tuple[str, ...] | None = None
-    start: str | None = None  # what lies before this layer is preprocessing, and is left out
-    min_side: int = 32  # keras.applications takes no smaller image
+    # The first layer that is used; those before it are preprocessing. None: all are used.
+    start: str | None = None
+    min_side: int = 32  # the smallest image that keras.applications takes
 
 
 DENSENET = ("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu")
-# layer_9 and layer_16 have no name in keras.applications: the tenth and the seventeenth layer.
+# The tenth and the seventeenth layer have no name in keras.applications; encoders.py gives them
+# these.
 INCEPTION_RESNET = ("layer_9", "layer_16", "block35_10_ac", "block17_20_ac", "conv_7b_ac")
 XCEPTION = (
     *("block2_sepconv2_bn", "block3_sepconv2_bn", "block4_sepconv2_bn", "block13_sepconv2_bn"),
@@ -92,8 +96,8 @@ ENCODERS = {
     "xception": Encoder("Xception", "tf", XCEPTION, min_side=71),
     # Szegedy et al. 2017 (arXiv:1602.07261)
     "inception_resnet_v2": Encoder("InceptionResNetV2", "tf", INCEPTION_RESNET, min_side=75),
-    # Tan & Le 2019 (arXiv:1905.11946). Keras puts the preprocessing of ImageNet's weights into the
-    # network, and another one where there are no weights: the start keeps both out.
+    # Tan & Le 2019 (arXiv:1905.11946). Keras puts a preprocessing into the network, one for
+    # ImageNet's weights and another where there are no weights; `start` leaves both out.
     **{
         f"efficientnetb{n}": Encoder(
             f"EfficientNetB{n}", "torch", EFFICIENTNET, start="stem_conv_pad"

@@ -1,4 +1,4 @@
-"""Every config: it loads, its network has the size that its system states, it trains, resumes and
+"""Every config: it loads, its network has the size that the original states, it trains, resumes and
 is scored when made small, and its step compiles to what a TPU can run."""
 
 import json
@@ -27,25 +27,25 @@ from trainer.training.step import training_step
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
-OF_CT = "nodule_unet"
+CT_CONFIG = "nodule_unet"
 
 
-def content_of(name: str) -> dict:
+def read_content(name: str) -> dict:
     return yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
 
 
-# --- what a reader sees ---
+# --- headers and README ---
 
 
-def header_of(name: str) -> str:
-    """The comment before the first section."""
+def read_header(name: str) -> str:
+    """Return the comment before the first section."""
     lines = (ROOT / "configs" / f"{name}.yaml").read_text().split("\nmodel:")[0].splitlines()
     assert all(line.startswith("#") for line in lines)
     return "\n".join(line.removeprefix("#").strip() for line in lines)
 
 
 def commands_in(header: str) -> list[list[str]]:
-    """The words of each `python -m …`, its continued lines joined."""
+    """Return the words of each `python -m …`, with continued lines joined."""
     lines = header.replace("\\\n", " ").splitlines()
     return [shlex.split(line)[2:] for line in lines if line.startswith("python -m")]
 
@@ -53,7 +53,7 @@ def commands_in(header: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_opens_with_commands_that_work(name):
     files.load(ROOT / "configs" / f"{name}.yaml", [])
-    header, trained = header_of(name), []
+    header, trained = read_header(name), []
     for module, *arguments in commands_in(header):
         if module == "beam.convert":
             assert options.parser().parse_known_args(arguments)[1] == []
@@ -62,8 +62,9 @@ def test_a_config_opens_with_commands_that_work(name):
         if "config" in flags:
             files.load(ROOT / flags.config, overrides)
             trained.append(flags.config)
-    own = {f"configs/{name}.yaml"}
-    assert set(trained) == own or (name.startswith("demo") and "`make demo`" in header)
+    assert set(trained) == {f"configs/{name}.yaml"} or (
+        name.startswith("demo") and "`make demo`" in header
+    )
 
 
 def test_the_readme_names_every_config():
@@ -78,35 +79,36 @@ def numbers_in(weights: list) -> int:
     return sum(int(np.prod(weight.shape)) for weight in weights)
 
 
-# Trained parameters and statistics, as the five systems and the authors of U-Net++ give them.
+# Trained parameters and statistics, as the originals and the authors of U-Net++ state them.
 @pytest.mark.parametrize(
     "name, trained, statistics",
     [
         ("unet_cascade", 7_851_969, 5_888),
         ("unetpp_l3_cascade", 2_235_585, 3_328),
-        (OF_CT, 7_846_081, 0),
+        (CT_CONFIG, 7_846_081, 0),
         ("small_unet", 600_585, 0),
         # 256, 128, 64 and 32 wide, one 3x3 convolution each, and the head; then VGG16's own.
         ("vgg16_frozen", 9 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32) + 480 + 33, 7_635_264),
     ],
 )
-def test_a_network_has_its_systems_number_of_parameters(name, trained, statistics):
+def test_a_network_has_the_originals_number_of_parameters(name, trained, statistics):
     section = files.load(ROOT / "configs" / f"{name}.yaml", []).model
     network = build(section.model_copy(update={"weights": None}), side=32)
-    found = numbers_in(network.trainable_weights), numbers_in(network.non_trainable_weights)
-    assert found == (trained, statistics)
+    actual = numbers_in(network.trainable_weights), numbers_in(network.non_trainable_weights)
+    assert actual == (trained, statistics)
 
 
-# --- made small ---
+# --- configs made small ---
 
 
 def small(name: str, folder: Path) -> dict:
-    """The config with a smaller side, batch and number of filters, two epochs, and no ImageNet."""
-    content = content_of(name)
+    """Return the config with a smaller side, batch and number of filters, two epochs and no weights
+    of ImageNet."""
+    content = read_content(name)
     model, optimizer = content["model"], content.get("optimizer", {})
     changes = {
         "model": at_most({"filters": 8, "max_filters": 16}, model) | other_weights(model, folder),
-        "data": {"side": side_of(model), **small_batch(content)},
+        "data": {"side": possible_side(model), **small_batch(content)},
         "optimizer": at_most({"cycle_epochs": 1, "swa_epochs": 1}, optimizer),
         "train": {"epochs": 2, "steps_per_call": 1, "device": "cpu"},
     }
@@ -119,7 +121,7 @@ def small(name: str, folder: Path) -> dict:
 
 
 def at_most(limits: dict[str, int], section: dict) -> dict:
-    """Those numbers of the section that have a limit; a list of filters stays."""
+    """Return the numbers of the section that have a limit, within it; a list of filters stays."""
     return {
         field: min(section[field], limit)
         for field, limit in limits.items()
@@ -132,28 +134,28 @@ def small_batch(content: dict) -> dict:
 
 
 def other_weights(model: dict, folder: Path) -> dict:
-    """Random ones for ImageNet's; from a file where they are frozen, which needs weights."""
+    """Return random weights in the place of ImageNet's; a frozen encoder needs them in a file."""
     if "weights" not in model:
         return {}
     return {"weights": random_weights(model, folder) if "freeze" in model else None}
 
 
-def side_of(model: dict) -> int:
-    """A side that the network's depth and its encoder can have."""
+def possible_side(model: dict) -> int:
+    """Return a side that the network's depth and its encoder can have."""
     if model.get("encoder", "plain") == "plain":
         return 2 * 2 ** max(4, model.get("depth", 4))
     return 96 if parts.ENCODERS[model["encoder"]].min_side > 64 else 32
 
 
 def random_weights(model: dict, folder: Path) -> str:
-    """A file as of keras.applications, for an encoder that is frozen."""
+    """Return a file of random weights, in the format of keras.applications."""
     row, file = parts.ENCODERS[model["encoder"]], folder / "encoder.weights.h5"
-    encoders.build_application(row, side_of(model), None).save_weights(file)
+    encoders.build_application(row, possible_side(model), None).save_weights(file)
     return str(file)
 
 
 def cases(*light: str) -> list:
-    """The light ones in the whole suite, the others on demand."""
+    """Return every config: the light ones run in the whole suite, the others on demand."""
     marks = {name: [] if name in light else [exhaustive] for name in NAMES}
     return [pytest.param(name, marks=[pytest.mark.slow, *marks[name]]) for name in NAMES]
 
@@ -163,7 +165,7 @@ def cases(*light: str) -> list:
 
 @pytest.fixture(scope="module")
 def ct_lake(tmp_path_factory, key_file) -> Path:
-    """Eight bodies with a nodule in one of two lungs; the lake of the slices that it reaches."""
+    """The lake of eight bodies with a nodule in one of two lungs: the slices that it reaches."""
     folder = tmp_path_factory.mktemp("ct")
     synthetic_ct.write(folder, volumes=8)
     output = folder / "lakes" / "ct" / "1.0.0"
@@ -175,12 +177,12 @@ def ct_lake(tmp_path_factory, key_file) -> Path:
     return output
 
 
-def metrics_of(workdir: Path) -> dict:
+def read_metrics(workdir: Path) -> dict:
     return json.loads((workdir / "metrics.json").read_text())
 
 
 def forget_the_last_epoch(workdir: Path) -> None:
-    """As if killed in it: only the checkpoint before it is there."""
+    """Leave what a run has that was killed in its last epoch: the checkpoint before it."""
     (workdir / "metrics.json").unlink()
     first, last = sorted(
         {int(re.search(r"\d+", path.name)[0]) for path in workdir.glob("checkpoints/ckpt-*")}
@@ -192,31 +194,31 @@ def forget_the_last_epoch(workdir: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", cases(OF_CT))
+@pytest.mark.parametrize("name", cases(CT_CONFIG))
 def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
-    lake = request.getfixturevalue("ct_lake" if name == OF_CT else "lake")
+    lake = request.getfixturevalue("ct_lake" if name == CT_CONFIG else "lake")
     file, workdir = tmp_path / "small.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(small(name, tmp_path)))
     command = ["train", "--config", str(file), "--lake", str(lake), "--workdir", str(workdir)]
     assert task.main(command) == 0, capsys.readouterr().err
-    expected = metrics_of(workdir)["last"]
+    expected = read_metrics(workdir)["last"]
     forget_the_last_epoch(workdir)
     keras.backend.clear_session()
     capsys.readouterr()
     assert task.main(command) == 0, capsys.readouterr().err
     assert "resuming at step" in capsys.readouterr().out
-    resumed = metrics_of(workdir)["last"]
+    resumed = read_metrics(workdir)["last"]
     assert resumed["val"]["loss"] == pytest.approx(expected["val"]["loss"], rel=1e-3)
     picture = tmp_path / "picture.png"
     assert task.main(["evaluate", "--workdir", str(workdir), "--picture", str(picture)]) == 0
-    assert picture.exists() and len(metrics_of(workdir)["evaluate"]["splits"]) == 2
+    assert picture.exists() and len(read_metrics(workdir)["evaluate"]["splits"]) == 2
 
 
 # --- the step that a TPU takes ---
 
 
-def batch_of(run: Config) -> dict:
-    """As tf.data makes it: half of the images with a lesion."""
+def random_batch(run: Config) -> dict:
+    """Return a batch as tf.data gives it; half of the images have a lesion."""
     rng, shape = np.random.default_rng(0), (run.data.batch_size, run.data.side, run.data.side, 1)
     masks = np.zeros(shape, np.uint8)
     masks[::2, 4:12, 6:20] = 1
@@ -240,7 +242,7 @@ def bfloat16():
     keras.mixed_precision.set_dtype_policy("float32")
 
 
-# Of XLA's text: a bounded dynamic dimension, such as f32[<=8], and what leaves the device.
+# Text of XLA that stands for a bounded dynamic dimension, such as f32[<=8], or leaves the device.
 NOT_FOR_A_TPU = r"\[<=|,<=|set-dimension-size|infeed|outfeed|send\(|recv\(|custom-call"
 
 
@@ -253,7 +255,7 @@ def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bflo
     config = config.model_copy(update={"data": data, "train": train})
     run = replica_steps.build(config, tf.distribute.get_strategy())
     compiled = tf.function(training_step(run), jit_compile=True)
-    batch = batch_of(config)
+    batch = random_batch(config)
     text = compiled.experimental_get_compiler_ir(batch)(stage="hlo")
     assert "bf16[" in text and not re.findall(NOT_FOR_A_TPU, text)
     sums = compiled(batch)

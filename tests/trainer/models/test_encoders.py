@@ -22,17 +22,18 @@ FAMILIES = ("densenet121", "xception", "efficientnetb0")
 
 
 def cases(*families: str) -> list:
-    """Every encoder: VGG16 always, those named in the whole suite, the others on demand."""
+    """Return every encoder: VGG16 always runs, the named ones do not where slow tests are left out,
+    others run on demand."""
 
-    def marks_of(name: str) -> list:
+    def marks_for(name: str) -> list:
         if name == "vgg16":
             return []
         return [pytest.mark.slow, *([] if name in families else [marks.exhaustive])]
 
-    return [pytest.param(name, marks=marks_of(name)) for name in parts.ENCODERS]
+    return [pytest.param(name, marks=marks_for(name)) for name in parts.ENCODERS]
 
 
-# Of ImageNet's red, green and blue in [0, 1].
+# ImageNet's red, green and blue in [0, 1].
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
@@ -44,8 +45,8 @@ def unet(encoder, **fields):
     return Unet(kind="unet", encoder=encoder, **{"filters": 4, "depth": 5} | fields)
 
 
-def as_keras_says(name: str, colour: np.ndarray) -> np.ndarray:
-    """preprocess_input of the application's own module, of RGB in [0, 255]."""
+def keras_preprocessing(name: str, colour: np.ndarray) -> np.ndarray:
+    """Apply preprocess_input of the application's own module to RGB in [0, 255]."""
     modules = {
         "vgg16": keras.applications.vgg16,
         "xception": keras.applications.xception,
@@ -78,11 +79,11 @@ def test_features_are_those_of_keras_applications(name, tmp_path):
         for layer in row.layers
     ]
     expected = keras.Model(reference.input, [layer.output for layer in layers])(
-        as_keras_says(name, np.repeat(255 * images(side), 3, axis=-1))
+        keras_preprocessing(name, np.repeat(255 * images(side), 3, axis=-1))
     )
     grey = keras.Input((side, side, 1), name="images")
-    found = keras.Model(grey, encoders.layer_outputs(grey, side, name, row.layers, file, "none"))
-    for i, (ours, theirs) in enumerate(zip(found(images(side)), expected, strict=True), 1):
+    actual = keras.Model(grey, encoders.layer_outputs(grey, side, name, row.layers, file, "none"))
+    for i, (ours, theirs) in enumerate(zip(actual(images(side)), expected, strict=True), 1):
         scale = max(1, np.abs(theirs).max())
         np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-5, err_msg=f"1/{2**i}")
 
@@ -100,19 +101,19 @@ def test_an_encoder_has_features_of_every_size_under_both_decoders(name):
 
 
 @pytest.mark.parametrize("name", cases(*FAMILIES))
-def test_a_classifier_has_system_0s_head_or_a_plain_one(name):
+def test_a_classifier_has_a_hidden_layer_of_44_or_a_plain_head(name):
     side = side_of(name)
     section = Classifier(kind="classifier", encoder=name)
     network = build(section, side)
     channels = network.get_layer(name).output[0].shape[-1]
-    own = network.get_layer(name).count_params()
-    assert network.count_params() == own + channels + 1
+    in_encoder = network.get_layer(name).count_params()
+    assert network.count_params() == in_encoder + channels + 1
     hidden = build(section.model_copy(update={"hidden": 44}), side)
-    assert hidden.count_params() == own + 44 * channels + 44 + 44 + 1
+    assert hidden.count_params() == in_encoder + 44 * channels + 44 + 44 + 1
     assert hidden(images(side)).shape == (2, 1)
 
 
-def test_system_4_is_vgg16_down_to_its_fourth_pooling():
+def test_the_frozen_vgg16_ends_at_its_fourth_pooling():
     """64 to 512 wide, ten 3x3 convolutions: 7,635,264, frozen."""
     section = unet("vgg16", depth=4, skips=False).model_copy(update={"freeze": "all"})
     network = build(section, 64)
@@ -131,7 +132,7 @@ def test_missing_rows_are_behind():
 
 
 def frozen(encoder, freeze):
-    # As checkpoint.load makes it: the weights come later, so the config's check is left out.
+    # As workdir.load_network does: weights are loaded later, so no clash of freeze is looked for.
     return build(unet(encoder).model_copy(update={"freeze": freeze}), 32)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from makers import marks, networks
-from makers.networks import SYSTEM_0, images, plain, plus
+from makers.networks import ALBERTSOKOL, images, plain, plus
 
 from lake import InputError
 from trainer.config import parts
@@ -85,9 +85,9 @@ def test_a_seed_fixes_the_first_weights(config):
 ARCHITECTURES = {
     "unet": plain(),
     "unet, batch, residual": plain(norm="batch", residual=True, dropout=0.2),
-    "unet, system 0": plain(**SYSTEM_0),
+    "unet, albertsokol": plain(**ALBERTSOKOL),
     "unet, bilinear_conv": plain(upsampling="bilinear_conv", norm="group", activation="swish"),
-    "unet, system 2": plain(
+    "unet, jchen42703": plain(
         depth=3,
         filters=6,
         max_filters=20,
@@ -97,7 +97,7 @@ ARCHITECTURES = {
         upsampling="nearest",
     ),
     "unetpp": plus(deep_supervision=True, upsampling="bilinear", activation="elu"),
-    "unetpp, system 0": plus(**SYSTEM_0),
+    "unetpp, albertsokol": plus(**ALBERTSOKOL),
     "unetpp, nearest_conv": plus(upsampling="nearest_conv", norm="sync_batch", convolutions=1),
     "unet, empty head": plain(empty_head=True, norm="batch"),
     "unetpp, empty head": plus(empty_head=True, deep_supervision=True),
@@ -126,7 +126,7 @@ TURNS = {
 }
 
 
-def marks_of(name: str, policy: str) -> list:
+def marks_for(name: str, policy: str) -> list:
     if (name, policy) in FAST:
         return []
     is_heavy = name in ENCODED and not name.endswith(("vgg16", "unetpp, densenet121"))
@@ -135,7 +135,7 @@ def marks_of(name: str, policy: str) -> list:
 
 
 STEPS = [
-    pytest.param(config, policy, id=f"{name}, {policy}", marks=marks_of(name, policy))
+    pytest.param(config, policy, id=f"{name}, {policy}", marks=marks_for(name, policy))
     for name, config in (ARCHITECTURES | ENCODED).items()
     for policy in ("float32", "mixed_bfloat16")
 ]
@@ -199,10 +199,10 @@ def forward_and_backward(network):
     return outputs
 
 
-def distance(found, expected) -> float:
-    """Of all numbers together, as a share of their length."""
-    found, expected = (np.concatenate([np.ravel(x) for x in part]) for part in (found, expected))
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def distance(actual, expected) -> float:
+    """Return the length of the difference of all numbers, as a share of the expected length."""
+    actual, expected = (np.concatenate([np.ravel(x) for x in part]) for part in (actual, expected))
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("upsampling, norm, policy", COMPILED)
@@ -261,8 +261,8 @@ for name, text in json.loads(sys.argv[1]).items():
     whole = keras.Model(network.input, outputs)
     outputs = keras.tree.flatten(whole.predict(np.load("images.npy"), verbose=0))  # compiled
     with np.load(f"{name}.npz") as expected:
-        for found, name in zip(outputs, expected, strict=True):
-            np.testing.assert_allclose(found, expected[name], atol=1e-4, rtol=1e-4)
+        for output, name in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(output, expected[name], atol=1e-4, rtol=1e-4)
 """
 
 
@@ -322,18 +322,18 @@ def test_jax_gives_the_same_numbers(tmp_path):
     ids=["unet", "unetpp", "vgg16", "empty head", "vae"],
 )
 def test_four_phantoms_are_learned_by_heart(config, side, rate, steps):
-    """Dice above 0.95 on what it was trained with, by Keras's own Adam."""
+    """Dice is above 0.95 on the images that it was trained with, by Keras's own Adam."""
     from beam.phantoms import xray
 
-    drawn = []
+    phantoms = []
     for number in range(4):
         person, scene = (np.random.default_rng([number, part]) for part in (0, 1))
-        drawn.append(xray.draw(person, scene, "M", False, 1, side=side))
-    x = np.stack([view for view, _ in drawn])[..., None].astype(np.float32)
-    masks = np.stack([found[0] for _, found in drawn])[..., None].astype(np.float32)
+        phantoms.append(xray.draw(person, scene, "M", False, 1, side=side))
+    x = np.stack([view for view, _ in phantoms])[..., None].astype(np.float32)
+    masks = np.stack([parts[0] for _, parts in phantoms])[..., None].astype(np.float32)
     keras.utils.set_random_seed(0)
     network = build(config, side)
-    # An empty_head learns that each of them has a lesion, a VAE branch to paint them.
+    # An empty_head learns that each of them has a lesion, a VAE branch to reconstruct them.
     truth = {"lesion": tf.ones([4, 1]), "reconstruction": x}
     names = [name for name in truth if any(layer.name == name for layer in network.layers)]
     forward = objective.with_layers(network, names)
@@ -343,14 +343,14 @@ def test_four_phantoms_are_learned_by_heart(config, side, rate, steps):
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            logits, *beside = forward(x, training=True)
+            logits, *extra = forward(x, training=True)
             p = tf.sigmoid(logits)
             overlap = tf.reduce_sum(masks * p, axis=(1, 2))
             dice = 2 * overlap / tf.reduce_sum(masks + p, axis=(1, 2))
             entropy = tf.nn.sigmoid_cross_entropy_with_logits(masks + 0 * logits, logits)
             loss = tf.reduce_mean(entropy) + tf.reduce_mean(1 - dice)
-            for name, found in zip(names, beside, strict=True):
-                loss += 0.1 * tf.reduce_mean(tf.square(found - truth[name]))
+            for name, output in zip(names, extra, strict=True):
+                loss += 0.1 * tf.reduce_mean(tf.square(output - truth[name]))
         optimizer.apply(tape.gradient(loss, network.trainable_variables))
 
     for _ in range(steps):

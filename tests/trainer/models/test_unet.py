@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from makers import networks
-from makers.networks import SYSTEM_0
+from makers.networks import ALBERTSOKOL
 
 from lake import InputError
 from trainer.config import parts
@@ -47,10 +47,10 @@ def test_unetpp_has_the_published_number_of_parameters(depth, one_head, all_head
     [
         ({"filters": 32}, 7_759_521),  # the U-Net beside U-Net++ in the authors' code
         ({"filters": 35}, 9_282_246),  # their wide one: 35, 70, 140, 280, 560
-        # System 1: nearest neighbours, no convolution behind them, so that a block of the decoder
-        # sees 2f + f channels: 9(3f + f)f + 2f.
+        # JenifferWuUCLA: nearest neighbours, no convolution behind them, so that a block of the
+        # decoder sees 2f + f channels: 9(3f + f)f + 2f.
         ({"filters": 32, "upsampling": "nearest"}, 7_846_081),
-        # System 3: its decoder is half as wide as its encoder at 1/8 (32 against 64).
+        # Carrasquilla: the decoder is half as wide as the encoder at 1/8 (32 against 64).
         (
             {
                 "depth": 5,
@@ -60,7 +60,7 @@ def test_unetpp_has_the_published_number_of_parameters(depth, one_head, all_head
             600_585,
         ),
     ],
-    ids=["published", "wide", "system 1", "system 3"],
+    ids=["published", "wide", "JenifferWuUCLA", "Carrasquilla"],
 )
 def test_unet_has_the_published_number_of_parameters(fields, expected):
     assert build(networks.plain(**{"depth": 4} | fields), side=32).count_params() == expected
@@ -71,21 +71,21 @@ def test_unet_has_the_published_number_of_parameters(fields, expected):
 @pytest.mark.parametrize(
     "config, trainable, statistics",
     [
-        (networks.plus(filters=32, depth=1, **SYSTEM_0), 102_465, 512),
-        (networks.plus(filters=32, depth=2, **SYSTEM_0), 518_529, 1_408),
-        (networks.plus(filters=32, depth=3, **SYSTEM_0), 2_235_585, 3_328),
-        (networks.plus(filters=32, depth=4, **SYSTEM_0), 9_162_753, 7_296),
-        (networks.plain(filters=32, depth=4, **SYSTEM_0), 7_851_969, 5_888),
+        (networks.plus(filters=32, depth=1, **ALBERTSOKOL), 102_465, 512),
+        (networks.plus(filters=32, depth=2, **ALBERTSOKOL), 518_529, 1_408),
+        (networks.plus(filters=32, depth=3, **ALBERTSOKOL), 2_235_585, 3_328),
+        (networks.plus(filters=32, depth=4, **ALBERTSOKOL), 9_162_753, 7_296),
+        (networks.plain(filters=32, depth=4, **ALBERTSOKOL), 7_851_969, 5_888),
     ],
     ids=["L1", "L2", "L3", "L4", "U-Net"],
 )
-def test_system_0_has_its_number_of_parameters(config, trainable, statistics):
+def test_albertsokols_networks_have_their_number_of_parameters(config, trainable, statistics):
     assert trained_and_moving(build(config, side=16)) == (trainable, statistics)
 
 
 def multiply_accumulates(network, side: int) -> int:
-    """Of the convolutions, for one image of this side: kernel numbers x the pixels each is used
-    at, which for a transposed convolution are those of its input."""
+    """Return those of the convolutions for one image of this side: the size of each kernel times
+    the pixels it is applied to, which for a transposed convolution are those of its input."""
     total = 0
     for layer in network.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
@@ -97,19 +97,19 @@ def multiply_accumulates(network, side: int) -> int:
 
 @pytest.mark.parametrize(
     "fields, expected",
-    [({}, (55.6, 142.1, 279.0, 476.0)), (SYSTEM_0, (48.7, 121.1, 237.1, 406.2))],
-    ids=["published", "system 0"],
+    [({}, (55.6, 142.1, 279.0, 476.0)), (ALBERTSOKOL, (48.7, 121.1, 237.1, 406.2))],
+    ids=["published", "albertsokol"],
 )
 def test_multiply_accumulates_at_1024_px(fields, expected):
-    found = [
+    actual = [
         multiply_accumulates(build(networks.plus(filters=32, depth=depth, **fields), 16), 1024)
         / 1e9
         for depth in (1, 2, 3, 4)
     ]
-    assert np.round(found, 1).tolist() == list(expected)
+    assert np.round(actual, 1).tolist() == list(expected)
 
 
-def test_system_2_is_capped_at_320_filters():
+def test_jchen42703s_unet_is_capped_at_320_filters():
     config = networks.plain(
         depth=6,
         filters=30,
@@ -129,7 +129,7 @@ def test_system_2_is_capped_at_320_filters():
 
 
 def convolved(x, layer, stride_up: int = 1):
-    """A padded convolution, or a transposed one, written as sums over the kernel's cells."""
+    """Apply a padded convolution, or a transposed one, written as sums over the kernel's cells."""
     kernel, bias = layer.get_weights()
     size = len(kernel)
     if stride_up == 2:
@@ -156,7 +156,7 @@ def normalised(x, layer):
 
 
 class Loop:
-    """U-Nets in NumPy: published layout, or system 0's where the network has norms."""
+    """U-Nets in NumPy: the published layout, or albertsokol's where the network has norms."""
 
     def __init__(self, network):
         self.layers = {layer.name: layer for layer in network.layers}
@@ -175,8 +175,8 @@ class Loop:
     def up(self, x, name):
         layer = self.layers[f"{name}_up"]
         x = convolved(x, layer, stride_up=2)
-        is_system_0 = layer.kernel_size == (3, 3)
-        return self.finished(x, f"{name}_up", "") if is_system_0 else x
+        is_albertsokols = layer.kernel_size == (3, 3)
+        return self.finished(x, f"{name}_up", "") if is_albertsokols else x
 
     def encoder(self, x, names):
         nodes = []
@@ -189,7 +189,7 @@ class Loop:
         return nodes
 
     def unetpp(self, x, depth):
-        """The outputs of heads 1 … depth that the network has, [B, H, W, heads]."""
+        """Return the outputs of those heads 1 … depth that the network has, [B, H, W, heads]."""
         column = self.encoder(2 * x - 1, [f"x_{i}_0" for i in range(depth + 1)])
         rows = [[node] for node in column]
         for j in range(1, depth + 1):
@@ -212,7 +212,9 @@ class Loop:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize(
-    "fields", [{}, {"deep_supervision": True}, SYSTEM_0], ids=["one head", "heads", "system 0"]
+    "fields",
+    [{}, {"deep_supervision": True}, ALBERTSOKOL],
+    ids=["one head", "heads", "albertsokol"],
 )
 def test_unetpp_is_the_papers_loop(depth, fields):
     network = networks.with_random_weights(
@@ -223,7 +225,7 @@ def test_unetpp_is_the_papers_loop(depth, fields):
     np.testing.assert_allclose(network(networks.images(16)) / scale, expected / scale, atol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{}, SYSTEM_0], ids=["published", "system 0"])
+@pytest.mark.parametrize("fields", [{}, ALBERTSOKOL], ids=["published", "albertsokol"])
 def test_unet_is_the_papers_loop(fields):
     network = networks.with_random_weights(build(networks.plain(filters=4, **fields), side=16))
     expected = Loop(network).unet(networks.images(16).astype(np.float64), depth=2)
@@ -234,26 +236,26 @@ def test_unet_is_the_papers_loop(fields):
 # --- options ---
 
 
-def layer_of(config, name, side=16):
-    """(network up to this layer, the layer)."""
+def network_and_layer(config, name, side=16):
+    """Return (the network's input to the layer's input and output, the layer)."""
     network = networks.with_random_weights(build(config, side))
     layer = network.get_layer(name)
     return keras.Model(network.input, [layer.input, layer.output]), layer
 
 
 def test_instance_norm_is_of_each_image_and_channel():
-    upto, layer = layer_of(networks.plain(norm="instance"), "level_0_norm1")
-    x, found = (np.asarray(part, np.float64) for part in upto(networks.images(16)))
+    upto, layer = network_and_layer(networks.plain(norm="instance"), "level_0_norm1")
+    x, actual = (np.asarray(part, np.float64) for part in upto(networks.images(16)))
     gamma, beta = layer.get_weights()
     mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
     expected = (x - mean) / np.sqrt(variance + layer.epsilon) * gamma + beta
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_bilinear_upsampling_is_between_pixel_centres():
     """A new pixel is a quarter of a pixel from the nearest old one: 3/4 of it, 1/4 of the next."""
-    upto, _ = layer_of(networks.plain(upsampling="bilinear"), "decoder_0_up")
-    x, found = (np.asarray(part) for part in upto(networks.images(16)))
+    upto, _ = network_and_layer(networks.plain(upsampling="bilinear"), "decoder_0_up")
+    x, actual = (np.asarray(part) for part in upto(networks.images(16)))
 
     def doubled(x, axis):
         first, last = np.take(x, [0], axis), np.take(x, [-1], axis)
@@ -263,13 +265,13 @@ def test_bilinear_upsampling_is_between_pixel_centres():
         pair = np.stack([0.75 * x + 0.25 * earlier, 0.75 * x + 0.25 * later], axis + 1)
         return pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
 
-    np.testing.assert_allclose(found, doubled(doubled(x, 1), 2), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, doubled(doubled(x, 1), 2), rtol=1e-5, atol=1e-5)
 
 
 def test_nearest_upsampling_repeats_pixels():
-    upto, _ = layer_of(networks.plain(upsampling="nearest"), "decoder_0_up")
-    x, found = upto(networks.images(16))
-    np.testing.assert_array_equal(found, np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
+    upto, _ = network_and_layer(networks.plain(upsampling="nearest"), "decoder_0_up")
+    x, actual = upto(networks.images(16))
+    np.testing.assert_array_equal(actual, np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
 
 
 def test_a_residual_block_adds_its_input_before_the_last_activation():
@@ -295,10 +297,10 @@ def test_a_residual_block_adds_its_input_before_the_last_activation():
 )
 def test_activations(activation, expected):
     config = networks.plain(activation=activation, negative_slope=0.3)
-    upto, _ = layer_of(config, f"level_1_{activation}1")
-    x, found = upto(networks.images(16))
+    upto, _ = network_and_layer(config, f"level_1_{activation}1")
+    x, actual = upto(networks.images(16))
     assert (np.asarray(x) < 0).any()
-    np.testing.assert_allclose(found, expected(np.asarray(x)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected(np.asarray(x)), rtol=1e-5, atol=1e-6)
     assert activation in parts.ACTIVATIONS
 
 
@@ -344,10 +346,10 @@ def test_impossible_networks_are_refused(config, side, message):
     "fields",
     [
         {"depth": 4},
-        {"depth": 3, "filters": (8, 8, 16, 8), "decoder_filters": (4, 8, 8)} | SYSTEM_0,
+        {"depth": 3, "filters": (8, 8, 16, 8), "decoder_filters": (4, 8, 8)} | ALBERTSOKOL,
         {"depth": 4, "encoder": "vgg16", "filters": 4},
     ],
-    ids=["published", "system 0", "vgg16"],
+    ids=["published", "albertsokol", "vgg16"],
 )
 def test_a_pruned_network_is_its_head_of_the_whole_one(fields):
     """Zhou et al., section 3.2."""
@@ -361,7 +363,7 @@ def test_a_pruned_network_is_its_head_of_the_whole_one(fields):
         expected = logits[..., level - 1 : level]
         scale = np.abs(expected).max()
         np.testing.assert_allclose(cut(networks.images(32)) / scale, expected / scale, atol=1e-6)
-        # Only what it needs: a network made anew from the smaller config has as many.
+        # It has no more than it needs: as many as a network built from the smaller config.
         assert cut.count_params() == build(smaller, 32).count_params()
         assert smaller.depth == level and not smaller.deep_supervision
 

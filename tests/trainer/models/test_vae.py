@@ -30,7 +30,7 @@ LOSS = {"dice_form": "-dice", "bce": 0, "reconstruction": 0.1, "kl_divergence": 
 
 def parameters_of_the_table(f: int, counts: tuple[int, ...], latent: int, side: int) -> int:
     """Table 1 and the VAE branch of Myronenko 2018, row by row, with the kernels of two dimensions;
-    every convolution has a bias, a norm two numbers a channel."""
+    every convolution has a bias, a norm two numbers per channel."""
 
     def conv(size, entering, leaving):
         return size * size * entering * leaving + leaving
@@ -75,7 +75,7 @@ def test_the_papers_values_are_the_defaults():
 def test_a_block_adds_its_input_to_norm_relu_convolution_twice():
     network = with_random_weights(build(vae(), 16))
     entry, leaving = (network.get_layer(f"level_1_block1_{x}") for x in ("norm1", "add"))
-    x, found = keras.Model(network.input, [entry.input, leaving.output])(images(16))
+    x, actual = keras.Model(network.input, [entry.input, leaving.output])(images(16))
     expected = x
     for k in (1, 2):
         norm, conv = (network.get_layer(f"level_1_block1_{part}{k}") for part in ("norm", "conv"))
@@ -84,7 +84,7 @@ def test_a_block_adds_its_input_to_norm_relu_convolution_twice():
         normed = ((groups - mean) / np.sqrt(variance + norm.epsilon)).reshape(2, 8, 8, 16)
         gamma, beta = norm.get_weights()
         expected = conv(np.maximum(normed * gamma + beta, 0).astype(np.float32))
-    np.testing.assert_allclose(found, x + expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(actual, x + expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_noise_is_of_training_alone_and_has_the_variance():
@@ -126,12 +126,12 @@ def test_the_answer_is_the_logits_and_the_rest_is_part_of_the_network(section):
 def test_the_empty_head_reads_the_mean_of_the_deepest_features():
     network = with_random_weights(build(plus(empty_head=True, depth=2), 16))
     deepest = network.get_layer("x_2_0_relu2").output
-    features, found = keras.Model(network.input, [deepest, network.get_layer("lesion").output])(
+    features, actual = keras.Model(network.input, [deepest, network.get_layer("lesion").output])(
         images(16)
     )
     kernel, bias = network.get_layer("lesion").get_weights()
     expected = np.asarray(features).mean(axis=(1, 2)) @ kernel + bias
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_an_encoder_of_keras_applications_has_an_empty_head_too():
@@ -177,12 +177,12 @@ def test_reconstruction_and_divergence_count_on_every_image():
     np.testing.assert_array_equal(seen, x)
     masks = (x > 0.7).astype(np.float32)
     batch = {"label": np.float32([1, -1]), "has_mask": np.float32([1, 0])}
-    found = np.asarray(objective.image_losses(run, 0.1)(masks, outputs, batch))
+    actual = np.asarray(objective.image_losses(run, 0.1)(masks, outputs, batch))
     p = 1 / (1 + np.exp(-logits[0]))
     dice = (2 * (p * masks[0]).sum() + 1) / (p.sum() + masks[0].sum() + 1)
     l2 = ((x - painted) ** 2).mean(axis=(1, 2, 3))
     kl = (mean**2 + np.exp(log_variance) - log_variance - 1).sum(axis=1) / 16**2
-    assert found == pytest.approx(0.3 * l2 + 0.2 * kl - [dice, 0], rel=1e-5)
+    assert actual == pytest.approx(0.3 * l2 + 0.2 * kl - [dice, 0], rel=1e-5)
 
 
 def test_the_head_learns_from_the_mask_or_else_from_the_label():
@@ -197,10 +197,10 @@ def test_the_head_learns_from_the_mask_or_else_from_the_label():
     }
     z = np.float32([0.3, -1, 2, 0.5, 9])
     logits = np.zeros_like(masks)  # whose BCE is log 2
-    found = np.asarray(objective.image_losses(run, 0.1)(masks, [logits, z[:, None]], batch))
+    actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits, z[:, None]], batch))
     targets = np.array([0.95, 0.05, 0.95, 0.05, 0])
     expected = 2 * entropy(targets, z) * [1, 1, 1, 1, 0] + np.log(2) * batch["has_mask"]
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert actual == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,9 @@ def test_the_whole_loss_compiles_forwards_and_backwards(policy, request):
         forward(images(16)),
         tf.function(forward, jit_compile=True)(images(16)),
     )
-    for found, expected in zip(compiled, plain_outputs, strict=True):
+    for actual, expected in zip(compiled, plain_outputs, strict=True):
         tolerance = 1e-4 if policy == "float32" else 0.1
-        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=tolerance)
+        np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 # --- scores and runs ---

@@ -1,5 +1,4 @@
-"""Weights from files: what fits is taken and said, what does not is said, nothing at all is an
-error."""
+"""Weights from files: what fits is taken, what does not is reported, nothing at all is an error."""
 
 import re
 
@@ -19,7 +18,7 @@ def classifier(**fields):
 
 
 def vgg16(path):
-    """An application without its top in a file of Keras 3 or, for .h5, of Keras 2."""
+    """Save VGG16 without its top, in a file of Keras 3 or, for .h5, of Keras 2; return it."""
     network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
     if path.name.endswith(".weights.h5"):
         network.save_weights(path)
@@ -56,22 +55,22 @@ def test_layers_of_the_same_name_and_shapes_are_taken(tmp_path, capsys):
             deep.get_layer(name).get_weights(), shallow.get_layer(name).get_weights(), strict=True
         ):
             np.testing.assert_array_equal(ours, theirs)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     # A block has 4 layers with weights, an upsampling 1: x_0_0, x_1_0 and x_0_1 of both networks;
     # x_2_0, x_1_1, x_0_2 and head_2 of the deep one.
-    assert f"weights {file}: 13 of 28 layers loaded" in said
-    assert "not in the file: x_2_0_conv1, " in said and " and 3 more\n" in said
-    assert "in the file only: head_1\n" in said and "another shape" not in said
+    assert f"weights {file}: 13 of 28 layers loaded" in output
+    assert "not in the file: x_2_0_conv1, " in output and " and 3 more\n" in output
+    assert "in the file only: head_1\n" in output and "another shape" not in output
 
 
-def test_other_shapes_are_said(tmp_path, capsys):
+def test_other_shapes_are_reported(tmp_path, capsys):
     file = str(tmp_path / "wide.weights.h5")
     build(plain(filters=(8, 16, 16)), 16).save_weights(file)
     network = build(plain(filters=(8, 8, 16), weights=file), 16)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
         "another shape: level_1_conv1 [(3, 3, 8, 16), (16,)] instead of [(3, 3, 8, 8), (8,)]"
-        in said
+        in output
     )
     with h5py.File(file) as stored:
         kernel = stored["layers/conv2d/vars/0"][:]
@@ -114,8 +113,8 @@ def test_an_encoders_levels_are_found_under_both_of_their_names(first, second, t
             )
             for pair in zip(ours, theirs, strict=True):
                 np.testing.assert_array_equal(*pair)
-    said = capsys.readouterr().out
-    assert f"weights {file}: 12 of " in said and not re.search(r"\b(level_\d|x_\d_0)_", said)
+    output = capsys.readouterr().out
+    assert f"weights {file}: 12 of " in output and not re.search(r"\b(level_\d|x_\d_0)_", output)
 
 
 @pytest.mark.slow
