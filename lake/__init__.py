@@ -5,20 +5,19 @@ import re
 
 
 class InputError(ValueError):
-    """A user's mistake; entry points print its one message and exit with code 2, without a
-    traceback."""
+    """A user's mistake. A command prints the message without a traceback and exits with code 2."""
 
 
 class Packed:
-    """A dataclass that pickles as its values alone; names of fields would be half of the bytes that
-    a runner holds an image."""
+    """Makes a dataclass pickle as its values only. With the names of the fields, a runner would
+    hold twice the bytes per image."""
 
     def __reduce__(self):
         return type(self), tuple(vars(self).values())
 
 
 class Reject(ValueError):
-    """One input that cannot become a record; `reason` is a stable code, the message says where and
+    """An input that cannot become a record: `reason` is a stable code, `message` says where and
     why."""
 
     def __init__(self, reason: str, message: str):
@@ -30,7 +29,7 @@ class Reject(ValueError):
 
 
 class Stopped(RuntimeError):
-    """The conversion cannot go on; the launcher prints the message and exits with code 1."""
+    """A job cannot go on. Its command prints the message and exits with code 1."""
 
     OPEN, CLOSE = "[conversion stopped: ", " :end]"
 
@@ -39,8 +38,8 @@ class Stopped(RuntimeError):
 
     @classmethod
     def message_in(cls, text: str) -> str | None:
-        """The message in a runner's text of an error (runners rebuild a worker's error from its
-        text, so its class is gone); None when it is another error's."""
+        """Return the message of a Stopped in the text of a runner's error, None without one. (A
+        runner rebuilds a worker's error from its text, so the class is lost.)"""
         if cls.OPEN not in text:
             return None
         message = text.split(cls.OPEN)[1].split(cls.CLOSE)[0]

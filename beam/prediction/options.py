@@ -11,9 +11,8 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from beam.running import files
-from beam.running.options import WORK, check_matches
-from lake import InputError
-from lake.cli import at_least, share
+from beam.running.options import BEAM_OPTIONS, WORK, check_matches
+from lake import InputError, cli
 from lake.predictions import seg
 from lake.predictions.exported import DESCRIPTION, RECORDS, SAVED_MODEL, settings_from_json
 from lake.predictions.folder import SEGS
@@ -50,12 +49,8 @@ class PredictionOptions:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m beam.predict",
-        description="Image files and an export of trainer.task -> masks, on any Beam runner.",
-        epilog="Beam's own options (--runner, --direct_num_workers, --project, …) pass through.",
-        allow_abbrev=False,
-    )
+    summary = "Predict masks of image files with an export of trainer.task, on any Beam runner."
+    parser = cli.parser("beam.predict", summary, epilog=BEAM_OPTIONS)
     add = parser.add_argument
     add(
         "--model", required=True, metavar="FOLDER", help="the folder that trainer.task export wrote"
@@ -71,12 +66,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seg", nargs="?", const="lesion", metavar="FINDING", help=help_text)
     help_text = "for --seg of files without legal UIDs: make some, and copies with them"
     add("--mint_uids", action="store_true", help=help_text)
-    number = at_least(1, int)
+    number = cli.at_least(1)
     add("--batch_size", type=number, default=16, help="images that the networks take at once")
     help_text = "about so many are finished at a time; a restart goes on behind them"
     add("--shard_images", type=number, default=128, help=help_text)
     help_text = "the job fails where a larger share of the images is rejected"
-    add("--max_reject_fraction", type=share, default=0.01, metavar="SHARE", help=help_text)
+    add("--max_reject_fraction", type=cli.share, default=0.01, metavar="SHARE", help=help_text)
     return parser
 
 
