@@ -44,7 +44,7 @@ ARROWS = {
     },
     "lake": {
         "__main__": "inspection records cli storage",
-        "inspection": "records sources labels scan storage",
+        "inspection": "records sources labels scan storage picture",
         "predictions": "sources labels scan storage",
         "records": "sources labels scan storage",
         "sources": "labels scan storage",

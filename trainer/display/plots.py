@@ -2,12 +2,10 @@
 Lists of numbers go in, RGB pixels come out."""
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from trainer.display import panel
-from trainer.display.panel import DOTS_PER_INCH
-
-WIDTH, HEIGHT = 10.0, 8.0  # inches
+WIDTH, HEIGHT, DOTS_PER_INCH = 10.0, 8.0, 100  # inches, pixels per inch
 BLUE, ORANGE = "#1f4e9c", "#e08e2b"
 MARK_COLOURS = ("#d1495b", ORANGE)
 
@@ -32,7 +30,7 @@ def plot_curves(curves: dict[str, dict], title: str) -> np.ndarray:
         axes = _axes(figure, 4, "p", "share with a lesion", f"calibration of {subject}")
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
         _line(axes, curves["calibration"], "p", "share", BLUE, None, "o-")
-    return panel.rgb(figure)
+    return _rgb(figure)
 
 
 def _plot_over_thresholds(axes, curves: dict) -> None:
@@ -75,4 +73,10 @@ def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarr
     axes.set(xlabel="learning rate", ylabel="training loss")
     axes.grid(color="0.92")
     axes.legend(loc="best", fontsize=8)
-    return panel.rgb(figure)
+    return _rgb(figure)
+
+
+def _rgb(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

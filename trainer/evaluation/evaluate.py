@@ -64,7 +64,7 @@ def evaluate(
     write_metrics(workdir, {system.label: results.entry(evaluation)})
     results.draw_curves(workdir / system.label, evaluation)
     if picture:
-        pixels = gallery.picture(last, {place: images[place] for place in first})
+        pixels = gallery.draw_panel(last, {place: images[place] for place in first})
         storage.make_folder(picture.parent)
         storage.write(picture, to_png(pixels))
     storage.make_folder(page.parent)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from lake import picture
 from trainer.config import run
 from trainer.data import record
 from trainer.data.batches import Split, evaluation_batches
@@ -53,8 +53,9 @@ def _load_part(
         image, truth, prediction = images[place], None, None
         if probabilities is not None:
             mask = source_mask(probabilities, Sizes.from_fields(item), settings, decision, lesion)
-            prediction = _resize(np.asarray(mask), image.shape)
-            truth = _resize(true_mask(item), image.shape) if item["has_mask"] else None
+            prediction = picture.resize_mask(np.asarray(mask), *image.shape)
+            if item["has_mask"]:
+                truth = picture.resize_mask(true_mask(item), *image.shape)
         yield GalleryImage(image, truth, prediction)
 
 
@@ -70,12 +71,6 @@ def _load_pixels(split: Split, places: Sequence[int], batch_size: int) -> dict[i
             top, left, height, width = record.box_within(*size, SIDE, "pad")
             images[place] = image[top : top + height, left : left + width]
     return images
-
-
-def _resize(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return a mask at another size: a pixel is lesion if more than half of it is."""
-    shares = Image.fromarray(mask.astype(np.float32))
-    return np.asarray(shares.resize(shape[::-1], Image.Resampling.BOX)) > 0.5
 
 
 def first_places(predictions: Predictions) -> list[int]:
@@ -114,24 +109,15 @@ def choose(outcomes: Outcomes) -> dict[str, list[int]]:
     return {title: places[row].tolist() for title, row in rows.items()}
 
 
-def picture(outcomes: Outcomes, gallery: dict[int, GalleryImage]) -> np.ndarray:
+def draw_panel(outcomes: Outcomes, gallery: dict[int, GalleryImage]) -> np.ndarray:
     """Return truth and prediction side by side, RGB uint8 [H, W, 3]; for a classifier each image
     with its label and p."""
     predictions, dice = outcomes.predictions, outcomes.dice
-    images = [one.image for one in gallery.values()]
-    if all(one.prediction is None for one in gallery.values()):
-        captions = [_label_and_p(predictions.labels[p], predictions.scores[p]) for p in gallery]
-        return panel.side_by_side(images, None, None, captions, pairs_a_row=4)
-    truths, masks = ([_as_float(one[part]) for one in gallery.values()] for part in (1, 2))
+    images, truths, masks = zip(*gallery.values(), strict=True)
+    if all(mask is None for mask in masks):
+        scores = (np.atleast_1d(predictions.scores[place])[None] for place in gallery)
+        probabilities = [metrics.to_probabilities(logits)[0] for logits in scores]
+        captions = list(map(panel.class_caption, predictions.labels[list(gallery)], probabilities))
+        return panel.side_by_side(images, None, None, captions, pairs_per_row=4)
     captions = ["truth unknown" if np.isnan(dice[p]) else f"dice {dice[p]:.2f}" for p in gallery]
     return panel.side_by_side(images, truths, masks, captions)
-
-
-def _as_float(mask: np.ndarray | None) -> np.ndarray | None:
-    return None if mask is None else mask.astype(np.float32)
-
-
-def _label_and_p(label: float, scores: np.ndarray) -> str:
-    p = metrics.to_probabilities(np.atleast_1d(scores)[None])[0]
-    predicted_class = f"{p.argmax()}: " if len(p) > 1 else ""
-    return f"label {label:.0f}, {predicted_class}p = {p.max():.2f}"

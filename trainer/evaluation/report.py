@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageColor
 
+from lake import picture
 from trainer.display import panel
 from trainer.evaluation import gallery
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
@@ -131,30 +132,25 @@ def _figure(outcomes: Outcomes, place: int, shown: GalleryImage) -> dict:
         "id": predictions.ids[place],
         "facts": ", ".join(facts),
         "patient": ", ".join(filter(None, patient)),
-        "image": _jpeg(shown.image),
+        "image": _data_url(picture.to_uint8(shown.image), "jpeg", quality=JPEG_QUALITY),
         "truth": _overlay(shown.truth, panel.TRUTH_COLOUR),
         "predicted": _overlay(shown.prediction, panel.PREDICTION_COLOUR),
     }
 
 
-def _jpeg(image: np.ndarray) -> str:
-    pixels = Image.fromarray(np.uint8(np.round(image * 255)))
-    return _embedded(pixels, "jpeg", quality=JPEG_QUALITY)
-
-
 def _overlay(mask: np.ndarray | None, colour: str) -> str | None:
-    """A transparent picture of a mask: its outline over a thin fill."""
+    """Return a transparent picture of a mask, its outline and a thin fill, as a URL; None where
+    there is nothing to draw."""
     if mask is None or not mask.any():
         return None
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    alpha = np.where(mask, np.where(inner, FILL_ALPHA, LINE_ALPHA), 0)
+    alpha = np.where(picture.outline(mask), LINE_ALPHA, np.where(mask, FILL_ALPHA, 0))
     rgba = np.empty((*mask.shape, 4), np.uint8)
     rgba[..., :3], rgba[..., 3] = ImageColor.getrgb(colour), alpha
-    return _embedded(Image.fromarray(rgba), "png", optimize=True)
+    return _data_url(rgba, "png", optimize=True)
 
 
-def _embedded(picture: Image.Image, kind: str, **options) -> str:
+def _data_url(pixels: np.ndarray, kind: str, **options) -> str:
+    """Return uint8 pixels as an image file within a URL; `options` are Pillow's for its kind."""
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    Image.fromarray(pixels).save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

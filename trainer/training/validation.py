@@ -81,17 +81,12 @@ def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
     [N, S, S, 1]; for a classifier these are None and its probabilities [N, 1] or [N, C]."""
     images = np.asarray(to_unit(batch["image"], batch["window"]))[..., 0]
     if predictions is None:
-        captions = [_caption(*pair) for pair in zip(batch["label"], probabilities, strict=True)]
-        return panel.side_by_side(images, None, None, captions, pairs_a_row=4)
+        captions = list(map(panel.class_caption, batch["label"], probabilities))
+        return panel.side_by_side(images, None, None, captions, pairs_per_row=4)
     masks = batch["mask"][..., 0]
     dices = np.asarray(metrics.hard_dice(batch["mask"], predictions))
     captions = [f"dice {dice:.2f}" for dice in dices]
     return panel.side_by_side(images, masks, np.asarray(predictions)[..., 0], captions)
-
-
-def _caption(label: float, probabilities: np.ndarray) -> str:
-    best_class = f"{probabilities.argmax()}: " if len(probabilities) > 1 else ""
-    return f"label {label:.0f}, {best_class}p = {probabilities.max():.2f}"
 
 
 def panel_examples(split: Split, settings: Data) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import pytest
 from makers.members import CLASSIFIER, UNET, member
 from makers.predictions import example, scores_at
 
+from lake import picture
 from trainer.config import files
 from trainer.evaluation import curves, gallery, report, results, scores
 from trainer.evaluation.gallery import GalleryImage
@@ -174,5 +175,5 @@ def test_galleries_hold_the_best_the_worst_and_the_false_alarms():
 def test_an_overlay_lies_on_its_mask():
     mask = np.zeros((20, 30), bool)
     mask[5:15, 3:9] = True
-    resized = gallery._resize(np.kron(mask, np.ones((7, 5), bool)), (20, 30))
+    resized = picture.resize_mask(np.kron(mask, np.ones((7, 5), bool)), 20, 30)
     assert np.array_equal(resized, mask)
