@@ -1,16 +1,17 @@
-"""What predict costs beside its network's bare forward pass, and whether its memory stays flat.
+"""How much predict costs beside its network's bare forward pass, and whether its memory stays flat.
 
 python benchmarks/predict.py --images 'xrays/dicom/*.dcm' --labels xrays/train-rle.csv [--side 256]
 
-The images are converted into a lake in a temporary folder first. Of the network of
-configs/unetpp_small.yaml, with random weights, then take turns in one process:
+The images are converted into a lake in a temporary folder first. With the network of
+configs/unetpp_small.yaml and random weights, two things then take turns in one process:
 
-forward     the compiled ensemble on one batch that lies in memory, again and again
-predict     the whole of it: records, forward, masks at the source's size, run lengths, tables
+forward     the compiled ensemble on one batch in memory, again and again
+predict     all of predict: records, forward, masks at the source's size, run lengths, tables
 
-once with thresholds that leave a mask in 22 % of the images, as in SIIM-ACR, and once in all of
-them. Images for each second of the clock and of CPU time, the median of the rounds. Peak memory is
-that of fresh processes that predict a quarter of the images, and all.
+The latter runs with thresholds that leave a mask in 22 % of the images, as in SIIM-ACR, and with
+thresholds that leave one in all of them. It prints images per second of the clock and of CPU time,
+medians over the rounds, and the peak memory of fresh processes that predict a quarter of the images
+and all of them.
 """
 
 import argparse
@@ -51,13 +52,13 @@ def untrained(side: int, lake: str) -> Ensemble:
 
 
 def first_of(lake: str, count: int) -> images.ImagesToPredict:
-    found = images.from_lake(lake, SPLIT)
-    count = min(count, found.count)
-    return found._replace(records=lambda: found.records().take(count), count=count)
+    inputs = images.from_lake(lake, SPLIT)
+    count = min(count, inputs.count)
+    return inputs._replace(records=lambda: inputs.records().take(count), count=count)
 
 
 def thresholds(system: Ensemble, batch: dict) -> dict[str, Decision]:
-    """By the highest p of each image of a batch."""
+    """Return decisions that leave a mask in each of SHARES, from the highest p per image of a batch."""
     highest = system(batch).probabilities.numpy().max(axis=(1, 2, 3))
     quantiles = {name: float(np.quantile(highest, 1 - share)) for name, share in SHARES.items()}
     return {name: Decision(Triplet(p - 1e-4, 0.0, p - 1e-4)) for name, p in quantiles.items()}
@@ -75,7 +76,8 @@ def forward(system: Ensemble, batch: dict, steps: int) -> None:
 
 
 def rates(runs: dict, count: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Images a second of (the clock, CPU time) of each; they take turns, the first warms up."""
+    """Return images per second of (the clock, CPU time) per run; the runs take turns, the first turn
+    warms up."""
     seconds = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -90,27 +92,29 @@ def rates(runs: dict, count: int, rounds: int) -> dict[str, tuple[float, float]]
 
 
 def peak_mb(lake: str, side: int, count: int) -> float:
-    """Of a fresh process."""
+    """Return the peak memory in MB of a fresh process that predicts so many images."""
     command = [sys.executable, __file__, f"--lake={lake}", f"--side={side}", f"--only={count}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(process.stdout.split()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images")
     parser.add_argument("--labels")
-    parser.add_argument("--lake", help="of an earlier conversion, instead of the two")
+    parser.add_argument("--lake", help="a lake of an earlier conversion, instead of the two")
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--count", type=int, default=720, help="images of a round")
+    parser.add_argument("--count", type=int, default=720, help="images per round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", type=int, help="predict so many and print the peak memory in MB")
+    parser.add_argument(
+        "--only", type=int, help="predict this many and print the peak memory in MB"
+    )
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lake = flags.lake or f"{folder}/lake/bench/1.0.0"
         if not flags.lake:
-            given = [f"--images={flags.images}", f"--labels={flags.labels}", f"--output={lake}"]
-            convert.run([*given, f"--splits={SPLIT}=1", "--runner=DirectRunner"])
+            arguments = [f"--images={flags.images}", f"--labels={flags.labels}", f"--output={lake}"]
+            convert.run([*arguments, f"--splits={SPLIT}=1", "--runner=DirectRunner"])
         if flags.only:
             only(lake, flags.side, flags.only)
         else:
@@ -124,22 +128,22 @@ def only(lake: str, side: int, count: int) -> None:
 
 def measure(lake: str, side: int, count: int, rounds: int) -> None:
     system = untrained(side, lake)
-    asked = first_of(lake, count)
-    batch = next(iter(images.batches(asked, system, FIELDS, with_image=False)))
-    steps = -(-asked.count // system.settings.batch_size)
+    inputs = first_of(lake, count)
+    batch = next(iter(images.batches(inputs, system, FIELDS, with_image=False)))
+    steps = -(-inputs.count // system.settings.batch_size)
     runs = {"forward": functools.partial(forward, system, batch, steps)}
     for name, chosen in thresholds(system, batch).items():
         runs[name] = functools.partial(predicted, system, lake, count, chosen)
-    found = rates(runs, asked.count, rounds)
-    for name, of_run in found.items():
-        ratios = [own / bare for own, bare in zip(of_run, found["forward"], strict=True)]
+    measured = rates(runs, inputs.count, rounds)
+    for name, numbers in measured.items():
+        ratios = [number / bare for number, bare in zip(numbers, measured["forward"], strict=True)]
         print(
-            f"{name:<28}{of_run[0]:7.1f} images/s, {ratios[0]:.2f}x forward; "
-            f"{of_run[1]:7.1f} images/CPU-s, {ratios[1]:.2f}x",
+            f"{name:<28}{numbers[0]:7.1f} images/s, {ratios[0]:.2f}x forward; "
+            f"{numbers[1]:7.1f} images/CPU-s, {ratios[1]:.2f}x",
             flush=True,
         )
-    few = asked.count // 4
-    peaks = {number: peak_mb(lake, side, number) for number in (few, asked.count)}
+    few = inputs.count // 4
+    peaks = {number: peak_mb(lake, side, number) for number in (few, inputs.count)}
     print("peak memory: " + ", ".join(f"{mb:,.0f} MB at {n} images" for n, mb in peaks.items()))
 
 

@@ -13,15 +13,7 @@ from beam.prediction.shards import SUMMARY
 from beam.running import files
 from lake import Stopped
 from lake.predictions import folder
-from lake.predictions.folder import (
-    PREDICTIONS_CSV,
-    REJECTS_CSV,
-    SEGS,
-    SUBMISSION_CSV,
-    PredictionRow,
-)
-
-TABLES = (SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV)
+from lake.predictions.folder import SEGS, TABLES, PredictionRow
 
 
 def finalise(
@@ -40,7 +32,7 @@ def finalise(
     if _are_tables_there(digest, options):
         return
     # Those of an earlier run must not be taken for this one's, should it stop.
-    for name in (SUMMARY, SUBMISSION_CSV, PREDICTIONS_CSV):
+    for name in (SUMMARY, *TABLES):
         files.remove(options.path(name))
     names = [listing.shard_name(first) for first, _ in shards]
 
@@ -71,7 +63,7 @@ def _check_counts(
     rejected = counts["rejected"]
     if counts["predicted"] + rejected != num_images:
         raise Stopped(f"{num_images:,} images, but {counts}; this is a bug")
-    why = f"; {options.path(REJECTS_CSV)} says why" if rejects else ""
+    why = f"; {options.path(folder.REJECTS_CSV)} says why" if rejects else ""
     why += f"; the first: {rejects[0]['message']}" if rejects else ""
     if not counts["predicted"]:
         raise Stopped(f"no image in {num_images:,} files{why}")

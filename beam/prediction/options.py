@@ -51,27 +51,25 @@ class PredictionOptions:
 def parser() -> argparse.ArgumentParser:
     summary = "Predict masks of image files with an export of trainer.task, on any Beam runner."
     parser = cli.parser("beam.predict", summary, epilog=BEAM_OPTIONS)
-    add = parser.add_argument
-    add(
-        "--model", required=True, metavar="FOLDER", help="the folder that trainer.task export wrote"
-    )
-    help_text = (
-        "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
-    )
-    add("--images", required=True, metavar="PATTERN", help=help_text)
-    help_text = "a new folder, or one that the same command began"
-    add("--output", required=True, metavar="FOLDER", help=help_text)
-    findings = " or ".join(seg.FINDINGS)
-    help_text = f"write a DICOM SEG per image: {findings} (default: lesion)"
-    add("--seg", nargs="?", const="lesion", metavar="FINDING", help=help_text)
-    help_text = "for --seg of files without legal UIDs: make some, and copies with them"
-    add("--mint_uids", action="store_true", help=help_text)
+
+    def add(name: str, help_text: str, **settings) -> None:
+        parser.add_argument(f"--{name}", help=help_text, **settings)
+
+    needed = {"required": True, "metavar": "FOLDER"}
+    add("model", "the folder that trainer.task export wrote", **needed)
+    takes = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
+    add("images", takes, required=True, metavar="PATTERN")
+    add("output", "a new folder, or one that the same command began", **needed)
+    segs = f"write a DICOM SEG per image: {' or '.join(seg.FINDINGS)} (default: lesion)"
+    add("seg", segs, nargs="?", const="lesion", metavar="FINDING")
+    mint = "for --seg of files without legal UIDs: make some, and copies with them"
+    add("mint_uids", mint, action="store_true")
     number = cli.at_least(1)
-    add("--batch_size", type=number, default=16, help="images that the networks take at once")
-    help_text = "about so many are finished at a time; a restart goes on behind them"
-    add("--shard_images", type=number, default=128, help=help_text)
-    help_text = "the job fails where a larger share of the images is rejected"
-    add("--max_reject_fraction", type=cli.share, default=0.01, metavar="SHARE", help=help_text)
+    add("batch_size", "images that the networks take at once", type=number, default=16)
+    size = "about so many are finished at a time; a restart goes on behind them"
+    add("shard_images", size, type=number, default=128)
+    share = "the job fails where a larger share of the images is rejected"
+    add("max_reject_fraction", share, type=cli.share, default=0.01, metavar="SHARE")
     return parser
 
 

@@ -18,7 +18,8 @@ from lake.scan import Files
 from lake.sources import reader
 from lake.sources.damage import broken_is
 
-SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = "submission.csv", "predictions.csv", "rejects.csv"
+TABLES = ("submission.csv", "predictions.csv", "rejects.csv")
+SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = TABLES
 PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
 REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 SEGS = "seg"  # the folder of DICOM SEGs, and `what` could not be made in a row of rejects.csv

@@ -145,11 +145,6 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
         return pixels.store(levels, highest, rescale, window, spacing_mm, storage, slice_mm)
 
 
-def spacing_mm(data: bytes) -> tuple[float, float]:
-    """Return the (row, column) spacing in mm of a file of one frame; (0, 0) when unknown."""
-    return _spacing_mm(elements.read(data, frozenset((PIXEL_SPACING, IMAGER_SPACING))).elements)
-
-
 def file_stem(path: str) -> str:
     """Return the file's name without .dcm; other endings, parts of a UID, stay."""
     name = re.split(r"[/\\]", path)[-1]

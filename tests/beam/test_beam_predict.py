@@ -208,9 +208,9 @@ def test_repeating_writes_what_is_missing_and_nothing_else(
     assert beam_predict(*command, "--mint_uids") == 0
     after = times(output)
     tables = {str(output / name) for name in ("submission.csv", "predictions.csv", "rejects.csv")}
-    of_two = {str(output / "seg" / name) for path in (first, second) for name in segs[path]}
+    segs_of_two = {str(output / "seg" / name) for path in (first, second) for name in segs[path]}
     new = {path for path in after if before.get(path) != after[path]}
-    assert new == {str(first), str(second), str(output / "predict.json")} | of_two | tables
+    assert new == {str(first), str(second), str(output / "predict.json")} | segs_of_two | tables
     assert {Path(path).relative_to(output) for path in after} == {
         Path(path).relative_to(actual) for path in times(actual)
     }

@@ -1,4 +1,5 @@
-"""Candidates of CT series against the spheres they were drawn from, and the real slabs' nodules."""
+"""Candidates of CT series are compared with the spheres that their masks show, and with the nodules
+of the real slabs."""
 
 import csv
 import math
@@ -13,7 +14,7 @@ from lake.sources import metaimage, series
 
 
 def planes_of(slices: int, spacing_mm, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)) -> list[Geometry]:
-    """Each slice's own place, computed one at a time."""
+    """Return the place of each slice, computed one at a time."""
     step_mm = np.reshape(direction, (3, 3))[:, 2] * spacing_mm[2]
     return [
         Geometry(1, tuple(np.array([-20.0, 31.5, -200.0]) + k * step_mm), spacing_mm, direction)
@@ -21,13 +22,13 @@ def planes_of(slices: int, spacing_mm, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)) ->
     ]
 
 
-def found_in(planes, masks: dict, height: int, width: int, probabilities=None) -> list:
-    made = candidates.Series("1.2.3")
+def candidates_in(planes, masks: dict, height: int, width: int, probabilities=None) -> list:
+    gathered = candidates.Series("1.2.3")
     for place, plane in enumerate(planes):
         mask = masks.get(place, np.zeros((height, width), bool))
         p = np.full((height, width), 0.5) if probabilities is None else probabilities[place]
-        made.add(plane, place, mask, p)
-    return made.candidates()
+        gathered.add(plane, place, mask, p)
+    return gathered.candidates()
 
 
 def test_spheres_come_back_as_they_were_drawn():
@@ -35,14 +36,14 @@ def test_spheres_come_back_as_they_were_drawn():
     for direction in ((1, 0, 0, 0, 1, 0, 0, 0, 1), tuple(np.ravel(OBLIQUE))):
         planes = planes_of(40, (0.6, 0.8, 1.25), direction)
         matrix = np.reshape(direction, (3, 3))
-        drawn = []
+        spheres = []
         for index, diameter_mm in (((22, 30, 12), 11.0), ((60, 50, 28), 16.0)):
             center_mm = planes[0].origin_mm + matrix @ (np.array(index) * (0.6, 0.8, 1.25))
-            drawn.append(nodules.Nodule(tuple(center_mm), diameter_mm))
-        masks = dict(nodules.masks(planes, 80, 90, drawn))
-        found = sorted(found_in(planes, masks, 80, 90), key=lambda one: one.diameter_mm)
-        assert len(found) == 2
-        for one, nodule in zip(found, drawn, strict=True):
+            spheres.append(nodules.Nodule(tuple(center_mm), diameter_mm))
+        masks = dict(nodules.masks(planes, 80, 90, spheres))
+        actual = sorted(candidates_in(planes, masks, 80, 90), key=lambda one: one.diameter_mm)
+        assert len(actual) == 2
+        for one, nodule in zip(actual, spheres, strict=True):
             np.testing.assert_allclose(one.center_mm, nodule.center_mm, atol=0.1)
             assert math.isclose(one.diameter_mm, nodule.diameter_mm, rel_tol=0.02)
 
@@ -54,7 +55,7 @@ def test_corners_connect_and_a_gap_divides():
     masks[3][3, 3] = True  # slice 2 is between
     p = np.zeros((4, 6, 6))
     p[0, 1, 1], p[1, 2, 2], p[3, 3, 3] = 0.2, 0.6, 0.9
-    last, first = found_in(planes, masks, 6, 6, p)  # the most probable first
+    last, first = candidates_in(planes, masks, 6, 6, p)  # the most probable first
     assert (first.probability, last.probability) == (0.6, 0.9)
     np.testing.assert_allclose(first.center_mm, (-20 + 1.5, 31.5 + 1.5, -200 + 0.5))
     np.testing.assert_allclose(last.center_mm, (-20 + 3, 31.5 + 3, -200 + 3))
@@ -63,15 +64,15 @@ def test_corners_connect_and_a_gap_divides():
 
 def test_a_slice_that_is_missing_leaves_the_others_where_they_are():
     planes = planes_of(3, (1.0, 1.0, 5.0))
-    made = candidates.Series("1.2.3")
+    gathered = candidates.Series("1.2.3")
     mask = np.ones((1, 1), bool)
     for place in (0, 2):
-        made.add(planes[place], place, mask, np.ones((1, 1)))
-    assert [one.center_mm[2] for one in made.candidates()] == [-200.0, -190.0]
+        gathered.add(planes[place], place, mask, np.ones((1, 1)))
+    assert [one.center_mm[2] for one in gathered.candidates()] == [-200.0, -190.0]
 
 
 def test_no_lesion_no_candidate():
-    assert found_in(planes_of(2, (1.0, 1.0, 1.0)), {}, 3, 3) == []
+    assert candidates_in(planes_of(2, (1.0, 1.0, 1.0)), {}, 3, 3) == []
 
 
 def test_the_nodules_of_the_real_slabs(real_data):
@@ -91,7 +92,7 @@ def test_the_nodules_of_the_real_slabs(real_data):
                 planes, first.height, first.width, [nodules.Nodule((x, y, z), diameter_mm)]
             )
         )
-        [one] = found_in(planes, masks, first.height, first.width)
+        [one] = candidates_in(planes, masks, first.height, first.width)
         offset = np.abs(np.subtract(one.center_mm, (x, y, z))) / planes[0].spacing_mm
         cut = masks.keys() & {0, len(planes) - 1}  # a slab can end within the nodule
         assert (offset[:2] < 0.5).all() and (cut or offset[2] < 0.5)

@@ -23,30 +23,30 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def dciodvfy(tmp_path):
-    """SEG dataset -> the lines in which dciodvfy calls something an error."""
+    """Return a function: SEG dataset -> the lines in which dciodvfy reports an error."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("no dciodvfy here; apt-get install dicom3tools")
 
     def errors(dataset) -> list[str]:
         path = tmp_path / "judged.dcm"
         path.write_bytes(seg.encode(dataset))
-        said = subprocess.run(["dciodvfy", path], capture_output=True, text=True)
-        assert "Segmentation" in said.stderr + said.stdout  # it knew what it judged
-        return [line for line in said.stderr.splitlines() if line.startswith("Error")]
+        process = subprocess.run(["dciodvfy", path], capture_output=True, text=True)
+        assert "Segmentation" in process.stderr + process.stdout  # it knew what it judged
+        return [line for line in process.stderr.splitlines() if line.startswith("Error")]
 
     return errors
 
 
-def made_of(data: bytes, mask=None, mint_uids=False):
+def segment(data: bytes, mask=None, mint_uids=False):
     mask = np.zeros((6, 5), bool) if mask is None else mask
     return seg.segmentation(data, "a.dcm", mask, "pneumothorax", mint_uids)
 
 
 def read_back(dataset) -> np.ndarray:
-    """The mask [Rows, Columns] that highdicom finds in the bytes of a SEG of one image."""
-    found = highdicom.seg.segread(io.BytesIO(seg.encode(dataset)))
+    """Return the mask [Rows, Columns] that highdicom reads in the bytes of a SEG of one image."""
+    segmentation = highdicom.seg.segread(io.BytesIO(seg.encode(dataset)))
     uid = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
-    masks = found.get_pixels_by_source_instance([uid.ReferencedSOPInstanceUID])
+    masks = segmentation.get_pixels_by_source_instance([uid.ReferencedSOPInstanceUID])
     assert masks.shape[0] == 1
     return masks[0, ..., 0]
 
@@ -58,22 +58,22 @@ def test_the_same_mask_comes_back(kind, dciodvfy):
         mask[0, 0] = mask[5, 4] = mask[5, 0] = 255  # the last pixel, and rows told from columns
     elif kind != "empty":
         mask[:] = 255 if kind == "full" else np.random.default_rng(0).integers(0, 2, (6, 5))
-    made, copy = made_of(dicom.seg_source(), mask)
+    result, copy = segment(dicom.seg_source(), mask)
     assert copy is None
-    assert (read_back(made) == (mask > 0)).all()
-    assert not dciodvfy(made)
+    assert (read_back(result) == (mask > 0)).all()
+    assert not dciodvfy(result)
 
 
 def test_it_refers_to_its_image_and_carries_the_patient():
-    made, _ = made_of(dicom.seg_source())
-    assert (made.PatientID, made.PatientName) == ("17", "Doe^Jane")
-    assert made.StudyInstanceUID == "1.2.826.0.1.3680043.9.2"
-    [series] = made.ReferencedSeriesSequence
-    assert series.SeriesInstanceUID == "1.2.826.0.1.3680043.9.3" != made.SeriesInstanceUID
+    result, _ = segment(dicom.seg_source())
+    assert (result.PatientID, result.PatientName) == ("17", "Doe^Jane")
+    assert result.StudyInstanceUID == "1.2.826.0.1.3680043.9.2"
+    [series] = result.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == "1.2.826.0.1.3680043.9.3" != result.SeriesInstanceUID
     [image] = series.ReferencedInstanceSequence
-    assert image.ReferencedSOPInstanceUID == "1.2.826.0.1.3680043.9.1" != made.SOPInstanceUID
+    assert image.ReferencedSOPInstanceUID == "1.2.826.0.1.3680043.9.1" != result.SOPInstanceUID
     assert image.ReferencedSOPClassUID == DigitalXRayImageStorageForPresentation
-    assert "OperatorsName" not in made  # not allow-listed
+    assert "OperatorsName" not in result  # not allow-listed
 
 
 def test_of_a_ct_slice_it_lies_where_the_slice_does(dciodvfy):
@@ -85,11 +85,11 @@ def test_of_a_ct_slice_it_lies_where_the_slice_does(dciodvfy):
         "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
         "SliceThickness": 2.5,
     }
-    made, _ = made_of(dicom.seg_source(**place))
-    assert made.FrameOfReferenceUID == place["FrameOfReferenceUID"]
-    frame = made.PerFrameFunctionalGroupsSequence[0]
+    result, _ = segment(dicom.seg_source(**place))
+    assert result.FrameOfReferenceUID == place["FrameOfReferenceUID"]
+    frame = result.PerFrameFunctionalGroupsSequence[0]
     assert frame.PlanePositionSequence[0].ImagePositionPatient == [-120.5, 33.0, -210.25]
-    assert not dciodvfy(made)
+    assert not dciodvfy(result)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_of_a_ct_slice_it_lies_where_the_slice_does(dciodvfy):
     ],
 )
 def test_a_source_of_bad_manners_still_gives_a_legal_one(changes, dciodvfy):
-    made, _ = made_of(dicom.seg_source(**changes))
-    assert not dciodvfy(made)
+    result, _ = segment(dicom.seg_source(**changes))
+    assert not dciodvfy(result)
     if "PatientSex" not in changes:
-        again = pydicom.dcmread(io.BytesIO(seg.encode(made)))
+        again = pydicom.dcmread(io.BytesIO(seg.encode(result)))
         assert again.PatientName == changes.get("PatientName", "Doe^Jane")
-    assert made.get("PatientAge", "038Y") == "038Y"
+    assert result.get("PatientAge", "038Y") == "038Y"
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason", "said"),
+    ("changes", "reason", "message"),
     [
         ({"SOPInstanceUID": "ID_00b0e5a9f"}, "illegal-uid", "'ID_00b0e5a9f' is no legal SOP"),
         ({"StudyInstanceUID": None}, "illegal-uid", "no StudyInstanceUID"),
@@ -123,28 +123,28 @@ def test_a_source_of_bad_manners_still_gives_a_legal_one(changes, dciodvfy):
         ({"SOPClassUID": CTImageStorage}, "unusable-source", "Frame Of Reference"),
     ],
 )
-def test_a_source_that_nothing_can_refer_to_is_a_reject(changes, reason, said):
+def test_a_source_that_nothing_can_refer_to_is_a_reject(changes, reason, message):
     with pytest.raises(Reject) as caught:
-        made_of(dicom.seg_source(**changes))
+        segment(dicom.seg_source(**changes))
     assert caught.value.reason == reason
-    assert said in caught.value.message and "a.dcm" in caught.value.message
+    assert message in caught.value.message and "a.dcm" in caught.value.message
 
 
 def test_minted_uids_are_legal_stable_and_shared_by_what_belongs_together(dciodvfy):
     def minted(**changes):
-        made, copy = made_of(dicom.seg_source(**changes), mint_uids=True)
-        [series] = made.ReferencedSeriesSequence
+        result, copy = segment(dicom.seg_source(**changes), mint_uids=True)
+        [series] = result.ReferencedSeriesSequence
         image = series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
-        found = pydicom.dcmread(io.BytesIO(seg.encode(copy)))
+        dataset = pydicom.dcmread(io.BytesIO(seg.encode(copy)))
         # The copy of the source is what the SEG refers to.
-        assert found.SOPInstanceUID == image == found.file_meta.MediaStorageSOPInstanceUID
-        assert (found.StudyInstanceUID, found.SeriesInstanceUID) == (
-            made.StudyInstanceUID,
+        assert dataset.SOPInstanceUID == image == dataset.file_meta.MediaStorageSOPInstanceUID
+        assert (dataset.StudyInstanceUID, dataset.SeriesInstanceUID) == (
+            result.StudyInstanceUID,
             series.SeriesInstanceUID,
         )
-        assert len(found.PixelData) == 30
-        assert not dciodvfy(made)
-        return found.StudyInstanceUID, found.SeriesInstanceUID, found.SOPInstanceUID
+        assert len(dataset.PixelData) == 30
+        assert not dciodvfy(result)
+        return dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID
 
     siim = {"SOPInstanceUID": "ID_1", "StudyInstanceUID": "", "SeriesInstanceUID": ""}
     first, other = minted(**siim), minted(**siim | {"SOPInstanceUID": "ID_2"})
@@ -158,7 +158,7 @@ def test_minted_uids_are_legal_stable_and_shared_by_what_belongs_together(dciodv
     assert (study, series) == (again, series_again) and image != image_again
     assert series == "1.2.826.0.1.3680043.9.3"  # what is legal stays
     assert minted(**same | {"PatientID": "18"})[0] != study
-    assert made_of(dicom.seg_source(), mint_uids=True)[1] is None
+    assert segment(dicom.seg_source(), mint_uids=True)[1] is None
 
 
 def test_real_sources(real_data, dciodvfy):
@@ -167,10 +167,10 @@ def test_real_sources(real_data, dciodvfy):
     for folder, has_uids in (("siim_organiser", True), ("siim", False)):
         path = sorted((real_data / folder / "dicom").glob("*.dcm"))[0]
         mask = rng.random((1024, 1024)) < 0.1
-        made, copy = made_of(path.read_bytes(), mask, mint_uids=True)
+        result, copy = segment(path.read_bytes(), mask, mint_uids=True)
         assert (copy is None) == has_uids
-        assert (read_back(made) == mask).all()
-        assert not dciodvfy(made)
+        assert (read_back(result) == mask).all()
+        assert not dciodvfy(result)
         if copy is not None:
             again = pydicom.dcmread(io.BytesIO(seg.encode(copy)))
             assert (again.pixel_array == pydicom.dcmread(path).pixel_array).all()

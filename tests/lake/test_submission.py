@@ -1,4 +1,5 @@
-"""Submissions: what the strict reader takes and refuses, and votes against a loop over pixels."""
+"""Which submissions the strict reader takes and refuses; votes are compared with a loop over
+pixels."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ([], "expected the header"),
         (["ImageId,EncodedPixels"], "a row per image"),
@@ -45,10 +46,10 @@ def test_what_is_written_is_read(tmp_path):
         (["ImageId,EncodedPixels", 'a,"-1'], "not a submission"),
     ],
 )
-def test_a_submission_with_a_mistake_is_refused(tmp_path, lines, said):
+def test_a_submission_with_a_mistake_is_refused(tmp_path, lines, message):
     with pytest.raises(InputError) as caught:
         submission.read(written(tmp_path / "s.csv", *lines), num_pixels=16)
-    assert said in str(caught.value) and "s.csv" in str(caught.value)
+    assert message in str(caught.value) and "s.csv" in str(caught.value)
 
 
 def test_each_image_has_its_own_size(tmp_path):
@@ -95,7 +96,7 @@ def test_3000_random_masks_survive_the_round_trip():
 
 
 def slow_encode(mask) -> list[int]:
-    """The challenge's code, one pixel at a time."""
+    """Return the challenge's numbers, computed one pixel at a time."""
     numbers, gap, length = [], 0, 0
     for pixel in [*mask.T.ravel().tolist(), False]:
         if pixel:

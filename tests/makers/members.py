@@ -13,7 +13,7 @@ CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 4, "depth": 1
 
 
 def member(name: str, model: dict, seed: int, side: int = 32, **sections) -> Member:
-    """A network of random weights, as if it was trained."""
+    """Return a network of random weights, as if it was trained."""
     sections = {"data": {"side": side, "batch_size": 3, **sections.pop("data", {})}, **sections}
     run = Config.model_validate({"model": model, "lake": "a", **sections})
     keras.utils.set_random_seed(seed)

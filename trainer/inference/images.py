@@ -67,10 +67,12 @@ def batches(
 def item_for(ensemble: Ensemble, record, dtype: str, fields: tuple[str, ...]) -> dict:
     """Return what trainer.data.record.decode_record makes of a record without its mask, and the
     image of the classifiers, where they have an input of their own."""
-    settings, of_classifier = ensemble.settings, ensemble.classifier_settings
+    settings, for_classifier = ensemble.settings, ensemble.classifier_settings
     item = decode_record(record, dtype, settings.side, settings.fit, fields, with_mask=False)
-    if of_classifier is not None:
-        other = decode_record(record, dtype, of_classifier.side, of_classifier.fit, with_mask=False)
+    if for_classifier is not None:
+        other = decode_record(
+            record, dtype, for_classifier.side, for_classifier.fit, with_mask=False
+        )
         item[CLASSIFIER_IMAGE] = other["image"]
     return item
 

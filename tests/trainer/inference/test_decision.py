@@ -24,9 +24,12 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
     best = {}
     grid = itertools.product((0.3, 0.8), (0.0, 0.004, 0.016), (0.2, 0.5, 0.7))
     for triplet, gate in itertools.product(grid, (0.0, 0.3, 0.6) if has_lesion else (None,)):
-        one = Decision(Triplet(*triplet), gate)
-        masks = [slow_mask(p, own, one) for (p, _), own in zip(pairs, lesion, strict=True)]
-        best[one] = np.mean([slow_dice(t, m) for (_, t), m in zip(pairs, masks, strict=True)])
+        candidate = Decision(Triplet(*triplet), gate)
+        masks = [
+            slow_mask(p, p_lesion, candidate)
+            for (p, _), p_lesion in zip(pairs, lesion, strict=True)
+        ]
+        best[candidate] = np.mean([slow_dice(t, m) for (_, t), m in zip(pairs, masks, strict=True)])
     chosen = decision.choose(predicted.counts, predicted.masked_lesion)
     assert best[chosen] == pytest.approx(max(best.values()), abs=1e-12)
     assert scores_at(predicted, chosen)["dice_mean"] == pytest.approx(best[chosen], abs=1e-12)
@@ -98,5 +101,5 @@ def test_one_mask_follows_the_rule():
     predicted, pairs = example(images=9)
     for (p, _), lesion in zip(pairs, predicted.lesion, strict=True):
         for chosen in (Decision(Triplet(0.5, 0.016, 0.3), 0.5), Decision(Triplet(0.9, 0.0, 0.2))):
-            found = decision.mask_of(p[..., None], chosen, lesion)
-            assert np.array_equal(found, slow_mask(p, lesion, chosen))
+            mask = decision.mask_of(p[..., None], chosen, lesion)
+            assert np.array_equal(mask, slow_mask(p, lesion, chosen))

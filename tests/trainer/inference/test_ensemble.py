@@ -28,19 +28,19 @@ def resized(image: np.ndarray, side: int, antialias: bool = False) -> np.ndarray
 
 def test_the_mean_is_of_probabilities_and_stays_finite():
     logits = [np.float32([[-3.0, 90.0], [0.5, -90.0]])[..., None, None] + n for n in range(3)]
-    (found,) = views.mean_of([[one] for one in logits])
+    (mean,) = views.mean_of([[one] for one in logits])
     expected = np.mean([sigmoid(one) for one in logits], axis=0)
-    np.testing.assert_allclose(sigmoid(found), expected, atol=1e-6)
-    assert np.isfinite(found).all() and np.asarray(found)[0, 1, 0, 0] > 80
+    np.testing.assert_allclose(sigmoid(mean), expected, atol=1e-6)
+    assert np.isfinite(mean).all() and np.asarray(mean)[0, 1, 0, 0] > 80
 
 
 def test_the_mean_over_classes():
     logits = [np.float32([[1, 2, 3], [0, 5, -5]]), np.float32([[3, 2, 1], [4, 4, 4]])]
-    (found,) = views.mean_of([[one] for one in logits])
+    (mean,) = views.mean_of([[one] for one in logits])
     odds = np.exp(np.float64(logits))
     expected = (odds / odds.sum(axis=-1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(
-        np.exp(found) / np.exp(found).sum(axis=-1, keepdims=True), expected, 1e-5
+        np.exp(mean) / np.exp(mean).sum(axis=-1, keepdims=True), expected, 1e-5
     )
 
 
@@ -48,20 +48,20 @@ def test_members_and_views_equal_a_slow_loop():
     members = [member("a", UNET, 1), member("b", UNET | {"filters": 6}, 2)]
     system = Ensemble(members, [], ("flip", "1.5"))
     batch = batch_of(32)
-    found = system(batch).probabilities.numpy()
+    actual = system(batch).probabilities.numpy()
     larger = [member("a", UNET, 1, side=48), member("b", UNET | {"filters": 6}, 2, side=48)]
     for number, pixels in enumerate(batch["image"].numpy() / np.float32(255)):
         total = np.zeros((32, 32, 1))
-        for own, bigger in zip(members, larger, strict=True):
-            for network, side in ((own.network, 32), (bigger.network, 48)):
+        for small, large in zip(members, larger, strict=True):
+            for network, side in ((small.network, 32), (large.network, 48)):
                 image = pixels if side == 32 else resized(pixels, side, antialias=True)
                 for mirror in (False, True):
-                    seen = image[:, ::-1] if mirror else image
-                    p = sigmoid(network(seen[None], training=False).numpy()[0]).astype(np.float32)
+                    view = image[:, ::-1] if mirror else image
+                    p = sigmoid(network(view[None], training=False).numpy()[0]).astype(np.float32)
                     p = p[:, ::-1] if mirror else p
                     total += p if side == 32 else resized(p, 32)
-        np.testing.assert_allclose(found[number], total / 8, atol=2e-6)
-    assert found.std() > 0.05
+        np.testing.assert_allclose(actual[number], total / 8, atol=2e-6)
+    assert actual.std() > 0.05
 
 
 def test_a_cascade_asks_its_classifiers_with_their_own_images(lake):
@@ -69,20 +69,20 @@ def test_a_cascade_asks_its_classifiers_with_their_own_images(lake):
     system = Ensemble([member("s", UNET, 1)], classifiers)
     split = splits.named_split(splits.open_lake(str(lake)), str(lake), "val")
     alone = batches.evaluation_batches(split, classifiers[0].run.data)
-    expected, found = [], []
+    expected, actual = [], []
     for batch in alone:
         images = batch["image"].numpy() / np.float32(255)
-        of_each = [
+        probabilities = [
             sigmoid(one.network(images, training=False).numpy()[:, 0]) for one in classifiers
         ]
-        expected += list(np.mean(of_each, axis=0))
+        expected += list(np.mean(probabilities, axis=0))
     for batch in system.batches(split):
-        predicted = system(batch)
-        assert predicted.probabilities.shape == (3, 32, 32, 1)
-        found += list(predicted.lesion.numpy())
-        np.testing.assert_allclose(sigmoid(predicted.scores), predicted.lesion, atol=1e-6)
-    assert len(found) == 9
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+        outputs = system(batch)
+        assert outputs.probabilities.shape == (3, 32, 32, 1)
+        actual += list(outputs.lesion.numpy())
+        np.testing.assert_allclose(sigmoid(outputs.scores), outputs.lesion, atol=1e-6)
+    assert len(actual) == 9
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
 def test_views():

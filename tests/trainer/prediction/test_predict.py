@@ -1,4 +1,4 @@
-"""predict over files and lakes, with networks that paint what is bright: their masks are known."""
+"""predict over files and lakes, with networks that paint what is bright: the masks follow."""
 
 import csv
 import functools
@@ -42,7 +42,8 @@ DARK, BRIGHT = 50, 200
 
 @functools.cache
 def painter(low=0.0, high=1.0, **settings) -> Ensemble:
-    """Says p = 1 where an image, as a share of its window, lies over the middle of low and high."""
+    """Return a predictor of p = 1 where an image, as a share of its window, is above the middle of low
+    and high."""
     data = {"side": SIDE, "batch_size": 4, **settings}
     run = Config.model_validate({"model": {"kind": "unet"}, "lake": "a", "data": data})
     pixels = keras.Input((data["side"], data["side"], 1))
@@ -53,11 +54,11 @@ def painter(low=0.0, high=1.0, **settings) -> Ensemble:
 
 
 def picture(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
-    """Dark pixels [H, W] with bright boxes (top, left, height, width)."""
-    made = np.full((height, width), DARK, np.uint8)
+    """Return dark pixels [H, W] with bright boxes (top, left, height, width)."""
+    pixels = np.full((height, width), DARK, np.uint8)
     for top, left, tall, wide in boxes:
-        made[top : top + tall, left : left + wide] = BRIGHT
-    return made
+        pixels[top : top + tall, left : left + wide] = BRIGHT
+    return pixels
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
@@ -66,13 +67,13 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 def save_dicom(path: Path, pixels: np.ndarray, **changes) -> None:
     rows, columns = pixels.shape
-    known = {"Rows": rows, "Columns": columns, "PixelData": pixels.tobytes()}
-    path.write_bytes(seg_source(**{**known, **changes}))
+    elements = {"Rows": rows, "Columns": columns, "PixelData": pixels.tobytes()}
+    path.write_bytes(seg_source(**{**elements, **changes}))
 
 
-def of_files(folder: Path, output: Path, stored=RADIOGRAPHS, system=None, **wanted) -> str:
-    asked = input_files.from_files([str(folder)], stored)
-    return predict.predict(system or painter(), HALF, asked, output, OutputOptions(**wanted))
+def predict_files(folder: Path, output: Path, settings=RADIOGRAPHS, system=None, **wanted) -> str:
+    inputs = input_files.from_files([str(folder)], settings)
+    return predict.predict(system or painter(), HALF, inputs, output, OutputOptions(**wanted))
 
 
 def table(path: Path) -> list[dict]:
@@ -88,11 +89,11 @@ def masks_in(output: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, np.nd
 
 @pytest.fixture
 def shapes(tmp_path) -> dict[str, np.ndarray]:
-    """Images of many shapes in tmp_path/in: as large as the network, larger, smaller, not square.
+    """Write images of many shapes to tmp_path/in: as large as the network, larger, smaller, not square.
 
     Edges lie on pixels of the network, so that its masks can be exact.
     """
-    made = {
+    images = {
         "a_square": picture(64, 64, (0, 0, 10, 20), (60, 50, 4, 14)),
         "b_wide": picture(48, 64, (5, 10, 30, 7), (47, 63, 1, 1)),
         "c_tall": picture(128, 96, (2, 4, 40, 60), (120, 88, 8, 8)),
@@ -101,23 +102,23 @@ def shapes(tmp_path) -> dict[str, np.ndarray]:
         "f_full": picture(64, 40, (0, 0, 64, 40)),
     }
     (tmp_path / "in" / "below").mkdir(parents=True)
-    for number, (name, pixels) in enumerate(made.items()):
+    for number, (name, pixels) in enumerate(images.items()):
         if number % 2:
             save_png(tmp_path / "in" / f"{name}.png", pixels)
         else:
             save_dicom(tmp_path / "in" / "below" / f"{name}.dcm", pixels, PixelSpacing=[0.2, 0.5])
-    return made
+    return images
 
 
 def test_masks_lie_where_the_lesions_are(shapes, tmp_path):
     save_dicom(tmp_path / "in" / "g.dcm", picture(64, 64, (0, 0, 2, 2)), PixelSpacing=None)
     save_png(tmp_path / "in" / ".hidden.png", picture(64, 64))
     paths = [str(path) for path in (tmp_path / "in").rglob("*") if path.is_file()]
-    asked = input_files.from_files(
+    inputs = input_files.from_files(
         [path for path in reversed(paths) if ".hidden" not in path], RADIOGRAPHS
     )
-    predict.predict(painter(), HALF, asked, tmp_path / "files", OutputOptions())
-    of_files(tmp_path / "in", tmp_path / "folder")
+    predict.predict(painter(), HALF, inputs, tmp_path / "files", OutputOptions())
+    predict_files(tmp_path / "in", tmp_path / "folder")
     outputs = [tmp_path / "files" / "submission.csv", tmp_path / "folder" / "submission.csv"]
     assert outputs[0].read_text() == outputs[1].read_text()
     rows = {row["ImageId"]: row for row in table(tmp_path / "folder" / PREDICTIONS_CSV)}
@@ -142,8 +143,8 @@ def test_a_shrunk_image_has_its_source_s_mask_and_area(tmp_path):
     pixels = picture(256, 128, (32, 16, 64, 24))
     save_dicom(tmp_path / "in" / "deep.dcm", pixels, PixelSpacing=[0.1, 0.3])
     for bits in (8, 16):
-        stored = reader.ReaderSettings(False, "name", Storage(bits=bits, max_side=64))
-        of_files(tmp_path / "in", tmp_path / f"out{bits}", stored)
+        settings = reader.ReaderSettings(False, "name", Storage(bits=bits, max_side=64))
+        predict_files(tmp_path / "in", tmp_path / f"out{bits}", settings)
         [row] = table(tmp_path / f"out{bits}" / PREDICTIONS_CSV)
         [mask] = masks_in(tmp_path / f"out{bits}", {"deep": (256, 128)}).values()
         assert (mask & (pixels == BRIGHT)).sum() / (mask | (pixels == BRIGHT)).sum() > 0.95
@@ -160,8 +161,8 @@ def test_one_file_without_pixels_among_100(tmp_path):
     save_dicom(tmp_path / "in" / "image50.dcm", picture(16, 16))  # after image50.png's id
     save_dicom(tmp_path / "in" / "none.dcm", picture(16, 16), PixelData=None)
     (tmp_path / "in" / "half.png").write_bytes((tmp_path / "in" / "image00.png").read_bytes()[:-20])
-    said = of_files(tmp_path / "in", tmp_path / "out", system=painter(side=16))
-    assert said.startswith("98 images predicted, 97 with a lesion; 3 rejected")
+    message = predict_files(tmp_path / "in", tmp_path / "out", system=painter(side=16))
+    assert message.startswith("98 images predicted, 97 with a lesion; 3 rejected")
     masks = masks_in(tmp_path / "out", sizes | {"image50": (16, 16)})
     assert all(
         masks[f"image{n:02d}"].sum() == 5 and masks[f"image{n:02d}"][n % 16, 5]
@@ -178,9 +179,9 @@ def test_one_file_without_pixels_among_100(tmp_path):
 
 
 def test_a_lake_and_its_files_give_the_same(lake, phantoms, tmp_path):
-    asked = images.from_lake(str(lake), "test")
+    inputs = images.from_lake(str(lake), "test")
     system = painter(0.3, 0.9)
-    predict.predict(system, HALF, asked, tmp_path / "lake", OutputOptions(overlays=True))
+    predict.predict(system, HALF, inputs, tmp_path / "lake", OutputOptions(overlays=True))
     rows = submission.read(tmp_path / "lake" / SUBMISSION_CSV, 128 * 128)
     assert len(rows) == 8 and any(text != rle.EMPTY for text in rows.values())
     paths = [str(phantoms / "dicom" / f"{name}.dcm") for name in rows]
@@ -194,31 +195,31 @@ def test_a_lake_and_its_files_give_the_same(lake, phantoms, tmp_path):
         )
         assert next(both) == next(both)
     # A lake knows the truth, files do not.
-    of_lake, of_file = (
+    lake_overlay, file_overlay = (
         Image.open(tmp_path / folder / one_image.OVERLAYS / f"{next(iter(rows))}.png")
         for folder in ("lake", "files")
     )
-    assert (of_lake.width, of_file.width) == (3 * 128, 2 * 128)
+    assert (lake_overlay.width, file_overlay.width) == (3 * 128, 2 * 128)
 
 
 def test_maps_and_overlays_are_of_the_source(shapes, tmp_path):
-    of_files(tmp_path / "in", tmp_path / "out", probabilities=True, overlays=True)
+    predict_files(tmp_path / "in", tmp_path / "out", probabilities=True, overlays=True)
     for name, pixels in shapes.items():
-        with Image.open(tmp_path / "out" / one_image.PROBABILITIES / f"{name}.png") as found:
-            levels = np.asarray(found)
+        with Image.open(tmp_path / "out" / one_image.PROBABILITIES / f"{name}.png") as image:
+            levels = np.asarray(image)
         assert levels.shape == pixels.shape and levels.dtype == np.uint8
         assert ((levels > 127) == (pixels == BRIGHT)).all()
         if set(pixels.shape) == {SIDE}:
             assert ((levels == 255) == (pixels == BRIGHT)).all()
-        with Image.open(tmp_path / "out" / one_image.OVERLAYS / f"{name}.png") as drawn:
-            assert drawn.width == 2 * pixels.shape[1]
+        with Image.open(tmp_path / "out" / one_image.OVERLAYS / f"{name}.png") as overlay:
+            assert overlay.width == 2 * pixels.shape[1]
     # A vote over three of the same, and the mean of their maps, are what they are.
-    own = tmp_path / "out" / SUBMISSION_CSV
-    vote.run([own] * 3, tmp_path / "voted.csv", None, None)
-    assert (tmp_path / "voted.csv").read_text() == own.read_text()
+    original = tmp_path / "out" / SUBMISSION_CSV
+    vote.run([original] * 3, tmp_path / "voted.csv", None, None)
+    assert (tmp_path / "voted.csv").read_text() == original.read_text()
     maps = tmp_path / "out" / one_image.PROBABILITIES
     vote.run([maps, maps], tmp_path / "averaged.csv", None, None)
-    assert submission.read(tmp_path / "averaged.csv") == submission.read(own)
+    assert submission.read(tmp_path / "averaged.csv") == submission.read(original)
 
 
 def test_segs_hold_the_masks_of_the_submission(tmp_path):
@@ -231,20 +232,22 @@ def test_segs_hold_the_masks_of_the_submission(tmp_path):
     save_png(tmp_path / "in" / "c.png", pixels)
     for mint_uids, failed in ((False, ["b", "c"]), (True, ["c"])):
         output = tmp_path / f"out{mint_uids}"
-        said = of_files(tmp_path / "in", output, finding="nodule", mint_uids=mint_uids)
-        assert f"0 rejected, {len(failed)} without a SEG" in said
+        message = predict_files(tmp_path / "in", output, finding="nodule", mint_uids=mint_uids)
+        assert f"0 rejected, {len(failed)} without a SEG" in message
         rejects = table(output / REJECTS_CSV)
         assert [row["image_id"] for row in rejects] == failed
         assert {row["what"] for row in rejects} == {"seg"}
         masks = masks_in(output, dict.fromkeys("abc", (64, 48)))
         for name in {"a", "b"} - set(failed):
-            found = highdicom.seg.segread(output / "seg" / f"{name}.dcm")
-            [referred] = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+            segmentation = highdicom.seg.segread(output / "seg" / f"{name}.dcm")
+            [referred] = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
             uid = referred.ReferencedSOPInstanceUID
-            mask = found.get_pixels_by_source_instance([uid])[0, ..., 0]
+            mask = segmentation.get_pixels_by_source_instance([uid])[0, ..., 0]
             assert (mask > 0).tolist() == masks[name].tolist() == (pixels == BRIGHT).tolist()
-            at = output / "seg" / f"{name}.source.dcm" if name == "b" else tmp_path / "in" / "a.dcm"
-            assert pydicom.dcmread(at).SOPInstanceUID == uid
+            source = (
+                output / "seg" / f"{name}.source.dcm" if name == "b" else tmp_path / "in" / "a.dcm"
+            )
+            assert pydicom.dcmread(source).SOPInstanceUID == uid
         assert len(list((output / "seg").iterdir())) == (3 if mint_uids else 1)
 
 
@@ -254,40 +257,42 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
     spacing = (0.7, 0.9, 2.5)
 
     def ct(*balls: tuple[int, int, int, float]):
-        """Air with balls of tissue: column, row, slice of the centre and radius in mm."""
+        """Return air with balls of tissue: column, row, slice of the centre and radius in mm."""
         voxels = np.full((12, 64, 64), -1000, np.int16)
-        at = np.stack(np.meshgrid(np.arange(12), np.arange(64), np.arange(64), indexing="ij"))
+        indices = np.stack(np.meshgrid(np.arange(12), np.arange(64), np.arange(64), indexing="ij"))
         for column, row, place, radius_mm in balls:
-            apart = (at - np.reshape((place, row, column), (3, 1, 1, 1))).T * spacing[::-1]
+            apart = (indices - np.reshape((place, row, column), (3, 1, 1, 1))).T * spacing[::-1]
             voxels[radius_mm >= np.linalg.norm(apart, axis=-1).T] = 100
         return volume(voxels, spacing=spacing)
 
     written(ct((20, 30, 4, 6.0), (50, 10, 8, 8.0)), tmp_path / "in", "one.mhd")
     written(ct((33, 44, 6, 7.0)), tmp_path / "in", "two.mha")
     written(ct(), tmp_path / "in", "without.mha")
-    stored = reader.ReaderSettings(
+    settings = reader.ReaderSettings(
         True, "name", Storage(bits=16, max_side=1024, window="-1000,400")
     )
-    said = of_files(tmp_path / "in", tmp_path / "out", stored, candidates=True)
-    assert said.startswith("36 images predicted")
+    message = predict_files(tmp_path / "in", tmp_path / "out", settings, candidates=True)
+    assert message.startswith("36 images predicted")
     rows = table(tmp_path / "out" / predict.CANDIDATES_CSV)
-    found = sorted((row["seriesuid"], float(row["diameter_mm"]), row) for row in rows)
+    actual = sorted((row["seriesuid"], float(row["diameter_mm"]), row) for row in rows)
     expected = [("one", 12.0, (20, 30, 4)), ("one", 16.0, (50, 10, 8)), ("two", 14.0, (33, 44, 6))]
-    for (series, diameter_mm, row), (of, drawn_mm, index) in zip(found, expected, strict=True):
-        assert series == of and diameter_mm == pytest.approx(drawn_mm, rel=0.1)
+    for (series, diameter_mm, row), (expected_series, expected_mm, index) in zip(
+        actual, expected, strict=True
+    ):
+        assert series == expected_series and diameter_mm == pytest.approx(expected_mm, rel=0.1)
         at_mm = [float(row[f"coord{axis}"]) for axis in "XYZ"]
         origin_mm = (-120.5, 33.0, -210.25)
         np.testing.assert_allclose(at_mm, np.multiply(index, spacing) + origin_mm, atol=0.2)
         assert float(row["probability"]) == 1
     save_png(tmp_path / "in" / "x.png", picture(64, 64))
     with pytest.raises(InputError, match="--candidates"):
-        of_files(tmp_path / "in" / "x.png", tmp_path / "no", candidates=True)
+        predict_files(tmp_path / "in" / "x.png", tmp_path / "no", candidates=True)
 
 
 def test_plainly_empty_masks_are_empty():
-    """The short cut says nothing that the long way denies; it is taken, and not always."""
+    """The short cut agrees with the long way, and is taken in some cases and not in others."""
     rng = np.random.default_rng(0)
-    taken = 0
+    num_empty = 0
     for _ in range(200):
         side, height, width = (int(n) for n in rng.integers(16, 60, 3))
         p = (rng.random((side, side, 1)) * rng.random()).astype(np.float32)
@@ -302,14 +307,14 @@ def test_plainly_empty_masks_are_empty():
         mask = decision.mask_of(resized, chosen, lesion).numpy()
         is_empty = decision.is_plainly_empty(p.max(), chosen, lesion)
         assert not (is_empty and mask.any())
-        taken += is_empty
-    assert 20 < taken < 180
+        num_empty += is_empty
+    assert 20 < num_empty < 180
 
 
 @pytest.fixture(scope="module")
 def workdirs(lake, tmp_path_factory) -> tuple[Path, Path]:
-    """A segmenter and a classifier as if they were trained on the phantoms: of random weights."""
-    found = []
+    """Write a segmenter and a classifier of random weights, as if they were trained on phantoms."""
+    folders = []
     for name, model in (
         ("segmenter", {"kind": "unet", "filters": 2, "depth": 1}),
         ("classifier", {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1}),
@@ -321,30 +326,30 @@ def workdirs(lake, tmp_path_factory) -> tuple[Path, Path]:
         network = build(run.model, 32)
         claim(workdir, run, [json.loads((lake / "manifest.json").read_text())])
         network.save_weights(workdir / BEST)
-        found.append(workdir)
-    return tuple(found)
+        folders.append(workdir)
+    return tuple(folders)
 
 
 def commanded(capsys, *arguments) -> tuple[int, str]:
     code = task.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.err + said.out
+    message = capsys.readouterr()
+    return code, message.err + message.out
 
 
 def test_the_commands(workdirs, phantoms, tmp_path, capsys):
     segmenter, classifier = workdirs
     members = ("--workdir", segmenter, "--classifier", classifier)
-    code, said = commanded(capsys, "predict", *members, "--output", tmp_path / "early")
-    assert code == 2 and "evaluate" in said  # no thresholds yet
+    code, message = commanded(capsys, "predict", *members, "--output", tmp_path / "early")
+    assert code == 2 and "evaluate" in message  # no thresholds yet
     assert commanded(capsys, "evaluate", *members, "--bootstrap", 0)[0] == 0
-    code, said = commanded(
+    code, message = commanded(
         capsys, "predict", *members, "--split", "val", "--output", tmp_path / "a"
     )
-    assert code == 0 and said.splitlines()[-1].startswith("8 images predicted")
-    code, said = commanded(
+    assert code == 0 and message.splitlines()[-1].startswith("8 images predicted")
+    code, message = commanded(
         capsys, "predict", *members, "--input", phantoms / "dicom", "--output", tmp_path / "b"
     )
-    assert code == 0 and "40 images predicted" in said
+    assert code == 0 and "40 images predicted" in message
     everything = submission.read(tmp_path / "b" / SUBMISSION_CSV, 128 * 128)
     assert submission.read(tmp_path / "a" / SUBMISSION_CSV).items() <= everything.items()
     both = (tmp_path / "b" / SUBMISSION_CSV,) * 2
@@ -353,7 +358,7 @@ def test_the_commands(workdirs, phantoms, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--lake", "x", "--input", "y"], "--input takes files"),
         (["--input", "nowhere"], "nowhere: no such file"),
@@ -368,7 +373,7 @@ def test_the_commands(workdirs, phantoms, tmp_path, capsys):
         (["--input", "{texts}"], "no image in 1 files; the first: "),
     ],
 )
-def test_mistakes_of_a_user(workdirs, tmp_path, capsys, arguments, said):
+def test_mistakes_of_a_user(workdirs, tmp_path, capsys, arguments, message):
     segmenter, _ = workdirs
     entry = {"triplet": HALF.triplet._asdict()}
     system = Ensemble([Member(segmenter, *load_network(segmenter))], ())
@@ -383,7 +388,7 @@ def test_mistakes_of_a_user(workdirs, tmp_path, capsys, arguments, said):
     ]
     output = () if "--output" in arguments else ("--output", tmp_path / "out")
     code, printed = commanded(capsys, "predict", "--workdir", segmenter, *output, *arguments)
-    assert code == 2 and said in printed
+    assert code == 2 and message in printed
     assert not (tmp_path / "out" / SUBMISSION_CSV).exists()
 
 
@@ -398,9 +403,9 @@ def test_a_classifier_draws_no_masks(workdirs, lake, tmp_path):
 def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
     for name, clahe in (("a", False), ("b", True)):
         (tmp_path / name).mkdir()
-        known = read_json(workdirs[0] / LAKE)
-        known["options"]["clahe"] = clahe
-        write_json(tmp_path / name / LAKE, known)
+        content = read_json(workdirs[0] / LAKE)
+        content["options"]["clahe"] = clahe
+        write_json(tmp_path / name / LAKE, content)
     run, network = load_network(workdirs[0])
     members = [Member(tmp_path / name, run, network) for name in "ab"]
     with pytest.raises(InputError, match="clahe=True"):
@@ -411,7 +416,7 @@ def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("predictions", "options", "said"),
+    ("predictions", "options", "message"),
     [
         (["a.csv"], [], "two or more"),
         (["a.csv", "b.csv"], [], "lacks 1 ids of"),
@@ -426,7 +431,7 @@ def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
         (["maps", "colour"], [], "expected grey maps"),
     ],
 )
-def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, said):
+def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, message):
     (tmp_path / "a.csv").write_text("ImageId,EncodedPixels\na,-1\nb,-1\n")
     (tmp_path / "b.csv").write_text("ImageId,EncodedPixels\na,-1\n")
     for name, shape in (
@@ -440,7 +445,7 @@ def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, said)
             save_png(tmp_path / name / "a.png", np.zeros(shape, np.uint8))
     paths = [tmp_path / name for name in predictions]
     code, printed = commanded(capsys, "vote", *paths, "--output", tmp_path / "o.csv", *options)
-    assert code == 2 and said in printed
+    assert code == 2 and message in printed
     assert not (tmp_path / "o.csv").exists()
     code, printed = commanded(capsys, "vote", *[tmp_path / "a.csv"] * 2, "--output", "/no/o.csv")
     assert code == 2 and "--output=/no/o.csv: No such file" in printed
@@ -463,8 +468,8 @@ def test_the_mean_of_maps_equals_a_slow_one(tmp_path):
 def test_the_sample_s_submission_is_as_the_challenge_takes_it(real_data, tmp_path):
     """One row for each of 30 real files, in bounds, each read back as it was painted."""
     paths = sorted((real_data / "siim" / "dicom").glob("*.dcm"))[:30]
-    asked = input_files.from_files([str(path) for path in paths], RADIOGRAPHS)
-    predict.predict(painter(0.3, 0.9), HALF, asked, tmp_path / "out", OutputOptions())
+    inputs = input_files.from_files([str(path) for path in paths], RADIOGRAPHS)
+    predict.predict(painter(0.3, 0.9), HALF, inputs, tmp_path / "out", OutputOptions())
     rows = submission.read(tmp_path / "out" / SUBMISSION_CSV, 1024 * 1024)
     submission.check_ids(tmp_path, rows, [path.stem for path in paths], "the files")
     areas = {row["ImageId"]: row for row in table(tmp_path / "out" / PREDICTIONS_CSV)}
@@ -501,6 +506,6 @@ def test_the_image_of_a_jpeg_file_is_read(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(picture(64, 64, (8, 16, 24, 32))).save(buffer, "JPEG", quality=95)
     (tmp_path / "in" / "x.jpeg").write_bytes(buffer.getvalue())
-    of_files(tmp_path / "in", tmp_path / "out")
+    predict_files(tmp_path / "in", tmp_path / "out")
     [mask] = masks_in(tmp_path / "out", {"x": (64, 64)}).values()
     assert (mask == (picture(64, 64, (8, 16, 24, 32)) == BRIGHT)).all()
