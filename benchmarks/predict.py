@@ -58,7 +58,7 @@ def first_of(lake: str, count: int) -> images.ImagesToPredict:
 
 
 def thresholds(system: Ensemble, batch: dict) -> dict[str, Decision]:
-    """Return decisions that leave a mask in each of SHARES, from the highest p per image of a batch."""
+    """Return a decision for each of SHARES, from the highest p per image of a batch."""
     highest = system(batch).probabilities.numpy().max(axis=(1, 2, 3))
     quantiles = {name: float(np.quantile(highest, 1 - share)) for name, share in SHARES.items()}
     return {name: Decision(Triplet(p - 1e-4, 0.0, p - 1e-4)) for name, p in quantiles.items()}
@@ -76,8 +76,8 @@ def forward(system: Ensemble, batch: dict, steps: int) -> None:
 
 
 def rates(runs: dict, count: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return images per second of (the clock, CPU time) per run; the runs take turns, the first turn
-    warms up."""
+    """Return images per second of (the clock, CPU time) per run; the runs take turns, and the first
+    turn warms up."""
     seconds = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():

@@ -42,8 +42,8 @@ DARK, BRIGHT = 50, 200
 
 @functools.cache
 def painter(low=0.0, high=1.0, **settings) -> Ensemble:
-    """Return a predictor of p = 1 where an image, as a share of its window, is above the middle of low
-    and high."""
+    """Return a predictor of p = 1 where an image, as a share of its window, is above the middle
+    between low and high."""
     data = {"side": SIDE, "batch_size": 4, **settings}
     run = Config.model_validate({"model": {"kind": "unet"}, "lake": "a", "data": data})
     pixels = keras.Input((data["side"], data["side"], 1))
@@ -89,7 +89,7 @@ def masks_in(output: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, np.nd
 
 @pytest.fixture
 def shapes(tmp_path) -> dict[str, np.ndarray]:
-    """Write images of many shapes to tmp_path/in: as large as the network, larger, smaller, not square.
+    """Write images of many shapes to tmp_path/in: of the network's size, larger, smaller, not square.
 
     Edges lie on pixels of the network, so that its masks can be exact.
     """
