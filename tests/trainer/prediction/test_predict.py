@@ -89,7 +89,7 @@ def masks_in(output: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, np.nd
 
 @pytest.fixture
 def shapes(tmp_path) -> dict[str, np.ndarray]:
-    """Write images of many shapes to tmp_path/in: of the network's size, larger, smaller, not square.
+    """Write images of many shapes to tmp_path/in: as large as the network, larger, smaller, oblong.
 
     Edges lie on pixels of the network, so that its masks can be exact.
     """
