@@ -15,7 +15,7 @@ from pydicom.uid import (
 from lake import Reject
 from lake.scan import Scan, Storage
 from lake.sources.dicom import read_scan
-from trainer.serving.decode.dicom import Stored
+from trainer.serving.decode.dicom import StoredImage
 
 
 def converted(data: bytes, storage: Storage) -> Scan | Reject:
@@ -25,45 +25,51 @@ def converted(data: bytes, storage: Storage) -> Scan | Reject:
         return reject
 
 
-def levels(found: Stored) -> np.ndarray:
-    """[H, W] as training decodes the record."""
-    if not found.jpeg:
-        return found.pixels[..., 0]
-    return tf.io.decode_jpeg(found.jpeg, dct_method="INTEGER_ACCURATE").numpy()[..., 0]
+def levels(image: StoredImage) -> np.ndarray:
+    """Return the levels [H, W] as training decodes the record."""
+    if not image.jpeg:
+        return image.pixels[..., 0]
+    return tf.io.decode_jpeg(image.jpeg, dct_method="INTEGER_ACCURATE").numpy()[..., 0]
 
 
-def judged(found: Stored, data: bytes, storage: Storage, levels_apart: int = 0) -> tuple[str, str]:
-    """(why a graph refuses the file, how what it gives is other than the converter's), "" if it
-    does not and if it is not. Two decoders of a lossy codestream may be some levels apart."""
+def compare(
+    image: StoredImage, data: bytes, storage: Storage, levels_apart: int = 0
+) -> tuple[str, str]:
+    """Return (why a graph refuses the file, how its image differs from the converter's).
+
+    Both are "" where there is nothing to report. Two decoders of a lossy codestream may be
+    `levels_apart`.
+    """
     scan = converted(data, storage)
-    if found.error:
-        is_empty = found.pixels.shape == (1, 1, 1) and not found.pixels.any() and not found.jpeg
-        is_empty &= found.height == found.original_height == 0
-        return found.error.decode(), "" if is_empty else "an error and an image"
+    if image.error:
+        is_empty = image.pixels.shape == (1, 1, 1) and not image.pixels.any() and not image.jpeg
+        is_empty &= image.height == image.original_height == 0
+        return image.error.decode(), "" if is_empty else "an error and an image"
     if isinstance(scan, Reject):
-        return "", f"taken, the converter says {scan}"
-    image = np.asarray(Image.open(io.BytesIO(scan.image)))
-    apart, given = max(levels_apart, JPEGBaseline8Bit.encode() in data[:1000]), levels(found)
+        return "", f"read by the graph, but the converter refuses: {scan}"
+    expected = np.asarray(Image.open(io.BytesIO(scan.image)))
+    apart, actual = max(levels_apart, JPEGBaseline8Bit.encode() in data[:1000]), levels(image)
     holds = {
-        "size": given.shape == image.shape == (found.height, found.width),
-        "type": found.pixels.dtype == (np.uint8 if storage.bits == 8 else np.uint16),
-        "encoding": bool(found.jpeg) == (scan.encoding == "jpeg-kept"),
-        "window": np.allclose(found.window, np.float32(scan.window), atol=apart, rtol=2e-7),
+        "size": actual.shape == expected.shape == (image.height, image.width),
+        "type": image.pixels.dtype == (np.uint8 if storage.bits == 8 else np.uint16),
+        "encoding": bool(image.jpeg) == (scan.encoding == "jpeg-kept"),
+        "window": np.allclose(image.window, np.float32(scan.window), atol=apart, rtol=2e-7),
     }
     if all(holds.values()):
-        holds["levels"] = np.abs(given.astype(int) - image).max() <= apart
+        holds["levels"] = np.abs(actual.astype(int) - expected).max() <= apart
     return "", " and ".join(name for name, is_so in holds.items() if not is_so)
 
 
 def damaged(data: bytes, seed: int, cuts: int, changes: int, header: int) -> Iterator[bytes]:
-    """Copies of a file cut off, and with one to three bytes of its first `header` changed."""
+    """Yield copies of a file: cut off, and with one to three of its first `header` bytes
+    changed."""
     chance = random.Random(seed)
     for _ in range(cuts):
         yield data[: chance.randrange(len(data))]
     for _ in range(changes):
         copy = bytearray(data)
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            at = chance.randrange(header)
-            flipped = copy[at] ^ 1 << chance.randrange(8)
-            copy[at] = chance.choice((0, 0xFF, flipped, chance.randrange(256)))
+            position = chance.randrange(header)
+            flipped = copy[position] ^ 1 << chance.randrange(8)
+            copy[position] = chance.choice((0, 0xFF, flipped, chance.randrange(256)))
         yield bytes(copy)

@@ -31,7 +31,7 @@ def main(folder: Path, output: Path) -> None:
 
 def graph(storage: Storage):
     signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda data: tfio.stored(data, storage), input_signature=signature)
+    return tf.function(lambda data: tfio.stored_image(data, storage), input_signature=signature)
 
 
 if __name__ == "__main__":

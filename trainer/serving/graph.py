@@ -30,7 +30,7 @@ from trainer.serving import rle
 from trainer.serving.decode import dicom as decode_dicom
 from trainer.serving.decode import images as decode_images
 from trainer.serving.decode import tfio
-from trainer.serving.decode.dicom import Stored
+from trainer.serving.decode.dicom import StoredImage
 
 DEFAULT = SIGNATURES["dicom"]
 DAMAGED = "undecodable: damaged or cut off"
@@ -58,7 +58,7 @@ class Server(NamedTuple):
             own, window = one
             error = tf.where(window[0] < window[1], "", NO_WINDOW)
             sizes = (height, width, height, width)
-            return self._seen(Stored(tf.constant(""), own[..., None], *sizes, window, error))
+            return self._seen(StoredImage(tf.constant(""), own[..., None], *sizes, window, error))
 
         return tf.map_fn(seen, (levels, window), fn_output_signature=self._item())
 
@@ -85,7 +85,7 @@ class Server(NamedTuple):
         """What tf.map_fn makes a batch of."""
         return tf.nest.map_structure(tf.TensorSpec.from_tensor, self._unseen(""))
 
-    def _seen(self, stored: Stored) -> dict:
+    def _seen(self, stored: StoredImage) -> dict:
         """One image as the networks get it, and what is known of it."""
 
         def seen() -> dict:
@@ -110,7 +110,7 @@ class Server(NamedTuple):
     def _dtype(self) -> tf.DType:
         return tf.uint8 if self.storage.bits == 8 else tf.uint16
 
-    def _fitted(self, stored: Stored, data: run.Data):
+    def _fitted(self, stored: StoredImage, data: run.Data):
         size, dtype = (stored.height, stored.width), self._dtype()
         box = record.box_within(*size, data.side, data.fit)
         is_jpeg = stored.jpeg != ""
@@ -150,7 +150,7 @@ class Server(NamedTuple):
         levels = tf.cast(mask, tf.uint8)[..., None] * 255
         return {
             "mask_bytes": tf.io.encode_png(levels, compression=picture.PNG_LEVEL),
-            "rle": rle.text_of(mask),
+            "rle": rle.encode_mask(mask),
             "lesion_px": tf.math.count_nonzero(mask),
             "height": tf.cast(size[0], tf.int64),
             "width": tf.cast(size[1], tf.int64),
@@ -176,8 +176,8 @@ def attempt(make: Callable, otherwise):
 
 def readers(decoder: str) -> dict[str, Callable]:
     """Signature -> what reads its files; `decoder`: of export's --decoder."""
-    dicom = {GRAPH: decode_dicom.stored, TFIO: tfio.stored}[decoder]
-    return {DEFAULT: dicom, SIGNATURES["images"]: decode_images.stored}
+    dicom = {GRAPH: decode_dicom.stored_image, TFIO: tfio.stored_image}[decoder]
+    return {DEFAULT: dicom, SIGNATURES["images"]: decode_images.stored_image}
 
 
 def signatures(server: Server, stored: HowStored, decoder: str) -> dict[str, ConcreteFunction]:

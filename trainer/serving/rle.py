@@ -5,7 +5,7 @@ import tensorflow as tf
 from lake.labels import rle
 
 
-def text_of(mask):
+def encode_mask(mask):
     """The relative text, [] string, of a mask [H, W] bool; `-1` when it is empty."""
     # The code counts down the columns.
     down = tf.reshape(tf.transpose(mask), [-1])

@@ -161,7 +161,7 @@ def test_the_description(told, lake):
 
 
 def test_run_lengths_in_the_graph_are_those_of_the_lake():
-    text_of = tf.function(serving_rle.text_of, [tf.TensorSpec([None, None], tf.bool)])
+    text_of = tf.function(serving_rle.encode_mask, [tf.TensorSpec([None, None], tf.bool)])
     rng = np.random.default_rng(0)
     last = np.zeros((7, 5), bool)
     last[-1, -1] = True

@@ -96,7 +96,7 @@ def test_files_are_as_the_converter_stores_them_or_refused(storage):
 
     def read(data):
         def stored():
-            found = decode_images.stored(data, storage)
+            found = decode_images.stored_image(data, storage)
             # As training does, which is where a kept JPEG's scan is read.
             kept = tf.cond(
                 found.jpeg != "",

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from makers.dicom import PACKAGED, deflated, make
-from makers.dicom_in_graphs import damaged, judged
+from makers.dicom_in_graphs import compare, damaged
 from makers.tfio_stored import STORAGE
 from makers.trained import predicted, run_task
 from pydicom.encaps import encapsulate, get_frame
@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 
 from lake.labels import rle
-from trainer.serving.decode.dicom import Stored
+from trainer.serving.decode.dicom import StoredImage
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
@@ -161,7 +161,7 @@ def damage() -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict[str, tuple[bytes, Stored]]:
+def found(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
     """By kind and name: a file, and what the graph makes of it."""
     kinds = {"lossless": lossless(), "lossy": lossy(), "refused": refused(), "damage": damage()}
     files = {f"{kind} {name}": data for kind, named in kinds.items() for name, data in named}
@@ -176,7 +176,10 @@ def found(tmp_path_factory) -> dict[str, tuple[bytes, Stored]]:
     there("tests/makers/tfio_stored.py", folder, f"{folder}.npz")
     arrays = np.load(f"{folder}.npz")
     return {
-        name: (data, Stored(*(arrays[f"{number} {field}"][()] for field in Stored._fields)))
+        name: (
+            data,
+            StoredImage(*(arrays[f"{number} {field}"][()] for field in StoredImage._fields)),
+        )
         for number, (name, data) in enumerate(files.items())
     }
 
@@ -187,7 +190,7 @@ def judgements(found: dict, kind: str) -> Iterator[tuple[str, str, str]]:
         if name.startswith(kind):
             # Two decoders of a discrete cosine transform.
             is_near = JPEGExtended12Bit.encode() in data[:2000]
-            yield name, *judged(stored, data, STORAGE, levels_apart=int(is_near))
+            yield name, *compare(stored, data, STORAGE, levels_apart=int(is_near))
 
 
 def test_pixels_are_the_converters(found):

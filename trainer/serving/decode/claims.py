@@ -38,7 +38,7 @@ MAX_SEGMENTS = 10_000  # before the scan of a JPEG; a radiograph has a dozen
 END = (0xFF, 0xD9)  # of a JPEG, JPEG-LS or JPEG 2000 codestream
 
 
-def bits_claimed(frame: tf.Tensor, header: Header) -> tf.Tensor:
+def claimed_bits(frame: tf.Tensor, header: Header) -> tf.Tensor:
     """Bits of a value in the codestream, [] int64; 0 where it is cut off, or of another image than
     the header says."""
     bits, is_right = tf.case(

@@ -204,7 +204,7 @@ def first_error(*checks: tuple[tf.Tensor, Callable[[], tf.Tensor] | str]) -> tf.
     )
 
 
-def said(template: str, *numbers: tf.Tensor) -> Callable[[], tf.Tensor]:
+def format_error(template: str, *numbers: tf.Tensor) -> Callable[[], tf.Tensor]:
     """An error text with numbers in place of its braces, made when it is needed."""
     return lambda: tf.strings.format(template, numbers)
 

@@ -20,7 +20,7 @@ class Numbers(NamedTuple):
     is_exact: tf.Tensor  # bool: a window of LINEAR_EXACT
 
 
-class Grey(NamedTuple):
+class GreyTensor(NamedTuple):
     levels: tf.Tensor  # [H, W] int32, 0 ... highest, larger is brighter
     highest: tf.Tensor  # [] int32
     rescale: tuple[tf.Tensor, tf.Tensor]  # slope, intercept of levels
@@ -40,7 +40,7 @@ def from_values(
     bits: tf.Tensor,
     is_signed: tf.Tensor,
     is_monochrome1: tf.Tensor,
-) -> Grey:
+) -> GreyTensor:
     """Grey of stored words [H, W] int32; what lies above `bits` in them is no part of a value."""
     slope, intercept = numbers.slope, numbers.intercept
     highest = tf.bitwise.left_shift(1, bits) - 1
@@ -62,7 +62,7 @@ def from_values(
     )
     whole = (tf.cast(darkest, tf.float64), tf.cast(brightest, tf.float64))
     view = window(numbers._replace(slope=slope, intercept=intercept), whole)
-    return Grey(levels, highest, (slope, intercept), view)
+    return GreyTensor(levels, highest, (slope, intercept), view)
 
 
 def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -78,7 +78,7 @@ def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Ten
     return tf.where(is_sound, low, whole[0]), tf.where(is_sound, high, whole[1])
 
 
-def view(grey: Grey, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
+def view(grey: GreyTensor, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
     """(low, high) in levels of the default view that a lake's `window` asks for."""
     if storage.window == "percentile":
         low, high = (_percentile(grey.levels, percent) for percent in PERCENTILES)
@@ -91,7 +91,7 @@ def view(grey: Grey, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.minimum(*ends), tf.maximum(*ends)
 
 
-def stored(grey: Grey, storage: Storage, size: tf.Tensor) -> tuple[tf.Tensor, tuple]:
+def stored_levels(grey: GreyTensor, storage: Storage, size: tf.Tensor) -> tuple[tf.Tensor, tuple]:
     """(pixels [h, w, 1] uint8 | uint16 of that size, (low, high) in them)."""
     levels, (low, high) = tf.cast(grey.levels, tf.float64), view(grey, storage)
     if storage.bits == 8:

@@ -32,11 +32,11 @@ from trainer.serving.decode.elements import (
     are_numbers,
     first_error,
     first_numbers,
+    format_error,
     has_vr,
     is_binary,
     is_filled,
     is_long,
-    said,
     size_of,
     text,
     walk,
@@ -76,7 +76,7 @@ class Header(NamedTuple):
     is_sigmoid: tf.Tensor
 
 
-def elements_of(
+def read_elements(
     data: tf.Tensor, syntaxes: tuple[str, ...] = SYNTAXES
 ) -> tuple[Walk, tf.Tensor, tf.Tensor]:
     """(elements, transfer syntax, error) of a file, whose syntax has to be one of these."""
@@ -144,7 +144,7 @@ def _guessed_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     return tf.where(is_explicit, explicit, ImplicitVRLittleEndian)
 
 
-def header_of(found: Walk, syntax: tf.Tensor) -> Header:
+def read_header(found: Walk, syntax: tf.Tensor) -> Header:
     decimals = tf.stack([text(found, tag) for tag in DECIMALS])
     are_decimals = are_numbers(decimals)
     numbers = tf.where(are_decimals, decimals, "")[: len(DEFAULTS)]
@@ -161,7 +161,7 @@ def header_of(found: Walk, syntax: tf.Tensor) -> Header:
     )
 
 
-def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
+def refusal(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     """Why the elements are of no image that is read here, [] string; `is_presented`: through the
     file's own curve, if it has one."""
     rows, columns, samples, allocated, bits, sign = (header.words[tag] for tag in WORDS)
@@ -189,7 +189,7 @@ def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             "no-pixels: no Rows, Columns and Bits Stored: not an image",
         ),
         (rows * columns > MAX_PIXELS, f"too-large: expected at most {MAX_PIXELS} pixels"),
-        (bits > 16, said("too-many-bits: {} bits a pixel, expected at most 16", bits)),
+        (bits > 16, format_error("too-many-bits: {} bits a pixel, expected at most 16", bits)),
         (
             ~tf.strings.regex_full_match(frame_count, "0*1|") | has_groups,
             "multi-frame: more than one frame, or functional groups; expected one plain frame",
@@ -200,7 +200,7 @@ def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         ),
         (
             ((allocated != 8) & (allocated != 16)) | (bits > allocated),
-            said(
+            format_error(
                 "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", bits, allocated
             ),
         ),
@@ -218,7 +218,9 @@ def error_of(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         (~is_native & has_offsets, "undecodable: extended offsets, expected fragments of a frame"),
         (
             is_native & ~is_enough,
-            said("undecodable: {} bytes of pixel data, expected {}", end - start, octets_expected),
+            format_error(
+                "undecodable: {} bytes of pixel data, expected {}", end - start, octets_expected
+            ),
         ),
     )
 

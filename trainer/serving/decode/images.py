@@ -17,9 +17,9 @@ from lake.sources.codestream import FRAME_HEADERS
 from lake.sources.grey import LUMA
 from lake.sources.png import PNG_START
 from trainer.serving.decode import grey as decode_grey
-from trainer.serving.decode.dicom import Stored, no_pixels, refused
+from trainer.serving.decode.dicom import StoredImage, no_pixels, refused
 from trainer.serving.decode.elements import first_error
-from trainer.serving.decode.grey import Grey, shrunk_size, view
+from trainer.serving.decode.grey import GreyTensor, shrunk_size, view
 
 JPEG_START = b"\xff\xd8"
 GREY = 0  # colour type of a PNG's IHDR
@@ -38,7 +38,7 @@ TOO_LARGE = f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
 
 
 @tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
-def stored(data, storage: Storage) -> Stored:
+def stored_image(data, storage: Storage) -> StoredImage:
     """Of a whole file, [] string, as a lake of `storage` holds it; fails where it is damaged."""
     return tf.case(
         [
@@ -55,7 +55,7 @@ def stored(data, storage: Storage) -> Stored:
     )
 
 
-def _png(data, storage: Storage) -> Stored:
+def _png(data, storage: Storage) -> StoredImage:
     # IHDR: width, height, bits, colour type
     header = _at(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
     width, height, bits, kind = _number(header[:4]), _number(header[4:8]), header[8], header[9]
@@ -67,12 +67,12 @@ def _png(data, storage: Storage) -> Stored:
         (_is_too_large(height, width), TOO_LARGE),
     )
 
-    def grey(depth: int) -> Stored:
+    def grey(depth: int) -> StoredImage:
         dtype = tf.uint16 if depth == 16 else tf.uint8
         pixels = tf.io.decode_png(data, channels=1, dtype=dtype)
         return _made(tf.cast(pixels[..., 0], tf.int32), depth, storage)
 
-    def coloured() -> Stored:
+    def coloured() -> StoredImage:
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
@@ -113,7 +113,7 @@ def _png_chunks(data) -> tuple:
     return names, name_at(at) == b"IDAT"
 
 
-def _jpeg(data, storage: Storage) -> Stored:
+def _jpeg(data, storage: Storage) -> StoredImage:
     segments = _jpeg_segments(data)
     process, bits, channels = segments.frame[0], segments.frame[3], segments.frame[8]
     height, width = _number(segments.frame[4:6]), _number(segments.frame[6:8])
@@ -134,7 +134,7 @@ def _jpeg(data, storage: Storage) -> Stored:
     def grey():
         return tf.cast(decoded(1)[..., 0], tf.int32)
 
-    def kept() -> Stored:
+    def kept() -> StoredImage:
         is_counted = storage.window == "percentile"
         window = view(_levels(grey() if is_counted else None, 8), storage)
         sizes = (height, width, height, width)
@@ -211,23 +211,23 @@ def _luma(pixels):
     return (sums + 2**15) // 2**16
 
 
-def _levels(levels, bits: int) -> Grey:
+def _levels(levels, bits: int) -> GreyTensor:
     """Of values that have no unit."""
     highest = 2**bits - 1
     slope, intercept, low, high = tf.unstack(tf.constant([1.0, 0.0, 0.0, highest], tf.float64))
-    return Grey(levels, tf.constant(highest), (slope, intercept), (low, high))
+    return GreyTensor(levels, tf.constant(highest), (slope, intercept), (low, high))
 
 
-def _made(levels, bits: int, storage: Storage) -> Stored:
+def _made(levels, bits: int, storage: Storage) -> StoredImage:
     """Of levels [H, W] int32."""
     original = tf.shape(levels)
     size = shrunk_size(original[0], original[1], storage.max_side)
-    pixels, window = decode_grey.stored(_levels(levels, bits), storage, size)
+    pixels, window = decode_grey.stored_levels(_levels(levels, bits), storage, size)
     return _stored(tf.constant(""), pixels, (size[0], size[1], original[0], original[1]), window)
 
 
-def _stored(jpeg, pixels, sizes: tuple, window: tuple) -> Stored:
-    return Stored(jpeg, pixels, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
+def _stored(jpeg, pixels, sizes: tuple, window: tuple) -> StoredImage:
+    return StoredImage(jpeg, pixels, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
 
 
 def _is_too_large(height, width):

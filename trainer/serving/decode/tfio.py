@@ -14,7 +14,7 @@ import tensorflow as tf
 from lake.scan import Storage
 from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS, SAMPLES, SIGNED
 from trainer.serving.decode import dicom
-from trainer.serving.decode.claims import SYNTAXES, bits_claimed
+from trainer.serving.decode.claims import SYNTAXES, claimed_bits
 from trainer.serving.decode.elements import first_error, size_of
 from trainer.serving.decode.header import Header
 
@@ -24,15 +24,15 @@ PIXELS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"  # of undefined length
 ITEM, SEQUENCE_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
-def stored(data: tf.Tensor, storage: Storage) -> dicom.Stored:
+def stored_image(data: tf.Tensor, storage: Storage) -> dicom.StoredImage:
     """As dicom_graph.stored, of files of SYNTAXES too."""
-    return dicom.stored(data, storage, dicom.Codec(SYNTAXES, values))
+    return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, values))
 
 
 def values(frame: tf.Tensor, header: Header) -> tuple:
     """(stored words [H, W] int32, error) of the frame of a grey image."""
     size = tf.stack([header.words[ROWS], header.words[COLUMNS]])
-    bits = bits_claimed(frame, header)
+    bits = claimed_bits(frame, header)
     image = tf.cond(bits > 0, lambda: _decoded(frame, header), lambda: tf.zeros([0], tf.uint16))
     is_whole = tf.size(image, tf.int64) == tf.reduce_prod(size)
     image = tf.cond(is_whole, lambda: tf.reshape(image, size), lambda: tf.zeros([1, 1], tf.uint16))
