@@ -107,8 +107,8 @@ def _of_jpeg_2000(frame: tf.Tensor, header: Header) -> tuple:
 
 def _of_jpeg(frame: tf.Tensor, header: Header) -> tuple:
     """By the headers of frame and scan (T.81 B.2.2, B.2.3)."""
-    at = _segment(frame, tf.constant(2, tf.int64), FRAME_HEADERS)
-    part, scan = octets(frame, at, 10), octets(frame, _segment(frame, at, [SCAN]), 10)
+    position = _segment(frame, tf.constant(2, tf.int64), FRAME_HEADERS)
+    part, scan = octets(frame, position, 10), octets(frame, _segment(frame, position, [SCAN]), 10)
     is_process = [
         (header.syntax == syntax) & _is_one(part[1], markers)
         for syntax, markers in PROCESSES.items()
@@ -124,21 +124,21 @@ def _of_jpeg(frame: tf.Tensor, header: Header) -> tuple:
     return bits, is_right & _is_size(header, height, width, samples, bits)
 
 
-def _segment(frame: tf.Tensor, at: tf.Tensor, markers: list[int]) -> tf.Tensor:
+def _segment(frame: tf.Tensor, position: tf.Tensor, markers: list[int]) -> tf.Tensor:
     """Where the first with one of these markers starts, from `at` on, [] int64; where there is
     none, somewhere else."""
     size = size_of(frame)
 
-    def goes_on(at):
-        start, marker = tf.unstack(octets(frame, at, 2))
-        return (at < size) & (start == FILL) & ~_is_one(marker, markers)
+    def goes_on(position):
+        start, marker = tf.unstack(octets(frame, position, 2))
+        return (position < size) & (start == FILL) & ~_is_one(marker, markers)
 
-    def step(at):
-        _, marker, high, low = tf.unstack(octets(frame, at, 4))
-        following = tf.where(marker == FILL, at + 1, at + 2 + high * 256 + low)
+    def step(position):
+        _, marker, high, low = tf.unstack(octets(frame, position, 4))
+        following = tf.where(marker == FILL, position + 1, position + 2 + high * 256 + low)
         return (tf.minimum(following, size),)
 
-    start = (tf.minimum(at, size),)
+    start = (tf.minimum(position, size),)
     return tf.while_loop(goes_on, step, start, maximum_iterations=MAX_SEGMENTS)[0]
 
 

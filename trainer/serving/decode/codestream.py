@@ -13,7 +13,7 @@ def joined_fragments(data: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tuple
     """Return (frame, error), [] strings, of the items between two positions.
 
     The items are the basic offset table, which with one frame can only say that it starts at 0, and
-    the fragments of the frame. """
+    the fragments of the frame."""
 
     def goes_on(position, count, is_sound, fragments):
         group, element = words(data, tf.minimum(position, end), 2)

@@ -43,13 +43,13 @@ class Walk(NamedTuple):
     data: tf.Tensor  # [] string, the file
     is_big: tf.Tensor  # [] bool: its words are big-endian
     places: dict[int, tf.Tensor]  # tag -> [4] int64: start, VR, is undefined, end; 0 where absent
-    at: tf.Tensor  # [] int64, where it ended
+    position: tf.Tensor  # [] int64, where it ended
     stop: tf.Tensor  # [] int64, a Stop
 
 
-def walk(
+def walk_elements(
     data: tf.Tensor,
-    at: tf.Tensor,
+    position: tf.Tensor,
     tags: Sequence[int],
     last_group: int = PIXEL_DATA >> 16,
     is_big: bool = False,
@@ -65,15 +65,15 @@ def walk(
     def long(first, second):
         return first * 2**16 + second if is_big else first + second * 2**16
 
-    def step(at, depth, outer, places, stop):
-        group, element, vr, short, *length = words(data, tf.minimum(at, size), 6, is_big)
+    def step(position, depth, outer, places, stop):
+        group, element, vr, short, *length = words(data, tf.minimum(position, size), 6, is_big)
         tag, is_inside = group * 2**16 + element, depth > 0
         is_close = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
         is_bare = is_close | (is_inside & (tag == ITEM))  # has no representation
         kind = tf.where(is_bare, _IMPLICIT, kinds[vr])
         length = tf.stack([long(vr, short), short, long(*length)])[kind]
         length = tf.where(is_close, _int64(0), length)
-        start = at + tf.where(kind == _LONG, _int64(12), _int64(8))
+        start = position + tf.where(kind == _LONG, _int64(12), _int64(8))
         is_open = tf.cast(length == UNDEFINED, tf.int64)
         end = start + length * (1 - is_open)
         vr = swapped(vr) if is_big else vr
@@ -85,7 +85,7 @@ def walk(
         is_after = (group > last_group) & ((group != ITEM >> 16) | (tag == ITEM_END))
         is_float = tf.reduce_any(tag == sorted(PIXEL_TAGS - {PIXEL_DATA}))
         stop = _first(
-            (at + 8 > size, tf.where(is_inside, _int64(Stop.CUT), _int64(Stop.END))),
+            (position + 8 > size, tf.where(is_inside, _int64(Stop.CUT), _int64(Stop.END))),
             (~is_inside & is_after, Stop.END),
             (start > size, Stop.CUT),
             (~is_inside & is_float, Stop.FLOATS),
@@ -97,17 +97,17 @@ def walk(
         is_found = is_taken & is_whole & (wanted == outer[0])  # the last of two holds
         place = tf.concat([outer[1:], end[None]], 0)
         places = tf.where(is_found[:, None], place, places)
-        return tf.where(is_taken, end, at), next_depth, outer, places, stop
+        return tf.where(is_taken, end, position), next_depth, outer, places, stop
 
-    start = (at, _int64(0), tf.zeros([4], tf.int64), tf.zeros([len(tags), 4], tf.int64), _int64(0))
-    at, _, _, places, stop = tf.while_loop(
+    start = (position, _int64(0), tf.zeros([4], tf.int64), tf.zeros([len(tags), 4], tf.int64), _int64(0))
+    position, _, _, places, stop = tf.while_loop(
         lambda *state: state[-1] == Stop.NONE, step, start, maximum_iterations=MAX_ELEMENTS
     )
     return Walk(
         data,
         tf.constant(is_big),
         dict(zip(tags, tf.unstack(places, len(tags)), strict=True)),
-        at,
+        position,
         stop,
     )
 
@@ -117,17 +117,17 @@ def size_of(data: tf.Tensor) -> tf.Tensor:
 
 
 def octets(
-    data: tf.Tensor, at: tf.Tensor, count: int, dtype=tf.uint8, is_big: bool = False
+    data: tf.Tensor, position: tf.Tensor, count: int, dtype=tf.uint8, is_big: bool = False
 ) -> tf.Tensor:
     """`count` bytes from `at` <= size on, as whole numbers int64; zeros beyond the end."""
-    part = tf.strings.substr(data, at, count)
+    part = tf.strings.substr(data, position, count)
     numbers = tf.io.decode_raw(part, dtype, little_endian=not is_big, fixed_length=count)
     return tf.cast(numbers, tf.int64)
 
 
-def words(data: tf.Tensor, at: tf.Tensor, count: int, is_big: bool = False) -> list[tf.Tensor]:
+def words(data: tf.Tensor, position: tf.Tensor, count: int, is_big: bool = False) -> list[tf.Tensor]:
     """`count` words of two bytes."""
-    return tf.unstack(octets(data, at, 2 * count, tf.uint16, is_big), count)
+    return tf.unstack(octets(data, position, 2 * count, tf.uint16, is_big), count)
 
 
 def swapped(words: tf.Tensor) -> tf.Tensor:
@@ -140,43 +140,43 @@ def vr_word(vr: str) -> int:
     return int.from_bytes(vr.encode(), "little")
 
 
-def is_there(found: Walk, tag: int) -> tf.Tensor:
-    return found.places[tag][0] > 0
+def is_there(walk: Walk, tag: int) -> tf.Tensor:
+    return walk.places[tag][0] > 0
 
 
-def is_filled(found: Walk, tag: int) -> tf.Tensor:
-    return found.places[tag][3] > found.places[tag][0]
+def is_filled(walk: Walk, tag: int) -> tf.Tensor:
+    return walk.places[tag][3] > walk.places[tag][0]
 
 
-def has_vr(found: Walk, tag: int, *vrs: str) -> tf.Tensor:
+def has_vr(walk: Walk, tag: int, *vrs: str) -> tf.Tensor:
     """Whether the element is absent, implicit or of one of these representations."""
-    return tf.reduce_any(found.places[tag][1] == [0, *map(vr_word, vrs)])
+    return tf.reduce_any(walk.places[tag][1] == [0, *map(vr_word, vrs)])
 
 
-def is_binary(found: Walk, tag: int) -> tf.Tensor:
+def is_binary(walk: Walk, tag: int) -> tf.Tensor:
     """Whether the element is of a binary number's representation."""
-    return tf.reduce_any(found.places[tag][1] == [vr_word(vr) for vr in BINARY])
+    return tf.reduce_any(walk.places[tag][1] == [vr_word(vr) for vr in BINARY])
 
 
-def is_long(found: Walk, tag: int) -> tf.Tensor:
+def is_long(walk: Walk, tag: int) -> tf.Tensor:
     """Whether the element is more than a text may be."""
-    start, _, _, end = tf.unstack(found.places[tag])
+    start, _, _, end = tf.unstack(walk.places[tag])
     return end - start > MAX_TEXT_BYTES
 
 
-def text(found: Walk, tag: int) -> tf.Tensor:
+def text(walk: Walk, tag: int) -> tf.Tensor:
     """The value as text without its padding, [] string, "" where there is none."""
-    start, _, _, end = tf.unstack(found.places[tag])
-    value = tf.strings.substr(found.data, start, tf.minimum(end - start, MAX_TEXT_BYTES))
+    start, _, _, end = tf.unstack(walk.places[tag])
+    value = tf.strings.substr(walk.data, start, tf.minimum(end - start, MAX_TEXT_BYTES))
     return tf.strings.regex_replace(value, r"^[ \x00]+|[ \x00]+$", "")
 
 
-def word(found: Walk, tag: int) -> tf.Tensor:
+def word(walk: Walk, tag: int) -> tf.Tensor:
     """The one value of a US element, [] int64; -1 where there is none or it is no such element."""
-    start, _, _, end = tf.unstack(found.places[tag])
-    is_one = has_vr(found, tag, "US") & (end - start == 2)
-    (value,) = words(found.data, start, 1)
-    return tf.where(is_one, tf.where(found.is_big, swapped(value), value), _int64(-1))
+    start, _, _, end = tf.unstack(walk.places[tag])
+    is_one = has_vr(walk, tag, "US") & (end - start == 2)
+    (value,) = words(walk.data, start, 1)
+    return tf.where(is_one, tf.where(walk.is_big, swapped(value), value), _int64(-1))
 
 
 def are_numbers(texts: tf.Tensor) -> tf.Tensor:

@@ -83,11 +83,11 @@ def view(grey: GreyTensor, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
     if storage.window == "percentile":
         low, high = (_percentile(grey.levels, percent) for percent in PERCENTILES)
         return low, tf.maximum(high, low + 1)
-    asked = parse_window(storage.window)
-    if asked is None:
+    modality_window = parse_window(storage.window)
+    if modality_window is None:
         return grey.window
     slope, intercept = grey.rescale
-    ends = [(value - intercept) / slope for value in asked]
+    ends = [(value - intercept) / slope for value in modality_window]
     return tf.minimum(*ends), tf.maximum(*ends)
 
 
@@ -124,8 +124,8 @@ def _percentile(levels: tf.Tensor, percent: int) -> tf.Tensor:
     place = percent / 100 * tf.cast(ranks[-1] - 1, tf.float64)
     below = tf.cast(tf.floor(place), tf.int64)
     neighbours = tf.stack([below, tf.minimum(below + 1, ranks[-1] - 1)])
-    found = tf.searchsorted(ranks, neighbours, side="right")
-    first, second = tf.unstack(tf.cast(found, tf.float64))
+    sorted_levels = tf.searchsorted(ranks, neighbours, side="right")
+    first, second = tf.unstack(tf.cast(sorted_levels, tf.float64))
     share = place - tf.cast(below, tf.float64)
     gap = second - first
     return tf.where(share < 0.5, first + gap * share, second - gap * (1 - share))

@@ -39,7 +39,7 @@ from trainer.serving.decode.elements import (
     is_long,
     size_of,
     text,
-    walk,
+    walk_elements,
     word,
 )
 from trainer.serving.decode.grey import Numbers, rescale
@@ -86,10 +86,10 @@ def read_elements(
     group = tf.strings.substr(data, start, 2)
     is_dicom = has_prefix | tf.reduce_any(group == [b"\2\0", b"\x08\0", b"\0\x08"])
     has_meta = group == b"\2\0"
-    meta = walk(data, tf.where(has_meta, start, size), (TRANSFER_SYNTAX,), last_group=2)
+    meta = walk_elements(data, tf.where(has_meta, start, size), (TRANSFER_SYNTAX,), last_group=2)
     start = tf.where(has_meta, meta.at, start)
     syntax = text(meta, TRANSFER_SYNTAX)
-    syntax = tf.where(syntax == "", _guessed_syntax(data, start), syntax)
+    syntax = tf.where(syntax == "", _guess_syntax(data, start), syntax)
     error = first_error(
         (size > MAX_FILE_BYTES, f"too-large: expected at most {MAX_FILE_BYTES} bytes"),
         (~is_dicom, "not-dicom: no DICM prefix and no first group 0002 or 0008"),
@@ -99,41 +99,41 @@ def read_elements(
         ),
         (
             tf.reduce_all(syntax != syntaxes),
-            f"unsupported-syntax: expected {_named(syntaxes)}; convert the file, or use predict",
+            f"unsupported-syntax: expected {_syntax_names(syntaxes)}; convert the file, or use predict",
         ),
     )
     start = tf.where(error == "", start, size)
-    found = tf.cond(
+    walk = tf.cond(
         syntax == ExplicitVRBigEndian,
-        lambda: walk(data, start, TAGS, is_big=True),
-        lambda: walk(data, start, TAGS),
+        lambda: walk_elements(data, start, TAGS, is_big=True),
+        lambda: walk_elements(data, start, TAGS),
     )
     no_image = tf.where(has_prefix, "no-pixels", "not-dicom")
     walk_error = first_error(
-        (found.stop == Stop.CUT, "unreadable-header: the file ends inside an element"),
+        (walk.stop == Stop.CUT, "unreadable-header: the file ends inside an element"),
         (
-            found.stop == Stop.DEEP,
+            walk.stop == Stop.DEEP,
             f"unreadable-header: sequences nested deeper than {elements.MAX_DEPTH}",
         ),
-        (found.stop == Stop.NONE, f"too-large: more than {MAX_ELEMENTS} elements; use predict"),
+        (walk.stop == Stop.NONE, f"too-large: more than {MAX_ELEMENTS} elements; use predict"),
         (
-            found.stop == Stop.FLOATS,
+            walk.stop == Stop.FLOATS,
             "too-many-bits: floating-point pixels, expected integers of at most 16 bits",
         ),
         (
-            found.stop == Stop.END,
+            walk.stop == Stop.END,
             lambda: tf.strings.join([no_image, ": no (7FE0,0010) Pixel Data"]),
         ),
     )
-    return found, syntax, tf.where(error == "", walk_error, error)
+    return walk, syntax, tf.where(error == "", walk_error, error)
 
 
-def _named(syntaxes: tuple[str, ...]) -> str:
+def _syntax_names(syntaxes: tuple[str, ...]) -> str:
     names = [UID(syntax).name for syntax in syntaxes]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _guessed_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+def _guess_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """The uncompressed syntax of a data set, from its first group and representation."""
     head = tf.strings.substr(data, start, 6)
     is_explicit = tf.strings.regex_full_match(
@@ -144,44 +144,44 @@ def _guessed_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     return tf.where(is_explicit, explicit, ImplicitVRLittleEndian)
 
 
-def read_header(found: Walk, syntax: tf.Tensor) -> Header:
-    decimals = tf.stack([text(found, tag) for tag in DECIMALS])
+def read_header(walk: Walk, syntax: tf.Tensor) -> Header:
+    decimals = tf.stack([text(walk, tag) for tag in DECIMALS])
     are_decimals = are_numbers(decimals)
     numbers = tf.where(are_decimals, decimals, "")[: len(DEFAULTS)]
     slope, intercept, center, width = tf.unstack(first_numbers(numbers, DEFAULTS))
-    function = text(found, VOI_FUNCTION)
+    function = text(walk, VOI_FUNCTION)
     return Header(
         syntax=syntax,
         is_jpeg=syntax == JPEGBaseline8Bit,
-        photometric=text(found, frames.PHOTOMETRIC),
-        words={tag: word(found, tag) for tag in WORDS},
+        photometric=text(walk, frames.PHOTOMETRIC),
+        words={tag: word(walk, tag) for tag in WORDS},
         are_decimals=tf.reduce_all(are_decimals),
         numbers=Numbers(*rescale(slope, intercept), center, width, function == "LINEAR_EXACT"),
         is_sigmoid=function == "SIGMOID",
     )
 
 
-def refusal(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
+def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     """Why the elements are of no image that is read here, [] string; `is_presented`: through the
     file's own curve, if it has one."""
     rows, columns, samples, allocated, bits, sign = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
-    frame_count = text(found, frames.FRAMES)
-    has_groups = tf.reduce_any([is_filled(found, tag) for tag in GROUPS])
-    has_curve = is_filled(found, VOI_LUTS) | header.is_sigmoid
+    frame_count = text(walk, frames.FRAMES)
+    has_groups = tf.reduce_any([is_filled(walk, tag) for tag in GROUPS])
+    has_curve = is_filled(walk, VOI_LUTS) | header.is_sigmoid
     is_native = tf.reduce_any(header.syntax == NATIVE)
     is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
-    has_offsets = tf.reduce_any([is_filled(found, tag) for tag in OFFSETS])
-    start, _, is_open, end = tf.unstack(found.places[PIXEL_DATA])
+    has_offsets = tf.reduce_any([is_filled(walk, tag) for tag in OFFSETS])
+    start, _, is_open, end = tf.unstack(walk.places[PIXEL_DATA])
     octets_expected = rows * columns * allocated // 8
     is_enough = (is_open == 0) & (end - start >= octets_expected)
     return first_error(
         (
-            tf.reduce_any([is_long(found, tag) for tag in TEXTS]),
+            tf.reduce_any([is_long(walk, tag) for tag in TEXTS]),
             f"unreadable-header: a text of more than {elements.MAX_TEXT_BYTES} bytes",
         ),
         (
-            ~header.are_decimals | tf.reduce_any([is_binary(found, tag) for tag in DECIMALS]),
+            ~header.are_decimals | tf.reduce_any([is_binary(walk, tag) for tag in DECIMALS]),
             "undecodable: a rescale, window, spacing or position that is no decimal number",
         ),
         (
@@ -206,11 +206,11 @@ def refusal(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         ),
         ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
         (
-            ~_has_usual_vrs(found),
+            ~_has_usual_vrs(walk),
             "undecodable: an element of a representation or a padding that it does not have",
         ),
         (
-            is_filled(found, MODALITY_LUTS) | (has_curve & is_presented),
+            is_filled(walk, MODALITY_LUTS) | (has_curve & is_presented),
             "undecodable: a lookup table or a sigmoid, expected rescale and a linear window; use "
             "predict",
         ),
@@ -225,19 +225,19 @@ def refusal(found: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     )
 
 
-def _has_usual_vrs(found: Walk) -> tf.Tensor:
+def _has_usual_vrs(walk: Walk) -> tf.Tensor:
     """Whether pydicom reads what is read here as text or not at all."""
     # Of big-endian words, two pixels of 8 bits are in one.
-    is_paired = found.is_big & ~has_vr(found, PIXEL_DATA, "OB")
-    is_paired &= word(found, frames.BITS_ALLOCATED) == 8
-    planar_start, _, _, planar_end = tf.unstack(found.places[PLANAR_CONFIGURATION])
-    first = tf.strings.substr(found.data, found.places[frames.PHOTOMETRIC][0], 1)
+    is_paired = walk.is_big & ~has_vr(walk, PIXEL_DATA, "OB")
+    is_paired &= word(walk, frames.BITS_ALLOCATED) == 8
+    planar_start, _, _, planar_end = tf.unstack(walk.places[PLANAR_CONFIGURATION])
+    first = tf.strings.substr(walk.data, walk.places[frames.PHOTOMETRIC][0], 1)
     return (
         (first == "M")  # pydicom strips no padding before it
         & ~is_paired
-        & has_vr(found, frames.PHOTOMETRIC, "CS")
-        & has_vr(found, frames.FRAMES, "IS")
-        & has_vr(found, PIXEL_DATA, "OB", "OW")
-        & has_vr(found, PLANAR_CONFIGURATION, "US")
+        & has_vr(walk, frames.PHOTOMETRIC, "CS")
+        & has_vr(walk, frames.FRAMES, "IS")
+        & has_vr(walk, PIXEL_DATA, "OB", "OW")
+        & has_vr(walk, PLANAR_CONFIGURATION, "US")
         & ((planar_start == 0) | (planar_end - planar_start == 2))
     )

@@ -94,23 +94,23 @@ def _png_chunks(data) -> tuple:
     """[K] string, names of the chunks before the pixels, and whether there are pixels behind them;
     fails where the file ends before."""
 
-    def name_at(at):
-        return tf.strings.substr(data, at + 4, 4)
+    def name_at(position):
+        return tf.strings.substr(data, position + 4, 4)
 
-    def step(at, names):
-        length = tf.io.decode_raw(tf.strings.substr(data, at, 4), tf.uint8)
+    def step(position, names):
+        length = tf.io.decode_raw(tf.strings.substr(data, position, 4), tf.uint8)
         # As int64: no length makes a step back.
         length = _number(tf.cast(_at(length, 0, 4), tf.int64))
-        return at + 12 + length, tf.concat([names, [name_at(at)]], axis=0)
+        return position + 12 + length, tf.concat([names, [name_at(position)]], axis=0)
 
-    at, names = tf.while_loop(
-        lambda at, _: name_at(at) != b"IDAT",
+    position, names = tf.while_loop(
+        lambda position, _: name_at(position) != b"IDAT",
         step,
         (tf.constant(len(PNG_START), tf.int64), tf.constant([], tf.string)),
         (tf.TensorShape([]), tf.TensorShape([None])),
         maximum_iterations=MAX_SEGMENTS,
     )
-    return names, name_at(at) == b"IDAT"
+    return names, name_at(position) == b"IDAT"
 
 
 def _jpeg(data, storage: Storage) -> StoredImage:
@@ -161,29 +161,29 @@ class _Segments(NamedTuple):
 def _jpeg_segments(data) -> _Segments:
     content = tf.io.decode_raw(data, tf.uint8)
 
-    def step(at, frame_at, exif_at, has_pictures):
-        marker, name = tf.cast(content[at + 1], tf.int32), tf.strings.substr(data, at + 4, 4)
-        is_segment = (content[at] == 0xFF) & (marker != 0xFF)  # not between two, nor a fill byte
+    def step(position, frame_at, exif_at, has_pictures):
+        marker, name = tf.cast(content[position + 1], tf.int32), tf.strings.substr(data, position + 4, 4)
+        is_segment = (content[position] == 0xFF) & (marker != 0xFF)  # not between two, nor a fill byte
         is_frame = is_segment & tf.reduce_any(marker == sorted(FRAME_HEADERS))
         has_pictures |= is_segment & (marker == APP2) & (name == PICTURES)
         is_exif = is_segment & (marker == APP1) & (name == EXIF)
-        length = tf.where(is_segment, 2 + _number(_at(content, at + 2, 2)), 1)
+        length = tf.where(is_segment, 2 + _number(_at(content, position + 2, 2)), 1)
         return (
-            at + length,
-            tf.where(is_frame, at + 1, frame_at),
-            tf.where(is_exif, at + 10, exif_at),
+            position + length,
+            tf.where(is_frame, position + 1, frame_at),
+            tf.where(is_exif, position + 10, exif_at),
             has_pictures,
         )
 
-    def is_before_scan(at, *_):
-        return (content[at] != 0xFF) | (content[at + 1] != SCAN)
+    def is_before_scan(position, *_):
+        return (content[position] != 0xFF) | (content[position + 1] != SCAN)
 
     start = (tf.constant(len(JPEG_START)), tf.constant(1), tf.constant(0), tf.constant(False))
-    at, frame_at, exif_at, has_pictures = tf.while_loop(
+    position, frame_at, exif_at, has_pictures = tf.while_loop(
         is_before_scan, step, start, maximum_iterations=MAX_SEGMENTS
     )
     # Segments that were not looked at could turn the picture.
-    tf.debugging.assert_equal(is_before_scan(at), False)
+    tf.debugging.assert_equal(is_before_scan(position), False)
     is_turned = tf.cond(
         exif_at > 0, lambda: _is_turned(content[exif_at:]), lambda: tf.constant(False)
     )
@@ -194,8 +194,8 @@ def _is_turned(tiff) -> tf.Tensor:
     """Whether an EXIF block, uint8 [N], has an Orientation other than upright (TIFF 6.0)."""
     is_big = tiff[0] == ord("M")
 
-    def short(at):
-        high, low = tf.where(is_big, at, at + 1), tf.where(is_big, at + 1, at)
+    def short(position):
+        high, low = tf.where(is_big, position, position + 1), tf.where(is_big, position + 1, position)
         first, second = (tf.cast(tf.gather(tiff, place), tf.int32) for place in (high, low))
         return first * 256 + second
 
@@ -235,9 +235,9 @@ def _is_too_large(height, width):
     return (height <= 0) | (width <= 0) | (count > MAX_PIXELS)
 
 
-def _at(content, at, count: int):
+def _at(content, position, count: int):
     """[count] int32 of the bytes from `at` on; fails where they end before."""
-    return tf.cast(tf.ensure_shape(content[at : at + count], [count]), tf.int32)
+    return tf.cast(tf.ensure_shape(content[position : position + count], [count]), tf.int32)
 
 
 def _number(digits):
