@@ -1,5 +1,5 @@
-"""Trained networks with their thresholds -> a SavedModel (trainer/serving/graph.py) and, beside it,
-export.json: what it is, for a person and for beam.predict.
+"""Trained networks with their thresholds become a SavedModel (graph.py), and beside it export.json,
+which describes it for people and for beam.predict.
 """
 
 import json
@@ -19,42 +19,43 @@ from trainer.serving import graph
 
 
 def export(ensemble: Ensemble, output: Path, decoder: str) -> str:
-    """Writes the new folder `output`, whole or not at all; returns what to print."""
-    chosen = check(ensemble)
+    """Write the new folder `output`, whole or not at all; return what to print."""
+    thresholds = check(ensemble)
     with storage.whole_folder(output) as folder:
-        names = write(ensemble, chosen, folder, decoder)
-    said = f"{output}: a SavedModel with the signatures {', '.join(names)}; {chosen}"
-    return f"{said}\n{example(output, names, decoder)}"
+        names = write(ensemble, thresholds, folder, decoder)
+    summary = f"{output}: a SavedModel with the signatures {', '.join(names)}; {thresholds}"
+    return f"{summary}\n{example(output, names, decoder)}"
 
 
 def check(ensemble: Ensemble) -> Decision:
-    """The thresholds that evaluate chose; raises InputError for what cannot be exported."""
+    """Return the thresholds that evaluate chose; raise InputError for what cannot be exported."""
     ensemble.check_draws_masks()
     return decision.read(ensemble)
 
 
-def write(ensemble: Ensemble, chosen: Decision, folder: Path, decoder: str) -> list[str]:
-    """Into an existing folder; returns the names of the signatures."""
-    stored = images.reader_settings(ensemble)
-    server = graph.Server(ensemble, chosen, stored.storage)
-    found = graph.signatures(server, stored, decoder)
-    graph.save(found, str(folder))
-    described = description(ensemble, chosen, stored, decoder, found)
-    text = json.dumps(described, indent=1).replace(str(Path.home()), "~")
+def write(ensemble: Ensemble, thresholds: Decision, folder: Path, decoder: str) -> list[str]:
+    """Write the export into an existing folder; return the names of its signatures."""
+    settings = images.reader_settings(ensemble)
+    server = graph.Server(ensemble, thresholds, settings.storage)
+    functions = graph.signatures(server, settings, decoder)
+    graph.save(functions, str(folder))
+    content = description(ensemble, thresholds, settings, decoder, functions)
+    text = json.dumps(content, indent=1).replace(str(Path.home()), "~")
     storage.write(folder / DESCRIPTION, f"{text}\n".encode())
-    return list(found)
+    return list(functions)
 
 
 def description(
     ensemble: Ensemble,
-    chosen: Decision,
-    stored: ReaderSettings,
+    thresholds: Decision,
+    settings: ReaderSettings,
     decoder: str,
-    found: dict[str, ConcreteFunction],
+    functions: dict[str, ConcreteFunction],
 ) -> dict:
+    """Return the content of export.json."""
     return {
         "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
-        "decision": chosen.to_json(),
+        "decision": thresholds.to_json(),
         "tta": list(ensemble.tta),
         "level": ensemble.level,
         "segmenters": [member.run.model_dump(mode="json") for member in ensemble.segmenters],
@@ -62,20 +63,21 @@ def description(
         "weights_sha256": ensemble.weights_sha256(),
         "parameters": num_parameters(ensemble),
         "lake": workdir.read_json(ensemble.members[0].workdir / workdir.LAKE),
-        "stored": exported.settings_to_json(stored),
+        "stored": exported.settings_to_json(settings),
         "decoder": decoder,
-        "signatures": {name: _told(function) for name, function in found.items()},
+        "signatures": {name: _signature(function) for name, function in functions.items()},
         "packages": provenance.packages(*["tensorflow-io"] * (decoder == TFIO)),
         "commit": provenance.commit(),
     }
 
 
 def num_parameters(ensemble: Ensemble) -> int:
+    """Return the number of weights of all members."""
     return sum(member.network.count_params() for member in ensemble.everyone)
 
 
-def _told(function: ConcreteFunction) -> dict:
-    """{"inputs": {name: [dtype, shape]}, "outputs": …} of a signature."""
+def _signature(function: ConcreteFunction) -> dict:
+    """Return {"inputs": {name: [dtype, shape]}, "outputs": …} of a signature."""
     inputs = function.structured_input_signature[0]
     outputs = function.structured_outputs
     return {
@@ -89,7 +91,7 @@ def _spec(spec) -> list:
 
 
 def example(output: Path, names: list[str], decoder: str) -> str:
-    """A line of Python that calls it."""
+    """Return a line of Python that calls the export."""
     loaded = f'tf.saved_model.load("{output}")'
     loaded = f"{tfio.LOADING}; {loaded}" if decoder == TFIO else loaded
     if graph.DEFAULT not in names:

@@ -1,12 +1,12 @@
-"""An ensemble with its thresholds as one graph: files, or pixels as a lake stores them, in; what
-predict writes of them out, by the steps that predict takes.
+"""An ensemble with its thresholds as one graph: files, or pixels as a lake stores them, go in; what
+predict writes about them comes out, computed by the same steps.
 
-    probability [N] float32  p of a lesion, as in predictions.csv
-    mask_bytes [N] string    PNG of 0 and 255 at the source's own size
-    rle [N] string           as in submission.csv, `-1` of an empty mask
-    lesion_px [N] int64      of the mask
+    probability [N] float32  of a lesion, as in predictions.csv
+    mask_bytes [N] string    PNG of 0 and 255 at the source's size
+    rle [N] string           run lengths as in submission.csv, `-1` for an empty mask
+    lesion_px [N] int64      pixels of the mask
     height, width [N] int64  of the source
-    error [N] string         "", or why this one has no answer: NaN, "" and 0 then
+    error [N] string         "", or why there is no answer; the others are then NaN, "" and 0
 """
 
 import functools
@@ -20,7 +20,7 @@ from tensorflow.types.experimental import ConcreteFunction
 from lake import picture
 from lake.predictions.exported import GRAPH, PIXELS, RECORDS, SIGNATURES, TFIO
 from lake.scan import Storage
-from lake.sources.reader import ReaderSettings as HowStored
+from lake.sources.reader import ReaderSettings
 from trainer.config import run
 from trainer.data import record
 from trainer.inference import decision, images
@@ -38,68 +38,72 @@ NO_WINDOW = "window: expected low < high"
 
 
 class Server(NamedTuple):
+    """What a graph predicts with: networks, thresholds, and how the lake stores pixels."""
+
     ensemble: Ensemble
-    chosen: Decision
+    decision: Decision
     storage: Storage
 
-    def seen_files(self, files, reader: Callable) -> dict:
-        """What the networks get of files [N] string."""
+    def inputs_of_files(self, files, reader: Callable) -> dict:
+        """Return the networks' inputs of files [N] string."""
 
-        def seen(data):
-            return attempt(lambda: self._seen(reader(data, self.storage)), self._unseen(DAMAGED))
+        def inputs(data):
+            return attempt(lambda: self._inputs(reader(data, self.storage)), self._black(DAMAGED))
 
-        return tf.map_fn(seen, files, fn_output_signature=self._item())
+        return tf.map_fn(inputs, files, fn_output_signature=self._item())
 
-    def seen_pixels(self, levels, window) -> dict:
-        """What they get of pixels [N, H, W] and windows [N, 2] as the lake stores them."""
+    def inputs_of_pixels(self, levels, window) -> dict:
+        """Return their inputs of pixels [N, H, W] and windows [N, 2] as the lake stores them."""
         height, width = tf.unstack(tf.shape(levels)[1:])
 
-        def seen(one):
-            own, window = one
+        def inputs(pair):
+            pixels, window = pair
             error = tf.where(window[0] < window[1], "", NO_WINDOW)
             sizes = (height, width, height, width)
-            return self._seen(StoredImage(tf.constant(""), own[..., None], *sizes, window, error))
+            image = StoredImage(tf.constant(""), pixels[..., None], *sizes, window, error)
+            return self._inputs(image)
 
-        return tf.map_fn(seen, (levels, window), fn_output_signature=self._item())
+        return tf.map_fn(inputs, (levels, window), fn_output_signature=self._item())
 
-    def seen_records(self, records) -> dict:
-        """Return the networks' input of serialised records [N] string, as predict makes it."""
+    def inputs_of_records(self, records) -> dict:
+        """Return the networks' inputs of serialised records [N] string, as predict makes them."""
 
-        def seen(serialized):
+        def inputs(serialized):
             item = images.item_for(self.ensemble, serialized, self._dtype().name, Sizes._fields)
             sizes = Sizes(*(tf.cast(item[name], tf.int32) for name in Sizes._fields))
-            inputs = {name: item[name] for name in ("window", *self._inputs())}
-            return inputs | {"sizes": sizes, "error": tf.constant("")}
+            tensors = {name: item[name] for name in ("window", *self._settings())}
+            return tensors | {"sizes": sizes, "error": tf.constant("")}
 
-        def seen_if_sound(serialized):
-            return attempt(lambda: seen(serialized), self._unseen(DAMAGED))
+        def inputs_or_error(serialized):
+            return attempt(lambda: inputs(serialized), self._black(DAMAGED))
 
-        return tf.map_fn(seen_if_sound, records, fn_output_signature=self._item())
+        return tf.map_fn(inputs_or_error, records, fn_output_signature=self._item())
 
-    def _inputs(self) -> dict[str, run.Data]:
-        """The networks' images in a batch, each with its side and fit."""
-        found, own = {"image": self.ensemble.settings}, self.ensemble.classifier_settings
-        return found if own is None else found | {CLASSIFIER_IMAGE: own}
+    def _settings(self) -> dict[str, run.Data]:
+        """Return the side and fit of each image in a batch, by its name."""
+        settings, of_classifier = self.ensemble.settings, self.ensemble.classifier_settings
+        further = {} if of_classifier is None else {CLASSIFIER_IMAGE: of_classifier}
+        return {"image": settings} | further
 
     def _item(self) -> dict:
-        """What tf.map_fn makes a batch of."""
-        return tf.nest.map_structure(tf.TensorSpec.from_tensor, self._unseen(""))
+        """Return the shapes and types of one image's inputs, of which tf.map_fn makes a batch."""
+        return tf.nest.map_structure(tf.TensorSpec.from_tensor, self._black(""))
 
-    def _seen(self, stored: StoredImage) -> dict:
-        """One image as the networks get it, and what is known of it."""
+    def _inputs(self, image: StoredImage) -> dict:
+        """Return one image as the networks get it, with its window, sizes and error."""
 
-        def seen() -> dict:
-            images = {name: self._fitted(stored, data) for name, data in self._inputs().items()}
-            sizes = Sizes(*(getattr(stored, name) for name in Sizes._fields))
-            return images | {"window": stored.window, "sizes": sizes, "error": stored.error}
+        def inputs() -> dict:
+            images = {name: self._fit(image, data) for name, data in self._settings().items()}
+            sizes = Sizes(*(getattr(image, name) for name in Sizes._fields))
+            return images | {"window": image.window, "sizes": sizes, "error": image.error}
 
-        return tf.cond(stored.error == "", seen, lambda: self._unseen(stored.error))
+        return tf.cond(image.error == "", inputs, lambda: self._black(image.error))
 
-    def _unseen(self, error) -> dict:
-        """_seen where there is no image: black."""
+    def _black(self, error) -> dict:
+        """Return the inputs that stand for an image which cannot be read: black, with the error."""
         images = {
             name: tf.zeros([data.side, data.side, 1], self._dtype())
-            for name, data in self._inputs().items()
+            for name, data in self._settings().items()
         }
         return images | {
             "window": tf.constant([0.0, 1.0]),
@@ -110,41 +114,47 @@ class Server(NamedTuple):
     def _dtype(self) -> tf.DType:
         return tf.uint8 if self.storage.bits == 8 else tf.uint16
 
-    def _fitted(self, stored: StoredImage, data: run.Data):
-        size, dtype = (stored.height, stored.width), self._dtype()
+    def _fit(self, image: StoredImage, data: run.Data):
+        """Return an image [S, S, 1] of a network's side, as training reads it from a record."""
+        size = (image.height, image.width)
         box = record.box_within(*size, data.side, data.fit)
-        is_jpeg = stored.jpeg != ""
         return record.fit_image(
-            is_jpeg, stored.jpeg, lambda: stored.pixels, size, dtype, data.side, box
+            image.jpeg != "",
+            image.jpeg,
+            lambda: image.pixels,
+            size,
+            self._dtype(),
+            data.side,
+            box,
         )
 
-    def answers(self, seen: dict) -> dict:
-        """A signature's outputs, of a batch of what the networks get."""
-        is_known = seen["error"] == ""
-        predicted = self.ensemble.outputs(
-            {name: seen[name] for name in ("window", *self._inputs())}
+    def predict(self, inputs: dict) -> dict:
+        """Return a signature's outputs for a batch of the networks' inputs."""
+        is_readable = inputs["error"] == ""
+        outputs = self.ensemble.outputs(
+            {name: inputs[name] for name in ("window", *self._settings())}
         )
-        lesion = predicted["lesion"]
-        lesion = predicted["scores"] if lesion is None else lesion  # which then nothing asks for
+        # tf.map_fn needs a tensor; without an empty_head the decision ignores it.
+        lesion = outputs["scores"] if outputs["lesion"] is None else outputs["lesion"]
         masks = tf.map_fn(
-            lambda one: tf.cond(one[-1], lambda: self._finished(*one[:-1]), _nothing),
-            (predicted["probabilities"], lesion, seen["sizes"], is_known),
-            fn_output_signature={name: value.dtype for name, value in _nothing().items()},
+            lambda image: tf.cond(image[-1], lambda: self._mask_outputs(*image[:-1]), _no_mask),
+            (outputs["probabilities"], lesion, inputs["sizes"], is_readable),
+            fn_output_signature={name: value.dtype for name, value in _no_mask().items()},
         )
-        probability = tf.cast(tf.sigmoid(tf.cast(predicted["scores"], tf.float64)), tf.float32)
+        probability = tf.cast(tf.sigmoid(tf.cast(outputs["scores"], tf.float64)), tf.float32)
         return masks | {
-            "probability": tf.where(is_known, probability, math.nan),
-            "error": seen["error"],
+            "probability": tf.where(is_readable, probability, math.nan),
+            "error": inputs["error"],
         }
 
-    def _finished(self, probabilities, lesion, sizes: Sizes) -> dict:
-        """Of one image's probabilities [S, S, 1]."""
+    def _mask_outputs(self, probabilities, lesion, sizes: Sizes) -> dict:
+        """Decide the mask of one image's probabilities [S, S, 1] and return its outputs."""
         size = (sizes.original_height, sizes.original_width)
         mask = tf.cond(
-            decision.is_plainly_empty(tf.reduce_max(probabilities), self.chosen, lesion),
+            decision.is_plainly_empty(tf.reduce_max(probabilities), self.decision, lesion),
             lambda: tf.zeros(size, tf.bool),
             lambda: decision.source_mask(
-                probabilities, sizes, self.ensemble.settings, self.chosen, lesion
+                probabilities, sizes, self.ensemble.settings, self.decision, lesion
             ),
         )
         levels = tf.cast(mask, tf.uint8)[..., None] * 255
@@ -157,58 +167,63 @@ class Server(NamedTuple):
         }
 
 
-def _nothing() -> dict:
-    """_finished of no image."""
+def _no_mask() -> dict:
+    """Return what _mask_outputs would, for an image that cannot be read."""
     texts = dict.fromkeys(("mask_bytes", "rle"), tf.constant(""))
     return texts | dict.fromkeys(("lesion_px", "height", "width"), tf.constant(0, tf.int64))
 
 
 def attempt(make: Callable, otherwise):
-    """What `make` gives, or `otherwise`, of the same structure, where one of its ops fails.
+    """Return the tensors of `make()`, or `otherwise`, of the same structure, where an op fails.
 
     A graph has no `try`: an op that fails ends the whole call, and with it the other files of the
-    batch. A dataset of one element may leave it out.
+    batch. But a dataset may skip elements with errors. So `make` runs as a dataset of one element,
+    `otherwise` follows it, and the first element that is left is the result.
     """
     call = tf.autograph.experimental.do_not_convert(lambda _: make())
-    tried = tf.data.Dataset.from_tensors(0).map(call).ignore_errors()
-    return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
+    results = tf.data.Dataset.from_tensors(0).map(call).ignore_errors()
+    results = results.concatenate(tf.data.Dataset.from_tensors(otherwise))
+    return results.take(1).get_single_element()
 
 
 def readers(decoder: str) -> dict[str, Callable]:
-    """Signature -> what reads its files; `decoder`: of export's --decoder."""
+    """Return the function that reads the files of each signature; `decoder` as in --decoder."""
     dicom = {GRAPH: decode_dicom.stored_image, TFIO: tfio.stored_image}[decoder]
     return {DEFAULT: dicom, SIGNATURES["images"]: decode_images.stored_image}
 
 
-def signatures(server: Server, stored: HowStored, decoder: str) -> dict[str, ConcreteFunction]:
-    """By name. Only pixels where the graph cannot do what the converter did: CLAHE, and all that is
-    done to volumes."""
+def signatures(
+    server: Server, settings: ReaderSettings, decoder: str
+) -> dict[str, ConcreteFunction]:
+    """Return the signatures by name.
 
-    answers = tf.function(server.answers, autograph=False)  # once in the graph, for all signatures
+    There are only PIXELS and RECORDS where the graph cannot repeat what the converter did: CLAHE,
+    and everything about volumes. """
+    predict = tf.function(server.predict, autograph=False)  # traced once, for all signatures
 
-    def traced(seen: Callable, **inputs: tf.TensorSpec) -> ConcreteFunction:
-        specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]
-        call = tf.function(lambda *given: answers(seen(*given)), specs, autograph=False)
+    def signature(inputs_of: Callable, **arguments: tf.TensorSpec) -> ConcreteFunction:
+        specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in arguments.items()]
+        call = tf.function(lambda *tensors: predict(inputs_of(*tensors)), specs, autograph=False)
         return call.get_concrete_function()
 
-    dtype = tf.uint8 if stored.storage.bits == 8 else tf.uint16
+    dtype = tf.uint8 if settings.storage.bits == 8 else tf.uint16
     shapes = {"pixels": tf.TensorSpec([None] * 3, dtype), "window": tf.TensorSpec([None, 2])}
-    found = {
-        PIXELS: traced(server.seen_pixels, **shapes),
-        RECORDS: traced(server.seen_records, records=tf.TensorSpec([None], tf.string)),
+    functions = {
+        PIXELS: signature(server.inputs_of_pixels, **shapes),
+        RECORDS: signature(server.inputs_of_records, records=tf.TensorSpec([None], tf.string)),
     }
-    if not (stored.is_ct or stored.storage.clahe or stored.storage.lung_roi):
+    if not (settings.is_ct or settings.storage.clahe or settings.storage.lung_roi):
         for name, reader in readers(decoder).items():
-            seen = functools.partial(server.seen_files, reader=reader)
-            found[name] = traced(seen, files=tf.TensorSpec([None], tf.string))
-    return found
+            inputs_of = functools.partial(server.inputs_of_files, reader=reader)
+            functions[name] = signature(inputs_of, files=tf.TensorSpec([None], tf.string))
+    return functions
 
 
-def save(found: dict[str, ConcreteFunction], folder: str) -> None:
-    """A SavedModel; its default signature is that of DICOM files."""
+def save(functions: dict[str, ConcreteFunction], folder: str) -> None:
+    """Write a SavedModel; its default signature is that of DICOM files, if it has one."""
     module = tf.Module()
-    used = {id(v): v for function in found.values() for v in function.graph.variables}
-    module.weights = list(used.values())
-    default = found.get(DEFAULT, found[PIXELS])
+    variables = {id(v): v for function in functions.values() for v in function.graph.variables}
+    module.weights = list(variables.values())
+    default = functions.get(DEFAULT, functions[PIXELS])
     names = {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: default}
-    tf.saved_model.save(module, folder, signatures=found | names)
+    tf.saved_model.save(module, folder, signatures=functions | names)

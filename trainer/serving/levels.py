@@ -1,5 +1,5 @@
-"""The L1 … Lk of one U-Net++ trained with deep supervision: an export of each, and a table of what
-it is worth and what it costs.
+"""The levels L1 … Lk of one U-Net++ trained with deep supervision: an export of each, and a table
+of their dice and their costs.
 """
 
 import shlex
@@ -22,33 +22,35 @@ from trainer.inference.ensemble import Ensemble
 from trainer.serving import export
 
 TABLES = ("levels.json", "levels.md")
-SPLIT = "test"  # whose dice is told, and whose first images are timed
-IMAGES, ROUNDS = 3, 5  # of the measured latency; rounds after one that warms up
+SPLIT = "test"  # its dice is in the table, and its first images are timed
+IMAGES, ROUNDS = 3, 5  # images and rounds of the measured latency, after a round that warms up
 
 
 class Level(NamedTuple):
-    """A row of the table."""
+    """One row of the table."""
 
     level: int
-    test_dice: float | None  # as evaluate told it; None: the lake has no such split
+    test_dice: float | None  # as evaluate scored it; None: the lake has no such split
     interval: list[float] | None  # 95%
-    ms_per_image: float  # of the signature `pixels`, one image a call, as the lake stores it
+    ms_per_image: float  # of the signature `pixels`, one image per call, as the lake stores it
     parameters: int
-    megabytes: float  # of the folder
+    megabytes: float  # of the export's folder
 
 
 def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: str) -> str:
-    """Writes output/l1, output/l2, … and the table; returns what to print. `load`: the ensemble of
-    a level."""
+    """Write output/l1, output/l2, … and the table; return what to print.
+
+    `load` returns the ensemble of a level, with None that of the deepest one.
+    """
     deepest = getattr(load(None).run.model, "depth", 1)
     systems = {level: load(level) for level in range(1, deepest + 1)}
-    chosen = _decisions(systems)
-    shown = _shown(systems[deepest])
+    decisions = _decisions(systems)
+    inputs = _inputs(systems[deepest])
     with storage.whole_folder(output) as folder:
         for level, system in systems.items():
             (folder / f"l{level}").mkdir()
-            names = export.write(system, chosen[level], folder / f"l{level}", decoder)
-        latencies = _latencies_ms([folder / f"l{level}" for level in systems], shown)
+            names = export.write(system, decisions[level], folder / f"l{level}", decoder)
+        latencies = _latencies_ms([folder / f"l{level}" for level in systems], inputs)
         rows = [
             _row(system, folder / f"l{level}", ms)
             for (level, system), ms in zip(systems.items(), latencies, strict=True)
@@ -60,20 +62,21 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: st
 
 
 def _decisions(systems: dict[int, Ensemble]) -> dict[int, Decision]:
-    chosen, missing, said = {}, [], []
+    """Return the thresholds of each level; raise InputError with the commands that are missing."""
+    decisions, commands, errors = {}, [], []
     for level, system in systems.items():
         try:
-            chosen[level] = export.check(system)
+            decisions[level] = export.check(system)
         except InputError as error:
-            missing.append(_command(system))
-            said.append(str(error))
-    if missing:
-        raise InputError("\n  ".join([f"{said[0]}:", *missing]))
-    return chosen
+            commands.append(_command(system))
+            errors.append(str(error))
+    if commands:
+        raise InputError("\n  ".join([f"{errors[0]}:", *commands]))
+    return decisions
 
 
 def _command(system: Ensemble) -> str:
-    """That evaluates it."""
+    """Return the command that evaluates the ensemble."""
     parts = ["--workdir", *(str(member.workdir) for member in system.segmenters)]
     if system.classifiers:
         parts += ["--classifier", *(str(member.workdir) for member in system.classifiers)]
@@ -87,42 +90,42 @@ def _evaluated(system: Ensemble) -> dict:
     return workdir.read_json(system.members[0].workdir / workdir.METRICS)[system.label]
 
 
-def _shown(system: Ensemble) -> list[dict]:
-    """Inputs of `pixels`, of a few images of the lake that evaluate scored."""
+def _inputs(system: Ensemble) -> list[dict]:
+    """Return inputs of `pixels`: a few images of the lake that evaluate scored."""
     folder = _evaluated(system)["lake"]
     is_there = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
-    asked = images.from_lake(folder, SPLIT if is_there else system.run.data.val_split)
+    records = images.from_lake(folder, SPLIT if is_there else system.run.data.val_split)
 
     def one(record) -> dict:
         fields = example.parse(record, ("image", "window"))
-        dtype = tf.as_dtype(asked.dtype)
+        dtype = tf.as_dtype(records.dtype)
         levels = tf.io.decode_image(fields["image"], 1, dtype, expand_animations=False)
         return {"pixels": levels[None, ..., 0], "window": fields["window"][None]}
 
-    return list(asked.records().take(IMAGES).map(one))
+    return list(records.records().take(IMAGES).map(one))
 
 
-def _latencies_ms(folders: list[Path], shown: list[dict]) -> list[float]:
-    """The median of each SavedModel; they take turns, the first round warms up."""
+def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
+    """Return the median latency of each SavedModel; they take turns, the first round warms up."""
     calls = [tf.saved_model.load(str(folder)).signatures[PIXELS] for folder in folders]
-    found = [[] for _ in folders]
+    latencies = [[] for _ in folders]
     for number in range(ROUNDS + 1):
-        for inputs in shown:
-            for call, seconds in zip(calls, found, strict=True):
+        for inputs in images:
+            for call, seconds in zip(calls, latencies, strict=True):
                 start = time.perf_counter()
                 call(**inputs)["lesion_px"].numpy()
                 if number:
                     seconds.append(time.perf_counter() - start)
-    return [1000 * statistics.median(seconds) for seconds in found]
+    return [1000 * statistics.median(seconds) for seconds in latencies]
 
 
 def _row(system: Ensemble, folder: Path, ms: float) -> Level:
-    told, name = _evaluated(system), "dice_mean"
+    scores, name = _evaluated(system), "dice_mean"
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Level(
         system.level,
-        told["splits"].get(SPLIT, {}).get(name),
-        told["intervals"].get(SPLIT, {}).get(name),
+        scores["splits"].get(SPLIT, {}).get(name),
+        scores["intervals"].get(SPLIT, {}).get(name),
         ms,
         export.num_parameters(system),
         num_bytes / 1e6,
@@ -130,8 +133,11 @@ def _row(system: Ensemble, folder: Path, ms: float) -> Level:
 
 
 def _table(rows: list[Level]) -> str:
-    """Markdown."""
-    lines = ["| level | test dice (95%) | ms an image | parameters | MB |", "|---|---|---|---|---|"]
+    """Return the table as Markdown."""
+    lines = [
+        "| level | test dice (95%) | ms per image | parameters | MB |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         dice = "-" if row.test_dice is None else f"{row.test_dice:.4f}"
         dice += "" if row.interval is None else " [{:.3f}, {:.3f}]".format(*row.interval)

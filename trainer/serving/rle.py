@@ -1,4 +1,4 @@
-"""Masks -> run-length texts in TensorFlow's own ops: lake.rle.encode in a graph."""
+"""Run lengths of masks by TensorFlow operations: the graph's version of lake.labels.rle.encode."""
 
 import tensorflow as tf
 
@@ -6,8 +6,8 @@ from lake.labels import rle
 
 
 def encode_mask(mask):
-    """The relative text, [] string, of a mask [H, W] bool; `-1` when it is empty."""
-    # The code counts down the columns.
+    """Return the relative text, [] string, of a mask [H, W] bool; `-1` for an empty one."""
+    # The code counts down the columns, so the mask is transposed first.
     down = tf.reshape(tf.transpose(mask), [-1])
     beside = tf.constant([False])
     flat = tf.concat([beside, down, beside], axis=0)

@@ -75,10 +75,10 @@ def files(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(systems, exported, files, tmp_path_factory) -> Path:
+def exports(systems, exported, files, tmp_path_factory) -> Path:
     """A folder with what predict says of the files, in NAME_predicted, and with answers.json of a
     client that asks the exports."""
-    folder = tmp_path_factory.mktemp("told")
+    folder = tmp_path_factory.mktemp("exports")
     (folder / "cascade").symlink_to(exported)
     run_task("export", *systems["deep"], "--output", folder / "deep")
     for name, options in systems.items():
@@ -94,23 +94,23 @@ def told(systems, exported, files, tmp_path_factory) -> Path:
     (folder / "broken.dcm").write_bytes(b"no image")
     pictures = sorted(map(str, files.glob("*g")))
     (folder / "cut.png").write_bytes(Path(pictures[1]).read_bytes()[:-300])
-    asked = {
+    inputs = {
         "dicom": [*sorted(map(str, files.glob("*.dcm"))), str(folder / "broken.dcm"), pictures[0]],
         "image": [*pictures, str(folder / "cut.png"), str(folder / "broken.dcm")],
     }
-    jobs = [(system, name, paths) for system in systems for name, paths in asked.items()]
+    jobs = [(system, name, paths) for system in systems for name, paths in inputs.items()]
     jobs.append(("deep", "pixels", [str(folder / "pixels.npz")]))
     command = [sys.executable, "-I", "-c", CLIENT, json.dumps(jobs)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    answers = zip(jobs, json.loads(done.stdout.splitlines()[-1]), strict=True)
-    found = {f"{job[0]} {job[1]}": {"paths": job[2], **answer} for job, answer in answers}
-    write_json(folder / "answers.json", found)
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    answers = zip(jobs, json.loads(process.stdout.splitlines()[-1]), strict=True)
+    by_job = {f"{job[0]} {job[1]}": {"paths": job[2], **answer} for job, answer in answers}
+    write_json(folder / "answers.json", by_job)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("asked", "wrong"),
+    ("job", "wrong"),
     [
         ("cascade dicom", {10: "not-dicom", 11: "not-dicom"}),
         ("cascade image", {8: "undecodable", 9: "not-an-image"}),
@@ -119,13 +119,13 @@ def told(systems, exported, files, tmp_path_factory) -> Path:
         ("deep pixels", {1: "window: expected low < high"}),
     ],
 )
-def test_the_answers_are_those_of_predict(told, asked, wrong):
+def test_the_answers_are_those_of_predict(exports, job, wrong):
     """And a file without an answer says why, without harm to the others."""
-    answers = json.loads((told / "answers.json").read_text())[asked]
-    system, signature = asked.split()
+    answers = json.loads((exports / "answers.json").read_text())[job]
+    system, signature = job.split()
     ids = [Path(path).stem for path in answers.pop("paths")]
     ids = ["plain0", "no window"] if signature == "pixels" else ids
-    expected, masks = predicted(told / f"{system}_predicted"), 0
+    expected, masks = predicted(exports / f"{system}_predicted"), 0
     for number, image_id in enumerate(ids):
         answer = {name: values[number] for name, values in answers.items()}
         if number in wrong:
@@ -136,7 +136,7 @@ def test_the_answers_are_those_of_predict(told, asked, wrong):
         text, probability, lesion_px = expected[image_id]
         # For a lake of 16 bits the converter decodes a JPEG with pydicom, which is up to one level
         # from TensorFlow; everywhere else the pixels are equal.
-        is_other = asked == "deep dicom" and not image_id.startswith("plain")
+        is_other = job == "deep dicom" and not image_id.startswith("plain")
         mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["mask_bytes"]))))
         size = answer["height"], answer["width"]
         assert mask.shape == size and answer["error"] == ""
@@ -148,16 +148,16 @@ def test_the_answers_are_those_of_predict(told, asked, wrong):
     assert masks >= (1 if signature == "pixels" else 2)
 
 
-def test_the_description(told, lake):
-    known = json.loads((told / "cascade" / "export.json").read_text())
-    assert known["decision"]["triplet"]["area_share"] == 0.25
+def test_the_description(exports, lake):
+    description = json.loads((exports / "cascade" / "export.json").read_text())
+    assert description["decision"]["triplet"]["area_share"] == 0.25
     assert [len(shas) for shas in known["weights_sha256"].values()] == [1, 1]
-    assert known["stored"]["bits"] == 8 and known["stored"]["image_id_from"] == "name"
-    assert set(known["signatures"]) == {"dicom", "image", "pixels", "records"}
-    assert known["signatures"]["dicom"]["inputs"] == {"files": ["string", [None]]}
-    assert known["signatures"]["pixels"]["outputs"]["probability"] == ["float32", [None]]
-    assert known["segmenters"][0]["data"]["side"] == 32
-    assert known["decoder"] == "graph"
+    assert description["stored"]["bits"] == 8 and description["stored"]["image_id_from"] == "name"
+    assert set(description["signatures"]) == {"dicom", "image", "pixels", "records"}
+    assert description["signatures"]["dicom"]["inputs"] == {"files": ["string", [None]]}
+    assert description["signatures"]["pixels"]["outputs"]["probability"] == ["float32", [None]]
+    assert description["segmenters"][0]["data"]["side"] == 32
+    assert description["decoder"] == "graph"
 
 
 def test_run_lengths_in_the_graph_are_those_of_the_lake():
@@ -175,8 +175,9 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
     workdir = workdir_of(tmp_path / "run", lake, UNETPP, 32)
     arguments = ["export", "--workdir", str(workdir), "--level=all", "--output"]
     assert task.main([*arguments, str(tmp_path / "early")]) == 2
-    said = capsys.readouterr().err
-    assert "evaluate --workdir" in said and "--level=1\n" in said and "--level=2\n" in said
+    message = capsys.readouterr().err
+    assert "evaluate --workdir" in message
+    assert "--level=1\n" in message and "--level=2\n" in message
     for level in (1, 2):
         run_task("evaluate", "--workdir", workdir, f"--level={level}", "--bootstrap=0")
     run_task(*arguments, tmp_path / "out")
@@ -186,15 +187,15 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
     for level, row in enumerate(rows, start=1):
         dice = metrics[f"evaluate_l{level}"]["splits"]["test"]["dice_mean"]
         assert (row["level"], row["test_dice"], row["interval"]) == (level, dice, None)
-        known = json.loads((tmp_path / "out" / f"l{level}" / "export.json").read_text())
-        assert known["level"] == level and known["parameters"] == row["parameters"]
+        description = json.loads((tmp_path / "out" / f"l{level}" / "export.json").read_text())
+        assert description["level"] == level and known["parameters"] == row["parameters"]
         assert row["ms_per_image"] > 0 and row["megabytes"] > 0
     assert rows[0]["parameters"] < rows[1]["parameters"]
     assert not (tmp_path / "early").exists() and not (tmp_path / "unfinished.out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--workdir", "{deep}", "--tta", "flip"], "no evaluate_tta_flip"),
         (["--workdir", "{classifier}"], "holds a classifier, which draws no masks"),
@@ -204,14 +205,14 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
         (["--workdir", "{deep}", "--decoder", "tfio"], "pip install -r requirements/tfio.txt"),
     ],
 )
-def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, said):
+def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, message):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "a.txt").write_text("a")
     named = {"deep": systems["deep"][1], "classifier": systems["cascade"][3]}
     arguments = [text.format(used=tmp_path / "used", **named) for text in arguments]
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
     assert task.main(["export", *arguments, *output]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
 
@@ -219,9 +220,9 @@ def test_where_the_graph_cannot_convert_there_are_no_files(systems, lake, tmp_pa
     """CLAHE is no op of TensorFlow's."""
     workdir = tmp_path / "run"
     shutil.copytree(systems["deep"][1], workdir)
-    known = read_json(workdir / LAKE)
-    known["options"]["clahe"] = True
-    write_json(workdir / LAKE, known)
+    content = read_json(workdir / LAKE)
+    content["options"]["clahe"] = True
+    write_json(workdir / LAKE, content)
     run_task("export", "--workdir", workdir, "--output", tmp_path / "out")
     assert "the signatures pixels, records;" in capsys.readouterr().out
     loaded = tf.saved_model.load(str(tmp_path / "out"))

@@ -29,9 +29,9 @@ def encoded(pixels, kind: str, mode: str | None = None, **options) -> bytes:
 
 
 def exif(tag: int, value) -> Image.Exif:
-    made = Image.Exif()
-    made[tag] = value
-    return made
+    block = Image.Exif()
+    block[tag] = value
+    return block
 
 
 def files() -> dict[str, bytes]:
@@ -44,7 +44,7 @@ def files() -> dict[str, bytes]:
     hole[5, 5, 3] = 254
     deep = rng.integers(0, 65536, grey.shape).astype(np.uint16)
     more = {"save_all": True, "append_images": [Image.fromarray(255 - grey)]}
-    found = {
+    contents = {
         "grey.png": encoded(grey, "PNG"),
         "deep.png": encoded(deep, "PNG"),
         "bits.png": encoded(grey, "PNG", "1"),
@@ -70,12 +70,13 @@ def files() -> dict[str, bytes]:
         "start.png": b"\x89PNG\r\n\x1a\n",
         "start.jpg": b"\xff\xd8\xff\xc0",
     }
-    found["cut.png"], found["cut.jpg"] = found["deep.png"][:-900], found["kept.jpg"][:-300]
-    damaged, huge = bytearray(found["deep.png"]), bytearray(found["grey.png"])
+    contents["cut.png"] = contents["deep.png"][:-900]
+    contents["cut.jpg"] = contents["kept.jpg"][:-300]
+    damaged, huge = bytearray(contents["deep.png"]), bytearray(contents["grey.png"])
     damaged[200] ^= 1
     huge[16:24] = b"\x7f\xff\xff\xff" * 2
-    backwards = found["grey.png"][:33] + b"\xff\xff\xff\xf4aaaa" + found["grey.png"][33:]
-    return found | {
+    backwards = contents["grey.png"][:33] + b"\xff\xff\xff\xf4aaaa" + contents["grey.png"][33:]
+    return contents | {
         "damaged.png": bytes(damaged),
         "huge.png": bytes(huge),
         "backwards.png": backwards,
@@ -96,35 +97,35 @@ def test_files_are_as_the_converter_stores_them_or_refused(storage):
 
     def read(data):
         def stored():
-            found = decode_images.stored_image(data, storage)
+            image = decode_images.stored_image(data, storage)
             # As training does, which is where a kept JPEG's scan is read.
-            kept = tf.cond(
-                found.jpeg != "",
-                lambda: tf.io.decode_jpeg(found.jpeg, 1, dct_method="INTEGER_ACCURATE"),
+            levels = tf.cond(
+                image.jpeg != "",
+                lambda: tf.io.decode_jpeg(image.jpeg, 1, dct_method="INTEGER_ACCURATE"),
                 lambda: tf.zeros([1, 1, 1], tf.uint8),
             )
-            return found._replace(jpeg=tf.where(tf.size(kept) > 0, found.jpeg, ""))
+            return image._replace(jpeg=tf.where(tf.size(levels) > 0, image.jpeg, ""))
 
         return graph.attempt(stored, refused)
 
     read = tf.function(read, [tf.TensorSpec([], tf.string)], autograph=False)
     for name, data in files().items():
-        found = read(data)
+        image = read(data)
         try:
             header = read_headers(io.BytesIO(data), name, len(data))[0]
             scan = read_scan(data, header, storage)
         except Reject:
-            assert found.error != b"", name
+            assert image.error != b"", name
             continue
         if name in GRAPH_ALONE:
-            assert found.error != b"", name
+            assert image.error != b"", name
             continue
-        assert found.error == b"", name
-        sizes = (found.height, found.width, found.original_height, found.original_width)
+        assert image.error == b"", name
+        sizes = (image.height, image.width, image.original_height, image.original_width)
         assert sizes == (scan.height, scan.width, header.height, header.width)
-        np.testing.assert_allclose(found.window, np.float32(scan.window), rtol=1e-6)
+        np.testing.assert_allclose(image.window, np.float32(scan.window), rtol=1e-6)
         if scan.encoding == "jpeg-kept":
-            assert found.jpeg == data
+            assert image.jpeg == data
         else:
-            assert found.jpeg == b""
-            assert (found.pixels == tf.io.decode_png(scan.image, dtype=dtype)).numpy().all(), name
+            assert image.jpeg == b""
+            assert (image.pixels == tf.io.decode_png(scan.image, dtype=dtype)).numpy().all(), name

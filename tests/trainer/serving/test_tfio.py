@@ -45,10 +45,10 @@ dir(core_ops)  # loads its operations
 
 folder, *paths = sys.argv[1:]
 files = tf.constant([pathlib.Path(path).read_bytes() for path in paths])
-found = tf.saved_model.load(folder).signatures["dicom"](files=files)
+outputs = tf.saved_model.load(folder).signatures["dicom"](files=files)
 names = ("probability", "lesion_px")
-answers = {name: found[name].numpy().tolist() for name in names}
-answers |= {name: [text.decode() for text in found[name].numpy()] for name in ("rle", "error")}
+answers = {name: outputs[name].numpy().tolist() for name in names}
+answers |= {name: [text.decode() for text in outputs[name].numpy()] for name in ("rle", "error")}
 assert not {"lake", "trainer", "beam"} & set(sys.modules)
 print(json.dumps(answers))
 """
@@ -57,9 +57,9 @@ print(json.dumps(answers))
 def there(*arguments) -> str:
     """What Python of the other environment prints, run in the checkout."""
     assert PYTHON.exists(), "no second environment: make .venv-tfio/.installed"
-    done = subprocess.run([PYTHON, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run([PYTHON, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def compressed(data: bytes, syntax: str, **options) -> bytes:
@@ -161,8 +161,8 @@ def damage() -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
-    """By kind and name: a file, and what the graph makes of it."""
+def stored_images(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
+    """Return a file, and what the graph makes of it, by kind and name."""
     kinds = {"lossless": lossless(), "lossy": lossy(), "refused": refused(), "damage": damage()}
     files = {f"{kind} {name}": data for kind, named in kinds.items() for name, data in named}
     folders = [PACKAGED]
@@ -184,36 +184,36 @@ def found(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
     }
 
 
-def judgements(found: dict, kind: str) -> Iterator[tuple[str, str, str]]:
-    """(name, why it is refused, how it differs from the converter's) of each file."""
-    for name, (data, stored) in found.items():
+def comparisons(stored_images: dict, kind: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (name, why it is refused, how it differs from the converter's) of each file."""
+    for name, (data, stored) in stored_images.items():
         if name.startswith(kind):
             # Two decoders of a discrete cosine transform.
             is_near = JPEGExtended12Bit.encode() in data[:2000]
             yield name, *compare(stored, data, STORAGE, levels_apart=int(is_near))
 
 
-def test_pixels_are_the_converters(found):
+def test_pixels_are_the_converters(stored_images):
     for kind, least in (("lossless", 30), ("lossy", 3)):
-        said = list(judgements(found, kind))
-        assert len(said) >= least
-        assert [one for one in said if one[1:] != ("", "")] == []
+        rows = list(comparisons(stored_images, kind))
+        assert len(rows) >= least
+        assert [one for one in rows if one[1:] != ("", "")] == []
 
 
-def test_what_it_cannot_decode_is_refused_with_the_reason(found):
-    for name, error, difference in judgements(found, "refused"):
+def test_what_it_cannot_decode_is_refused_with_the_reason(stored_images):
+    for name, error, difference in comparisons(stored_images, "refused"):
         assert error.startswith(f"{name.split()[1]}: ") and not difference, name
 
 
-def test_odd_and_damaged_files_are_stored_as_in_a_lake_or_refused(found):
+def test_odd_and_damaged_files_are_stored_as_in_a_lake_or_refused(stored_images):
     for kind, least in (("odd", 20), ("damage", 50)):
-        said = list(judgements(found, kind))
-        assert [one for one in said if one[2]] == []
-        assert sum(not error for _, error, _ in said) >= least, kind
+        rows = list(comparisons(stored_images, kind))
+        assert [one for one in rows if one[2]] == []
+        assert sum(not error for _, error, _ in rows) >= least, kind
 
 
 def recoded(phantoms: Path) -> Iterator[bytes]:
-    """Of 8 and 12 bits, in every lossless syntax."""
+    """Yield files of 8 and 12 bits in every lossless syntax."""
     for number, path in enumerate(sorted((phantoms / "dicom").glob("*.dcm"))[:10]):
         levels = pydicom.dcmread(path).pixel_array
         depth = {"BitsStored": 12, "HighBit": 11} if number % 2 else {}
@@ -233,8 +233,8 @@ def test_an_export_answers_there_as_predict_does_here(systems, phantoms, tmp_pat
     assert described["decoder"] == "tfio" and described["packages"]["tensorflow-io"] == "0.37.1"
     (files / "broken.dcm").write_bytes(data[:-100])
     paths = sorted(files.iterdir())
-    said = json.loads(there("-I", "-c", CLIENT, tmp_path / "exported", *paths).splitlines()[-1])
-    answers = {path.stem: answer for path, *answer in zip(paths, *said.values(), strict=True)}
+    outputs = json.loads(there("-I", "-c", CLIENT, tmp_path / "exported", *paths).splitlines()[-1])
+    answers = {path.stem: answer for path, *answer in zip(paths, *outputs.values(), strict=True)}
     assert answers.pop("broken")[-1].startswith("unreadable-header: ")
     expected = predicted(tmp_path / "predicted")
     assert sorted(answers) == sorted(expected)

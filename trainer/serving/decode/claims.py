@@ -1,5 +1,8 @@
-"""What a compressed frame says of itself, inside a TensorFlow graph, beside what the file's header
-says of it: decoders take frames that are cut off or of another kind, each in its own way."""
+"""What a compressed frame claims to be, compared with the file's header inside a TensorFlow graph.
+
+Decoders accept frames that are cut off or of another kind, each in its own way; the comparison
+finds those before.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -31,31 +34,33 @@ JPEG_2000 = (JPEG2000Lossless, JPEG2000)
 SYNTAXES = (*PROCESSES, *JPEG_2000, RLELossless)
 FRAME_HEADERS = sorted({marker for markers in PROCESSES.values() for marker in markers})
 SCAN, FILL = 0xDA, 0xFF
-# Levels that near-lossless JPEG-LS may be off: with more, a damaged scan of 16 bits overflows in
-# CharLS, which ends the process.
+# The largest error of near-lossless JPEG-LS that is accepted: with a larger one, a damaged scan of
+# 16 bits overflows in CharLS, which ends the process.
 MAX_NEAR = 31
 MAX_SEGMENTS = 10_000  # before the scan of a JPEG; a radiograph has a dozen
-END = (0xFF, 0xD9)  # of a JPEG, JPEG-LS or JPEG 2000 codestream
+END = (0xFF, 0xD9)  # ends a JPEG, JPEG-LS or JPEG 2000 codestream
 
 
 def claimed_bits(frame: tf.Tensor, header: Header) -> tf.Tensor:
-    """Bits of a value in the codestream, [] int64; 0 where it is cut off, or of another image than
-    the header says."""
+    """Return the bits of a value in the codestream, [] int64.
+
+    Returns 0 where it is cut off, or holds another image than the header describes.
+    """
     bits, is_right = tf.case(
         [
-            (header.syntax == RLELossless, lambda: _of_run_lengths(frame, header)),
-            (_is_one(header.syntax, JPEG_2000), lambda: _of_jpeg_2000(frame, header)),
+            (header.syntax == RLELossless, lambda: _run_length_claims(frame, header)),
+            (_is_one(header.syntax, JPEG_2000), lambda: _jpeg_2000_claims(frame, header)),
         ],
-        default=lambda: _of_jpeg(frame, header),
+        default=lambda: _jpeg_claims(frame, header),
     )
     allocated, stored = header.words[BITS_ALLOCATED], header.words[BITS_STORED]
     is_right &= (bits >= stored) & (bits <= allocated)
     return tf.where(is_right, bits, 0)
 
 
-def _of_run_lengths(frame: tf.Tensor, header: Header) -> tuple:
-    """(bits, whether it is right), by the segments, one for each byte of a word (PS3.5 G): DCMTK
-    fills up what is missing of them."""
+def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
+    """Return (bits, whether they match the header), judged by the segments, one per byte of a word
+    (PS3.5 G); DCMTK would fill up missing pixels without a word."""
     num_bytes = header.words[BITS_ALLOCATED] // 8
     pixels = header.words[ROWS] * header.words[COLUMNS]
     count, first, second = tf.unstack(octets(frame, tf.zeros([], tf.int64), 12, tf.int32))
@@ -72,10 +77,11 @@ def _of_run_lengths(frame: tf.Tensor, header: Header) -> tuple:
 
 
 def _expanded(segment: tf.Tensor) -> tf.Tensor:
-    """Bytes that run lengths expand to, [] int64.
+    """Return the number of bytes that run lengths expand to, [] int64.
 
-    Where a run ends is known at its start alone. So each place has the count up to another place
-    behind it, first of one run, then of two, of four …
+    Only the start of a run tells where it ends, so the runs cannot be found in parallel. Pointer
+    doubling counts them in log2(N) steps: each position holds the bytes up to a later position,
+    after the first step those of one run, then of two, of four …
     """
     size = tf.strings.length(segment)
     head, place = tf.cast(tf.io.decode_raw(segment, tf.uint8), tf.int32), tf.range(size)
@@ -95,8 +101,9 @@ def _expanded(segment: tf.Tensor) -> tf.Tensor:
     return counts[0]
 
 
-def _of_jpeg_2000(frame: tf.Tensor, header: Header) -> tuple:
-    """By the image and tile size, the first segment (T.800 A.5.1)."""
+def _jpeg_2000_claims(frame: tf.Tensor, header: Header) -> tuple:
+    """Return (bits, whether they match), judged by the image and tile size segment (T.800
+    A.5.1)."""
     part = octets(frame, tf.zeros([], tf.int64), 45)
     right, bottom, left, top = (_number(part[start : start + 4]) for start in range(8, 24, 4))
     is_right = tf.reduce_all(part[: len(J2K_START)] == list(J2K_START)) & _is_ended(frame)
@@ -105,8 +112,9 @@ def _of_jpeg_2000(frame: tf.Tensor, header: Header) -> tuple:
     return bits, is_right & _is_size(header, bottom - top, right - left, samples, bits)
 
 
-def _of_jpeg(frame: tf.Tensor, header: Header) -> tuple:
-    """By the headers of frame and scan (T.81 B.2.2, B.2.3)."""
+def _jpeg_claims(frame: tf.Tensor, header: Header) -> tuple:
+    """Return (bits, whether they match), judged by the headers of frame and scan (T.81 B.2.2,
+    B.2.3)."""
     position = _segment(frame, tf.constant(2, tf.int64), FRAME_HEADERS)
     part, scan = octets(frame, position, 10), octets(frame, _segment(frame, position, [SCAN]), 10)
     is_process = [
@@ -114,7 +122,7 @@ def _of_jpeg(frame: tf.Tensor, header: Header) -> tuple:
         for syntax, markers in PROCESSES.items()
     ]
     is_right = tf.reduce_any(is_process) & _is_ended(frame)
-    # Of one component: all of a spectrum, or without one and not shifted. DCMTK takes others, too.
+    # One component: the whole spectrum, or none, and no point transform. DCMTK accepts others.
     is_spectrum = tf.reduce_all(scan[7:] == [0, 63, 0])
     is_plain = tf.reduce_all(scan[8:] == 0) & (scan[7] <= MAX_NEAR)
     is_plain &= (header.syntax != JPEGLSLossless) | (scan[7] == 0)
@@ -125,8 +133,10 @@ def _of_jpeg(frame: tf.Tensor, header: Header) -> tuple:
 
 
 def _segment(frame: tf.Tensor, position: tf.Tensor, markers: list[int]) -> tf.Tensor:
-    """Where the first with one of these markers starts, from `at` on, [] int64; where there is
-    none, somewhere else."""
+    """Return where the first segment with one of these markers starts from `position` on, [] int64.
+
+    Without such a segment, the result is any other position.
+    """
     size = size_of(frame)
 
     def goes_on(position):
@@ -143,21 +153,21 @@ def _segment(frame: tf.Tensor, position: tf.Tensor, markers: list[int]) -> tf.Te
 
 
 def _is_size(header: Header, height, width, samples, bits) -> tf.Tensor:
-    """Whether these are of the header's image, in words of its size."""
+    """Return whether size and samples match the header, and the bits its words."""
     is_right = (height == header.words[ROWS]) & (width == header.words[COLUMNS]) & (samples == 1)
     return is_right & ((bits > 8) == (header.words[BITS_ALLOCATED] > 8))
 
 
 def _is_ended(frame: tf.Tensor) -> tf.Tensor:
-    """Padded or not."""
+    """Return whether the codestream has its end marker, padded or not."""
     tail = octets(frame, tf.maximum(size_of(frame) - 3, 0), 3)
     return tf.reduce_all(tail[:2] == END) | tf.reduce_all(tail[1:] == END)
 
 
-def _is_one(value: tf.Tensor, of) -> tf.Tensor:
-    return tf.reduce_any(value == list(of))
+def _is_one(value: tf.Tensor, options) -> tf.Tensor:
+    return tf.reduce_any(value == list(options))
 
 
 def _number(octets: tf.Tensor) -> tf.Tensor:
-    """Of bytes, int64 [N], the highest first."""
+    """Return the number that big-endian bytes, int64 [N], stand for."""
     return tf.reduce_sum(octets * 256 ** np.arange(octets.shape[0])[::-1])

@@ -1,8 +1,8 @@
-"""Elements of a DICOM file, found inside a TensorFlow graph by the rules of lake.sources.elements:
-file [] string -> where the values lie, and the values.
+"""The elements of a DICOM file, located inside a TensorFlow graph by the rules of
+lake/sources/elements.py: file [] string -> where the values lie, and the values.
 
-A graph has no exceptions: what is wrong is a Stop or an error text, and no position that a file
-names is used before it is cut to the file's size.
+A graph has no exceptions, so errors are values: a Stop, or an error text. Every position that a
+file states is limited to the file's size before it is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,23 +25,25 @@ from lake.sources.elements import (
     UNDEFINED,
 )
 
-# A step takes about 0.05 ms; lake.sources.elements allows a million at 0.3 us. A radiograph has a
-# hundred.
+# A step takes about 0.05 ms here and 0.3 us in lake/sources/elements.py, which allows a million.
+# A radiograph has a hundred elements.
 MAX_ELEMENTS = 20_000
-# What Python's float takes, less underscores and what is not ASCII.
+# The numbers that Python's float reads, except those with underscores or beyond ASCII.
 _NUMBER = r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)"
 _NUMBERS = rf"(?i)\s*({_NUMBER})?\s*(\\\s*({_NUMBER})?\s*)*"
 
 
 class Stop(IntEnum):
-    """Why a walk ended."""
+    """Why a walk over the elements ended."""
 
-    NONE, PIXELS, END, CUT, DEEP, FLOATS = range(6)  # NONE: it did not, within MAX_ELEMENTS
+    NONE, PIXELS, END, CUT, DEEP, FLOATS = range(6)  # NONE: not within MAX_ELEMENTS
 
 
 class Walk(NamedTuple):
+    """Where the elements of a file lie, and where and why the walk over them ended."""
+
     data: tf.Tensor  # [] string, the file
-    is_big: tf.Tensor  # [] bool: its words are big-endian
+    is_big: tf.Tensor  # [] bool: words are big-endian
     places: dict[int, tf.Tensor]  # tag -> [4] int64: start, VR, is undefined, end; 0 where absent
     position: tf.Tensor  # [] int64, where it ended
     stop: tf.Tensor  # [] int64, a Stop
@@ -54,34 +56,28 @@ def walk_elements(
     last_group: int = PIXEL_DATA >> 16,
     is_big: bool = False,
 ) -> Walk:
-    """The places of `tags` from `at` on, up to the pixel data, a group after `last_group` or the
-    end of the file.
+    """Return the places of `tags` from `position` to the pixel data, to a group after `last_group`,
+    or to the end of the file.
 
-    One step is one element, item or delimiter. `depth` counts what is open; `outer` is the place of
-    the outermost of these and its tag.
+    Each step of the loop reads one element, item or delimiter. `depth` counts the sequences and
+    items of undefined length that are open; `outer` is the tag and place of the outermost one.
     """
-    size, wanted, kinds = size_of(data), tf.constant(tags, tf.int64), tf.constant(_kinds(is_big))
-
-    def long(first, second):
-        return first * 2**16 + second if is_big else first + second * 2**16
+    size, wanted_tags = size_of(data), tf.constant(tags, tf.int64)
+    kinds, zero = tf.constant(_kinds(is_big)), _int64(0)
 
     def step(position, depth, outer, places, stop):
-        group, element, vr, short, *length = words(data, tf.minimum(position, size), 6, is_big)
-        tag, is_inside = group * 2**16 + element, depth > 0
-        is_close = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
-        is_bare = is_close | (is_inside & (tag == ITEM))  # has no representation
-        kind = tf.where(is_bare, _IMPLICIT, kinds[vr])
-        length = tf.stack([long(vr, short), short, long(*length)])[kind]
-        length = tf.where(is_close, _int64(0), length)
-        start = position + tf.where(kind == _LONG, _int64(12), _int64(8))
-        is_open = tf.cast(length == UNDEFINED, tf.int64)
+        is_inside = depth > 0
+        head, length, is_close = _read_head(
+            data, tf.minimum(position, size), is_inside, kinds, is_big
+        )
+        tag, offset, _, is_open = tf.unstack(head)
+        start = position + offset
         end = start + length * (1 - is_open)
-        vr = swapped(vr) if is_big else vr
-        new = tf.stack([tag, start, tf.where(kind == _IMPLICIT, _int64(0), vr), is_open])
-        outer = tf.where(is_inside, outer, new)
+        outer = tf.where(is_inside, outer, head + tf.stack([zero, position, zero, zero]))
         next_depth = depth + is_open - tf.cast(is_close, tf.int64)
         is_whole = next_depth == 0
 
+        group = tag // 2**16
         is_after = (group > last_group) & ((group != ITEM >> 16) | (tag == ITEM_END))
         is_float = tf.reduce_any(tag == sorted(PIXEL_TAGS - {PIXEL_DATA}))
         stop = _first(
@@ -93,13 +89,14 @@ def walk_elements(
             (is_whole & (end > size), Stop.CUT),
             (is_whole & (outer[0] == PIXEL_DATA), Stop.PIXELS),
         )
-        is_taken = (stop == Stop.NONE) | (stop == Stop.PIXELS)
-        is_found = is_taken & is_whole & (wanted == outer[0])  # the last of two holds
+        is_accepted = (stop == Stop.NONE) | (stop == Stop.PIXELS)
+        is_wanted = is_accepted & is_whole & (wanted_tags == outer[0])  # the last of two wins
         place = tf.concat([outer[1:], end[None]], 0)
-        places = tf.where(is_found[:, None], place, places)
-        return tf.where(is_taken, end, position), next_depth, outer, places, stop
+        places = tf.where(is_wanted[:, None], place, places)
+        return tf.where(is_accepted, end, position), next_depth, outer, places, stop
 
-    start = (position, _int64(0), tf.zeros([4], tf.int64), tf.zeros([len(tags), 4], tf.int64), _int64(0))
+    nowhere = tf.zeros([4], tf.int64)
+    start = (position, zero, nowhere, tf.zeros([len(tags), 4], tf.int64), zero)
     position, _, _, places, stop = tf.while_loop(
         lambda *state: state[-1] == Stop.NONE, step, start, maximum_iterations=MAX_ELEMENTS
     )
@@ -112,67 +109,93 @@ def walk_elements(
     )
 
 
+def _read_head(
+    data: tf.Tensor, position: tf.Tensor, is_inside: tf.Tensor, kinds: tf.Tensor, is_big: bool
+) -> tuple:
+    """Return ([tag, bytes before the value, VR or 0, is undefined] int64, length, is delimiter) of
+    the element, item or delimiter at `position`."""
+
+    def long(first, second):
+        return first * 2**16 + second if is_big else first + second * 2**16
+
+    group, element, vr, short, *length = words(data, position, 6, is_big)
+    tag = group * 2**16 + element
+    is_close = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
+    is_bare = is_close | (is_inside & (tag == ITEM))  # without a representation
+    kind = tf.where(is_bare, _IMPLICIT, kinds[vr])
+    length = tf.stack([long(vr, short), short, long(*length)])[kind]
+    length = tf.where(is_close, _int64(0), length)
+    offset = tf.where(kind == _LONG, _int64(12), _int64(8))
+    vr = tf.where(kind == _IMPLICIT, _int64(0), swapped(vr) if is_big else vr)
+    return tf.stack([tag, offset, vr, tf.cast(length == UNDEFINED, tf.int64)]), length, is_close
+
+
 def size_of(data: tf.Tensor) -> tf.Tensor:
+    """Return the number of bytes of a string, [] int64."""
     return tf.cast(tf.strings.length(data), tf.int64)
 
 
 def octets(
     data: tf.Tensor, position: tf.Tensor, count: int, dtype=tf.uint8, is_big: bool = False
 ) -> tf.Tensor:
-    """`count` bytes from `at` <= size on, as whole numbers int64; zeros beyond the end."""
+    """Return `count` bytes from `position` <= size on as int64 [N]; zeros beyond the end."""
     part = tf.strings.substr(data, position, count)
     numbers = tf.io.decode_raw(part, dtype, little_endian=not is_big, fixed_length=count)
     return tf.cast(numbers, tf.int64)
 
 
-def words(data: tf.Tensor, position: tf.Tensor, count: int, is_big: bool = False) -> list[tf.Tensor]:
-    """`count` words of two bytes."""
+def words(
+    data: tf.Tensor, position: tf.Tensor, count: int, is_big: bool = False
+) -> list[tf.Tensor]:
+    """Return `count` words of two bytes from `position` on, each [] int64."""
     return tf.unstack(octets(data, position, 2 * count, tf.uint16, is_big), count)
 
 
 def swapped(words: tf.Tensor) -> tf.Tensor:
-    """Words of two bytes, read in the other order."""
+    """Return words of two bytes with their bytes swapped."""
     return words % 256 * 256 + words // 256
 
 
 def vr_word(vr: str) -> int:
-    """A value representation as the little-endian word that a place has it as."""
+    """Return a value representation as the little-endian word that stands for it in a place."""
     return int.from_bytes(vr.encode(), "little")
 
 
 def is_there(walk: Walk, tag: int) -> tf.Tensor:
+    """Return whether the element is present."""
     return walk.places[tag][0] > 0
 
 
 def is_filled(walk: Walk, tag: int) -> tf.Tensor:
+    """Return whether the element is present and not empty."""
     return walk.places[tag][3] > walk.places[tag][0]
 
 
 def has_vr(walk: Walk, tag: int, *vrs: str) -> tf.Tensor:
-    """Whether the element is absent, implicit or of one of these representations."""
+    """Return whether the element is absent, implicit, or has one of these representations."""
     return tf.reduce_any(walk.places[tag][1] == [0, *map(vr_word, vrs)])
 
 
 def is_binary(walk: Walk, tag: int) -> tf.Tensor:
-    """Whether the element is of a binary number's representation."""
+    """Return whether the element has the representation of a binary number."""
     return tf.reduce_any(walk.places[tag][1] == [vr_word(vr) for vr in BINARY])
 
 
 def is_long(walk: Walk, tag: int) -> tf.Tensor:
-    """Whether the element is more than a text may be."""
+    """Return whether the element is longer than a text may be."""
     start, _, _, end = tf.unstack(walk.places[tag])
     return end - start > MAX_TEXT_BYTES
 
 
 def text(walk: Walk, tag: int) -> tf.Tensor:
-    """The value as text without its padding, [] string, "" where there is none."""
+    """Return the value as text without its padding, [] string; "" where the element is absent."""
     start, _, _, end = tf.unstack(walk.places[tag])
     value = tf.strings.substr(walk.data, start, tf.minimum(end - start, MAX_TEXT_BYTES))
     return tf.strings.regex_replace(value, r"^[ \x00]+|[ \x00]+$", "")
 
 
 def word(walk: Walk, tag: int) -> tf.Tensor:
-    """The one value of a US element, [] int64; -1 where there is none or it is no such element."""
+    """Return the single value of a US element, [] int64; -1 where it is absent or not such one."""
     start, _, _, end = tf.unstack(walk.places[tag])
     is_one = has_vr(walk, tag, "US") & (end - start == 2)
     (value,) = words(walk.data, start, 1)
@@ -180,22 +203,24 @@ def word(walk: Walk, tag: int) -> tf.Tensor:
 
 
 def are_numbers(texts: tf.Tensor) -> tf.Tensor:
-    """Whether each text is decimal numbers, empty ones too, with backslashes between, bool [N]."""
+    """Return whether each text is decimal numbers separated by backslashes, bool [N]; empty texts
+    count."""
     return tf.strings.regex_full_match(texts, _NUMBERS)
 
 
 def first_numbers(texts: tf.Tensor, defaults: Sequence[float]) -> tf.Tensor:
-    """The first number of each text that are_numbers takes, float64 [N]; the default of none."""
+    """Return the first number of each text that are_numbers accepts, float64 [N], or its
+    default."""
     first = tf.strings.regex_replace(texts, r"(?s)^[\s\\]*([^\s\\]*).*$", r"\1")
     numbers = tf.strings.to_number(tf.where(first == "", "0", first), tf.float64)
     return tf.where(first == "", tf.constant(defaults, tf.float64), numbers)
 
 
 def first_error(*checks: tuple[tf.Tensor, Callable[[], tf.Tensor] | str]) -> tf.Tensor:
-    """The text of the first check that holds, [] string, "" where none does."""
+    """Return the text of the first check that holds, [] string; "" where none does."""
     holds = tf.stack([claim for claim, _ in checks])
     texts = [
-        said if callable(said) else (lambda said=said: tf.constant(said)) for _, said in checks
+        text if callable(text) else (lambda text=text: tf.constant(text)) for _, text in checks
     ]
     return tf.cond(
         tf.reduce_any(holds),
@@ -205,23 +230,23 @@ def first_error(*checks: tuple[tf.Tensor, Callable[[], tf.Tensor] | str]) -> tf.
 
 
 def format_error(template: str, *numbers: tf.Tensor) -> Callable[[], tf.Tensor]:
-    """An error text with numbers in place of its braces, made when it is needed."""
+    """Return a function that puts the numbers into the braces of an error text."""
     return lambda: tf.strings.format(template, numbers)
 
 
 def _first(*cases: tuple[tf.Tensor, tf.Tensor | int]) -> tf.Tensor:
-    """The Stop of the first case that holds."""
+    """Return the Stop of the first case that holds."""
     stop = _int64(Stop.NONE)
     for holds, value in reversed(cases):
         stop = tf.where(holds, tf.cast(value, tf.int64), stop)
     return stop
 
 
-_IMPLICIT, _SHORT, _LONG = range(3)  # how an element says its length
+_IMPLICIT, _SHORT, _LONG = range(3)  # how an element encodes its length
 
 
 def _kinds(is_big: bool) -> np.ndarray:
-    """Of every word in the place of a representation: _IMPLICIT, _SHORT or _LONG."""
+    """Return _IMPLICIT, _SHORT or _LONG for every word that can stand for a representation."""
     octets = np.arange(2**16, dtype="<u2").view(np.uint8).reshape(-1, 2)
     is_explicit = ((octets >= ord("A")) & (octets <= ord("Z"))).all(axis=1)
     kinds = np.where(is_explicit, _SHORT, _IMPLICIT)

@@ -1,5 +1,5 @@
-"""Stored values of a DICOM file -> what a lake stores, inside a TensorFlow graph, by the rules of
-lake.sources.grey and lake.sources.pixels."""
+"""Stored values of a DICOM file become what a lake stores, inside a TensorFlow graph, by the rules
+of lake/sources/grey.py and lake/sources/pixels.py."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,18 @@ from lake.sources.pixels import PERCENTILES, parse_window
 
 
 class Numbers(NamedTuple):
-    """What a header says of its values, float64 []."""
+    """The rescale and the window in a header, float64 []."""
 
     slope: tf.Tensor
     intercept: tf.Tensor
-    center: tf.Tensor  # NaN where there is none
+    center: tf.Tensor  # NaN where absent
     width: tf.Tensor
-    is_exact: tf.Tensor  # bool: a window of LINEAR_EXACT
+    is_exact: tf.Tensor  # bool: the window is LINEAR_EXACT
 
 
 class GreyTensor(NamedTuple):
+    """Grey levels of one image, with what they mean and how they are displayed."""
+
     levels: tf.Tensor  # [H, W] int32, 0 ... highest, larger is brighter
     highest: tf.Tensor  # [] int32
     rescale: tuple[tf.Tensor, tf.Tensor]  # slope, intercept of levels
@@ -28,7 +30,7 @@ class GreyTensor(NamedTuple):
 
 
 def rescale(slope: tf.Tensor, intercept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both, or (1, 0) where they are nonsense."""
+    """Return (slope, intercept), or (1, 0) where they are nonsense."""
     is_sound = (tf.abs(slope) >= 1 / LARGEST) & (tf.abs(slope) <= LARGEST)
     is_sound &= tf.abs(intercept) <= LARGEST
     return tf.where(is_sound, slope, 1.0), tf.where(is_sound, intercept, 0.0)
@@ -41,11 +43,11 @@ def from_values(
     is_signed: tf.Tensor,
     is_monochrome1: tf.Tensor,
 ) -> GreyTensor:
-    """Grey of stored words [H, W] int32; what lies above `bits` in them is no part of a value."""
+    """Return the grey levels of stored words [H, W] int32, whose bits above `bits` are ignored."""
     slope, intercept = numbers.slope, numbers.intercept
     highest = tf.bitwise.left_shift(1, bits) - 1
     sign = tf.where(is_signed, tf.bitwise.left_shift(1, bits - 1), 0)
-    # Value minus the lowest one there is.
+    # The value minus the lowest possible one.
     levels = tf.bitwise.bitwise_xor(tf.bitwise.bitwise_and(values, highest), sign)
     intercept -= slope * tf.cast(sign, tf.float64)
     is_turned = is_monochrome1 != (slope < 0)
@@ -66,7 +68,7 @@ def from_values(
 
 
 def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """(low, high) in levels of the file's window; `whole` where it has none that is sound."""
+    """Return (low, high) in levels of the file's window; `whole` where it has no sound one."""
     center, width = numbers.center, numbers.width
     is_linear = ~numbers.is_exact & (width >= 1)
     center = tf.where(is_linear, center - 0.5, center)
@@ -79,7 +81,7 @@ def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Ten
 
 
 def view(grey: GreyTensor, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
-    """(low, high) in levels of the default view that a lake's `window` asks for."""
+    """Return (low, high) in levels of the default view that a lake's `window` option defines."""
     if storage.window == "percentile":
         low, high = (_percentile(grey.levels, percent) for percent in PERCENTILES)
         return low, tf.maximum(high, low + 1)
@@ -92,20 +94,20 @@ def view(grey: GreyTensor, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def stored_levels(grey: GreyTensor, storage: Storage, size: tf.Tensor) -> tuple[tf.Tensor, tuple]:
-    """(pixels [h, w, 1] uint8 | uint16 of that size, (low, high) in them)."""
+    """Return (pixels [h, w, 1] uint8 | uint16 of `size`, (low, high) of their view)."""
     levels, (low, high) = tf.cast(grey.levels, tf.float64), view(grey, storage)
     if storage.bits == 8:
         is_deep = grey.highest > 255
-        levels = tf.cond(is_deep, lambda: _in_8_bits(levels, low, high), lambda: levels)
+        levels = tf.cond(is_deep, lambda: _to_8_bits(levels, low, high), lambda: levels)
         low, high = tf.where(~is_deep, low, 0.0), tf.where(~is_deep, high, 255.0)
-    is_right = tf.reduce_all(tf.shape(levels) == size)
-    levels = tf.cond(is_right, lambda: levels, lambda: _shrunk(levels, size))
+    has_size = tf.reduce_all(tf.shape(levels) == size)
+    levels = tf.cond(has_size, lambda: levels, lambda: _shrink(levels, size))
     dtype = tf.uint8 if storage.bits == 8 else tf.uint16
     return tf.cast(levels, dtype)[..., None], (low, high)
 
 
 def shrunk_size(height: tf.Tensor, width: tf.Tensor, max_side: int | None) -> tf.Tensor:
-    """[2] int32: height and width after fitting into `max_side`, aspect kept."""
+    """Return (height, width), [2] int32, after fitting into `max_side` with the aspect kept."""
     size = tf.cast(tf.stack([height, width]), tf.float64)
     longest = tf.reduce_max(size)
     side = max_side if max_side is not None else longest
@@ -113,43 +115,44 @@ def shrunk_size(height: tf.Tensor, width: tf.Tensor, max_side: int | None) -> tf
     return tf.cast(tf.where(longest <= side, size, fitted), tf.int32)
 
 
-def _in_8_bits(levels: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+def _to_8_bits(levels: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
     return tf.round(tf.clip_by_value((levels - low) / (high - low), 0, 1) * 255)
 
 
 def _percentile(levels: tf.Tensor, percent: int) -> tf.Tensor:
-    """Between two levels in order, by their distance, as NumPy's."""
+    """Return the percentile between two neighbouring levels, interpolated linearly as NumPy
+    does."""
     counts = tf.math.bincount(tf.reshape(levels, [-1]), minlength=2**16, maxlength=2**16)
     ranks = tf.cumsum(tf.cast(counts, tf.int64))
-    place = percent / 100 * tf.cast(ranks[-1] - 1, tf.float64)
-    below = tf.cast(tf.floor(place), tf.int64)
+    position = percent / 100 * tf.cast(ranks[-1] - 1, tf.float64)
+    below = tf.cast(tf.floor(position), tf.int64)
     neighbours = tf.stack([below, tf.minimum(below + 1, ranks[-1] - 1)])
     sorted_levels = tf.searchsorted(ranks, neighbours, side="right")
     first, second = tf.unstack(tf.cast(sorted_levels, tf.float64))
-    share = place - tf.cast(below, tf.float64)
+    share = position - tf.cast(below, tf.float64)
     gap = second - first
     return tf.where(share < 0.5, first + gap * share, second - gap * (1 - share))
 
 
-def _shrunk(levels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Area-filtered copy of [H, W] as Pillow makes it: rows first, float32 after each direction."""
-    return tf.round(_boxed(_boxed(levels, size[1]), size[0]))
+def _shrink(levels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Return an area-filtered copy of [H, W] as Pillow makes it: rows first, float32 in between."""
+    return tf.round(_box_filter(_box_filter(levels, size[1]), size[0]))
 
 
-def _boxed(levels: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """[R, C] -> [count, R], float64: `count` boxes along each row, as columns."""
+def _box_filter(levels: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Average `count` boxes along each row: [R, C] -> [count, R] float64, transposed."""
     length = tf.shape(levels)[1]
     scale = tf.cast(length, tf.float64) / tf.cast(count, tf.float64)
     centers = (tf.cast(tf.range(count), tf.float64) + 0.5) * scale  # [count]
     starts = tf.cast(centers - scale / 2 + 0.5, tf.int32)
     ends = tf.minimum(tf.cast(centers + scale / 2 + 0.5, tf.int32), length)
-    places = starts[:, None] + tf.range(tf.reduce_max(ends - starts))  # [count, widest]
-    distances = (tf.cast(places, tf.float64) - centers[:, None] + 0.5) * (1 / scale)
-    is_in = (places < ends[:, None]) & (distances > -0.5) & (distances <= 0.5)
+    pixels_in_box = starts[:, None] + tf.range(tf.reduce_max(ends - starts))  # [count, widest]
+    distances = (tf.cast(pixels_in_box, tf.float64) - centers[:, None] + 0.5) * (1 / scale)
+    is_in = (pixels_in_box < ends[:, None]) & (distances > -0.5) & (distances <= 0.5)
     shares = tf.cast(is_in, tf.float64)
     shares /= tf.reduce_sum(shares, axis=1, keepdims=True)
-    rows = tf.repeat(tf.range(count), tf.shape(places)[1])
-    columns = tf.reshape(tf.minimum(places, length - 1), [-1])
+    rows = tf.repeat(tf.range(count), tf.shape(pixels_in_box)[1])
+    columns = tf.reshape(tf.minimum(pixels_in_box, length - 1), [-1])
     boxes = tf.SparseTensor(
         tf.cast(tf.stack([rows, columns], 1), tf.int64),
         tf.reshape(shares, [-1]),

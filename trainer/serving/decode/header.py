@@ -1,5 +1,5 @@
-"""The elements of a DICOM file, inside a TensorFlow graph, and whether they are of an image that
-dicom_graph reads: file [] string -> Walk, Header, error."""
+"""The header of a DICOM file, inside a TensorFlow graph, and whether dicom.py can read its image:
+file [] string -> Walk, Header, error."""
 
 import math
 from typing import NamedTuple
@@ -53,25 +53,26 @@ DECIMALS = (
     *(RESCALE_SLOPE, RESCALE_INTERCEPT, WINDOW_CENTER, WINDOW_WIDTH),
     *(dicom.PIXEL_SPACING, dicom.IMAGER_SPACING, dicom.POSITION),
 )
-DEFAULTS = (1.0, 0.0, math.nan, math.nan)  # of the first four
+DEFAULTS = (1.0, 0.0, math.nan, math.nan)  # of the first four of DECIMALS
 GROUPS = (frames.SHARED_GROUPS, frames.FRAME_GROUPS)
 OFFSETS = (frames.EXTENDED_OFFSETS, frames.EXTENDED_LENGTHS)
 TAGS = sorted({*dicom.HEADER_TAGS, *dicom.SCAN_TAGS, PLANAR_CONFIGURATION})
 TEXTS = dicom.HEADER_TAGS - {*WORDS, frames.PALETTE, MODALITY_LUTS}
 TEXTS = sorted({*TEXTS, *DECIMALS, VOI_FUNCTION})
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-SYNTAXES = (*NATIVE, JPEGBaseline8Bit)  # that TensorFlow's own operations decode
+SYNTAXES = (*NATIVE, JPEGBaseline8Bit)  # TensorFlow's own operations decode these
 JPEG_BITS = 8
 
 
 class Header(NamedTuple):
-    """What is asked of the elements; [] where nothing else is said."""
+    """The values of the elements that decoding needs; tensors are [] unless another shape is
+    given."""
 
     syntax: tf.Tensor
-    is_jpeg: tf.Tensor  # baseline
+    is_jpeg: tf.Tensor  # JPEG Baseline
     photometric: tf.Tensor
-    words: dict[int, tf.Tensor]  # of WORDS, int64; -1 where there is none
-    are_decimals: tf.Tensor  # all of DECIMALS
+    words: dict[int, tf.Tensor]  # by tag of WORDS, int64; -1 where absent
+    are_decimals: tf.Tensor  # whether all of DECIMALS are numbers
     numbers: Numbers
     is_sigmoid: tf.Tensor
 
@@ -79,7 +80,8 @@ class Header(NamedTuple):
 def read_elements(
     data: tf.Tensor, syntaxes: tuple[str, ...] = SYNTAXES
 ) -> tuple[Walk, tf.Tensor, tf.Tensor]:
-    """(elements, transfer syntax, error) of a file, whose syntax has to be one of these."""
+    """Return (walk over the elements, transfer syntax, error) of a file; another syntax is an
+    error."""
     size = size_of(data)
     has_prefix = tf.strings.substr(data, tf.minimum(size, 128), 4) == b"DICM"
     start = tf.where(has_prefix, tf.constant(132, tf.int64), 0)
@@ -87,7 +89,7 @@ def read_elements(
     is_dicom = has_prefix | tf.reduce_any(group == [b"\2\0", b"\x08\0", b"\0\x08"])
     has_meta = group == b"\2\0"
     meta = walk_elements(data, tf.where(has_meta, start, size), (TRANSFER_SYNTAX,), last_group=2)
-    start = tf.where(has_meta, meta.at, start)
+    start = tf.where(has_meta, meta.position, start)
     syntax = text(meta, TRANSFER_SYNTAX)
     syntax = tf.where(syntax == "", _guess_syntax(data, start), syntax)
     error = first_error(
@@ -99,7 +101,8 @@ def read_elements(
         ),
         (
             tf.reduce_all(syntax != syntaxes),
-            f"unsupported-syntax: expected {_syntax_names(syntaxes)}; convert the file, or use predict",
+            f"unsupported-syntax: expected {_syntax_names(syntaxes)}; convert the file, or use "
+            f"predict",
         ),
     )
     start = tf.where(error == "", start, size)
@@ -129,12 +132,13 @@ def read_elements(
 
 
 def _syntax_names(syntaxes: tuple[str, ...]) -> str:
+    """Return the names of transfer syntaxes as a list in a sentence."""
     names = [UID(syntax).name for syntax in syntaxes]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _guess_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """The uncompressed syntax of a data set, from its first group and representation."""
+    """Guess the uncompressed syntax of a data set from its first group and representation."""
     head = tf.strings.substr(data, start, 6)
     is_explicit = tf.strings.regex_full_match(
         tf.strings.substr(head, tf.minimum(size_of(head), 4), 2), "[A-Z]{2}"
@@ -145,6 +149,7 @@ def _guess_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
 
 
 def read_header(walk: Walk, syntax: tf.Tensor) -> Header:
+    """Return the values of the elements that decoding needs."""
     decimals = tf.stack([text(walk, tag) for tag in DECIMALS])
     are_decimals = are_numbers(decimals)
     numbers = tf.where(are_decimals, decimals, "")[: len(DEFAULTS)]
@@ -162,19 +167,15 @@ def read_header(walk: Walk, syntax: tf.Tensor) -> Header:
 
 
 def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
-    """Why the elements are of no image that is read here, [] string; `is_presented`: through the
-    file's own curve, if it has one."""
+    """Return why the image cannot be read here, [] string; "" where it can.
+
+    With `is_presented` the converter would apply the file's own curve, which the graph cannot.
+    """
     rows, columns, samples, allocated, bits, sign = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
     frame_count = text(walk, frames.FRAMES)
     has_groups = tf.reduce_any([is_filled(walk, tag) for tag in GROUPS])
     has_curve = is_filled(walk, VOI_LUTS) | header.is_sigmoid
-    is_native = tf.reduce_any(header.syntax == NATIVE)
-    is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
-    has_offsets = tf.reduce_any([is_filled(walk, tag) for tag in OFFSETS])
-    start, _, is_open, end = tf.unstack(walk.places[PIXEL_DATA])
-    octets_expected = rows * columns * allocated // 8
-    is_enough = (is_open == 0) & (end - start >= octets_expected)
     return first_error(
         (
             tf.reduce_any([is_long(walk, tag) for tag in TEXTS]),
@@ -182,21 +183,21 @@ def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         ),
         (
             ~header.are_decimals | tf.reduce_any([is_binary(walk, tag) for tag in DECIMALS]),
-            "undecodable: a rescale, window, spacing or position that is no decimal number",
+            "undecodable: a rescale, window, spacing or position that is not a decimal number",
         ),
         (
             (rows <= 0) | (columns <= 0) | (bits <= 0),
             "no-pixels: no Rows, Columns and Bits Stored: not an image",
         ),
         (rows * columns > MAX_PIXELS, f"too-large: expected at most {MAX_PIXELS} pixels"),
-        (bits > 16, format_error("too-many-bits: {} bits a pixel, expected at most 16", bits)),
+        (bits > 16, format_error("too-many-bits: {} bits per pixel, expected at most 16", bits)),
         (
             ~tf.strings.regex_full_match(frame_count, "0*1|") | has_groups,
             "multi-frame: more than one frame, or functional groups; expected one plain frame",
         ),
         (
             ~is_grey,
-            "unknown-colour: expected MONOCHROME1 or MONOCHROME2 with one sample a pixel",
+            "unknown-colour: expected MONOCHROME1 or MONOCHROME2 with one sample per pixel",
         ),
         (
             ((allocated != 8) & (allocated != 16)) | (bits > allocated),
@@ -207,27 +208,38 @@ def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
         (
             ~_has_usual_vrs(walk),
-            "undecodable: an element of a representation or a padding that it does not have",
+            "undecodable: an element with an unusual representation or padding",
         ),
         (
             is_filled(walk, MODALITY_LUTS) | (has_curve & is_presented),
             "undecodable: a lookup table or a sigmoid, expected rescale and a linear window; use "
             "predict",
         ),
+        *_pixel_data_checks(walk, header),
+    )
+
+
+def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
+    """Return the checks (holds, error) of the pixel data, raw or encapsulated."""
+    rows, columns, _, allocated, bits, sign = (header.words[tag] for tag in WORDS)
+    is_native = tf.reduce_any(header.syntax == NATIVE)
+    is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
+    has_offsets = tf.reduce_any([is_filled(walk, tag) for tag in OFFSETS])
+    start, _, is_open, end = tf.unstack(walk.places[PIXEL_DATA])
+    size, expected = end - start, rows * columns * allocated // 8  # bytes
+    is_enough = (is_open == 0) & (size >= expected)
+    few_bytes = format_error("undecodable: {} bytes of pixel data, expected {}", size, expected)
+    return (
         (header.is_jpeg & ~is_jpeg_grey, "undecodable: expected 8 unsigned bits of JPEG Baseline"),
         (~is_native & has_offsets, "undecodable: extended offsets, expected fragments of a frame"),
-        (
-            is_native & ~is_enough,
-            format_error(
-                "undecodable: {} bytes of pixel data, expected {}", end - start, octets_expected
-            ),
-        ),
+        (is_native & ~is_enough, few_bytes),
     )
 
 
 def _has_usual_vrs(walk: Walk) -> tf.Tensor:
-    """Whether pydicom reads what is read here as text or not at all."""
-    # Of big-endian words, two pixels of 8 bits are in one.
+    """Return whether pydicom, too, would read the elements that are read here as text or
+    ignored."""
+    # A big-endian word holds two pixels of 8 bits, swapped.
     is_paired = walk.is_big & ~has_vr(walk, PIXEL_DATA, "OB")
     is_paired &= word(walk, frames.BITS_ALLOCATED) == 8
     planar_start, _, _, planar_end = tf.unstack(walk.places[PLANAR_CONFIGURATION])

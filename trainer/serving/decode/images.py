@@ -1,10 +1,10 @@
-"""PNG and JPEG files -> images as the converter would store them, in TensorFlow's own ops: what
-lake/sources/images.py does with Pillow, in a graph.
+"""PNG and JPEG files as the converter would store them, by TensorFlow operations alone: the graph's
+version of lake/sources/images.py, which uses Pillow.
 
-Grey of 1 to 16 bits, colours and palettes of 8 become what the converter makes of them. An error,
-where the converter also refuses or the graph cannot: files that are neither, animations, pixels
-that are not opaque, 16 bits in colour, four channels (CMYK), pictures that EXIF turns, several
-pictures in one file.
+It reads grey of 1 to 16 bits, and colours and palettes of 8. These are errors, because the
+converter refuses them, too, or because the graph cannot read them: other formats, animations,
+pixels that are not opaque, 16 bits in colour, four channels (CMYK), pictures that EXIF turns,
+several pictures in one file.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from trainer.serving.decode.grey import GreyTensor, shrunk_size, view
 
 JPEG_START = b"\xff\xd8"
 GREY = 0  # colour type of a PNG's IHDR
-# Chunks of a PNG that make its plain pixels the wrong ones.
+# Chunks of a PNG that change what its pixels show.
 PNG_REFUSED = {
     b"acTL": "multi-frame: an animation",
     b"tRNS": "transparent: pixels may not be opaque; save it without transparency",
@@ -31,15 +31,18 @@ PNG_REFUSED = {
 }
 SCAN, BASELINE = 0xDA, 0xC0  # JPEG markers: start of scan, the frame header of the baseline process
 APP1, APP2, EXIF, PICTURES = 0xE1, 0xE2, b"Exif", b"MPF\0"
-MAX_SEGMENTS = 10_000  # before the pixels; a file has ten
+MAX_SEGMENTS = 10_000  # before the pixels; most files have ten
 ORIENTATION = 274  # EXIF's tag
 DAMAGED = "undecodable: damaged, or of a kind that TensorFlow does not decode"
 TOO_LARGE = f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
 
 
-@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
+@tf.autograph.experimental.do_not_convert  # it has no Python branches on tensors
 def stored_image(data, storage: Storage) -> StoredImage:
-    """Of a whole file, [] string, as a lake of `storage` holds it; fails where it is damaged."""
+    """Return the image of a whole file, [] string, as a lake with `storage` holds it.
+
+    Fails where the file is damaged.
+    """
     return tf.case(
         [
             (
@@ -57,27 +60,27 @@ def stored_image(data, storage: Storage) -> StoredImage:
 
 def _png(data, storage: Storage) -> StoredImage:
     # IHDR: width, height, bits, colour type
-    header = _at(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
+    header = _bytes_from(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
     width, height, bits, kind = _number(header[:4]), _number(header[4:8]), header[8], header[9]
     names, has_pixels = _png_chunks(data)
     error = first_error(
         (~has_pixels, DAMAGED),
-        *((tf.reduce_any(names == name), said) for name, said in PNG_REFUSED.items()),
-        ((bits == 16) & (kind != GREY), "deep-colour: 16 bits a channel; save it as grey"),
+        *((tf.reduce_any(names == name), error) for name, error in PNG_REFUSED.items()),
+        ((bits == 16) & (kind != GREY), "deep-colour: 16 bits per channel; save it as grey"),
         (_is_too_large(height, width), TOO_LARGE),
     )
 
     def grey(depth: int) -> StoredImage:
         dtype = tf.uint16 if depth == 16 else tf.uint8
         pixels = tf.io.decode_png(data, channels=1, dtype=dtype)
-        return _made(tf.cast(pixels[..., 0], tf.int32), depth, storage)
+        return _from_levels(tf.cast(pixels[..., 0], tf.int32), depth, storage)
 
     def coloured() -> StoredImage:
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
             lambda: refused(tf.constant(PNG_REFUSED[b"tRNS"]), storage),
-            lambda: _made(_luma(pixels[..., :3]), 8, storage),
+            lambda: _from_levels(_luma(pixels[..., :3]), 8, storage),
         )
 
     return tf.case(
@@ -91,16 +94,18 @@ def _png(data, storage: Storage) -> StoredImage:
 
 
 def _png_chunks(data) -> tuple:
-    """[K] string, names of the chunks before the pixels, and whether there are pixels behind them;
-    fails where the file ends before."""
+    """Return the names of the chunks before the pixels, [K] string, and whether pixels follow them.
+
+    Fails where the file ends before.
+    """
 
     def name_at(position):
         return tf.strings.substr(data, position + 4, 4)
 
     def step(position, names):
         length = tf.io.decode_raw(tf.strings.substr(data, position, 4), tf.uint8)
-        # As int64: no length makes a step back.
-        length = _number(tf.cast(_at(length, 0, 4), tf.int64))
+        # As int64, so that no length leads back.
+        length = _number(tf.cast(_bytes_from(length, 0, 4), tf.int64))
         return position + 12 + length, tf.concat([names, [name_at(position)]], axis=0)
 
     position, names = tf.while_loop(
@@ -144,30 +149,34 @@ def _jpeg(data, storage: Storage) -> StoredImage:
         [
             (error != "", lambda: refused(error, storage)),
             (is_kept, kept),
-            (channels == 1, lambda: _made(grey(), 8, storage)),
+            (channels == 1, lambda: _from_levels(grey(), 8, storage)),
         ],
-        default=lambda: _made(_luma(decoded(3)), 8, storage),
+        default=lambda: _from_levels(_luma(decoded(3)), 8, storage),
     )
 
 
 class _Segments(NamedTuple):
-    """What comes before a JPEG's scan."""
+    """What the segments before a JPEG's scan tell."""
 
     frame: tf.Tensor  # [9] int32: the frame header (T.81 B.2.2) from its marker's second byte on
-    is_turned: tf.Tensor  # [] bool, by EXIF
-    has_pictures: tf.Tensor  # [] bool, more than this one (CIPA DC-007)
+    is_turned: tf.Tensor  # [] bool: EXIF turns the picture
+    has_pictures: tf.Tensor  # [] bool: the file holds more pictures (CIPA DC-007)
 
 
 def _jpeg_segments(data) -> _Segments:
+    """Walk over the segments before the scan; fails where there are more than MAX_SEGMENTS."""
     content = tf.io.decode_raw(data, tf.uint8)
 
     def step(position, frame_at, exif_at, has_pictures):
-        marker, name = tf.cast(content[position + 1], tf.int32), tf.strings.substr(data, position + 4, 4)
-        is_segment = (content[position] == 0xFF) & (marker != 0xFF)  # not between two, nor a fill byte
+        marker, name = (
+            tf.cast(content[position + 1], tf.int32),
+            tf.strings.substr(data, position + 4, 4),
+        )
+        is_segment = (content[position] == 0xFF) & (marker != 0xFF)  # no garbage, no fill byte
         is_frame = is_segment & tf.reduce_any(marker == sorted(FRAME_HEADERS))
         has_pictures |= is_segment & (marker == APP2) & (name == PICTURES)
         is_exif = is_segment & (marker == APP1) & (name == EXIF)
-        length = tf.where(is_segment, 2 + _number(_at(content, position + 2, 2)), 1)
+        length = tf.where(is_segment, 2 + _number(_bytes_from(content, position + 2, 2)), 1)
         return (
             position + length,
             tf.where(is_frame, position + 1, frame_at),
@@ -182,44 +191,49 @@ def _jpeg_segments(data) -> _Segments:
     position, frame_at, exif_at, has_pictures = tf.while_loop(
         is_before_scan, step, start, maximum_iterations=MAX_SEGMENTS
     )
-    # Segments that were not looked at could turn the picture.
+    # A segment beyond MAX_SEGMENTS could turn the picture.
     tf.debugging.assert_equal(is_before_scan(position), False)
     is_turned = tf.cond(
         exif_at > 0, lambda: _is_turned(content[exif_at:]), lambda: tf.constant(False)
     )
-    return _Segments(_at(content, frame_at, 9), is_turned, has_pictures)
+    return _Segments(_bytes_from(content, frame_at, 9), is_turned, has_pictures)
 
 
 def _is_turned(tiff) -> tf.Tensor:
-    """Whether an EXIF block, uint8 [N], has an Orientation other than upright (TIFF 6.0)."""
+    """Return whether an EXIF block, uint8 [N], has another Orientation than upright (TIFF 6.0)."""
     is_big = tiff[0] == ord("M")
 
     def short(position):
-        high, low = tf.where(is_big, position, position + 1), tf.where(is_big, position + 1, position)
+        high, low = (
+            tf.where(is_big, position, position + 1),
+            tf.where(is_big, position + 1, position),
+        )
         first, second = (tf.cast(tf.gather(tiff, place), tf.int32) for place in (high, low))
         return first * 256 + second
 
-    directory = short(tf.where(is_big, 6, 4))  # four bytes; a segment is shorter than two can tell
+    directory = short(
+        tf.where(is_big, 6, 4)
+    )  # the lower two of four bytes: a segment is shorter than 2^16
     entries = directory + 2 + 12 * tf.range(short(directory))
     values = short(entries + 8)
     return tf.reduce_any((short(entries) == ORIENTATION) & (values > 1) & (values <= 8))
 
 
 def _luma(pixels):
-    """Grey [H, W] int32 of colours [H, W, 3] uint8, as Pillow's "L" has it."""
+    """Return the luma [H, W] int32 of colours [H, W, 3] uint8, as Pillow's mode "L" does."""
     sums = tf.reduce_sum(tf.cast(pixels, tf.int32) * LUMA.astype(np.int32), axis=-1)
     return (sums + 2**15) // 2**16
 
 
 def _levels(levels, bits: int) -> GreyTensor:
-    """Of values that have no unit."""
+    """Return levels without a unit as grey levels of `bits` bits."""
     highest = 2**bits - 1
     slope, intercept, low, high = tf.unstack(tf.constant([1.0, 0.0, 0.0, highest], tf.float64))
     return GreyTensor(levels, tf.constant(highest), (slope, intercept), (low, high))
 
 
-def _made(levels, bits: int, storage: Storage) -> StoredImage:
-    """Of levels [H, W] int32."""
+def _from_levels(levels, bits: int, storage: Storage) -> StoredImage:
+    """Return levels [H, W] int32 as the converter would store them."""
     original = tf.shape(levels)
     size = shrunk_size(original[0], original[1], storage.max_side)
     pixels, window = decode_grey.stored_levels(_levels(levels, bits), storage, size)
@@ -235,11 +249,11 @@ def _is_too_large(height, width):
     return (height <= 0) | (width <= 0) | (count > MAX_PIXELS)
 
 
-def _at(content, position, count: int):
-    """[count] int32 of the bytes from `at` on; fails where they end before."""
+def _bytes_from(content, position, count: int):
+    """Return `count` bytes from `position` on, [count] int32; fails where the data ends before."""
     return tf.cast(tf.ensure_shape(content[position : position + count], [count]), tf.int32)
 
 
 def _number(digits):
-    """Of big-endian bytes, int32 [2] or [4]."""
+    """Return the number that big-endian bytes, int32 [2] or [4], stand for."""
     return tf.reduce_sum(digits * [256**place for place in reversed(range(digits.shape[0]))])

@@ -1,9 +1,9 @@
-"""Compressed DICOM frames decoded inside a graph by tensorflow-io (DCMTK, OpenJPEG), for an export
-that takes more transfer syntaxes than TensorFlow's own operations do.
+"""Compressed DICOM frames, decoded inside a graph by tensorflow-io (DCMTK, OpenJPEG), for an export
+that reads more transfer syntaxes than TensorFlow's own operations do.
 
-tensorflow-io gets each frame in a file of our own making, which says unsigned MONOCHROME2. Of the
-original's header it would take a view of its own: it shifts signed values, rescales, turns
-MONOCHROME1 over. So words come out as they are stored, and go on as dicom_graph's.
+tensorflow-io interprets a file's header in its own way: it shifts signed values, rescales, and
+inverts MONOCHROME1. So each frame is wrapped into a minimal file that declares unsigned
+MONOCHROME2: the words come out as they are stored, and dicom.py continues with them.
 """
 
 import struct
@@ -18,19 +18,19 @@ from trainer.serving.decode.claims import SYNTAXES, claimed_bits
 from trainer.serving.decode.elements import first_error, size_of
 from trainer.serving.decode.header import Header
 
-# Of the file around a frame (PS3.5 7.1.2, A.4).
+# Elements of the file around a frame (PS3.5 7.1.2, A.4).
 HIGH_BIT = 0x00280102
 PIXELS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"  # of undefined length
 ITEM, SEQUENCE_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
 def stored_image(data: tf.Tensor, storage: Storage) -> dicom.StoredImage:
-    """As dicom_graph.stored, of files of SYNTAXES too."""
+    """Return what dicom.stored_image does, also for files of SYNTAXES."""
     return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, values))
 
 
 def values(frame: tf.Tensor, header: Header) -> tuple:
-    """(stored words [H, W] int32, error) of the frame of a grey image."""
+    """Decode the frame of a grey image: (stored words [H, W] int32, error)."""
     size = tf.stack([header.words[ROWS], header.words[COLUMNS]])
     bits = claimed_bits(frame, header)
     image = tf.cond(bits > 0, lambda: _decoded(frame, header), lambda: tf.zeros([0], tf.uint16))
@@ -41,27 +41,27 @@ def values(frame: tf.Tensor, header: Header) -> tuple:
         (
             bits == 0,
             "undecodable: the codestream is cut off, or of another process, size or depth than the "
-            "header says",
+            "header states",
         ),
         (~is_whole, "undecodable: tensorflow-io finds no image in the codestream"),
         (
             (bits != header.words[BITS_STORED]) & ~_are_within(words, header),
-            "undecodable: values in the codestream are of more bits than the header says",
+            "undecodable: values in the codestream have more bits than the header states",
         ),
     )
     return words, error
 
 
 def _decoded(frame: tf.Tensor, header: Header) -> tf.Tensor:
-    """[1, H, W, 1] uint16; [0] where tensorflow-io cannot."""
-    import tensorflow_io  # only there: lake/predictions/tfio.py
+    """Return pixels [1, H, W, 1] uint16; [0] where tensorflow-io cannot decode them."""
+    import tensorflow_io  # installed only where exports use it: lake/predictions/tfio.py
 
     decode = tensorflow_io.image.decode_dicom_image
     return decode(_file(frame, header), on_error="skip", scale="preserve", dtype=tf.uint16)
 
 
 def _are_within(words: tf.Tensor, header: Header) -> tf.Tensor:
-    """Whether BITS_STORED hold the values of whole words."""
+    """Return whether the values of whole words fit into BITS_STORED bits."""
     allocated, bits, sign = (
         tf.cast(header.words[tag], tf.int32) for tag in (BITS_ALLOCATED, BITS_STORED, SIGNED)
     )
@@ -71,7 +71,7 @@ def _are_within(words: tf.Tensor, header: Header) -> tf.Tensor:
 
 
 def _file(frame: tf.Tensor, header: Header) -> tf.Tensor:
-    """A DICOM file around the frame, [] string: as few elements as DCMTK takes."""
+    """Wrap the frame into a DICOM file, [] string, with the fewest elements that DCMTK reads."""
     is_odd = size_of(frame) % 2
     depth = tf.where(header.words[BITS_ALLOCATED] == 8, _depth(8), _depth(16))
     return tf.strings.join(
@@ -80,7 +80,7 @@ def _file(frame: tf.Tensor, header: Header) -> tf.Tensor:
             *(_word(ROWS), _little_endian(header.words[ROWS], 2)),
             *(_word(COLUMNS), _little_endian(header.words[COLUMNS], 2)),
             depth,
-            PIXELS + ITEM + bytes(4) + ITEM,  # of the offset table, and of the frame
+            PIXELS + ITEM + bytes(4) + ITEM,  # an empty offset table, then the frame's item
             _little_endian(size_of(frame) + is_odd, 4),
             frame,
             tf.where(is_odd == 1, b"\0", b""),
@@ -90,7 +90,7 @@ def _file(frame: tf.Tensor, header: Header) -> tf.Tensor:
 
 
 def _head(syntax: str) -> bytes:
-    """Up to Rows."""
+    """Return the start of the file, up to Rows."""
     uid = syntax.encode() + b"\0" * (len(syntax) % 2)
     meta = struct.pack("<HH2sH", 0x0002, 0x0010, b"UI", len(uid)) + uid
     length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(meta))
@@ -99,18 +99,18 @@ def _head(syntax: str) -> bytes:
 
 
 def _depth(allocated: int) -> bytes:
-    """Whole unsigned words."""
+    """Return the elements that declare unsigned words of `allocated` bits."""
     values = {BITS_ALLOCATED: allocated, BITS_STORED: allocated, HIGH_BIT: allocated - 1, SIGNED: 0}
     return b"".join(_word(tag, value) for tag, value in values.items())
 
 
 def _word(tag: int, value: int | None = None) -> bytes:
-    """An element of one word, or all of it but the value."""
+    """Return an element of one word; without a value, all of the element that precedes it."""
     head = struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, b"US", 2)
     return head if value is None else head + struct.pack("<H", value)
 
 
 def _little_endian(number: tf.Tensor, count: int) -> tf.Tensor:
-    """A number as bytes, [] string."""
+    """Return a number as `count` little-endian bytes, [] string."""
     octets = tf.bitwise.right_shift(number, 8 * np.arange(count)) % 256
     return tf.strings.reduce_join(tf.gather([bytes([octet]) for octet in range(256)], octets))
