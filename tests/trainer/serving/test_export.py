@@ -151,7 +151,7 @@ def test_the_answers_are_those_of_predict(exports, job, wrong):
 def test_the_description(exports, lake):
     description = json.loads((exports / "cascade" / "export.json").read_text())
     assert description["decision"]["triplet"]["area_share"] == 0.25
-    assert [len(shas) for shas in known["weights_sha256"].values()] == [1, 1]
+    assert [len(shas) for shas in description["weights_sha256"].values()] == [1, 1]
     assert description["stored"]["bits"] == 8 and description["stored"]["image_id_from"] == "name"
     assert set(description["signatures"]) == {"dicom", "image", "pixels", "records"}
     assert description["signatures"]["dicom"]["inputs"] == {"files": ["string", [None]]}
@@ -188,7 +188,7 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
         dice = metrics[f"evaluate_l{level}"]["splits"]["test"]["dice_mean"]
         assert (row["level"], row["test_dice"], row["interval"]) == (level, dice, None)
         description = json.loads((tmp_path / "out" / f"l{level}" / "export.json").read_text())
-        assert description["level"] == level and known["parameters"] == row["parameters"]
+        assert description["level"] == level and description["parameters"] == row["parameters"]
         assert row["ms_per_image"] > 0 and row["megabytes"] > 0
     assert rows[0]["parameters"] < rows[1]["parameters"]
     assert not (tmp_path / "early").exists() and not (tmp_path / "unfinished.out").exists()
