@@ -1,12 +1,12 @@
-"""Whether an export answers as predict does, and what it costs beside it.
+"""Compare an export with predict: whether both give the same answers, and how long each takes.
 
 python -m trainer.task evaluate --workdir runs/unetpp
 python benchmarks/parity.py --workdir runs/unetpp --images 'xrays/*.dcm' [--signature image]
 
-Exports the workdir, loads the SavedModel back, and asks it and predict about the same files: the
+Exports the workdir, loads the SavedModel and runs it and predict on the same files. Prints the
 largest difference of an image's p, the share of equal mask pixels, the images whose masks differ,
-the files that one of them refuses, and milliseconds an image of each, reading the files included.
-Both answer a few files first, for TensorFlow to be warm.
+the files that only one of them refuses, and milliseconds per image of each, including reading the
+files. Both process a few files beforehand, so that no time goes into warming up TensorFlow.
 """
 
 import argparse
@@ -42,14 +42,13 @@ class Answer(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def of_predict(
+def predict_answers(
     system: ensemble.Ensemble, paths: list[str], output: Path
 ) -> tuple[dict[str, Answer], dict[str, str]]:
-    """Answers and reasons of rejects, by file name."""
-    stored = images.reader_settings(system)
-    asked = input_files.from_files(paths, stored)
-    predict.predict(system, decision.read(system), asked, output, OutputOptions())
-    names = {image_id: Path(header.path).name for image_id, header in asked.headers.items()}
+    """Return answers, and reasons of rejects, by file name."""
+    inputs = input_files.from_files(paths, images.reader_settings(system))
+    predict.predict(system, decision.read(system), inputs, output, OutputOptions())
+    names = {image_id: Path(header.path).name for image_id, header in inputs.headers.items()}
     texts, facts = rows(output / SUBMISSION_CSV), rows(output / PREDICTIONS_CSV)
     answers = {
         names[text["ImageId"]]: Answer(float(fact["probability"]), text["EncodedPixels"])
@@ -64,28 +63,30 @@ def rows(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def of_export(call, paths: list[str], batch_size: int) -> tuple[dict[str, Answer], dict[str, str]]:
+def export_answers(
+    call, paths: list[str], batch_size: int
+) -> tuple[dict[str, Answer], dict[str, str]]:
     answers, errors = {}, {}
     for start in range(0, len(paths), batch_size):
         part = paths[start : start + batch_size]
-        found = call(files=tf.constant([Path(path).read_bytes() for path in part]))
-        found = {name: values.numpy() for name, values in found.items()}
+        outputs = call(files=tf.constant([Path(path).read_bytes() for path in part]))
+        outputs = {name: values.numpy() for name, values in outputs.items()}
         for number, path in enumerate(part):
-            error, name = found["error"][number].decode(), Path(path).name
+            error, name = outputs["error"][number].decode(), Path(path).name
             if error:
                 errors[name] = error
                 continue
-            size = int(found["height"][number]), int(found["width"][number])
-            text = found["rle"][number].decode()
-            answers[name] = Answer(float(found["probability"][number]), text, size)
+            size = int(outputs["height"][number]), int(outputs["width"][number])
+            text = outputs["rle"][number].decode()
+            answers[name] = Answer(float(outputs["probability"][number]), text, size)
     return answers, errors
 
 
-def compare(expected: dict[str, Answer], found: dict[str, Answer]) -> None:
-    names = sorted(expected.keys() & found.keys())
+def compare(expected: dict[str, Answer], actual: dict[str, Answer]) -> None:
+    names = sorted(expected.keys() & actual.keys())
     differences, pixels, others, lesions = [], 0, [], 0
     for name in names:
-        one, other = expected[name], found[name]
+        one, other = expected[name], actual[name]
         differences.append(abs(one.probability - other.probability))
         pixels += other.size[0] * other.size[1]
         lesions += one.text != rle.EMPTY
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--tta", nargs="+", default=["none"])
     parser.add_argument("--images", required=True, nargs="+", help="patterns of files")
     parser.add_argument("--signature", default="dicom")
-    parser.add_argument("--batch", type=int, default=16, help="files a call")
+    parser.add_argument("--batch", type=int, default=16, help="files per call")
     flags = parser.parse_args()
     paths = sorted(path for pattern in flags.images for path in glob.glob(pattern, recursive=True))
     system = ensemble.load(flags.workdir, flags.classifier, flags.tta)
@@ -115,24 +116,24 @@ def main() -> None:
         print(export.export(system, Path(folder) / "exported", GRAPH))
         call = tf.saved_model.load(f"{folder}/exported").signatures[flags.signature]
         runs = {
-            "predict": lambda some, name: of_predict(system, some, Path(folder) / name),
-            "export": lambda some, name: of_export(call, some, flags.batch),
+            "predict": lambda some, name: predict_answers(system, some, Path(folder) / name),
+            "export": lambda some, name: export_answers(call, some, flags.batch),
         }
         answers = {}
         for name, run in runs.items():
             run(paths[:WARM_UP], "warm")
             start = time.perf_counter()
             answers[name] = run(paths, "all")
-            print(f"{name}: {1000 * (time.perf_counter() - start) / len(paths):.1f} ms an image")
-    (expected, rejects), (found, errors) = answers["predict"], answers["export"]
-    compare(expected, found)
-    for said, alone, whose in (
+            print(f"{name}: {1000 * (time.perf_counter() - start) / len(paths):.1f} ms per image")
+    (expected, rejects), (actual, errors) = answers["predict"], answers["export"]
+    compare(expected, actual)
+    for title, names, reasons in (
         ("refused by the export alone", errors.keys() - rejects.keys(), errors),
         ("refused by predict alone", rejects.keys() - errors.keys(), rejects),
     ):
-        print(f"{said}: {len(alone)}")
-        for name in sorted(alone):
-            print(f"  {name}: {whose[name]}")
+        print(f"{title}: {len(names)}")
+        for name in sorted(names):
+            print(f"  {name}: {reasons[name]}")
 
 
 if __name__ == "__main__":

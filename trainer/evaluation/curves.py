@@ -75,22 +75,15 @@ def _mask_curve(counts: Counts, passes: np.ndarray) -> dict:
     dice = np.where(passes[:, None], counts.dice_at(CURVE), emptied)  # [M, 31]
     is_positive = counts.truth > 0
     of_positives = dice[is_positive].mean(axis=0) if is_positive.any() else [None] * len(CURVE)
-    return {
-        "threshold": CURVE,
-        "dice_mean": dice.mean(axis=0),
-        "dice_positives": of_positives,
-    }
+    return {"threshold": CURVE, "dice_mean": dice.mean(axis=0), "dice_positives": of_positives}
 
 
 def _pixel_curve(counts: Counts) -> dict:
     """Return precision and recall over all pixels of the split together."""
     thresholds = counts.columns(CURVE)
     hits, above = (part[:, thresholds].sum(axis=0) for part in (counts.hits, counts.above))
-    return {
-        "threshold": CURVE,
-        "precision": ratio(hits, above),
-        "recall": ratio(hits, counts.truth.sum()),
-    }
+    recall = ratio(hits, counts.truth.sum())
+    return {"threshold": CURVE, "precision": ratio(hits, above), "recall": recall}
 
 
 def _calibration(number, p_sum, positives) -> dict:

@@ -42,6 +42,7 @@ def evaluate(
 
     # --- predict, decide ---
     with damage.locate_errors(ensemble.run, lake):
+        # One pass over each fold, or one over the validation split.
         last_parts = [predict(part, split) for part, split in parts]
         validation = join([part.predictions for part in last_parts])
         decision = _choose_thresholds(ensemble, validation)
@@ -57,12 +58,12 @@ def evaluate(
 
     # --- score ---
     split_scores = {name: _score_split(split, options) for name, split in outcomes.items()}
-    system = results.describe(ensemble)
-    evaluation = Evaluation(system, lake, manifest, options, decision, split_scores)
+    facts = results.describe(ensemble)
+    evaluation = Evaluation(*facts, lake, manifest, options, decision, split_scores)
 
     # --- write ---
-    write_metrics(workdir, {system.label: results.entry(evaluation)})
-    results.draw_curves(workdir / system.label, evaluation)
+    write_metrics(workdir, {ensemble.label: results.entry(evaluation)})
+    results.draw_curves(workdir / ensemble.label, evaluation)
     if picture:
         pixels = gallery.draw_panel(last, {place: images[place] for place in first})
         storage.make_folder(picture.parent)

@@ -21,18 +21,12 @@ from trainer.evaluation.bootstrap import FEWEST_PATIENTS
 from trainer.evaluation.gallery import GalleryImage
 from trainer.evaluation.outcomes import Outcomes
 from trainer.evaluation.results import Evaluation, cell
-from trainer.evaluation.scores import DESCRIPTIONS
 from trainer.inference.decision import AREAS_SHARE, BOTTOMS, LESIONS, TOPS, Decision
 
 FILE = "report.html"
 FILL_ALPHA, LINE_ALPHA = 60, 255  # of 255
 JPEG_QUALITY = 88
 PERCENT = tuple(percent / 100 for percent in range(101))  # a classifier's thresholds
-HEADLINE = ("dice_mean", "dice_positives", "accuracy", "auc", "sensitivity", "specificity")
-SUBGROUP_SCORES = (
-    *("images", "positives", "dice_mean", "dice_positives", "auc"),
-    *("sensitivity", "specificity"),
-)
 
 
 def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
@@ -46,19 +40,14 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         lstrip_blocks=True,
     )
     split, last = list(evaluation.splits.items())[-1]
-    values, decision = last.scores.values, evaluation.decision
-    prevalence = evaluation.options.prevalence
+    decision = evaluation.decision
     return environment.get_template(FILE).render(
         evaluation=evaluation,
-        title=evaluation.system.title,
         split=split,
         last=last,
-        descriptions=DESCRIPTIONS,
-        headline=[name for name in HEADLINE if name in values],
-        subgroup_scores=[name for name in SUBGROUP_SCORES if name in values],
         fewest_patients=FEWEST_PATIENTS,
         rows=_gallery_rows(last.outcomes, images),
-        numbers=numbers(last.outcomes, prevalence) if decision else None,
+        numbers=numbers(last.outcomes, evaluation.options.prevalence) if decision else None,
         sliders=_sliders(decision) if decision else {},
         cell=cell,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

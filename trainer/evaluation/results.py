@@ -28,19 +28,12 @@ class SplitScores(NamedTuple):
     curves: dict[str, dict[str, list]]  # trainer/evaluation/curves.py
 
 
-class System(NamedTuple):
-    """What is evaluated, in words: an ensemble without its networks."""
-
-    title: str
-    label: str  # key of its scores and thresholds in metrics.json of the first workdir
-    facts: dict  # for metrics.json: its workdirs, the checksums of its weights
-    configs: list[tuple[Path, str]]  # (workdir, its config.yaml)
-
-
 class Evaluation(NamedTuple):
-    """One evaluation of a system on a lake."""
+    """One evaluation of an ensemble on a lake."""
 
-    system: System
+    title: str  # the ensemble in words
+    facts: dict  # the ensemble in metrics.json: workdirs, checksums of the weights
+    configs: list[tuple[Path, str]]  # (workdir, its config.yaml) of each member
     lake: str  # its folder
     manifest: dict
     options: ScoreOptions
@@ -48,8 +41,8 @@ class Evaluation(NamedTuple):
     splits: dict[str, SplitScores]  # the last is the one to report
 
 
-def describe(ensemble: Ensemble) -> System:
-    """Return what the results say about an ensemble; reads its weights for their checksums."""
+def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
+    """Return title, facts and configs of an Evaluation; reads the weights for their checksums."""
     workdirs, classifiers = (
         [str(member.workdir) for member in members]
         for members in (ensemble.members, ensemble.classifiers if ensemble.is_cascade else ())
@@ -68,7 +61,7 @@ def describe(ensemble: Ensemble) -> System:
         "tta": " ".join(ensemble.tta),
     }
     configs = [(m.workdir, (m.workdir / CONFIG).read_text()) for m in ensemble.everyone]
-    return System(title, ensemble.label, facts, configs)
+    return title, facts, configs
 
 
 def entry(evaluation: Evaluation) -> dict:
@@ -76,7 +69,7 @@ def entry(evaluation: Evaluation) -> dict:
     splits = evaluation.splits.items()
     return {
         "lake": evaluation.lake,
-        **evaluation.system.facts,
+        **evaluation.facts,
         **(evaluation.decision or Decision()).to_json(),
         "options": evaluation.options._asdict(),
         "splits": {name: _without_nan(split.scores.values) for name, split in splits},
@@ -109,7 +102,7 @@ def draw_curves(folder: Path, evaluation: Evaluation) -> None:
         board.scalars(name, 0, tags)
         if not split.curves:  # more than two classes
             continue
-        picture = plots.plot_curves(split.curves, f"{evaluation.system.title}: {name}")
+        picture = plots.plot_curves(split.curves, f"{evaluation.title}: {name}")
         storage.write(folder / f"curves_{name}.png", to_png(picture))
         board.image(name, 0, "curves", picture)
         predictions = split.outcomes.predictions
@@ -124,7 +117,7 @@ def table(evaluation: Evaluation) -> str:
     splits = evaluation.splits
     names = list(next(iter(splits.values())).scores.values)
     width = max(len(name) for name in names) + 2
-    lines = [evaluation.system.title, " " * width + "".join(f"{name:<26}" for name in splits)]
+    lines = [evaluation.title, " " * width + "".join(f"{name:<26}" for name in splits)]
     for name in names:
         cells = "".join(f"{cell(split.scores, name):<26}" for split in splits.values())
         lines.append(f"{name:<{width}}{cells}")

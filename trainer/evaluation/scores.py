@@ -2,7 +2,7 @@
 
 Every score is a function of how often each image counts, weights [R, N] -> [R]: all ones give the
 split's score, the draws of a bootstrap its spread. A score that is not defined (no positives, for
-example) is nan. To add a score, compute it here and describe it in DESCRIPTIONS.
+example) is nan. To add a score, compute it here and describe it in report.html.
 """
 
 from collections.abc import Callable
@@ -19,29 +19,6 @@ from trainer.scoring.ratios import ratio
 HALF = 0.5  # "at half": the network without chosen thresholds
 # Bins of calibration: 15 of equal width, as in Guo et al. 2017 (arXiv:1706.04599).
 EDGES = CURVE[::2]
-# {score: (what a reader calls it, what it means)}
-DESCRIPTIONS = {
-    "images": ("images", ""),
-    "positives": ("with a lesion", ""),
-    "without_mask": ("without a mask", "left out of the scores of masks"),
-    "accuracy": ("accuracy", "share of images whose class is right"),
-    "dice_mean": ("mean dice", "the challenge's score, over all images; two empty masks score 1"),
-    "dice_all_empty": ("all-empty score", "the mean dice if nothing is ever predicted"),
-    "dice_positives": ("dice on positives", "the mean over images with a lesion"),
-    "dice_positives_at_half": ("the same at p > 0.5", "without the chosen thresholds"),
-    "iou_mean": ("mean IoU", "overlap / union; 1 where both are empty"),
-    "iou_positives": ("IoU on positives", "the mean over images with a lesion"),
-    "auc": ("AUC", "area under the ROC curve of one score per image"),
-    "ap": ("average precision", "by chance alone it is the share of images with a lesion"),
-    "sensitivity": ("sensitivity", "share of the images with a lesion that are called positive"),
-    "specificity": ("specificity", "share of the images without a lesion that are called negative"),
-    "ppv": ("PPV", "share with a lesion of the images called positive, at the stated prevalence"),
-    "npv": ("NPV", "share without one of the images called negative, at the stated prevalence"),
-    "ece": ("calibration error", "ECE of p of a lesion in 15 even bins (Guo et al. 2017)"),
-    "brier": ("Brier score", "mean of (p - truth)², p of a lesion (Brier 1950)"),
-    "pixel_ece": ("calibration error of pixels", "ECE of p of each pixel in 15 bins"),
-    "pixel_brier": ("Brier score of pixels", "mean of (p - truth)², p of each pixel"),
-}
 
 
 class ScoreOptions(NamedTuple):

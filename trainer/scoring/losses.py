@@ -134,9 +134,8 @@ def lesion_bce(masks, logits, smoothing: float = 0.0):
 def reconstruction(images, reconstructions):
     """Return the mean squared difference over the pixels, the L2 term of Myronenko 2018
     (arXiv:1810.11654)."""
-    return image_mean(
-        ops.square(ops.cast(images, "float32") - ops.cast(reconstructions, "float32"))
-    )
+    images, reconstructions = ops.cast(images, "float32"), ops.cast(reconstructions, "float32")
+    return image_mean(ops.square(images - reconstructions))
 
 
 def kl_divergence(means, log_variances, pixels: int):
@@ -204,7 +203,4 @@ def _targets(masks, positive_share: float, smoothing: float):
     masks = ops.cast(masks, "float32")
     positive, negative = masks / positive_share, 1.0 - masks
     moved = smoothing / 2
-    return (
-        positive * (1 - moved) + negative * moved,
-        negative * (1 - moved) + positive * moved,
-    )
+    return positive * (1 - moved) + negative * moved, negative * (1 - moved) + positive * moved

@@ -23,7 +23,12 @@ def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesio
     """
     weights = ops.ones_like(batch["label"]) if weights is None else weights
     if is_classifier and logits.shape[-1] > 1:
-        return class_sums(logits, batch["label"], weights)
+        label_weights = weights * ops.cast(batch["label"] >= 0, "float32")
+        return {
+            "images": ops.sum(label_weights),
+            "correct": ops.sum(label_weights * metrics.correct(logits, batch["label"])),
+            "histograms": metrics.class_histograms(logits, batch["label"], weights),  # [C, 2, bins]
+        }
     if is_classifier:
         return {"histogram": metrics.score_histogram(logits, batch["label"], weights)}
     logits = ops.cast(logits[..., -1:], "float32")  # the deepest head
@@ -40,16 +45,6 @@ def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesio
         "dice_of_positives": ops.sum(positive * dices),
         "pixels": ops.sum(mask_weights * counts, axis=1),  # [4]
         "histogram": metrics.score_histogram(ranks, batch["label"], weights),
-    }
-
-
-def class_sums(logits, labels, weights) -> dict:
-    """Return example_sums for a classifier of more than two classes, logits [B, C]."""
-    weights = weights * ops.cast(labels >= 0, "float32")
-    return {
-        "images": ops.sum(weights),
-        "correct": ops.sum(weights * metrics.correct(logits, labels)),
-        "histograms": metrics.class_histograms(logits, labels, weights),  # [C, 2, bins]
     }
 
 

@@ -18,7 +18,7 @@ from trainer.scoring.sums import map_sums
 
 @pytest.fixture(scope="module")
 def images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """masks, probabilities [12, 16, 16, 1] float32, known [12]: lesions of many sizes, none, and an
+    """Masks and probabilities [12, 16, 16, 1], weights [12]: lesions of many sizes, none, and an
     image that does not count."""
     generator = np.random.default_rng(0)
     masks = np.zeros((12, 16, 16, 1), np.float32)
@@ -26,19 +26,19 @@ def images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         masks[number, :side, :side] = 1
     probabilities = np.clip(0.3 * generator.normal(size=masks.shape) + 0.25 + 0.5 * masks, 0, 1)
     probabilities[3] = 0
-    known = np.array([1.0] * 11 + [0.0], np.float32)
-    return masks, probabilities.astype(np.float32), known
+    weights = np.array([1.0] * 11 + [0.0], np.float32)
+    return masks, probabilities.astype(np.float32), weights
 
 
-def sums_of(masks, probabilities, known) -> dict:
-    found = map_sums(masks, probabilities, known, 0.5)
-    sums = {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
+def sums_of(masks, probabilities, weights) -> dict:
+    tensors = map_sums(masks, probabilities, weights, 0.5)
+    sums = {name: keras.ops.convert_to_numpy(value) for name, value in tensors.items()}
     labels = masks.any(axis=(1, 2, 3)).astype(np.float32)
     logits = np.linspace(-6, 7, len(masks)).astype(np.float32)
     counts = metrics.pixel_counts(masks, probabilities > 0.5)
-    sums["pixels"] = (known * keras.ops.convert_to_numpy(counts)).sum(axis=1)
-    sums["histogram"] = keras.ops.convert_to_numpy(metrics.score_histogram(logits, labels, known))
-    return sums | {"images": known.sum(), "positives": (known * labels).sum()}
+    sums["pixels"] = (weights * keras.ops.convert_to_numpy(counts)).sum(axis=1)
+    sums["histogram"] = keras.ops.convert_to_numpy(metrics.score_histogram(logits, labels, weights))
+    return sums | {"images": weights.sum(), "positives": (weights * labels).sum()}
 
 
 def plain_dice(mask, prediction) -> float:
@@ -47,17 +47,17 @@ def plain_dice(mask, prediction) -> float:
 
 
 def test_dice_over_thresholds_and_sizes_is_that_of_each_image(images):
-    masks, probabilities, known = images
+    masks, probabilities, weights = images
     bars = display_histograms.bars(sums_of(*images))
-    counted = [n for n in range(12) if known[n]]
-    positive = [n for n in counted if masks[n].any()]
-    at = [
+    numbers = [n for n in range(12) if weights[n]]
+    positive = [n for n in numbers if masks[n].any()]
+    mean_dices = [
         np.mean([plain_dice(masks[n], probabilities[n] > t) for n in positive])
         for t in (0.4, 0.4 + 1 / 30)
     ]
     edges, heights = bars["dice over thresholds/with a lesion"]
     assert len(heights) == 30 and edges[12] == pytest.approx(0.4)
-    assert heights[12] == pytest.approx(np.mean(at))
+    assert heights[12] == pytest.approx(np.mean(mean_dices))
     edges, heights = bars["dice by lesion size"]
     of_one_pixel = [n for n in positive if masks[n].sum() == 1]
     place = np.searchsorted(edges, np.log10(1 / 256)) - 1
@@ -67,14 +67,14 @@ def test_dice_over_thresholds_and_sizes_is_that_of_each_image(images):
     edges, heights = bars["lesion size, log10 of its share/truth"]
     assert heights.tolist() == np.histogram(np.log10(shares) - 1e-6, edges)[0].tolist()
     _, predicted = bars["lesion size, log10 of its share/prediction"]
-    assert predicted.sum() == sum((probabilities[n] > 0.5).any() for n in counted)
+    assert predicted.sum() == sum((probabilities[n] > 0.5).any() for n in numbers)
 
 
 def test_pr_counts_are_those_of_each_pixel_and_image(images):
-    masks, probabilities, known = images
+    masks, probabilities, weights = images
     sums = sums_of(*images)
     counts = pr_counts(sums)
-    mask, score = (values[known > 0].ravel() for values in (masks, probabilities))
+    mask, score = (values[weights > 0].ravel() for values in (masks, probabilities))
     for place in (0, 3, 15, 29, 30):
         above = score > place / 30
         expected = [(above & (mask == 1)).sum(), (above & (mask == 0)).sum()]

@@ -65,7 +65,7 @@ def page_of(predicted, decision: Decision, folder: Path) -> str:
     one = member(str(folder), model, 1, side=16)
     files.save(one.run, folder / "config.yaml")
     (folder / "best.weights.h5").touch()
-    system = results.describe(Ensemble(*([one], []) if decision.triplet else ([], [one])))
+    facts = results.describe(Ensemble(*([one], []) if decision.triplet else ([], [one])))
     outcomes = decide(predicted, decision)
     of_split = scores.score(outcomes, OPTIONS)
     subgroups = {"view": {NASTY: of_split}}
@@ -74,7 +74,7 @@ def page_of(predicted, decision: Decision, folder: Path) -> str:
     mask = np.zeros((24, 32), bool)
     mask[4:12, 6:20] = True
     image = GalleryImage(np.full((24, 32), 0.5, np.float32), mask, np.roll(mask, 5, axis=1))
-    evaluation = Evaluation(system, "lakes/<i>", MANIFEST, OPTIONS, decision, {"test": split})
+    evaluation = Evaluation(*facts, "lakes/<i>", MANIFEST, OPTIONS, decision, {"test": split})
     return report.page(evaluation, dict.fromkeys(places, image))
 
 

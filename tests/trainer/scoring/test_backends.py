@@ -69,7 +69,7 @@ def numbers() -> dict[str, list]:
     classes = rng.normal(size=(8, 3)).astype(np.float32)
     batch, settings = augmented()
     images, changed = compiled(lambda: step.prepare_batch(batch, settings))()
-    found = {
+    tensors = {
         "augmented images": images,
         "augmented masks": changed,
         "dice": losses.dice(masks, logits),
@@ -95,7 +95,9 @@ def numbers() -> dict[str, list]:
         "correct": metrics.correct(classes, numbers),
         "auc, ap": [metrics.auc(histogram), metrics.average_precision(histogram)],
     }
-    return {name: np.asarray(values, np.float64).ravel().tolist() for name, values in found.items()}
+    return {
+        name: np.asarray(values, np.float64).ravel().tolist() for name, values in tensors.items()
+    }
 
 
 @pytest.mark.slow
@@ -107,14 +109,14 @@ def test_jax_gives_the_same_losses_metrics_and_augmentation():
         "assert keras.backend.backend() == 'jax'\n"
         "print(json.dumps(test_backends.numbers()))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": paths, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    of_jax = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    of_jax = json.loads(process.stdout.splitlines()[-1])
     for name, values in numbers().items():
         assert of_jax[name] == pytest.approx(values, rel=1e-4, abs=1e-4, nan_ok=True), name
 
@@ -142,11 +144,11 @@ for strategy in strategies:
 @pytest.mark.slow
 def test_two_replicas_augment_a_batch_as_one_does():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", ON_ONE_AND_TWO_REPLICAS],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == ["2", "1"]
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split()[-2:] == ["2", "1"]

@@ -219,8 +219,8 @@ def test_terms_of_the_autoencoder():
         # ∫ q·(log q − log N(0, 1)), doubled, by the pixels.
         integrals = (q * (x**2 / 2 - e - np.log(v) / 2) for q, e, v in densities)
         expected.append(2 * sum(values.sum() for values in integrals) * (x[1] - x[0]) / 64)
-    found = losses.kl_divergence(means, np.log(variances), pixels=64).numpy()
-    assert found == pytest.approx(expected, abs=1e-6) and found[0] == 0
+    actual = losses.kl_divergence(means, np.log(variances), pixels=64).numpy()
+    assert actual == pytest.approx(expected, abs=1e-6) and actual[0] == 0
 
 
 def test_megapixel_images_keep_their_digits_when_compiled():
@@ -249,8 +249,8 @@ def test_softmax_cross_entropy_is_its_definition_and_finite(jit):
         targets = np.full((50, 4), smoothing / 4)
         targets[np.arange(50), labels] = 1 - smoothing * 3 / 4
         expected = -(targets * np.log(shares)).sum(axis=1)
-        found = loss(np.float32(labels), np.float32(logits), smoothing)
-        assert found.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        actual = loss(np.float32(labels), np.float32(logits), smoothing)
+        assert actual.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     sure = np.float32([[1e4, 0, 0], [1e4, 0, 0]])
     assert loss(np.float32([0, 1]), sure).numpy().tolist() == [0, 1e4]
 
@@ -260,5 +260,5 @@ def test_softmax_of_two_logits_is_the_binary_cross_entropy_of_their_difference()
     logits, labels = rng.normal(scale=3, size=(9, 2)).astype("float32"), rng.integers(0, 2, 9)
     for smoothing in (0.0, 0.3):
         binary = losses.bce(labels[:, None], logits[:, 1:] - logits[:, :1], smoothing).numpy()
-        found = losses.softmax_cross_entropy(labels, logits, smoothing).numpy()
-        assert found == pytest.approx(binary, rel=1e-5, abs=1e-6)
+        actual = losses.softmax_cross_entropy(labels, logits, smoothing).numpy()
+        assert actual == pytest.approx(binary, rel=1e-5, abs=1e-6)

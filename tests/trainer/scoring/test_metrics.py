@@ -70,11 +70,11 @@ def test_pixel_scores_equal_numpys_and_are_nan_where_not_defined(cases, jit):
     def scores(masks, predictions):
         return [score(metrics.pixel_counts(masks, predictions)) for score in SCORES]
 
-    found = (tf.function(scores, jit_compile=True) if jit else scores)(masks, predictions)
+    actual = (tf.function(scores, jit_compile=True) if jit else scores)(masks, predictions)
     pairs = zip(masks, predictions, strict=True)
     expected = np.array([numpy_scores(*pair) for pair in pairs], np.float64).T  # None -> nan
     assert np.isnan(expected).sum(axis=1).tolist() == [0, 2, 2, 2]
-    assert np.array(found) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert np.array(actual) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_pixel_counts_of_batches_add_up_to_the_scores_of_all_pixels(cases):
@@ -83,8 +83,8 @@ def test_pixel_counts_of_batches_add_up_to_the_scores_of_all_pixels(cases):
     counts = [metrics.pixel_counts(masks[p], predictions[p]).numpy() for p in parts]
     # An image without a lesion adds nothing to the sensitivity; 10^10 pixels are an epoch's.
     pooled = sum(count.astype(np.float64).sum(axis=1) for count in counts) * 4e7
-    found = [float(score(pooled)) for score in SCORES]
-    assert found == pytest.approx(numpy_scores(masks, predictions), abs=1e-6)
+    actual = [float(score(pooled)) for score in SCORES]
+    assert actual == pytest.approx(numpy_scores(masks, predictions), abs=1e-6)
 
 
 def test_soft_dice_needs_no_threshold(cases):
@@ -93,9 +93,9 @@ def test_soft_dice_needs_no_threshold(cases):
         2 * p[m].sum() / (m.sum() + p.sum()) if m.any() or p.any() else 1.0
         for m, p in zip(masks, probabilities.astype(np.float64), strict=True)
     ]
-    found = metrics.soft_dice(masks, probabilities).numpy()
-    assert found == pytest.approx(expected, abs=1e-6)
-    assert found[:3].tolist() == [1, 0, 0]
+    actual = metrics.soft_dice(masks, probabilities).numpy()
+    assert actual == pytest.approx(expected, abs=1e-6)
+    assert actual[:3].tolist() == [1, 0, 0]
     assert metrics.soft_dice(masks, masks).numpy().tolist() == [1] * 8
 
 
@@ -158,9 +158,9 @@ def average_precision(scores, labels):
     """Σ (Rₙ − Rₙ₋₁)·Pₙ over the distinct scores, the highest first."""
     total, last_recall = 0.0, 0.0
     for threshold in np.unique(scores)[::-1]:
-        found = labels[scores >= threshold]
-        recall = found.sum() / labels.sum()
-        total += (recall - last_recall) * found.mean()
+        above = labels[scores >= threshold]
+        recall = above.sum() / labels.sum()
+        total += (recall - last_recall) * above.mean()
         last_recall = recall
     return total
 
@@ -216,6 +216,6 @@ def test_each_class_against_all_others():
 
 def test_a_sure_class_keeps_its_rank_and_a_missing_one_has_no_score():
     logits = np.float32([[12, 0, 0], [14, 0, 0], [0, 9, 0], [0, 0, 9]])  # p of the first: 1 - 1e-5
-    found = metrics.class_histograms(logits, [1, 0, 1, 2], np.ones(4))
-    assert metrics.auc(found[0]) == 1
+    histograms = metrics.class_histograms(logits, [1, 0, 1, 2], np.ones(4))
+    assert metrics.auc(histograms[0]) == 1
     assert math.isnan(metrics.macro_auc(metrics.class_histograms(logits, [0, 0, 1, 1], np.ones(4))))
