@@ -32,11 +32,11 @@ from PIL import Image
 from beam import convert
 from lake import InputError
 from lake.labels import rle
-from lake.records import example
 from trainer.augmentation import augment
 from trainer.config import run
 from trainer.data import splits
 from trainer.data.batches import Split, training_batches
+from trainer.data.record import parse_record
 from trainer.training.step import steps_in_one_call
 
 EPOCHS = 5  # that a round reads
@@ -127,7 +127,7 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
         by_name = {Path(path).stem: path for path in tf.io.gfile.glob(images)}
         records, sources = [], []
         for serialized in tf.data.TFRecordDataset(split.paths):
-            record = {k: v.numpy() for k, v in example.parse(serialized, FIELDS).items()}
+            record = {k: v.numpy() for k, v in parse_record(serialized, FIELDS).items()}
             if record["encoding"] != b"jpeg-kept":
                 raise InputError("bare decoding reads JPEGs; give images that are kept as they are")
             records.append((record["image"], record["mask"], record["lesion_px"]))

@@ -5,7 +5,6 @@ change within a schema version.
 """
 
 import functools
-from collections.abc import Iterable
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
@@ -125,18 +124,6 @@ def decode(serialized: bytes) -> dict:
     if wrong:
         raise ValueError("; ".join(wrong))
     return fields
-
-
-def parse(serialized, names: Iterable[str]) -> dict:
-    """Return tensors of the named fields of a serialised Example, a scalar string tensor."""
-    import tensorflow as tf
-
-    kinds = {bytes: tf.string, float: tf.float32, int: tf.int64}
-    features = {}
-    for name in names:
-        kind, count = FIELDS[name]
-        features[name] = tf.io.FixedLenFeature([] if count == 1 else [count], kinds[kind])
-    return tf.io.parse_single_example(serialized, features)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from lake.records import example
+from trainer.data.record import parse_record
 
 
 def records(folder: Path) -> list[dict]:
@@ -20,7 +21,7 @@ def records(folder: Path) -> list[dict]:
         split, shard = path.name.split(".")[0].split("-")[1], int(path.name.split("-")[-3])
         for position, record in enumerate(tf.data.TFRecordDataset(str(path))):
             fields = {
-                name: value.numpy() for name, value in example.parse(record, example.FIELDS).items()
+                name: value.numpy() for name, value in parse_record(record, example.FIELDS).items()
             }
             found.append({"split": split, "shard": shard, "position": position, **fields})
     return found

@@ -5,7 +5,7 @@ stores them:
     label [] float32, -1 unknown       has_mask [] float32, 0 or 1     weight [] float32, 1
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
@@ -36,7 +36,7 @@ def decode_record(
     with_mask: bool = True,
 ) -> dict:
     """One serialised record, decoded straight to [side, side]."""
-    fields = example.parse(record, (*FIELDS, *extra_fields))
+    fields = parse_record(record, (*FIELDS, *extra_fields))
     height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
     box = box_within(height, width, side, fit)
     image = fit_image(
@@ -59,6 +59,16 @@ def decode_record(
         "weight": tf.ones([]),
         **{name: fields[name] for name in extra_fields},
     }
+
+
+def parse_record(record, names: Iterable[str]) -> dict:
+    """Return {name: tensor} of the named fields of a serialised record, a scalar string tensor."""
+    kinds = {bytes: tf.string, float: tf.float32, int: tf.int64}
+    features = {}
+    for name in names:
+        kind, count = example.FIELDS[name]
+        features[name] = tf.io.FixedLenFeature([] if count == 1 else [count], kinds[kind])
+    return tf.io.parse_single_example(record, features)
 
 
 def _mask(fields: dict, box: tuple, side: int):

@@ -19,7 +19,7 @@ from lake.sources.pixels import to_png
 from lake.sources.reader import METAIMAGE, ReaderSettings
 from trainer.data import batches as data_batches
 from trainer.data import splits
-from trainer.data.record import decode_record
+from trainer.data.record import decode_record, parse_record
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.workdir import LAKE, read_json
 
@@ -54,7 +54,7 @@ def batches(
     def item(record) -> dict:
         result = item_for(ensemble, record, inputs.dtype, fields)
         if with_image:
-            result[STORED_IMAGE] = example.parse(record, ["image"])["image"]
+            result[STORED_IMAGE] = parse_record(record, ["image"])["image"]
         return result | {"weight": tf.cast(tf.strings.length(result["image_id"]) > 0, tf.float32)}
 
     batch_size = ensemble.settings.batch_size

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from lake import InputError, storage
 from lake.predictions.exported import PIXELS
-from lake.records import example
 from trainer import workdir
 from trainer.data import splits
+from trainer.data.record import parse_record
 from trainer.inference import images
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
@@ -97,7 +97,7 @@ def _inputs(system: Ensemble) -> list[dict]:
     records = images.from_lake(folder, SPLIT if is_there else system.run.data.val_split)
 
     def one(record) -> dict:
-        fields = example.parse(record, ("image", "window"))
+        fields = parse_record(record, ("image", "window"))
         dtype = tf.as_dtype(records.dtype)
         levels = tf.io.decode_image(fields["image"], 1, dtype, expand_animations=False)
         return {"pixels": levels[None, ..., 0], "window": fields["window"][None]}

@@ -19,7 +19,7 @@ from lake.records import example
 from trainer.config.run import Config, Data
 from trainer.data import damage, order, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
-from trainer.data.record import box_within
+from trainer.data.record import box_within, parse_record
 
 SETTINGS = Data(side=128, batch_size=4, group_shards=2)
 
@@ -34,7 +34,7 @@ def stored(train_split) -> list[dict]:
     """The training records in the order of their shards."""
     dataset = tf.data.TFRecordDataset(train_split.paths)
     return [
-        {name: value.numpy() for name, value in example.parse(record, example.FIELDS).items()}
+        {name: value.numpy() for name, value in parse_record(record, example.FIELDS).items()}
         for record in dataset
     ]
 
@@ -210,7 +210,7 @@ def folded(phantoms, convert, tmp_path_factory) -> Path:
 def folds_of(folder) -> dict[bytes, int]:
     """{image_id: fold} of train and val, as the records themselves say it."""
     paths = [str(path) for path in folder.glob("*.tfrecord-*") if "-test." not in path.name]
-    records = [example.parse(r, ("image_id", "fold")) for r in tf.data.TFRecordDataset(paths)]
+    records = [parse_record(r, ("image_id", "fold")) for r in tf.data.TFRecordDataset(paths)]
     return {record["image_id"].numpy(): int(record["fold"]) for record in records}
 
 
