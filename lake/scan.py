@@ -1,5 +1,5 @@
-"""Image sources: one file -> Headers (the listing pass) and Scans (the pixels as a lake stores
-them)."""
+"""What passes between the rooms of the lake: the Header of an image file (listing reads no
+pixels), its Scan (the pixels as a lake stores them), how a lake stores them (Storage)."""
 
 import hashlib
 import math
@@ -15,14 +15,14 @@ FRAME_BITS = 20  # frames of one file: what a key of the plan has room for
 
 
 def stable_hash(name: str) -> int:
-    """64 bits that depend on nothing but the name."""
+    """Return 64 bits that depend on the name alone, on every machine and in every version."""
     content = name.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True)
 class Geometry(Packed):
-    """Where the voxels of a volume (or of one slice of it) lie in the patient, as ITK says it."""
+    """Where the voxels of a volume, or of one slice of it, lie in the patient, in ITK's terms."""
 
     slices: int
     origin_mm: tuple[float, float, float]  # world x, y, z of the first voxel's centre
@@ -34,7 +34,7 @@ class Geometry(Packed):
 
 @dataclass(frozen=True)
 class Header(Packed):
-    """What the first pass learns of one image without reading its pixels."""
+    """What the listing pass reads about one image, without its pixels."""
 
     path: str
     size: int  # bytes of the file
@@ -44,7 +44,7 @@ class Header(Packed):
     series: str
     height: int
     width: int
-    bits: int  # bits stored a pixel
+    bits: int  # stored per pixel
     view: str
     sex: str
     age: int
@@ -65,17 +65,17 @@ class Storage:
 
 
 class Coding(NamedTuple):
-    """How the pixels of one image lie in its file, as far as the header says it."""
+    """How the pixels of one image are coded in its file, as far as the header says it."""
 
     name: str  # of lake.sources.dicom.CODINGS, or png, or metaimage
-    num_bytes: int  # of one image's pixels, as they are coded
-    is_kept: bool  # a lake takes them as they are
-    channels: int = 1  # that are coded; a lake stores one
+    num_bytes: int  # of one image's coded pixels
+    is_kept: bool  # whether a lake stores the coded pixels as they are
+    channels: int = 1  # in the file; a lake stores one
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One image as a record stores it."""
+    """The pixels of one image as a record stores them."""
 
     image: bytes  # JPEG or PNG, one channel
     encoding: str  # jpeg-kept | png
@@ -91,12 +91,12 @@ class Files(Protocol):
     """How a source reaches files that may not be local."""
 
     def read(self, path: str) -> bytes:
-        """The whole file."""
+        """Return the whole file."""
 
     def local(self, path: str) -> str:
-        """The path of a local copy, with the data files of a MetaImage header beside it."""
+        """Return the path of a local copy; a MetaImage header has its data files beside it."""
 
 
 def frame_id(image_id: str, frame: int) -> str:
-    """The id of one frame of a multi-frame file or of one slice of a series, from 0."""
+    """Return the id of a frame of a multi-frame file or a slice of a series, counted from 0."""
     return f"{image_id}#{frame:04d}"

@@ -1,5 +1,4 @@
-"""What stands beside the shards: their names, manifest.json, index.parquet's columns, the two TFDS
-files.
+"""The files beside the shards: manifest.json, the two TFDS files, and the names of all.
 
 The manifest is written last; a folder without one is not a lake.
 """
@@ -22,26 +21,28 @@ TFDS_FEATURES = "tensorflow_datasets.core.features"
 
 
 def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
+    """Return the file name of a split's shard, counted from 0, as TFDS expects it."""
     return f"{dataset}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
 
 
 def num_classes(content: dict) -> int:
-    """Of the labels of a lake: 2, lesion or none, but where class folders name others."""
+    """Return how many labels a lake knows: as many as class folders, else 2, lesion or none."""
     return len(content["classes"]) if "classes" in content else 2
 
 
 def numbered(classes: list[str]) -> list[str]:
-    """The classes of a lake from class folders by their label and name, such as `0 NORMAL`."""
+    """Return class names with their labels before them, such as `0 NORMAL`."""
     return [f"{number} {name}" for number, name in enumerate(classes)]
 
 
 def to_json(content: dict | list) -> str:
+    """Return the text of a JSON file beside the shards."""
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def parse(text: str, folder: str) -> dict:
-    """The manifest of the lake in `folder` from its JSON text; raises InputError when this code
-    cannot read it."""
+    """Return the manifest of the lake in `folder` from its JSON text; raises InputError where it is
+    no JSON or of another schema."""
     try:
         manifest = json.loads(text)
     except json.JSONDecodeError as error:
@@ -55,15 +56,16 @@ def parse(text: str, folder: str) -> dict:
 
 
 def missing(folder: str) -> InputError:
+    """Return the error that a folder has no manifest."""
     return InputError(
         f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
-        f"ROOT/<name>/<version> "
-        "that python -m beam.convert wrote"
+        f"ROOT/<name>/<version> that python -m beam.convert wrote"
     )
 
 
 def load(folder: str) -> dict:
-    """The manifest of a lake; raises InputError when this code cannot read it."""
+    """Return the manifest of the lake in `folder`; raises InputError where it is absent, damaged or
+    lacks keys."""
     try:
         text = (storage.path_of(folder) / MANIFEST).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -82,7 +84,7 @@ def load(folder: str) -> dict:
 
 
 def features_json(dtype: str) -> dict:
-    """TFDS's features.json for a lake whose images have `dtype` (uint8 or uint16)."""
+    """Return TFDS's features.json for a lake whose images have `dtype` (uint8 or uint16)."""
     features = {}
     for name, (kind, count) in example.FIELDS.items():
         if name in ("image", "mask"):
@@ -101,15 +103,15 @@ def features_json(dtype: str) -> dict:
 
 
 def dataset_info_json(dataset: str, version: str, shards: list[dict]) -> dict:
-    """TFDS's dataset_info.json for shards as the manifest lists them."""
+    """Return TFDS's dataset_info.json for shards as the manifest lists them."""
     splits = []
     for split in dict.fromkeys(shard["split"] for shard in shards):
-        own = [shard for shard in shards if shard["split"] == split]
+        members = [shard for shard in shards if shard["split"] == split]
         splits.append(
             {
                 "name": split,
-                "shardLengths": [str(shard["records"]) for shard in own],
-                "numBytes": str(sum(shard["bytes"] for shard in own)),
+                "shardLengths": [str(shard["records"]) for shard in members],
+                "numBytes": str(sum(shard["bytes"] for shard in members)),
                 "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
             }
         )
@@ -124,8 +126,9 @@ def _tfds_image(dtype: str, encoding: str | None) -> dict:
 
 
 def _tfds_numbers(dtype: str, count: int) -> dict:
+    tensor = {"dtype": dtype, "encoding": "none"}
     if count == 1:
-        tensor = {"shape": {}, "dtype": dtype, "encoding": "none"}
+        tensor = {"shape": {}, **tensor}
         return {"pythonClassName": f"{TFDS_FEATURES}.scalar.Scalar", "tensor": tensor}
-    tensor = {"shape": {"dimensions": [str(count)]}, "dtype": dtype, "encoding": "none"}
+    tensor = {"shape": {"dimensions": [str(count)]}, **tensor}
     return {"pythonClassName": f"{TFDS_FEATURES}.tensor_feature.Tensor", "tensor": tensor}
