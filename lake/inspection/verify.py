@@ -1,6 +1,6 @@
-"""Whether a finished lake is what its manifest says: the shards, the index, then the totals.
+"""The check of a finished lake against its manifest: the shards, the index, then the totals.
 
-In: a folder and its manifest; out: the Problems and the number of records that were read.
+In: a folder and its manifest. Out: the Problems and the number of records that were read.
 """
 
 import contextlib
@@ -31,22 +31,24 @@ def verify(
     content: dict,
     decodes_pixels: bool = True,
     processes: int = 1,
-    on_shard: Callable[[int, int], None] = lambda done, shards: None,
+    on_shard: Callable[[int, int], None] = lambda number, num_shards: None,
 ) -> tuple[Problems, int]:
-    """Checks all that can be checked; `content` is the manifest of the lake in `folder`.
+    """Check all that can be checked; return the problems and the number of records.
 
-    With more than one process, shards are spread over them. `on_shard` hears of progress.
+    `content` is the manifest of the lake in `folder`. Shards are spread over the processes.
+    `on_shard` is called with the number of shards that are checked, and of all, after each.
     """
     problems = Problems()
     _check_shard_names(folder, content, problems)
     rows = _read_index(folder, problems)
     tasks = _tasks(folder, content, rows, decodes_pixels)
-    present, num_records = _present(folder, content), 0
-    with _mapping(min(processes, len(present))) as run:
-        for done, (found, records) in enumerate(run(check, tasks), start=1):
-            problems.update(found)
-            num_records += records
-            on_shard(done, len(present))
+    num_shards = sum((folder / shard["name"]).is_file() for shard in content["shards"])
+    num_records = 0
+    with _mapping(min(processes, num_shards)) as run:
+        for number, (shard_problems, shard_records) in enumerate(run(check, tasks), start=1):
+            problems.update(shard_problems)
+            num_records += shard_records
+            on_shard(number, num_shards)
     if rows is not None:
         _check_places(rows, content, problems)
         _check_ids(rows, problems)
@@ -58,17 +60,13 @@ def verify(
 
 @contextlib.contextmanager
 def _mapping(processes: int) -> Iterator[Callable]:
-    """`map`, in this process where one is enough."""
+    """Return `map`, or its like over several processes."""
     if processes <= 1:
         yield map
         return
-    # Forking would copy pyarrow's threads in mid-air.
+    # A forked process would have pyarrow's locks, but not the threads that release them.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield pool.imap
-
-
-def _present(folder: Path, content: dict) -> list[dict]:
-    return [shard for shard in content["shards"] if (folder / shard["name"]).is_file()]
 
 
 def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
@@ -122,7 +120,7 @@ def _tasks(
 
 
 def _numbered(content: dict) -> dict[tuple[str, int], dict]:
-    """(split, number in the split) -> shard, in the manifest's order."""
+    """Return (split, number in the split) -> the manifest's entry of that shard, in its order."""
     numbers, shards = Counter(), {}
     for shard in content["shards"]:
         shards[shard["split"], numbers[shard["split"]]] = shard
@@ -131,11 +129,12 @@ def _numbered(content: dict) -> dict[tuple[str, int], dict]:
 
 
 def _slices(rows: pyarrow.Table) -> dict[tuple[str, int], tuple[int, int]]:
-    """(split, shard) -> first row and the one behind the last, of rows in order."""
+    """Return (split, shard) -> its first row and the one behind its last, of rows in order."""
     splits = rows["split"].combine_chunks().dictionary_encode()
     codes, shards = splits.indices.to_numpy(), rows["shard"].to_numpy()
-    is_first = (np.diff(codes) != 0) | (np.diff(shards) != 0)
-    starts = np.flatnonzero(np.r_[True, is_first])[: len(rows)]
+    # A shard's rows start where the split or the shard differs from the row before.
+    is_start = (np.diff(codes) != 0) | (np.diff(shards) != 0)
+    starts = np.flatnonzero(np.r_[True, is_start])[: len(rows)]
     ends = np.r_[starts[1:], len(rows)]
     names = splits.dictionary.to_pylist()
     keys = ((names[codes[start]], int(shards[start])) for start in starts)
@@ -151,25 +150,29 @@ def _check_places(rows: pyarrow.Table, content: dict, problems: Problems) -> Non
 
 
 def _check_ids(rows: pyarrow.Table, problems: Problems) -> None:
-    """No image twice, no patient on two sides of a split or of the folds."""
+    """Check that no image is there twice, and no patient in two splits or two folds."""
     _check_once(rows, "image_id", "position", "count", "image-twice", problems)
     patients = rows.filter(pyarrow.compute.field("patient") != "")
     for part in ("split", "fold"):
-        held = patients.filter(pyarrow.compute.field("fold") >= 0) if part == "fold" else patients
+        members = patients
+        if part == "fold":
+            members = patients.filter(pyarrow.compute.field("fold") >= 0)
         kind = f"patient-across-{part}s"
-        _check_once(held, "patient", part, "count_distinct", kind, problems)
+        _check_once(members, "patient", part, "count_distinct", kind, problems)
 
 
 def _check_once(
     rows: pyarrow.Table, key: str, part: str, function: str, kind: str, problems: Problems
 ) -> None:
+    """Add a problem for each value of `key` whose rows have several of `part`, as the aggregate
+    `function` counts them."""
     counts = rows.group_by(key).aggregate([(part, function)])
     several = counts.filter(pyarrow.compute.field(f"{part}_{function}") > 1)[key].sort()
     if not len(several):
         return
-    held = rows.filter(pyarrow.compute.is_in(rows[key], several.combine_chunks()))
+    repeats = rows.filter(pyarrow.compute.is_in(rows[key], several.combine_chunks()))
     places = {}
-    for row in held.select([key, *index.PLACE, "fold"]).to_pylist():
+    for row in repeats.select([key, *index.PLACE, "fold"]).to_pylist():
         place = f"{row['split']} shard {row['shard']} record {row['position']}"
         places.setdefault(row[key], []).append(
             f"{place} (fold {row['fold']})" if part == "fold" else place

@@ -1,6 +1,6 @@
-"""One shard against what the manifest and the index say of it: its bytes, its records, its pixels.
+"""The check of one shard against the manifest and the index: its bytes, its records, its pixels.
 
-In: a Task; out: the Problems and the number of records. It is one worker's whole job.
+In: a Task. Out: the Problems and the number of records. A worker process needs nothing else.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from lake.labels import rle
 from lake.records import example, mask_png, tfrecord
 
 LISTED = 20  # problems of one kind that are listed; the others are counted
-UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it
-FORMATS = {"jpeg-kept": "JPEG", "png": "PNG"}  # encoding -> what Pillow calls it
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
+FORMATS = {"jpeg-kept": "JPEG", "png": "PNG"}  # encoding -> Pillow's name
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Problems:
             self.messages[kind] = (self.messages[kind] + messages)[:LISTED]
 
     def lines(self) -> list[str]:
+        """Return what a user reads: the messages of each kind, and how many more there are."""
         lines = []
         for kind, count in self.counts.items():
             lines += [f"{kind}: {message}" for message in self.messages[kind]]
@@ -52,18 +53,19 @@ class Problems:
 
 @dataclass(frozen=True)
 class Task:
-    """One shard and what is said of it."""
+    """One shard, and what the manifest and the index state about it."""
 
     path: Path
-    stated: dict  # the shard in the manifest
+    entry: dict  # the shard in the manifest
     number: int  # of the shard in its split
     dtype: str  # the lake's: uint8 | uint16
     num_classes: int
-    rows: dict[str, list] | None  # the index's columns for this shard; None without an index
+    columns: dict[str, list] | None  # the index's rows of this shard; None without an index
     decodes_pixels: bool
 
 
 def check(task: Task) -> tuple[Problems, int]:
+    """Return the problems of a shard and how many records could be read."""
     problems, name, num_records = Problems(), task.path.name, 0
     is_whole = True
     with storage.local(task.path) as path, path.open("rb") as file:
@@ -79,23 +81,23 @@ def check(task: Task) -> tuple[Problems, int]:
         except tfrecord.FrameError as error:
             is_whole = False
             problems.add("frame", f"{name}: {error}; what follows was not checked")
-    if is_whole and num_records != task.stated["records"]:
-        expected = f"{task.stated['records']} by the manifest"
+    if is_whole and num_records != task.entry["records"]:
+        expected = f"{task.entry['records']} by the manifest"
         problems.add("shard-records", f"{name}: expected {expected}, found {num_records}")
-    if is_whole and task.rows is not None and len(task.rows["position"]) > num_records:
-        found = len(task.rows["position"])
-        problems.add("index", f"{name}: {num_records} records, but {found} rows of the index")
+    num_rows = 0 if task.columns is None else len(task.columns["position"])
+    if is_whole and num_rows > num_records:
+        problems.add("index", f"{name}: {num_records} records, but {num_rows} rows of the index")
     return problems, num_records
 
 
 def _check_bytes(file, task: Task, problems: Problems) -> None:
-    stated, num_bytes = task.stated, os.fstat(file.fileno()).st_size
-    if num_bytes != stated["bytes"]:
-        message = f"expected {stated['bytes']:,} by the manifest, found {num_bytes:,}"
+    entry, num_bytes = task.entry, os.fstat(file.fileno()).st_size
+    if num_bytes != entry["bytes"]:
+        message = f"expected {entry['bytes']:,} by the manifest, found {num_bytes:,}"
         problems.add("shard-bytes", f"{task.path.name}: {message}")
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != stated["sha256"]:
-        message = f"expected {stated['sha256']} by the manifest, found {sha256}"
+    if sha256 != entry["sha256"]:
+        message = f"expected {entry['sha256']} by the manifest, found {sha256}"
         problems.add("shard-sha256", f"{task.path.name}: {message}")
     file.seek(0)
 
@@ -107,52 +109,56 @@ def _check_record(record: bytes, where: str, position: int, task: Task, problems
         problems.add("fields", f"{where}: {error}")
         return
     where += f" ({_text(fields['image_id'])})"
-    found = list(differences_from_index(fields, position, task))
-    found += [*label_problems(fields, task.num_classes), *view_problems(fields)]
+    pairs = list(differences_from_index(fields, position, task))
+    pairs += [*label_problems(fields, task.num_classes), *view_problems(fields)]
     if task.decodes_pixels:
-        found += pixel_problems(fields, task.dtype)
-    for kind, message in found:
+        pairs += pixel_problems(fields, task.dtype)
+    for kind, message in pairs:
         problems.add(kind, f"{where}: {message}")
 
 
 def differences_from_index(fields: dict, position: int, task: Task) -> Iterator[tuple[str, str]]:
-    """(kind, message) of every column of the index that differs from the record at `position`."""
-    if task.rows is None:
+    """Yield (kind, message) for every column of the index that differs from the record at
+    `position`."""
+    if task.columns is None:
         return
-    if position >= len(task.rows["position"]):
+    if position >= len(task.columns["position"]):
         yield "index", "the index has no row for it"
         return
-    place = {"split": task.stated["split"], "shard": task.number, "position": position}
-    for column, values in task.rows.items():
+    place = {"split": task.entry["split"], "shard": task.number, "position": position}
+    for column, values in task.columns.items():
         value = place.get(column, fields.get(column))
         expected = _text(value) if isinstance(value, bytes) else value
-        found = values[position]
+        actual = values[position]
         # NaN, the slice_mm of a radiograph, is not equal to itself.
-        if expected != found and (expected == expected or found == found):
-            yield "index", f"its {column} is {expected!r}, the index has {found!r}"
+        if expected != actual and (expected == expected or actual == actual):
+            yield "index", f"its {column} is {expected!r}, the index has {actual!r}"
 
 
 def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, str]]:
-    """(kind, message) where label, has_mask, lesion_px and original_rle contradict each other."""
+    """Yield (kind, message) where label, has_mask, lesion_px and original_rle contradict each
+    other."""
     label, has_mask, lesion_px = (fields[name] for name in ("label", "has_mask", "lesion_px"))
-    stated = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
+    values = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
     if not -1 <= label < num_classes or has_mask not in (0, 1):
         highest = num_classes - 1
-        yield "label", f"{stated}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
+        yield "label", f"{values}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
         return
     has_lesion = _has_lesion(fields)
+    values += f", original_rle {'' if has_lesion else 'not '}set"
     if has_mask:
         # A lesion smaller than half a stored pixel leaves no pixel, but stays a label.
         if label != has_lesion or lesion_px < 0 or (lesion_px > 0 and label == 0):
             rule = "with a mask, label says whether original_rle has a lesion, and lesion_px agrees"
-            yield "label", f"{stated}, original_rle {'' if has_lesion else 'not '}set: {rule}"
+            yield "label", f"{values}: {rule}"
     elif lesion_px != -1 or has_lesion:
         rule = f"without a mask lesion_px is -1 and original_rle {rle.EMPTY}"
-        yield "label", f"{stated}, original_rle {'' if has_lesion else 'not '}set: {rule}"
+        yield "label", f"{values}: {rule}"
 
 
 def view_problems(fields: dict) -> Iterator[tuple[str, str]]:
-    """(kind, message) where a trainer would divide by the window's width and get no number."""
+    """Yield (kind, message) where a trainer would divide by the window's width and get no
+    number."""
     (low, high), (slope, intercept) = fields["window"], fields["rescale"]
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         yield "window", f"window is {(low, high)}: expected two numbers, the lower first"
@@ -161,14 +167,15 @@ def view_problems(fields: dict) -> Iterator[tuple[str, str]]:
 
 
 def pixel_problems(fields: dict, dtype: str) -> Iterator[tuple[str, str]]:
-    """(kind, message) of everything that is wrong with image, mask and run lengths."""
+    """Yield (kind, message) for everything that is wrong with image, mask and run lengths."""
     encoding, size = _text(fields["encoding"]), (fields["height"], fields["width"])
     if encoding not in FORMATS:
         yield "image", f"encoding {encoding!r}, expected one of {', '.join(FORMATS)}"
-    image = mask = None
+    formats = [FORMATS[encoding]] if encoding in FORMATS else None
     try:
-        image = _decoded(fields["image"], FORMATS.get(encoding))
-        yield from (("image", message) for message in _misfits(image, size, dtype))
+        with Image.open(io.BytesIO(fields["image"]), formats=formats) as image:
+            pixels = np.asarray(image)
+        yield from (("image", message) for message in _misfits(pixels, size, dtype))
     except UNDECODABLE as error:
         yield "image", f"not decodable as {encoding}: {error}"
     try:
@@ -176,9 +183,9 @@ def pixel_problems(fields: dict, dtype: str) -> Iterator[tuple[str, str]]:
     except UNDECODABLE as error:
         yield "mask", f"not decodable as png: {error}"
         return
-    wrong = list(_misfits(mask, size, "uint8"))
-    yield from (("mask", message) for message in wrong)
-    if not wrong:
+    misfits = list(_misfits(mask, size, "uint8"))
+    yield from (("mask", message) for message in misfits)
+    if not misfits:
         yield from _mask_problems(mask, fields)
 
 
@@ -207,15 +214,10 @@ def _has_lesion(fields: dict) -> bool:
     return fields["original_rle"].split() not in ([], [rle.EMPTY.encode()])
 
 
-def _decoded(data: bytes, expected_format: str | None) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=[expected_format] if expected_format else None) as it:
-        return np.asarray(it)
-
-
 def _misfits(pixels: np.ndarray, size: tuple[int, int], dtype: str) -> Iterator[str]:
     if pixels.shape != size:
-        expected, found = ("x".join(map(str, shape)) for shape in (size, pixels.shape))
-        yield f"expected height x width {expected}, found {found}"
+        expected, actual = ("x".join(map(str, shape)) for shape in (size, pixels.shape))
+        yield f"expected height x width {expected}, found {actual}"
     if pixels.dtype != dtype:
         yield f"expected {dtype}, found {pixels.dtype}"
 

@@ -29,14 +29,14 @@ def test_numbers_are_those_of_the_manifest(lake, capsys):
     counts = manifest.load(str(lake))["counts"]
     rows = table(printed, "split ")
     names = dict(zip(rows["split"], range(9), strict=False))
-    for split, stated in counts["splits"].items():
+    for split, expected in counts["splits"].items():
         for column, key in (("records", "records"), ("positive", "positives")):
-            assert rows[split][names[column]] == str(stated[key])
-        assert rows[split][names["patients"]] == str(stated["patients"])
-        assert rows[split][names["with_mask"]] == str(stated["with_mask"])
+            assert rows[split][names[column]] == str(expected[key])
+        assert rows[split][names["patients"]] == str(expected["patients"])
+        assert rows[split][names["with_mask"]] == str(expected["with_mask"])
     assert rows["all"][names["records"]] == str(counts["records"])
     positives = sum(split["positives"] for split in counts["splits"].values())
-    # Phantoms are 128 px, so that sizes in % and in pixels are known to agree.
+    # Phantoms are 128 px, so that sizes in % and in pixels agree.
     assert "100% is 16,384 px" in printed
     sizes = table(printed, "quantiles ")
     assert sizes["all"][0] == str(positives)
@@ -85,12 +85,12 @@ def test_sheet_is_repeatable_and_whole(lake, tmp_path, capsys):
     assert main(["show", str(lake), "--sheet", str(path)]) == 0
     assert "24 images, lesions outlined" in capsys.readouterr().out
     first = path.read_bytes()
-    assert [found.name for found in tmp_path.iterdir()] == ["sheet.png"]
+    assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
     assert main(["show", str(lake), "--sheet", str(path)]) == 0
     assert path.read_bytes() == first
-    with Image.open(path) as drawn:
+    with Image.open(path) as image:
         width = sheet.COLUMNS * (sheet.TILE_PX + sheet.GAP_PX) + sheet.GAP_PX
-        assert drawn.width == width and drawn.mode == "RGB"
+        assert image.width == width and image.mode == "RGB"
 
 
 def test_tiles_outline_their_own_lesion_and_nothing_else(lake):
@@ -100,15 +100,15 @@ def test_tiles_outline_their_own_lesion_and_nothing_else(lake):
     assert {split for split, _ in images} == set(content["counts"]["splits"])
     for split, fields in images:
         pixels = np.asarray(sheet.tile(fields, split))[: sheet.TILE_PX]
-        drawn = (pixels == ImageColor.getrgb(sheet.OUTLINE)).all(axis=-1)
-        assert drawn.any() == (fields["label"] == 1)
-        if drawn.any():
+        is_marked = (pixels == ImageColor.getrgb(sheet.OUTLINE)).all(axis=-1)
+        assert is_marked.any() == (fields["label"] == 1)
+        if is_marked.any():
             lesion = rle.decode(fields["original_rle"].decode(), 128, 128)
             scale = sheet.TILE_PX / 128
             for axis in (0, 1):
                 expected = np.flatnonzero(lesion.any(axis=axis))[[0, -1]] * scale
-                found = np.flatnonzero(drawn.any(axis=axis))[[0, -1]]
-                assert np.abs(found - expected).max() <= scale + 1
+                actual = np.flatnonzero(is_marked.any(axis=axis))[[0, -1]]
+                assert np.abs(actual - expected).max() <= scale + 1
 
 
 def test_sheet_names_a_damaged_shard(lake, tmp_path, capsys):
@@ -131,10 +131,10 @@ def test_sheet_takes_both_classes_from_every_split_along_lesion_sizes():
     index = pyarrow.Table.from_pylist(
         [*rows("train", [*range(100), *[0] * 100]), *rows("val", [5, 0, 0, 0]), *rows("test", [0])]
     )
-    taken = index.take(sheet.choose(index, 12)).to_pylist()
-    assert len(taken) == 12
+    rows_on_sheet = index.take(sheet.choose(index, 12)).to_pylist()
+    assert len(rows_on_sheet) == 12
     sizes = {
-        split: [row["lesion_px"] for row in taken if row["split"] == split]
+        split: [row["lesion_px"] for row in rows_on_sheet if row["split"] == split]
         for split in ("train", "val", "test")
     }
     assert sizes["train"] == [1, 25, 50, 75, 99, 0, 0, 0]

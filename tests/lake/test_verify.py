@@ -1,4 +1,4 @@
-"""python -m lake verify: a whole lake is ok; every kind of damage is found by its name."""
+"""python -m lake verify: a whole lake is ok; every kind of damage is reported by its name."""
 
 import hashlib
 import io
@@ -26,8 +26,8 @@ def copy(lake, tmp_path) -> Path:
 
 
 @pytest.fixture
-def found(capsys) -> Callable[..., tuple[set[str], str]]:
-    """Runs verify; returns the kinds of the problems it printed, and all that it printed."""
+def run_verify(capsys) -> Callable[..., tuple[set[str], str]]:
+    """Run verify; return the kinds of the problems it printed, and all that it printed."""
 
     def run(folder: Path, *options: str) -> tuple[set[str], str]:
         code = main(["verify", str(folder), *options])
@@ -80,7 +80,7 @@ def reseal(folder: Path) -> None:
 
 
 def alter(folder: Path, change: Callable[[dict], None], is_wanted=lambda fields: True) -> str:
-    """Changes the fields of the first wanted record and makes all checksums right again; returns
+    """Change the fields of the first wanted record and makes all checksums right again; return
     its image id."""
     for path in shard_paths(folder):
         records = payloads(path)
@@ -105,122 +105,122 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("options", [[], ["--quick"], ["--processes", "2"]])
-def test_a_whole_lake_is_ok(lake, found, options):
-    kinds, printed = found(lake, *options)
+def test_a_whole_lake_is_ok(lake, run_verify, options):
+    kinds, printed = run_verify(lake, *options)
     assert not kinds
     assert "40 records in" in printed
 
 
-def test_the_helpers_of_these_tests_alone_damage_nothing(copy, found):
+def test_the_helpers_of_these_tests_alone_damage_nothing(copy, run_verify):
     alter(copy, lambda fields: None)
-    assert found(copy)[0] == set()
+    assert run_verify(copy)[0] == set()
 
 
-def test_a_flipped_byte(copy, found):
+def test_a_flipped_byte(copy, run_verify):
     path = shard_paths(copy)[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     for options in ([], ["--quick"], ["--processes", "2"]):
-        kinds, printed = found(copy, *options)
+        kinds, printed = run_verify(copy, *options)
         assert kinds == {"shard-sha256", "record-checksum"}
         assert path.name in printed
 
 
-def test_a_truncated_shard(copy, found):
+def test_a_truncated_shard(copy, run_verify):
     path = shard_paths(copy)[1]
     data = path.read_bytes()
     path.write_bytes(data[:-100])
-    kinds, printed = found(copy)
+    kinds, printed = run_verify(copy)
     assert kinds == {"shard-bytes", "shard-sha256", "frame"}
     assert f"expected {len(data):,} by the manifest, found {len(data) - 100:,}" in printed
 
 
-def test_a_wrong_length(copy, found):
+def test_a_wrong_length(copy, run_verify):
     path = shard_paths(copy)[1]
     data = bytearray(path.read_bytes())
     data[7] ^= 255  # a record of 2**63 bytes must not be read into memory
     path.write_bytes(data)
-    assert found(copy)[0] == {"shard-sha256", "frame"}
+    assert run_verify(copy)[0] == {"shard-sha256", "frame"}
 
 
-def test_a_missing_and_an_unlisted_shard(copy, found):
+def test_a_missing_and_an_unlisted_shard(copy, run_verify):
     path = shard_paths(copy)[0]
     path.rename(path.with_name("phantoms-more.tfrecord-00000-of-00001"))
-    kinds, printed = found(copy)
+    kinds, printed = run_verify(copy)
     assert kinds == {"shard-missing", "shard-unlisted"}
     assert f"shard-missing: {path.name}" in printed
 
 
-def test_swapped_records(copy, found):
+def test_swapped_records(copy, run_verify):
     path = next(path for path in shard_paths(copy) if len(payloads(path)) > 1)
     first, second, *others = payloads(path)
     write_payloads(path, [second, first, *others])
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert kinds == {"shard-sha256", "index"}
     assert "its image_id is" in printed
 
 
-def test_a_lost_record(copy, found):
+def test_a_lost_record(copy, run_verify):
     path = shard_paths(copy)[0]
     write_payloads(path, payloads(path)[:-1])
-    assert found(copy)[0] == {"shard-bytes", "shard-sha256", "shard-records", "index"}
+    assert run_verify(copy)[0] == {"shard-bytes", "shard-sha256", "shard-records", "index"}
 
 
-def test_a_shard_that_is_not_of_examples(copy, found):
+def test_a_shard_that_is_not_of_examples(copy, run_verify):
     path = shard_paths(copy)[0]
     count = len(payloads(path))
     write_payloads(path, [b"abc"] * count)
-    kinds, printed = found(copy)
+    kinds, printed = run_verify(copy)
     assert kinds == {"shard-bytes", "shard-sha256", "fields"}
     assert "not a tf.train.Example" in printed
 
 
-def test_an_image_twice(copy, found):
+def test_an_image_twice(copy, run_verify):
     first, *_, last = shard_paths(copy)
     write_payloads(last, [*payloads(last), payloads(first)[0]])
     reseal(copy)
-    kinds, printed = found(copy)
+    kinds, printed = run_verify(copy)
     assert {"image-twice", "counts", "patient-across-splits"} == kinds
     name = example.decode(payloads(first)[0])["image_id"].decode()
     assert f"image-twice: image_id {name}: test shard 0 record 0, val shard" in printed
 
 
-def test_a_patient_across_splits(copy, found):
+def test_a_patient_across_splits(copy, run_verify):
     patient = example.decode(payloads(shard_paths(copy)[-1])[0])["patient"]
     # Where the patient has other images, one split loses a patient, which the counts show too.
     alter(copy, lambda fields: fields.update(patient=patient))
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert "patient-across-splits" in kinds and kinds <= {"patient-across-splits", "counts"}
     assert patient.decode() in printed
 
 
-def test_a_patient_across_folds(copy, found):
+def test_a_patient_across_folds(copy, run_verify):
     patient = b"somebody"
     for fold, path in enumerate(shard_paths(copy)[-2:]):
         fields = example.decode(payloads(path)[0])
         fields.update(patient=patient, fold=fold)
         write_payloads(path, [example.encode(fields), *payloads(path)[1:]])
     reseal(copy)
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert "patient-across-folds" in kinds and kinds <= {"patient-across-folds", "counts"}
     assert "(fold 0)" in printed and "(fold 1)" in printed
 
 
-def test_an_edited_index(copy, found):
+def test_an_edited_index(copy, run_verify):
     table = pyarrow.parquet.read_table(copy / manifest.INDEX)
     ages = table["age"].to_pylist()
     ages[3] += 1
-    at = table.column_names.index("age")
-    table = table.set_column(at, index.SCHEMA.field("age"), pyarrow.array(ages))
+    column = table.column_names.index("age")
+    table = table.set_column(column, index.SCHEMA.field("age"), pyarrow.array(ages))
     pyarrow.parquet.write_table(table, copy / manifest.INDEX)
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert kinds == {"index"}
     assert f"its age is {ages[3] - 1}, the index has {ages[3]}" in printed
 
 
 @pytest.mark.parametrize("damage", ["row", "column", "type", "file"])
-def test_an_incomplete_index(copy, found, damage):
+def test_an_incomplete_index(copy, run_verify, damage):
     path = copy / manifest.INDEX
     table = pyarrow.parquet.read_table(path)
     match damage:
@@ -233,18 +233,18 @@ def test_an_incomplete_index(copy, found, damage):
             pyarrow.parquet.write_table(table.set_column(1, "shard", shards), path)
         case "file":
             path.write_bytes(b"PAR1")
-    kinds, _ = found(copy, "--quick")
+    kinds, _ = run_verify(copy, "--quick")
     assert "index" in kinds and kinds <= {"index", "counts"}
 
 
-def test_edited_counts(copy, found):
+def test_edited_counts(copy, run_verify):
     edit(copy / manifest.MANIFEST, lambda m: m["counts"]["splits"]["val"].update(positives=99))
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert kinds == {"counts"}
     assert "counts.splits.val.positives: 99 in the manifest" in printed
 
 
-def test_a_lost_reject(copy, found):
+def test_a_lost_reject(copy, run_verify):
     line = {"path": "a.dcm", "image_id": "a", "reason": "not-dicom", "message": "?"}
     (copy / manifest.REJECTS).write_text(json.dumps(line) + "\n")
 
@@ -253,20 +253,20 @@ def test_a_lost_reject(copy, found):
         content["counts"]["images"] += 1
 
     edit(copy / manifest.MANIFEST, reject)
-    assert found(copy, "--quick")[0] == set()
+    assert run_verify(copy, "--quick")[0] == set()
     (copy / manifest.REJECTS).write_text("")
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert kinds == {"rejects"}
     assert "not-dicom: 1 in the manifest, 0 listed" in printed
 
 
-def test_edited_tfds_files(copy, found):
+def test_edited_tfds_files(copy, run_verify):
     def shorten(info: dict) -> None:
         info["splits"][0]["shardLengths"][0] = "999"
 
     edit(copy / "dataset_info.json", shorten)
     edit(copy / "features.json", lambda content: content["content"]["features"].pop("age"))
-    kinds, printed = found(copy, "--quick")
+    kinds, printed = run_verify(copy, "--quick")
     assert kinds == {"dataset-info", "features"}
     assert "dataset_info.json.splits[0].shardLengths[0]" in printed
 
@@ -316,14 +316,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_record_that_contradicts_itself(copy, found, name):
+def test_a_record_that_contradicts_itself(copy, run_verify, name):
     change, kinds = DAMAGES[name]
     image_id = alter(copy, change, is_positive)
-    came, printed = found(copy)
-    assert came == kinds
+    actual, printed = run_verify(copy)
+    assert actual == kinds
     assert f"({image_id}): " in printed
     quick = {"label", "counts"}
-    assert found(copy, "--quick")[0] == kinds & quick
+    assert run_verify(copy, "--quick")[0] == kinds & quick
 
 
 def test_many_problems_are_counted_not_listed():

@@ -1,4 +1,4 @@
-"""What a converted lake holds, read without the project's reader."""
+"""The content of a converted lake, read without the project's reader."""
 
 import io
 import json
@@ -13,18 +13,18 @@ from trainer.data.record import parse_record
 
 
 def records(folder: Path) -> list[dict]:
-    """Every record of a lake with the split, shard and position it is at."""
+    """Return the fields of every record of a lake, with its split, shard and position."""
     import tensorflow as tf
 
-    found = []
+    rows = []
     for path in sorted(folder.glob("*.tfrecord-*")):
         split, shard = path.name.split(".")[0].split("-")[1], int(path.name.split("-")[-3])
         for position, record in enumerate(tf.data.TFRecordDataset(str(path))):
             fields = {
                 name: value.numpy() for name, value in parse_record(record, example.FIELDS).items()
             }
-            found.append({"split": split, "shard": shard, "position": position, **fields})
-    return found
+            rows.append({"split": split, "shard": shard, "position": position, **fields})
+    return rows
 
 
 def pixels(png_or_jpeg: bytes) -> np.ndarray:
