@@ -1,7 +1,7 @@
-"""One shard: read its images, convert, write under a temporary name, rename.
+"""One shard: read its images, convert them, write the records under a temporary name, rename.
 
-Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of the index and its
-rejects. A shard whose sidecar still fits is not written again.
+Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of the index, its
+rejects and its sums. A shard whose fingerprint is still the same is not written again.
 """
 
 import hashlib
@@ -73,25 +73,25 @@ def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
 
 
 def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
-    """((split, shard, shards), [(key, fold, Image)]) -> the name of the shard, which then stands
-    complete."""
+    """Write the shard of ((split, shard, shards), [(key, fold, LabelledImage)]) and its sidecar,
+    unless they are already there; return its name."""
     (split, shard, shards), placed = keyed
     placed = sorted(placed, key=lambda item: (item[0], item[2].header.image_id))
     placed = [(image, fold) for _, fold, image in placed]
     name = manifest.shard_name(options.dataset, split, shard, shards)
-    print_of = fingerprint(placed, lake_bits, options)
-    if _is_done(name, print_of, options):
+    digest = fingerprint(placed, lake_bits, options)
+    if _is_complete(name, digest, options):
         progress.tick(options.progress_file, progress.RECORD * len(placed))
         return name
-    # Neither the old manifest nor an old sidecar may stand beside new bytes, should this worker die
-    # between the two.
+    # A worker may die after each step from here on, and neither the manifest nor a sidecar of other
+    # bytes may then stand beside the new ones.
     files.remove(options.path(manifest.MANIFEST))
     files.remove(options.sidecar(name))
     writer = _Writer(split, shard, lake_bits, options)
     with files.written(options.path(name)) as file:
         for image, fold in placed:
             writer.add(image, fold, file)
-    sidecar = {"fingerprint": print_of, "name": name, "split": split, **writer.result()}
+    sidecar = {"fingerprint": digest, "name": name, "split": split, **writer.totals()}
     files.write_text(options.sidecar(name), json.dumps(sidecar))
     return name
 
@@ -99,7 +99,7 @@ def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
 def fingerprint(
     placed: list[tuple[LabelledImage, int]], lake_bits: int, options: ConversionOptions
 ) -> str:
-    """What a shard's bytes depend on, hashed."""
+    """Return a hash of everything that the shard's bytes depend on."""
     versions = {name: metadata.version(name) for name in DECODERS}
     inputs = [(vars(image.header), vars(image.label), fold) for image, fold in placed]
     content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
@@ -107,8 +107,17 @@ def fingerprint(
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()
 
 
+def _is_complete(name: str, digest: str, options: ConversionOptions) -> bool:
+    """Return whether a shard with this fingerprint is on disk, whole."""
+    if not (FileSystems.exists(options.sidecar(name)) and FileSystems.exists(options.path(name))):
+        return False
+    sidecar = json.loads(files.read_text(options.sidecar(name)))
+    [file] = FileSystems.match([options.path(name)])[0].metadata_list
+    return (sidecar["fingerprint"], sidecar["bytes"]) == (digest, file.size_in_bytes)
+
+
 class _Writer:
-    """What one shard adds up to while its records are written."""
+    """Writes the records of one shard and adds up what its sidecar says of them."""
 
     def __init__(self, split: str, shard: int, lake_bits: int, options: ConversionOptions):
         self.split, self.shard, self.options = split, shard, options
@@ -119,6 +128,7 @@ class _Writer:
         self.sums = Counter()
 
     def add(self, image: LabelledImage, fold: int, file) -> None:
+        """Write one record, or list the image as a reject."""
         header = image.header
         try:
             scan = reader.read_scan(self.options.source, self.inputs, header, self.storage)
@@ -131,41 +141,32 @@ class _Writer:
             file.write(part)
             self.bytes += len(part)
             self.sha256.update(part)
+        self.rows.append(index.row(fields, self.split, self.shard, position=len(self.rows)))
         self._count(image, fields, scan)
         progress.tick(self.options.progress_file, progress.RECORD)
 
     def _count(self, image: LabelledImage, fields: dict, scan: Scan) -> None:
-        position = len(self.rows)
-        self.rows.append(index.row(fields, self.split, self.shard, position))
+        num_pixels = scan.height * scan.width
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
         if fields["has_mask"]:
-            num_pixels = scan.height * scan.width
             self.sums["mask_pixels"] += num_pixels
             self.sums["lesion_pixels"] += fields["lesion_px"]
             self.sums["pixels_of_positives"] += num_pixels * fields["label"]
-            if self.options.dialect in rle.ORDERS and fields["lesion_px"]:
-                self._count_order(image)
-        if position % STATISTICS_EVERY == 0:
-            self._count_pixels(scan)
+        dialect = self.options.dialect
+        if fields["has_mask"] and fields["lesion_px"] and dialect in rle.ORDERS:
+            size = image.header.height, image.header.width
+            columns, rows = rle.order_votes(rle.runs(image.label.rle, *size), *size, dialect)
+            self.sums.update(order_as_columns=columns, order_as_rows=rows)
+        if len(self.rows) % STATISTICS_EVERY == 1:
+            with PillowImage.open(io.BytesIO(scan.image)) as opened:
+                counts = np.bincount(np.asarray(opened).ravel())  # [levels]
+            levels = np.arange(len(counts))
+            self.sums["sampled_images"] += 1
+            self.sums["sampled_pixels"] += num_pixels
+            self.sums["total"] += int(counts @ levels)
+            self.sums["squares"] += int(counts @ levels**2)
 
-    def _count_pixels(self, scan: Scan) -> None:
-        with PillowImage.open(io.BytesIO(scan.image)) as image:
-            counts = np.array(
-                image.histogram() if image.mode == "L" else np.bincount(np.asarray(image).ravel())
-            )
-        levels = np.arange(len(counts))
-        self.sums["sampled_images"] += 1
-        self.sums["sampled_pixels"] += scan.height * scan.width
-        self.sums["total"] += int(counts @ levels)
-        self.sums["squares"] += int(counts @ levels**2)
-
-    def _count_order(self, image: LabelledImage) -> None:
-        height, width = image.header.height, image.header.width
-        joined = rle.runs(image.label.rle, height, width)
-        columns, rows = rle.order_evidence(joined, height, width, self.options.dialect)
-        self.sums.update(order_as_columns=columns, order_as_rows=rows)
-
-    def result(self) -> dict:
+    def totals(self) -> dict:
         return {
             "records": len(self.rows),
             "bytes": self.bytes,
@@ -177,7 +178,7 @@ class _Writer:
 
 
 def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptions) -> dict:
-    """The fields of lake.records.example.FIELDS."""
+    """Return the fields of a record, as lake.records.example.FIELDS has them."""
     header, label = image.header, image.label
     mask_png, lesion_px = _mask(image, scan)
     pseudonyms = {
@@ -213,7 +214,7 @@ def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptio
 
 
 def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
-    """(PNG, set pixels or -1) of the mask at the stored size."""
+    """Return (PNG, lesion pixels or -1) of the mask at the stored size."""
     header, label = image.header, image.label
     runs = rle.runs(label.rle, header.height, header.width) if label.has_mask else rle.NO_RUNS
     if not len(runs):
@@ -224,11 +225,3 @@ def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
         return mask_png.encode(mask), label.lesion_px
     mask = (pixels.shrink(mask, scan.height, scan.width) >= 128).astype(np.uint8) * 255
     return mask_png.encode(mask), int(np.count_nonzero(mask))
-
-
-def _is_done(name: str, print_of: str, options: ConversionOptions) -> bool:
-    if not (FileSystems.exists(options.sidecar(name)) and FileSystems.exists(options.path(name))):
-        return False
-    sidecar = json.loads(files.read_text(options.sidecar(name)))
-    [found] = FileSystems.match([options.path(name)])[0].metadata_list
-    return sidecar["fingerprint"] == print_of and sidecar["bytes"] == found.size_in_bytes

@@ -1,2 +1,2 @@
-"""What is known of images: label tables, run lengths, nodules of CT.
-In: CSV rows. Out: labels and masks; beam.convert and the sources of CT series ask."""
+"""Labels of images: tables of them, run-length codes of masks, nodules of CT.
+In: CSV rows. Out: labels and masks; beam.convert and the readers of CT series ask."""

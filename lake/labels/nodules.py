@@ -1,5 +1,5 @@
 """Nodules of a CT -> masks of its slices. In: centres and diameters in world mm, as LUNA16 lists
-them, and a slice's place in the patient; out: bool masks [height, width]."""
+them, and where each slice lies in the patient; out: bool masks [height, width]."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Nodule:
 
 
 def parse_nodule(text: str) -> Nodule:
-    """The nodule of `x y z diameter`, world mm."""
+    """Return the nodule of `x y z diameter`, world mm; raise Reject where the text is not that."""
     try:
         x, y, z, diameter_mm = (float(part) for part in text.split())
     except ValueError:
@@ -34,44 +34,49 @@ def parse_nodule(text: str) -> Nodule:
 
 
 def index_of(point_mm: tuple[float, float, float], geometry: Geometry) -> np.ndarray:
-    """The continuous index (column, row, slice) of a world point; whole numbers are voxel
+    """Return the continuous index (column, row, slice) of a world point; whole numbers are voxel
     centres."""
     offset_mm = np.subtract(point_mm, geometry.origin_mm)
-    # The direction is orthonormal (the sources see to it), so its inverse is its transpose.
+    # The direction is orthonormal (the sources check that), so its inverse is its transpose.
     return axes(geometry).T @ offset_mm / geometry.spacing_mm
 
 
 def axes(geometry: Geometry) -> np.ndarray:
-    """The direction as a matrix [3, 3]: its columns are the world directions of columns, rows and
-    slices."""
+    """Return the direction as a matrix [3, 3]: its columns are the world directions of columns,
+    rows and slices."""
     return np.reshape(geometry.direction, (3, 3))
 
 
 def masks(
     planes: list[Geometry], height: int, width: int, nodules: list[Nodule]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(place in `planes`, united mask bool [height, width]) of every slice that a nodule reaches.
+    """Yield (number of the plane, united mask bool [height, width]) of every slice that a nodule
+    reaches.
 
-    A pixel is lesion when its centre is no farther from a nodule's centre than the radius, so a
-    slice shows the disc that cuts the sphere there. The pixel nearest to a nodule's centre, on the
-    slice nearest to it, is always lesion: a nodule thinner than a slice must not vanish.
+    A pixel is lesion when its centre is no farther from a nodule's centre than the radius, so the
+    mask of a slice is the disc in which it cuts the sphere. The pixel nearest to a nodule's centre,
+    on the slice nearest to it, is always lesion: a nodule thinner than a slice must not vanish.
     """
     if not nodules:
         return
-    # [N, S, 3]: column, row and, from each plane, the distance in its slices
-    at = np.array([[index_of(nodule.center_mm, plane) for plane in planes] for nodule in nodules])
-    off_mm = np.abs(at[..., 2]) * [plane.spacing_mm[2] for plane in planes]  # [N, S]
+    # [N, S, 3]: column and row on each plane, and the distance from it in slices
+    centers = np.array(
+        [[index_of(nodule.center_mm, plane) for plane in planes] for nodule in nodules]
+    )
+    off_mm = np.abs(centers[..., 2]) * [plane.spacing_mm[2] for plane in planes]  # [N, S]
     nearest = off_mm.argmin(axis=1)  # [N]
     radius_mm = np.array([nodule.diameter_mm / 2 for nodule in nodules])
     for k, plane in enumerate(planes):
         column_mm, row_mm, _ = plane.spacing_mm
         mask = np.zeros((height, width), bool)
         for n in np.flatnonzero((off_mm[:, k] <= radius_mm) | (nearest == k)):
-            right_mm = (np.arange(width) - at[n, k, 0]) * column_mm
-            down_mm = (np.arange(height) - at[n, k, 1]) * row_mm
+            right_mm = (np.arange(width) - centers[n, k, 0]) * column_mm
+            down_mm = (np.arange(height) - centers[n, k, 1]) * row_mm
             mask |= np.add.outer(down_mm**2, right_mm**2) <= radius_mm[n] ** 2 - off_mm[n, k] ** 2
             if nearest[n] == k:
-                column, row = np.rint(at[n, k, :2]).astype(int).clip(0, (width - 1, height - 1))
+                column, row = (
+                    np.rint(centers[n, k, :2]).astype(int).clip(0, (width - 1, height - 1))
+                )
                 mask[row, column] = True
         if mask.any():  # a sphere's tip can pass between the pixel centres
             yield k, mask

@@ -1,7 +1,7 @@
 """Run-length codes of masks: text <-> runs <-> mask, and signs that a text is in another dialect.
 
-A text is pairs of numbers, one pair a run of lesion pixels; `-1` is an empty mask. Its dialect says
-what they count. Runs are int64 [N, 2] of (start, end), sorted, disjoint, zero-based, down the
+A text is pairs of numbers, one pair per run of lesion pixels; `-1` is an empty mask. Its dialect
+says what they count. Runs are int64 [N, 2] of (start, end), sorted, disjoint, zero-based, down the
 columns of a mask [height, width], whatever the dialect was.
 
 relative    gap since the end of the previous run, length; zero-based, down columns (SIIM-ACR)
@@ -17,47 +17,46 @@ import numpy as np
 from lake import Reject
 
 DIALECTS = ("relative", "absolute", "row_major")
-ORDERS = ("absolute", "row_major")  # dialects whose texts look alike; the mask alone tells them
+ORDERS = ("absolute", "row_major")  # dialects whose texts look alike; only the mask can tell
 EMPTY = "-1"
 NUMBERS = re.compile(r"\s*[+-]?\d+(?:\s+[+-]?\d+)*\s*", re.ASCII)
 NO_RUNS = np.zeros((0, 2), np.int64)
 
-# Of the 3,576 texts of SIIM-ACR, 3 % of consecutive runs are in the order that absolute starts must
-# be in, and 46 % of the worst text; of an absolute text all are.
+# `dialect_conflict`: where this share of consecutive runs increase, as absolute starts must, a text
+# is absolute. In the 3,576 relative texts of SIIM-ACR 3% of them do, in the worst text 46%.
 IN_ORDER = 0.9
-MIN_STEPS = 10  # such pairs before a verdict: five texts of three runs, or one of eleven
-# Of 300 SIIM-ACR masks in images of eleven shapes, 2 in 6,600 were wrong by more, both where the
-# sides differed by one pixel.
+MIN_PAIRS = 10  # of consecutive runs before a verdict: five texts of three runs, or one of eleven
+# `order_votes`: an image votes where the two readings differ by this much. With it 2 of 6,600 votes
+# were wrong (300 SIIM-ACR masks in images of eleven shapes), both where the sides differed by one
+# pixel.
 VOTE_MARGIN = 0.05
 MIN_VOTES = 3
 
 
 def runs(text: str, height: int, width: int = 1, dialect: str = "relative") -> np.ndarray:
-    """Runs [N, 2] of one text; raises Reject for a text that no mask [height, width] can have.
+    """Return the runs [N, 2] of one text; raise Reject for a text that no mask [height, width] can
+    have.
 
-    Down columns only the number of pixels counts, so a mask may be told as one column of them all.
+    Down columns only the number of pixels matters, so `height` may be all pixels of the mask.
     """
     pairs = _pairs(text)
     if not len(pairs):
         return NO_RUNS
     if (pairs < 0).any():
         raise Reject("rle-negative", f"run-length text has the negative number {pairs.min()}")
-    num_pixels = height * width
-    if dialect == "relative":
-        found = _from_gaps(pairs, num_pixels)
-    else:
-        found = _from_starts(pairs, num_pixels)
-    found = unite([found])
-    return _turned(found, width, height) if dialect == "row_major" else found
+    parse = _from_gaps if dialect == "relative" else _from_starts
+    joined = unite([parse(pairs, height * width)])
+    return _transpose(joined, width, height) if dialect == "row_major" else joined
 
 
 def _pairs(text: str) -> np.ndarray:
-    """The numbers of a text as int64 [N, 2]; raises Reject."""
+    """Return the numbers of a text as int64 [N, 2]; raise Reject where they are not pairs."""
     if text.strip() in ("", EMPTY):
         return NO_RUNS
     if not NUMBERS.fullmatch(text):
         raise Reject("rle-not-numbers", f"run-length text {text[:40]!r} is not whole numbers")
-    # Numbers beyond int64 stay beyond every image. int() of each would take ten times as long.
+    # Numbers beyond int64 become the largest, still beyond every image. Python's int() would take
+    # ten times as long.
     pairs = np.fromstring(text, np.int64, sep=" ")
     if len(pairs) % 2:
         raise Reject(
@@ -89,23 +88,24 @@ def _from_starts(pairs: np.ndarray, num_pixels: int) -> np.ndarray:
             f"run-length text reaches pixel {max(map(sum, pairs.tolist())) - 1}; the image has "
             f"{num_pixels}",
         )
-    if not _is_step(pairs).all():
+    if not _increases(pairs).all():
         raise Reject(
             "rle-not-increasing",
-            f"run {1 + int(np.argmin(_is_step(pairs)))} of a run-length text ends after the next "
+            f"run {1 + int(np.argmin(_increases(pairs)))} of a run-length text ends after the next "
             f"starts; absolute starts increase. Is it relative (--rle relative)?",
         )
     return np.stack([starts - 1, starts - 1 + lengths], axis=1)
 
 
-def _is_step(pairs: np.ndarray) -> np.ndarray:
-    """Whether each run [N, 2], read as (start, length), ends before the next starts; [N - 1]."""
-    # Without adding: numbers that were not checked yet may be as large as int64.
+def _increases(pairs: np.ndarray) -> np.ndarray:
+    """Return whether each run [N, 2], read as (start, length), ends before the next starts, bool
+    [N - 1]."""
+    # Without a sum: numbers that were not checked yet may be as large as int64.
     return pairs[1:, 0] - pairs[:-1, 0] >= pairs[:-1, 1]
 
 
 def unite(parts: list[np.ndarray]) -> np.ndarray:
-    """The union of several sets of runs: sorted, and runs that touch or overlap joined."""
+    """Return the union of several sets of runs: sorted, and runs that touch or overlap joined."""
     parts = [part for part in parts if len(part)]
     if not parts:
         return NO_RUNS
@@ -119,12 +119,12 @@ def unite(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def area(joined: np.ndarray) -> int:
-    """Number of pixels in runs that `runs` or `unite` returned."""
+    """Return the number of pixels in runs that `runs` or `unite` returned."""
     return int((joined[:, 1] - joined[:, 0]).sum())
 
 
 def to_text(joined: np.ndarray) -> str:
-    """The relative text of runs [N, 2]; `-1` where there are none."""
+    """Return the relative text of runs [N, 2]; `-1` where there are none."""
     previous_ends = np.r_[0, joined[:, 1]][: len(joined)]
     return _text(joined[:, 0] - previous_ends, joined)
 
@@ -137,11 +137,11 @@ def _text(firsts: np.ndarray, joined: np.ndarray) -> str:
 
 
 def to_mask(joined: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Mask uint8 [height, width], 0 or 255, of runs [N, 2]."""
+    """Return the mask uint8 [height, width], 0 or 255, of runs [N, 2]."""
     mask = np.zeros((height, width), np.uint8)
     if len(joined):
-        # The code counts down the columns: fill [columns, height] and transpose, but only the
-        # columns that a run touches, a third of a radiograph's.
+        # Runs count down the columns: fill [columns, height] and transpose, but only the columns
+        # that a run touches, a third of a radiograph's.
         first, last = int(joined[0, 0]) // height, -(-int(joined[-1, 1]) // height)
         painted = np.zeros((last - first) * height, np.uint8)
         for start, end in (joined - first * height).tolist():
@@ -151,18 +151,18 @@ def to_mask(joined: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def from_mask(mask: np.ndarray) -> np.ndarray:
-    """Runs [N, 2] of a mask [height, width]; any value but 0 is lesion."""
+    """Return the runs [N, 2] of a mask [height, width]; any value but 0 is lesion."""
     flat = np.r_[False, mask.T.ravel() != 0, False]
     return np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
 
 
 def decode(text: str, height: int, width: int, dialect: str = "relative") -> np.ndarray:
-    """Mask uint8 [height, width], 0 or 255, of one run-length text."""
+    """Return the mask uint8 [height, width], 0 or 255, of one run-length text."""
     return to_mask(runs(text, height, width, dialect), height, width)
 
 
 def encode(mask: np.ndarray, dialect: str = "relative") -> str:
-    """Run-length text of a mask [height, width]; `-1` when it is empty."""
+    """Return the run-length text of a mask [height, width]; `-1` when it is empty."""
     if dialect == "relative":
         return to_text(from_mask(mask))
     joined = from_mask(mask.T if dialect == "row_major" else mask)
@@ -170,78 +170,83 @@ def encode(mask: np.ndarray, dialect: str = "relative") -> str:
 
 
 def dialect_conflict(texts: Iterable[str], dialect: str) -> str | None:
-    """What speaks against `dialect` in a sample of a CSV's texts, None where nothing does.
+    """Return a message where a sample of a CSV's texts is not in `dialect`, None where it may be.
 
-    Told are only gaps from starts; `order_evidence` tells columns from rows. Texts that are no
-    numbers or have fewer than three runs say nothing.
+    Only relative and absolute texts can be told apart here; `order_votes` tells columns from rows.
+    Texts that are not numbers or have fewer than three runs are ignored.
     """
-    steps = told = 0
+    num_pairs = num_increasing = 0
     for text in texts:
         try:
             pairs = _pairs(text)
         except Reject:
             continue
         if len(pairs) >= 3 and pairs.min() >= 0:
-            steps, told = steps + int(_is_step(pairs).sum()), told + len(pairs) - 1
-    looks_absolute = steps >= IN_ORDER * told
-    if told < MIN_STEPS or looks_absolute == (dialect != "relative"):
+            num_pairs += len(pairs) - 1
+            num_increasing += int(_increases(pairs).sum())
+    looks_absolute = num_increasing >= IN_ORDER * num_pairs
+    if num_pairs < MIN_PAIRS or looks_absolute == (dialect != "relative"):
         return None
     other = "absolute, or row_major if it counts along rows" if looks_absolute else "relative"
     return (
-        f"the run-length texts do not look {dialect}: in {steps:,} of {told:,} places the first "
-        f"number of a run lies beyond the run before it, as it always does in absolute starts and "
-        f"seldom in relative gaps; expected --rle {other}"
+        f"the run-length texts do not look {dialect}: {num_increasing:,} of {num_pairs:,} runs "
+        f"begin, read as absolute starts, after the end of the run before, as all of absolute and "
+        f"few of relative texts do; expected --rle {other}"
     )
 
 
-def order_evidence(joined: np.ndarray, height: int, width: int, dialect: str) -> tuple[int, int]:
-    """Votes of one image for (down columns, along rows) as the way its text really counted.
+def order_votes(joined: np.ndarray, height: int, width: int, dialect: str) -> tuple[int, int]:
+    """Return the vote of one image for (down columns, along rows) as the way its text counts:
+    (1, 0), (0, 1) or none, (0, 0). Votes of many images may be summed.
 
-    `joined` are the runs that were read from the text as `dialect`; votes of many images may be
-    summed. In the true order the lesion's neighbouring lines lie one line's length apart, so most
-    of it meets itself again when shifted by that. An image has no vote, (0, 0), when it is square
-    (the wrong reading is the transposed mask then, and as coherent), empty, or about as coherent
-    both ways: of nearly equal sides, or a single line.
+    `joined` are the runs as read from the text in `dialect`. Read in the right order, a lesion's
+    neighbouring lines lie one line's length apart, so a shift by that length maps most of it onto
+    itself. An image has no vote when it is square (the wrong reading is then the transposed mask,
+    and as coherent), when it is empty, and when both readings are about as coherent: with nearly
+    equal sides, or a single line.
     """
     if height == width:
         return 0, 0
     if dialect == "row_major":
-        joined = _turned(joined, height, width)  # as the text counted
-    as_columns, as_rows = (_met_again(joined, step, height * width) for step in (height, width))
+        joined = _transpose(joined, height, width)  # as the text counts
+    as_columns, as_rows = (_overlap(joined, shift, height * width) for shift in (height, width))
     return int(as_columns - as_rows > VOTE_MARGIN), int(as_rows - as_columns > VOTE_MARGIN)
 
 
 def order_conflict(votes: tuple[int, int], dialect: str) -> str | None:
-    """What the summed votes of `order_evidence` say against `dialect`, None where nothing."""
-    columns, rows = votes
-    right, wrong = (rows, columns) if dialect == "row_major" else (columns, rows)
-    if wrong < MIN_VOTES or wrong <= right:
+    """Return a message where the summed votes of `order_votes` speak against `dialect`, else
+    None."""
+    columns, rows = (votes[0], "down columns"), (votes[1], "along rows")
+    declared, other = (rows, columns) if dialect == "row_major" else (columns, rows)
+    if other[0] < MIN_VOTES or other[0] <= declared[0]:
         return None
-    if dialect == "relative":
-        todo = "decode them yourself and write lake.rle.encode of each mask"
-    else:
-        todo = f"use --rle {'absolute' if dialect == 'row_major' else 'row_major'}"
-    read, seems = ("along rows", "down columns")[:: 1 if dialect == "row_major" else -1]
+    advice = {
+        "relative": "decode them yourself and write lake.labels.rle.encode of each mask",
+        "absolute": "use --rle row_major",
+        "row_major": "use --rle absolute",
+    }
     return (
-        f"the masks hold together in {wrong:,} images if their run lengths count {seems} and in "
-        f"{right:,} if they count {read}, as {dialect} does; {todo}"
+        f"the masks are coherent in {other[0]:,} images if their run lengths count {other[1]} and "
+        f"in {declared[0]:,} if they count {declared[1]}, as {dialect} does; {advice[dialect]}"
     )
 
 
-def _turned(joined: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Runs down the columns of a mask [height, width] -> runs along its rows."""
+def _transpose(joined: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the runs along the rows of a mask [height, width] from those down its columns."""
     return from_mask(to_mask(joined, height, width).T)
 
 
-def _met_again(joined: np.ndarray, shift: int, num_pixels: int) -> float:
-    """Share of a mask's pixels that meet it again `shift` pixels on, of those with room to."""
+def _overlap(joined: np.ndarray, shift: int, num_pixels: int) -> float:
+    """Return the share of a mask's pixels that a shift by so many pixels maps onto the mask, among
+    those that it does not move out of the image."""
     if not len(joined):
         return 0.0
     lengths = joined[:, 1] - joined[:, 0]
-    edges, below = joined.ravel(), np.r_[0, np.repeat(np.cumsum(lengths), 2)[:-1]]
+    # The mask's pixels before each end of a run; between two ends their number is linear.
+    edges, areas = joined.ravel(), np.r_[0, np.repeat(np.cumsum(lengths), 2)[:-1]]
 
-    def area_below(pixels):
-        return np.interp(pixels, edges, below)
+    def area_before(pixels):
+        return np.interp(pixels, edges, areas)
 
-    met = (area_below(joined[:, 1] - shift) - area_below(joined[:, 0] - shift)).sum()
-    return float(met / max(1, area_below(num_pixels - shift)))
+    common = (area_before(joined[:, 1] - shift) - area_before(joined[:, 0] - shift)).sum()
+    return float(common / max(1, area_before(num_pixels - shift)))

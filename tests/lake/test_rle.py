@@ -179,7 +179,7 @@ def votes(masks, written: str, declared: str) -> tuple[int, int]:
     both = []
     for mask in masks:
         joined = rle.runs(rle.encode(mask, written), *mask.shape, declared)
-        both.append(rle.order_evidence(joined, *mask.shape, declared))
+        both.append(rle.order_votes(joined, *mask.shape, declared))
     return tuple(np.sum(both, axis=0).tolist())
 
 
@@ -197,14 +197,14 @@ def test_columns_and_rows_are_told_apart(shape, written):
 
 def test_no_votes_without_evidence():
     square = rle.from_mask(ellipse(80, 80, 40, 40, 9, 5))
-    assert rle.order_evidence(square, 80, 80, "absolute") == (0, 0)
+    assert rle.order_votes(square, 80, 80, "absolute") == (0, 0)
     for mask in (
         np.zeros((40, 60)),
         np.ones((40, 60)),
         np.arange(60)[None] * np.ones((40, 1)) == 7,
     ):
-        assert rle.order_evidence(rle.from_mask(mask), 40, 60, "absolute") == (0, 0)
-    assert rle.order_evidence(np.array([[0, 24]]), 4, 6, "row_major") == (0, 0)
+        assert rle.order_votes(rle.from_mask(mask), 40, 60, "absolute") == (0, 0)
+    assert rle.order_votes(np.array([[0, 24]]), 4, 6, "row_major") == (0, 0)
     assert rle.order_conflict((0, 0), "absolute") is None
     assert rle.order_conflict((0, 2), "absolute") is None
     assert rle.order_conflict((9, 3), "absolute") is None
