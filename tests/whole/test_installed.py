@@ -1,4 +1,4 @@
-"""The sdist, installed and used outside the checkout: by hand, and as two machines of Vertex AI."""
+"""The sdist, installed and used outside the checkout: by hand, and as on two Vertex AI machines."""
 
 import json
 import os
@@ -14,7 +14,8 @@ from launch import cluster, custom_job, sdist
 from trainer.inference import ensemble
 
 pytestmark = pytest.mark.slow
-OURS = {"PYTHONPATH", "TF_CONFIG"}  # what would lead a process back to this checkout or session
+# Variables that would lead a process back to this checkout, or into another cluster.
+OURS = {"PYTHONPATH", "TF_CONFIG"}
 TINY = """
 model: {kind: unetpp, depth: 1, filters: 8}
 data: {side: 16, batch_size: 12}
@@ -29,13 +30,14 @@ def package(tmp_path_factory) -> Path:
 
 
 def environment(python: Path, **more: str) -> dict[str, str]:
-    """In which `python` is this one."""
-    kept = {name: text for name, text in os.environ.items() if name not in OURS}
-    return kept | {"PATH": f"{python.parent}:{kept['PATH']}"} | more
+    """Return an environment in which the command `python` is this one."""
+    others = {name: text for name, text in os.environ.items() if name not in OURS}
+    return others | {"PATH": f"{python.parent}:{others['PATH']}"} | more
 
 
 def borrowing(folder: Path) -> Path:
-    """The Python of a new venv that takes every other package from the one that runs here."""
+    """Return the Python of a new venv, which imports all other packages from the one that runs
+    here."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     [packages] = folder.glob("lib/python3*/site-packages")
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -43,13 +45,13 @@ def borrowing(folder: Path) -> Path:
 
 
 def run(python: Path, folder: Path, *words: object) -> str:
-    """What a command says that ends well."""
+    """Run a command that must succeed; return its output."""
     command = [python, "-m", *map(str, words)]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=folder, env=environment(python), capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def convert(python: Path, folder: Path, phantoms: Path, key_file: Path) -> Path:
@@ -71,15 +73,15 @@ def config_in(folder: Path) -> Path:
 
 
 def vertex(python: Path, place: str, base: Path, package: Path, *words: object) -> subprocess.Popen:
-    """One machine's container, with the very command of launch.vertex and the service's variables;
-    its files are in the folder above the venv."""
+    """Start the command of launch.vertex as in one machine's container, with the variables that the
+    service sets; the working folder is the one with the venv."""
     folders = {"MODEL_DIR": "model/", "CHECKPOINT_DIR": "checkpoints/"}
     folders["TENSORBOARD_LOG_DIR"] = "logs/"
-    named = {f"AIP_{name}": f"{base}/{folder}" for name, folder in folders.items()}
+    variables = {f"AIP_{name}": f"{base}/{folder}" for name, folder in folders.items()}
     return subprocess.Popen(
         ["sh", "-c", custom_job.START, package, "train", *map(str, words)],
         cwd=python.parent.parent.parent,
-        env=environment(python, TF_CONFIG=place, PYTHONUNBUFFERED="1", **named),
+        env=environment(python, TF_CONFIG=place, PYTHONUNBUFFERED="1", **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -87,7 +89,7 @@ def vertex(python: Path, place: str, base: Path, package: Path, *words: object) 
 
 
 def places() -> list[str]:
-    """TF_CONFIG as Vertex AI writes it for two machines: a chief and a worker."""
+    """Return TF_CONFIG as Vertex AI writes it for two machines, a chief and a worker."""
     addresses = json.loads(cluster.configs(2)[0])["cluster"]["worker"]
     jobs = {"chief": addresses[:1], "worker": addresses[1:]}
     return [
@@ -107,26 +109,27 @@ def test_two_machines_of_vertex_train_are_taken_and_go_on(
 
     jobs = places()
     chief, worker = machine(0), machine(1)
-    said = []
+    lines = []
     for line in chief.stdout:
-        said.append(line)
+        lines.append(line)
         if "epoch 1/12  |" in line:
-            worker.terminate()  # its machine is taken: the service sends SIGTERM
+            worker.terminate()  # the machine is taken away: the service sends SIGTERM
             break
-    told, _ = worker.communicate()
-    assert worker.returncode == 42, told
+    worker_output, _ = worker.communicate()
+    assert worker.returncode == 42, worker_output
     assert not (base / "model").exists()
 
-    worker = machine(1)  # that the service gives; the chief's went on by itself
-    said += chief.stdout.read().splitlines(keepends=True)
-    told, _ = worker.communicate()
-    assert (chief.wait(), worker.returncode) == (0, 0), said
-    assert said.count(f"no --workdir: AIP_TENSORBOARD_LOG_DIR says {base}/logs/\n") == 2
-    said = "".join(said)
-    assert "resuming at step" in said and f"best weights, config and scores: {base}/model" in said
+    worker = machine(1)  # the service starts another worker; the chief's machine starts by itself
+    lines += chief.stdout.read().splitlines(keepends=True)
+    worker.communicate()
+    assert (chief.wait(), worker.returncode) == (0, 0), lines
+    assert lines.count(f"no --workdir: AIP_TENSORBOARD_LOG_DIR says {base}/logs/\n") == 2
+    output = "".join(lines)
+    assert "resuming at step" in output
+    assert f"best weights, config and scores: {base}/model" in output
 
     starts = json.loads((base / "logs" / "run.json").read_text())["starts"]
-    assert [start["commit"] for start in starts] == [None, None]  # of no checkout
+    assert [start["commit"] for start in starts] == [None, None]  # no checkout
     [trained] = ensemble.load([base / "model"]).members
     assert trained.run.lake == str(lake) and (base / "model" / "metrics.json").exists()
     [code] = pythons[0].parent.parent.glob("lib/python3*/site-packages/trainer")
@@ -147,7 +150,7 @@ def test_an_empty_environment_installs_all_that_is_needed(
     assert contents(converted) == contents(lake)
     words = [f"--config={config_in(tmp_path)}", f"--lake={converted}", "--train.epochs=1"]
     run(python, tmp_path, "trainer.task", "train", *words, "--workdir=run")
-    said = run(python, tmp_path, "trainer.task", "evaluate", "--workdir=run")
-    assert "thresholds chosen on validation" in said
+    output = run(python, tmp_path, "trainer.task", "evaluate", "--workdir=run")
+    assert "thresholds chosen on validation" in output
     script = (sdist.ROOT / "trainer" / "evaluation" / "report.js").read_text().strip()
     assert script in (tmp_path / "run" / "report.html").read_text()
