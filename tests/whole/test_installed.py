@@ -132,7 +132,7 @@ def test_two_machines_of_vertex_train_are_taken_and_go_on(
     assert [start["commit"] for start in starts] == [None, None]  # no checkout
     [trained] = ensemble.load([base / "model"]).members
     assert trained.run.lake == str(lake) and (base / "model" / "metrics.json").exists()
-    [code] = pythons[0].parent.parent.glob("lib/python3*/site-packages/trainer")
+    [code] = pythons[0].parent.parent.glob("lib/python3*/site-packages/trainer/evaluation")
     assert {path.suffix for path in code.glob("report.*")} == {".css", ".html", ".js", ".py"}
     converted = convert(pythons[0], tmp_path, phantoms, key_file)
     assert contents(converted) == contents(lake)
