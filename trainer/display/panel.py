@@ -22,7 +22,7 @@ def side_by_side(
     """Return pairs of pictures, left each image with its true mask, right with the predicted one.
 
     images [N, S, S] in [0, 1]; masks, predictions [N, S, S] of 0 and 1, or None where there is
-    none. Of a classifier both are None for all images; each is then shown once.
+    none. For a classifier both are None for all images; each is then shown once.
     """
     cells, is_pair = [], masks is not None
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):

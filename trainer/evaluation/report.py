@@ -103,12 +103,12 @@ def _gallery_rows(outcomes: Outcomes, images: dict[int, GalleryImage]) -> list[d
     ]
 
 
-def _figure(outcomes: Outcomes, place: int, shown: GalleryImage) -> dict:
+def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:
     predictions, dice = outcomes.predictions, outcomes.dice[place]
     facts = [] if np.isnan(dice) else [f"dice {dice:.3f}"]
     if predictions.lesion is not None:
         facts.append(f"p of a lesion {predictions.lesion[place]:.3f}")
-    for name, mask in (("truth", shown.truth), ("predicted", shown.prediction)):
+    for name, mask in (("truth", image.truth), ("predicted", image.prediction)):
         if mask is not None:
             facts.append(f"{name} {mask.mean():.2%}")
     age = predictions.ages[place]
@@ -121,9 +121,9 @@ def _figure(outcomes: Outcomes, place: int, shown: GalleryImage) -> dict:
         "id": predictions.ids[place],
         "facts": ", ".join(facts),
         "patient": ", ".join(filter(None, patient)),
-        "image": _data_url(picture.to_uint8(shown.image), "jpeg", quality=JPEG_QUALITY),
-        "truth": _overlay(shown.truth, panel.TRUTH_COLOUR),
-        "predicted": _overlay(shown.prediction, panel.PREDICTION_COLOUR),
+        "image": _data_url(picture.to_uint8(image.image), "jpeg", quality=JPEG_QUALITY),
+        "truth": _overlay(image.truth, panel.TRUTH_COLOUR),
+        "predicted": _overlay(image.prediction, panel.PREDICTION_COLOUR),
     }
 
 

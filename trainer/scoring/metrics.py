@@ -98,9 +98,9 @@ def triplet_dice(masks, probabilities, tops, areas, bottoms):
     truth = count(masks)[:, None]  # [B, 1]
 
     is_kept = (sure[:, :, None] >= areas)[..., None]  # [B, T, A, 1]
-    kept = dice_of_counts(hits, truth + sizes)[:, None, None, :]  # [B, 1, 1, K]
-    emptied = dice_of_counts(ops.zeros_like(truth), truth)[:, None, None, :]  # [B, 1, 1, 1]
-    return ops.where(is_kept, kept, emptied)
+    dice_kept = dice_of_counts(hits, truth + sizes)[:, None, None, :]  # [B, 1, 1, K]
+    dice_emptied = dice_of_counts(ops.zeros_like(truth), truth)[:, None, None, :]  # [B, 1, 1, 1]
+    return ops.where(is_kept, dice_kept, dice_emptied)
 
 
 def keep_by_triplet(probabilities, top: float, area: float, bottom: float):

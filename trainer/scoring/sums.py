@@ -102,9 +102,9 @@ def pixels_above(masks, probabilities):
     # Each pixel is compared once, whatever T is: a search gives the number of thresholds that it is
     # above, 0 … T, and one segment_sum counts the pixels of each image with each number. The pixels
     # above threshold t are then all of the image less those with a number of t or less.
-    passed = ops.searchsorted(thresholds, ops.reshape(probabilities, (-1,)))  # [B·H·W]
+    thresholds_below = ops.searchsorted(thresholds, ops.reshape(probabilities, (-1,)))  # [B·H·W]
     image = ops.repeat(ops.arange(images, dtype="int32"), math.prod(probabilities.shape[1:]))
-    segment = image * steps + ops.cast(passed, "int32")
+    segment = image * steps + ops.cast(thresholds_below, "int32")
 
     def above(weights):
         counts = ops.segment_sum(ops.reshape(weights, (-1,)), segment, images * steps)

@@ -198,7 +198,7 @@ def signatures(
     """Return the signatures by name.
 
     There are only PIXELS and RECORDS where the graph cannot repeat what the converter did: CLAHE,
-    and everything about volumes. """
+    and everything about volumes."""
     predict = tf.function(server.predict, autograph=False)  # traced once, for all signatures
 
     def signature(inputs_of: Callable, **arguments: tf.TensorSpec) -> ConcreteFunction:

@@ -113,15 +113,15 @@ def test_tensorboard_reads_them(images, tmp_path):
     sums = sums_of(*images)
     board.distributions("val", 7, sums)
     board.flush()
-    read = event_accumulator.EventAccumulator(str(tmp_path / "val"), size_guidance={"tensors": 0})
-    read.Reload()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "val"), size_guidance={"tensors": 0})
+    events.Reload()
     plugins = {
-        tag: read.SummaryMetadata(tag).plugin_data.plugin_name for tag in read.Tags()["tensors"]
+        tag: events.SummaryMetadata(tag).plugin_data.plugin_name for tag in events.Tags()["tensors"]
     }
     assert plugins["pixels/pr_curves"] == pr_curve_metadata.PLUGIN_NAME
     assert plugins["dice by lesion size"] == histogram_metadata.PLUGIN_NAME
-    [event] = read.Tensors("pixels/pr_curves")
-    content = read.SummaryMetadata("pixels/pr_curves").plugin_data.content
+    [event] = events.Tensors("pixels/pr_curves")
+    content = events.SummaryMetadata("pixels/pr_curves").plugin_data.content
     assert event.step == 7 and pr_curve_metadata.parse_plugin_metadata(content).num_thresholds == 31
     values = tensor_util.make_ndarray(event.tensor_proto)
     assert values.shape == (6, 31)
@@ -132,6 +132,6 @@ def test_tensorboard_reads_them(images, tmp_path):
     assert scoring_sums.scores(sums | {"dice": 1, "dice_of_positives": 1})["sensitivity"] == (
         pytest.approx(values[5, 15])
     )
-    [event] = read.Tensors("dice by lesion size")
+    [event] = events.Tensors("dice by lesion size")
     values = tensor_util.make_ndarray(event.tensor_proto)
     assert values.shape == (30, 3) and values[0, 0] == -5 and values[-1, 1] == 0

@@ -180,5 +180,5 @@ def test_a_mask_of_exactly_the_area_is_kept():
     p.ravel()[:40] = 0.99  # 0.004 of the image exactly
     rows = counts.stack([counts.from_image(p, p > 1, THRESHOLDS)], THRESHOLDS)
     assert rows.is_kept([0.5], [0.004]).item() and not rows.is_kept([0.5], [0.008]).item()
-    kept = mask_of(p[..., None], Decision(Triplet(0.5, 0.004, 0.3)))
-    assert int(np.sum(kept)) == 40
+    mask = mask_of(p[..., None], Decision(Triplet(0.5, 0.004, 0.3)))
+    assert int(np.sum(mask)) == 40

@@ -201,12 +201,12 @@ def test_each_class_against_all_others():
         for part in (slice(40), slice(40, 90))
     ]
     np.testing.assert_array_equal(sum(halves), whole)
-    kept = slice(10, 80)
-    shares = np.exp(logits[kept]) / np.exp(logits[kept]).sum(axis=1, keepdims=True)
+    rows = slice(10, 80)
+    shares = np.exp(logits[rows]) / np.exp(logits[rows]).sum(axis=1, keepdims=True)
     expected = []
     for number in range(3):
-        ours = shares[labels[kept] == number, number]
-        others = shares[labels[kept] != number, number]
+        ours = shares[labels[rows] == number, number]
+        others = shares[labels[rows] != number, number]
         expected.append((ours[:, None] > others).mean())
         assert metrics.auc(whole[number]) == pytest.approx(expected[-1], abs=2e-3)
     assert metrics.macro_auc(whole) == pytest.approx(np.mean(expected), abs=2e-3)
