@@ -1,7 +1,7 @@
-"""A run that stops where a record cannot be read says which one it is.
+"""Name the damaged record that stopped a run.
 
-A record is not skipped: behind a wrong checksum the rest of its shard is lost, and a run that left
-records out could not be resumed in the same order.
+A damaged record is not skipped: behind a wrong checksum the rest of its shard is lost, and a run
+that left records out could not be resumed in the same order.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from trainer.config.run import Config, Data
 from trainer.data import splits
 from trainer.data.record import decode_record
 
-# What TensorFlow says of a wrong checksum, an image that does not decode, a missing file, and a
+# What TensorFlow raises for a wrong checksum, an image that does not decode, a missing file, and a
 # shard with fewer records than it should have. Networks raise some of them, too.
 ERRORS = (
     tf.errors.DataLossError,
@@ -26,41 +26,41 @@ ERRORS = (
 
 
 @contextlib.contextmanager
-def locate_errors(run: Config, folder: str) -> Iterator[None]:
-    """In it, an error of reading is an InputError with the first damaged record of the run's lakes;
-    where there is none, the error was another one and passes."""
+def locate_errors(config: Config, folder: str) -> Iterator[None]:
+    """Turn an error of reading into an InputError that names the first damaged record of the lake
+    and data.more_lakes; an error passes unchanged where no record is damaged."""
     try:
         yield
     except ERRORS as error:
         print("a step failed; looking for a damaged record", file=sys.stderr, flush=True)
-        for lake in (folder, *run.data.more_lakes):
-            if found := first_damaged_shard(lake, run.data):
-                path, what = found
+        for lake in (folder, *config.data.more_lakes):
+            if damage := first_damaged_shard(lake, config.data):
+                path, fault = damage
                 raise InputError(
-                    f"{path}: {what}; remove this file and repeat the lake's conversion, which "
+                    f"{path}: {fault}; remove this file and repeat the lake's conversion, which "
                     f"writes it again (python -m lake verify {lake} finds all)"
                 ) from error
         raise
 
 
-def first_damaged_shard(folder: str, settings: Data) -> tuple[str, str] | None:
-    """(path, what is wrong) of the first shard that is damaged."""
+def first_damaged_shard(folder: str, data: Data) -> tuple[str, str] | None:
+    """Return (path, what is wrong) of the first shard that is damaged; None where none is."""
     content = splits.open_lake(folder)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def decoded(record):
-        return decode_record(record, content["dtype"], settings.side, settings.fit)
+    def decode(record):
+        return decode_record(record, content["dtype"], data.side, data.fit)
 
     for shard in content["shards"]:
         path = tf.io.gfile.join(folder, shard["name"])
-        if what := fault_of_shard(path, shard["records"], decoded):
-            return path, what
+        if fault := fault_of_shard(path, shard["records"], decode):
+            return path, fault
     return None
 
 
-def fault_of_shard(path: str, stored: int, decoded: Callable) -> str | None:
-    """What is wrong with a shard that should have so many records, each of them `decoded`."""
-    items = tf.data.TFRecordDataset(path).map(decoded, tf.data.AUTOTUNE, deterministic=True)
+def fault_of_shard(path: str, num_records: int, decode: Callable) -> str | None:
+    """Return what is wrong with a shard that should have so many records; None: nothing."""
+    items = tf.data.TFRecordDataset(path).map(decode, tf.data.AUTOTUNE, deterministic=True)
     position = 0
     try:
         for _ in items:
@@ -70,6 +70,6 @@ def fault_of_shard(path: str, stored: int, decoded: Callable) -> str | None:
     except ERRORS as error:
         # The rest of TensorFlow's message is about its graph.
         return f"record {position}, counted from 0, is damaged: {error.message.splitlines()[0]}"
-    if position != stored:
-        return f"{position} records, expected {stored}"
+    if position != num_records:
+        return f"{position} records, expected {num_records}"
     return None

@@ -1,6 +1,8 @@
-"""A lake -> what a run trains on, is validated on, is scored on: which records of which shards.
+"""The splits of a lake that a run trains on, is validated on and is scored on: which records of
+which shards.
 
-No image is read here: the manifest counts, and the index knows folds and patients.
+No image is read here: the manifest has the counts, the index has folds and patients. `content` is a
+lake's manifest, `folder` the lake.
 """
 
 import dataclasses
@@ -13,63 +15,63 @@ import tensorflow as tf
 from lake import InputError, storage
 from lake.records import index, manifest
 from trainer.config.run import Config, Data
-from trainer.data import batches, order
+from trainer.data import order
 from trainer.data.order import Split
 
 
 def open_lake(folder: str) -> dict:
-    """The manifest of a lake; raises InputError where there is none."""
+    """Return the manifest of a lake; raise InputError where there is none."""
     return manifest.load(folder)
 
 
-def check_classes(content: dict, folder: str, run: Config) -> None:
-    """Raises InputError where a classifier knows another number of classes than the lake has."""
+def check_classes(content: dict, folder: str, config: Config) -> None:
+    """Raise InputError where a classifier has another number of classes than the lake."""
     classes = manifest.num_classes(content)
-    if run.is_classifier and run.model.classes != classes:
-        named = f": {', '.join(manifest.numbered(content['classes']))}" if classes > 2 else ""
+    if config.is_classifier and config.model.classes != classes:
+        names = f": {', '.join(manifest.numbered(content['classes']))}" if classes > 2 else ""
         raise InputError(
-            f"{folder} has {classes} classes{named}; model.classes={run.model.classes} should be "
-            f"{classes}"
+            f"{folder} has {classes} classes{names}; model.classes={config.model.classes} should "
+            f"be {classes}"
         )
 
 
 def named_split(content: dict, folder: str, name: str) -> Split:
-    """A split by its name; raises InputError when the lake has no record of it."""
+    """Return a split by its name; raise InputError when the lake has no record of it."""
     shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
     if not shards:
-        known = ", ".join(sorted(content["counts"]["splits"]))
-        raise InputError(f"{folder}: no records in split {name!r}; it has {known}")
+        names = ", ".join(sorted(content["counts"]["splits"]))
+        raise InputError(f"{folder}: no records in split {name!r}; it has {names}")
     return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
 
 
 def open_lakes(folder: str, data: Data) -> list[dict]:
-    """The manifests of the run's own lake and of its more_lakes."""
+    """Return the manifests of a run's lake and of its data.more_lakes."""
     return [open_lake(name) for name in (folder, *data.more_lakes)]
 
 
 def positive_pixel_share(lakes: list[dict], data: Data) -> float:
-    """Share of positive pixels in positive images: of more lakes the mean by their weights."""
+    """Return the share of positive pixels in positive images: the lakes' mean by their weights."""
     weights = [1.0, *data.more_lakes.values()]
     shares = [lake["statistics"]["positive_pixel_share_of_positives"] for lake in lakes]
     return float(np.average(shares, weights=weights))
 
 
 def training_split(lakes: list[dict], folder: str, data: Data, is_classifier: bool) -> Split:
-    """What a run trains on, of all its lakes; `folder` is the first's. A fold is held out of that
-    one alone."""
+    """Return what a run trains on, from all its lakes; `folder` is the first one's, and a fold is
+    held out of that one alone."""
     content, *others = lakes
-    split = _training_split(content, folder, data, is_classifier)
+    splits, unfolded = [_lake_split(content, folder, data, is_classifier)], {"fold": None}
     if not others:
-        return split
-    of_others, splits = data.model_copy(update={"fold": None}), [split]
+        return splits[0]
     for other_folder, other in zip(data.more_lakes, others, strict=True):
         _check_alike(content, folder, other, other_folder)
-        splits.append(_training_split(other, other_folder, of_others, is_classifier))
-    return _joined(splits, (1.0, *data.more_lakes.values()))
+        unfolded_data = data.model_copy(update=unfolded)
+        splits.append(_lake_split(other, other_folder, unfolded_data, is_classifier))
+    return _join(splits, (1.0, *data.more_lakes.values()))
 
 
 def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> None:
-    """Raises InputError where two lakes have images or classes that do not go together."""
+    """Raise InputError where two lakes have images or classes that do not go together."""
     if content["dtype"] != other["dtype"]:
         raise InputError(
             f"data.more_lakes: {other_folder} has {other['dtype']} images, {folder} "
@@ -84,12 +86,12 @@ def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> 
         )
 
 
-def _joined(splits: list[Split], weights: tuple[float, ...]) -> Split:
-    """One split of several lakes, to draw from by the weights."""
+def _join(splits: list[Split], weights: tuple[float, ...]) -> Split:
+    """Return one split of several lakes, to draw from by the weights."""
     kinds, lakes = [], []
     for lake, split in enumerate(splits):
         is_member = split.kinds != order.OUTSIDE
-        kinds.append(split.kinds + order.KINDS_OF_LAKE * lake * is_member.astype(np.int8))
+        kinds.append(split.kinds + order.KINDS_PER_LAKE * lake * is_member.astype(np.int8))
         lakes += [lake] * len(split.paths)
     return Split(
         name=f"{splits[0].name}, {len(splits)} lakes",
@@ -115,8 +117,9 @@ def _summed(counts: list[dict]) -> dict:
     )
 
 
-def _training_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
-    """Of one lake; where positives are drawn apart, it knows them from the lake's index."""
+def _lake_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
+    """Return what a run trains on from one lake; where positives are drawn apart, the lake's index
+    says which records they are."""
     if data.fold is None:
         split, names = named_split(content, folder, data.train_split), [data.train_split]
     else:
@@ -131,31 +134,33 @@ def _training_split(content: dict, folder: str, data: Data, is_classifier: bool)
             f"{folder}: {positives} of the {split.num_records} images to train on have a "
             f"lesion; data.positive_share and data.positives_only need both kinds"
         )
-    asked = np.where(is_positive, order.POSITIVE, order.OTHER).astype(np.int8)
-    kinds = np.where(split.kinds == order.OUTSIDE, split.kinds, asked)
+    member_kinds = np.where(is_positive, order.POSITIVE, order.OTHER).astype(np.int8)
+    kinds = np.where(split.kinds == order.OUTSIDE, split.kinds, member_kinds)
     return dataclasses.replace(split, kinds=kinds)
 
 
 def validation_split(content: dict, folder: str, data: Data) -> Split:
-    """What a run is scored on while it trains, and where thresholds are chosen."""
+    """Return what a run is scored on while it trains, and what thresholds are chosen on."""
     if data.fold is None:
         return named_split(content, folder, data.val_split)
     return fold_split(content, folder, data.fold, is_held_out=True)
 
 
 def validation_names(data: Data) -> tuple[str, ...]:
-    """The splits of the lake that validation_split's records are stored in."""
+    """Return the names of the lake's splits that hold validation_split's records."""
     return (data.val_split,) if data.fold is None else tuple(manifest.FOLDED)
 
 
 def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
-    """The patients of a split that lies in these splits of the lake; without the empty id."""
-    of_records = np.array(_index(folder, names, split, ["patient"])["patient"].to_pylist())
-    return set(of_records[split.kinds != order.OUTSIDE]) - {""}
+    """Return the patients of a split whose records lie in these splits of the lake; without the
+    empty id."""
+    ids = np.array(_index(folder, names, split, ["patient"])["patient"].to_pylist())
+    return set(ids[split.kinds != order.OUTSIDE]) - {""}
 
 
 def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
-    """Of the splits that folds divide: a fold's records, or all others. Their shards hold both."""
+    """Return a fold's records, or all others, of the splits that folds divide; their shards hold
+    both."""
     num_folds = content["options"]["folds"]
     if not num_folds:
         raise InputError(
@@ -190,7 +195,7 @@ def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: d
 
 
 def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) -> pyarrow.Table:
-    """The rows of a lake's index for the stored records of these splits, in their order."""
+    """Return the index's rows for all records that are stored in these splits, in their order."""
     rows = index.read(storage.path_of(folder), [*index.PLACE, *columns], names)
     if len(rows) != len(split.kinds):
         raise InputError(
@@ -200,17 +205,17 @@ def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) 
     return index.in_order(rows)
 
 
-def check_labels(run: Config, *parts: batches.Split) -> None:
-    """A run must have something to learn and something to be scored on."""
-    for split in parts:
+def check_labels(config: Config, *splits: Split) -> None:
+    """Raise InputError where there is nothing to learn in one of the splits, or to be scored on."""
+    for split in splits:
         counts = split.counts
-        of_classes = counts.get("classes", [counts["negatives"], counts["positives"]])
-        if run.is_classifier and not all(of_classes):
+        classes = counts.get("classes", [counts["negatives"], counts["positives"]])
+        if config.is_classifier and not all(classes):
             raise InputError(
-                f"{run.lake}: split {split.name!r} needs images of each class, 0 to "
-                f"{len(of_classes) - 1}; it has {', '.join(map(str, of_classes))}"
+                f"{config.lake}: split {split.name!r} needs images of each class, 0 to "
+                f"{len(classes) - 1}; it has {', '.join(map(str, classes))}"
             )
-        if not run.is_classifier and not counts["lesion_pixels"]:
+        if not config.is_classifier and not counts["lesion_pixels"]:
             raise InputError(
-                f"{run.lake}: split {split.name!r} has no mask with a lesion to learn from"
+                f"{config.lake}: split {split.name!r} has no mask with a lesion to learn from"
             )

@@ -14,12 +14,12 @@ from trainer.data.batches import evaluation_batches, training_batches
 SHA256 = "0" * 64
 
 
-def batches(split, settings, decoded=None, first_step=0):
-    made = training_batches(split, settings, 5, 3, first_step, 4, decoded=decoded)
-    return list(made.as_numpy_iterator())
+def batches(split, settings, images=None, first_step=0):
+    dataset = training_batches(split, settings, 5, 3, first_step, 4, images=images)
+    return list(dataset.as_numpy_iterator())
 
 
-def decoded_of(split, settings, sha256=SHA256):
+def decode(split, settings, sha256=SHA256):
     return cache.decode_all(split, settings, sha256, evaluation_batches)
 
 
@@ -39,9 +39,9 @@ def place(request, tmp_path):
 def test_batches_are_those_without_it(lake, place, settings):
     settings = run.Data(**settings, cache=place)
     split = splits.training_split([splits.open_lake(str(lake))], str(lake), settings, False)
-    decoded = decoded_of(split, settings)
+    images = decode(split, settings)
     for first_step in (0, 2):
-        plain, cached = (batches(split, settings, d, first_step) for d in (None, decoded))
+        plain, cached = (batches(split, settings, d, first_step) for d in (None, images))
         assert len(plain) == len(cached) > 2
         for one, other in zip(plain, cached, strict=True):
             assert one.keys() == other.keys()
@@ -56,9 +56,9 @@ def test_of_part_of_a_split_only_that_is_kept(lake, place):
     split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
     kinds = np.where(np.arange(len(split.kinds)) % 3, split.kinds, -1).astype(np.int8)
     part = dataclasses.replace(split, kinds=kinds)
-    decoded = decoded_of(part, settings)
-    assert len(decoded.image) == part.num_records < split.num_records
-    for one, other in zip(batches(part, settings), batches(part, settings, decoded), strict=True):
+    images = decode(part, settings)
+    assert len(images.image) == part.num_records < split.num_records
+    for one, other in zip(batches(part, settings), batches(part, settings, images), strict=True):
         np.testing.assert_array_equal(one["image"], other["image"])
 
 
@@ -66,13 +66,18 @@ def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, cap
     settings = run.Data(side=32, batch_size=8, cache=str(tmp_path))
     split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
 
-    def said(changes=None, sha256=SHA256):
-        decoded_of(split, settings.model_copy(update=changes or {}), sha256)
+    def first_word(changes=None, sha256=SHA256):
+        decode(split, settings.model_copy(update=changes or {}), sha256)
         return capsys.readouterr().out.split(" ")[0]
 
-    assert said() == "caching"
-    assert said() == said({"batch_size": 4}) == "cached:"
-    assert said({"side": 48}) == said({"fit": "stretch"}) == said(sha256="1" * 64) == "caching"
+    assert first_word() == "caching"
+    assert first_word() == first_word({"batch_size": 4}) == "cached:"
+    assert (
+        first_word({"side": 48})
+        == first_word({"fit": "stretch"})
+        == first_word(sha256="1" * 64)
+        == "caching"
+    )
     assert not list(tmp_path.glob("unfinished.*"))
     files = {path.name: path.stat().st_size for path in next(tmp_path.iterdir()).iterdir()}
     assert files.keys() == {"image.npy", "mask.npy", "others.npz"}
@@ -96,11 +101,11 @@ def test_no_room(lake, tmp_path, where):
     split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
     settings = run.Data(side=16 * 2**18, batch_size=8, cache=place)  # 422,000 GB
     with pytest.raises(InputError, match=r"24 images at 4194304 px .* GB are free"):
-        decoded_of(split, settings)
+        decode(split, settings)
 
 
 def test_its_size_is_what_it_takes(lake, tmp_path):
     settings = run.Data(side=64, batch_size=8, cache=str(tmp_path))
     split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
-    decoded = decoded_of(split, settings)
-    assert cache.num_bytes(split, settings) == decoded.image.nbytes + decoded.mask.nbytes
+    images = decode(split, settings)
+    assert cache.num_bytes(split, settings) == images.image.nbytes + images.mask.nbytes
