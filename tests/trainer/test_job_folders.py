@@ -32,7 +32,7 @@ def job(monkeypatch):
 def test_the_job_s_folder_is_the_workdir_and_is_said(job, capsys):
     job(*NAMED)
     assert workdir_of_job(None) == Path("base/logs")
-    assert capsys.readouterr().out == "no --workdir: AIP_TENSORBOARD_LOG_DIR says base/logs/\n"
+    assert capsys.readouterr().out == "no --workdir: AIP_TENSORBOARD_LOG_DIR is base/logs/\n"
     assert model_of_job() == Path("base/model")
     job("AIP_CHECKPOINT_DIR")
     assert workdir_of_job(None) == Path("base/checkpoints")

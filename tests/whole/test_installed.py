@@ -123,7 +123,7 @@ def test_two_machines_of_vertex_train_are_taken_and_go_on(
     lines += chief.stdout.read().splitlines(keepends=True)
     worker.communicate()
     assert (chief.wait(), worker.returncode) == (0, 0), lines
-    assert lines.count(f"no --workdir: AIP_TENSORBOARD_LOG_DIR says {base}/logs/\n") == 2
+    assert lines.count(f"no --workdir: AIP_TENSORBOARD_LOG_DIR is {base}/logs/\n") == 2
     output = "".join(lines)
     assert "resuming at step" in output
     assert f"best weights, config and scores: {base}/model" in output

@@ -1,5 +1,5 @@
-"""What changes grey values alone: images [B, S, S] in [0, 1] -> the same, with one parameter an
-example."""
+"""Changes of grey values alone: images [B, S, S] in [0, 1] stay images in [0, 1]. `parameters` are
+augment.parameters: [B, …], one value per example."""
 
 import math
 
@@ -13,35 +13,37 @@ BYTES_MEAN, BYTES_DEVIATION = 510.0, math.sqrt((256**2 - 1) / 3)
 
 
 def mean(images):
-    """[B, 1, 1]."""
+    """Return each image's mean, [B, 1, 1]."""
     # One axis at a time: compiled for a CPU, one float32 sum over a megapixel is off by up to 1%.
     return ops.mean(ops.mean(images, axis=2), axis=1)[:, None, None]
 
 
-def adjust(images, mean, drawn: dict, largest_sigma_px: float):
-    """Blur, contrast about `mean` [B, 1, 1], brightness, gamma, inversion, noise, cut-out: those
-    that `drawn` has."""
-    if "blur.sigma_px" in drawn:
-        images = blur(images, drawn["blur.sigma_px"], largest_sigma_px)
-    factor, added = drawn.get("contrast.factor", 1.0), drawn.get("brightness.add", 0.0)
+def adjust(images, mean, parameters: dict, largest_sigma_px: float):
+    """Return images after blur, contrast about `mean` [B, 1, 1], brightness, gamma, inversion,
+    noise and cut-out: those that the parameters have."""
+    if "blur.sigma_px" in parameters:
+        images = blur(images, parameters["blur.sigma_px"], largest_sigma_px)
+    factor, added = parameters.get("contrast.factor", 1.0), parameters.get("brightness.add", 0.0)
     images = images * factor + (mean * (1 - factor) + added)  # exact where nothing changes
     images = ops.clip(images, 0, 1)
-    if "gamma.exponent" in drawn:
-        exponent = drawn["gamma.exponent"]
+    if "gamma.exponent" in parameters:
+        exponent = parameters["gamma.exponent"]
         images = ops.where(exponent == 1, images, ops.exp(exponent * ops.log(images)))
-    if "invert.is_on" in drawn:
-        images = ops.where(drawn["invert.is_on"] > 0, 1 - images, images)
-    if "noise.sigma" in drawn:
-        images = images + drawn["noise.sigma"] * noise(images.shape[1], drawn["noise.seed"])
+    if "invert.is_on" in parameters:
+        images = ops.where(parameters["invert.is_on"] > 0, 1 - images, images)
+    if "noise.sigma" in parameters:
+        images = images + parameters["noise.sigma"] * noise(
+            images.shape[1], parameters["noise.seed"]
+        )
         images = ops.clip(images, 0, 1)
-    if "cutout.share" in drawn:
-        images = images * cut(images.shape[1], drawn)
+    if "cutout.share" in parameters:
+        images = images * cut(images.shape[1], parameters)
     return images
 
 
 def blur(images, sigma_px, largest_sigma_px: float):
-    """A Gaussian of each image's own sigma [B, 1, 1]; mirrored at the border, and so no wider than
-    an image's side each way."""
+    """Return images blurred by a Gaussian, a sigma [B, 1, 1] for each. Images are mirrored at the
+    border, so the Gaussian reaches no further than an image's side."""
     side = images.shape[1]
     radius = min(math.ceil(SIGMAS * largest_sigma_px), side)
     is_on = sigma_px > 0
@@ -67,8 +69,8 @@ def blur(images, sigma_px, largest_sigma_px: float):
 
 
 def noise(side: int, seed):
-    """About standard normal, [B, S, S]: the sum of four bytes of a hash of (seed [B, 1, 1], pixel),
-    within ±3.5."""
+    """Return roughly standard normal noise [B, S, S], within ±3.5: the sum of four bytes of a hash
+    of (seed [B, 1, 1], pixel)."""
     pixels = ops.reshape(ops.arange(side * side, dtype="int32"), (1, side, side))
     key = _hash(ops.cast(seed, "uint32"))
     bits = _hash(ops.bitwise_xor(ops.cast(pixels, "uint32"), key))
@@ -79,22 +81,22 @@ def noise(side: int, seed):
 
 
 def _hash(x):
-    """A bijection of 32 bits in which each bit changes about half of the others: "lowbias32" of
-    https://nullprogram.com/blog/2018/07/31/."""
+    """Return a bijection of 32 bits in which each bit changes about half of the others: "lowbias32"
+    of https://nullprogram.com/blog/2018/07/31/."""
     x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(16))) * np.uint32(0x7FEB352D)
     x = ops.bitwise_xor(x, ops.right_shift(x, np.uint32(15))) * np.uint32(0x846CA68B)
     return ops.bitwise_xor(x, ops.right_shift(x, np.uint32(16)))
 
 
-def cut(side: int, drawn: dict):
-    """0 within any of the squares, else 1: [B, S, S]."""
-    places = ops.arange(side, dtype="float32") + 0.5  # pixel centres
-    kept = 1.0
-    for hole in range(drawn["cutout.share"].shape[1]):
+def cut(side: int, parameters: dict):
+    """Return 0 within any of the squares, else 1: [B, S, S]."""
+    centres = ops.arange(side, dtype="float32") + 0.5  # pixel centres
+    result = 1.0
+    for hole in range(parameters["cutout.share"].shape[1]):
         share, row, column = (
-            drawn[f"cutout.{name}"][:, hole, None, None] for name in ("share", "row", "column")
+            parameters[f"cutout.{name}"][:, hole, None, None] for name in ("share", "row", "column")
         )
         # For each pixel anew: XLA on a CPU was slower by far with the rows and columns kept.
-        distance = ops.maximum(ops.abs(places[:, None] - row), ops.abs(places - column))
-        kept = kept * ops.cast(distance >= share * (side / 2), "float32")
-    return kept
+        distance = ops.maximum(ops.abs(centres[:, None] - row), ops.abs(centres - column))
+        result = result * ops.cast(distance >= share * (side / 2), "float32")
+    return result

@@ -60,13 +60,13 @@ def training_split(lakes: list[dict], folder: str, data: Data, is_classifier: bo
     """Return what a run trains on, from all its lakes; `folder` is the first one's, and a fold is
     held out of that one alone."""
     content, *others = lakes
-    splits, unfolded = [_lake_split(content, folder, data, is_classifier)], {"fold": None}
+    splits = [_lake_split(content, folder, data, is_classifier)]
     if not others:
         return splits[0]
+    unfolded = data.model_copy(update={"fold": None})
     for other_folder, other in zip(data.more_lakes, others, strict=True):
         _check_alike(content, folder, other, other_folder)
-        unfolded_data = data.model_copy(update=unfolded)
-        splits.append(_lake_split(other, other_folder, unfolded_data, is_classifier))
+        splits.append(_lake_split(other, other_folder, unfolded, is_classifier))
     return _join(splits, (1.0, *data.more_lakes.values()))
 
 

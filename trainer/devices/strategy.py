@@ -1,5 +1,5 @@
-"""The only file that knows CPU, GPU, TPU, one worker or many. In: what was asked for; out: a
-tf.distribute strategy."""
+"""The tf.distribute strategy of a run, and what depends on its devices: precision, compilation,
+memory. CPU, GPU and TPU are told apart in this file alone."""
 
 import functools
 import resource
@@ -23,38 +23,37 @@ def create_strategy(
     worker: workers.Worker = workers.ALONE,
     worker_minutes: float = 10.0,
 ) -> tf.distribute.Strategy:
-    """One device, or several, of one worker or many; raises InputError for what is not there.
+    """Return the strategy of one device or several, of one worker or many; raise InputError for a
+    device that is not there.
 
-    `replicas`: of each worker; `accumulate`: parts that a replica goes through one after the other;
+    `replicas`: per worker; `accumulate`: parts that a replica goes through one after the other;
     `worker_minutes`: how long the other workers may take to come.
     """
     kind = _kind(device)
     if kind == "TPU":
-        made = _of_tpu(replicas, worker)
-        _say(made.num_replicas_in_sync, "TPU cores", batch_size, accumulate)
-        return made
+        strategy = _tpu_strategy(replicas, worker)
+        _divide_batch(strategy.num_replicas_in_sync, "TPU cores", batch_size, accumulate)
+        return strategy
     count = _local_replicas(kind, replicas, worker)
     devices = [f"{kind}:{number}" for number in range(count)]
-    where = ", ".join(devices)
+    device_names = ", ".join(devices)
     if worker.count > 1:
-        where += f" of each of {worker.count} workers"
-    _say(count * worker.count, where, batch_size, accumulate)
+        device_names += f" of each of {worker.count} workers"
+    _divide_batch(count * worker.count, device_names, batch_size, accumulate)
     if kind == "GPU":
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     elif count > 1:
         _divide_cpu(count)
     if worker.count > 1:
-        return _of_workers(worker, worker_minutes)
-    return (
-        tf.distribute.OneDeviceStrategy(devices[0])
-        if count == 1
-        else tf.distribute.MirroredStrategy(devices)
-    )
+        return _multi_worker_strategy(worker, worker_minutes)
+    if count > 1:
+        return tf.distribute.MirroredStrategy(devices)
+    return tf.distribute.OneDeviceStrategy(devices[0])
 
 
 def _kind(device: str) -> str:
-    """TPU, GPU or CPU; `auto` takes the first that TensorFlow sees."""
+    """Return TPU, GPU or CPU; `auto` takes the first that TensorFlow sees."""
     if device == "tpu":
         return "TPU"  # TensorFlow sees its cores when it has been initialised
     for kind in ("TPU", "GPU"):
@@ -69,11 +68,12 @@ def _kind(device: str) -> str:
 
 
 def _local_replicas(kind: str, replicas: int | None, worker: workers.Worker) -> int:
-    found = len(tf.config.list_physical_devices(kind))
-    if kind == "GPU" and (replicas or 0) > found:
-        raise InputError(f"train.replicas={replicas}, but this machine has {found} GPUs")
+    """Return the number of this worker's replicas; raise InputError where it cannot have them."""
+    num_devices = len(tf.config.list_physical_devices(kind))
+    if kind == "GPU" and (replicas or 0) > num_devices:
+        raise InputError(f"train.replicas={replicas}, but this machine has {num_devices} GPUs")
     # MultiWorkerMirroredStrategy takes a machine's GPUs, or its one CPU.
-    usual = found if kind == "GPU" else 1
+    usual = num_devices if kind == "GPU" else 1
     if worker.count > 1 and replicas not in (None, usual):
         raise InputError(
             f"train.replicas={replicas}: each of several workers has {usual} on this machine's "
@@ -82,8 +82,8 @@ def _local_replicas(kind: str, replicas: int | None, worker: workers.Worker) -> 
     return replicas or usual
 
 
-def _say(count: int, where: str, batch_size: int, accumulate: int) -> None:
-    """The batch of each replica, once; InputError where they do not get equal parts."""
+def _divide_batch(count: int, device_names: str, batch_size: int, accumulate: int) -> None:
+    """Print each replica's share of the batch; raise InputError where the parts are not equal."""
     if batch_size % (count * accumulate):
         parts = f" in optimizer.accumulate={accumulate} parts" if accumulate > 1 else ""
         raise InputError(
@@ -91,8 +91,8 @@ def _say(count: int, where: str, batch_size: int, accumulate: int) -> None:
             f"multiple of {count * accumulate}"
         )
     print(
-        f"{count} replica{'s' * (count > 1)} on {where}; {batch_size // count} "
-        f"images each a step{f', in {accumulate} parts' if accumulate > 1 else ''}",
+        f"{count} replica{'s' * (count > 1)} on {device_names}; {batch_size // count} "
+        f"images each per step{f', in {accumulate} parts' if accumulate > 1 else ''}",
         flush=True,
     )
 
@@ -102,24 +102,24 @@ def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
 
 
 @functools.cache  # TensorFlow can connect to a cluster once in a process
-def _of_workers(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
-    """MultiWorkerMirroredStrategy, when all workers have come."""
+def _multi_worker_strategy(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
+    """Return the strategy of several workers when all of them have come."""
     workers.wait_for_all(worker, minutes)
     try:
-        made = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         raise InputError(
             f"worker {worker.number} cannot join the cluster at {worker.address}: "
             f"{str(error).splitlines()[0]}; is the port free, and TF_CONFIG the same everywhere?"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Our handler, in place of the one that TensorFlow's cluster has put there.
+        # TensorFlow's cluster has installed a handler of its own; Python still remembers ours.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    return made
+    return strategy
 
 
-def _of_tpu(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:
-    """All cores of this TPU VM."""
+def _tpu_strategy(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:
+    """Return the strategy of all cores of this TPU VM."""
     if worker.count > 1:
         raise InputError(
             f"train.device=tpu is one host's TPU, but {workers.VARIABLE} names {worker.count} "
@@ -128,23 +128,24 @@ def _of_tpu(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strat
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
         tf.tpu.experimental.initialize_tpu_system(resolver)
-        made = tf.distribute.TPUStrategy(resolver)
+        strategy = tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise InputError(
             f"train.device=tpu, but there is no TPU to use here "
             f"({str(error).splitlines()[0][:200]}); run on a TPU VM with tensorflow-tpu, or use "
             f"train.device=auto"
         ) from error
-    if replicas not in (None, made.num_replicas_in_sync):
+    count = strategy.num_replicas_in_sync
+    if replicas not in (None, count):
         raise InputError(
-            f"train.replicas={replicas}, but this TPU has {made.num_replicas_in_sync} cores, which "
-            f"work together; leave it out"
+            f"train.replicas={replicas}, but this TPU has {count} cores, which work together; "
+            f"leave it out"
         )
-    return made
+    return strategy
 
 
 def distribute(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
-    """A worker's batches, cut into its replicas' parts."""
+    """Return a worker's batches, each cut into its replicas' parts."""
     worker = workers.from_environment()
     if worker.count == 1:
         return strategy.experimental_distribute_dataset(batches)
@@ -155,11 +156,11 @@ def distribute(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
     )
 
 
-def policy_name(asked: str, strategy: tf.distribute.Strategy) -> str:
-    """Keras's policy name: bfloat16 on TPUs and where every GPU computes in it, float32
-    elsewhere."""
-    if asked != "auto":
-        return asked
+def policy_name(precision: str, strategy: tf.distribute.Strategy) -> str:
+    """Return Keras's name of a precision; auto: bfloat16 on TPUs and where every GPU computes in
+    it, float32 elsewhere."""
+    if precision != "auto":
+        return precision
     if _is_on(strategy, "TPU"):
         return "mixed_bfloat16"
     if not _is_on(strategy, "GPU"):
@@ -169,21 +170,16 @@ def policy_name(asked: str, strategy: tf.distribute.Strategy) -> str:
         tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
         for gpu in gpus
     ]
-    return (
-        "mixed_bfloat16"
-        if capabilities and min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY
-        else "float32"
-    )
+    has_bfloat16 = capabilities and min(capabilities) >= BFLOAT16_COMPUTE_CAPABILITY
+    return "mixed_bfloat16" if has_bfloat16 else "float32"
 
 
-def compiles_gradients(asked: bool | str, strategy: tf.distribute.Strategy) -> bool:
-    """Whether XLA compiles each replica's gradient function: on GPUs it gains, on two CPU cores it
-    lost a third. On a TPU strategy.run compiles everything, and nothing is nested."""
+def compiles_gradients(jit: bool | str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles each replica's gradient function: it makes GPUs faster, and two CPU
+    cores a third slower. On a TPU strategy.run compiles everything, and nothing is nested."""
     if _is_on(strategy, "TPU"):
         return False
-    if asked == "auto":
-        return _is_on(strategy, "GPU")
-    return asked
+    return _is_on(strategy, "GPU") if jit == "auto" else jit
 
 
 def _is_on(strategy: tf.distribute.Strategy, kind: str) -> bool:
@@ -193,7 +189,7 @@ def _is_on(strategy: tf.distribute.Strategy, kind: str) -> bool:
 
 
 def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:
-    """Of the device that took most; of a CPU what the process took of the machine's."""
+    """Return the peak bytes of the fullest device; on a CPU the process's peak."""
     if not _is_on(strategy, "GPU"):
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
     names = [device.rpartition("device:")[2] for device in strategy.extended.worker_devices]
@@ -201,7 +197,7 @@ def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:
 
 
 def sum_over_replicas(strategy: tf.distribute.Strategy, values: dict) -> dict:
-    """Each of the replicas' values, summed over the replicas."""
+    """Return the replicas' values, each summed over the replicas."""
     return {
         name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
         for name, value in values.items()
@@ -209,8 +205,8 @@ def sum_over_replicas(strategy: tf.distribute.Strategy, values: dict) -> dict:
 
 
 def replica_sum(strategy: tf.distribute.Strategy) -> Callable:
-    """value -> its sum over the replicas, on each of them and with a gradient, inside a replica's
-    step."""
+    """Return value -> its sum over the replicas, on each of them and with a gradient; the function
+    is called inside a replica's step."""
     if strategy.num_replicas_in_sync == 1:
         return lambda value: value
     return lambda value: tf.distribute.get_replica_context().all_reduce(
@@ -219,7 +215,7 @@ def replica_sum(strategy: tf.distribute.Strategy) -> Callable:
 
 
 def _divide_cpu(count: int) -> None:
-    """Logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU
+    """Make logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU
     job."""
     [cpu] = tf.config.list_physical_devices("CPU")
     existing = tf.config.get_logical_device_configuration(cpu)

@@ -1,11 +1,11 @@
-"""Several processes that train one network: who they are, what they agree on, what the loss of one
-means. In: TF_CONFIG; out: a Worker.
+"""Several processes that train one network: who they are, when all are there, what they agree on.
+In: TF_CONFIG; out: a Worker.
 
     TF_CONFIG='{"cluster": {"worker": ["host-a:2222", "host-b:2222"]},
                 "task": {"type": "worker", "index": 0}}'
 
-Worker 0 (the chief, where TF_CONFIG names one) writes the workdir and speaks. The others do the
-same at the same time, because a checkpoint may need all of them, but write into a folder that goes.
+Worker 0 (the chief, where TF_CONFIG names one) writes the workdir and prints. The others do the
+same at the same time, because a checkpoint may need all of them, but write into a temporary folder.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lake import InputError
 
 VARIABLE = "TF_CONFIG"
 PROBE_SECONDS, DYING_SECONDS, POLL_SECONDS = 2.0, 5.0, 0.2
-BACKLOG = 1024  # of workers that knock at the same time
+BACKLOG = 1024  # workers that connect at the same time
 
 
 class Worker(NamedTuple):
@@ -47,7 +47,7 @@ ALONE = Worker()
 
 
 def from_environment() -> Worker:
-    """The worker that TF_CONFIG says this process is; ALONE where it names no other."""
+    """Return the worker that TF_CONFIG says this process is; ALONE where it names no other."""
     text = os.environ.get(VARIABLE, "")
     if not text.strip():
         return ALONE
@@ -77,7 +77,7 @@ def from_environment() -> Worker:
 
 
 def silent(worker: Worker) -> list[str]:
-    """The other workers' addresses where nobody answers."""
+    """Return the other workers that do not answer, with their addresses."""
     missing = []
     for number, address in enumerate(worker.addresses):
         host, _, port = address.rpartition(":")
@@ -90,44 +90,47 @@ def silent(worker: Worker) -> list[str]:
 
 
 def wait_for_all(worker: Worker, minutes: float) -> None:
-    """Until each of the others answers at its address; raises InputError after so many minutes.
+    """Wait until each of the others answers at its address; raise InputError after so many minutes.
 
-    TensorFlow would wait for an hour, and no Python would run meanwhile. A worker answers here, and
-    where it has seen all of them TensorFlow does, at the same port.
+    TensorFlow would wait for an hour, and no Python would run meanwhile. While a worker waits here,
+    it answers at its own address; once it has seen all others, TensorFlow answers at the same port.
     """
-    deadline, is_said = time.monotonic() + 60 * minutes, False
-    with _door(worker) as door:
+    deadline, is_announced = time.monotonic() + 60 * minutes, False
+    with _listen(worker) as listener:
         while missing := silent(worker):
-            if not is_said:
+            if not is_announced:
                 print(f"waiting up to {minutes:g} minutes for {', '.join(missing)}", flush=True)
-                is_said = True
+                is_announced = True
             if time.monotonic() > deadline:
                 raise InputError(
                     f"worker {worker.number} waited {minutes:g} minutes (train.worker_minutes) for "
                     f"{', '.join(missing)}; start all {worker.count} workers with the same "
                     f"{VARIABLE} but for the index, and let them reach each other's ports"
                 )
-            with contextlib.suppress(BlockingIOError):  # nobody else knocks now
+            with contextlib.suppress(BlockingIOError):  # no more connections now
                 while True:
-                    door.accept()[0].close()
+                    listener.accept()[0].close()
             time.sleep(POLL_SECONDS)
 
 
-def _door(worker: Worker) -> socket.socket:
+def _listen(worker: Worker) -> socket.socket:
     _, _, port = worker.address.rpartition(":")
     try:
-        door = socket.create_server(("", int(port)), backlog=BACKLOG)
+        listener = socket.create_server(("", int(port)), backlog=BACKLOG)
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(
             f"worker {worker.number} cannot listen at {worker.address}: {error}; is the port free, "
             f"and {VARIABLE} the same everywhere?"
         ) from None
-    door.setblocking(False)
-    return door
+    listener.setblocking(False)
+    return listener
 
 
 class Agreement:
-    """What all workers do at the same step, although only one of them has a reason to."""
+    """Lets all workers do the same at the same step, although only one of them has a reason to.
+
+    Every worker must call its methods at the same point of the run.
+    """
 
     def __init__(self, strategy: tf.distribute.Strategy, worker: Worker):
         self.worker = worker
@@ -140,9 +143,9 @@ class Agreement:
 
         self._summed = summed
 
-    def any(self, claim: bool) -> bool:
-        """Whether one of the workers claims it; every worker must ask at the same time."""
-        return bool(self._sum(int(claim)))
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on at least one of the workers."""
+        return bool(self._sum(int(value)))
 
     def chief_value(self, number: int) -> int:
         """Return the chief's number, on all workers."""

@@ -1,5 +1,5 @@
-"""What ends a run before its last epoch: SIGTERM, the first Ctrl-C, or train.max_hours; exit code
-42, which is neither finished (0) nor failed.
+"""What ends a run before its last epoch: SIGTERM, the first Ctrl-C, or train.max_hours. Its exit
+code is then 42: neither finished (0) nor failed.
 
 TensorFlow's PreemptionCheckpointHandler, which uses the same code, does not fit this loop: it is
 made for MultiWorkerMirroredStrategy and TPUStrategy, counts its own calls where a call here is N
@@ -15,19 +15,19 @@ EXIT_CODE = 42
 
 
 class Interrupted(Exception):
-    """The run is saved, and the same command goes on with it; the message says so."""
+    """Raised when the run is saved; its message says that the same command goes on with it."""
 
 
 class Watch:
-    """Within it, the first SIGTERM or SIGINT is noted; a second one ends the process at once."""
+    """Notes the first SIGTERM or SIGINT inside its block; a second one ends the process at once."""
 
     SIGNALS = signal.SIGTERM, signal.SIGINT
 
     def __init__(self):
-        self.received, self.started = None, time.monotonic()
+        self.signal_name, self.start_time = None, time.monotonic()
 
     def __enter__(self) -> "Watch":
-        # What is ignored stays so: Ctrl-C is not meant for a job in the background.
+        # An ignored signal stays ignored: Ctrl-C is not meant for a job in the background.
         handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
         self.before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
         for number in self.before:
@@ -39,13 +39,13 @@ class Watch:
             signal.signal(number, handler)
 
     def _note(self, number: int, _) -> None:
-        self.received = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
         self.__exit__()
 
     def reason(self, max_hours: float | None) -> str | None:
-        """Why to stop now; None: go on. `max_hours` count from the start of the command."""
-        if self.received:
-            return self.received
-        if max_hours and time.monotonic() - self.started >= 3600 * max_hours:
+        """Return why to stop now; None: go on. `max_hours` counts from the start of the command."""
+        if self.signal_name:
+            return self.signal_name
+        if max_hours and time.monotonic() - self.start_time >= 3600 * max_hours:
             return f"train.max_hours={max_hours:g}"
         return None

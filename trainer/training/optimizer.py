@@ -1,4 +1,5 @@
-"""The optimizer, and its learning rate by step: a warm-up in a line, then one of the schedules.
+"""The optimizer, its learning rate by step, and float16's loss scale. The rate rises in a line at
+first (warm-up), then follows one of the schedules:
 
 constant     the rate
 cosine       half a cosine down to final_share (Loshchilov & Hutter 2016, arXiv:1608.03983), over
@@ -18,8 +19,8 @@ DECAY_OF_ADAMW = 1e-4
 
 
 class _Reduced:
-    """For gradients that the caller has reduced over the replicas: Keras would clip first and
-    reduce later."""
+    """An optimizer of gradients that the caller has summed over the replicas: Keras would clip
+    first and sum later."""
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
@@ -38,8 +39,8 @@ class ReducedSGD(_Reduced, keras.optimizers.SGD):
 
 
 class Rate(schedules.LearningRateSchedule):
-    """A warm-up from 0, then `after` of the steps that follow it, times a factor that a plateau
-    lowers; call it in the strategy's scope."""
+    """Returns the rate by step: a warm-up from 0 to `peak`, then `after`(steps since the warm-up),
+    times a factor that a plateau lowers. Build it in the strategy's scope."""
 
     def __init__(self, peak: float, warmup_steps: int, after):
         self.peak, self.warmup_steps, self.after = peak, warmup_steps, after
@@ -55,7 +56,7 @@ class Rate(schedules.LearningRateSchedule):
 
 
 def build_optimizer(settings: learning.Optimizer, rate: Rate) -> keras.optimizers.Optimizer:
-    """With clipping by the global norm; no decay of biases and norms."""
+    """Return the optimizer, which clips by the global norm and does not decay biases and norms."""
     decay = settings.weight_decay
     if decay is None:
         decay = DECAY_OF_ADAMW if settings.kind == "adamw" else 0.0
@@ -74,6 +75,7 @@ def build_optimizer(settings: learning.Optimizer, rate: Rate) -> keras.optimizer
 
 
 def learning_rate(settings: learning.Optimizer, epochs: int, per_epoch: int) -> Rate:
+    """Return the rate by step; `per_epoch`: steps."""
     warmup = round(min(settings.warmup_epochs, epochs / 2) * per_epoch)
     steps = max(1, epochs * per_epoch - warmup)
     cycle = settings.cycle_epochs and max(1, round(settings.cycle_epochs * per_epoch))
@@ -97,17 +99,15 @@ def _after_warmup(settings: learning.Optimizer, steps: int, cycle: int | None):
 
 
 def _triangle(position, low: float):
-    """From `low` up to 1 at the middle of the cycle, and down again; position in [0, 1)."""
+    """Return a value that goes from `low` up to 1 at the middle of the cycle and down again;
+    position in [0, 1)."""
     return low + (1 - low) * (1 - tf.abs(2 * position - 1))
 
 
 def lower_on_plateau(settings: learning.Optimizer, rate: Rate, stale_epochs: int) -> None:
-    """Lowers the rate when the score has not become better for plateau_epochs (again)."""
-    if (
-        settings.schedule == "plateau"
-        and stale_epochs
-        and not (stale_epochs % settings.plateau_epochs)
-    ):
+    """Lower the rate when the score has not become better for plateau_epochs (again)."""
+    is_due = stale_epochs and stale_epochs % settings.plateau_epochs == 0
+    if settings.schedule == "plateau" and is_due:
         rate.factor.assign(rate.factor * settings.plateau_factor)
 
 

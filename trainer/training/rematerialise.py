@@ -1,12 +1,12 @@
-"""A network run block by block, keeping what enters and leaves a block: the backward pass computes
-what is inside once more. Memory against time; the same gradients and moving statistics.
+"""A network run block by block: only what enters and leaves a block is kept, and the backward pass
+computes what is inside once more. Less memory, more time; the same gradients and moving statistics.
 
 A keras.Model in, a callable in its place out. Its layers, weights and names stay as they are.
 
     x_0_0 ─> x_1_0 ─> x_0_1 ─> …    a block: the consecutive layers whose names start alike, from
                                     pooling or upsampling and concatenation to the last activation
 
-An encoder of keras.applications is one layer of ours; its own blocks are taken instead of it.
+An encoder of keras.applications is one layer of our networks; its own blocks take its place.
 """
 
 import re
@@ -22,8 +22,8 @@ import tensorflow as tf
 BLOCK = re.compile(r"(conv\d+_block\d+|block\d+_\d+|block\d+[a-z]?|[a-z]+(_\d+)+)(?=_)")
 
 
-class Step(NamedTuple):
-    """A layer, or an operation, where the graph calls it."""
+class Call(NamedTuple):
+    """A layer, or an operation, at a place where the graph calls it."""
 
     graph: keras.Model  # the network that it is in
     name: str
@@ -32,118 +32,131 @@ class Step(NamedTuple):
 
 
 class Block(NamedTuple):
-    model: keras.Model  # of the network's own layers, [input, …] -> [output, …]
-    inputs: list[int]  # numbers of the tensors, as _steps gives them
+    """Consecutive calls, as a model of the network's own layers."""
+
+    model: keras.Model  # [input, …] -> [output, …]
+    inputs: list[int]  # ids of the tensors, as _blocks identifies them
     outputs: list[int]
 
 
 def blockwise(network: keras.Model) -> Callable:
-    """(images, training=…) -> the network's outputs, as the network itself gives them."""
-    blocks, number = _blocks(network)
+    """Return (images, training=…) -> the network's outputs, as the network itself returns them."""
+    blocks, identify = _blocks(network)
 
     def forward(images, training: bool):
-        tensors = {number(network.input): images}
+        tensors = {identify(network.input): images}
         for block in blocks:
-            inputs = [tensors[name] for name in block.inputs]
+            inputs = [tensors[key] for key in block.inputs]
             tensors |= zip(block.outputs, _recomputed(block.model, inputs, training), strict=True)
-        return keras.tree.map_structure(lambda output: tensors[number(output)], network.output)
+        return keras.tree.map_structure(lambda output: tensors[identify(output)], network.output)
 
     return forward
 
 
 def _recomputed(model: keras.Model, inputs: list, training: bool) -> list[tf.Tensor]:
-    """The model's outputs. Computing them again must change nothing, so the block is a function of
-    its weights and of its state (moving statistics, dropout's seed), which is assigned here."""
+    """Return the model's outputs, which are computed again for their gradient.
+
+    That must change nothing, so the model becomes a function of its weights and of its state
+    (moving statistics, dropout's seed), and the new state is assigned here, once.
+    """
     weights = [tf.convert_to_tensor(weight) for weight in model.trainable_variables]
     state = [tf.convert_to_tensor(variable) for variable in model.non_trainable_variables]
-    new_state = []
+    new_states = []
 
     def pure(inputs: list, weights: list):
-        outputs, found = model.stateless_call(weights, state, inputs, training=training)
-        new_state.append(found)
+        outputs, new_state = model.stateless_call(weights, state, inputs, training=training)
+        new_states.append(new_state)
         return keras.tree.flatten(outputs)
 
     outputs = tf.recompute_grad(pure)(inputs, weights)
-    for variable, value in zip(model.non_trainable_variables, new_state[0], strict=True):
+    for variable, value in zip(model.non_trainable_variables, new_states[0], strict=True):
         variable.assign(value)
     return outputs
 
 
 def _blocks(network: keras.Model) -> tuple[list[Block], Callable]:
-    """The network's blocks in the order of their computation, and the number of a tensor."""
-    steps, same = _steps(network)
+    """Return the network's blocks in the order of their computation, and tensor -> its id."""
+    calls, aliases = _calls(network)
 
-    def number(tensor: keras.KerasTensor) -> int:
-        found = id(tensor)
-        while found in same:
-            found = same[found]
-        return found
+    def identify(tensor: keras.KerasTensor) -> int:
+        key = id(tensor)
+        while key in aliases:
+            key = aliases[key]
+        return key
 
-    groups = _groups(steps)
-    wanted_at = {number(output): len(groups) for output in network.outputs}
+    # From the last block to the first: a block must return those of its tensors that later blocks
+    # take, or the network returns; `first_use` has, for each of these, the first such block.
+    groups = _groups(calls)
+    first_use = {identify(output): len(groups) for output in network.outputs}
     blocks = []
-    for at, group in reversed(list(enumerate(groups))):
-        made = {number(x): x for step in group for x in step.outputs}
-        taken = {number(x): x for step in group for x in step.inputs}
-        inputs = {key: x for key, x in taken.items() if key not in made}
-        # TensorFlow computes a block again once it has the first output's gradient: the first is
-        # to be the one whose gradient comes last, so that no block is computed too early.
-        outputs = {key: made[key] for key in sorted(wanted_at, key=wanted_at.get) if key in made}
-        wanted_at |= dict.fromkeys(inputs, at)
+    for number, group in reversed(list(enumerate(groups))):
+        results = {identify(x): x for call in group for x in call.outputs}
+        arguments = {identify(x): x for call in group for x in call.inputs}
+        inputs = {key: x for key, x in arguments.items() if key not in results}
+        # TensorFlow computes a block again once it has the first output's gradient. The first is to
+        # be the one whose gradient comes last, so that no block is computed too early.
+        by_use = sorted(first_use, key=first_use.get)
+        outputs = {key: results[key] for key in by_use if key in results}
+        first_use |= dict.fromkeys(inputs, number)
         model = keras.Model(list(inputs.values()), list(outputs.values()))
         blocks.append(Block(model, list(inputs), list(outputs)))
-    return blocks[::-1], number
+    return blocks[::-1], identify
 
 
-def _groups(steps: list[Step]) -> list[list[Step]]:
-    """The steps of each block; one whose name says nothing stays with the step before it."""
+def _groups(calls: list[Call]) -> list[list[Call]]:
+    """Return the calls of each block; one whose name tells no block stays with the one before."""
     groups, last = [], (None, "")
-    for step in steps:
-        named = BLOCK.match(step.name)
-        if named or step.graph is not last[0]:
-            block = (step.graph, named[0] if named else "")
+    for call in calls:
+        match = BLOCK.match(call.name)
+        if match or call.graph is not last[0]:
+            block = (call.graph, match[0] if match else "")
         else:
             block = last
         if block != last:
             groups.append([])
-        groups[-1].append(step)
+        groups[-1].append(call)
         last = block
     return groups
 
 
-def _steps(network: keras.Model) -> tuple[list[Step], dict[int, int]]:
-    """Every step behind those that it needs, one branch after the other; and which tensors are
-    others: a nested network's input is what it is called with."""
-    steps, same = [], {}
+def _calls(network: keras.Model) -> tuple[list[Call], dict[int, int]]:
+    """Return every call behind those that it needs, one branch after the other; and the tensors
+    that are aliases of others: a nested network's input is what the network is called with."""
+    calls, aliases = [], {}
     for node in _nodes(network.outputs):
         inner = node.operation
         if not isinstance(inner, keras.Model):
-            steps.append(Step(network, inner.name, node.input_tensors, node.output_tensors))
+            calls.append(Call(network, inner.name, node.input_tensors, node.output_tensors))
             continue
-        inner_steps, inner_same = _steps(inner)
-        steps += inner_steps
-        same |= inner_same
-        same |= zip(map(id, inner.inputs), map(id, node.input_tensors), strict=True)
-        same |= zip(map(id, node.output_tensors), map(id, inner.outputs), strict=True)
-    return steps, same
+        inner_calls, inner_aliases = _calls(inner)
+        calls += inner_calls
+        aliases |= inner_aliases
+        aliases |= zip(map(id, inner.inputs), map(id, node.input_tensors), strict=True)
+        aliases |= zip(map(id, node.output_tensors), map(id, inner.outputs), strict=True)
+    return calls, aliases
 
 
 def _nodes(outputs: list[keras.KerasTensor]) -> list:
-    """The calls that lead to the outputs, depth first: Keras's own order deals the layers of
-    parallel blocks in turn. (A stack, for the 800 layers of EfficientNet-B7.)"""
-    nodes, done, stack = [], set(), [_maker(output) for output in reversed(outputs)]
+    """Return the graph's nodes that lead to the outputs, depth first; Keras's own order takes the
+    layers of parallel blocks in turn.
+
+    Not a recursion, because of the 800 layers of EfficientNet-B7: a node stays on the stack until
+    all those that it needs are in the list.
+    """
+    nodes, visited, stack = [], set(), [_node(output) for output in reversed(outputs)]
     while stack:
-        missing = [_maker(x) for x in stack[-1].input_tensors if id(_maker(x)) not in done]
-        if missing and id(stack[-1]) not in done:
+        missing = [_node(x) for x in stack[-1].input_tensors if id(_node(x)) not in visited]
+        if missing and id(stack[-1]) not in visited:
             stack += reversed(missing)
             continue
         node = stack.pop()
-        if id(node) not in done and not node.is_input:
+        if id(node) not in visited and not node.is_input:
             nodes.append(node)
-        done.add(id(node))
+        visited.add(id(node))
     return nodes
 
 
-def _maker(tensor: keras.KerasTensor):
+def _node(tensor: keras.KerasTensor):
+    """Return the node that computes a tensor."""
     operation, call, _ = tensor._keras_history
     return operation._inbound_nodes[call]

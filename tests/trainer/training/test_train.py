@@ -46,7 +46,7 @@ def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
         split = [f"--train.replicas={replicas}", f"--optimizer.accumulate={parts}"]
         done = runs.task("train", "--lake", lake, "--workdir", workdir, *clipped, *split)
         assert done.returncode == 0, done.stderr
-        assert f"{8 // replicas} images each a step" in done.stdout
+        assert f"{8 // replicas} images each per step" in done.stdout
         found[replicas] = runs.losses(workdir)
         norms = runs.scalars(workdir / "train")["gradient_norm"].values()
         assert len(norms) == 12 and min(norms) > 0.05
