@@ -1,17 +1,20 @@
-"""python docs/reference.py: writes docs/reference.md, every option of every command, every field of
-a config and every field of a record, from the code; tests/test_docs.py holds that it is up to date.
+"""python docs/reference.py writes docs/reference.md: every option of every command, every field of
+a config and of a record, from the code. tests/test_docs.py checks that it is up to date.
 """
 
 import argparse
 import ast
 import inspect
+import re
 import sys
 import textwrap
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -24,6 +27,7 @@ from lake.records import example
 from launch import cluster, dataflow, tpu_vm, vertex
 from trainer import task
 from trainer.config import run
+from trainer.config.augmentation import Neutral
 
 OUTPUT = Path(__file__).with_name("reference.md")
 PARSERS = (
@@ -47,12 +51,12 @@ def text() -> str:
         "# Reference",
         "Made by `python docs/reference.py`; do not edit.",
         "## Commands",
-        *(help_of(parser) for make in PARSERS for parser in with_commands(make())),
+        *(command(parser) for build in PARSERS for parser in with_commands(build())),
         "## Configs",
         "A YAML file, and `--section.field=value` on the command line. Unknown keys are errors.",
-        *(table_of(prefix, section) for prefix, section in sections("", run.Config)),
+        *(section_table(prefix, section) for prefix, section in sections("", run.Config)),
         "## The record",
-        "One `tf.train.Example` an image; [README.md](../README.md) says what is put there.",
+        "One `tf.train.Example` per image; [README.md](../README.md) says what its fields hold.",
         table(
             ("field", "type", "values"),
             [(f"`{name}`", kind.__name__, str(n)) for name, (kind, n) in example.FIELDS.items()],
@@ -61,25 +65,34 @@ def text() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# --- commands ---
+
+
 def with_commands(parser) -> Iterator:
-    """The parser, and those of its commands."""
+    """Yield the parser and those of its commands."""
     yield parser
-    for action in parser._actions:  # argparse shows its commands nowhere else
+    for action in parser._actions:  # argparse lists its commands nowhere else
         if isinstance(action, argparse._SubParsersAction):
             yield from action.choices.values()
 
 
-def help_of(parser: argparse.ArgumentParser) -> str:
-    """Own tables: how argparse wraps differs from one Python to the next."""
-    shown = [action for action in parser._actions if action.help is not argparse.SUPPRESS]
-    rows = [(f"`{named(one)}`", default_text(one), expanded(parser, one)) for one in shown]
-    said = f"```\n{inspect.cleandoc(parser.description)}\n```" if parser.description else ""
-    cells = table(("option", "default", "meaning"), rows)
-    return "\n\n".join(part for part in (f"### {parser.prog}", said, cells) if part)
+def command(parser: argparse.ArgumentParser) -> str:
+    """Return a command's description and options. argparse's own help wraps differently from one
+    Python to the next, so the table is ours."""
+    options = [action for action in parser._actions if action.help is not argparse.SUPPRESS]
+    rows = [(f"`{usage(one)}`", option_default(one), meaning(parser, one)) for one in options]
+    description = inspect.cleandoc(parser.description or "")
+    return "\n\n".join(
+        [
+            f"### {parser.prog}",
+            *([f"```\n{description}\n```"] if description else []),
+            table(("option", "default", "meaning"), rows),
+        ]
+    )
 
 
-def named(action: argparse.Action) -> str:
-    """As it is typed: with what follows it, required or in brackets."""
+def usage(action: argparse.Action) -> str:
+    """Return the option as it is typed, with its values; in brackets unless it is required."""
     values = [action.metavar] if isinstance(action.metavar, str) else list(action.metavar or ())
     if action.choices is not None:
         values = ["|".join(map(str, action.choices))]
@@ -87,82 +100,121 @@ def named(action: argparse.Action) -> str:
         values = [action.dest.upper()]
     many = " …" if action.nargs in ("+", "*") else ""
     option = ", ".join(action.option_strings)
-    said = " ".join([option, *(values if action.nargs != 0 else [])]).strip() + many
-    return said if action.required else f"[{said}]"
+    typed = " ".join([option, *(values if action.nargs != 0 else [])]).strip() + many
+    return typed if action.required else f"[{typed}]"
 
 
-def default_text(action: argparse.Action) -> str:
+def option_default(action: argparse.Action) -> str:
     if any(action.default is none for none in (None, False, argparse.SUPPRESS)):
         return ""
     values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
     return f"`{' '.join(map(str, values))}`" if values else ""
 
 
-def expanded(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     return " ".join((action.help or "").split()) % (vars(action) | {"prog": parser.prog})
 
 
+# --- sections of a config ---
+
+
 def sections(prefix: str, section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """A section and those inside it, each with what goes before its fields' names."""
+    """Yield a section and those inside it, each with what goes before the names of its fields."""
     yield prefix, section
     for name, field in section.model_fields.items():
-        for kind in kinds_in(field.annotation):
-            yield from sections(f"{prefix}{name}.", kind)
+        for inner in sections_in(field.annotation):
+            yield from sections(f"{prefix}{name}.", inner)
 
 
-def kinds_in(annotation) -> list[type[BaseModel]]:
+def sections_in(annotation) -> list[type[BaseModel]]:
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [kind for part in typing.get_args(annotation) for kind in kinds_in(part)]
+    return [inner for part in typing.get_args(annotation) for inner in sections_in(part)]
 
 
-def table_of(prefix: str, section: type[BaseModel]) -> str:
-    rows = {}
+def section_table(prefix: str, section: type[BaseModel]) -> str:
+    comments = {}
     for base in reversed(section.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
-            rows |= {name: (f"`{prefix}{name}`", *cells) for name, *cells in fields_of(base)}
+            comments |= field_comments(base)
+    rows = [
+        (f"`{prefix}{name}`", field_default(field), field_values(field), comments[name])
+        for name, field in section.model_fields.items()
+    ]
     title = f"### {prefix.rstrip('.') or 'the whole'}: {section.__name__}"
-    said = inspect.cleandoc(section.__doc__ or "")
-    return "\n\n".join(
-        [title, said, table(("field", "default", "may be", "meaning"), [*rows.values()])]
-    )
+    parts = [title, *([inspect.cleandoc(section.__doc__)] if section.__doc__ else [])]
+    return "\n\n".join([*parts, table(("field", "default", "may be", "meaning"), rows)])
 
 
-def fields_of(section: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    """(name, default, what it may be, meaning) of the fields in a class's own source, whose
-    comments say what they mean."""
+def field_default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "to be given"
+    if isinstance(field.default, BaseModel):
+        return "as below"
+    if any(isinstance(one, Neutral) for one in field.metadata) and isinstance(field.default, tuple):
+        return f"`{list(field.default)}`"
+    return f"`{yaml_text(field.default)}`"
+
+
+def yaml_text(value) -> str:
+    """Return a default as a YAML has it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(yaml_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def field_values(field: FieldInfo) -> str:
+    for one in field.metadata:
+        if isinstance(one, Neutral):
+            return f"a number r, which means {one.value:g} ± r, or `[low, high]`"
+    return type_text(field.annotation, field.metadata)
+
+
+def type_text(annotation, bounds=()) -> str:
+    """Return what a value of this type, within these bounds, looks like."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        field = FieldInfo.from_annotation(annotation)
+        return type_text(field.annotation, field.metadata)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [type_text(part, () if part is type(None) else bounds) for part in parts]
+        return " or ".join(dict.fromkeys(kinds))
+    if origin is typing.Literal:
+        return " ".join(f"`{yaml_text(part)}`" for part in parts)
+    if origin is tuple:
+        kind = re.sub(r"^a (whole number|number|text|section|map)", r"\1s", type_text(parts[0]))
+        return f"a list of {kind}" if parts[-1] is Ellipsis else f"{len(parts)} {kind}"
+    if origin is dict:
+        return f"a map, each value {type_text(parts[1])}"
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "a section"
+    names = {type(None): "`null`", int: "a whole number", float: "a number", str: "a text"}
+    name = {**names, bool: "`true` `false`", dict: "a section"}[annotation]
+    limits = [
+        f"{sign} {getattr(one, key):g}"
+        for one in bounds
+        for key, sign in BOUNDS.items()
+        if getattr(one, key, None) is not None
+    ]
+    return f"{name} {', '.join(limits)}".strip()
+
+
+def field_comments(section: type[BaseModel]) -> dict[str, str]:
+    """Return the comments above and behind each field in the class's own source."""
     source = textwrap.dedent(inspect.getsource(section))
-    lines = source.splitlines()
+    lines, comments = source.splitlines(), {}
     for node in ast.parse(source).body[0].body:
         if isinstance(node, ast.AnnAssign):
-            default, bounds = default_of(node.value)
-            kind = ast.unparse(node.annotation).replace("|", "or")
-            yield node.target.id, default, f"`{kind}`{bounds}", meaning(lines, node)
-
-
-def default_of(value: ast.expr | None) -> tuple[str, str]:
-    """(default, bounds); a field without a default has to be given."""
-    if value is None:
-        return "to be given", ""
-    if not (isinstance(value, ast.Call) and getattr(value.func, "id", "") == "Field"):
-        return f"`{ast.unparse(value)}`", ""
-    default = f"`{ast.unparse(value.args[0])}`" if value.args else "to be given"
-    bounds = [
-        f"{BOUNDS[word.arg]} {ast.unparse(word.value)}"
-        for word in value.keywords
-        if word.arg in BOUNDS
-    ]
-    return default, f", {', '.join(bounds)}" if bounds else ""
-
-
-def meaning(lines: list[str], node: ast.AnnAssign) -> str:
-    """The comment lines above a field and the comment behind it."""
-    said, above = [], node.lineno - 2
-    while above >= 0 and lines[above].strip().startswith("#"):
-        said.insert(0, lines[above].strip(" #"))
-        above -= 1
-    _, _, behind = lines[node.end_lineno - 1].partition("  # ")
-    return " ".join([*said, behind]).strip()
+            above, line = [], node.lineno - 2
+            while line >= 0 and lines[line].strip().startswith("#"):
+                above.insert(0, lines[line].strip(" #"))
+                line -= 1
+            _, _, behind = lines[node.end_lineno - 1].partition("  # ")
+            comment = " ".join([*above, behind]).strip()
+            comments[node.target.id] = comment.replace("None: ", "null: ")  # as a YAML has it
+    return comments
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -27,8 +27,11 @@ def test_the_reference_is_up_to_date():
     found = runpy.run_path(str(SCRIPT))["text"]()
     assert found == SCRIPT.with_suffix(".md").read_text(), "run python docs/reference.py"
     # Each comment is its field's own.
-    assert "| `data.side` | `1024` | `int`, ≥ 16, a multiple of 16 | the network's input" in found
-    assert "| `train.keep` | `1` | `int`, ≥ 1 | The number of best epochs whose" in found
+    assert (
+        "| `data.side` | `1024` | a whole number ≥ 16, a multiple of 16 | the network's input"
+        in found
+    )
+    assert "| `train.keep` | `1` | a whole number ≥ 1 | The number of best epochs whose" in found
 
 
 def commands(page: str) -> list[list[str]]:

@@ -12,11 +12,9 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from trainer.config.network import Classifier, Unet, UnetPlusPlus, Vae
+from trainer.config.network import NETWORKS
 from trainer.config.run import Config, merged
 from trainer.config.section import FIELDS_ALONE
-
-NETWORKS = {"unet": Unet, "unetpp": UnetPlusPlus, "vae": Vae, "classifier": Classifier}
 
 
 def messages(content: dict, doubtful: tuple[str, ...] = ()) -> list[str]:

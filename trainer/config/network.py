@@ -1,7 +1,7 @@
 """The section `model:` of a config: U-Net, U-Net++, VAE and classifier, and what they share."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Union
 
 from pydantic import Field
 
@@ -148,3 +148,8 @@ class Classifier(Encoded):
             yield f"hidden={self.hidden} needs pooling=average"
         if self.classes > 2 and self.pooling != "average":
             yield f"classes={self.classes} needs pooling=average"
+
+
+# model.kind: the section that it has.
+NETWORKS = {"unet": Unet, "unetpp": UnetPlusPlus, "vae": Vae, "classifier": Classifier}
+Network = Annotated[Union[tuple(NETWORKS.values())], Field(discriminator="kind")]  # noqa: UP007

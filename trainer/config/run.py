@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainer.config.augmentation import Augment
 from trainer.config.learning import BRANCH_TERMS, CLASSIFIER_FIELDS, Loss, Optimizer
-from trainer.config.network import Classifier, Unet, UnetPlusPlus, Vae
+from trainer.config.network import Network
 from trainer.config.section import Section, Share
 
 
@@ -95,7 +95,7 @@ class Train(Section):
 
 class Config(Section):
     lake: str | None = None  # the folder ROOT/NAME/VERSION of a lake; the option --lake sets it
-    model: Annotated[Unet | UnetPlusPlus | Vae | Classifier, Field(discriminator="kind")]
+    model: Network  # one of the sections below, by its kind
     data: Data = Data()
     augment: Augment = Augment()
     loss: Loss = Loss()
