@@ -60,14 +60,16 @@ def phantom(bits: int) -> pydicom.Dataset:
 def coded(folder: Path) -> dict[str, pydicom.Dataset]:
     """The phantom by the name of how its pixels are coded (the pixels of 12 bits, but for JPEG)."""
     deep = phantom(12)
-    found = {"jpeg": phantom(8), "uncompressed": deep}
+    datasets = {"jpeg": phantom(8), "uncompressed": deep}
     syntaxes = {"rle": RLELossless, "jpeg-ls": JPEGLSLossless, "jpeg-2000": JPEG2000Lossless}
     for name, uid in syntaxes.items():
-        found[name] = copy.deepcopy(deep)
-        found[name].compress(uid, generate_instance_uid=False)
-    found["jpeg-2000-lossy"] = copy.deepcopy(deep)
-    found["jpeg-2000-lossy"].compress(JPEG2000, j2k_cr=[LOSSY_RATIO], generate_instance_uid=False)
-    return found | {"jpeg-lossless": jpeg_lossless(deep, folder / "lossless.dcm")}
+        datasets[name] = copy.deepcopy(deep)
+        datasets[name].compress(uid, generate_instance_uid=False)
+    datasets["jpeg-2000-lossy"] = copy.deepcopy(deep)
+    datasets["jpeg-2000-lossy"].compress(
+        JPEG2000, j2k_cr=[LOSSY_RATIO], generate_instance_uid=False
+    )
+    return datasets | {"jpeg-lossless": jpeg_lossless(deep, folder / "lossless.dcm")}
 
 
 def jpeg_lossless(dataset: pydicom.Dataset, path: Path) -> pydicom.Dataset:
@@ -88,9 +90,9 @@ def levels_of(data: bytes, header: Header) -> np.ndarray:
 
 
 def report_codings(folder: Path) -> dict[str, np.ndarray]:
-    """Prints decoding and bits a pixel of each; returns the grey levels."""
-    found = {}
-    print(f"{'':18}{'decode, s/MP':>14}{'bits a pixel':>14}{'as PNG':>8}{'PNG / coded':>13}")
+    """Prints decoding and bits per pixel of each; returns the grey levels."""
+    levels = {}
+    print(f"{'':18}{'decode, s/MP':>14}{'bits per pixel':>14}{'as PNG':>8}{'PNG / coded':>13}")
     for name, dataset in coded(folder).items():
         buffer = io.BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
@@ -99,14 +101,14 @@ def report_codings(folder: Path) -> dict[str, np.ndarray]:
         storage = Storage(8 if header.bits <= 8 else 16, None)
         coding = dicom.read_coding(io.BytesIO(data), header, storage)
         seconds = least(lambda data=data, header=header: levels_of(data, header))
-        found[name] = levels_of(data, header)
-        png = len(store(found[name], storage).image)
+        levels[name] = levels_of(data, header)
+        png = len(store(levels[name], storage).image)
         print(
             f"{coding.name:18}{seconds / MEGAPIXELS:14.4f}"
             f"{coding.num_bytes * 8 / SIDE**2:14.2f}{png * 8 / SIDE**2:8.2f}"
             f"{png / coding.num_bytes:13.2f}"
         )
-    return found
+    return levels
 
 
 def report_files(levels: dict[str, np.ndarray], folder: Path) -> None:
@@ -141,10 +143,10 @@ def report_storing(levels: dict[str, np.ndarray]) -> None:
         print(f"PNG of {bits:2} bits {seconds / MEGAPIXELS:.4f} s/MP")
     for name, image in (("smooth", smooth), ("noisy", noisy)):
         for side in (SIDE, SIDE // 2):
-            own = len(store(image, Storage(8, side)).image) * 8 / side**2
-            print(f"PNG of 8 bits, {side} px, {name}: {own:.2f} bits a pixel")
+            bits = len(store(image, Storage(8, side)).image) * 8 / side**2
+            print(f"PNG of 8 bits, {side} px, {name}: {bits:.2f} bits per pixel")
     half = len(store(noisy, Storage(16, SIDE // 2)).image) * 32 / SIDE**2
-    print(f"PNG of 16 bits, {SIDE // 2} px, noisy: {half:.2f} bits a pixel")
+    print(f"PNG of 16 bits, {SIDE // 2} px, noisy: {half:.2f} bits per pixel")
     hu = np.rint(noisy * (1400 / 4095) - 1000).astype(np.int32)
     windowed = store(noisy, Storage(8, None)).image
     eight = np.asarray(Image.open(io.BytesIO(windowed)))

@@ -40,10 +40,10 @@ def simulated(start: int, stop: int):
 
 
 def simulated_array(start: int, stop: int) -> np.ndarray:
-    return np.array(list(simulated(start, stop)), plan.row_type(chosen()))
+    return np.array(list(simulated(start, stop)), plan.row_type(conversion_options()))
 
 
-def chosen() -> options.ConversionOptions:
+def conversion_options() -> options.ConversionOptions:
     flags = options.parser().parse_args(
         ["--images=x", "--labels=y", "--output=a/b/1.0.0", "--deidentify=keep"]
     )
@@ -58,7 +58,7 @@ def measure(images: int, output: str) -> None:
         pipeline
         | apache_beam.Create([(n, min(n + STEP, images)) for n in range(0, images, STEP)])
         | apache_beam.FlatMapTuple(simulated)
-        | apache_beam.CombineGlobally(plan.Gather(chosen()))
+        | apache_beam.CombineGlobally(plan.Gather(conversion_options()))
         | apache_beam.Map(save, output)
     )
     pipeline.run().wait_until_finish()
@@ -66,10 +66,10 @@ def measure(images: int, output: str) -> None:
     print(time.process_time() - started, peak)
 
 
-def save(made: plan.Assignment, output: str) -> None:
+def save(assignment: plan.Assignment, output: str) -> None:
     """All but the shards' boundaries, which are not of one length and not looked at."""
     with open(output, "wb") as file:
-        np.savez(file, **dataclasses.asdict(made) | {"boundaries": []})
+        np.savez(file, **dataclasses.asdict(assignment) | {"boundaries": []})
 
 
 def run(images: int, output: Path) -> tuple[float, float]:
@@ -84,43 +84,46 @@ def report(images: int) -> None:
         saved = Path(folder, "plan")
         small, large = (run(count, saved) for count in (images // 10, images))
         with np.load(saved) as arrays:
-            made = plan.Assignment(**dict(arrays) | {"names": tuple(arrays["names"])})
+            assignment = plan.Assignment(**dict(arrays) | {"names": tuple(arrays["names"])})
     print(f"{images // 10:9,} images {small[0]:6.1f} s of CPU {small[1] / 1e6:6.0f} MB peak")
     print(f"{images:9,} images {large[0]:6.1f} s of CPU {large[1] / 1e6:6.0f} MB peak")
-    grown = len(made.groups) * 0.9
-    print(f"{(large[1] - small[1]) / grown:.0f} bytes a patient more (bar: 200)")
+    grown = len(assignment.groups) * 0.9
+    print(f"{(large[1] - small[1]) / grown:.0f} bytes per additional patient (bar: 200)")
     rows = simulated_array(0, images)
-    at = made.split[np.searchsorted(made.groups, rows["group"])]
+    split = assignment.split[np.searchsorted(assignment.groups, rows["group"])]
     worst = 0.0
-    for name, share in quotas.parse(chosen().splits):
-        found = np.mean(at == made.names.index(name))
-        worst = max(worst, abs(found - float(share)))
-    print(f"shares of images differ from what was asked by at most {worst:.3%} (bar: 0.1%)")
+    for name, share in quotas.parse(conversion_options().splits):
+        actual = np.mean(split == assignment.names.index(name))
+        worst = max(worst, abs(actual - float(share)))
+    print(f"shares of images differ from --splits by at most {worst:.3%} (bar: 0.1%)")
     positives = np.flatnonzero(rows["lesion"] > 0)
     positives = positives[np.argsort(rows["lesion"][positives])]
     worst = 0.0
     for decile in np.array_split(positives, 10):
-        for name, share in quotas.parse(chosen().splits):
-            found = np.mean(at[decile] == made.names.index(name))
-            worst = max(worst, abs(found - float(share)))
+        for name, share in quotas.parse(conversion_options().splits):
+            actual = np.mean(split[decile] == assignment.names.index(name))
+            worst = max(worst, abs(actual - float(share)))
     print(f"within deciles of lesion size by at most {worst:.2%} (bar: 1%)")
-    report_growth(rows, made)
+    report_growth(rows, assignment)
 
 
-def report_growth(rows: np.ndarray, made: plan.Assignment) -> None:
+def report_growth(rows: np.ndarray, assignment: plan.Assignment) -> None:
     """A tenth more images with the splits of the first ones given."""
-    asked = dataclasses.replace(chosen(), splits_from="lake")
-    grown = np.zeros(len(rows) * 11 // 10, plan.row_type(asked))
+    conversion = dataclasses.replace(conversion_options(), splits_from="lake")
+    grown = np.zeros(len(rows) * 11 // 10, plan.row_type(conversion))
     more = simulated_array(len(rows), len(grown))
     for name in rows.dtype.names:
         grown[name] = np.concatenate([rows[name], more[name]])
-    names = np.array([name.encode() for name in made.names])
-    grown["split"][: len(rows)] = names[made.split[np.searchsorted(made.groups, rows["group"])]]
+    names = np.array([name.encode() for name in assignment.names])
+    grown["split"][: len(rows)] = names[
+        assignment.split[np.searchsorted(assignment.groups, rows["group"])]
+    ]
     grown["fold"] = -1
-    later = plan.assign(grown, asked)
-    at = np.searchsorted(later.groups, made.groups)
-    moved = np.count_nonzero(later.split[at] != made.split)
-    print(f"with --splits_from and 10% more images {moved} of {len(made.groups):,} patients moved")
+    later = plan.assign(grown, conversion)
+    position = np.searchsorted(later.groups, assignment.groups)
+    moved = np.count_nonzero(later.split[position] != assignment.split)
+    patients = len(assignment.groups)
+    print(f"with --splits_from and 10% more images {moved} of {patients:,} patients moved")
 
 
 if __name__ == "__main__":

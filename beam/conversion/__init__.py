@@ -1,2 +1,2 @@
-"""From files and label CSVs to a lake: listing, plan, shards, finish; beam.convert pipes them.
-In: paths, labels and flags. Out: shards, manifest, index and rejects in a folder."""
+"""From files and labels to a lake; beam.convert pipes listing, labelling, plan, shards, finish.
+In: flags, paths and labels. Out: shards, manifest, index and rejects in a folder."""

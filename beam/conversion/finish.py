@@ -24,7 +24,7 @@ from lake.scan import stable_hash
 
 @beam.ptransform_fn
 def Finish(names, listed: Listing, joined: Joined, bits, options: ConversionOptions):
-    """Names of the shards -> a finished lake: the files beside the shards, the manifest last."""
+    """Finish the lake, from the names of its shards: the files beside them, the manifest last."""
     rejects = (listed.rejects, joined.rejects) | "Rejects" >> beam.Flatten()
     counts = (
         (listed.counts, joined.counts)
@@ -119,7 +119,7 @@ def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
 
 
 class _Totals:
-    """Sums over the sidecars of all shards."""
+    """Adds up the sidecars of all shards."""
 
     def __init__(self, classes: list[str]):
         self.classes = classes

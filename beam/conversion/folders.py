@@ -38,7 +38,7 @@ def class_name(path: str, root: str) -> str:
 
 @beam.ptransform_fn
 def Classes(chunks, root: str | None):
-    """[(path, bytes)] -> the names of all classes, as one sorted list; empty without a root."""
+    """List the names of all classes: [(path, bytes)] -> one sorted list, empty without a root."""
     if root is None:
         return chunks.pipeline | beam.Create([[]])
     return (

@@ -26,7 +26,7 @@ ORPHAN, LEFT_OUT = "label without an image", "slices left out"  # tags of output
 
 @dataclass(frozen=True)
 class LabelledImage(Packed):
-    """One image that will be a record: where it is, and its label."""
+    """Says of one image that becomes a record where it is, and its label."""
 
     header: Header
     label: Label
@@ -34,8 +34,8 @@ class LabelledImage(Packed):
 
     @property
     def grouped_by(self) -> tuple[str, str]:
-        """(kind, name) of what a split must not tear apart: the patient, else the study, else the
-        series of a volume, else the file."""
+        """Return (kind, name) of what a split must not divide: the patient, else the study, else
+        the series of a volume, else the file."""
         header = self.header
         if header.patient:
             return "patient", header.patient
@@ -55,7 +55,7 @@ class LabelledImage(Packed):
 
 @beam.ptransform_fn
 def ReadLabels(listed, options: ConversionOptions, layout: Layout | None):
-    """The Listing -> (key, Row) of every label; nothing where no image has one."""
+    """Read all labels: Listing -> (key, Row), nothing where no image has a label."""
     root = listed.headers.pipeline
     if options.class_folders:
         classes = beam.pvalue.AsSingleton(listed.classes)
@@ -96,7 +96,7 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
 
 
 class Joined(NamedTuple):
-    """What joining headers and rows gives, as collections."""
+    """Holds the collections that joining headers and rows gives."""
 
     images: beam.PCollection  # LabelledImage
     rejects: beam.PCollection  # lines of rejects.jsonl
@@ -106,7 +106,7 @@ class Joined(NamedTuple):
 
 @beam.ptransform_fn
 def Join(sides, options: ConversionOptions, layout: Layout | None) -> Joined:
-    """{"headers": (key, Header), "rows": (key, Row)} -> Joined."""
+    """Join headers and rows: {"headers": (key, Header), "rows": (key, Row)} -> Joined."""
     kind = layout.kind if layout else "folder" if options.class_folders else "rle"
     outputs = (
         sides

@@ -18,7 +18,7 @@ REJECT = "reject"  # tag of the output that becomes rejects.jsonl
 
 
 class Listing(NamedTuple):
-    """What the first pass gives, as collections."""
+    """Holds the collections that the first pass gives."""
 
     headers: beam.PCollection  # (key, Header); its labels have the same key
     classes: beam.PCollection  # [name]: one list, empty without class folders
@@ -28,7 +28,7 @@ class Listing(NamedTuple):
 
 @beam.ptransform_fn
 def ReadHeaders(root, options: ConversionOptions) -> Listing:
-    """The root of a pipeline -> the Listing of the files of `--images`."""
+    """List the files of `--images` and read their headers: the pipeline's root -> Listing."""
     chunks = (
         root
         | "Pattern" >> beam.Create([options.images])
@@ -69,8 +69,10 @@ def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> It
     series of a volume."""
     for path, size in chunk:
         try:
-            headers = headers_of_file(path, size, options)
-        except Reject as reject:
+            with files.open_binary(path) as file:
+                headers = headers_in(file, path, size, options)
+        except (OSError, Reject) as error:
+            reject = error if isinstance(error, Reject) else reader.unreadable(path, error)
             yield rejected(path, reader.stem(options.source, path), reject, options)
             continue
         # Frames beyond the first are more images than files were matched.
@@ -78,15 +80,6 @@ def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> It
         progress.tick(options.progress_file, progress.LISTED + more)
         for header in headers:
             yield header.series if header.geometry else header.image_id, header
-
-
-def headers_of_file(path: str, size: int, options: ConversionOptions) -> list[Header]:
-    """Open a file and return the headers of its images; raise Reject."""
-    try:
-        with files.open_binary(path) as file:
-            return headers_in(file, path, size, options)
-    except OSError as error:
-        raise reader.unreadable(path, error) from None
 
 
 def headers_in(file: BinaryIO, path: str, size: int, options: ConversionOptions) -> list[Header]:

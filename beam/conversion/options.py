@@ -30,7 +30,7 @@ CHECKED_TEXTS = 1000  # run-length texts whose dialect is checked before a conve
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """Everything that the workers need from the command line."""
+    """Holds everything that the workers need from the command line."""
 
     folder: str  # ROOT/<dataset>/<version>
     dataset: str
@@ -65,7 +65,7 @@ class ConversionOptions:
 
     @property
     def classes_root(self) -> str | None:
-        """The folder that holds the class folders, None without `--class_folders`."""
+        """Return the folder that holds the class folders, None without `--class_folders`."""
         return folders.folder_of_classes(self.images) if self.class_folders else None
 
     def storage(self, lake_bits: int) -> Storage:

@@ -43,7 +43,7 @@ MAX_SPLITS = 20  # a column with more values than this does not name splits
 
 @dataclass(frozen=True)
 class Assignment:
-    """The place of every group and every image of a conversion."""
+    """Says where every group and every image of a conversion goes."""
 
     groups: np.ndarray  # uint64 [G], sorted
     split: np.ndarray  # uint8 [G], into `names`
@@ -64,7 +64,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class EarlierLake:
-    """The splits and folds of the lake that `--splits_from` names."""
+    """Holds the splits and folds of the lake that `--splits_from` names."""
 
     keys: np.ndarray  # uint64 [N], sorted: hashes of patients and of images
     split: np.ndarray  # S16 [N]
@@ -82,7 +82,7 @@ class EarlierLake:
 
 @beam.ptransform_fn
 def Plan(images, options: ConversionOptions):
-    """LabelledImage -> ((split, shard, shards), (key, fold, LabelledImage))."""
+    """Give every image its place: LabelledImage -> ((split, shard, shards), (key, fold, image))."""
     earlier = (
         images.pipeline
         | "Earlier lake" >> beam.Create([options.splits_from])
@@ -162,7 +162,7 @@ def read_earlier(folder: str | None) -> EarlierLake | None:
 
 
 class Gather(beam.CombineFn):
-    """Rows -> Assignment."""
+    """Combines the rows of all images into their Assignment."""
 
     def __init__(self, options: ConversionOptions):
         self.options, self.dtype = options, row_type(options)

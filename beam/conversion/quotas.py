@@ -1,4 +1,4 @@
-"""`--splits`: its text, and dealing a line of groups by its quotas."""
+"""Parses `--splits` and deals groups, lined up, to the splits by their quotas."""
 
 from fractions import Fraction
 
@@ -11,7 +11,8 @@ Splits = tuple[tuple[str, Fraction], ...]
 
 
 def parse(text: str) -> Splits:
-    """`train=0.8,val=0.1,test=0.1` -> ((name, share), …); raises InputError."""
+    """Return ((name, share), …) of a text such as `train=0.8,val=0.1,test=0.1`, or raise
+    InputError."""
     try:
         splits = tuple(
             (name.strip(), Fraction(share))
@@ -35,15 +36,19 @@ def parse(text: str) -> Splits:
 
 
 def deal(count: int, splits: Splits) -> np.ndarray:
-    """Split number of each of `count` positions in a line: any stretch of n positions gets share·n
-    of each, within 2."""
+    """Return the split number, uint8 [count], of each position in a line, such that any stretch of
+    n positions has share·n of each split, within 2.
+
+    The last split takes its share of all positions, the one before it of those that remain, and so
+    on; the first split gets the rest.
+    """
     dealt = np.zeros(count, np.uint8)
     open_positions, remaining = np.arange(count, dtype=np.int32), Fraction(1)
     for number, (_, share) in reversed(list(enumerate(splits[1:], start=1))):
-        # Systematic sampling: take a position whenever share·position passes the next half.
+        # Systematic sampling: a position is taken where quota·position passes n + 1/2 for some n.
         quota = share / remaining if remaining else Fraction(0)
         quota = quota.limit_denominator(10_000)  # so that the products below fit 64 bits
-        steps = np.arange(len(open_positions) + 1)  # in place: there may be ten million
+        steps = np.arange(len(open_positions) + 1)  # changed in place: there may be ten million
         steps *= 2 * quota.numerator
         steps += quota.denominator
         steps //= 2 * quota.denominator

@@ -38,7 +38,7 @@ DECODERS = (
 
 @beam.ptransform_fn
 def LakeBits(images, options: ConversionOptions):
-    """LabelledImage -> 8 or 16: the bits of all pixels of the lake."""
+    """Choose the bits of all pixels of the lake: LabelledImage -> 8 or 16."""
     return (
         images
         | "Bits" >> beam.Map(bits_of_image)  # (8 or 16, path)
@@ -50,7 +50,7 @@ def LakeBits(images, options: ConversionOptions):
 
 @beam.ptransform_fn
 def WriteShards(placed, options: ConversionOptions, bits: beam.PCollection):
-    """((split, shard, shards), (key, fold, LabelledImage)) -> the name of each shard."""
+    """Write the shards: ((split, shard, shards), (key, fold, image)) -> the name of each."""
     return placed | beam.GroupByKey() | beam.Map(write, beam.pvalue.AsSingleton(bits), options)
 
 

@@ -17,8 +17,8 @@ STANDARD_ERRORS = 1.96  # 95%
 
 @dataclass(frozen=True)
 class Estimate:
-    """Totals over all files, calculated from a sample of them. In a pair of numbers the second is
-    half of the 95% interval, as far as the sample alone makes it uncertain."""
+    """Holds totals over all files, calculated from a sample of them. In a pair of numbers the
+    second is half of the 95% interval, as far as the sample alone makes it uncertain."""
 
     files: int
     file_bytes: int

@@ -24,7 +24,7 @@ HEADER_BYTES, REMOTE_HEADER_BYTES = 2**16, 2**24
 
 @dataclass(frozen=True)
 class FileCost:
-    """What one file would become, all its records together."""
+    """Says what one file would become, all its records together."""
 
     path: str
     bits: int  # 8 or 16: of the lake that it fits

@@ -1,4 +1,4 @@
-"""The geometry of phantom patients: lungs, bones, vessels, and the outlines of pneumothoraces.
+"""Makes the geometry of phantom patients: lungs, bones, vessels, outlines of pneumothoraces.
 
 Lengths are fractions of the image's side, points are (x, y) with y down, image left is the
 patient's right.
@@ -16,9 +16,9 @@ CENTRE, APEX_Y = 0.5, 0.16
 LUNG = np.array([(0.430, 0.210), (0.378, 0.158), (0.305, 0.175), (0.238, 0.265), (0.192, 0.420),
                  (0.166, 0.580), (0.155, 0.725), (0.160, 0.785), (0.200, 0.745), (0.285, 0.695),
                  (0.370, 0.700), (0.430, 0.750), (0.445, 0.660), (0.448, 0.520), (0.446, 0.360)])
-CURVE_STEPS = 12  # points drawn for each of them
-WALL_POINTS = 8  # the first of them lie on the chest wall
-HILUM = int(13.5 * CURVE_STEPS)  # the drawn point where the vessels enter
+CURVE_STEPS = 12  # points of a curve per point of an outline
+WALL_POINTS = 8  # so many first points of LUNG lie on the chest wall
+HILUM = int(13.5 * CURVE_STEPS)  # the point of the curve where the vessels enter
 HEART = np.array([(0.470, 0.40), (0.550, 0.41), (0.590, 0.49), (0.640, 0.60), (0.665, 0.70),
                   (0.640, 0.79), (0.500, 0.80), (0.430, 0.76), (0.425, 0.66), (0.440, 0.54)])
 MEDIASTINUM = np.array([(0.450, -0.1), (0.550, -0.1), (0.545, 0.20), (0.560, 0.27), (0.580, 0.33),
@@ -45,19 +45,19 @@ MEDIAN_AREA, AREA_SPREAD, AREAS = 0.030, 0.75, (0.0012, 0.10)  # of lesions: log
 
 
 class Body(NamedTuple):
-    """One patient: the same in every one of the patient's images."""
+    """Describes one patient; it is the same in all images of that patient."""
 
     lungs: list  # two outlines [N, 2], image left first
     heart: np.ndarray  # [N, 2]
-    vessels: list  # (two points [2, 2], width) each
+    vessels: list  # of (two points [2, 2], width)
     bones: list  # outlines [N, 2]
-    breasts: list  # outlines [N, 2]; empty without
+    breasts: list  # outlines [N, 2]; empty where none show
     thickness: float
-    lucency: np.ndarray  # [2]: how much more air either lung holds
+    lucency: np.ndarray  # [2]: additional air of either lung
 
 
 def curve(points, closed=True):
-    """A smooth line through points (Catmull-Rom), CURVE_STEPS points for each."""
+    """Return a smooth line through points (Catmull-Rom), CURVE_STEPS points for each."""
     padded = np.pad(points, ((1, 2), (0, 0)), "wrap" if closed else "edge")
     a, b, c, d = (padded[k : len(padded) - 3 + k, None] for k in range(4))  # [N, 1, 2] each
     u = np.linspace(0, 1, CURVE_STEPS, endpoint=False)[None, :, None]
@@ -70,7 +70,7 @@ def mirror(points):
 
 
 def strip(line, width):
-    """The outline of a band of `width` about a line [N, 2]."""
+    """Return the outline of a band of `width` about a line [N, 2]."""
     along = np.gradient(line, axis=0)
     across = along[:, ::-1] * (-width / 2, width / 2) / np.hypot(*along.T)[:, None]
     return np.concatenate([line + across, (line - across)[::-1]])
@@ -85,7 +85,7 @@ def ellipse(centre, radii, points=32):
 
 
 def body(rng, sex):
-    """A patient's proportions from the patient's own generator."""
+    """Return the anatomy of a patient, from the patient's random generator."""
     stretch = np.array([rng.uniform(0.92, 1.10), rng.uniform(0.84, 1.08)])
     origin = np.array([CENTRE, APEX_Y])
 
@@ -117,7 +117,7 @@ def body(rng, sex):
 
 
 def ribs(rng, lung, count=10, anterior_count=7):
-    """Outlines of the posterior and anterior ribs over a lung at image left."""
+    """Return outlines of the posterior and anterior ribs over a lung at image left."""
     wall = lung[CURVE_STEPS : WALL_POINTS * CURVE_STEPS]  # without its medial part, so y rises
     pitch, width = rng.uniform(0.060, 0.070), rng.uniform(0.015, 0.021)
     quarter = np.linspace(0, np.pi / 2, 24)
@@ -139,7 +139,12 @@ def ribs(rng, lung, count=10, anterior_count=7):
 
 
 def vessel_tree(rng, lung, tips=420):
-    """(Two points, width) of vessels from the hilum to random places of a lung."""
+    """Return (two points, width) of vessels from the hilum to random places of a lung.
+
+    The nodes are sorted by their distance from the hilum, and each takes the cheapest nearer node
+    as its parent. Going back from the farthest node, `fed` counts the tips behind each node, from
+    which the widths follow.
+    """
     hilum = lung[HILUM]
     reach = np.sqrt(rng.uniform(0.01, 1, (tips, 1)))
     nodes = reach * (lung[rng.integers(len(lung), size=tips)] - hilum)
@@ -152,7 +157,7 @@ def vessel_tree(rng, lung, tips=420):
     cost = np.where(outwards > 0.06 * radius[:, None], outwards**2 + 9 * aside**2, np.inf)
     cost[:, 0] = outwards[:, 0] ** 2
     parent = cost.argmin(axis=1)
-    fed = np.ones(len(nodes))  # tips that a node's blood goes to
+    fed = np.ones(len(nodes))  # number of tips that a node supplies with blood
     for child in range(len(nodes) - 1, 0, -1):
         fed[parent[child]] += fed[child]
     straighten(nodes, parent, fed)
@@ -162,7 +167,8 @@ def vessel_tree(rng, lung, tips=420):
 
 
 def straighten(nodes, parent, fed, rounds=3):
-    """Moves branching points [N, 2] in place towards the line from the parent to what they feed."""
+    """Move branching points [N, 2] in place, towards the line from their parent to what they
+    feed."""
     branches = fed > 1
     for _ in range(rounds):
         onward = np.zeros_like(nodes)
@@ -175,7 +181,8 @@ def straighten(nodes, parent, fed, rounds=3):
 
 
 def crescent(rng, lung, span, area):
-    """A region [N, 2] of about `area` between chest wall and displaced pleura, and that pleura."""
+    """Return a region [N, 2] of about `area` between the chest wall and the displaced pleura, and
+    that pleura."""
     first, last = np.clip(span + rng.normal(0, 0.2, 2), 0, WALL_POINTS - 1) * CURVE_STEPS
     wall = lung[int(first) : int(last)]
     u = np.linspace(0, 1, len(wall))
@@ -188,7 +195,7 @@ def crescent(rng, lung, span, area):
         pleura = wall + (depth * bulge * ripple)[:, None] * (lung[HILUM] - wall)
         region = np.concatenate([wall, pleura[::-1]])
         shallow, deep = (depth, deep) if polygon_area(region) < area else (shallow, depth)
-    # Where it lies on the wall, the pleura cannot be seen.
+    # The pleura is invisible where it touches the wall.
     gap = np.hypot(*(pleura - wall).T)
     return region, pleura[gap > min(0.004, gap.max() / 2)]
 
@@ -199,7 +206,8 @@ def polygon_area(points):
 
 
 def crescents(rng, lungs, count):
-    """0 to 2 crescents that do not touch: one lung, both, or the two ends of one."""
+    """Return 0 to 2 crescents that do not touch: in one lung, in both, or at the two ends of
+    one."""
     first = rng.integers(2)
     if count == 2 and rng.random() < 0.5:
         places = [(first, WALL_SPANS[0]), (first, WALL_SPANS[-1])]

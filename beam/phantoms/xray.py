@@ -10,7 +10,7 @@ from beam.phantoms import anatomy
 
 DRAW_PX = 1024  # shapes are painted here without antialiasing,
 LAYER_PX = 512  # and averaged down to here
-BYTE_MEAN, BYTE_DEVIATION = 127.5, 73.9  # of a random byte
+BYTE_MEAN, BYTE_DEVIATION = 127.5, 73.9  # mean and standard deviation of a random byte
 WHITE = 1.35  # attenuation of the spine behind the heart
 
 
@@ -18,7 +18,7 @@ WHITE = 1.35  # attenuation of the spine behind the heart
 
 
 def fill(shapes, pose, blur=0.0):
-    """Layer 0..1 of filled outlines."""
+    """Return a layer 0..1 of filled outlines."""
     image = Image.new("L", (DRAW_PX, DRAW_PX))
     pen = ImageDraw.Draw(image)
     for points in shapes:
@@ -27,7 +27,7 @@ def fill(shapes, pose, blur=0.0):
 
 
 def stroke(lines, pose):
-    """Layer 0..1 of (points, width, level) lines."""
+    """Return a layer 0..1 of (points, width, level) lines."""
     image = Image.new("L", (DRAW_PX, DRAW_PX))
     pen = ImageDraw.Draw(image)
     for points, width, level in lines:
@@ -51,12 +51,12 @@ def enlarge(field, side=LAYER_PX):
 
 
 def soften(layer, cells):
-    """The layer without detail finer than 1/cells of the image."""
+    """Return the layer without detail finer than 1/cells of the image."""
     return enlarge(layer.reshape(cells, LAYER_PX // cells, cells, -1).mean((1, 3)))
 
 
 def mottle(rng, cells):
-    """A smooth random field of unit variance with `cells` bumps a side."""
+    """Return a smooth random field of unit variance with `cells` bumps per side."""
     return enlarge(rng.standard_normal((cells, cells), np.float32))
 
 
@@ -71,24 +71,25 @@ def draw(
     num_lesions: int,
     side: int,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One X-ray, float32 [side, side] in 0..1 with air black; a mask bool [side, side] a lesion.
+    """Return one X-ray, float32 [side, side] in 0..1 with air black, and a mask bool [side, side]
+    per lesion.
 
-    Anatomy comes from `patient_rng`, all else from `rng`; `num_lesions`, 0 to 2, changes nothing
-    but the lesions.
+    The anatomy comes from `patient_rng`, everything else from `rng`; `num_lesions`, 0 to 2, changes
+    nothing but the lesions.
     """
     lesion_rng, scene_rng, noise_rng = rng.spawn(3)
     person = anatomy.body(patient_rng, sex)
     pose = random_pose(scene_rng, is_portable)
-    attenuation, shown = chest(scene_rng, person, pose)
+    attenuation, visible = chest(scene_rng, person, pose)
     markings = lung_markings(scene_rng, person, pose)
     lesions = anatomy.crescents(lesion_rng, person.lungs, num_lesions)
-    holes = [fill([region], pose) * shown for region, _ in lesions]
-    hole = np.clip(sum(holes, np.zeros_like(shown)), 0, 1)
+    holes = [fill([region], pose) * visible for region, _ in lesions]
+    hole = np.clip(sum(holes, np.zeros_like(visible)), 0, 1)
     lines = [(pleura, lesion_rng.uniform(0.004, 0.005), 1) for _, pleura in lesions]
-    attenuation += shown * (1 - hole) * markings
-    attenuation += shown * lesion_rng.uniform(0.26, 0.36) * stroke(lines, pose)
+    attenuation += visible * (1 - hole) * markings
+    attenuation += visible * lesion_rng.uniform(0.26, 0.36) * stroke(lines, pose)
     attenuation -= hole * lesion_rng.uniform(0, 0.05)
-    attenuation += shown * look_alikes(scene_rng, person, pose)
+    attenuation += visible * look_alikes(scene_rng, person, pose)
     attenuation += devices(scene_rng, pose, is_portable)
     view = np.maximum(expose(scene_rng, attenuation), marker(scene_rng, is_portable))
     masks = [enlarge(layer, side) > 0.5 for layer in holes]
@@ -96,7 +97,7 @@ def draw(
 
 
 def random_pose(rng, is_portable):
-    """Affine map [2, 3] from the patient's frame to the image."""
+    """Return an affine map [2, 3] from the patient's frame to the image."""
     angle = rng.normal(0, 0.05 if is_portable else 0.02)
     scale = rng.uniform(0.95, 1.16)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -105,14 +106,15 @@ def random_pose(rng, is_portable):
 
 
 def chest(rng, person, pose):
-    """Attenuation of the chest without lung markings, and where the lungs show, 0..1."""
+    """Return two layers: the attenuation of the chest without lung markings, and 0..1 where the
+    lungs are visible."""
     half = anatomy.curve(anatomy.HALF_BODY, closed=False)
     trunk = fill([np.concatenate([half, anatomy.mirror(half)[::-1]])], pose)
     rounded = np.clip(1.6 * soften(trunk, 16) - 0.6, 0, 1)
     heart, middle = fill([person.heart], pose, 0.005), fill([anatomy.MEDIASTINUM], pose, 0.006)
     left, right = (fill([lung], pose) for lung in person.lungs)
     lung = np.clip(left + right, 0, 1)
-    shown = lung * (1 - 0.9 * heart) * (1 - 0.95 * middle)
+    visible = lung * (1 - 0.9 * heart) * (1 - 0.95 * middle)
     down = np.linspace(0, 1, LAYER_PX, dtype=np.float32)[:, None]
     abdomen = np.clip((down - 0.62) / 0.25, 0, 1) * (1 - lung)
 
@@ -131,16 +133,17 @@ def chest(rng, person, pose):
         tissue -= 0.3 * fill([bubble], pose, 0.005) * (1 - lung)
     tissue += skeleton(person.bones, pose) * trunk * (1 - 0.6 * abdomen)
 
-    # Lungs differ between the sides and from place to place by more than a lesion adds.
+    # Lungs differ more between the sides and from place to place than a lesion adds.
     more_left, more_right = person.lucency + rng.normal(0, 0.03, 2)
     air = 0.50 + more_left * left + more_right * right
     air += 0.05 * mottle(rng, 6) + 0.035 * mottle(rng, 12)
-    near_wall = 0.45 + 0.55 * soften(lung, 32)  # a ray at the wall meets less lung
-    return tissue - shown * near_wall * air, shown
+    near_wall = 0.45 + 0.55 * soften(lung, 32)  # near the wall a ray crosses less lung
+    return tissue - visible * near_wall * air, visible
 
 
 def skeleton(bones, pose):
-    """Attenuation of bones, denser at their rims; two layers, so that ribs that cross add up."""
+    """Return the attenuation of bones, denser at their rims. They are filled in two groups, so that
+    ribs that cross add up."""
     rims = [(np.concatenate([bone, bone[:1]]), 0.003, 1) for bone in bones]
     spine = [anatomy.VERTEBRA + (0, y) for y in np.arange(-0.05, 1.05, 0.056)]
     bulk = 0.07 * fill(bones[0::2], pose) + 0.06 * fill(bones[1::2], pose)
@@ -148,7 +151,8 @@ def skeleton(bones, pose):
 
 
 def lung_markings(rng, person, pose):
-    """Vessels and fine texture; about zero on average, so that a place without is no darker."""
+    """Return vessels and fine texture. They are about zero on average, so that a place without them
+    is not darker."""
     lines = [(line, width, min(1, 0.35 + 60 * width)) for line, width in person.vessels]
     vessels = stroke(lines, pose)
     texture = 0.026 * mottle(rng, 64) + 0.040 * mottle(rng, 128) + 0.020 * mottle(rng, 256)
@@ -156,7 +160,8 @@ def lung_markings(rng, person, pose):
 
 
 def look_alikes(rng, person, pose):
-    """What is mistaken for a pneumothorax: lucent places and skin folds, with markings."""
+    """Return what is mistaken for a pneumothorax: lucent places and skin folds, which have lung
+    markings."""
     layer = np.zeros((LAYER_PX, LAYER_PX), np.float32)
     for lung in person.lungs:
         [(region, edge)] = anatomy.crescents(rng, [lung, lung], 1)
@@ -175,7 +180,7 @@ def look_alikes(rng, person, pose):
 
 
 def devices(rng, pose, is_portable):
-    """Tubes, lines, ECG leads and a pacemaker, as often with a lesion as without."""
+    """Return tubes, lines, ECG leads and a pacemaker, as often with a lesion as without."""
     often = 0.55 if is_portable else 0.10
     lines, blobs = [], []
 
@@ -204,7 +209,7 @@ def devices(rng, pose, is_portable):
 
 
 def marker(rng, is_portable):
-    """Layer with the letters that the technician left."""
+    """Return a layer with the letters of the technician's marker."""
     image = Image.new("L", (DRAW_PX, DRAW_PX))
     pen = ImageDraw.Draw(image)
     is_right = rng.random() < 0.3  # the patient's right is at image left
@@ -223,7 +228,8 @@ def marker(rng, is_portable):
 
 
 def expose(rng, attenuation):
-    """Film-like tone curve with the exposure and contrast of one image; attenuation 0 is black."""
+    """Return the grey levels of a film-like tone curve with a random exposure and contrast;
+    attenuation 0 is black."""
     middle, contrast = rng.uniform(0.55, 0.85), rng.uniform(0.20, 0.34)
     black, white = 1 / (1 + np.exp((middle - np.array([0, WHITE])) / contrast))
     view = 1 / (1 + np.exp((middle - attenuation) / contrast))
@@ -231,12 +237,13 @@ def expose(rng, attenuation):
 
 
 def grain(rng, view, side, is_portable):
-    """The view at its final size with quantum noise, stronger where fewer photons arrive."""
+    """Return the view at its final size with quantum noise, stronger where fewer photons arrive."""
     strength = rng.uniform(0.006, 0.013) * (1.4 if is_portable else 1)
     view = enlarge(view, side)
-    # Bytes cost a tenth of normal deviates; a sum of three is as bell-shaped as the eye can tell.
-    drawn = np.frombuffer(rng.bytes((side + 1) ** 2), np.uint8).astype(np.uint16)
-    drawn = drawn.reshape(side + 1, side + 1)
-    noise = (drawn[1:, 1:] + drawn[1:, :-1] + drawn[:-1, 1:]).astype(np.float32)
+    # Random bytes take a tenth of the time of normal deviates, and the sum of three neighbours is
+    # close enough to a normal distribution for the eye.
+    noise = np.frombuffer(rng.bytes((side + 1) ** 2), np.uint8).astype(np.uint16)
+    noise = noise.reshape(side + 1, side + 1)
+    noise = (noise[1:, 1:] + noise[1:, :-1] + noise[:-1, 1:]).astype(np.float32)
     noise = (noise - 3 * BYTE_MEAN) * (strength / BYTE_DEVIATION / np.sqrt(3))
     return np.clip(view + noise * (0.5 + view), 0, 1)

@@ -13,7 +13,7 @@ from lake.scan import Geometry
 
 @dataclass(frozen=True)
 class Nodule:
-    """A sphere in the patient."""
+    """Describes a nodule as a sphere in the patient."""
 
     center_mm: tuple[float, float, float]  # world x, y, z
     diameter_mm: float

@@ -34,7 +34,7 @@ MAX_QUOTED = 8  # names, values or rows that a message quotes
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a label CSV, by number."""
+    """Says which columns of a label CSV hold what, by number."""
 
     kind: Literal["rle", "class", "nodule"]
     id_column: int
@@ -45,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Row(Packed):
-    """One row of a CSV, or one mask image, as a label of an image."""
+    """Holds what one row of a CSV, or one mask image, says about an image."""
 
     number: int  # line of the CSV from 1, 0 for a mask image
     value: str | None  # None: the row ends before its column
@@ -56,7 +56,7 @@ class Row(Packed):
 
 @dataclass(frozen=True)
 class Label(Packed):
-    """The label of one image."""
+    """Says whether one image has a lesion, and where if that is known."""
 
     label: int  # 1 lesion, 0 none, -1 unknown; with class folders the class, from 0
     has_mask: bool

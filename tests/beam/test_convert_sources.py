@@ -78,8 +78,8 @@ def test_a_broken_mask_and_one_of_another_size_are_rejects(pngs, tmp_path):
     arguments = [f"--images={pngs}/images/*.png", f"--masks={pngs}/masks/*.png", "--source=images"]
     arguments += [f"--output={output}", "--deidentify=keep", "--max_reject_fraction=0.2"]
     assert converter.main(arguments) == 0
-    found = {row["image_id"]: row["reason"] for row in rejects(output)}
-    assert found == {"case00": "not-an-image", "case01": "mask-size", "case02": "no-label"}
+    reasons = {row["image_id"]: row["reason"] for row in rejects(output)}
+    assert reasons == {"case00": "not-an-image", "case01": "mask-size", "case02": "no-label"}
     assert (output / "labels_without_image.txt").read_text() == "stranger\n"
 
 
@@ -160,10 +160,10 @@ def test_ct_volumes_become_slices(convert, tmp_path, real_data):
     counts = manifest["counts"]
     assert counts["files"] == 3 and manifest["dtype"] == "uint16"
     assert counts["images"] == counts["records"] + counts["slices_left_out"]
-    found = records(output)
-    splits = Counter((record["series"], record["split"]) for record in found)
+    lake_records = records(output)
+    splits = Counter((record["series"], record["split"]) for record in lake_records)
     assert len(splits) == 3  # no series is torn
-    positives = [record for record in found if record["label"] == 1]
+    positives = [record for record in lake_records if record["label"] == 1]
     assert len({record["series"] for record in positives}) == 2
     for record in positives:
         assert record["lesion_px"] == (pixels(record["mask"]) > 0).sum() > 0
@@ -171,8 +171,8 @@ def test_ct_volumes_become_slices(convert, tmp_path, real_data):
         low, high = np.array(record["window"]) * slope + intercept
         assert (low, high) == pytest.approx((-1000, 400)) and np.isfinite(record["slice_mm"])
     for series in {record["series"] for record in positives}:
-        own = [record for record in positives if record["series"] == series]
-        record = max(own, key=lambda record: record["lesion_px"])  # through the nodule's centre
+        slices = [record for record in positives if record["series"] == series]
+        record = max(slices, key=lambda record: record["lesion_px"])  # through the nodule's centre
         slope, intercept = record["rescale"]
         rows, columns = np.nonzero(pixels(record["mask"]))
         centre = pixels(record["image"])[int(rows.mean()), int(columns.mean())]

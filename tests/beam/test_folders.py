@@ -53,9 +53,9 @@ def test_a_folder_is_a_class_numbered_by_name(classes, converted, tmp_path, caps
     manifest = converted(classes / "*" / "*.png", output)
     assert manifest["classes"] == ["air", "bone", "water"]
     assert "classes: 0 air, 1 bone, 2 water\n" in capsys.readouterr().out
-    found = records(output)
-    assert len(found) == 60
-    for record in found:
+    lake_records = records(output)
+    assert len(lake_records) == 60
+    for record in lake_records:
         name, stem = record["image_id"].decode().split("/")
         assert manifest["classes"][record["label"]] == name and stem.startswith("case")
         assert 0 <= level(record) - GREY[name] < 10
@@ -72,9 +72,9 @@ def test_a_folder_is_a_class_numbered_by_name(classes, converted, tmp_path, caps
     assert lake_command(["verify", str(output)]) == 0
     sheet = tmp_path / "sheet.png"
     assert lake_command(["show", str(output), "--sheet", str(sheet)]) == 0
-    shown = capsys.readouterr().out
-    header = next(line for line in shown.splitlines() if line.startswith("split "))
-    assert "0 air  1 bone  2 water" in header and "positive" not in shown
+    table = capsys.readouterr().out
+    header = next(line for line in table.splitlines() if line.startswith("split "))
+    assert "0 air  1 bone  2 water" in header and "positive" not in table
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
@@ -86,9 +86,9 @@ def test_verify_finds_a_label_that_is_no_class_and_counts_that_are_not_the_index
     manifest["counts"]["splits"]["val"]["classes"] = [6, 5, 7]
     (output / "manifest.json").write_text(json.dumps({**manifest, "classes": ["air", "bone"]}))
     assert lake_command(["verify", str(output)]) == 1
-    said = capsys.readouterr().out
-    assert "label=2 has_mask=0 lesion_px=-1: expected a label from -1 to 1" in said
-    assert "counts.splits.val.classes: [6, 5, 7] in the manifest, [6, 6] by the index" in said
+    message = capsys.readouterr().out
+    assert "label=2 has_mask=0 lesion_px=-1: expected a label from -1 to 1" in message
+    assert "counts.splits.val.classes: [6, 5, 7] in the manifest, [6, 6] by the index" in message
 
 
 @pytest.mark.slow

@@ -25,34 +25,35 @@ def chosen(**changes) -> options.ConversionOptions:
     return dataclasses.replace(options.from_flags(flags, True, None), **changes)
 
 
-def image(name: str, patient: str = "", lesion_px: int = 0, split: str = "") -> LabelledImage:
+def make_image(name: str, patient: str = "", lesion_px: int = 0, split: str = "") -> LabelledImage:
     header = Header(f"/x/{name}", 1, name, patient, "", "", 100, 100, 8, "PA", "F", 50, "CR")
     return LabelledImage(header, tables.Label(int(lesion_px > 0), True, lesion_px, "-1"), split)
 
 
 def planned(images: list[LabelledImage], earlier=None, **changes) -> dict[str, tuple]:
     """{image id: (split, shard, shards, fold)} as the pipeline's functions make it."""
-    asked = chosen(**changes)
-    gather, rows = plan.Gather(asked), [plan.to_row(each, earlier, asked) for each in images]
+    conversion = chosen(**changes)
+    gather = plan.Gather(conversion)
+    rows = [plan.to_row(image, earlier, conversion) for image in images]
     accumulators = []
     for start in range(0, len(rows), 7):  # many bundles
         accumulator = gather.create_accumulator()
         for row in rows[start : start + 7]:
             accumulator = gather.add_input(accumulator, row)
         accumulators.append(accumulator)
-    made = gather.extract_output(gather.merge_accumulators(accumulators))
+    assignment = gather.extract_output(gather.merge_accumulators(accumulators))
     places = {}
-    for each in images:
-        key, (_, fold, same) = plan.to_shard(each, made)
-        assert same is each
-        places[each.header.image_id] = (*key, fold)
+    for image in images:
+        key, (_, fold, same) = plan.to_shard(image, assignment)
+        assert same is image
+        places[image.header.image_id] = (*key, fold)
     return places
 
 
 def cohort(num_patients: int, seed: int = 0) -> list[LabelledImage]:
     generator = random.Random(seed)
     return [
-        image(f"p{p}_{n}", f"p{p}", generator.choice((0, 0, 0, generator.randrange(1, 9000))))
+        make_image(f"p{p}_{n}", f"p{p}", generator.choice((0, 0, 0, generator.randrange(1, 9000))))
         for p in range(num_patients)
         for n in range(generator.choice((1, 1, 2, 3)))
     ]
@@ -93,20 +94,20 @@ def test_patients_stay_whole_and_lesion_sizes_are_dealt():
     images = cohort(2000)
     places = planned(images)
     splits_of = {}
-    for each in images:
-        splits_of.setdefault(each.header.patient, set()).add(places[each.header.image_id][0])
+    for image in images:
+        splits_of.setdefault(image.header.patient, set()).add(places[image.header.image_id][0])
     assert all(len(names) == 1 for names in splits_of.values())
     count = Counter(place[0] for place in places.values())
     assert abs(count["train"] / len(images) - 0.8) < 0.01
     largest = {}
-    for each in images:
-        name = each.header.patient
-        largest[name] = max(largest.get(name, 0), each.label.lesion_px)
+    for image in images:
+        name = image.header.patient
+        largest[name] = max(largest.get(name, 0), image.label.lesion_px)
     positives = sorted((size, name) for name, size in largest.items() if size)
     for decile in np.array_split(np.arange(len(positives)), 10):
-        own = Counter(next(iter(splits_of[positives[n][1]])) for n in decile)
+        counts = Counter(next(iter(splits_of[positives[n][1]])) for n in decile)
         for name, share in SPLITS:
-            assert abs(own[name] - share * len(decile)) <= 2
+            assert abs(counts[name] - share * len(decile)) <= 2
 
 
 def test_folds_divide_train_and_val_alone():
@@ -116,39 +117,39 @@ def test_folds_divide_train_and_val_alone():
     assert set(folds) == set(range(5)) and max(folds.values()) < 1.2 * min(folds.values())
     assert {fold for split, _, _, fold in places.values() if split == "test"} == {-1}
     patients = {}
-    for each in images:
-        patients.setdefault(each.header.patient, set()).add(places[each.header.image_id][3])
+    for image in images:
+        patients.setdefault(image.header.patient, set()).add(places[image.header.image_id][3])
     assert all(len(folds) == 1 for folds in patients.values())
     assert {fold for *_, fold in planned(images).values()} == {-1}
 
 
 def test_a_column_decides_and_must_not_tear_a_patient():
-    images = [image("a", "p", split="train"), image("b", "q", split="holdout")]
+    images = [make_image("a", "p", split="train"), make_image("b", "q", split="holdout")]
     by_column = planned(images, split_column="part")
     assert {name: place[0] for name, place in by_column.items()} == {
         "a": "train",
         "b": "holdout",
     }
     with pytest.raises(Stopped, match="in two splits, such as train and holdout|holdout and train"):
-        planned([*images, image("c", "p", split="holdout")], split_column="part")
+        planned([*images, make_image("c", "p", split="holdout")], split_column="part")
 
 
 def test_an_earlier_lake_moves_nobody():
     images = cohort(400)
     before = planned(images, folds=4)
     names, places = [], []
-    for each in images:
-        for name in (f"patient/{each.header.patient}", f"image/{each.header.image_id}"):
+    for image in images:
+        for name in (f"patient/{image.header.patient}", f"image/{image.header.image_id}"):
             names.append(stable_hash(name))
-            places.append(before[each.header.image_id])
+            places.append(before[image.header.image_id])
     keys, first = np.unique(np.array(names, np.uint64), return_index=True)
     earlier = plan.EarlierLake(
         keys,
         np.array([places[n][0].encode() for n in first], "S16"),
         np.array([places[n][3] for n in first], np.int8),
     )
-    grown = images + [image(f"new{n}", f"new{n}", n % 3 * 50) for n in range(40)]
-    grown.append(image("p7_late", "p7", 3))
+    grown = images + [make_image(f"new{n}", f"new{n}", n % 3 * 50) for n in range(40)]
+    grown.append(make_image("p7_late", "p7", 3))
     after = planned(grown, earlier, splits_from="x", folds=4)
     for name, place in before.items():
         assert (after[name][0], after[name][3]) == (place[0], place[3])
@@ -156,15 +157,15 @@ def test_an_earlier_lake_moves_nobody():
     new = Counter(after[f"new{n}"][0] for n in range(40))
     assert all(abs(new[name] - share * 40) <= 2 for name, share in SPLITS)
     with pytest.raises(Stopped, match="none of its patients"):
-        planned([image("z", "z")], earlier, splits_from="x")
+        planned([make_image("z", "z")], earlier, splits_from="x")
 
 
 def test_a_group_is_the_patient_else_the_study_else_the_file():
-    assert image("a", patient="p").group == image("b", patient="p").group
-    assert image("a").group != image("b").group
-    assert image("a#0001").group == image("a#0002").group  # frames of one file
+    assert make_image("a", patient="p").group == make_image("b", patient="p").group
+    assert make_image("a").group != make_image("b").group
+    assert make_image("a#0001").group == make_image("a#0002").group  # frames of one file
     # A patient and a study of the same name are not the same group.
-    assert image("a", patient="b").group != image("b").group
+    assert make_image("a", patient="b").group != make_image("b").group
 
 
 def test_slices_of_a_volume_stay_together_and_in_order():
@@ -172,9 +173,9 @@ def test_slices_of_a_volume_stay_together_and_in_order():
     keys = [
         plan.image_key(
             dataclasses.replace(
-                image(f"s#{frame:04d}"),
+                make_image(f"s#{frame:04d}"),
                 header=dataclasses.replace(
-                    image("s").header, series="s", geometry=geometry, frame=frame
+                    make_image("s").header, series="s", geometry=geometry, frame=frame
                 ),
             )
         )
@@ -183,9 +184,9 @@ def test_slices_of_a_volume_stay_together_and_in_order():
     assert keys == list(range(keys[0], keys[0] + 5))
     slices = [
         dataclasses.replace(
-            image(f"{series}#{frame:04d}"),
+            make_image(f"{series}#{frame:04d}"),
             header=dataclasses.replace(
-                image(f"{series}#{frame:04d}").header,
+                make_image(f"{series}#{frame:04d}").header,
                 series=series,
                 geometry=geometry,
                 frame=frame,
@@ -205,7 +206,7 @@ def test_shards_are_whole_balanced_and_not_empty():
     assert plan.num_shards(3, 10, chosen()) == 3
     assert plan.num_shards(900, 950_000_000, chosen()) == 10
     assert plan.num_shards(5001, 10, chosen()) == 6  # at most 1000 images in one
-    places = planned([image(f"i{n}") for n in range(100)], splits="train=1")
+    places = planned([make_image(f"i{n}") for n in range(100)], splits="train=1")
     assert Counter(shard for _, shard, _, _ in places.values()) == {0: 25, 1: 25, 2: 25, 3: 25}
 
 
@@ -217,10 +218,10 @@ def test_the_whole_plan_runs_on_a_runner():
     images = cohort(30)
     expected = [(name, place[:3]) for name, place in planned(images).items()]
     with TestPipeline(runner=runners.LOCAL) as root:
-        found = (
+        actual = (
             root
             | apache_beam.Create(images)
             | plan.Plan(chosen())
             | apache_beam.Map(lambda item: (item[1][2].header.image_id, item[0]))
         )
-        assert_that(found, equal_to(expected))
+        assert_that(actual, equal_to(expected))

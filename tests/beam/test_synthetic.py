@@ -19,9 +19,9 @@ SIDE = 128
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("phantoms")
-    synthetic.write(made, images=40, seed=0, side=SIDE)
-    return made
+    folder = tmp_path_factory.mktemp("phantoms")
+    synthetic.write(folder, images=40, seed=0, side=SIDE)
+    return folder
 
 
 def rows(folder):
@@ -61,11 +61,11 @@ def test_masks_in_the_csv_are_those_drawn(folder):
     for image_id, text in rows(folder):
         texts.setdefault(image_id, []).append(text.strip())
     assert texts.keys() == {path.stem for path in folder.glob("dicom/*.dcm")}
-    for number, (image_id, found) in enumerate(texts.items()):
+    for number, (image_id, texts_of_image) in enumerate(texts.items()):
         dataset, masks = synthetic.make(number, 0, SIDE, 8, "MONOCHROME2", 0.22)
         assert dataset.SOPInstanceUID == image_id
-        assert (found == [rle.EMPTY]) == (masks == [])
-        for text, mask in zip(found, masks or [np.zeros((SIDE, SIDE))], strict=True):
+        assert (texts_of_image == [rle.EMPTY]) == (masks == [])
+        for text, mask in zip(texts_of_image, masks or [np.zeros((SIDE, SIDE))], strict=True):
             np.testing.assert_array_equal(rle.decode(text, SIDE, SIDE) > 0, mask)
 
 

@@ -41,28 +41,28 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         data = b"\n".join(b",".join([*line[1:2], *line[:1], *line[2:]]) for line in lines)
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data) + 1)
+        position = rng.randrange(len(data) + 1)
         match rng.randrange(6):
             case 0:
-                data[at : at + 1] = bytes([rng.randrange(256)])
+                data[position : position + 1] = bytes([rng.randrange(256)])
             case 1:
-                del data[at : at + rng.randint(1, 9)]
+                del data[position : position + rng.randint(1, 9)]
             case 2 if rng.random() < 0.3:
-                del data[at:]
+                del data[position:]
             case _:
-                data[at:at] = rng.choice(PIECES)
+                data[position:position] = rng.choice(PIECES)
     return bytes(data)
 
 
 def plain_mask(text: str, dialect: str) -> np.ndarray:
     """A second reading of a text, pixel by pixel."""
     numbers = [] if text.strip() == "-1" else [int(number) for number in text.split()]
-    flat, at = np.zeros(HEIGHT * WIDTH, bool), 0
+    flat, position = np.zeros(HEIGHT * WIDTH, bool), 0
     for first, length in zip(numbers[::2], numbers[1::2], strict=True):
-        at = at + first if dialect == "relative" else first - 1
-        for pixel in range(at, at + length):
+        position = position + first if dialect == "relative" else first - 1
+        for pixel in range(position, position + length):
             flat[pixel] = True
-        at += length
+        position += length
     return flat.reshape(HEIGHT, WIDTH) if dialect == "row_major" else flat.reshape(WIDTH, HEIGHT).T
 
 
@@ -85,23 +85,23 @@ def outcomes(data: bytes, split_column: str | None = None) -> list[str]:
     except (InputError, csv.Error) as error:
         assert len(str(error)) < 1000
         return [type(error).__name__]
-    found, by_id = [], {}
+    outcomes, by_id = [], {}
     for image_id, row in rows:
         by_id.setdefault(image_id, []).append(row)
-    for own in by_id.values():
+    for rows in by_id.values():
         try:
             if layout.kind == "nodule":
-                found += [type(nodules.parse_nodule(row.value or "")).__name__ for row in own]
+                outcomes += [type(nodules.parse_nodule(row.value or "")).__name__ for row in rows]
                 continue
             if split_column:
-                assert tables.split_of(own).isidentifier()
-            label = tables.unite(own, layout.kind, HEIGHT, WIDTH, "relative")
-            check(label, own, layout.kind)
-            found.append(f"{layout.kind} label")
+                assert tables.split_of(rows).isidentifier()
+            label = tables.unite(rows, layout.kind, HEIGHT, WIDTH, "relative")
+            check(label, rows, layout.kind)
+            outcomes.append(f"{layout.kind} label")
         except Reject as reject:
             assert len(reject.message) < 1000
-            found.append(reject.reason)
-    return found
+            outcomes.append(reject.reason)
+    return outcomes
 
 
 @pytest.mark.parametrize("kind", ["rle", "class", "nodule"])

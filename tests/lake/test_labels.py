@@ -45,9 +45,9 @@ def test_run_length_spellings(text):
 def test_class_spellings(text):
     layout, rows = read(text)
     assert layout.kind == "class"
-    found = {image_id: tables.unite([row], "class", 2, 2, "relative") for image_id, row in rows}
+    labels = {image_id: tables.unite([row], "class", 2, 2, "relative") for image_id, row in rows}
     assert {
-        name: (label.label, label.has_mask, label.lesion_px) for name, label in found.items()
+        name: (label.label, label.has_mask, label.lesion_px) for name, label in labels.items()
     } == {
         "a": (0, False, -1),
         "b": (1, False, -1),
@@ -102,13 +102,13 @@ def test_the_challenges_own_file(real_data):
     by_id = {}
     for image_id, row in rows:
         by_id.setdefault(image_id, []).append(row)
-    found = {
-        image_id: tables.unite(own, "rle", 1024, 1024, "relative")
-        for image_id, own in by_id.items()
+    labels = {
+        image_id: tables.unite(rows_of_image, "rle", 1024, 1024, "relative")
+        for image_id, rows_of_image in by_id.items()
     }
-    assert (len(rows), len(found)) == (12_954, 12_047)
-    assert sum(label.label for label in found.values()) == 2_669
-    assert sum(len(own) > 1 for own in by_id.values()) == 624
+    assert (len(rows), len(labels)) == (12_954, 12_047)
+    assert sum(label.label for label in labels.values()) == 2_669
+    assert sum(len(rows_of_image) > 1 for rows_of_image in by_id.values()) == 624
 
 
 def test_nodule_rows_come_as_one_text_of_four_numbers():

@@ -112,8 +112,8 @@ def test_dialects_round_trip_and_agree_on_random_masks():
         height, width = rng.integers(1, 12, size=2)
         mask = (rng.random((height, width)) < rng.random()).astype(np.uint8) * 255
         for dialect in rle.DIALECTS:
-            found = rle.runs(rle.encode(mask, dialect), height, width, dialect)
-            assert found.tolist() == rle.from_mask(mask).tolist()
+            runs = rle.runs(rle.encode(mask, dialect), height, width, dialect)
+            assert runs.tolist() == rle.from_mask(mask).tolist()
 
 
 @pytest.mark.parametrize("text", ["", "-1", "0 0", "1 0", "7 0 2 0"])
@@ -189,9 +189,9 @@ def test_columns_and_rows_are_told_apart(shape, written):
     rng = np.random.default_rng(3)
     masks = [ellipse(*shape, *rng.integers(25, 40, 2), *rng.integers(4, 9, 2)) for _ in range(8)]
     for declared in rle.ORDERS:
-        found = votes(masks, written, declared)
-        assert found == ((8, 0) if written == "absolute" else (0, 8))
-        conflict = rle.order_conflict(found, declared)
+        sums = votes(masks, written, declared)
+        assert sums == ((8, 0) if written == "absolute" else (0, 8))
+        conflict = rle.order_conflict(sums, declared)
         assert (conflict is None) if written == declared else (f"--rle {written}" in conflict)
 
 
@@ -222,6 +222,6 @@ def test_order_of_real_masks(real_texts, shape):
         masks.append(mask)
     for written in rle.ORDERS:
         for declared in rle.ORDERS:
-            found = votes(masks, written, declared)
-            assert sum(found) >= 19 and min(found) == 0
-            assert (rle.order_conflict(found, declared) is None) == (written == declared)
+            sums = votes(masks, written, declared)
+            assert sum(sums) >= 19 and min(sums) == 0
+            assert (rle.order_conflict(sums, declared) is None) == (written == declared)

@@ -39,11 +39,13 @@ def plain_labels(path: Path, side: int) -> dict[str, tables.Label]:
 def check_against_files(folder: Path, images: list[Path], csv_path: Path) -> None:
     """Every file is a record; its pixels are within 1 grey level of pydicom's and its mask is the
     united rows."""
-    found = {record["image_id"].decode(): record for record in lakes.records(folder)}
-    assert found.keys() == {path.stem if path.suffix == ".dcm" else path.name for path in images}
+    converted = {record["image_id"].decode(): record for record in lakes.records(folder)}
+    assert converted.keys() == {
+        path.stem if path.suffix == ".dcm" else path.name for path in images
+    }
     truth = plain_labels(csv_path, pydicom.dcmread(images[0], stop_before_pixels=True).Rows)
     for path in images:
-        record, dataset = found[path.stem], pydicom.dcmread(path)
+        record, dataset = converted[path.stem], pydicom.dcmread(path)
         difference = np.abs(lakes.pixels(record["image"]).astype(int) - dataset.pixel_array)
         assert difference.max() <= 1, path
         expected = truth[path.stem]
@@ -56,10 +58,10 @@ def check_against_files(folder: Path, images: list[Path], csv_path: Path) -> Non
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All files of a lake but for the moment of its creation."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    manifest = json.loads(found["manifest.json"])
+    contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    manifest = json.loads(contents["manifest.json"])
     del manifest["created"]
-    return {**found, "manifest.json": manifest}
+    return {**contents, "manifest.json": manifest}
 
 
 def test_records_equal_the_files(lake, phantoms):
@@ -67,40 +69,42 @@ def test_records_equal_the_files(lake, phantoms):
 
 
 def test_patients_stay_in_one_split_and_strata_are_dealt(lake):
-    found = lakes.records(lake)
+    lake_records = lakes.records(lake)
     splits = {}
-    for record in found:
+    for record in lake_records:
         splits.setdefault(record["patient"], set()).add(record["split"])
-    assert len(splits) < len(found)  # some patients have several images
+    assert len(splits) < len(lake_records)  # some patients have several images
     assert all(len(names) == 1 for names in splits.values())
-    positives = Counter(record["split"] for record in found if record["label"])
-    assert Counter(record["split"] for record in found)["train"] == pytest.approx(24, abs=3)
+    positives = Counter(record["split"] for record in lake_records if record["label"])
+    assert Counter(record["split"] for record in lake_records)["train"] == pytest.approx(24, abs=3)
     assert positives["train"] > positives["val"] > 0 and positives["test"] > 0
 
 
 def test_index_and_manifest_say_what_the_shards_hold(lake):
-    found = lakes.records(lake)
+    lake_records = lakes.records(lake)
     manifest = json.loads((lake / "manifest.json").read_text())
     index = pyarrow.parquet.read_table(lake / "index.parquet").to_pylist()
-    for row, record in zip(index, found, strict=True):
+    for row, record in zip(index, lake_records, strict=True):
         for name, value in row.items():
             expected = record[name].decode() if isinstance(record[name], bytes) else record[name]
             assert value == expected, name
     counts = manifest["counts"]
-    assert counts["images"] == counts["records"] == len(found) == 40 and counts["rejects"] == {}
+    assert (
+        counts["images"] == counts["records"] == len(lake_records) == 40 and counts["rejects"] == {}
+    )
     for name, split in counts["splits"].items():
-        own = [record for record in found if record["split"] == name]
-        assert split["records"] == len(own)
-        assert split["positives"] == sum(record["label"] for record in own)
-        assert split["lesion_pixels"] == sum(record["lesion_px"] for record in own)
-        assert split["patients"] == len({record["patient"] for record in own})
-    share = sum(record["lesion_px"] for record in found) / (40 * 128 * 128)
+        of_split = [record for record in lake_records if record["split"] == name]
+        assert split["records"] == len(of_split)
+        assert split["positives"] == sum(record["label"] for record in of_split)
+        assert split["lesion_pixels"] == sum(record["lesion_px"] for record in of_split)
+        assert split["patients"] == len({record["patient"] for record in of_split})
+    share = sum(record["lesion_px"] for record in lake_records) / (40 * 128 * 128)
     assert manifest["statistics"]["positive_pixel_share"] == pytest.approx(share)
     assert {shard["name"] for shard in manifest["shards"]} == {
         path.name for path in lake.glob("*.tfrecord-*")
     }
     # One decoded image a shard gives mean and deviation; all of them must be near.
-    everything = np.stack([lakes.pixels(record["image"]) for record in found])
+    everything = np.stack([lakes.pixels(record["image"]) for record in lake_records])
     assert manifest["statistics"]["mean"] == pytest.approx(everything.mean(), rel=0.1)
 
 
@@ -134,9 +138,9 @@ def test_no_name_travels_and_the_key_matters(phantoms, convert, tmp_path, lake):
     inputs = (phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv")
     raw = b"".join(path.read_bytes() for path in lake.iterdir() if path.is_file())
     assert b"PHANTOM" not in raw and b"Phantom^" not in raw
-    kept, hashed = tmp_path / "kept" / "1.0.0", tmp_path / "hashed" / "1.0.0"
-    convert(*inputs, kept, "--deidentify=keep")
-    assert all(record["patient"].startswith(b"PHANTOM-") for record in lakes.records(kept))
+    plain, hashed = tmp_path / "kept" / "1.0.0", tmp_path / "hashed" / "1.0.0"
+    convert(*inputs, plain, "--deidentify=keep")
+    assert all(record["patient"].startswith(b"PHANTOM-") for record in lakes.records(plain))
     other_key = tmp_path / "other.key"
     other_key.write_bytes(bytes(range(1, 33)))
     convert(*inputs, hashed, f"--deidentify_key_file={other_key}", "--image_id=hash")
@@ -209,9 +213,9 @@ def test_unlabelled_images_and_class_labels(phantoms, convert, tmp_path):
     )
     output = tmp_path / "x" / "1.0.0"
     manifest = convert(phantoms / "dicom" / "*.dcm", csv_path, output, "--unlabelled=keep")
-    found = {record["image_id"].decode(): record for record in lakes.records(output)}
-    assert [found[name]["label"] for name in names] == [0, 1] * 15 + [-1] * 10
-    assert {(record["has_mask"], record["lesion_px"]) for record in found.values()} == {(0, -1)}
+    converted = {record["image_id"].decode(): record for record in lakes.records(output)}
+    assert [converted[name]["label"] for name in names] == [0, 1] * 15 + [-1] * 10
+    assert {(record["has_mask"], record["lesion_px"]) for record in converted.values()} == {(0, -1)}
     assert sum(split["unknown"] for split in manifest["counts"]["splits"].values()) == 10
 
 
@@ -303,15 +307,15 @@ def test_the_command_line_prints_a_table(phantoms, tmp_path, key_file):
         "DirectRunner",
         f"--deidentify_key_file={key_file}",
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "beam.convert", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "records         40" in done.stdout and "images/s" in done.stdout
-    assert "40 of 40 images (100%)" in done.stderr
+    assert "records         40" in process.stdout and "images/s" in process.stdout
+    assert "40 of 40 images (100%)" in process.stderr
 
 
 @pytest.mark.slow

@@ -50,8 +50,8 @@ def damaged(phantoms, tmp_path) -> tuple[Path, Path]:
         names = [path.stem, *(f"{path.stem}#{k:04d}" for k in range(rng.randrange(3)))]
         lines += [f"{name},{text}" for name in names if rng.random() < 0.8]
     for _ in range(150):
-        at = rng.randrange(1, len(lines))
-        name, _, text = lines[at].partition(",")
+        position = rng.randrange(1, len(lines))
+        name, _, text = lines[position].partition(",")
         values = (",", f",{text} x", ",9 99999999", ",-1", "", f",{text}")
         lines.append(name + rng.choice(values))
     labels = tmp_path / "labels.csv"

@@ -62,8 +62,8 @@ def test_only_missing_and_changed_shards_are_written_again(copied, convert, tmp_
     assert lakes.shards_of(output) == content
     assert {name for name in content if after[name] != before[name]} == {victim}
     lines = (copied / "train-rle.csv").read_text().splitlines()
-    at = next(n for n, text in enumerate(lines) if text.endswith("-1"))
-    lines[at] = lines[at].removesuffix("-1") + "5 3"
+    position = next(n for n, text in enumerate(lines) if text.endswith("-1"))
+    lines[position] = lines[position].removesuffix("-1") + "5 3"
     (copied / "train-rle.csv").write_text("\n".join(lines) + "\n")
     fresh = tmp_path / "fresh" / "phantoms" / "1.0.0"
     convert(*inputs(copied), output)
@@ -129,10 +129,10 @@ def test_a_full_disk_stops_the_job_and_the_lake_is_absent(phantoms, key_file, tm
         pytest.skip("mounting a small tmpfs needs root")
     output = mounted / "phantoms" / "1.0.0"
     try:
-        done = subprocess.run(command(phantoms, output, key_file), cwd=ROOT, capture_output=True)
-        error = done.stderr.decode().splitlines()
-        assert done.returncode == 1 and "No space left on device" in error[-1]
-        assert error[-1].startswith("failed: cannot write ") and b"Traceback" not in done.stderr
+        process = subprocess.run(command(phantoms, output, key_file), cwd=ROOT, capture_output=True)
+        error = process.stderr.decode().splitlines()
+        assert process.returncode == 1 and "No space left on device" in error[-1]
+        assert error[-1].startswith("failed: cannot write ") and b"Traceback" not in process.stderr
         assert not (output / "manifest.json").exists()
         subprocess.run(["mount", "-o", "remount,size=20m", str(mounted)], check=True)
         subprocess.run(command(phantoms, output, key_file), cwd=ROOT, check=True)
