@@ -1,5 +1,5 @@
-"""--estimate of the phantoms against the lake that the real job makes of them; it must not open more
-files than --sample, nor write one."""
+"""--estimate of the phantoms against the lake that the real job makes of them. It must open no more
+files than --sample says, and write none."""
 
 import contextlib
 import json
