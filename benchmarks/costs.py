@@ -86,7 +86,7 @@ def jpeg_lossless(dataset: pydicom.Dataset, path: Path) -> pydicom.Dataset:
 def levels_of(data: bytes, header: Header) -> np.ndarray:
     parsed = elements.read(data, dicom.SCAN_TAGS)
     values = frames.decoded(parsed.elements, parsed.syntax, header)
-    return grey.from_values(values, parsed.elements, header.bits, False, False, False).levels
+    return grey.from_values(values, parsed.elements, False, False).levels
 
 
 def report_codings(folder: Path) -> dict[str, np.ndarray]:

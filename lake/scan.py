@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from lake import Packed
+from lake import Packed, Reject
 
 # Bounds on what one file may cost; a file beyond them is a reject, `too-large`.
 MAX_FILE_BYTES = 2**30
@@ -20,6 +20,13 @@ def stable_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
+def check_pixels(height: int, width: int) -> None:
+    """Raise Reject for an image of more than MAX_PIXELS."""
+    if height * width > MAX_PIXELS:
+        message = f"{height} x {width} pixels, expected at most {MAX_PIXELS:,} in all"
+        raise Reject("too-large", f"{message}; leave it out")
+
+
 @dataclass(frozen=True)
 class Geometry(Packed):
     """Where the voxels of a volume, or of one slice of it, lie in the patient, in ITK's terms."""
@@ -27,9 +34,8 @@ class Geometry(Packed):
     slices: int
     origin_mm: tuple[float, float, float]  # world x, y, z of the first voxel's centre
     spacing_mm: tuple[float, float, float]  # along columns (x), rows (y), slices (z) of the array
-    direction: tuple[
-        float, ...
-    ]  # 9 cosines, row-major: world = origin + direction @ (spacing * index)
+    # 9 cosines, row-major: world = origin + direction @ (spacing * index)
+    direction: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,16 @@ class Header(Packed):
     path: str
     size: int  # bytes of the file
     image_id: str
-    patient: str  # as in the file, until a record is made
-    study: str
-    series: str
     height: int
     width: int
     bits: int  # stored per pixel
-    view: str
-    sex: str
-    age: int
-    modality: str
+    patient: str = ""  # as in the file, until a record is made
+    study: str = ""
+    series: str = ""
+    view: str = ""
+    sex: str = ""
+    age: int = -1  # years; -1: unknown
+    modality: str = ""
     frame: int = 0  # of a multi-frame file, or slice of a volume
     geometry: Geometry | None = None  # of a volume or of one of its slices
 

@@ -59,20 +59,16 @@ def _is_sound(segments: list[tuple[int, bytes]], height: int, width: int) -> boo
     A damaged scan is noise in the picture, but a damaged table stops a training run months later.
     This check takes 0.02 ms; decoding would take 0.3.
     """
-    quantisation, huffman, frames = set(), set(), []
+    readers = {0xDB: _quantisation_tables, 0xC4: _huffman_tables}
+    tables, frames = {marker: set() for marker in readers}, []
     for marker, segment in segments:
         if marker == 0xC0:
             frames.append(segment)
-        elif marker == 0xDB:
-            tables = _quantisation_tables(segment)
-            if not tables:
+        elif marker in readers:
+            numbers = readers[marker](segment)
+            if not numbers:
                 return False
-            quantisation |= tables
-        elif marker == 0xC4:
-            tables = _huffman_tables(segment)
-            if not tables:
-                return False
-            huffman |= tables
+            tables[marker] |= numbers
         elif marker == 0xDD and len(segment) != 6:  # restart interval
             return False
     if len(frames) != 1 or len(frames[0]) != 13 or len(segments[-1][1]) != 10:
@@ -83,9 +79,9 @@ def _is_sound(segments: list[tuple[int, bytes]], height: int, width: int) -> boo
         shape == struct.pack(">BHHB", 8, height, width, 1)
         and 1 <= sampling >> 4 <= 4
         and 1 <= sampling & 15 <= 4  # has no meaning with one component
-        and table in quantisation
+        and table in tables[0xDB]
         and (count, scanned, spectrum) == (1, component, [0, 63, 0])
-        and {selectors >> 4, 0x10 | selectors & 15} <= huffman  # DC, AC
+        and {selectors >> 4, 0x10 | selectors & 15} <= tables[0xC4]  # DC, AC
     )
 
 
@@ -153,9 +149,7 @@ def check_claims(frame: bytes, height: int, width: int, samples: int) -> None:
 def claimed_shape(frame: bytes) -> tuple[int, int, int] | None:
     """Return (height, width, samples) of the frame header of a JPEG, JPEG-LS or JPEG 2000
     codestream; None without one."""
-    start = frame.find(
-        J2K_START, 0, 4096
-    )  # may follow the boxes of a JP2 file, against the standard
+    start = frame.find(J2K_START, 0, 4096)  # may follow a JP2 file's boxes, against the standard
     if start >= 0:
         if len(frame) < start + 42:
             return None
@@ -163,9 +157,7 @@ def claimed_shape(frame: bytes) -> tuple[int, int, int] | None:
         return bottom - top, right - left, struct.unpack_from(">H", frame, start + 40)[0]
     position = 2
     while position + 10 <= len(frame):
-        if (
-            frame[position] != 0xFF or frame[position + 1] == 0xFF
-        ):  # garbage between segments, or fill bytes
+        if frame[position] != 0xFF or frame[position + 1] == 0xFF:  # garbage, or a fill byte
             position += 1
         elif frame[position + 1] in FRAME_HEADERS:
             return struct.unpack_from(">HHB", frame, position + 5)

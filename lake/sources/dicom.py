@@ -1,8 +1,8 @@
 """DICOM files: their bytes become one Header per frame, and the Scan of one frame.
 
 The codestream of a grey 8-bit JPEG-Baseline image is stored as it is. Everything else is decoded
-with pydicom and becomes grey levels, where larger is brighter. `attributes` are elements by tag,
-{tag: Element}. A file that cannot become an image is a Reject:
+with pydicom and becomes grey levels, where larger is brighter. A file that cannot become an image
+is a Reject:
 
 not-dicom           no DICM prefix, and no image data set without one
 unreadable-header   elements that contradict the format, or the file ends inside them
@@ -24,47 +24,15 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom import uid
 
-from lake import Reject
-from lake.scan import (
-    FRAME_BITS,
-    MAX_FILE_BYTES,
-    MAX_PIXELS,
-    Coding,
-    Header,
-    Scan,
-    Storage,
-    frame_id,
-)
+from lake import Reject, scan
+from lake.scan import FRAME_BITS, MAX_FILE_BYTES, Coding, Header, Scan, Storage, frame_id
 from lake.sources import elements, frames, grey, pixels, vocabulary
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
-from lake.sources.elements import PIXEL_DATA, Element, numbers, text, whole_number
-from lake.sources.frames import (
-    BITS_ALLOCATED,
-    BITS_STORED,
-    COLUMNS,
-    FRAMES,
-    PALETTE,
-    PHOTOMETRIC,
-    ROWS,
-    SAMPLES,
-    SIGNED,
-)
+from lake.sources.elements import PIXEL_DATA, Attributes, numbers, text, whole_number
+from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, FRAMES, PHOTOMETRIC, ROWS
 
 SOP_UID, MODALITY, STUDY_UID, SERIES_UID = 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
 PATIENT_ID, SEX, AGE, VIEW = 0x00100020, 0x00100040, 0x00101010, 0x00185101
@@ -72,7 +40,7 @@ PIXEL_SPACING, IMAGER_SPACING, POSITION = 0x00280030, 0x00181164, 0x00200032
 HEADER_TAGS = frozenset(
     (
         *(SOP_UID, MODALITY, STUDY_UID, SERIES_UID, PATIENT_ID, SEX, AGE, VIEW),
-        *(FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, PHOTOMETRIC, PALETTE),
+        *(FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, PHOTOMETRIC, frames.PALETTE),
         grey.MODALITY_LUTS,
     )
 )
@@ -81,12 +49,12 @@ SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
 HEADER_BYTES = (2**16, 2**20, 2**26)
 # Families of transfer syntaxes with like costs of decoding; any other is `uncompressed`.
 CODINGS = {
-    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "jpeg"),
-    **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), "jpeg-lossless"),
-    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "jpeg-ls"),
-    **dict.fromkeys((JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL), "jpeg-2000"),
-    **dict.fromkeys((JPEG2000, HTJ2K), "jpeg-2000-lossy"),
-    RLELossless: "rle",
+    **dict.fromkeys((uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit), "jpeg"),
+    **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), "jpeg-lossless"),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "jpeg-ls"),
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL), "jpeg-2000"),
+    **dict.fromkeys((uid.JPEG2000, uid.HTJ2K), "jpeg-2000-lossy"),
+    uid.RLELossless: "rle",
 }
 COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 
@@ -122,17 +90,15 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
         attributes = frames.frame_attributes(parsed.elements, header.frame, SCAN_TAGS)
         num_bytes = max(header.size - parsed.end, 0) // (whole_number(attributes, FRAMES) or 1)
         is_kept = _is_storable_unchanged(attributes, parsed.syntax, header, storage)
-        channels = whole_number(attributes, SAMPLES) or 1
+        channels = whole_number(attributes, frames.SAMPLES) or 1
     return Coding(CODINGS.get(parsed.syntax, "uncompressed"), num_bytes, is_kept, channels)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     """Return the frame `header` of a file as a lake stores it; raises Reject."""
-    if len(data) > MAX_FILE_BYTES:
-        raise Reject(
-            "too-large", f"{header.path}: {len(data)} bytes, expected at most {MAX_FILE_BYTES}"
-        )
     with broken_is("undecodable", header.path):
+        if len(data) > MAX_FILE_BYTES:
+            raise Reject("too-large", f"{len(data):,} bytes, expected at most {MAX_FILE_BYTES:,}")
         parsed = elements.read(data, SCAN_TAGS)
         attributes = frames.frame_attributes(parsed.elements, header.frame, SCAN_TAGS)
         if PIXEL_DATA not in attributes:
@@ -179,35 +145,25 @@ def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.D
     raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data: not an image; leave it out")
 
 
-def _header(attributes: dict[int, Element], path: str, size: int, image_id_from: str) -> Header:
-    height, width, bits = (
-        whole_number(attributes, ROWS),
-        whole_number(attributes, COLUMNS),
-        _bits(attributes),
-    )
+def _header(attributes: Attributes, path: str, size: int, image_id_from: str) -> Header:
+    height, width = whole_number(attributes, ROWS), whole_number(attributes, COLUMNS)
+    bits = _bits(attributes)
     if not (height > 0 and width > 0 and bits > 0):
         raise Reject("no-pixels", "no Rows, Columns and Bits Stored: not an image; leave it out")
-    if height * width > MAX_PIXELS:
-        raise Reject(
-            "too-large", f"{height} x {width} pixels, expected at most {MAX_PIXELS}; leave it out"
-        )
+    scan.check_pixels(height, width)
     if bits > 16:
         raise Reject("too-many-bits", f"{bits} bits per pixel, expected at most 16; leave it out")
-    uid = text(attributes, SOP_UID)
-    if image_id_from == "uid" and not uid:
+    sop_uid = text(attributes, SOP_UID)
+    if image_id_from == "uid" and not sop_uid:
         raise Reject(
             "no-uid", "no (0008,0018) SOP Instance UID to take the image id from; use file names"
         )
+    image_id = sop_uid if image_id_from == "uid" else file_stem(path)
     return Header(
-        path=path,
-        size=size,
-        image_id=uid if image_id_from == "uid" else file_stem(path),
+        *(path, size, image_id, height, width, bits),
         patient=text(attributes, PATIENT_ID),
         study=text(attributes, STUDY_UID),
         series=text(attributes, SERIES_UID),
-        height=height,
-        width=width,
-        bits=bits,
         view=vocabulary.word_of(vocabulary.VIEWS, text(attributes, VIEW)),
         sex=vocabulary.word_of(vocabulary.SEXES, text(attributes, SEX)),
         age=vocabulary.age_years(text(attributes, AGE)),
@@ -215,19 +171,19 @@ def _header(attributes: dict[int, Element], path: str, size: int, image_id_from:
     )
 
 
-def _bits(attributes: dict[int, Element]) -> int:
+def _bits(attributes: Attributes) -> int:
     """Return the bits of a grey level: those of the palette or Modality LUT, if the file has
     one."""
     if text(attributes, PHOTOMETRIC) == "PALETTE COLOR":
-        return int((numbers(attributes, PALETTE) or [0, 0, 0])[-1])
-    table = grey.modality_table(attributes) if grey.MODALITY_LUTS in attributes else None
+        return int((numbers(attributes, frames.PALETTE) or [0, 0, 0])[-1])
+    table = grey.lookup_table(attributes, grey.MODALITY_LUTS)
     if table:
         return table.bits
     return whole_number(attributes, BITS_STORED) or whole_number(attributes, BITS_ALLOCATED)
 
 
 def _kept_jpeg(
-    attributes: dict[int, Element], syntax: str, header: Header, storage: Storage
+    attributes: Attributes, syntax: str, header: Header, storage: Storage
 ) -> bytes | None:
     """Return the file's own JPEG where a lake may store it unchanged, else None."""
     if not _is_storable_unchanged(attributes, syntax, header, storage):
@@ -238,50 +194,36 @@ def _kept_jpeg(
 
 
 def _is_storable_unchanged(
-    attributes: dict[int, Element], syntax: str, header: Header, storage: Storage
+    attributes: Attributes, syntax: str, header: Header, storage: Storage
 ) -> bool:
     """Return whether a lake may store the JPEG unchanged, as far as the DICOM header tells."""
-    height, width = header.height, header.width
     return (
-        syntax == JPEGBaseline8Bit
-        and storage.bits == 8
-        and not storage.clahe
+        syntax == uid.JPEGBaseline8Bit
+        and pixels.is_stored_unchanged(8, header.height, header.width, storage)
         and text(attributes, PHOTOMETRIC) == "MONOCHROME2"
         and whole_number(attributes, BITS_STORED) == 8
-        and not whole_number(attributes, SIGNED)
-        and pixels.shrunk_size(height, width, storage.max_side) == (height, width)
+        and not whole_number(attributes, frames.SIGNED)
         and grey.MODALITY_LUTS not in attributes
         and grey.rescale(attributes)[0] > 0
         and not (storage.window == "default" and grey.has_curve(attributes))
     )
 
 
-def _kept_scan(
-    jpeg: bytes, attributes: dict[int, Element], header: Header, storage: Storage
-) -> Scan:
+def _kept_scan(jpeg: bytes, attributes: Attributes, header: Header, storage: Storage) -> Scan:
     """Return the Scan of a JPEG that is stored unchanged."""
     rescale = grey.rescale(attributes)
     window = grey.window(attributes, *rescale, whole=(0.0, 255.0))
     if storage.window != "default":
         decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
         window = pixels.view(storage.window, window, rescale, decoded)
-    return Scan(
-        image=jpeg,
-        encoding="jpeg-kept",
-        height=header.height,
-        width=header.width,
-        pixel_spacing_mm=_spacing_mm(attributes),
-        rescale=rescale,
-        window=window,
-        slice_mm=_slice_mm(attributes),
-    )
+    size, spacing_mm = (header.height, header.width), _spacing_mm(attributes)
+    return Scan(jpeg, "jpeg-kept", *size, spacing_mm, rescale, window, _slice_mm(attributes))
 
 
-def _grey(
-    attributes: dict[int, Element], syntax: str, header: Header, storage: Storage
-) -> grey.Grey:
+def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage) -> grey.Grey:
     """Decode the frame into grey levels."""
-    photometric, samples = text(attributes, PHOTOMETRIC), whole_number(attributes, SAMPLES) or 1
+    photometric = text(attributes, PHOTOMETRIC)
+    samples = whole_number(attributes, frames.SAMPLES) or 1
     is_grey = photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") and samples == 1
     if not is_grey and not (photometric in COLOURS and samples == 3):
         raise Reject(
@@ -293,23 +235,17 @@ def _grey(
     values = frames.decoded(attributes, syntax, header)  # [H, W] or [H, W, 3]
     if values.ndim == 3:
         return grey.from_colour(values, header.bits)
-    return grey.from_values(
-        values,
-        attributes,
-        bits=whole_number(attributes, BITS_STORED),
-        is_signed=whole_number(attributes, SIGNED) == 1,
-        is_monochrome1=photometric == "MONOCHROME1",
-        is_presented=storage.window == "default",
-    )
+    is_presented = storage.window == "default"
+    return grey.from_values(values, attributes, photometric == "MONOCHROME1", is_presented)
 
 
-def _spacing_mm(attributes: dict[int, Element]) -> tuple[float, float]:
+def _spacing_mm(attributes: Attributes) -> tuple[float, float]:
     spacing = numbers(attributes, PIXEL_SPACING) or numbers(attributes, IMAGER_SPACING)
     is_sound = len(spacing) == 2 and all(0 < mm <= grey.LARGEST for mm in spacing)
     return (spacing[0], spacing[1]) if is_sound else (0.0, 0.0)
 
 
-def _slice_mm(attributes: dict[int, Element]) -> float:
+def _slice_mm(attributes: Attributes) -> float:
     position = numbers(attributes, POSITION)
     is_sound = len(position) == 3 and abs(position[2]) <= grey.LARGEST
     return position[2] if is_sound else math.nan

@@ -10,13 +10,8 @@ import zlib
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from pydicom import uid
 from pydicom.datadict import dictionary_VR
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
 
 from lake import Reject
 from lake.scan import MAX_FILE_BYTES
@@ -49,6 +44,9 @@ class Element(NamedTuple):
         return self.data[self.start : self.end]
 
 
+Attributes = dict[int, Element]  # by tag
+
+
 class Malformed(ValueError):
     """The elements contradict the format. The message quotes no value, which could be a name."""
 
@@ -60,7 +58,7 @@ class Cut(Malformed):
 class DataSet(NamedTuple):
     """The requested elements, and where and how the walk over the data set ended."""
 
-    elements: dict[int, Element]
+    elements: Attributes
     pixel_tag: int | None  # the tag of the pixel data; None: the data ended before it
     end: int  # byte position: before the pixel data, or behind it where its tag was requested
     syntax: str  # transfer syntax
@@ -82,42 +80,39 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
     if data[position : position + 2] == b"\x02\x00":
         meta, position, _ = _walk(data, position, "<", (TRANSFER_SYNTAX,), last_group=2)
         syntax = text(meta, TRANSFER_SYNTAX)
-    if syntax == DeflatedExplicitVRLittleEndian:
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
         data, is_whole = _inflated(data[position:], inflated_bytes)
-        position, syntax = 0, ExplicitVRLittleEndian
+        position, syntax = 0, uid.ExplicitVRLittleEndian
     syntax = syntax or _guessed_syntax(data[position : position + 6])
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
     elements, end, pixel_tag = _walk(data, position, order, tags)
     if pixel_tag is None and not is_whole:
         raise Cut("the deflated data ends before the pixel data")
     return DataSet(elements, pixel_tag, end, str(syntax), has_prefix)
 
 
-def item(elements: dict[int, Element], tag: int, index: int, tags: Collection[int]) -> dict:
+def item(elements: Attributes, tag: int, index: int, tags: Collection[int]) -> dict:
     """Return the elements `tags` of item `index` of the sequence `tag`; {} without such an item."""
     sequence = elements.get(tag)
     if sequence is None:
         return {}
-    data, position, budget = sequence.data, sequence.start, iter(range(MAX_ELEMENTS))
+    data, position, order = sequence.data, sequence.start, sequence.order
+    budget = iter(range(MAX_ELEMENTS))
     for number in range(index + 1):
         if position + 8 > sequence.end:
             break
-        group, element, length = struct.unpack_from(sequence.order + "HHL", data, position)
+        group, element, length = struct.unpack_from(order + "HHL", data, position)
         if group << 16 | element != ITEM:
             break
         if number == index:
             end = sequence.end if length == UNDEFINED else min(position + 8 + length, sequence.end)
-            return _walk(data, position + 8, sequence.order, tags, end=end)[0]
-        position += 8
-        position = (
-            _closed(data, position, sequence.order, budget)
-            if length == UNDEFINED
-            else position + length
-        )
+            return _walk(data, position + 8, order, tags, end=end)[0]
+        is_open, position = length == UNDEFINED, position + 8
+        position = _closed(data, position, order, budget) if is_open else position + length
     return {}
 
 
-def text(elements: dict[int, Element], tag: int) -> str:
+def text(elements: Attributes, tag: int) -> str:
     """Return the value as text without its padding; "" where the element is absent."""
     element = elements.get(tag)
     if element is None:
@@ -128,7 +123,7 @@ def text(elements: dict[int, Element], tag: int) -> str:
     return element.value.decode("utf-8", "backslashreplace").strip(" \0")
 
 
-def numbers(elements: dict[int, Element], tag: int) -> list[float]:
+def numbers(elements: Attributes, tag: int) -> list[float]:
     """Return the values of a numeric element, binary or decimal text; [] where it is absent."""
     element = elements.get(tag)
     if element is None:
@@ -145,7 +140,7 @@ def numbers(elements: dict[int, Element], tag: int) -> list[float]:
     return list(struct.unpack_from(f"{element.order}{count}{kind}", element.data, element.start))
 
 
-def whole_number(elements: dict[int, Element], tag: int) -> int:
+def whole_number(elements: Attributes, tag: int) -> int:
     """Return the single value of a numeric element as an int; 0 where it is absent."""
     values = numbers(elements, tag)
     if len(values) > 1:
@@ -165,7 +160,7 @@ def _walk(
     tags: Collection[int],
     end: int | None = None,
     last_group: int = 0x7FE0,
-) -> tuple[dict[int, Element], int, int | None]:
+) -> tuple[Attributes, int, int | None]:
     """Return (the elements `tags`, where the walk ended, the tag of the pixel data or None).
 
     The walk goes from element to element by their lengths and ends at the pixel data, at `end`, or
@@ -249,5 +244,5 @@ def _inflated(data: bytes, limit: int | None) -> tuple[bytes, bool]:
 def _guessed_syntax(start: bytes) -> str:
     """Guess the uncompressed transfer syntax of a data set from its first six bytes."""
     if not (start[4:6].isalpha() and start[4:6].isupper()):
-        return ImplicitVRLittleEndian
-    return ExplicitVRBigEndian if start[:1] == b"\0" else ExplicitVRLittleEndian
+        return uid.ImplicitVRLittleEndian
+    return uid.ExplicitVRBigEndian if start[:1] == b"\0" else uid.ExplicitVRLittleEndian

@@ -1,7 +1,6 @@
 """One frame of a DICOM file: its attributes, its encoded bytes, its decoded pixels.
 
-`attributes` are the elements of a data set by tag, {tag: Element}. A frame is only decoded once its
-codestream is known to expand to the size that the header states.
+A frame is only decoded once its codestream is known to expand to the size that the header states.
 """
 
 import struct
@@ -18,7 +17,7 @@ from pydicom.uid import UID, RLELossless
 from lake import Reject
 from lake.scan import Header
 from lake.sources import codestream, elements
-from lake.sources.elements import PIXEL_DATA, Element, text, whole_number
+from lake.sources.elements import PIXEL_DATA, Attributes, Element, text, whole_number
 
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS = 0x00280002, 0x00280004, 0x00280008, 0x00280010
 COLUMNS, BITS_ALLOCATED, BITS_STORED, SIGNED = 0x00280011, 0x00280100, 0x00280101, 0x00280103
@@ -41,9 +40,7 @@ TAGS = DECODED_TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_L
 ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
-def frame_attributes(
-    attributes: dict[int, Element], frame: int, tags: frozenset[int]
-) -> dict[int, Element]:
+def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -> Attributes:
     """Return the attributes of one frame: its functional groups override those of the data set."""
     merged = dict(attributes)
     for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
@@ -53,7 +50,7 @@ def frame_attributes(
     return merged
 
 
-def only_fragment(attributes: dict[int, Element]) -> memoryview | None:
+def only_fragment(attributes: Attributes) -> memoryview | None:
     """Return the fragment of encapsulated pixel data that has a single one, not copied; else
     None."""
     data = attributes[PIXEL_DATA]
@@ -71,20 +68,19 @@ def only_fragment(attributes: dict[int, Element]) -> memoryview | None:
     return view[table_end + 8 : end] if is_last else None
 
 
-def encoded(attributes: dict[int, Element], frame: int) -> bytes:
+def encoded(attributes: Attributes, frame: int) -> bytes:
     """Return the codestream of one frame of encapsulated pixel data."""
-    offsets = [
-        attributes[tag].value for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS) if tag in attributes
-    ]
+    tags = (EXTENDED_OFFSETS, EXTENDED_LENGTHS)
+    offsets = tuple(attributes[tag].value for tag in tags if tag in attributes)
     return get_frame(
         attributes[PIXEL_DATA].value,
         frame,
         number_of_frames=whole_number(attributes, FRAMES) or 1,
-        extended_offsets=tuple(offsets) if len(offsets) == 2 and all(offsets) else None,
+        extended_offsets=offsets if len(offsets) == 2 and all(offsets) else None,
     )
 
 
-def decoded(attributes: dict[int, Element], syntax: str, header: Header) -> np.ndarray:
+def decoded(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
     """Decode a frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes."""
     uid = UID(syntax)
     try:
@@ -105,9 +101,7 @@ def decoded(attributes: dict[int, Element], syntax: str, header: Header) -> np.n
     return _in_bits(apply_color_lut(pixels, dataset)[..., :3], header.bits)
 
 
-def _check_expansion(
-    frame: bytes, uid: UID, header: Header, attributes: dict[int, Element]
-) -> None:
+def _check_expansion(frame: bytes, uid: UID, header: Header, attributes: Attributes) -> None:
     """Raise Reject unless the frame will decode to the size that the header states."""
     samples = whole_number(attributes, SAMPLES) or 1
     if uid == RLELossless:
@@ -117,15 +111,11 @@ def _check_expansion(
         codestream.check_claims(frame, header.height, header.width, samples)
 
 
-def _image_pixel_module(attributes: dict[int, Element], uid: UID) -> Dataset:
+def _image_pixel_module(attributes: Attributes, uid: UID) -> Dataset:
     """Return the attributes as the data set that pydicom's decoders take."""
     is_little = attributes[ROWS].order == "<"
-    dataset = Dataset(
-        {
-            tag: _raw(tag, attributes[tag])
-            for tag in sorted(map(BaseTag, DECODED_TAGS & attributes.keys()))
-        }
-    )
+    tags = sorted(map(BaseTag, DECODED_TAGS & attributes.keys()))
+    dataset = Dataset({tag: _raw(tag, attributes[tag]) for tag in tags})
     dataset.set_original_encoding(attributes[ROWS].vr is None, is_little)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid
@@ -133,13 +123,11 @@ def _image_pixel_module(attributes: dict[int, Element], uid: UID) -> Dataset:
 
 
 def _raw(tag: BaseTag, element: Element) -> RawDataElement:
+    vr = element.vr.decode() if element.vr else None
     return RawDataElement(
-        tag=tag,
-        VR=element.vr.decode() if element.vr else None,
-        length=element.end - element.start,
-        value=element.value,
+        *(tag, vr, element.end - element.start, element.value),
         value_tell=0,
-        is_implicit_VR=element.vr is None,
+        is_implicit_VR=vr is None,
         is_little_endian=element.order == "<",
     )
 

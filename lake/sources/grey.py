@@ -1,8 +1,5 @@
 """Decoded DICOM pixels become grey levels: whole numbers 0 ... highest, larger is brighter, with
-their rescale and window.
-
-`attributes` are the elements of a frame by tag, {tag: Element}.
-"""
+their rescale and window."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from lake.sources import elements
-from lake.sources.elements import Element
+from lake.sources.elements import Attributes
+from lake.sources.frames import BITS_STORED, SIGNED
 
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x00281052, 0x00281053
 WINDOW_CENTER, WINDOW_WIDTH, VOI_FUNCTION = 0x00281050, 0x00281051, 0x00281056
@@ -49,12 +47,7 @@ class Table(NamedTuple):
 
 
 def from_values(
-    values: np.ndarray,
-    attributes: dict[int, Element],
-    bits: int,
-    is_signed: bool,
-    is_monochrome1: bool,
-    is_presented: bool,
+    values: np.ndarray, attributes: Attributes, is_monochrome1: bool, is_presented: bool
 ) -> Grey:
     """Return the grey levels of stored values [H, W].
 
@@ -63,13 +56,14 @@ def from_values(
     level. Only MONOCHROME1 inverts the levels: Presentation LUT Shape INVERSE accompanies it
     (PS3.3 C.8.11.3) and must not invert them a second time.
     """
-    table = modality_table(attributes)
+    table = lookup_table(attributes, MODALITY_LUTS)
+    bits, is_signed = (elements.whole_number(attributes, tag) for tag in (BITS_STORED, SIGNED))
     if table:
         values, bits, lowest = look_up(values, table), table.bits, 0
         slope, intercept = 1.0, 0.0
     else:
         slope, intercept = rescale(attributes)
-        lowest = -(2 ** (bits - 1)) if is_signed else 0
+        lowest = -(2 ** (bits - 1)) if is_signed == 1 else 0
     highest = 2**bits - 1
     levels = np.clip(values.astype(np.int32) - lowest, 0, highest)
     intercept += slope * lowest
@@ -97,16 +91,16 @@ def from_colour(pixels: np.ndarray, bits: int) -> Grey:
     return Grey(np.minimum(levels, highest), highest, (1.0, 0.0), (0.0, float(highest)))
 
 
-def rescale(attributes: dict[int, Element]) -> tuple[float, float]:
+def rescale(attributes: Attributes) -> tuple[float, float]:
     """Return (slope, intercept) of the file; (1, 0) where they are absent or nonsense."""
-    slope = first(elements.numbers(attributes, RESCALE_SLOPE), 1.0)
-    intercept = first(elements.numbers(attributes, RESCALE_INTERCEPT), 0.0)
+    slope = first_number(attributes, RESCALE_SLOPE, 1.0)
+    intercept = first_number(attributes, RESCALE_INTERCEPT, 0.0)
     is_sound = 1 / LARGEST <= abs(slope) <= LARGEST and abs(intercept) <= LARGEST
     return (slope, intercept) if is_sound else (1.0, 0.0)
 
 
 def window(
-    attributes: dict[int, Element], slope: float, intercept: float, whole: tuple[float, float]
+    attributes: Attributes, slope: float, intercept: float, whole: tuple[float, float]
 ) -> tuple[float, float]:
     """Return (low, high) in levels of the file's first window (PS3.3 C.11.2.1.2, C.11.2.1.3.2).
 
@@ -114,8 +108,7 @@ def window(
     is a threshold. LINEAR of a smaller width, which the standard forbids, is written by devices
     whose units are much larger than 1, and is read as LINEAR_EXACT.
     """
-    center = first(elements.numbers(attributes, WINDOW_CENTER), math.nan)
-    width = first(elements.numbers(attributes, WINDOW_WIDTH), math.nan)
+    center, width = (first_number(attributes, tag) for tag in (WINDOW_CENTER, WINDOW_WIDTH))
     if elements.text(attributes, VOI_FUNCTION) != "LINEAR_EXACT" and width >= 1:
         center, width = center - 0.5, max(width - 1, LINEAR_WIDTH)
     low, high = sorted((center + side * width / 2 - intercept) / slope for side in (-1, 1))
@@ -123,18 +116,16 @@ def window(
     return (low, high) if is_bounded and np.float32(low) < np.float32(high) else whole
 
 
-def has_curve(attributes: dict[int, Element]) -> bool:
+def has_curve(attributes: Attributes) -> bool:
     """Return whether the file's default view is a curve, a VOI LUT or a sigmoid, not a window."""
-    if _table(attributes, VOI_LUTS):
+    if lookup_table(attributes, VOI_LUTS):
         return True
     return elements.text(attributes, VOI_FUNCTION) == "SIGMOID" and len(_sigmoid(attributes)) == 2
 
 
-def presentation(
-    values: np.ndarray, attributes: dict[int, Element], bits: int
-) -> tuple[np.ndarray, int]:
+def presentation(values: np.ndarray, attributes: Attributes, bits: int) -> tuple[np.ndarray, int]:
     """Map modality values [H, W] of `bits` bits through the file's curve: (levels, highest)."""
-    table = _table(attributes, VOI_LUTS)
+    table = lookup_table(attributes, VOI_LUTS)
     if table is None:
         (center, width), highest = _sigmoid(attributes), 2**bits - 1  # PS3.3 C.11.2.1.3.1
         exponent = np.clip(-4 * (values - center) / width, -700, 700)  # exp within float64
@@ -145,30 +136,25 @@ def presentation(
     return levels, highest
 
 
-def modality_table(attributes: dict[int, Element]) -> Table | None:
-    """Return the file's Modality LUT, None without one."""
-    return _table(attributes, MODALITY_LUTS)
-
-
 def look_up(values: np.ndarray, table: Table) -> np.ndarray:
     """Return the outputs of values; values outside the table take its first or last output."""
     places = np.clip(values - float(table.first), 0, len(table.outputs) - 1)
     return table.outputs[places.astype(np.int32)]
 
 
-def first(values: list[float], default: float) -> float:
-    return values[0] if values else default
+def first_number(attributes: Attributes, tag: int, default: float = math.nan) -> float:
+    """Return the first value of a numeric element."""
+    return (elements.numbers(attributes, tag) or [default])[0]
 
 
-def _sigmoid(attributes: dict[int, Element]) -> tuple[float, ...]:
+def _sigmoid(attributes: Attributes) -> tuple[float, ...]:
     """Return (center, width) of the sigmoid where both are sound, else ()."""
-    center = first(elements.numbers(attributes, WINDOW_CENTER), math.nan)
-    width = first(elements.numbers(attributes, WINDOW_WIDTH), math.nan)
+    center, width = (first_number(attributes, tag) for tag in (WINDOW_CENTER, WINDOW_WIDTH))
     is_sound = math.isfinite(center) and math.isfinite(width) and width > 0
     return (center, width) if is_sound else ()
 
 
-def _table(attributes: dict[int, Element], tag: int) -> Table | None:
+def lookup_table(attributes: Attributes, tag: int) -> Table | None:
     """Return the first table of the sequence `tag` (PS3.3 C.11.1.1), None without one."""
     lut = elements.item(attributes, tag, 0, (LUT_DESCRIPTOR, LUT_DATA))
     descriptor, data = elements.numbers(lut, LUT_DESCRIPTOR), lut.get(LUT_DATA)

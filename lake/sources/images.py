@@ -34,7 +34,7 @@ from PIL import (
 
 from lake import Reject
 from lake.labels import rle
-from lake.scan import MAX_PIXELS, Coding, Header, Scan, Storage
+from lake.scan import Coding, Header, Scan, Storage, check_pixels
 from lake.sources import pixels
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
@@ -71,23 +71,8 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
         width, height = image.size
         if _orientation(image) >= 5:
             height, width = width, height
-    return [
-        Header(
-            path=path,
-            size=size,
-            image_id=file_stem(path),
-            patient="",
-            study="",
-            series="",
-            height=height,
-            width=width,
-            bits=16 if image.mode.startswith("I") else 8,
-            view="",
-            sex="",
-            age=-1,
-            modality="",
-        )
-    ]
+    bits = 16 if image.mode.startswith("I") else 8
+    return [Header(path, size, file_stem(path), height, width, bits)]
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
@@ -112,15 +97,9 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
         rescale, window, spacing_mm = (1.0, 0.0), (0.0, float(highest)), (0.0, 0.0)
         if bare is None:
             return pixels.store(levels, highest, rescale, window, spacing_mm, storage)
-        return Scan(
-            image=bare,
-            encoding="png" if image.format == "PNG" else "jpeg-kept",
-            height=header.height,
-            width=header.width,
-            pixel_spacing_mm=spacing_mm,
-            rescale=rescale,
-            window=pixels.view(storage.window, window, rescale, levels),
-        )
+        encoding = "png" if image.format == "PNG" else "jpeg-kept"
+        window = pixels.view(storage.window, window, rescale, levels)
+        return Scan(bare, encoding, header.height, header.width, spacing_mm, rescale, window)
 
 
 def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
@@ -150,11 +129,7 @@ def _opened(file: BinaryIO, openers: dict[bytes, Callable]) -> Image.Image:
     if opener is None:
         raise Reject("not-an-image", "its first bytes are those of no known image format")
     image = opener(file, "")
-    width, height = image.size
-    if height * width > MAX_PIXELS:
-        raise Reject(
-            "too-large", f"{height} x {width} pixels, expected at most {MAX_PIXELS:,} in all"
-        )
+    check_pixels(image.height, image.width)
     if getattr(image, "is_animated", False):
         raise Reject("multi-frame", "several frames, pages or pictures, expected one")
     if image.format == "PNG" and start[24] == 16 and start[25] != 0:  # IHDR: depth, colour type
@@ -212,14 +187,9 @@ def _is_storable_unchanged(image: Image.Image, header: Header, storage: Storage)
 
     Colours, and data beside the pixels, are left to bare_png and bare_jpeg.
     """
-    height, width = header.height, header.width
-    return (
-        header.bits == storage.bits
-        and image.size == (width, height)
-        and _orientation(image) == 1
-        and not storage.clahe
-        and pixels.shrunk_size(height, width, storage.max_side) == (height, width)
-    )
+    is_upright = image.size == (header.width, header.height) and _orientation(image) == 1
+    size = (header.height, header.width)
+    return is_upright and pixels.is_stored_unchanged(header.bits, *size, storage)
 
 
 def _is_lesion(levels: np.ndarray) -> np.ndarray:

@@ -35,7 +35,9 @@ def region(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
     is_lung = np.array([False, *(lies_as_a_lung(box, hu.shape) for box in boxes)])
     lung = _dilated(is_lung[regions], DILATE_MM, spacing_mm)
     closed = lung | ~_dilated(~_dilated(lung, CLOSE_MM, spacing_mm), CLOSE_MM, spacing_mm)
-    return _filled(closed, spacing_mm)
+    holes, _ = ndimage.label(~closed)  # those small enough to be nodules are filled
+    areas_mm2 = np.bincount(holes.ravel()) * np.prod(spacing_mm)
+    return closed | (areas_mm2 < np.pi * LARGEST_NODULE_MM**2 / 4)[holes]
 
 
 def threshold(hu: np.ndarray) -> float:
@@ -65,10 +67,3 @@ def _dilated(mask: np.ndarray, by_mm: float, spacing_mm: tuple[float, float]) ->
     """Dilate by a square of side `by_mm`; its number of pixels is odd, so that nothing shifts."""
     size = [round(by_mm / mm) | 1 for mm in spacing_mm]
     return ndimage.maximum_filter(mask.astype(np.uint8), size) > 0
-
-
-def _filled(mask: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Fill the holes of the mask that are small enough to be nodules."""
-    holes, _ = ndimage.label(~mask)
-    areas_mm2 = np.bincount(holes.ravel()) * np.prod(spacing_mm)
-    return mask | (areas_mm2 < np.pi * LARGEST_NODULE_MM**2 / 4)[holes]

@@ -13,39 +13,26 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK
 
-from lake import Reject
+from lake import Reject, scan
 from lake.labels.nodules import axes
-from lake.scan import (
-    FRAME_BITS,
-    MAX_FILE_BYTES,
-    MAX_PIXELS,
-    Coding,
-    Geometry,
-    Header,
-    Scan,
-    Storage,
-)
+from lake.scan import Coding, Geometry, Header, Scan, Storage
 from lake.sources import dicom, elements, frames, grey, lungs, pixels, series
 from lake.sources.damage import broken_is
-from lake.sources.elements import numbers, text, whole_number
+from lake.sources.elements import numbers, text
 
 SUFFIXES = (".mhd", ".mha")
 HEADER_BYTES = 2**16  # a MetaImage header has hundreds of bytes, thousands with DICOM's fields
 KEY = re.compile(rb"\s*(\w+)\s*[=:]")
 BYTES_PER_TYPE = {
-    f"MET_{name}": num_bytes
-    for num_bytes, names in {
-        1: ("CHAR", "UCHAR"),
-        2: ("SHORT", "USHORT"),
-        4: ("INT", "UINT", "FLOAT"),
-        8: ("DOUBLE",),
-    }.items()
-    for name in names
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
+    "MET_DOUBLE": 8,
 }
-ORIENTATION, POSITION, IMAGE_TYPE, THICKNESS = 0x00200037, 0x00200032, 0x00080008, 0x00180050
-PIXEL_SPACING = dicom.PIXEL_SPACING
-GEOMETRY_TAGS = frozenset((ORIENTATION, POSITION, PIXEL_SPACING, IMAGE_TYPE, THICKNESS))
-SLICE_TAGS = GEOMETRY_TAGS | {frames.PHOTOMETRIC}
+ORIENTATION, IMAGE_TYPE, THICKNESS = 0x00200037, 0x00080008, 0x00180050
+SLICE_TAGS = frozenset(
+    (ORIENTATION, IMAGE_TYPE, THICKNESS, dicom.POSITION, dicom.PIXEL_SPACING, frames.PHOTOMETRIC)
+)
 ZERO_HU = 32768  # the stored value of 0 HU
 AIR_HU = -1000
 WINDOW_HU = (-1000.0, 400.0)  # as in LUNA16 and most later work on lungs
@@ -55,10 +42,6 @@ SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
 
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
     """Return the one Header of a whole MetaImage volume, or of one DICOM slice; raises Reject."""
-    if size > MAX_FILE_BYTES:
-        raise Reject(
-            "too-large", f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}; leave it out"
-        )
     if not path.lower().endswith(SUFFIXES):
         return [_dicom_slice(file, path, size)]
     with broken_is("unreadable-header", path):
@@ -99,19 +82,14 @@ def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
         hu = to_hu(values)  # [H, W]
         geometry = header.geometry
         column_mm, row_mm, _ = geometry.spacing_mm
+        spacing_mm = (row_mm, column_mm)
         if storage.lung_roi:
-            hu = np.where(lungs.region(hu, (row_mm, column_mm)), hu, AIR_HU)
+            hu = np.where(lungs.region(hu, spacing_mm), hu, AIR_HU)
         middle = [(header.width - 1) / 2 * column_mm, (header.height - 1) / 2 * row_mm, 0]
+        slice_mm = float(geometry.origin_mm[2] + axes(geometry)[2] @ middle)
         low, high = (end + ZERO_HU for end in WINDOW_HU)
-        return pixels.store(
-            hu + ZERO_HU,
-            highest=65535,
-            rescale=(1.0, float(-ZERO_HU)),
-            window=(low, high),
-            spacing_mm=(row_mm, column_mm),
-            storage=storage,
-            slice_mm=float(geometry.origin_mm[2] + axes(geometry)[2] @ middle),
-        )
+        rescale, window = (1.0, float(-ZERO_HU)), (low, high)
+        return pixels.store(hu + ZERO_HU, 65535, rescale, window, spacing_mm, storage, slice_mm)
 
 
 def to_hu(values: np.ndarray) -> np.ndarray:
@@ -144,7 +122,7 @@ def _fields(data: bytes) -> tuple[dict[str, str], int]:
 def _volume(data: bytes, path: str, size: int) -> Header:
     """Return the Header of a MetaImage volume from the start of its file."""
     fields, header_bytes = _fields(data)
-    width, height, num_slices = _checked_size(fields)
+    width, height, num_slices, _ = _checked_size(fields)
     data_files(data[:header_bytes])  # raises its Rejects here, in the listing
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder, f"header{path[-4:].lower()}")
@@ -155,26 +133,14 @@ def _volume(data: bytes, path: str, size: int) -> Header:
             "unreadable-header", "SimpleITK reads another size than the header's text states"
         )
     geometry = Geometry(num_slices, reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
+    name, geometry = re.split(r"[/\\]", path)[-1][:-4], _sound(geometry)
     return Header(
-        path=path,
-        size=size,
-        image_id="",
-        patient="",
-        study="",
-        series=re.split(r"[/\\]", path)[-1][:-4],
-        height=height,
-        width=width,
-        bits=16,
-        view="",
-        sex="",
-        age=-1,
-        modality="CT",
-        geometry=_sound(geometry),
+        path, size, "", height, width, bits=16, series=name, modality="CT", geometry=geometry
     )
 
 
-def _checked_size(fields: dict[str, str]) -> tuple[int, int, int]:
-    """Return (columns, rows, slices) of a grey volume of a supported type; raises Reject.
+def _checked_size(fields: dict[str, str]) -> tuple[int, int, int, int]:
+    """Return (columns, rows, slices, bytes) of a grey volume of a supported type; raises Reject.
 
     MetaIO trusts the text that it parses, so the text is checked before MetaIO gets it.
     """
@@ -191,13 +157,14 @@ def _checked_size(fields: dict[str, str]) -> tuple[int, int, int]:
         raise Reject("unreadable-header", "DimSize is not three whole numbers above 0")
     width, height, num_slices = map(int, fields["DimSize"].split())
     num_bytes = width * height * num_slices * BYTES_PER_TYPE[kind]
-    if width * height > MAX_PIXELS or num_slices > 2**FRAME_BITS or num_bytes > MAX_FILE_BYTES:
+    max_pixels, max_slices, max_bytes = scan.MAX_PIXELS, 2**scan.FRAME_BITS, scan.MAX_FILE_BYTES
+    if width * height > max_pixels or num_slices > max_slices or num_bytes > max_bytes:
         raise Reject(
             "too-large",
-            f"{width} x {height} x {num_slices} voxels, expected at most {MAX_PIXELS} per slice, "
-            f"{2**FRAME_BITS} slices and {MAX_FILE_BYTES} bytes; leave it out",
+            f"{width} x {height} x {num_slices} voxels, expected at most {max_pixels} per slice, "
+            f"{max_slices} slices and {max_bytes} bytes; leave it out",
         )
-    return width, height, num_slices
+    return width, height, num_slices, num_bytes
 
 
 def _is_true(fields: dict[str, str], key: str) -> bool:
@@ -242,8 +209,8 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
             raise Reject("not-grey", "expected MONOCHROME2, as CT has it; leave it out")
         if "LOCALIZER" in text(attributes, IMAGE_TYPE).upper().split("\\"):
             raise Reject("localizer", "a scout view, not a slice; leave it out")
-        position, cosines = numbers(attributes, POSITION), numbers(attributes, ORIENTATION)
-        spacing = numbers(attributes, PIXEL_SPACING)
+        position, cosines = numbers(attributes, dicom.POSITION), numbers(attributes, ORIENTATION)
+        spacing = numbers(attributes, dicom.PIXEL_SPACING)
         if (len(position), len(cosines), len(spacing)) != (3, 6, 2):
             raise Reject(
                 "bad-geometry",
@@ -268,13 +235,12 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
     with open(local_path, "rb") as file:
         data = file.read(HEADER_BYTES)
     fields, header_bytes = _fields(data)
-    num_voxels = np.prod(_checked_size(fields), dtype=np.int64)
+    num_bytes = _checked_size(fields)[-1]
     names = data_files(data)
     pixel_path = Path(local_path).with_name(names[0]) if names else Path(local_path)
     if not pixel_path.is_file():
         raise Reject("no-pixels", f"no data file {names[0]} beside it")
     is_compressed = _is_true(fields, "CompressedData")
-    num_bytes = int(num_voxels) * BYTES_PER_TYPE[fields["ElementType"]]
     offset = header_bytes if not names else max(0, int(fields.get("HeaderSize", 0)))
     status = pixel_path.stat()
     expected = int(fields.get("CompressedDataSize", 0)) if is_compressed else num_bytes
@@ -289,9 +255,8 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
         return SimpleITK.GetArrayViewFromImage(volume)[header.frame]
     reader = _reader(local_path)
     reader.SetExtractIndex((0, 0, header.frame))
-    reader.SetExtractSize(
-        (header.width, header.height, 1)
-    )  # in 3-D, so that any direction stays valid
+    # In 3-D, so that any direction stays valid.
+    reader.SetExtractSize((header.width, header.height, 1))
     return SimpleITK.GetArrayFromImage(reader.Execute())[0]
 
 
@@ -306,12 +271,6 @@ def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
     attributes = parsed.elements
     if frames.PIXEL_DATA not in attributes:
         raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
-    levels, _, (slope, intercept), _ = grey.from_values(
-        frames.decoded(attributes, parsed.syntax, header),
-        attributes,
-        bits=whole_number(attributes, frames.BITS_STORED),
-        is_signed=whole_number(attributes, frames.SIGNED) == 1,
-        is_monochrome1=False,
-        is_presented=False,
-    )
+    values = frames.decoded(attributes, parsed.syntax, header)
+    levels, _, (slope, intercept), _ = grey.from_values(values, attributes, False, False)
     return levels * slope + intercept

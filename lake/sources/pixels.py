@@ -55,6 +55,12 @@ def store(
     )
 
 
+def is_stored_unchanged(bits: int, height: int, width: int, storage: Storage) -> bool:
+    """Return whether the lake needs no other bits, size or contrast than an image has."""
+    is_whole = shrunk_size(height, width, storage.max_side) == (height, width)
+    return bits == storage.bits and is_whole and not storage.clahe
+
+
 def parse_window(text: str) -> tuple[float, float] | None:
     """Return (low, high) in modality units of `LOW,HIGH`; None for `default` and `percentile`.
 

@@ -47,10 +47,8 @@ def chunks(data: bytes) -> Iterator[bytes]:
         end = position + 12 + length
         if end > len(data):
             raise ValueError(f"the PNG ends inside its chunk {kind!r}")
-        is_critical = not kind[0] & 0x20  # a capital letter
-        if is_critical and zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(
-            data[end - 4 : end]
-        ):
+        is_critical, checksum = not kind[0] & 0x20, data[end - 4 : end]  # a capital letter
+        if is_critical and zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(checksum):
             raise ValueError(f"the checksum of its chunk {kind!r} is wrong")
         yield data[position:end]
         position = end

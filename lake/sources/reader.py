@@ -3,6 +3,7 @@ starts here."""
 
 import logging
 import warnings
+from types import ModuleType
 from typing import BinaryIO, NamedTuple
 
 from lake import Reject
@@ -44,15 +45,11 @@ def read_headers(
     source: str, file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
     """Return the Headers of the images in one file, at least one; raises Reject."""
-    if source == "metaimage":
-        from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
-
-        return metaimage.read_headers(file, path, size)
     if size > MAX_FILE_BYTES:
         raise Reject("too-large", f"{path}: {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
-    if source == "images":
-        return images.read_headers(file, path, size)
-    return dicom.read_headers(file, path, size, image_id_from, frames)
+    if source == DICOM:
+        return dicom.read_headers(file, path, size, image_id_from, frames)
+    return _module(source).read_headers(file, path, size)
 
 
 def read_file(
@@ -70,25 +67,25 @@ def read_file(
 def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """Return how the pixels of an image are coded, from the file's header alone; raises Reject."""
     file.seek(0)
-    if source == "metaimage":
-        from lake.sources import metaimage
-
-        return metaimage.read_coding(file, header, storage)
-    return (images if source == "images" else dicom).read_coding(file, header, storage)
+    return _module(source).read_coding(file, header, storage)
 
 
 def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> Scan:
     """Return the pixels of one image as a record stores them; raises Reject."""
     try:
-        if source == "metaimage":
-            from lake.sources import metaimage
-
-            return metaimage.read_scan(inputs.local(header.path), header, storage)
-        data = inputs.read(header.path)
+        content = (inputs.local if source == METAIMAGE else inputs.read)(header.path)
     except OSError as error:
         raise unreadable(header.path, error) from None
-    module = images if source == "images" else dicom
-    return module.read_scan(data, header, storage)
+    return _module(source).read_scan(content, header, storage)
+
+
+def _module(source: str) -> ModuleType:
+    """Return the module that reads the files of a source."""
+    if source == METAIMAGE:
+        from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
+
+        return metaimage
+    return images if source == IMAGES else dicom
 
 
 def unreadable(path: str, error: OSError) -> Reject:

@@ -70,12 +70,8 @@ def _stack(headers: list[Header]) -> list[Header]:
     stack = []
     for k, (header, origin_mm) in enumerate(zip(files, origins_mm, strict=True)):
         column_mm, row_mm, _ = header.geometry.spacing_mm
-        geometry = Geometry(
-            slices=1,
-            origin_mm=tuple(origin_mm.tolist()),
-            spacing_mm=(column_mm, row_mm, thickness_mm),
-            direction=header.geometry.direction,
-        )
+        origin_mm, spacing_mm = tuple(origin_mm.tolist()), (column_mm, row_mm, thickness_mm)
+        geometry = Geometry(1, origin_mm, spacing_mm, header.geometry.direction)
         image_id, frame = frame_id(header.series, k), k if is_volume else 0
         stack.append(replace(header, image_id=image_id, frame=frame, geometry=geometry))
     return stack

@@ -26,7 +26,7 @@ def chosen(**changes) -> options.ConversionOptions:
 
 
 def make_image(name: str, patient: str = "", lesion_px: int = 0, split: str = "") -> LabelledImage:
-    header = Header(f"/x/{name}", 1, name, patient, "", "", 100, 100, 8, "PA", "F", 50, "CR")
+    header = Header(f"/x/{name}", 1, name, 100, 100, 8, patient, "", "", "PA", "F", 50, "CR")
     return LabelledImage(header, tables.Label(int(lesion_px > 0), True, lesion_px, "-1"), split)
 
 

@@ -34,11 +34,8 @@ def header_of(image: sitk.Image) -> Header:
     """As of one MetaImage file."""
     width, height, slices = image.GetSize()
     geometry = Geometry(slices, image.GetOrigin(), image.GetSpacing(), image.GetDirection())
-    return Header(
-        *("one.mhd", 1000, "", "", "", "one"),
-        *(height, width, 16, "", "", -1, "CT"),
-        geometry=geometry,
-    )
+    volume = {"series": "one", "modality": "CT", "geometry": geometry}
+    return Header("one.mhd", 1000, "", height, width, bits=16, **volume)
 
 
 def slice_headers(image: sitk.Image) -> list[Header]:
