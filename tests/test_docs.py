@@ -15,7 +15,7 @@ from trainer.config import files
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "reference.py"
 PAGES = "README.md", "docs/getting_started.md", "docs/launch.md", "docs/scale.md"
-LAUNCHERS = {  # and what a plan of theirs says
+LAUNCHERS = {  # {module: a part of the plan that it prints}
     "launch.dataflow": "beam.convert",
     "launch.vertex": "workerPoolSpecs",
     "launch.tpu_vm": "queued-resources",
@@ -24,18 +24,18 @@ OTHERS = {"curl", "docker", "echo", "export", "gcloud", "kaggle", "source", "ten
 
 
 def test_the_reference_is_up_to_date():
-    found = runpy.run_path(str(SCRIPT))["text"]()
-    assert found == SCRIPT.with_suffix(".md").read_text(), "run python docs/reference.py"
-    # Each comment is its field's own.
+    text = runpy.run_path(str(SCRIPT))["text"]()
+    assert text == SCRIPT.with_suffix(".md").read_text(), "run python docs/reference.py"
+    # Each comment stands beside its own field.
     assert (
         "| `data.side` | `1024` | a whole number ≥ 16, a multiple of 16 | the network's input"
-        in found
+        in text
     )
-    assert "| `train.keep` | `1` | a whole number ≥ 1 | The number of best epochs whose" in found
+    assert "| `train.keep` | `1` | a whole number ≥ 1 | The number of best epochs whose" in text
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of each line of a page's blocks, but those of a language."""
+    """Return the words of each line of a page's code blocks that have no language."""
     fenced = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
     blocks = [
         block for language, block in fenced.findall((ROOT / page).read_text()) if not language
@@ -46,16 +46,16 @@ def commands(page: str) -> list[list[str]]:
 
 @functools.cache
 def parsers() -> dict:
-    """By what they call themselves, `python -m MODULE`."""
-    made = [make() for make in runpy.run_path(str(SCRIPT))["PARSERS"]]
-    return {parser.prog: parser for parser in made}
+    """Return the parsers of all commands by their `python -m MODULE`."""
+    parsers = [build() for build in runpy.run_path(str(SCRIPT))["PARSERS"]]
+    return {parser.prog: parser for parser in parsers}
 
 
 def check(words: list[str]) -> None:
-    """Raises where the program would refuse the words, as far as that does not depend on files."""
+    """Raise if the program would refuse the words, as far as that does not depend on files."""
     match words:
-        case [program, "-m", module, *given] if program.endswith("python"):
-            flags, rest = parsers()[f"python -m {module}"].parse_known_args(given)
+        case [program, "-m", module, *arguments] if program.endswith("python"):
+            flags, rest = parsers()[f"python -m {module}"].parse_known_args(arguments)
             if module == "launch.dataflow":
                 check(["python", "-m", "beam.convert", *rest])
             elif module == "launch.cluster":
@@ -70,20 +70,20 @@ def check(words: list[str]) -> None:
             assert (ROOT / script).exists()
         case ["make", target, *_]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        case ["docker", "build", *given] if "-f" in given:
-            assert (ROOT / given[given.index("-f") + 1]).exists()
+        case ["docker", "build", *arguments] if "-f" in arguments:
+            assert (ROOT / arguments[arguments.index("-f") + 1]).exists()
         case ["pip", "install", *_, package]:
-            asked = re.fullmatch(r"(?:radlake|\.)\[(.+)\]", package)[1].split(",")
-            assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in asked)
+            extras = re.fullmatch(r"(?:radlake|\.)\[(.+)\]", package)[1].split(",")
+            assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
         case [program, *_]:
             assert program in OTHERS or words == ["python3", "-m", "venv", ".venv"]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_is_one_that_its_program_takes(page):
-    found = commands(page)
-    assert len(found) > 3
-    for words in found:
+    lines = commands(page)
+    assert len(lines) > 3
+    for words in lines:
         check(words)
 
 
@@ -93,9 +93,9 @@ LAUNCHES = [words for words in commands("docs/launch.md") if {*words[2:3]} & LAU
 @pytest.mark.parametrize("words", LAUNCHES, ids=lambda words: words[2])
 def test_the_dry_runs_of_the_how_to_print_and_do_nothing(words, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    _, _, module, *given = words
-    assert given[-1] == "--dry_run"
-    assert importlib.import_module(module).main(given) == 0
+    _, _, module, *arguments = words
+    assert arguments[-1] == "--dry_run"
+    assert importlib.import_module(module).main(arguments) == 0
     assert LAUNCHERS[module] in capsys.readouterr().out
 
 

@@ -37,7 +37,7 @@ def cases(*families: str) -> list:
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-def side_of(name: str) -> int:
+def possible_side(name: str) -> int:
     return 96 if parts.ENCODERS[name].min_side > 64 else 64
 
 
@@ -60,7 +60,7 @@ def keras_preprocessing(name: str, colour: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", cases(*FAMILIES))
 def test_features_are_those_of_keras_applications(name, tmp_path):
-    side, row = side_of(name), parts.ENCODERS[name]
+    side, row = possible_side(name), parts.ENCODERS[name]
     reference = getattr(keras.applications, row.application)(
         include_top=False, weights=None, input_shape=(side, side, 3)
     )
@@ -90,7 +90,7 @@ def test_features_are_those_of_keras_applications(name, tmp_path):
 
 @pytest.mark.parametrize("name", cases(*FAMILIES))
 def test_an_encoder_has_features_of_every_size_under_both_decoders(name):
-    side = side_of(name)
+    side = possible_side(name)
     unetpp = UnetPlusPlus(kind="unetpp", encoder=name, depth=3, filters=4, deep_supervision=True)
     for section, heads, depth in ((unet(name), 1, 5), (unetpp, 3, 3)):
         network = build(section, side)
@@ -102,7 +102,7 @@ def test_an_encoder_has_features_of_every_size_under_both_decoders(name):
 
 @pytest.mark.parametrize("name", cases(*FAMILIES))
 def test_a_classifier_has_a_hidden_layer_of_44_or_a_plain_head(name):
-    side = side_of(name)
+    side = possible_side(name)
     section = Classifier(kind="classifier", encoder=name)
     network = build(section, side)
     channels = network.get_layer(name).output[0].shape[-1]

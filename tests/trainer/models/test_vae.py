@@ -159,7 +159,7 @@ def test_sides_that_the_branch_cannot_halve_are_refused():
 # --- the loss ---
 
 
-def of_model(model: dict, loss: dict) -> Config:
+def config_with(model: dict, loss: dict) -> Config:
     return Config.model_validate({"model": model, "loss": loss})
 
 
@@ -168,13 +168,13 @@ def entropy(target, logit):
 
 
 def test_reconstruction_and_divergence_count_on_every_image():
-    run = of_model({"kind": "vae"}, LOSS | {"reconstruction": 0.3, "kl_divergence": 0.2})
+    run = config_with({"kind": "vae"}, LOSS | {"reconstruction": 0.3, "kl_divergence": 0.2})
     section = vae(dropout=0)
     forward = objective.outputs(build(section, 16), run.loss)
     x = images(16)
     outputs = forward(x, training=True)
-    logits, seen, painted, mean, log_variance = (np.asarray(y, np.float64) for y in outputs)
-    np.testing.assert_array_equal(seen, x)
+    logits, inputs, painted, mean, log_variance = (np.asarray(y, np.float64) for y in outputs)
+    np.testing.assert_array_equal(inputs, x)
     masks = (x > 0.7).astype(np.float32)
     batch = {"label": np.float32([1, -1]), "has_mask": np.float32([1, 0])}
     actual = np.asarray(objective.image_losses(run, 0.1)(masks, outputs, batch))
@@ -187,7 +187,7 @@ def test_reconstruction_and_divergence_count_on_every_image():
 
 def test_the_head_learns_from_the_mask_or_else_from_the_label():
     model = {"kind": "unet", "empty_head": True}
-    run = of_model(model, {"dice": 0, "bce": 1, "lesion": 2, "label_smoothing": 0.1})
+    run = config_with(model, {"dice": 0, "bce": 1, "lesion": 2, "label_smoothing": 0.1})
     masks = np.zeros((5, 16, 16, 1), np.float32)
     masks[0, :4] = 1
     batch = {
@@ -218,7 +218,7 @@ def test_the_head_learns_from_the_mask_or_else_from_the_label():
 )
 def test_terms_without_their_branch_and_branches_without_their_term(model, loss, message):
     with pytest.raises(ValueError, match=message):
-        of_model(model, loss)
+        config_with(model, loss)
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ def test_terms_without_their_branch_and_branches_without_their_term(model, loss,
 def test_the_whole_loss_compiles_forwards_and_backwards(policy, request):
     keras.config.set_dtype_policy(policy)
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
-    run = of_model({"kind": "vae", "empty_head": True}, LOSS | {"lesion": 0.5})
+    run = config_with({"kind": "vae", "empty_head": True}, LOSS | {"lesion": 0.5})
     network = build(vae(blocks=(1, 1), empty_head=True), 16)
     forward, loss_of = objective.outputs(network, run.loss), objective.image_losses(run, 0.1)
     batch = {"label": tf.constant([1.0, -1.0]), "has_mask": tf.constant([1.0, 0.0])}
