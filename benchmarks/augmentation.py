@@ -54,8 +54,8 @@ def ours(images, masks) -> dict:
         return lambda: augment.parameters(table, settings, side)
 
     def positions_of(names: tuple[str, ...]):
-        drawn = parameters_of(settings_of(names))
-        return lambda: warp.source_positions(side, drawn())
+        parameters = parameters_of(settings_of(names))
+        return lambda: warp.source_positions(side, parameters())
 
     rows, columns = positions_of(WARPS["warp: affine, elastic, grid"])()
 
@@ -68,12 +68,12 @@ def ours(images, masks) -> dict:
 
     def adjusted(names: tuple[str, ...]):
         settings = settings_of(names)
-        drawn = parameters_of(settings)
+        parameters = parameters_of(settings)
 
         def call():
-            changed, moved = bare()
+            changed, masks_after = bare()
             mean, sigma = grey.mean(images), settings.blur.sigma_px[1]
-            return grey.adjust(changed, mean, drawn(), sigma), moved
+            return grey.adjust(changed, mean, parameters(), sigma), masks_after
 
         return call
 
@@ -108,15 +108,15 @@ def layers_of_keras(images, masks) -> dict:
 
 
 def cpu_seconds(calls: dict, repeats: int) -> dict[str, float]:
-    found = {name: [] for name in calls}
+    times = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(repeats):
         for name, call in calls.items():
             started = time.process_time()
             np.asarray(call()[0])
-            found[name].append(time.process_time() - started)
-    return {name: statistics.median(times) for name, times in found.items()}
+            times[name].append(time.process_time() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main(side: int, batch: int, repeats: int) -> None:
@@ -124,10 +124,10 @@ def main(side: int, batch: int, repeats: int) -> None:
     images = tf.constant(rng.random((batch, side, side), np.float32))
     masks = tf.constant(np.float32(rng.random((batch, side, side)) < 0.3))
     calls = {**ours(images, masks), **layers_of_keras(images, masks)}
-    took = cpu_seconds(calls, repeats)
+    medians = cpu_seconds(calls, repeats)
     print(f"{batch} images and masks of {side} px; CPU time of all threads, median of {repeats}")
-    for name, seconds in took.items():
-        print(f"{name:42s}{1000 * seconds:8.1f} ms{seconds / took[BARE]:8.2f}x")
+    for name, seconds in medians.items():
+        print(f"{name:42s}{1000 * seconds:8.1f} ms{seconds / medians[BARE]:8.2f}x")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def generator(sources: list[tuple[str, str]], side: int) -> int:
 
 
 def wait_share(batches: tf.data.Dataset, steps: int) -> float:
-    """Of a call of so many steps, behind one that fills the input's buffers."""
+    """Return the share of a call of so many steps, behind one that fills the input's buffers."""
 
     def nap(labels):
         time.sleep(STEP_SECONDS)
@@ -134,22 +134,22 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
             path = by_name[record["image_id"].decode()]
             sources.append((path, record["original_rle"].decode()))
         # Built once, as in a run.
-        own, decoded = ours(split, settings, EPOCHS), bare(records, batch, EPOCHS)
+        training, decoded = ours(split, settings, EPOCHS), bare(records, batch, EPOCHS)
         rates = best_rates(
             {
-                "training_batches": lambda: count_images(own, batch),
+                "training_batches": lambda: count_images(training, batch),
                 "bare decoding": lambda: count_images(decoded, batch),
                 "Python generator": lambda: generator(sources[:limit], side),
             },
             rounds,
         )
-        share = wait_share(own, EPOCHS * split.num_records // batch)
+        share = wait_share(training, EPOCHS * split.num_records // batch)
     print(f"{split.num_records} images at {side} px, batches of {batch}; best of {rounds} rounds")
     for name, (wall, cpu) in rates.items():
-        own_wall, own_cpu = rates["training_batches"]
+        training_wall, training_cpu = rates["training_batches"]
         print(
-            f"{name:18s}{wall:9.1f} images/s{own_wall / wall:7.2f}x"
-            f"{cpu:9.1f} images/CPU-s{own_cpu / cpu:7.2f}x"
+            f"{name:18s}{wall:9.1f} images/s{training_wall / wall:7.2f}x"
+            f"{cpu:9.1f} images/CPU-s{training_cpu / cpu:7.2f}x"
         )
     print(f"waiting for input with a step of {STEP_SECONDS * 1e3:.0f} ms: {share:.2%} of the time")
 

@@ -55,13 +55,13 @@ def measure(path: str, options: list[str]) -> dict:
             loss = tf.reduce_sum(losses(masks, forward(images, training=True), batch))
         return tf.linalg.global_norm(tape.gradient(loss, network.trainable_variables))
 
-    built, seconds = peak_gigabytes(), []
+    built_gb, seconds = peak_gigabytes(), []
     for _ in range(1 + REPEATS):
         started = time.process_time()  # of CPU: other work counts less
         norm = float(gradients())
         seconds.append(time.process_time() - started)
     return {
-        "built": built,
+        "built": built_gb,
         "peak": peak_gigabytes(),
         "seconds": min(seconds[1:]),
         "gradient_norm": norm,
@@ -70,17 +70,17 @@ def measure(path: str, options: list[str]) -> dict:
 
 def in_a_process(path: str, options: list[str]) -> dict:
     command = [sys.executable, __file__, "--measure", path, *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main(path: str, *options: str) -> None:
     plain, remade = (in_a_process(path, [*options, *more]) for more in ([], [REMATERIALISED]))
-    for name, found in (("as it is", plain), ("rematerialised", remade)):
+    for name, row in (("as it is", plain), ("rematerialised", remade)):
         print(
-            f"{path}, {name}: {found['peak'] - found['built']:.2f} GB for the gradient of one "
-            f"image ({found['peak']:.2f} GB with {found['built']:.2f} GB before it), "
-            f"{found['seconds']:.1f} s of CPU, gradient norm {found['gradient_norm']:.6f}"
+            f"{path}, {name}: {row['peak'] - row['built']:.2f} GB for the gradient of one "
+            f"image ({row['peak']:.2f} GB with {row['built']:.2f} GB before it), "
+            f"{row['seconds']:.1f} s of CPU, gradient norm {row['gradient_norm']:.6f}"
         )
     less = (remade["peak"] - remade["built"]) / (plain["peak"] - plain["built"])
     longer = remade["seconds"] / plain["seconds"]

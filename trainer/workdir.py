@@ -25,18 +25,9 @@ WORKDIRS = "AIP_TENSORBOARD_LOG_DIR", "AIP_CHECKPOINT_DIR"
 MODEL = "AIP_MODEL_DIR"
 # Values that a resumed run may change: batches, gradients and schedule do not depend on them.
 FREE_TO_CHANGE = (
-    "lake:",
-    "model.weights:",
-    "data.cache:",
-    "train.device:",
-    "train.replicas:",
-    "train.worker_minutes:",
-    "train.checkpoint_minutes:",
-    "train.max_hours:",
-    "train.patience:",
-    "train.profile:",
-    "train.jit:",
-    "train.rematerialise:",
+    *("lake:", "model.weights:", "data.cache:", "train.device:", "train.replicas:"),
+    *("train.worker_minutes:", "train.checkpoint_minutes:", "train.max_hours:", "train.patience:"),
+    *("train.profile:", "train.jit:", "train.rematerialise:"),
 )
 
 

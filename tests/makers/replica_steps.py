@@ -107,11 +107,11 @@ def float16() -> None:
     iterator = iter(distribute(run.strategy, examples.batch(BATCH, drop_remainder=True)))
     for _ in range(steps):
         sums = take_steps(iterator, tf.constant(1))
-        moved = [v.value for v in (*run.network.weights, *run.optimizer.variables)]
+        variables = [v.value for v in (*run.network.weights, *run.optimizer.variables)]
         weights = [weight.value for weight in run.network.trainable_variables]
         print_json(
             weights=on_replicas(run.strategy, weights),
-            moved=on_replicas(run.strategy, moved)[0],
+            moved=on_replicas(run.strategy, variables)[0],
             scales=on_replicas(run.strategy, [run.scale.value]),
             skipped=sums["nonfinite_steps"],
             loss=sums["loss"],

@@ -31,29 +31,29 @@ SMALL = [
 def task(*arguments: object, config_name: str | None = "unetpp") -> subprocess.CompletedProcess:
     """python -m trainer.task; in a process of its own where logical devices are divided, which
     happens once, at their first use."""
-    given = list(map(str, arguments))
+    options = list(map(str, arguments))
     if arguments[0] == "train" and config_name:
-        given += ["--config", str(ROOT / "configs" / f"{config_name}.yaml")]
-    if any(one.startswith("--train.replicas") for one in given):
-        command = [sys.executable, "-m", "trainer.task", *given]
+        options += ["--config", str(ROOT / "configs" / f"{config_name}.yaml")]
+    if any(one.startswith("--train.replicas") for one in options):
+        command = [sys.executable, "-m", "trainer.task", *options]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = command_line.main(given)
-    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+        code = command_line.main(options)
+    return subprocess.CompletedProcess(options, code, out.getvalue(), err.getvalue())
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """{tag: {step: value}} of a folder of event files."""
-    found = {}
+    result = {}
     for path in sorted(folder.glob("events.*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
-                    found.setdefault(value.tag, {})[event.step] = float(
+                    result.setdefault(value.tag, {})[event.step] = float(
                         tf.make_ndarray(value.tensor)
                     )
-    return found
+    return result
 
 
 def losses(workdir: Path) -> list[float]:

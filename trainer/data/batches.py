@@ -84,6 +84,14 @@ def evaluation_batches(
     return _batched(items, batch_size)
 
 
+def first_items(split: Split, data: Data, num_positives: int, num_others: int) -> list[dict]:
+    """Return the first positives of a split, or as many as it has, then the first others."""
+    items = evaluation_batches(split, data).unbatch().filter(lambda item: item["weight"] > 0)
+    positives = items.filter(lambda item: item["label"] > 0).take(num_positives)
+    others = items.filter(lambda item: item["label"] <= 0).take(num_others)
+    return list(positives.concatenate(others).as_numpy_iterator())
+
+
 def stored_records(split: Split) -> tf.data.Dataset:
     """Yield the split's records as they are stored, in the order of the shards."""
     is_needed = split.kinds_per_shard.any(axis=1)

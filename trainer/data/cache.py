@@ -68,7 +68,7 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
     if data.cache == MEMORY:
         _check_room(size, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), title)
         print(f"caching {title}", flush=True)
-        return _decode(split, data, batches, np.empty)
+        return _decode(split, data, batches)
     if storage.is_remote(data.cache):
         raise InputError(f"data.cache={data.cache}: expected {MEMORY} or a local folder")
     cache_folder = Path(data.cache)
@@ -81,7 +81,7 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
     print(f"caching {title}, {folder.name}", flush=True)
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished.", dir=cache_folder))
     try:
-        _write(unfinished, split, data, batches)
+        _decode(split, data, batches, unfinished)
         with contextlib.suppress(OSError):  # another worker was faster
             unfinished.rename(folder)
     finally:
@@ -109,11 +109,20 @@ def _cache_key(split: Split, data: Data, shards_sha256: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _decode(split: Split, data: Data, batches: Callable, allocate: Callable) -> DecodedImages:
-    """Return the split's images in arrays of `allocate`: (shape, dtype) -> array."""
+def _decode(
+    split: Split, data: Data, batches: Callable, folder: Path | None = None
+) -> DecodedImages:
+    """Return the split's images in memory; with a folder, in its files."""
+
+    def allocate(name: str, *shape: int, dtype: str) -> np.ndarray:
+        if folder is None:
+            return np.empty(shape, dtype)
+        path = folder / f"{name}.npy"
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+
     count, side = split.num_records, data.side
-    image = allocate((count, side, side, 1), np.dtype(split.dtype))
-    mask = allocate((count, side * side // 8), np.dtype(np.uint8))
+    image = allocate("image", count, side, side, 1, dtype=split.dtype)
+    mask = allocate("mask", count, side * side // 8, dtype="uint8")
     others, row = {}, 0
     for batch in batches(split, data).as_numpy_iterator():
         is_real = batch.pop("weight") > 0  # the last batch is filled up with padding
@@ -125,18 +134,11 @@ def _decode(split: Split, data: Data, batches: Callable, allocate: Callable) -> 
         for name, values in batch.items():
             others.setdefault(name, []).append(values)
     joined = {name: np.concatenate(values) for name, values in others.items()}
+    if folder:
+        image.flush()
+        mask.flush()
+        np.savez(folder / "others.npz", **joined)
     return DecodedImages(_row_numbers(split), image, mask, joined)
-
-
-def _write(folder: Path, split: Split, data: Data, batches: Callable) -> None:
-    def allocate_file(shape: tuple, dtype: np.dtype) -> np.ndarray:
-        path = folder / ("image.npy" if len(shape) == 4 else "mask.npy")
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-
-    images = _decode(split, data, batches, allocate_file)
-    images.image.flush()
-    images.mask.flush()
-    np.savez(folder / "others.npz", **images.others)
 
 
 def _open(folder: Path, split: Split) -> DecodedImages:

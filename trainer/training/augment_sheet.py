@@ -9,8 +9,9 @@ from PIL import Image
 from lake import InputError, storage
 from trainer.augmentation import augment
 from trainer.config.augmentation import Augment
-from trainer.config.run import Config, Data
-from trainer.data import batches, splits
+from trainer.config.run import Config
+from trainer.data import splits
+from trainer.data.batches import first_items
 from trainer.display import panel
 from trainer.models.window import to_unit
 from trainer.training.step import prepare_batch
@@ -24,7 +25,8 @@ def write(config: Config, output: Path, examples: int, seed: int, each: bool) ->
     storage.check_writable(output.parent)
     lakes = splits.open_lakes(config.lake, config.data)
     split = splits.training_split(lakes, config.lake, config.data, config.is_classifier)
-    items = first_examples(split, config.data, 1 if each else examples)
+    count = 1 if each else examples
+    items = first_items(split, config.data, count, count)[:count]
     settings = {"": config.augment}
     if each:
         settings = {name: config.augment.only(name) for name in config.augment.possible()}
@@ -41,15 +43,6 @@ def write(config: Config, output: Path, examples: int, seed: int, each: bool) ->
         sheet.save(unfinished)
     content = f"{len(rows)} transforms" if each else f"{len(items)} images"
     return f"{output}: {content}, before and {DRAWS} draws, at {config.data.side} px"
-
-
-def first_examples(split: batches.Split, settings: Data, count: int) -> list[dict]:
-    """Return the first examples of a split with a lesion; where those are too few, also others."""
-    items = batches.evaluation_batches(split, settings).unbatch()
-    items = items.filter(lambda item: item["weight"] > 0)
-    with_lesion = items.filter(lambda item: item["label"] > 0)
-    others = items.filter(lambda item: item["label"] <= 0)
-    return list(with_lesion.concatenate(others).take(count).as_numpy_iterator())
 
 
 def row(item: dict, settings: Augment, seed: int) -> tuple[np.ndarray, np.ndarray]:

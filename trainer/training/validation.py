@@ -1,13 +1,11 @@
 """Validation: sums over a split that add up over batches and replicas, every image counted once,
 and a panel to look at."""
 
-import itertools
-
 import numpy as np
 import tensorflow as tf
 
 from trainer.config.run import Data
-from trainer.data.batches import Split, evaluation_batches
+from trainer.data.batches import Split, evaluation_batches, first_items
 from trainer.devices.strategy import distribute, sum_over_replicas
 from trainer.display import panel
 from trainer.display.board import Board
@@ -91,8 +89,5 @@ def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
 
 def panel_examples(split: Split, settings: Data) -> dict[str, np.ndarray]:
     """Return the first few positives and negatives of a split as one batch."""
-    examples = evaluation_batches(split, settings).unbatch().filter(lambda item: item["weight"] > 0)
-    positives = examples.filter(lambda item: item["label"] > 0).take(PANEL_POSITIVES)
-    others = examples.filter(lambda item: item["label"] <= 0).take(PANEL_NEGATIVES)
-    items = list(itertools.chain(positives.as_numpy_iterator(), others.as_numpy_iterator()))
+    items = first_items(split, settings, PANEL_POSITIVES, PANEL_NEGATIVES)
     return {name: np.stack([item[name] for item in items]) for name in items[0]}

@@ -148,11 +148,11 @@ def test_a_crop_of_a_half_is_the_quarter_enlarged():
 
 
 def displacements(settings: Augment, side: int, batch_size=1, **columns) -> np.ndarray:
-    """Of rows and columns, [B, 2, S, S]."""
+    """Return the displacements of rows and columns, [B, 2, S, S]."""
     table = uniforms(settings, batch_size, side, **columns)
-    found = warp.source_positions(side, augment.parameters(table, settings, side))
-    found = [np.broadcast_to(part, (batch_size, side, side)) for part in found]
-    return np.stack(found, axis=1) - np.mgrid[:side, :side]
+    positions = warp.source_positions(side, augment.parameters(table, settings, side))
+    positions = [np.broadcast_to(part, (batch_size, side, side)) for part in positions]
+    return np.stack(positions, axis=1) - np.mgrid[:side, :side]
 
 
 def test_elastic_moves_as_far_and_as_smoothly_as_a_filtered_noise():
@@ -174,28 +174,28 @@ def test_elastic_moves_as_far_and_as_smoothly_as_a_filtered_noise():
 @pytest.mark.parametrize("side", [32, 96, 208, 256])
 def test_elastic_is_the_cubic_spline_of_its_control_points(side):
     settings = always("elastic", sigma_px=4)
-    drawn = augment.parameters(uniforms(settings, 2, side), settings, side)
-    control = drawn["elastic.control_px"].numpy().astype(np.float64)  # [2, 2, K, K]
+    values = augment.parameters(uniforms(settings, 2, side), settings, side)
+    control = values["elastic.control_px"].numpy().astype(np.float64)  # [2, 2, K, K]
     knots = control.shape[-1]
-    places = (np.arange(side) + 0.5) / side * (knots - 3)
+    centres = (np.arange(side) + 0.5) / side * (knots - 3)
 
-    def along(values, axis: int):
-        spline = scipy.interpolate.BSpline(np.arange(-3, knots + 1), values, 3, axis=axis)
-        return spline(places)
+    def along(points, axis: int):
+        spline = scipy.interpolate.BSpline(np.arange(-3, knots + 1), points, 3, axis=axis)
+        return spline(centres)
 
-    found = displacements(settings, side, batch_size=2)
-    np.testing.assert_allclose(found, along(along(control, 2), 3), atol=1e-4)
+    actual = displacements(settings, side, batch_size=2)
+    np.testing.assert_allclose(actual, along(along(control, 2), 3), atol=1e-4)
 
 
 def test_grid_makes_steps_wider_and_keeps_the_border():
     settings = always("grid", steps=4, limit=0.5)
-    drawn = augment.parameters(uniforms(settings, 1, 32), settings, 32)
-    for axis, wider in enumerate(drawn["grid.wider"].numpy()[0].astype(np.float64)):
+    values = augment.parameters(uniforms(settings, 1, 32), settings, 32)
+    for axis, wider in enumerate(values["grid.wider"].numpy()[0].astype(np.float64)):
         edges = np.concatenate([[0], np.cumsum(1 + wider)])
         edges *= 32 / edges[-1]
         expected = np.interp(np.arange(32) + 0.5, np.arange(5) * 8, edges) - 0.5 - np.arange(32)
-        moved = displacements(settings, 32)[0, axis]
-        np.testing.assert_allclose(moved[:, 0] if axis == 0 else moved[0], expected, atol=1e-4)
+        field = displacements(settings, 32)[0, axis]
+        np.testing.assert_allclose(field[:, 0] if axis == 0 else field[0], expected, atol=1e-4)
 
 
 def test_optical_reads_further_out_by_k_r_squared_and_never_folds():
@@ -205,8 +205,8 @@ def test_optical_reads_further_out_by_k_r_squared_and_never_folds():
     expected = 32 * np.stack([rows, columns]) * (2 * squared + 2 * squared**2)
     np.testing.assert_allclose(displacements(settings, 32)[0], expected, atol=1e-4)
     settings = always("optical", limit=[-2, -2], centre_px=0)
-    moved = displacements(settings, 32)[0] + np.mgrid[:32, :32]
-    assert (np.diff(moved[0], axis=0) > 0).all() and (np.diff(moved[1], axis=1) > 0).all()
+    positions = displacements(settings, 32)[0] + np.mgrid[:32, :32]
+    assert (np.diff(positions[0], axis=0) > 0).all() and (np.diff(positions[1], axis=1) > 0).all()
 
 
 def test_brightness_and_contrast_about_the_own_mean():
@@ -283,11 +283,11 @@ def test_the_window_moves_before_grey_values_become_0_to_1():
     settings = always("window", shift=[0.1, 0.1], width=[1.5, 1.5])
     stored = np.arange(0, 64 * 1024, 64, np.uint16).reshape(1, 32, 32, 1)
     window = np.float32([[10_000, 30_000]])
-    found = {"image": stored, "mask": stored * 0, "window": window, "uniforms": uniforms(settings)}
+    batch = {"image": stored, "mask": stored * 0, "window": window, "uniforms": uniforms(settings)}
     low, high = 22_000 - 15_000, 22_000 + 15_000
     expected = np.clip((stored.astype(np.float64) - low) / (high - low), 0, 1)
-    found["uniforms"] = found["uniforms"][:1]
-    np.testing.assert_allclose(step.prepare_batch(found, settings)[0], expected, atol=1e-5)
+    batch["uniforms"] = batch["uniforms"][:1]
+    np.testing.assert_allclose(step.prepare_batch(batch, settings)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -338,10 +338,10 @@ def test_each_image_depends_on_its_own_row_only():
 def test_a_group_picks_at_most_one_each_as_often():
     group = {"transforms": ["contrast", "gamma", "brightness"], "probability": 0.3}
     settings = settings_of(contrast={"probability": 1}, one_of=[group])
-    drawn = augment.parameters(uniforms(settings, 20_000), settings, 32)
+    values = augment.parameters(uniforms(settings, 20_000), settings, 32)
     happened = np.stack(
         [
-            np.ravel(drawn[name]) != neutral
+            np.ravel(values[name]) != neutral
             for name, neutral in (
                 ("contrast.factor", 1),
                 ("gamma.exponent", 1),
@@ -358,12 +358,12 @@ def test_a_group_picks_at_most_one_each_as_often():
 def test_the_sheet_shows_each_example_and_each_transform(lake, tmp_path, capsys):
     config_path = ROOT / "configs" / "demo_unetpp.yaml"
     common = ["augment", "--lake", str(lake), "--config", str(config_path), "--data.side=32"]
-    path, of_each = tmp_path / "deep" / "sheet.png", tmp_path / "each.png"
+    path, each_path = tmp_path / "deep" / "sheet.png", tmp_path / "each.png"
     assert task.main([*common, f"--output={path}", "--examples=2"]) == 0
     options = ["--each", "--augment.gamma.probability=1"]
-    assert task.main([*common, f"--output={of_each}", *options]) == 0
-    assert "2 images" in (said := capsys.readouterr().out) and "5 transforms" in said
-    (width, two), (_, five) = (Image.open(name).size for name in (path, of_each))
+    assert task.main([*common, f"--output={each_path}", *options]) == 0
+    assert "2 images" in (output := capsys.readouterr().out) and "5 transforms" in output
+    (width, two), (_, five) = (Image.open(name).size for name in (path, each_path))
     assert width > 1000 and five / two == pytest.approx(2.5, abs=0.02)
     off = [f"--augment.{name}.probability=0" for name in TRANSFORMS]
     assert task.main([*common, *off]) == 2

@@ -177,8 +177,9 @@ def test_a_share_of_positives_is_drawn_and_repeats_get_draws_of_their_own(lake):
     batches = rows(split, 0, epochs, settings=settings)
     assert len(batches) == per_epoch * epochs
     for epoch, expected in enumerate((0.8, 0.6)):
-        own = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
-        assert np.mean([batch["label"] > 0 for batch in own]) == pytest.approx(expected, abs=0.05)
+        epoch_batches = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        share = np.mean([batch["label"] > 0 for batch in epoch_batches])
+        assert share == pytest.approx(expected, abs=0.05)
     uniforms = np.concatenate([batch["uniforms"] for batch in batches])
     assert len(np.unique(uniforms, axis=0)) == len(uniforms)
     assert len(set(fingerprints(batches))) < len(uniforms)  # some were drawn more than once
@@ -246,8 +247,8 @@ def test_an_epoch_of_the_other_folds_shows_each_of_their_records_once(folded):
     batches = rows(train, 0, 2, settings=settings)
     per_epoch = order.steps_per_epoch(train, settings)
     assert per_epoch == train.num_records and len(batches) == 2 * per_epoch
-    shown = evaluation_batches(train, settings).as_numpy_iterator()
-    expected = Counter(fingerprints(shown))
+    evaluated = evaluation_batches(train, settings).as_numpy_iterator()
+    expected = Counter(fingerprints(evaluated))
     assert Counter(fingerprints(batches[:per_epoch])) == expected
     assert Counter(fingerprints(batches[per_epoch:])) == expected
     hidden = fingerprints(evaluation_batches(held_out, settings).as_numpy_iterator())
@@ -275,12 +276,13 @@ def test_a_share_of_positives_is_drawn_of_the_other_folds_alone(folded):
 @exhaustive
 def test_a_run_with_a_fold_is_scored_on_it(folded, tmp_path):
     workdir = tmp_path / "run"
-    done = task("train", "--lake", folded, "--workdir", workdir, *SMALL, "--data.fold=2")
-    assert done.returncode == 0, done.stderr
+    process = task("train", "--lake", folded, "--workdir", workdir, *SMALL, "--data.fold=2")
+    assert process.returncode == 0, process.stderr
     sizes = Counter(folds_of(folded).values())
-    assert f"; {32 - sizes[2]} images to train on; {sizes[2]} images to validate on" in done.stdout
-    scored = task("evaluate", "--workdir", workdir)
-    assert scored.returncode == 0, scored.stderr
+    parts = f"; {32 - sizes[2]} images to train on; {sizes[2]} images to validate on"
+    assert parts in process.stdout
+    evaluation = task("evaluate", "--workdir", workdir)
+    assert evaluation.returncode == 0, evaluation.stderr
     splits = json.loads((workdir / "metrics.json").read_text())["evaluate"]["splits"]
     assert {name: split["images"] for name, split in splits.items()} == {
         "fold 2": sizes[2],
@@ -314,18 +316,18 @@ def mixed(lake, other_lake, weight: float, **fields) -> tuple[Split, Data]:
 def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, weight):
     split, settings = mixed(lake, other_lake, weight)
     batches = rows(split, 0, 2, settings=settings)
-    own = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
+    first_lake = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
     others = splits.named_split(splits.open_lake(str(other_lake)), str(other_lake), "train")
     per_epoch = 24 + round(24 * weight)
     assert len(batches) == 2 * per_epoch and others.num_records == 22
     for epoch in range(2):
-        shown = Counter(fingerprints(batches[epoch * per_epoch : (epoch + 1) * per_epoch]))
-        of_own = [count for name, count in shown.items() if name in own]
-        of_others = [count for name, count in shown.items() if name not in own]
-        assert of_own == [1] * 24 and sum(of_others) == per_epoch - 24
+        counts = Counter(fingerprints(batches[epoch * per_epoch : (epoch + 1) * per_epoch]))
+        first_counts = [count for name, count in counts.items() if name in first_lake]
+        other_counts = [count for name, count in counts.items() if name not in first_lake]
+        assert first_counts == [1] * 24 and sum(other_counts) == per_epoch - 24
         # All as often, but for what a group's part of the draws is rounded to.
-        assert len(of_others) == (22 if weight > 1 else 12)
-        assert set(of_others) <= ({2, 3, 4} if weight > 1 else {1})
+        assert len(other_counts) == (22 if weight > 1 else 12)
+        assert set(other_counts) <= ({2, 3, 4} if weight > 1 else {1})
     uniforms = np.concatenate([batch["uniforms"] for batch in batches])
     assert len(np.unique(uniforms, axis=0)) == len(uniforms)
     resumed = rows(split, 0, 2, first_step=per_epoch + 7, settings=settings)
@@ -335,10 +337,10 @@ def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, 
 def test_two_lakes_alternate_within_an_epoch_and_share_positives(lake, other_lake, train_split):
     split, settings = mixed(lake, other_lake, 1, positive_share=(0.5, 0.5), group_shards=3)
     batches = rows(split, 0, 1, settings=settings)
-    own = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
-    is_own = np.array([name in own for name in fingerprints(batches)])
-    assert len(batches) == 48 and is_own.sum() == 24
-    assert 6 <= is_own[:24].sum() <= 18  # neither lake waits for the other's end
+    first_lake = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
+    is_first = np.array([name in first_lake for name in fingerprints(batches)])
+    assert len(batches) == 48 and is_first.sum() == 24
+    assert 6 <= is_first[:24].sum() <= 18  # neither lake waits for the other's end
     assert np.mean([batch["label"] for batch in batches]) == pytest.approx(0.5, abs=0.1)
     assert split.counts["records"] == 46 == split.num_records
     only, settings = mixed(lake, other_lake, 0.5, positives_only=True)
@@ -397,19 +399,19 @@ def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
     folder = str(tmp_path / "lake")
     shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
     damaging(shard)
-    run = Config(model={"kind": "unet"}, data=SETTINGS)
-    own = splits.named_split(splits.open_lake(folder), folder, "train")
-    for read in (rows, lambda *_: list(evaluation_batches(own, SETTINGS))):
+    config = Config(model={"kind": "unet"}, data=SETTINGS)
+    split = splits.named_split(splits.open_lake(folder), folder, "train")
+    for load in (rows, lambda *_: list(evaluation_batches(split, SETTINGS))):
         with (
             pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
-            damage.locate_errors(run, folder),
+            damage.locate_errors(config, folder),
         ):
-            read(own, 0, 1)
+            load(split, 0, 1)
 
 
 def test_an_error_of_another_kind_passes(lake):
-    run = Config(model={"kind": "unet"}, data=SETTINGS)
-    with pytest.raises(tf.errors.InvalidArgumentError), damage.locate_errors(run, str(lake)):
+    config = Config(model={"kind": "unet"}, data=SETTINGS)
+    with pytest.raises(tf.errors.InvalidArgumentError), damage.locate_errors(config, str(lake)):
         tf.reshape(tf.zeros([3]), [2])
 
 

@@ -1,4 +1,4 @@
-"""Several workers: what each reads, what is refused, and that two train as one process does, also
+"""Several workers: what each reads, what is refused, and that two train as one process does, even
 when one of them is lost."""
 
 import json
@@ -32,7 +32,7 @@ def train_split(lake) -> Split:
 
 
 def ids(split, settings, first_step=0, worker=workers.ALONE, epochs=2) -> np.ndarray:
-    """[steps, images] of a worker."""
+    """Return the ids of a worker's images, [steps, images]."""
     numbers = 3, epochs, first_step, 8
     batches = training_batches(split, settings, *numbers, worker, ("image_id",))
     return np.array([batch["image_id"] for batch in batches.as_numpy_iterator()])
@@ -50,12 +50,12 @@ def test_two_workers_draw_the_two_streams_of_one_process(train_split):
 
 def test_each_worker_reads_groups_of_its_own(train_split):
     assert len(train_split.paths) == 4
-    read = []
+    shards = []
     for stream in range(2):
         rows = order.group_rows(train_split, SETTINGS, 0, 1, 0, stream, 2)
-        read.append(set(rows["shards"].ravel()) - {-1})
-    shared = read[0] & read[1]  # of a group in which one's stretch ends
-    assert read[0] | read[1] == {0, 1, 2, 3} and len(shared) <= SETTINGS.group_shards
+        shards.append(set(rows["shards"].ravel()) - {-1})
+    shared = shards[0] & shards[1]  # of a group in which one's stretch ends
+    assert shards[0] | shards[1] == {0, 1, 2, 3} and len(shared) <= SETTINGS.group_shards
 
 
 def test_fewer_shards_than_workers_are_refused_with_the_fix(train_split):
@@ -65,18 +65,18 @@ def test_fewer_shards_than_workers_are_refused_with_the_fix(train_split):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_validation_counts_each_image_once_over_all_workers(train_split, count):
-    settings, seen, batches = SETTINGS.model_copy(update={"batch_size": 6}), [], []
+    settings, image_ids, counts = SETTINGS.model_copy(update={"batch_size": 6}), [], []
     for number in range(count):
         worker = workers.Worker(number, ("a:1",) * count)
-        found = list(
+        batches = list(
             evaluation_batches(train_split, settings, ("image_id",), worker).as_numpy_iterator()
         )
-        batches.append(len(found))
-        for batch in found:
+        counts.append(len(batches))
+        for batch in batches:
             assert len(batch["weight"]) == 6 // count
-            seen += list(batch["image_id"][batch["weight"] > 0])
-    assert len(set(batches)) == 1  # or one would wait for another
-    assert len(seen) == len(set(seen)) == train_split.num_records
+            image_ids += list(batch["image_id"][batch["weight"] > 0])
+    assert len(set(counts)) == 1  # or one would wait for another
+    assert len(image_ids) == len(set(image_ids)) == train_split.num_records
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_validation_counts_each_image_once_over_all_workers(train_split, count):
 )
 def test_tf_config_names_the_worker(monkeypatch, content, expected):
     monkeypatch.setenv("TF_CONFIG", "" if content is None else json.dumps(content))
-    found = workers.from_environment()
-    assert (found.number, found.count) == expected
+    worker = workers.from_environment()
+    assert (worker.number, worker.count) == expected
 
 
 @pytest.mark.parametrize(
@@ -184,19 +184,21 @@ def test_two_workers_stopped_and_then_one_lost_end_as_one_process_with_two_repli
     alone = subprocess.run(command(expected, "--train.replicas=2"), cwd=ROOT, capture_output=True)
     assert alone.returncode == 0, alone.stderr
 
-    at = 0
+    step = 0
     if is_stopped:  # both at one step, although only the one that is not the chief was asked to
-        said, _ = after_signal(command(workdir), "epoch 1/10  |", "TERM")
-        stopped = [line for line in said if "stopped at step" in line]
-        assert any("worker 0: another worker stops" in line for line in stopped), said
-        at = int(stopped[0].partition("stopped at step ")[2].split()[0])
-        assert 2 <= at < 20 and (workdir / "checkpoints" / f"ckpt-{at}.index").exists()
+        lines, _ = after_signal(command(workdir), "epoch 1/10  |", "TERM")
+        endings = [line for line in lines if "stopped at step" in line]
+        assert any("worker 0: another worker stops" in line for line in endings), lines
+        step = int(endings[0].partition("stopped at step ")[2].split()[0])
+        assert 2 <= step < 20 and (workdir / "checkpoints" / f"ckpt-{step}.index").exists()
 
-    said, seconds = after_signal(command(workdir), f"epoch {at // 2 + 2}/10  |", "KILL")
-    assert seconds < 60 and any(f"resuming at step {at}" in line for line in said) == is_stopped
-    gone = [line for line in said if "another of the 2 workers is gone (worker 1 (127." in line]
-    assert len(gone) == 1, said
-    assert "start all workers again with the same command" in gone[0]
+    lines, seconds = after_signal(command(workdir), f"epoch {step // 2 + 2}/10  |", "KILL")
+    assert seconds < 60 and any(f"resuming at step {step}" in line for line in lines) == is_stopped
+    messages = [
+        line for line in lines if "another of the 2 workers is gone (worker 1 (127." in line
+    ]
+    assert len(messages) == 1, lines
+    assert "start all workers again with the same command" in messages[0]
 
     process = on_two_workers(command(workdir))
     output, _ = process.communicate()
@@ -207,19 +209,19 @@ def test_two_workers_stopped_and_then_one_lost_end_as_one_process_with_two_repli
 
 
 def after_signal(command: list[str], text: str, signal: str) -> tuple[list[str], float]:
-    """What two workers say when worker 1 gets a signal at the line with this text, and the seconds
-    from it to their end with exit code 42."""
-    process, said = on_two_workers(command), []
+    """Return what two workers print when worker 1 receives a signal at the line with this text, and
+    the seconds from then to their end with exit code 42."""
+    process, lines = on_two_workers(command), []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if text in line:
             signal_worker(process, 1, signal)
             start = time.monotonic()
             break
-    said += process.stdout.read().splitlines()
-    assert process.wait() == 42, said
-    assert not any("Traceback" in line for line in said)
-    return said, time.monotonic() - start
+    lines += process.stdout.read().splitlines()
+    assert process.wait() == 42, lines
+    assert not any("Traceback" in line for line in lines)
+    return lines, time.monotonic() - start
 
 
 def signal_worker(process: subprocess.Popen, number: int, signal: str) -> None:
@@ -228,12 +230,14 @@ def signal_worker(process: subprocess.Popen, number: int, signal: str) -> None:
 
 
 def assert_alike(workdir: Path, expected: Path) -> None:
-    found, wanted = weights(workdir), weights(expected)
-    assert found.keys() == wanted.keys()
-    numbers = {name: values for name, values in wanted.items() if values.dtype.kind not in "SO"}
+    actual_weights, expected_weights = weights(workdir), weights(expected)
+    assert actual_weights.keys() == expected_weights.keys()
+    numbers = {
+        name: values for name, values in expected_weights.items() if values.dtype.kind not in "SO"
+    }
     assert len(numbers) > 20
     for name, values in numbers.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(actual_weights[name], values, atol=1e-5, err_msg=name)
     assert np.allclose(losses(workdir), losses(expected), atol=1e-5, rtol=0)
     val = [scalars(folder / "val")["loss"] for folder in (workdir, expected)]
     assert val[0].keys() == val[1].keys() and len(val[0]) == 10
@@ -244,17 +248,17 @@ def assert_alike(workdir: Path, expected: Path) -> None:
 def test_a_worker_that_does_not_come_is_an_error_in_time(command, tmp_path):
     cluster = {"worker": ["127.0.0.1:0", "127.0.0.1:1"]}
     cluster["worker"][0] = json.loads(free_config())["cluster"]["worker"][0]
-    place = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
-    done = subprocess.run(
+    content = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
+    process = subprocess.run(
         command(tmp_path / "run", "--train.worker_minutes=0.05"),
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | {"TF_CONFIG": json.dumps(place)},
+        env=os.environ | {"TF_CONFIG": json.dumps(content)},
     )
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert process.returncode == 2 and "Traceback" not in process.stderr
     expected = "worker 0 waited 0.05 minutes (train.worker_minutes) for worker 1 (127.0.0.1:1)"
-    assert expected in done.stderr
+    assert expected in process.stderr
 
 
 def free_config() -> str:

@@ -59,20 +59,20 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_averages_on_two_replicas_are_those_of_a_plain_loop():
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    results = json.loads(process.stdout.splitlines()[-1])
     average, expected = 1.0, []
     for step, value in enumerate([3.0, 5.0, -1.0, 2.0]):
         decay = min(0.5, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * value
         expected.append([average, average])
-    assert np.allclose(found["ema"], expected)
-    assert found["mean"] == pytest.approx((-1 + 2) / 2)  # of the last two
-    assert found["swapped"] == pytest.approx([0.5, 2.0]) and found["back"] == 2.0
+    assert np.allclose(results["ema"], expected)
+    assert results["mean"] == pytest.approx((-1 + 2) / 2)  # of the last two
+    assert results["swapped"] == pytest.approx([0.5, 2.0]) and results["back"] == 2.0
     # Of each half of each batch, as each replica sees it in training.
     halves = ((np.arange(48).reshape(24, 2) / 10) ** 2).reshape(6, 4, 2)
     means, variances = halves.mean(axis=1).mean(axis=0), halves.var(axis=1).mean(axis=0)
-    assert np.allclose(found["statistics"], [[means] * 2, [variances] * 2], rtol=1e-4)
+    assert np.allclose(results["statistics"], [[means] * 2, [variances] * 2], rtol=1e-4)

@@ -30,13 +30,13 @@ def run(config_file, lake, *options: str) -> int:
 
 def test_a_run_s_rates(config_file, lake, tmp_path, capsys):
     assert run(config_file, lake, "--json", str(tmp_path / "b" / "found.json")) == 0
-    [found] = json.loads((tmp_path / "b" / "found.json").read_text())["runs"]
-    rates = found["images_per_second"]
+    [row] = json.loads((tmp_path / "b" / "found.json").read_text())["runs"]
+    rates = row["images_per_second"]
     assert list(rates) == ["reading", "input", "augmentation", "step", "training"]
     assert all(math.isfinite(rate) and rate > 0 for rate in rates.values())
-    assert found["input_share"] == pytest.approx(max(0, 1 - rates["training"] / rates["step"]))
-    assert found["peak_gb"] >= found["built_gb"] > 0.1
-    assert (found["replicas"], found["batch_size"], found["side"]) == (1, 4, 32)
+    assert row["input_share"] == pytest.approx(max(0, 1 - rates["training"] / rates["step"]))
+    assert row["peak_gb"] >= row["built_gb"] > 0.1
+    assert (row["replicas"], row["batch_size"], row["side"]) == (1, 4, 32)
     assert f"{rates['training']:,.1f}" in capsys.readouterr().out
 
 
@@ -53,8 +53,8 @@ def test_replicas_are_measured_in_processes_of_their_own(config_file, lake, tmp_
 
 def test_the_largest_batch_is_where_the_line_reaches_the_memory():
     # 2 GB before the first image, 10 GB an image: 16 · 0.92 = 14.7, 80 · 0.92 = 73.6, …
-    found = benchmark.images_that_fit(12.0, 22.0, [8, 16, 80, 141])
-    assert found == {"8": 0, "16": 1, "80": 7, "141": 12}
+    batches = benchmark.images_that_fit(12.0, 22.0, [8, 16, 80, 141])
+    assert batches == {"8": 0, "16": 1, "80": 7, "141": 12}
     with pytest.raises(InputError, match="larger --data.side"):
         benchmark.images_that_fit(1.5, 1.5, [16])
 

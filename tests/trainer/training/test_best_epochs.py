@@ -150,9 +150,9 @@ def test_a_run_without_a_better_score_ends_early_and_says_so_again(command, ende
         Path(one["weights"]).name for one in metrics["kept"]
     }
     assert task.main(command) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert "ended early after epoch 3 of 9: dice_positives has not been better than epoch 1" in said
-    assert said.endswith("for train.patience=2 epochs")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "ended early after epoch 3 of 9: dice_positives has not been better than epoch 1" in line
+    assert line.endswith("for train.patience=2 epochs")
 
 
 @pytest.mark.slow
@@ -166,12 +166,12 @@ def test_the_last_epochs_are_kept_whatever_they_score(command, tmp_path, capsys)
 
 
 def scalars(folder: Path) -> dict[str, list[float]]:
-    read = event_accumulator.EventAccumulator(str(folder), size_guidance={"tensors": 0})
-    read.Reload()
+    accumulator = event_accumulator.EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    accumulator.Reload()
     return {
-        tag: [float(tensor_util.make_ndarray(event.tensor_proto)) for event in read.Tensors(tag)]
-        for tag in read.Tags()["tensors"]
-        if read.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+        tag: [float(tensor_util.make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(tag)]
+        for tag in accumulator.Tags()["tensors"]
+        if accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
     }
 
 

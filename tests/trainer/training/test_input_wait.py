@@ -12,7 +12,7 @@ CALL = 12  # steps
 
 
 def input_wait_share(fetch_ms: float, step_ms: float) -> float:
-    """Of a call, after one that fills the input's buffer."""
+    """Return the share of a call, after one that fills the input's buffer."""
     batches = tf.data.Dataset.range(4 * CALL).map(lambda number: tf.cast(number, tf.float32))
     if fetch_ms:
         batches = batches.apply(sleep(int(1000 * fetch_ms)))

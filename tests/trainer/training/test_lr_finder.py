@@ -170,8 +170,8 @@ def test_the_command_writes_one_folder_and_nothing_else_of_a_workdir(lake, tmp_p
     assert new == {events, "find_lr/lr_finder.png", "find_lr/lr_finder.json"}
     assert all((workdir / name).read_text() == "of another run" for name in files - new)
     numbers = json.loads((workdir / "find_lr" / "lr_finder.json").read_text())
-    said = capsys.readouterr().out
-    assert said.endswith(lr_finder.yaml_line(numbers["suggestion"]["steepest"]) + "\n")
+    output = capsys.readouterr().out
+    assert output.endswith(lr_finder.yaml_line(numbers["suggestion"]["steepest"]) + "\n")
     curves = {}
     for event in tf.compat.v1.train.summary_iterator(str(workdir / events)):
         for value in event.summary.value:
@@ -187,8 +187,8 @@ def test_rates_too_low_to_learn_are_said_to_be(lake, tmp_path, capsys):
     workdir = tmp_path / "run"
     options = ["--steps", 50, "--lowest", 1e-12, "--highest", 1e-11]
     assert task.main(command(lake, workdir, *options)) == 2
-    said = capsys.readouterr().err
-    assert "no rate to suggest" in said and "find_lr/lr_finder.png" in said
+    message = capsys.readouterr().err
+    assert "no rate to suggest" in message and "find_lr/lr_finder.png" in message
     assert json.loads((workdir / "find_lr/lr_finder.json").read_text())["suggestion"] is None
     assert (workdir / "find_lr" / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
 
@@ -242,6 +242,6 @@ def test_two_replicas_find_the_same_losses_and_are_left_as_they_were(lake):
     code = [sys.executable, "-c", ON_TWO_REPLICAS, both.model_dump_json()]
     process = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    printed = json.loads(process.stdout.splitlines()[-1])
-    assert len(expected) == 20 and printed["losses"] == pytest.approx(expected, abs=1e-5)
-    assert len(printed["same"]) == 2 * printed["variables"] and all(printed["same"])
+    results = json.loads(process.stdout.splitlines()[-1])
+    assert len(expected) == 20 and results["losses"] == pytest.approx(expected, abs=1e-5)
+    assert len(results["same"]) == 2 * results["variables"] and all(results["same"])

@@ -41,15 +41,15 @@ def test_all_but_the_last_layer_goes_into_a_segmenter(section, classes, tmp_path
     layers = weight_files.layers_with_weights(segmenter)
     for (name,), layer in layers.items():
         assert name == head or same_weights(layer, pretrained.get_layer(name))
-    said = capsys.readouterr().out.splitlines()
-    assert said == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
         f"weights {file}: {len(layers) - 1} of {len(layers)} layers loaded",
         f"  not in the file: {head}",
         "  in the file only: class_head",
     ]
     # The class logits are of the mean of what the segmenter's head sees.
-    seen = keras.Model(segmenter.input, segmenter.get_layer(head).input)
-    features = np.asarray(seen(images(16))).mean(axis=(1, 2))  # [2, 8]
+    head_input = keras.Model(segmenter.input, segmenter.get_layer(head).input)
+    features = np.asarray(head_input(images(16))).mean(axis=(1, 2))  # [2, 8]
     kernel, bias = pretrained.get_layer("class_head").get_weights()
     assert kernel.shape == (8, 1 if classes == 2 else 3)
     assert np.allclose(pretrained(images(16)), features @ kernel + bias, rtol=1e-4, atol=1e-4)
@@ -62,15 +62,15 @@ def test_heads_of_deep_supervision_wait_for_the_segmenter():
 
 
 def test_another_number_of_classes_than_the_lakes_is_refused():
-    run = Config.model_validate({"model": {"kind": "unetpp", "classes": 2}})
-    splits.check_classes({}, "lakes/x", run)
+    config = Config.model_validate({"model": {"kind": "unetpp", "classes": 2}})
+    splits.check_classes({}, "lakes/x", config)
     lake = {"classes": ["air", "bone", "water"]}
     with pytest.raises(InputError, match="3 classes: 0 air, 1 bone, 2 water; model.classes=2 sho"):
-        splits.check_classes(lake, "lakes/x", run)
-    run = Config.model_validate({"model": {"kind": "classifier", "classes": 3}})
-    splits.check_classes(lake, "lakes/x", run)
+        splits.check_classes(lake, "lakes/x", config)
+    config = Config.model_validate({"model": {"kind": "classifier", "classes": 3}})
+    splits.check_classes(lake, "lakes/x", config)
     with pytest.raises(InputError, match="lakes/x has 2 classes; model.classes=3 should be 2"):
-        splits.check_classes({}, "lakes/x", run)
+        splits.check_classes({}, "lakes/x", config)
 
 
 @pytest.fixture(scope="module")
@@ -80,31 +80,31 @@ def class_lakes(phantoms, key_file, tmp_path_factory) -> dict[int, Path]:
     for row in (phantoms / "train-rle.csv").read_text().splitlines()[1:]:
         name, text = row.split(", ")
         lesions[name] = text != "-1"
-    root, found = tmp_path_factory.mktemp("classes"), {}
+    root, lakes = tmp_path_factory.mktemp("classes"), {}
     for path in phantoms.glob("dicom/*.dcm"):
         pixels = pydicom.dcmread(path).pixel_array
-        of_class = "pneumothorax" if lesions[path.stem] else "normal"
+        class_name = "pneumothorax" if lesions[path.stem] else "normal"
         for number, image in ((2, pixels), (3, pixels)):
-            folder = root / str(number) / of_class
+            folder = root / str(number) / class_name
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{path.stem}.png")
         folder = root / "3" / "negative"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(255 - pixels).save(folder / f"{path.stem}.png")
     for number in (2, 3):
-        found[number] = root / "lakes" / f"of{number}" / "1.0.0"
-        arguments = [f"--images={root}/{number}/*/*.png", f"--output={found[number]}"]
+        lakes[number] = root / "lakes" / f"of{number}" / "1.0.0"
+        arguments = [f"--images={root}/{number}/*/*.png", f"--output={lakes[number]}"]
         arguments += ["--source=images", "--class_folders", f"--deidentify_key_file={key_file}"]
         convert.run([*arguments, "--splits=train=0.6,val=0.2,test=0.2"])
-    return found
+    return lakes
 
 
 def pretrain(class_lakes: dict, classes: int, workdir: Path) -> set[str]:
     """The command of the first stage; returns the tags that both its curves have."""
     options = ["--lake", class_lakes[classes], "--workdir", workdir, f"--model.classes={classes}"]
-    done = task("train", *options, *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert f"unetpp of {classes} classes with " in done.stdout
+    process = task("train", *options, *SMALL)
+    assert process.returncode == 0, process.stderr
+    assert f"unetpp of {classes} classes with " in process.stdout
     return scalars(workdir / "train").keys() & scalars(workdir / "val").keys()
 
 
@@ -113,24 +113,24 @@ def test_from_two_class_folders_to_a_segmenter(lake, class_lakes, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert pretrain(class_lakes, 2, first) == {"loss", "auc", "ap"}
     weights = f"--model.weights={first}/best.weights.h5"
-    done = task("train", "--lake", lake, "--workdir", second, weights, *SMALL)
-    assert done.returncode == 0, done.stderr
+    process = task("train", "--lake", lake, "--workdir", second, weights, *SMALL)
+    assert process.returncode == 0, process.stderr
     # Six blocks of four layers with weights, three upsamplings; the two heads are the segmenter's.
     assert (
         "27 of 29 layers loaded\n  not in the file: head_1, head_2\n"
         "  in the file only: class_head\n"
-    ) in done.stdout
+    ) in process.stdout
     assert np.isfinite(losses(second)).all() and len(losses(second)) == 3
 
 
 @pytest.mark.slow
 def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
     assert pretrain(class_lakes, 3, tmp_path / "run") == {"loss", "auc", "accuracy"}
-    done = task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()[1:]
-    named = [line.split()[0] for line in lines if not line.startswith("report:")]
-    assert named == ["val", "images", "accuracy", "auc"]
+    process = task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()[1:]
+    names = [line.split()[0] for line in lines if not line.startswith("report:")]
+    assert names == ["val", "images", "accuracy", "auc"]
     cells = {line.split()[0]: line.split()[1:] for line in lines}
     assert cells["images"] == ["16", "16"]
     assert all(0 <= float(cells[name][0]) <= 1 for name in ("accuracy", "auc"))
@@ -140,8 +140,8 @@ def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
 @pytest.mark.slow
 def test_the_lake_says_how_many_classes_there_are(class_lakes, tmp_path):
     model = {"kind": "unetpp", "classes": 2}
-    run = Config.model_validate({"model": model, "lake": str(class_lakes[3])})
-    said = "3 classes: 0 negative, 1 normal, 2 pneumothorax; model.classes=2 should be 3"
-    with pytest.raises(InputError, match=said):
-        stages.train(run, tmp_path / "run")
+    config = Config.model_validate({"model": model, "lake": str(class_lakes[3])})
+    message = "3 classes: 0 negative, 1 normal, 2 pneumothorax; model.classes=2 should be 3"
+    with pytest.raises(InputError, match=message):
+        stages.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

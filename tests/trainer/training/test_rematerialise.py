@@ -34,7 +34,7 @@ def classifier(**fields):
     return Classifier(kind="classifier", **fields)
 
 
-def built(section, side: int) -> keras.Model:
+def fresh(section, side: int) -> keras.Model:
     keras.utils.set_random_seed(1)
     return build(section, side)
 
@@ -57,22 +57,23 @@ def vector(tensors) -> np.ndarray:
 
 
 def differences(network: keras.Model, jit: bool = False) -> dict[str, float]:
-    """Of one step with and without, as a share of the length of all numbers together."""
+    """Return how far a step with it is from one without, as a share of the length of all numbers
+    together."""
     side = network.input.shape[1]
     images = tf.constant(np.random.default_rng(0).random((2, side, side, 1), np.float32))
     before = [variable.numpy() for variable in network.non_trainable_variables]
-    found = []
+    results = []
     for called in (network, rematerialise.blockwise(network)):
         for variable, value in zip(network.non_trainable_variables, before, strict=True):
             variable.assign(value)
         gradients = gradient_of(called, network, jit)(images)
-        found.append([vector(gradients), vector(network.non_trainable_variables)])
-    (gradient, state), (again, state_again) = found
+        results.append([vector(gradients), vector(network.non_trainable_variables)])
+    (gradient, state), (again, state_again) = results
     assert np.linalg.norm(gradient) > 1e-3
     assert not before or np.abs(state - vector(before)).max() > 0  # they do move, once
     lengths = np.linalg.norm(gradient), max(np.linalg.norm(state), 1)
-    moved = np.linalg.norm(state_again - state) / lengths[1]
-    return {"gradient": np.linalg.norm(again - gradient) / lengths[0], "state": moved}
+    state_difference = np.linalg.norm(state_again - state) / lengths[1]
+    return {"gradient": np.linalg.norm(again - gradient) / lengths[0], "state": state_difference}
 
 
 NETWORKS = {
@@ -99,8 +100,8 @@ ON_DEMAND = "batch norm", "group norm"
     ],
 )
 def test_gradients_and_statistics_are_the_same(section):
-    found = differences(built(section, 16))
-    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
+    actual = differences(fresh(section, 16))
+    assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -113,8 +114,8 @@ def test_gradients_and_statistics_are_the_same(section):
     ids=["unetpp", "unet"],
 )
 def test_gradients_and_statistics_are_the_same_compiled(section):
-    found = differences(built(section, 16), jit=True)
-    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
+    actual = differences(fresh(section, 16), jit=True)
+    assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -122,39 +123,39 @@ def test_gradients_and_statistics_are_the_same_compiled(section):
     "encoder", [pytest.param("densenet121", marks=marks.exhaustive), "efficientnetb0"]
 )
 def test_the_blocks_inside_an_encoder_give_the_same(encoder):
-    found = differences(built(plain(encoder=encoder, norm="batch"), 32))
-    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
+    actual = differences(fresh(plain(encoder=encoder, norm="batch"), 32))
+    assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
 
 
 @marks.exhaustive
 def test_the_blocks_inside_a_whole_encoder_give_the_same():
     section = classifier(encoder="efficientnetb0", pooling="lesion_map", dropout=0.2)
-    found = differences(built(section, 32))
+    actual = differences(fresh(section, 32))
     # Its deepest norms see two pixels, one of each image, and enlarge what another order of
     # summation changes.
-    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=1e-5)
+    assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-5)
 
 
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_mixed_precision_computes_in_the_same_types(jit, request):
     keras.config.set_dtype_policy("mixed_bfloat16")
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
-    found = differences(built(plus(norm="batch", dropout=0.5, depth=1, activation="elu"), 16), jit)
+    actual = differences(fresh(plus(norm="batch", dropout=0.5, depth=1, activation="elu"), 16), jit)
     # XLA keeps float32 between bfloat16 operations that it fuses, and fuses others here.
-    assert found == pytest.approx({"gradient": 0, "state": 0}, abs=0.05 if jit else 1e-6)
+    assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=0.05 if jit else 1e-6)
 
 
 def test_a_network_of_several_outputs_gives_them_as_it_does():
-    network = built(classifier(encoder="plain", filters=8, depth=2, pooling="lesion_map"), 16)
+    network = fresh(classifier(encoder="plain", filters=8, depth=2, pooling="lesion_map"), 16)
     images = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
     both = objective.outputs(network, Loss(lesion_map=1), rematerialise.blockwise)
     expected = objective.outputs(network, Loss(lesion_map=1))(images, training=False)
-    found = both(images, training=False)
-    assert isinstance(found, list) and [x.shape for x in found] == [(2, 1), (2, 4, 4, 1)]
-    for ours, theirs in zip(found, expected, strict=True):
+    actual = both(images, training=False)
+    assert isinstance(actual, list) and [x.shape for x in actual] == [(2, 1), (2, 4, 4, 1)]
+    for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    named = keras.Model(network.input, {"map": network.get_layer("lesion_map").output})
-    assert list(rematerialise.blockwise(named)(images, training=False)) == ["map"]
+    with_dict = keras.Model(network.input, {"map": network.get_layer("lesion_map").output})
+    assert list(rematerialise.blockwise(with_dict)(images, training=False)) == ["map"]
 
 
 def block_names(network: keras.Model) -> list[list[str]]:
@@ -163,11 +164,11 @@ def block_names(network: keras.Model) -> list[list[str]]:
 
 
 def test_each_node_of_a_unetpp_is_one_block():
-    names = block_names(built(plus(deep_supervision=True, depth=3), 16))
+    names = block_names(fresh(plus(deep_supervision=True, depth=3), 16))
     # In the order of need: what X(0,1) takes, X(0,1), what X(0,2) takes besides, …
     order = ["x_0_0", "x_1_0", "x_0_1", "x_2_0", "x_1_1", "x_0_2", "x_3_0", "x_2_1", "x_1_2"]
-    found = [{name[:5] for name in block if "head" not in name} for block in names[1:]]
-    assert found == [{node} for node in [*order, "x_0_3"]]
+    actual = [{name[:5] for name in block if "head" not in name} for block in names[1:]]
+    assert actual == [{node} for node in [*order, "x_0_3"]]
 
 
 @pytest.mark.slow
@@ -178,15 +179,16 @@ def test_each_node_of_a_unetpp_is_one_block():
     [("densenet121", 58, 32), ("efficientnetb0", 16, 32), ("vgg16", 5, 32), ("xception", 14, 71)],
 )
 def test_every_weight_is_in_one_block(encoder, blocks, side):
-    network = built(classifier(encoder=encoder), side)
-    found = [[id(w) for w in b.model.weights] for b in rematerialise._blocks(network)[0]]
-    assert Counter(w for block in found for w in block) == Counter(map(id, network.weights))
-    named = [n for n in block_names(network) if any(re.match("(conv\\d+_)?block", x) for x in n)]
-    assert len(named) == blocks
+    network = fresh(classifier(encoder=encoder), side)
+    weights = [[id(w) for w in b.model.weights] for b in rematerialise._blocks(network)[0]]
+    assert Counter(w for block in weights for w in block) == Counter(map(id, network.weights))
+    names = [n for n in block_names(network) if any(re.match("(conv\\d+_)?block", x) for x in n)]
+    assert len(names) == blocks
 
 
 def convolutions(called, network: keras.Model, compiled: bool) -> int:
-    """Of the forward pass, in the graph of the gradient; XLA's is read behind its optimisation."""
+    """Return the number of forward convolutions in the gradient's graph; XLA's graph is read after
+    its optimisation."""
     images, step = tf.ones((1, 16, 16, 1)), gradient_of(called, network, compiled)
     if compiled:
         text = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
@@ -198,7 +200,7 @@ def convolutions(called, network: keras.Model, compiled: bool) -> int:
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_convolution_is_computed_again(compiled):
     """XLA would save the second computation, were it not made to wait for the gradient."""
-    network = built(plus(depth=1, norm="group", activation="elu"), 16)
+    network = fresh(plus(depth=1, norm="group", activation="elu"), 16)
     blocks = rematerialise.blockwise(network)
     more = convolutions(blocks, network, compiled) - convolutions(network, network, compiled)
     # Three blocks of two; the head's output is not needed for a gradient, so XLA leaves it out.
@@ -218,14 +220,14 @@ SMALL = [
 
 def trained(lake: Path, workdir: Path, *options: str) -> str:
     command = ["train", "--config", "configs/unetpp.yaml", "--lake", lake, "--workdir", workdir]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "trainer.task", *map(str, command), *SMALL, *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def last_of(workdir: Path) -> dict:
@@ -246,7 +248,7 @@ def test_a_run_on_two_replicas_goes_on_the_same_with_it(lake, tmp_path, norm):
     for path in (workdir / "checkpoints").glob("ckpt-6.*"):
         path.unlink()
     (workdir / "metrics.json").unlink()
-    said = trained(lake, workdir, f"--model.norm={norm}", "--train.rematerialise=on")
-    assert "resuming at step 3" in said
+    output = trained(lake, workdir, f"--model.norm={norm}", "--train.rematerialise=on")
+    assert "resuming at step 3" in output
     for curve in ("train", "val"):
         assert last_of(workdir)[curve] == pytest.approx(expected[curve], rel=1e-5, nan_ok=True)

@@ -12,16 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-def printed(*what: str) -> list[dict]:
-    """What tests/makers/replica_steps.py prints: one dict of arrays a line."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.makers.replica_steps", *what],
+def replica_steps(*arguments: str) -> list[dict]:
+    """Return what tests/makers/replica_steps.py prints: one dict of arrays per line."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.makers.replica_steps", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
     return [{name: np.asarray(value) for name, value in json.loads(line).items()} for line in lines]
 
 
@@ -30,18 +30,18 @@ def test_one_two_and_four_replicas_end_twenty_steps_with_the_same_weights():
     """1 x 16 = 2 x 8 = 4 x 4 with group norm and two parts each; 1 = 2 with synchronised BN."""
     others_of_group = "24" if os.environ.get("RADLAKE_EXHAUSTIVE") else "4"
     for norm, others in (("group", others_of_group), ("sync_batch", "2")):
-        [one] = printed("equal", norm, "1")
+        [one] = replica_steps("equal", norm, "1")
         assert one["loss"][-1] < one["loss"][0]
         assert min(one["norm"]) > 0.05  # every step is clipped: after the reduction, or it shows
         for replicas in others:
-            [other] = printed("equal", norm, replicas)
+            [other] = replica_steps("equal", norm, replicas)
             np.testing.assert_allclose(other["loss"], one["loss"], atol=1e-5)
             np.testing.assert_allclose(other["w"], one["w"], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_an_inf_of_the_last_replica_skips_the_step_of_all():
-    first, second, third, fourth = steps = printed("float16")
+    first, second, third, fourth = steps = replica_steps("float16")
     assert [int(step["skipped"]) for step in steps] == [0, 0, 1, 0]
     # Doubled after two good steps, halved at the one that was skipped.
     assert [step["scales"].ravel().tolist() for step in steps] == [
@@ -60,9 +60,9 @@ def test_an_inf_of_the_last_replica_skips_the_step_of_all():
 
 @pytest.mark.slow
 def test_each_replica_resumes_with_the_moving_statistics_that_were_saved():
-    [found] = printed("resume")
+    [results] = replica_steps("resume")
     # Means and variances of four norms of 8 and two of 16 values, and their moving averages.
-    assert found["step"] == 3 and found["before"].shape == (2, 2 * 2 * (4 * 8 + 2 * 16))
-    assert (found["before"] != 0).all()
-    assert (found["before"][0] == found["before"][1]).all()
-    assert (found["after"] == found["before"]).all()
+    assert results["step"] == 3 and results["before"].shape == (2, 2 * 2 * (4 * 8 + 2 * 16))
+    assert (results["before"] != 0).all()
+    assert (results["before"][0] == results["before"][1]).all()
+    assert (results["after"] == results["before"]).all()

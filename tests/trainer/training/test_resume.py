@@ -42,20 +42,20 @@ def command(lake, tmp_path_factory):
     path.write_text(STAGED.partition("stages:")[0])
 
     def arguments(workdir: Path, *options: str, config: Path = path) -> list[str]:
-        known = ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}"]
-        return [*known, *options]
+        required = ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}"]
+        return [*required, *options]
 
     return arguments
 
 
-def assert_same_end(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
-    found, expected = weights(found), weights(expected)
-    assert found.keys() == expected.keys()
+def assert_same_end(actual: Path, expected: Path, tolerance: float = 1e-5) -> None:
+    actual, expected = weights(actual), weights(expected)
+    assert actual.keys() == expected.keys()
     for name, values in expected.items():
         if values.dtype.kind == "S":  # which objects' sums there are, none after an epoch
-            assert found[name] == values == b"{}"
+            assert actual[name] == values == b"{}"
             continue
-        np.testing.assert_allclose(found[name], values, tolerance, tolerance, err_msg=name)
+        np.testing.assert_allclose(actual[name], values, tolerance, tolerance, err_msg=name)
 
 
 @pytest.mark.slow
@@ -69,10 +69,10 @@ def test_a_staged_run_stopped_by_the_clock_goes_on_to_the_same_end(command, tmp_
     short = command(stopped, "--train.max_hours=1e-6", config=path)
     for stage in (1, 2):  # the first call of each is the last of a start
         assert task.main(short) == 42
-        said = capsys.readouterr().out
-        assert f"stage {stage} of 2" in said
+        output = capsys.readouterr().out
+        assert f"stage {stage} of 2" in output
         last = "train.max_hours=1e-06: stopped at step 3 and saved; the same command goes on from"
-        assert said.splitlines()[-1].startswith(last)
+        assert output.splitlines()[-1].startswith(last)
     assert task.main(short) == 0
     assert_same_end(stopped, expected)
     assert_same_end(stopped / "stage_1", expected / "stage_1")
@@ -133,17 +133,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(command, finished, co
     cut(copied / "checkpoints" / f"ckpt-12.{part}")
     (copied / "checkpoints" / "checkpoint").write_text("model_checkpoint_path")
     assert task.main(command(copied, "--train.epochs=2")) == 0
-    said = capsys.readouterr().out
-    assert "ckpt-12 is damaged, going back to the one before: " in said
-    assert "resuming at step 6 from " in said
+    output = capsys.readouterr().out
+    assert "ckpt-12 is damaged, going back to the one before: " in output
+    assert "resuming at step 6 from " in output
     assert_same_end(copied, finished)
-    kept = {path.stem for path in (copied / "checkpoints").glob("ckpt-*.index")}
-    assert kept == {"ckpt-6", "ckpt-12"} and list((copied / "checkpoints" / "damaged").iterdir())
+    names = {path.stem for path in (copied / "checkpoints").glob("ckpt-*.index")}
+    assert names == {"ckpt-6", "ckpt-12"} and list((copied / "checkpoints" / "damaged").iterdir())
 
 
 @pytest.mark.slow
 def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished, copied, capsys):
-    def said() -> str:
+    def refusal() -> str:
         assert task.main(command(copied, "--train.epochs=2")) == 2
         return capsys.readouterr().err
 
@@ -158,31 +158,31 @@ def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished,
             (copied / name).write_text("".join(lines[:-1]))
         else:
             cut(copied / name)
-        assert message in said()
+        assert message in refusal()
         shutil.copy(finished / name, copied / name)
     for path in (copied / "checkpoints").glob("ckpt-*.data*"):
         path.write_bytes(b"")
-    assert "all 2 are damaged; put back a copy" in said()
+    assert "all 2 are damaged; put back a copy" in refusal()
     assert len(list((copied / "checkpoints").glob("ckpt-*.data*"))) == 2  # none was thrown away
 
 
 def curves(workdir: Path) -> dict[str, dict[int, bytes]]:
     """{curve/tag: {step: value}} as TensorBoard reads them; no value where it is a time's or a
     memory's."""
-    found = {}
+    result = {}
     for curve in ("", "train", "val"):
-        read = event_accumulator.EventAccumulator(
+        accumulator = event_accumulator.EventAccumulator(
             str(workdir / curve), size_guidance={"tensors": 0}, purge_orphaned_data=False
         )
-        read.Reload()
-        for tag in read.Tags()["tensors"]:
-            events = read.Tensors(tag)
-            found[f"{curve}/{tag}"] = {
+        accumulator.Reload()
+        for tag in accumulator.Tags()["tensors"]:
+            events = accumulator.Tensors(tag)
+            result[f"{curve}/{tag}"] = {
                 event.step: None if tag in MEASURED else event.tensor_proto.SerializeToString()
                 for event in events
             }
-            assert len(found[f"{curve}/{tag}"]) == len(events), f"{tag} has a step twice"
-    return found
+            assert len(result[f"{curve}/{tag}"]) == len(events), f"{tag} has a step twice"
+    return result
 
 
 def steps_of(workdir: Path) -> dict[str, list[int]]:
@@ -220,17 +220,17 @@ def test_a_run_says_what_it_was_made_with(finished, lake):
 
 @pytest.mark.slow
 def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished):
-    read = event_accumulator.EventAccumulator(str(finished), size_guidance={"tensors": 0})
-    read.Reload()
-    metadata = read.SummaryMetadata("_hparams_/session_start_info")
+    accumulator = event_accumulator.EventAccumulator(str(finished), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    metadata = accumulator.SummaryMetadata("_hparams_/session_start_info")
     content = hparams_metadata.parse_session_start_info_plugin_data(metadata.plugin_data.content)
     assert content.hparams["model.filters"].number_value == 4
     assert content.hparams["optimizer.clip_norm"].number_value == 1
     assert content.hparams["model.kind"].string_value == "unetpp"
     best = json.loads((finished / "metrics.json").read_text())["best"]
-    shown = tf.make_ndarray(read.Tensors(f"best/{best['score']}")[-1].tensor_proto)
-    assert shown == np.float32(best["value"])
-    [text] = read.Tensors("config")
+    value = tf.make_ndarray(accumulator.Tensors(f"best/{best['score']}")[-1].tensor_proto)
+    assert value == np.float32(best["value"])
+    [text] = accumulator.Tensors("config")
     assert "learning_rate: 0.001" in text.tensor_proto.string_val[0].decode()
 
 
@@ -281,18 +281,18 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
     options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
     runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", KILLED, *runs, str(killed), str(kills), "24"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    codes = json.loads(process.stdout.splitlines()[-1])
     assert -signal.SIGKILL in codes and codes[-2:] == [0, 0], codes
-    found, expected = weights(killed), weights(undisturbed)
-    assert found.keys() == expected.keys()
-    assert not [name for name in expected if found[name].tobytes() != expected[name].tobytes()]
+    actual, expected = weights(killed), weights(undisturbed)
+    assert actual.keys() == expected.keys()
+    assert not [name for name in expected if actual[name].tobytes() != expected[name].tobytes()]
     assert best_weights(killed) == best_weights(undisturbed)
     assert curves(killed) == curves(undisturbed)
     assert steps_of(killed)["train/gradient_norm"] == list(range(3, 25, 3))
@@ -300,11 +300,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
 
 
 def best_weights(workdir: Path) -> dict[str, bytes]:
-    found = {}
+    arrays = {}
+
+    def add(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()].tobytes()
+
     with h5py.File(workdir / "best.weights.h5") as file:
-        file.visititems(
-            lambda name, item: (
-                found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
-    return found
+        file.visititems(add)
+    return arrays

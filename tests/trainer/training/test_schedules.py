@@ -21,38 +21,38 @@ def test_cosine_goes_through_the_published_values():
 
 
 def test_a_warm_up_is_a_line_and_the_schedule_starts_behind_it():
-    found = rates([0, 5, 10, 30, 50], epochs=10, per_epoch=5, warmup_epochs=2)
-    assert found == pytest.approx([0, 5e-4, 1e-3, 5e-4, 0], abs=1e-9)
+    actual = rates([0, 5, 10, 30, 50], epochs=10, per_epoch=5, warmup_epochs=2)
+    assert actual == pytest.approx([0, 5e-4, 1e-3, 5e-4, 0], abs=1e-9)
     assert rates([0, 4, 8, 20], warmup_epochs=8, schedule="constant") == pytest.approx(
         [0, 5e-4, 1e-3, 1e-3]
     )
 
 
 def test_cosine_restarts_each_longer_and_lower_by_the_config():
-    found = rates([0, 5, 10, 20, 30], cycle_epochs=10, cycle_growth=2, cycle_decay=0.5)
-    assert found == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4], rel=1e-4)
+    actual = rates([0, 5, 10, 20, 30], cycle_epochs=10, cycle_growth=2, cycle_decay=0.5)
+    assert actual == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4], rel=1e-4)
 
 
 def test_cyclic_goes_up_and_down_in_lines():
-    found = rates(range(0, 13, 2), schedule="cyclic", cycle_epochs=8, final_share=0.2)
-    assert found == pytest.approx(np.array([0.2, 0.6, 1, 0.6, 0.2, 0.6, 1]) * 1e-3, rel=1e-5)
+    actual = rates(range(0, 13, 2), schedule="cyclic", cycle_epochs=8, final_share=0.2)
+    assert actual == pytest.approx(np.array([0.2, 0.6, 1, 0.6, 0.2, 0.6, 1]) * 1e-3, rel=1e-5)
 
 
 def test_polynomial_has_its_power():
-    found = rates([0, 10, 30, 40], schedule="polynomial", final_share=0.1)
+    actual = rates([0, 10, 30, 40], schedule="polynomial", final_share=0.1)
     expected = [1e-3 * (0.1 + 0.9 * (1 - t) ** 0.9) for t in (0, 0.25, 0.75, 1)]
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert actual == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_plateau_lowers_the_rate_each_time_the_score_stays_where_it_is():
     settings = learning.Optimizer(schedule="plateau", plateau_epochs=3, warmup_epochs=0)
     rate = learning_rate(settings, 40, 10)
-    found = []
+    actual = []
     for stale_epochs in (0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3):
         lower_on_plateau(settings, rate, stale_epochs)
-        found.append(float(rate(100)))
+        actual.append(float(rate(100)))
     halved = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125]
-    assert found == pytest.approx(np.array(halved) * 1e-3)
+    assert actual == pytest.approx(np.array(halved) * 1e-3)
 
 
 @pytest.mark.parametrize(

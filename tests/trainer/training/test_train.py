@@ -18,7 +18,8 @@ UNETPP = ROOT / "configs" / "unetpp.yaml"
 
 
 def refusal(capsys, *arguments: object) -> str:
-    """What a refused training says, in this process: nothing has been computed by then."""
+    """Return the message of a training that is refused, in this process: nothing has been computed
+    by then."""
     code = command_line.main(["train", "--config", str(UNETPP), *map(str, arguments)])
     assert code == 2
     return capsys.readouterr().err
@@ -28,8 +29,8 @@ def refusal(capsys, *arguments: object) -> str:
 def trained(lake, tmp_path_factory) -> Path:
     """A finished run of four epochs, two steps each, on one device."""
     workdir = tmp_path_factory.mktemp("runs") / "one"
-    done = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
-    assert done.returncode == 0, done.stderr
+    process = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
+    assert process.returncode == 0, process.stderr
     return workdir
 
 
@@ -40,18 +41,18 @@ def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
     # would divide what rounding leaves of a zero gradient by its own size.
     clipped = [*SMALL, "--model.depth=1", "--optimizer.kind=sgd", "--optimizer.learning_rate=1"]
     clipped += ["--optimizer.clip_norm=0.05"]
-    found = {}
+    losses = {}
     for replicas, parts in ((1, 1), (4, 2)):
         workdir = tmp_path / str(replicas)
         split = [f"--train.replicas={replicas}", f"--optimizer.accumulate={parts}"]
-        done = runs.task("train", "--lake", lake, "--workdir", workdir, *clipped, *split)
-        assert done.returncode == 0, done.stderr
-        assert f"{8 // replicas} images each per step" in done.stdout
-        found[replicas] = runs.losses(workdir)
+        process = runs.task("train", "--lake", lake, "--workdir", workdir, *clipped, *split)
+        assert process.returncode == 0, process.stderr
+        assert f"{8 // replicas} images each per step" in process.stdout
+        losses[replicas] = runs.losses(workdir)
         norms = runs.scalars(workdir / "train")["gradient_norm"].values()
         assert len(norms) == 12 and min(norms) > 0.05
-    assert len(found[1]) == 12 and found[1][-1] < found[1][0]
-    assert np.allclose(found[1], found[4], atol=1e-5, rtol=0)
+    assert len(losses[1]) == 12 and losses[1][-1] < losses[1][0]
+    assert np.allclose(losses[1], losses[4], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -70,11 +71,11 @@ def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
         """
     )
     command = ["--lake", lake, "--workdir", tmp_path / "run", "--config", path]
-    done = runs.task("train", *command, config_name=None)
-    assert done.returncode == 0, done.stderr
+    process = runs.task("train", *command, config_name=None)
+    assert process.returncode == 0, process.stderr
     for text in ("stage 1 of 2", "at 16 px", "stage 2 of 2", "at 32 px"):
-        assert text in done.stdout
-    loaded = [line for line in done.stdout.splitlines() if "layers loaded" in line]
+        assert text in process.stdout
+    loaded = [line for line in process.stdout.splitlines() if "layers loaded" in line]
     assert len(loaded) == 1 and "stage_1/best.weights.h5: 14 of 14 layers loaded" in loaded[0]
     again = runs.task("train", *command, config_name=None)
     assert again.returncode == 0 and again.stdout.count("all 2 epochs are done") == 2, again.stderr
@@ -107,15 +108,15 @@ print(json.dumps([mean.numpy().tolist() for mean in means]))
 
 @pytest.mark.slow
 def test_plain_batch_norm_statistics_are_averaged_over_replicas():
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", BATCH_NORM_ON_TWO_REPLICAS], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    found = np.array(json.loads(done.stdout.splitlines()[-1]))  # [replicas, 3]
+    assert process.returncode == 0, process.stderr
+    means = np.array(json.loads(process.stdout.splitlines()[-1]))  # [replicas, 3]
     # Two batches of four: each replica sees the mean of its own half, and remembers by halves.
     halves = (np.arange(24.0).reshape(2, 2, 2, 3) ** 2).mean(axis=2)  # [batch, replica, 3]
     expected = (0.25 * halves[0] + 0.5 * halves[1]).mean(axis=0)
-    assert found.shape == (2, 3) and np.allclose(found, expected)
+    assert means.shape == (2, 3) and np.allclose(means, expected)
 
 
 @pytest.mark.slow
@@ -133,19 +134,19 @@ def test_a_stopped_run_resumes_to_the_same_end(lake, trained, tmp_path):
         'model_checkpoint_path: "ckpt-9"\nall_model_checkpoint_paths: "ckpt-9"\n'
     )
     shutil.rmtree(workdir / "train")
-    done = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert "resuming at step 9" in done.stdout
+    process = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
+    assert process.returncode == 0, process.stderr
+    assert "resuming at step 9" in process.stdout
     assert np.allclose(runs.losses(workdir), runs.losses(trained)[9:], atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
 def test_repeating_a_finished_command_does_nothing_more(lake, trained):
     before = runs.losses(trained)
-    done = runs.task("train", "--lake", lake, "--workdir", trained, *SMALL)
+    process = runs.task("train", "--lake", lake, "--workdir", trained, *SMALL)
     assert (
-        done.returncode == 0
-        and "all 4 epochs are done" in done.stdout
+        process.returncode == 0
+        and "all 4 epochs are done" in process.stdout
         and runs.losses(trained) == before
     )
 
@@ -173,14 +174,14 @@ def test_tensorboard_has_both_curves_under_the_same_tags_and_panels(trained):
 @pytest.mark.slow
 def test_evaluate_scores_a_run_and_draws_it(trained, tmp_path):
     picture = tmp_path / "picture.png"
-    done = runs.task("evaluate", "--workdir", trained, "--picture", picture)
-    assert done.returncode == 0, done.stderr
+    process = runs.task("evaluate", "--workdir", trained, "--picture", picture)
+    assert process.returncode == 0, process.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
     assert {"last", "evaluate"} <= metrics.keys()
     for split in ("val", "test"):
         scores = metrics["evaluate"]["splits"][split]
         assert 0 <= scores["dice_mean"] <= 1 and scores["without_mask"] == 0
-        assert f"{scores['dice_mean']:.4f}" in done.stdout
+        assert f"{scores['dice_mean']:.4f}" in process.stdout
     val = metrics["evaluate"]["splits"]["val"]
     assert (
         val["dice_mean"] >= val["dice_all_empty"] - 1e-9
@@ -190,9 +191,10 @@ def test_evaluate_scores_a_run_and_draws_it(trained, tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_with_mirror_images_has_scores_of_its_own(trained):
-    done = [runs.task("evaluate", "--workdir", trained, f"--tta={tta}") for tta in ("none", "flip")]
-    assert [one.returncode for one in done] == [0, 0], done
-    assert "with its mirror images" in done[1].stdout
+    options = ("--tta=none", "--tta=flip")
+    processes = [runs.task("evaluate", "--workdir", trained, option) for option in options]
+    assert [process.returncode for process in processes] == [0, 0], processes
+    assert "with its mirror images" in processes[1].stdout
     metrics = json.loads((trained / "metrics.json").read_text())
     plain, mirrored = metrics["evaluate"], metrics["evaluate_tta_flip"]
     assert (plain["tta"], mirrored["tta"]) == ("none", "flip")
@@ -201,11 +203,11 @@ def test_evaluate_with_mirror_images_has_scores_of_its_own(trained):
 
 @pytest.mark.slow
 def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained):
-    done = runs.task("evaluate", "--workdir", trained, "--level", 1)
+    process = runs.task("evaluate", "--workdir", trained, "--level", 1)
     whole = json.loads((trained / "metrics.json").read_text()).get("evaluate")
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     # Three blocks and an upsampling of 8 and 16 filters: 6,425; their norms have 2 a filter more.
-    assert "pruned to L1: 6,553 parameters" in done.stdout
+    assert "pruned to L1: 6,553 parameters" in process.stdout
     pruned = json.loads((trained / "metrics.json").read_text())["evaluate_l1"]
     assert pruned["splits"]["val"]["images"] == 8 and pruned != whole
     refused = runs.task("evaluate", "--workdir", trained, "--level", 3)
@@ -216,10 +218,10 @@ def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained):
 def test_a_classifier_trains_through_the_same_loop(lake, tmp_path):
     options = ["--model.encoder=plain", "--model.filters=8", "--model.depth=2", "--data.side=32"]
     options += ["--data.batch_size=8", "--train.epochs=1"]
-    done = runs.task(
+    process = runs.task(
         "train", "--lake", lake, "--workdir", tmp_path / "run", *options, config_name="classifier"
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert "auc" in runs.scalars(tmp_path / "run" / "val")
     scored = runs.task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
     assert scored.returncode == 0 and "auc" in scored.stdout, scored.stderr
@@ -239,24 +241,24 @@ def test_a_classifier_trains_through_the_same_loop(lake, tmp_path):
     ],
 )
 def test_bad_input_is_refused(lake, tmp_path, capsys, options, message):
-    said = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
-    assert message in said
+    message = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
+    assert message in message
 
 
 @pytest.mark.slow
 def test_bad_input_is_one_message_and_exit_code_2(lake, tmp_path):
     wrong = ["--model.depht=3", "--train.device=npu"]
-    done = runs.task("train", "--lake", lake, "--workdir", tmp_path / "run", *wrong)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "model.depht: unknown key; did you mean depth?" in done.stderr
+    process = runs.task("train", "--lake", lake, "--workdir", tmp_path / "run", *wrong)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "model.depht: unknown key; did you mean depth?" in process.stderr
 
 
 @pytest.mark.slow
 def test_another_lake_in_the_same_workdir_is_refused(phantoms, convert, trained, tmp_path, capsys):
     other = tmp_path / "phantoms" / "1.0.0"
     convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", other)
-    said = refusal(capsys, "--lake", other, "--workdir", trained, *SMALL)
-    assert "-> others in" in said
+    message = refusal(capsys, "--lake", other, "--workdir", trained, *SMALL)
+    assert "-> others in" in message
 
 
 def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path, capsys):
@@ -266,14 +268,14 @@ def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path, c
     lake = tmp_path / "classes" / "1.0.0"
     convert(phantoms / "dicom" / "*.dcm", csv_path, lake)
     each_once = [*SMALL, "--data.positive_share=null"]
-    said = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *each_once)
-    assert "no mask with a lesion to learn from" in said
+    message = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *each_once)
+    assert "no mask with a lesion to learn from" in message
 
 
 @pytest.mark.slow
 def test_another_config_in_the_same_workdir_is_refused(lake, trained, capsys):
-    said = refusal(capsys, "--lake", lake, "--workdir", trained, *SMALL, "--model.depth=1")
-    assert "model.depth: 2 -> 1" in said
+    message = refusal(capsys, "--lake", lake, "--workdir", trained, *SMALL, "--model.depth=1")
+    assert "model.depth: 2 -> 1" in message
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
