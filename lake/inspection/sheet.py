@@ -42,23 +42,20 @@ def choose(records: pyarrow.Table, num_images: int = NUM_IMAGES) -> list[int]:
     """Return the rows of the index to draw: half of them positives, spread over the splits as
     evenly as possible; in each split positives evenly along their sizes, smallest first, then the
     others evenly along the split."""
-    names = records["split"].combine_chunks().dictionary_encode()
-    codes = names.indices.to_numpy()
-    label, lesion_px = records["label"].to_numpy(), records["lesion_px"].to_numpy()
-    candidates = []  # per split: rows of positives by size, rows of the others
-    for code in range(len(names.dictionary)):
-        positives = np.flatnonzero((codes == code) & (label > 0))
-        positives = positives[np.argsort(lesion_px[positives], kind="stable")]
-        candidates.append((positives, np.flatnonzero((codes == code) & (label <= 0))))
-    positives, others = zip(*candidates, strict=True)
+    split, label, lesion_px = (records[name].to_numpy() for name in ("split", "label", "lesion_px"))
+    by_size = np.argsort(lesion_px, kind="stable")
+    positives, others = [], []  # per split: rows of positives by size, rows of the others
+    for name in records["split"].unique().to_pylist():
+        positives.append(by_size[((split == name) & (label > 0))[by_size]])
+        others.append(np.flatnonzero((split == name) & (label <= 0)))
     # Half of the sheet each; where one kind is short, the other takes its room.
     num_others = min(num_images - num_images // 2, sum(map(len, others)))
     num_positives = min(num_images - num_others, sum(map(len, positives)))
     num_others = min(num_images - num_positives, sum(map(len, others)))
-    quotas = zip(shares(num_positives, positives), shares(num_others, others), strict=True)
+    positive_counts, other_counts = shares(num_positives, positives), shares(num_others, others)
     rows = []
-    for kinds, counts in zip(candidates, quotas, strict=True):
-        for kind, count in zip(kinds, counts, strict=True):
+    for group in zip(positives, positive_counts, others, other_counts, strict=True):
+        for kind, count in (group[:2], group[2:]):
             rows += kind[np.linspace(0, len(kind) - 1, count).round().astype(int)].tolist()
     return rows
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 
 from lake import InputError
 from lake.records import index, manifest
@@ -33,22 +34,28 @@ def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
 def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     """Return everything about the records, all of a lake or those of one split. `content` is the
     manifest."""
+    label, age = (records[name].to_numpy() for name in ("label", "age"))
     names = manifest.numbered(content.get("classes", []))
-    classes = {name: label for label, name in enumerate(names)} or CLASSES
-    groups = _groups(records, content, classes)
-    age = records["age"].to_numpy()
+    labels = {name: number for number, name in enumerate(names)} or CLASSES
+    classes = {name: label == number for name, number in labels.items()}
+    by_split = _by_value(records, "split")
+    splits = {name: by_split[name] for name in content["counts"]["splits"] if name in by_split}
+    splits_and_all = splits | {"all": np.ones(len(records), bool)}
+    filled = {name: members for name, members in classes.items() if members.any()}
+    groups = splits | filled | splits_and_all
     decades = np.where(age < 0, len(DECADES) - 1, np.minimum(age // 10, 9))
+    by_age = {name: decades == number for number, name in enumerate(DECADES)}
     parts = [
         _head(folder, content),
-        _splits(content, records, groups, classes),
-        _shares(groups, classes),
-        *(_crossed(name, *_coded(records, name), groups) for name in ("view", "sex")),
-        _crossed("age", DECADES, decades, groups),
-        _sizes(content, groups, records),
+        _splits(content, records, splits, classes),
+        _shares(splits_and_all, filled),
+        *(_crossed(name, _by_value(records, name), groups) for name in ("view", "sex")),
+        _crossed("age", by_age, groups),
+        _sizes(content, splits_and_all, filled.get("positive", False), records),
         _folds(records, classes),
         _statistics(content["statistics"]),
     ]
-    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+    return "\n\n".join("\n".join(lines) for lines in parts)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -83,54 +90,33 @@ def _head(folder: Path, content: dict) -> list[str]:
     return [f"{name:<21} {value}" for name, value in rows]
 
 
-def _groups(
-    records: pyarrow.Table, content: dict, classes: dict[str, int]
-) -> dict[str, np.ndarray]:
-    """Return name -> which records [N] belong to it: every split, then every class, as far as there
-    are records of it, then all."""
-    names, codes = _coded(records, "split")
-    splits = [name for name in content["counts"]["splits"] if name in names]
-    groups = {name: codes == names.index(name) for name in splits}
-    label = records["label"].to_numpy()
-    groups |= {name: label == value for name, value in classes.items() if (label == value).any()}
-    return {**groups, "all": np.ones(len(records), bool)}
-
-
-def _coded(records: pyarrow.Table, column: str) -> tuple[list[str], np.ndarray]:
-    """Return the values of a column of text, sorted, and which of them each record [N] has; the
-    last value is `unknown`, for no text."""
-    coded = records[column].combine_chunks().fill_null("").dictionary_encode()
-    values = coded.dictionary.to_pylist()
-    names = sorted(set(values) - {""})
-    codes = np.array([names.index(v) if v else len(names) for v in values] or [0])
-    return [*names, "unknown"], codes[coded.indices.to_numpy()]
+def _by_value(records: pyarrow.Table, column: str) -> dict[str, np.ndarray]:
+    """Return value -> which records [N] have it, for the sorted values of a column of text; the
+    last is `unknown`, for no text."""
+    texts = records[column].fill_null("")
+    values = sorted(texts.unique().to_pylist(), key=lambda value: (value == "", value))
+    return {value or "unknown": pyarrow.compute.equal(texts, value).to_numpy() for value in values}
 
 
 def _splits(
-    content: dict, records: pyarrow.Table, groups: dict[str, np.ndarray], classes: dict[str, int]
+    content: dict,
+    records: pyarrow.Table,
+    splits: dict[str, np.ndarray],
+    classes: dict[str, np.ndarray],
 ) -> list[str]:
-    has_mask = records["has_mask"].to_numpy()
+    has_mask = records["has_mask"].to_numpy() != 0
     rows = [("split", "records", *classes, "with_mask", "patients", "shards", "MB")]
     sums = np.zeros(len(rows[0]) - 1)
-    for split, counts in content["counts"]["splits"].items():
-        if split not in groups:
-            continue
+    for split, members in splits.items():
         shards = [shard for shard in content["shards"] if shard["split"] == split]
         megabytes = sum(shard["bytes"] for shard in shards) / 1e6
-        numbers = _count_classes(records, groups[split], classes)
-        numbers += [has_mask[groups[split]].sum(), counts["patients"], len(shards), megabytes]
+        num_patients = content["counts"]["splits"][split]["patients"]
+        numbers = [(members & part).sum() for part in (members, *classes.values(), has_mask)]
+        numbers += [num_patients, len(shards), megabytes]
         rows.append((split, *_split_row(numbers)))
         sums += numbers
     # Every patient is in one split, so that patients add up.
     return columns([*rows, ("all", *_split_row(sums))] if len(rows) > 2 else rows)
-
-
-def _count_classes(
-    records: pyarrow.Table, members: np.ndarray, classes: dict[str, int]
-) -> list[int]:
-    """Return how many records are members [N], and how many of those are of each class."""
-    label = records["label"].to_numpy()[members]
-    return [len(label), *((label == value).sum() for value in classes.values())]
 
 
 def _split_row(numbers: Sequence[float]) -> list[str]:
@@ -140,18 +126,17 @@ def _split_row(numbers: Sequence[float]) -> list[str]:
     return [*row, f"{numbers[-1]:,.1f}"]
 
 
-def _shares(groups: dict[str, np.ndarray], classes: dict[str, int]) -> list[str]:
-    """Return which share of each split each class has, and which share of each class each split."""
-    classes = [name for name in classes if name in groups]
-    splits = [name for name in groups if name not in classes and name != "all"]
+def _shares(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:
+    """Return which share of each split each class has, and which share of each class each split;
+    `splits` and all."""
     rows = [("share of the split", *classes)]
-    for split in [*splits, "all"]:
-        rows.append((split, *(_share(groups[split] & groups[c], groups[split]) for c in classes)))
+    for name, members in splits.items():
+        rows.append((name, *(_share(members & part, members) for part in classes.values())))
     lines = columns(rows)
-    if len(splits) > 1:
+    if len(splits) > 2:
         rows = [("share of the class", *classes)]
-        for split in splits:
-            rows.append((split, *(_share(groups[split] & groups[c], groups[c]) for c in classes)))
+        for name, members in list(splits.items())[:-1]:
+            rows.append((name, *(_share(members & part, part) for part in classes.values())))
         lines += ["", *columns(rows)]
     return lines
 
@@ -160,46 +145,43 @@ def _share(part: np.ndarray, whole: np.ndarray) -> str:
     return f"{100 * part.sum() / max(whole.sum(), 1):.1f}%"
 
 
-def _crossed(
-    title: str, names: list[str], codes: np.ndarray, groups: dict[str, np.ndarray]
-) -> list[str]:
-    """Return which share of each group has which of the values `names`, by their codes [N]; a value
-    without records is left out."""
-    counts = {
-        group: np.bincount(codes[rows], minlength=len(names)) for group, rows in groups.items()
-    }
+def _crossed(title: str, parts: dict[str, np.ndarray], groups: dict[str, np.ndarray]) -> list[str]:
+    """Return which share of each group is in each part; a part without records is left out."""
     rows = [(title, "records", *groups)]
-    for code, name in enumerate(names):
-        if counts["all"][code]:
-            shares = (f"{100 * n[code] / max(n.sum(), 1):.1f}%" for n in counts.values())
-            rows.append((name, f"{counts['all'][code]:,}", *shares))
+    for name, part in parts.items():
+        if part.any():
+            shares = (_share(part & members, members) for members in groups.values())
+            rows.append((name, f"{part.sum():,}", *shares))
     return columns(rows)
 
 
-def _sizes(content: dict, groups: dict[str, np.ndarray], records: pyarrow.Table) -> list[str]:
+def _sizes(
+    content: dict,
+    splits: dict[str, np.ndarray],
+    positives: np.ndarray | bool,
+    records: pyarrow.Table,
+) -> list[str]:
+    """Return the histogram and, per split and of all, the quantiles of the lesions' sizes."""
     lesion_px = records["lesion_px"].to_numpy()
-    is_sized = groups.get("positive", False) & (lesion_px > 0)
+    is_sized = positives & (lesion_px > 0)
     if not is_sized.any():
         return ["lesion sizes: no lesion with a mask"]
     image_px = _mean_image_px(content)
     percent = 100 * lesion_px / image_px
     lines = [f"lesion sizes, 100% is {image_px:,.0f} px, the mean of the positives with a mask"]
-    too_small = groups["positive"] & (lesion_px == 0)
-    if too_small.any():
-        lines.append(f"{too_small.sum():,} positives have no pixel left at the stored size")
+    if num_too_small := (positives & (lesion_px == 0)).sum():
+        lines.append(f"{num_too_small:,} positives have no pixel left at the stored size")
     counts, _ = np.histogram(percent[is_sized], SIZE_EDGES)
     rows = []
     for low, high, count in zip(SIZE_EDGES, SIZE_EDGES[1:], counts, strict=False):
         bar = "#" * -(-BAR_LETTERS * count // counts.max())
-        rows.append(((f"{low:g}% to {high:g}%"), f"{count:,}", bar.ljust(BAR_LETTERS)))
+        rows.append((f"{low:g}% to {high:g}%", f"{count:,}", bar.ljust(BAR_LETTERS)))
     lines += columns(rows)
     rows = [("quantiles", "lesions", *QUANTILES)]
-    for group, members in groups.items():
-        lesions = members & is_sized
-        if group in CLASSES or not lesions.any():
-            continue
-        values = np.percentile(percent[lesions], list(QUANTILES.values()))
-        rows.append((group, f"{lesions.sum():,}", *(f"{value:.3g}%" for value in values)))
+    for split, members in splits.items():
+        if len(lesions := percent[members & is_sized]):
+            values = np.percentile(lesions, list(QUANTILES.values()))
+            rows.append((split, f"{len(lesions):,}", *(f"{value:.3g}%" for value in values)))
     values = np.percentile(lesion_px[is_sized], list(QUANTILES.values()))
     rows.append(("all, px", f"{is_sized.sum():,}", *(f"{value:,.0f}" for value in values)))
     return [*lines, "", *columns(rows)]
@@ -215,12 +197,13 @@ def _mean_image_px(content: dict) -> float:
     return lesion_px / share / num_positives if share else 0
 
 
-def _folds(records: pyarrow.Table, classes: dict[str, int]) -> list[str]:
+def _folds(records: pyarrow.Table, classes: dict[str, np.ndarray]) -> list[str]:
     fold = records["fold"].to_numpy()
     rows = [("fold", "records", *classes)]
     for number in np.unique(fold[fold >= 0]):
-        counts = _count_classes(records, fold == number, classes)
-        rows.append((str(number), *(f"{count:,}" for count in counts)))
+        members = fold == number
+        parts = (members & part for part in (members, *classes.values()))
+        rows.append((str(number), *(f"{part.sum():,}" for part in parts)))
     return columns(rows) if len(rows) > 1 else ["folds: none"]
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pyarrow.compute
 
@@ -106,15 +105,14 @@ def _tasks(
 ) -> Iterator[Task]:
     """Yield a Task for each shard on the disk, when its turn comes; `rows` are in order."""
     if rows is not None:
-        slices = _slices(rows)
-        rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *example.FIELDS}])
+        names = [name for name in rows.column_names if name in {*index.PLACE, *example.FIELDS}]
+        rows_by_shard, no_rows = _by_shard(rows.select(names)), rows.slice(0, 0).select(names)
     for (split, number), shard in _numbered(content).items():
         path, columns = folder / shard["name"], None
         if not path.is_file():
             continue
         if rows is not None:
-            start, end = slices.get((split, number), (0, 0))
-            columns = rows.slice(start, end - start).to_pydict()
+            columns = rows_by_shard.get((split, number), no_rows).to_pydict()
         num_classes = manifest.num_classes(content)
         yield Task(path, shard, number, content["dtype"], num_classes, columns, decodes_pixels)
 
@@ -128,24 +126,21 @@ def _numbered(content: dict) -> dict[tuple[str, int], dict]:
     return shards
 
 
-def _slices(rows: pyarrow.Table) -> dict[tuple[str, int], tuple[int, int]]:
-    """Return (split, shard) -> its first row and the one behind its last, of rows in order."""
-    splits = rows["split"].combine_chunks().dictionary_encode()
-    codes, shards = splits.indices.to_numpy(), rows["shard"].to_numpy()
-    # A shard's rows start where the split or the shard differs from the row before.
-    is_start = (np.diff(codes) != 0) | (np.diff(shards) != 0)
-    starts = np.flatnonzero(np.r_[True, is_start])[: len(rows)]
-    ends = np.r_[starts[1:], len(rows)]
-    names = splits.dictionary.to_pylist()
-    keys = ((names[codes[start]], int(shards[start])) for start in starts)
-    return dict(zip(keys, zip(starts.tolist(), ends.tolist(), strict=False), strict=False))
+def _by_shard(rows: pyarrow.Table) -> dict[tuple[str, int], pyarrow.Table]:
+    """Return (split, shard) -> its rows, of rows in order."""
+    groups = rows.group_by(["split", "shard"], use_threads=False)  # by the first row of each
+    tables, start = {}, 0
+    for group in groups.aggregate([([], "count_all")]).to_pylist():
+        tables[group["split"], group["shard"]] = rows.slice(start, group["count_all"])
+        start += group["count_all"]
+    return tables
 
 
 def _check_places(rows: pyarrow.Table, content: dict, problems: Problems) -> None:
     shards = _numbered(content)
-    for (split, number), (start, end) in _slices(rows).items():
+    for (split, number), members in _by_shard(rows).items():
         if (split, number) not in shards:
-            message = f"{end - start} rows of shard {number} of {split}, which the manifest lacks"
+            message = f"{len(members)} rows of shard {number} of {split}, which the manifest lacks"
             problems.add("index", message)
 
 
@@ -153,10 +148,8 @@ def _check_ids(rows: pyarrow.Table, problems: Problems) -> None:
     """Check that no image is there twice, and no patient in two splits or two folds."""
     _check_once(rows, "image_id", "position", "count", "image-twice", problems)
     patients = rows.filter(pyarrow.compute.field("patient") != "")
-    for part in ("split", "fold"):
-        members = patients
-        if part == "fold":
-            members = patients.filter(pyarrow.compute.field("fold") >= 0)
+    in_folds = patients.filter(pyarrow.compute.field("fold") >= 0)
+    for part, members in (("split", patients), ("fold", in_folds)):
         kind = f"patient-across-{part}s"
         _check_once(members, "patient", part, "count_distinct", kind, problems)
 
@@ -167,15 +160,12 @@ def _check_once(
     """Add a problem for each value of `key` whose rows have several of `part`, as the aggregate
     `function` counts them."""
     counts = rows.group_by(key).aggregate([(part, function)])
-    several = counts.filter(pyarrow.compute.field(f"{part}_{function}") > 1)[key].sort()
-    if not len(several):
-        return
+    several = counts.filter(pyarrow.compute.field(f"{part}_{function}") > 1)[key]
     repeats = rows.filter(pyarrow.compute.is_in(rows[key], several.combine_chunks()))
     places = {}
     for row in repeats.select([key, *index.PLACE, "fold"]).to_pylist():
         place = f"{row['split']} shard {row['shard']} record {row['position']}"
-        places.setdefault(row[key], []).append(
-            f"{place} (fold {row['fold']})" if part == "fold" else place
-        )
-    for name in several.to_pylist():
+        place += f" (fold {row['fold']})" if part == "fold" else ""
+        places.setdefault(row[key], []).append(place)
+    for name in sorted(places):
         problems.add(kind, f"{key} {name}: {', '.join(places[name][:8])}")

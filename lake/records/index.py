@@ -56,15 +56,12 @@ def read(
 
 
 def read_file(
-    file: Path | BinaryIO,
-    columns: Sequence[str] | None = None,
-    splits: Sequence[str] | None = None,
+    file: Path | BinaryIO, columns: Sequence[str] | None = None, splits: Sequence[str] | None = None
 ) -> pyarrow.Table:
     """Return what `read` does, from the file itself, which may be open; raises OSError or
     pyarrow.ArrowException."""
     filters = None if splits is None else [("split", "in", list(splits))]
-    names = None if columns is None else list(columns)
-    return pyarrow.parquet.read_table(file, columns=names, filters=filters)
+    return pyarrow.parquet.read_table(file, columns=columns and list(columns), filters=filters)
 
 
 def in_order(rows: pyarrow.Table) -> pyarrow.Table:

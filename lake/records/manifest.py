@@ -86,20 +86,31 @@ def load(folder: str) -> dict:
 def features_json(dtype: str) -> dict:
     """Return TFDS's features.json for a lake whose images have `dtype` (uint8 or uint16)."""
     features = {}
-    for name, (kind, count) in example.FIELDS.items():
-        if name in ("image", "mask"):
-            features[name] = _tfds_image(
-                "uint8" if name == "mask" else dtype, "png" if name == "mask" else None
-            )
-        elif kind is bytes:
-            features[name] = {"pythonClassName": f"{TFDS_FEATURES}.text_feature.Text", "text": {}}
-        else:
-            features[name] = _tfds_numbers("int64" if kind is int else "float32", count)
+    for name in example.FIELDS:
+        class_name, key, description = _tfds_feature(name, dtype)
+        features[name] = {"pythonClassName": f"{TFDS_FEATURES}.{class_name}", key: description}
     return {
         "type": f"{TFDS_FEATURES}.features_dict.FeaturesDict",
         "content": {"features": features},
         "proto_cls": "tensorflow_datasets.FeaturesDict",
     }
+
+
+def _tfds_feature(name: str, dtype: str) -> tuple[str, str, dict]:
+    """Return TFDS's class of a field, and the key and the value of its description."""
+    kind, count = example.FIELDS[name]
+    shape = {"shape": {"dimensions": ["-1", "-1", "1"]}}
+    if name == "image":
+        return "image_feature.Image", "image", {**shape, "dtype": dtype}
+    if name == "mask":
+        return "image_feature.Image", "image", {**shape, "dtype": "uint8", "encodingFormat": "png"}
+    if kind is bytes:
+        return "text_feature.Text", "text", {}
+    tensor = {"dtype": "int64" if kind is int else "float32", "encoding": "none"}
+    if count == 1:
+        return "scalar.Scalar", "tensor", {"shape": {}, **tensor}
+    shape = {"shape": {"dimensions": [str(count)]}}
+    return "tensor_feature.Tensor", "tensor", {**shape, **tensor}
 
 
 def dataset_info_json(dataset: str, version: str, shards: list[dict]) -> dict:
@@ -116,19 +127,3 @@ def dataset_info_json(dataset: str, version: str, shards: list[dict]) -> dict:
             }
         )
     return {"name": dataset, "version": version, "fileFormat": "tfrecord", "splits": splits}
-
-
-def _tfds_image(dtype: str, encoding: str | None) -> dict:
-    image = {"shape": {"dimensions": ["-1", "-1", "1"]}, "dtype": dtype}
-    if encoding:
-        image["encodingFormat"] = encoding
-    return {"pythonClassName": f"{TFDS_FEATURES}.image_feature.Image", "image": image}
-
-
-def _tfds_numbers(dtype: str, count: int) -> dict:
-    tensor = {"dtype": dtype, "encoding": "none"}
-    if count == 1:
-        tensor = {"shape": {}, **tensor}
-        return {"pythonClassName": f"{TFDS_FEATURES}.scalar.Scalar", "tensor": tensor}
-    tensor = {"shape": {"dimensions": [str(count)]}, **tensor}
-    return {"pythonClassName": f"{TFDS_FEATURES}.tensor_feature.Tensor", "tensor": tensor}
