@@ -44,7 +44,7 @@ def request(flags: argparse.Namespace, package: str) -> dict:
     spec = {
         "workerPoolSpecs": [
             {
-                "machineSpec": _machine_spec(machine),
+                "machineSpec": {**machine},  # a copy; YAML would refer to one that stands twice
                 "replicaCount": count,
                 "diskSpec": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": flags.disk_gb},
                 "containerSpec": _container(flags, package),
@@ -69,15 +69,6 @@ def request(flags: argparse.Namespace, package: str) -> dict:
         "labels": {"program": "radlake"} | dict(label.split("=") for label in flags.label),
         "jobSpec": spec | {key: value for key, value in optional.items() if value},
     }
-
-
-def _machine_spec(machine: machines.Vertex) -> dict:
-    spec = {"machineType": machine.machine_type}
-    if machine.accelerator:
-        spec |= {"acceleratorType": machine.accelerator, "acceleratorCount": machine.count}
-    if machine.topology:
-        spec |= {"tpuTopology": machine.topology}
-    return spec
 
 
 def _container(flags: argparse.Namespace, package: str) -> dict:
@@ -110,7 +101,7 @@ def as_yaml(job: dict, flags: argparse.Namespace, package: str) -> str:
     by_hand += [f"--region={flags.region}", f"--display-name={job['displayName']}"]
     by_hand += [f"--labels={labels}", "--config=job.yaml"]
     lines = [
-        f"# {flags.machines} x {machine.machine_type}{' (spot)' if flags.spot else ''} in "
+        f"# {flags.machines} x {machine['machineType']}{' (spot)' if flags.spot else ''} in "
         f"{flags.region}, at most {flags.max_days:g} days",
         f"# uploads {package} and config.yaml to {staging(flags)}",
         f"# the rest by hand: {shlex.join(by_hand)}",

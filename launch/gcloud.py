@@ -1,8 +1,11 @@
 """gcloud's command lines for one TPU VM, as lists of arguments; nothing is run here."""
 
+import argparse
 import shlex
 from pathlib import Path
 from typing import NamedTuple
+
+from launch import machines
 
 # States of a queued resource or of a machine.
 READY = ("ACTIVE", "READY")
@@ -10,45 +13,35 @@ COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "STAR
 
 
 class TpuVm(NamedTuple):
+    """A machine with a name, rented as the flags of launch.tpu_vm say: with --now it is there at
+    once or refused, else it waits for its turn as a queued resource."""
+
     name: str
-    project: str
-    zone: str
-    accelerator: str
-    runtime: str
-    is_queued: bool  # waits for its turn as a queued resource; else it is there at once or refused
-    is_spot: bool
-    queue_hours: int
-    internal_ips: bool
-    network: str | None
-    subnetwork: str | None
-    service_account: str | None
+    flags: argparse.Namespace
 
     def create(self) -> list[str]:
-        if self.is_queued:
-            command = self._tpus("queued-resources", "create", self.name)
-            command += [f"--node-id={self.name}", f"--runtime-version={self.runtime}"]
-            command.append(f"--valid-until-duration={self.queue_hours}h")
+        flags = self.flags
+        runtime = flags.runtime or machines.TPU_VMS[flags.accelerator]
+        command = self._manage("create")
+        if flags.now:
+            command.append(f"--version={runtime}")
         else:
-            command = self._tpus("tpu-vm", "create", self.name)
-            command.append(f"--version={self.runtime}")
-        command += [f"--accelerator-type={self.accelerator}", "--labels=program=radlake"]
-        command += ["--spot"] * self.is_spot + ["--internal-ips"] * self.internal_ips
+            command += [f"--node-id={self.name}", f"--runtime-version={runtime}"]
+            command.append(f"--valid-until-duration={flags.queue_hours}h")
+        command += [f"--accelerator-type={flags.accelerator}", "--labels=program=radlake"]
+        command += ["--spot"] * flags.spot + ["--internal-ips"] * flags.internal_ips
         for flag in ("network", "subnetwork", "service_account"):
-            if value := getattr(self, flag):
+            if value := getattr(flags, flag):
                 command.append(f"--{flag.replace('_', '-')}={value}")
         return command
 
     def state(self) -> list[str]:
         """Return the command that prints the state in one word, such as READY or PREEMPTED."""
-        if self.is_queued:
-            describe = self._tpus("queued-resources", "describe", self.name)
-            return [*describe, "--format=value(state.state)"]
-        return [*self._tpus("tpu-vm", "describe", self.name), "--format=value(state)"]
+        field = "state" if self.flags.now else "state.state"
+        return [*self._manage("describe"), f"--format=value({field})"]
 
     def delete(self) -> list[str]:
-        if self.is_queued:
-            return [*self._tpus("queued-resources", "delete", self.name), "--force"]
-        return self._tpus("tpu-vm", "delete", self.name)
+        return self._manage("delete") + ["--force"] * (not self.flags.now)
 
     def copy(self, files: list[Path]) -> list[str]:
         """Return the command that copies files into the machine's home folder."""
@@ -63,9 +56,12 @@ class TpuVm(NamedTuple):
         ssh = self._tpus("tpu-vm", "ssh", self.name)
         return [*ssh, *self._internal(), "--worker=0", f"--command={text}"]
 
+    def _manage(self, verb: str) -> list[str]:
+        return self._tpus("tpu-vm" if self.flags.now else "queued-resources", verb, self.name)
+
     def _tpus(self, *words: str) -> list[str]:
-        place = [f"--project={self.project}", f"--zone={self.zone}", "--quiet"]
+        place = [f"--project={self.flags.project}", f"--zone={self.flags.zone}", "--quiet"]
         return ["gcloud", "compute", "tpus", *words, *place]
 
     def _internal(self) -> list[str]:
-        return ["--internal-ip"] * self.internal_ips
+        return ["--internal-ip"] * self.flags.internal_ips

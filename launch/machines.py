@@ -1,18 +1,6 @@
 """The machines that the launchers can rent, by the name of --accelerator."""
 
-from typing import NamedTuple
-
 from lake import InputError
-
-
-class Vertex(NamedTuple):
-    """A machine of Vertex AI, in the words of its MachineSpec."""
-
-    machine_type: str
-    accelerator: str | None = None  # an AcceleratorType; None for a newer TPU, which has none
-    count: int = 0
-    topology: str | None = None  # of a TPU
-
 
 # Google's name of the GPU, and of the machine for each number of GPUs. H100s come in eights,
 # because smaller a3-highgpu machines are for spot only.
@@ -23,16 +11,17 @@ GPUS = {
     "a100_80gb": ("NVIDIA_A100_80GB", {n: f"a2-ultragpu-{n}g" for n in (1, 2, 4, 8)}),
     "h100": ("NVIDIA_H100_80GB", {8: "a3-highgpu-8g"}),
 }
-# Each is one host, whose chips are the replicas of one worker.
+# Their MachineSpecs. Each is one host, whose chips are the replicas of one worker; a newer one has
+# no accelerator type.
 TPUS = {
-    "tpu_v2": Vertex("cloud-tpu", "TPU_V2", 8),
-    "tpu_v3": Vertex("cloud-tpu", "TPU_V3", 8),
-    "tpu_v5e_1": Vertex("ct5lp-hightpu-1t", topology="1x1"),
-    "tpu_v5e_4": Vertex("ct5lp-hightpu-4t", topology="2x2"),
-    "tpu_v5e_8": Vertex("ct5lp-hightpu-8t", topology="2x4"),
-    "tpu_v6e_1": Vertex("ct6e-standard-1t", topology="1x1"),
-    "tpu_v6e_4": Vertex("ct6e-standard-4t", topology="2x2"),
-    "tpu_v6e_8": Vertex("ct6e-standard-8t", topology="2x4"),
+    "tpu_v2": {"machineType": "cloud-tpu", "acceleratorType": "TPU_V2", "acceleratorCount": 8},
+    "tpu_v3": {"machineType": "cloud-tpu", "acceleratorType": "TPU_V3", "acceleratorCount": 8},
+    "tpu_v5e_1": {"machineType": "ct5lp-hightpu-1t", "tpuTopology": "1x1"},
+    "tpu_v5e_4": {"machineType": "ct5lp-hightpu-4t", "tpuTopology": "2x2"},
+    "tpu_v5e_8": {"machineType": "ct5lp-hightpu-8t", "tpuTopology": "2x4"},
+    "tpu_v6e_1": {"machineType": "ct6e-standard-1t", "tpuTopology": "1x1"},
+    "tpu_v6e_4": {"machineType": "ct6e-standard-4t", "tpuTopology": "2x2"},
+    "tpu_v6e_8": {"machineType": "ct6e-standard-8t", "tpuTopology": "2x4"},
 }
 # gcloud's accelerator type of one host -> the runtime with its driver.
 TPU_VMS = {
@@ -49,9 +38,9 @@ TPU_VMS = {
 }
 
 
-def vertex(accelerator: str, gpus: int | None, machines: int) -> Vertex:
-    """Return the machine with `gpus` GPUs (None: the fewest that it comes with), or the TPU host;
-    raise InputError where Vertex AI has no such machine."""
+def vertex(accelerator: str, gpus: int | None, machines: int) -> dict:
+    """Return Vertex AI's MachineSpec with `gpus` GPUs (None: the fewest that it comes with), or of
+    the TPU host; raise InputError where Vertex AI has no such machine."""
     if accelerator in TPUS:
         if gpus is not None or machines != 1:
             raise InputError(
@@ -64,4 +53,4 @@ def vertex(accelerator: str, gpus: int | None, machines: int) -> Vertex:
         raise InputError(
             f"--gpus={gpus}: machines with {accelerator} have {', '.join(map(str, types))}"
         )
-    return Vertex(types[count], name, count)
+    return {"machineType": types[count], "acceleratorType": name, "acceleratorCount": count}

@@ -60,7 +60,7 @@ def plan(machine: gcloud.TpuVm, files: list[Path], job: list[str], restarts: int
     def lines(comment: str, *commands: list[str]) -> list[str]:
         return [f"# {comment}", *(shlex.join(command) for command in commands)]
 
-    texts = lines(f"rent {machine.name}, {machine.accelerator}", machine.create())
+    texts = lines(f"rent {machine.name}, {machine.flags.accelerator}", machine.create())
     texts += lines(f"every {POLL_SECONDS:g} s, until it prints ACTIVE or READY", machine.state())
     texts += lines("install", machine.copy(files), machine.ssh(*installation(files)))
     texts += lines(
@@ -178,20 +178,8 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> int:
 
 def machine_of(flags: argparse.Namespace) -> gcloud.TpuVm:
     """Return the machine to rent. Its name is new, so that only what was rented here is deleted."""
-    return gcloud.TpuVm(
-        name=f"{training_run.name(flags.config)[:48]}-{secrets.token_hex(3)}",
-        project=flags.project,
-        zone=flags.zone,
-        accelerator=flags.accelerator,
-        runtime=flags.runtime or machines.TPU_VMS[flags.accelerator],
-        is_queued=not flags.now,
-        is_spot=flags.spot,
-        queue_hours=flags.queue_hours,
-        internal_ips=flags.internal_ips,
-        network=flags.network,
-        subnetwork=flags.subnetwork,
-        service_account=flags.service_account,
-    )
+    name = f"{training_run.name(flags.config)[:48]}-{secrets.token_hex(3)}"
+    return gcloud.TpuVm(name, flags)
 
 
 def _call(command: list[str]) -> None:

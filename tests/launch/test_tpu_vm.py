@@ -80,15 +80,15 @@ def verbs(folder: Path) -> list[str]:
     ]
 
 
-def machine(**changes) -> gcloud.TpuVm:
-    flags = tpu_vm.parser().parse_args([*WORDS, "--accelerator=v5litepod-8"])
-    return tpu_vm.machine_of(flags)._replace(**changes)
+def machine(*words: str) -> gcloud.TpuVm:
+    flags = tpu_vm.parser().parse_args([*WORDS, "--accelerator=v5litepod-8", *words])
+    return tpu_vm.machine_of(flags)
 
 
-def rented(restarts: int = 3, **changes) -> int:
+def rented(*words: str, restarts: int = 3) -> int:
     files = [Path("radlake-0.1.0.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
     job = tpu_vm.training(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
-    chosen = machine(**changes)
+    chosen = machine(*words)
     with tpu_vm.deleted(chosen):
         return tpu_vm.train(chosen, files, job, restarts)
 
@@ -106,12 +106,10 @@ def test_goes_on_after_exit_code_42_on_the_same_machine(set_answers, tmp_path):
 
 
 @pytest.mark.parametrize("code", [142, 1, 255], ids=["saved", "gcloud lost it", "ssh lost it"])
-@pytest.mark.parametrize(("is_queued", "gone"), [(True, "SUSPENDED"), (False, "PREEMPTED")])
-def test_rents_another_machine_where_this_one_is_taken(
-    set_answers, tmp_path, code, is_queued, gone
-):
+@pytest.mark.parametrize(("words", "gone"), [([], "SUSPENDED"), (["--now"], "PREEMPTED")])
+def test_rents_another_machine_where_this_one_is_taken(set_answers, tmp_path, code, words, gone):
     set_answers(codes=[code, 0], states=["READY", gone, "READY"])
-    assert rented(is_queued=is_queued) == 0
+    assert rented(*words) == 0
     once = ["create", "scp", "ssh", "train", "delete"]
     assert verbs(tmp_path) == once * 2
 

@@ -104,7 +104,7 @@ def test_all_that_can_be_asked_for_is_in_the_message(types):
 
 def test_every_machine_is_one_that_the_service_has_a_name_for(types):
     named = {accelerator for accelerator, _ in machines.GPUS.values()}
-    named |= {tpu.accelerator for tpu in machines.TPUS.values() if tpu.accelerator}
+    named |= {tpu["acceleratorType"] for tpu in machines.TPUS.values() if "acceleratorType" in tpu}
     assert named <= {one.name for one in types.AcceleratorType}
 
 

@@ -1,7 +1,6 @@
 """TensorBoard's event files. Scalars, histograms and PR curves of training and validation have the
 same tags, so that they share a chart; images are panels."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,20 +105,15 @@ def drop_after(path: Path, step: int) -> None:
     unfinished = path.with_name(f"unfinished.{path.name.removeprefix('events.out.tfevents.')}")
     is_whole = True
     with tf.io.TFRecordWriter(str(unfinished)) as writer:
-        for event in _whole_records(path):
-            if event is not None and tf.compat.v1.Event.FromString(event).step <= step:
-                writer.write(event)
-            else:
-                is_whole = False
+        try:
+            for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                if tf.compat.v1.Event.FromString(event).step <= step:
+                    writer.write(event)
+                else:
+                    is_whole = False
+        except tf.errors.DataLossError:  # the last record is cut off
+            is_whole = False
     if is_whole:
         unfinished.unlink()
     else:
         unfinished.replace(path)
-
-
-def _whole_records(path: Path) -> Iterator[bytes | None]:
-    """Yield each record; None for a last one that is cut off."""
-    try:
-        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    except tf.errors.DataLossError:
-        yield None
