@@ -120,11 +120,8 @@ def run(command: list[str], workers: int, grace_seconds: float) -> int:
         if None in cluster.codes():
             number, code = next((n, c) for n, c in enumerate(cluster.codes()) if c)
             ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-            print(
-                f"worker {number} ended with {ending}; the others have {grace_seconds:g} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            message = f"worker {number} ended with {ending}; the others have {grace_seconds:g} s"
+            print(message, file=sys.stderr, flush=True)
             if not cluster.wait(grace_seconds):
                 cluster.send(signal.SIGTERM)
                 cluster.wait(KILL_SECONDS)

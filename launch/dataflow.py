@@ -44,9 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
     """Return the command line of beam.convert with what Dataflow needs."""
     if flags.private_ips and not flags.image:
-        raise InputError(
-            "--private_ips needs --image: without an image the workers install from PyPI"
-        )
+        raise InputError("--private_ips needs --image: without one the workers install from PyPI")
     staging = flags.staging.rstrip("/")
     options = {
         "project": flags.project,
@@ -82,8 +80,7 @@ def run(flags: argparse.Namespace, conversion: list[str]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    flags, conversion = parser().parse_known_args(argv)
-    return cli.exit_code(lambda: run(flags, conversion))
+    return cli.exit_code(lambda: run(*parser().parse_known_args(argv)))
 
 
 if __name__ == "__main__":

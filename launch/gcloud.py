@@ -45,8 +45,8 @@ class TpuVm(NamedTuple):
 
     def copy(self, files: list[Path]) -> list[str]:
         """Return the command that copies files into the machine's home folder."""
-        paths = [str(path) for path in files]
-        return [*self._tpus("tpu-vm", "scp", *paths, f"{self.name}:"), *self._internal()]
+        copy = self._tpus("tpu-vm", "scp", *map(str, files), f"{self.name}:")
+        return [*copy, *self._internal()]
 
     def ssh(self, *commands: list[str]) -> list[str]:
         """Return the command that runs these in the home folder, one after the other until one

@@ -50,7 +50,6 @@ def vertex(accelerator: str, gpus: int | None, machines: int) -> dict:
     name, types = GPUS[accelerator]
     count = min(types) if gpus is None else gpus
     if count not in types:
-        raise InputError(
-            f"--gpus={gpus}: machines with {accelerator} have {', '.join(map(str, types))}"
-        )
+        counts = ", ".join(map(str, types))
+        raise InputError(f"--gpus={gpus}: machines with {accelerator} have {counts}")
     return {"machineType": types[count], "acceleratorType": name, "acceleratorCount": count}

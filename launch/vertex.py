@@ -130,8 +130,7 @@ def page(name: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    flags, overrides = parser().parse_known_args(argv)
-    return cli.exit_code(lambda: run(flags, overrides))
+    return cli.exit_code(lambda: run(*parser().parse_known_args(argv)))
 
 
 if __name__ == "__main__":

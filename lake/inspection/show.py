@@ -128,7 +128,7 @@ def _split_row(numbers: Sequence[float]) -> list[str]:
 
 def _shares(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:
     """Return which share of each split each class has, and which share of each class each split;
-    `splits` and all."""
+    the last of `splits` is all."""
     rows = [("share of the split", *classes)]
     for name, members in splits.items():
         rows.append((name, *(_share(members & part, members) for part in classes.values())))
@@ -161,7 +161,8 @@ def _sizes(
     positives: np.ndarray | bool,
     records: pyarrow.Table,
 ) -> list[str]:
-    """Return the histogram and, per split and of all, the quantiles of the lesions' sizes."""
+    """Return the histogram of the lesions' sizes and their quantiles per split; the last of
+    `splits` is all, `positives` which records [N] are positive, or False."""
     lesion_px = records["lesion_px"].to_numpy()
     is_sized = positives & (lesion_px > 0)
     if not is_sized.any():

@@ -105,14 +105,14 @@ def _tasks(
 ) -> Iterator[Task]:
     """Yield a Task for each shard on the disk, when its turn comes; `rows` are in order."""
     if rows is not None:
-        names = [name for name in rows.column_names if name in {*index.PLACE, *example.FIELDS}]
-        rows_by_shard, no_rows = _by_shard(rows.select(names)), rows.slice(0, 0).select(names)
+        rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *example.FIELDS}])
+        rows_by_shard = _by_shard(rows)
     for (split, number), shard in _numbered(content).items():
         path, columns = folder / shard["name"], None
         if not path.is_file():
             continue
         if rows is not None:
-            columns = rows_by_shard.get((split, number), no_rows).to_pydict()
+            columns = rows_by_shard.get((split, number), rows.slice(0, 0)).to_pydict()
         num_classes = manifest.num_classes(content)
         yield Task(path, shard, number, content["dtype"], num_classes, columns, decodes_pixels)
 

@@ -47,11 +47,9 @@ def parse(text: str, folder: str) -> dict:
         manifest = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{folder}/{MANIFEST} is not JSON: {error}") from None
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{folder}: schema version {manifest.get('schema_version')}, expected "
-            f"{SCHEMA_VERSION}; convert again"
-        )
+    if (version := manifest.get("schema_version")) != SCHEMA_VERSION:
+        message = f"schema version {version}, expected {SCHEMA_VERSION}; convert again"
+        raise InputError(f"{folder}: {message}")
     return manifest
 
 
