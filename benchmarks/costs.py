@@ -85,7 +85,7 @@ def jpeg_lossless(dataset: pydicom.Dataset, path: Path) -> pydicom.Dataset:
 
 def levels_of(data: bytes, header: Header) -> np.ndarray:
     parsed = elements.read(data, dicom.SCAN_TAGS)
-    values = frames.decoded(parsed.elements, parsed.syntax, header)
+    values = frames.decode_frame(parsed.elements, parsed.syntax, header)
     return grey.from_values(values, parsed.elements, False, False).levels
 
 
@@ -155,7 +155,7 @@ def report_storing(levels: dict[str, np.ndarray]) -> None:
     print(f"to 8 bits {seconds / MEGAPIXELS:.4f} s/MP of the source")
     steps = {
         "shrink": lambda: pixels.shrink(noisy.astype(np.uint16), SIDE // 2, SIDE // 2),
-        "clahe": lambda: pixels.equalised(noisy, 0.0, 4095.0, 16),
+        "clahe": lambda: pixels.equalise(noisy, 0.0, 4095.0, 16),
         "lung_roi": lambda: lungs.region(hu, (0.7, 0.7)),
     }
     for name, step in steps.items():

@@ -41,7 +41,7 @@ def measure(path: str, options: list[str]) -> dict:
     run = files.load(path, [*OPTIONS, *options])
     keras.utils.set_random_seed(run.train.seed)
     network = build(run.model, run.data.side)
-    called = rematerialise.blockwise if run.train.rematerialise else identity
+    called = rematerialise.rematerialise if run.train.rematerialise else identity
     forward = objective.outputs(network, run.loss, called)
     losses = objective.image_losses(run, positive_share=0.01)
     side = run.data.side

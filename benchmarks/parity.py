@@ -47,7 +47,7 @@ def predict_answers(
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """Return answers, and reasons of rejects, by file name."""
     inputs = input_files.from_files(paths, images.reader_settings(system))
-    predict.predict(system, decision.read(system), inputs, output, OutputOptions())
+    predict.predict(system, decision.read_decision(system), inputs, output, OutputOptions())
     names = {image_id: Path(header.path).name for image_id, header in inputs.headers.items()}
     texts, facts = rows(output / SUBMISSION_CSV), rows(output / PREDICTIONS_CSV)
     answers = {

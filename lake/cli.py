@@ -91,7 +91,7 @@ def exit_code(command: Callable[[], object]) -> int:
     """Run a command and return its exit code: the int that it returns; else 0, and a text that it
     returns is printed. A user's mistake is 2 and a job that stopped is 1, each with one message."""
     try:
-        with storage.explained():
+        with storage.explain_errors():
             result = command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -138,7 +138,7 @@ def objects_below(folder: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def explain_errors() -> Iterator[None]:
     """Turn an error by which Cloud Storage refuses a request within the block into an InputError
     that says what to do."""
     try:

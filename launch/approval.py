@@ -10,7 +10,7 @@ def add_flags(add) -> None:
     add("--yes", action="store_true", help="launch without asking")
 
 
-def approved(plan: str, dry_run: bool, yes: bool) -> bool:
+def ask(plan: str, dry_run: bool, yes: bool) -> bool:
     """Print the plan and return whether to launch it; asks where neither flag answers. Raises
     InputError where there is no terminal to ask at."""
     print(plan, flush=True)

@@ -73,12 +73,12 @@ def request(flags: argparse.Namespace, package: str) -> dict:
 
 def _container(flags: argparse.Namespace, package: str) -> dict:
     is_tpu = flags.accelerator in machines.TPUS
-    staged = mounted(staging(flags))
+    staged = mounted_path(staging(flags))
     arguments = {
         "config": f"{staged}/config.yaml",
         "lake": flags.lake,
         # A TensorBoard of Vertex AI reads the folder logs.
-        "workdir": mounted(f"{base(flags)}/logs"),
+        "workdir": mounted_path(f"{base(flags)}/logs"),
         # Without this, a machine whose accelerator does not work would train on its CPUs.
         "train.device": "tpu" if is_tpu else "gpu",
     }
@@ -119,6 +119,6 @@ def staging(flags: argparse.Namespace) -> str:
     return f"{base(flags)}/launch"
 
 
-def mounted(uri: str) -> str:
+def mounted_path(uri: str) -> str:
     """Return the path of gs://BUCKET/NAME on a machine of Vertex AI."""
     return f"/gcs/{uri.removeprefix('gs://')}"

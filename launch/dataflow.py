@@ -74,7 +74,7 @@ def run(flags: argparse.Namespace, conversion: list[str]) -> int:
     machines = f"up to {flags.max_workers} x {flags.machine_type} with {flags.disk_gb} GB"
     plan = f"# {machines} in {flags.region}\n{shlex.join(words)}"
     costs_nothing = "--estimate" in conversion  # as no machine is started
-    if not approval.approved(plan, flags.dry_run, flags.yes or costs_nothing):
+    if not approval.ask(plan, flags.dry_run, flags.yes or costs_nothing):
         return 0
     return os.execv(words[0], words)
 

@@ -143,7 +143,7 @@ def state(machine: gcloud.TpuVm) -> str:
 
 
 @contextlib.contextmanager
-def deleted(machine: gcloud.TpuVm) -> Iterator[None]:
+def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
     """Delete the machine when the block ends, however it ends. In the block, SIGTERM and a closed
     terminal act like Ctrl-C, unless they are ignored, as SIGHUP is under nohup."""
     numbers = [n for n in ENDINGS if signal.getsignal(n) != signal.SIG_IGN]
@@ -168,11 +168,11 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> int:
     with training_run.files(flags, overrides) as (package, config):
         files = [package, REQUIREMENTS, config]
         commands = plan(machine, files, job, flags.restarts)
-        if not approval.approved(commands, flags.dry_run, flags.yes):
+        if not approval.ask(commands, flags.dry_run, flags.yes):
             return 0
         if not shutil.which("gcloud"):
             raise InputError("there is no gcloud on the PATH; install the Google Cloud CLI")
-        with deleted(machine):
+        with delete_at_end(machine):
             return train(machine, files, job, flags.restarts)
 
 

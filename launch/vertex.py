@@ -57,7 +57,7 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> int:
     with training_run.files(flags, overrides) as files:
         package = files[0].name
         job = custom_job.request(flags, package)
-        if not approval.approved(custom_job.as_yaml(job, flags, package), flags.dry_run, flags.yes):
+        if not approval.ask(custom_job.as_yaml(job, flags, package), flags.dry_run, flags.yes):
             return 0
         return _launch(flags, job, files)
 

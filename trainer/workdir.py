@@ -184,5 +184,5 @@ def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "kera
     if config.model.kind != "unetpp" or config.is_classifier:
         kind = "classifier" if config.is_classifier else config.model.kind
         raise InputError(f"--level={level}: {workdir} holds a {kind}, not a unetpp")
-    smaller, network = unetpp.pruned(network, config.model, config.data.side, level)
+    smaller, network = unetpp.prune(network, config.model, config.data.side, level)
     return config.model_copy(update={"model": smaller}), network

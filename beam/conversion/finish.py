@@ -83,11 +83,11 @@ def finalise(
         **({"classes": classes} if classes else {}),
     }
     _remove_stale_files(names, orphans, options)
-    if not _is_same(content, options):
-        _write(names, content, options)
+    if not _has_this_manifest(content, options):
+        _write_lake_files(names, content, options)
 
 
-def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
+def _write_lake_files(names: list[str], content: dict, options: ConversionOptions) -> None:
     files.remove(options.path(manifest.MANIFEST))  # never beside the index of another lake
     with (
         files.written(options.path(manifest.INDEX)) as file,
@@ -102,7 +102,7 @@ def _write(names: list[str], content: dict, options: ConversionOptions) -> None:
     files.write_text(options.path(manifest.MANIFEST), manifest.to_json(content))
 
 
-def _is_same(content: dict, options: ConversionOptions) -> bool:
+def _has_this_manifest(content: dict, options: ConversionOptions) -> bool:
     """Return whether a finished lake on disk has this manifest."""
     path = options.path(manifest.MANIFEST)
     if not FileSystems.exists(path):
@@ -240,7 +240,7 @@ def table(content: dict, seconds: float | None = None) -> str:
         megabytes = [shard["bytes"] / 1e6 for shard in shards if shard["split"] == name]
         lines.append(f"{name:<9}{numbers} {len(megabytes):>7} {sum(megabytes):>9.1f}")
     if names := content.get("classes"):
-        lines.append(f"classes: {', '.join(manifest.numbered(names))}")
+        lines.append(f"classes: {', '.join(manifest.class_titles(names))}")
     if counts["slices_left_out"]:
         lines.append(f"{counts['slices_left_out']:,} slices without a nodule left out")
     if counts["labels_without_image"]:

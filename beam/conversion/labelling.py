@@ -137,7 +137,7 @@ def join(keyed: tuple, kind: str, options: ConversionOptions) -> Iterator:
     rows, (headers, duplicates) = list(sides["rows"]), _without_duplicates(headers)
     for header in duplicates:
         message = f"{header.path}: id {key} is already at {headers[0].path}"
-        yield _rejected(header, Reject("duplicate-id", message), options)
+        yield _reject_header(header, Reject("duplicate-id", message), options)
     try:
         if headers[0].geometry is None:
             yield _label_image(headers[0], rows, kind, options)
@@ -145,7 +145,7 @@ def join(keyed: tuple, kind: str, options: ConversionOptions) -> Iterator:
             yield from _label_slices(headers, rows, kind, options)
     except Reject as reject:
         for header in headers:
-            yield _rejected(header, reject, options)
+            yield _reject_header(header, reject, options)
 
 
 def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Header]]:
@@ -195,9 +195,9 @@ def _nodule(row: Row) -> nodules.Nodule:
         raise Reject(reject.reason, f"row {row.number}: {reject.message}") from None
 
 
-def _rejected(header: Header, reject: Reject, options: ConversionOptions):
+def _reject_header(header: Header, reject: Reject, options: ConversionOptions):
     images = listing.num_images(header)
-    return listing.rejected(header.path, header.image_id, reject, options, images)
+    return listing.to_reject(header.path, header.image_id, reject, options, images)
 
 
 def orphan_part(key: str) -> tuple[int, str]:

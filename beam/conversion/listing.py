@@ -73,7 +73,7 @@ def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> It
                 headers = headers_in(file, path, size, options)
         except (OSError, Reject) as error:
             reject = error if isinstance(error, Reject) else reader.unreadable(path, error)
-            yield rejected(path, reader.stem(options.source, path), reject, options)
+            yield to_reject(path, reader.stem(options.source, path), reject, options)
             continue
         # Frames beyond the first are more images than files were matched.
         more = progress.MATCHED * (len(headers) - 1)
@@ -108,7 +108,7 @@ def counts_of_header(keyed: tuple[str, Header]) -> Iterator[tuple[str, int]]:
         yield "files_listed", 1
 
 
-def rejected(
+def to_reject(
     path: str, image_id: str, reject: Reject, options: ConversionOptions, images: int = 1
 ) -> beam.pvalue.TaggedOutput:
     """Count a reject as progress and return it for the output of rejects."""

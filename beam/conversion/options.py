@@ -299,7 +299,7 @@ def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:
     folder = flags.splits_from
     path = FileSystems.join(folder, manifest.MANIFEST)
     if not FileSystems.exists(path):
-        raise manifest.missing(folder)
+        raise manifest.no_manifest_error(folder)
     earlier = manifest.parse(files.read_text(path), folder)
     unknown = set(earlier["counts"]["splits"]) - names
     if unknown:

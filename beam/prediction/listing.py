@@ -107,10 +107,10 @@ class ReadHeaders(beam.DoFn):
                 with files.open_binary(path) as file:
                     source, headers = reader.read_file(file, path, size, settings)
             except OSError as error:
-                yield rejected(path, "", reader.unreadable(path, error), self.options)
+                yield to_reject(path, "", reader.unreadable(path, error), self.options)
                 continue
             except Reject as reject:
-                yield rejected(path, "", reject, self.options)
+                yield to_reject(path, "", reject, self.options)
                 continue
             progress.tick(self.options.progress_file, progress.LISTED)
             yield from more_images(len(headers) - 1, self.options)
@@ -131,7 +131,7 @@ def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
     for _, image in elements[1:]:
         path = image.header.path
         message = f"{path}: id {key} is already at {elements[0][1].header.path}"
-        yield rejected(path, key, Reject("duplicate-id", message), options)
+        yield to_reject(path, key, Reject("duplicate-id", message), options)
 
 
 def _slices(elements: list[tuple[str, ImageToPredict]], options: PredictionOptions) -> Iterator:
@@ -141,7 +141,7 @@ def _slices(elements: list[tuple[str, ImageToPredict]], options: PredictionOptio
         slices = [header for header, _ in series.slices(headers, None, empty_share=1.0)[0]]
     except Reject as reject:
         for header in headers:
-            yield rejected(header.path, "", reject, options)
+            yield to_reject(header.path, "", reject, options)
         return
     yield from more_images(len(slices) - len(headers), options)
     for header in slices:
@@ -149,7 +149,7 @@ def _slices(elements: list[tuple[str, ImageToPredict]], options: PredictionOptio
         yield first, ImageToPredict(header, image.source, image.updated)
 
 
-def rejected(path: str, image_id: str, reject: Reject, options: PredictionOptions):
+def to_reject(path: str, image_id: str, reject: Reject, options: PredictionOptions):
     progress.tick(options.progress_file, progress.REJECTED)
     return beam.pvalue.TaggedOutput(REJECT_ROWS, reject_row(path, image_id, reject))
 

@@ -18,11 +18,11 @@ EVENTS = (MATCHED, LISTED, RECORD, REJECTED, LEFT_OUT)
 def tick(progress_file: str | None, event: bytes) -> None:
     """Append one or more events; without a file do nothing, as a remote runner has its own page."""
     if progress_file and event:
-        os.write(_opened(progress_file), event)
+        os.write(_descriptor(progress_file), event)
 
 
 @functools.cache
-def _opened(progress_file: str) -> int:
+def _descriptor(progress_file: str) -> int:
     """Return the file's descriptor, opened once per process: opening takes most of a tick."""
     return os.open(progress_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

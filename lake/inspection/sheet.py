@@ -30,7 +30,7 @@ def write(folder: Path, content: dict, records: pyarrow.Table, path: Path) -> in
     if not path.absolute().parent.is_dir():
         raise InputError(f"--sheet={path}: no folder {path.parent}")
     images = read(folder, content, records.take(choose(records)))
-    names = (*manifest.numbered(content["classes"]), "") if "classes" in content else LABELS
+    names = (*manifest.class_titles(content["classes"]), "") if "classes" in content else LABELS
     tiles = [tile(fields, split, names) for split, fields in images]
     sheet = picture.grid(tiles, min(COLUMNS, len(tiles)), GAP_PX, BACKGROUND)
     with storage.written(path) as unfinished:

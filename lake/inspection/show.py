@@ -35,7 +35,7 @@ def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     """Return everything about the records, all of a lake or those of one split. `content` is the
     manifest."""
     label, age = (records[name].to_numpy() for name in ("label", "age"))
-    names = manifest.numbered(content.get("classes", []))
+    names = manifest.class_titles(content.get("classes", []))
     labels = {name: number for number, name in enumerate(names)} or CLASSES
     classes = {name: label == number for name, number in labels.items()}
     by_split = _by_value(records, "split")
@@ -48,9 +48,9 @@ def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     parts = [
         _head(folder, content),
         _splits(content, records, splits, classes),
-        _shares(splits_and_all, filled),
-        *(_crossed(name, _by_value(records, name), groups) for name in ("view", "sex")),
-        _crossed("age", by_age, groups),
+        _share_tables(splits_and_all, filled),
+        *(_cross_table(name, _by_value(records, name), groups) for name in ("view", "sex")),
+        _cross_table("age", by_age, groups),
         _sizes(content, splits_and_all, filled.get("positive", False), records),
         _folds(records, classes),
         _statistics(content["statistics"]),
@@ -126,7 +126,7 @@ def _split_row(numbers: Sequence[float]) -> list[str]:
     return [*row, f"{numbers[-1]:,.1f}"]
 
 
-def _shares(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:
+def _share_tables(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:
     """Return which share of each split each class has, and which share of each class each split;
     the last of `splits` is all."""
     rows = [("share of the split", *classes)]
@@ -145,7 +145,9 @@ def _share(part: np.ndarray, whole: np.ndarray) -> str:
     return f"{100 * part.sum() / max(whole.sum(), 1):.1f}%"
 
 
-def _crossed(title: str, parts: dict[str, np.ndarray], groups: dict[str, np.ndarray]) -> list[str]:
+def _cross_table(
+    title: str, parts: dict[str, np.ndarray], groups: dict[str, np.ndarray]
+) -> list[str]:
     """Return which share of each group is in each part; a part without records is left out."""
     rows = [(title, "records", *groups)]
     for name, part in parts.items():

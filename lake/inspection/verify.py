@@ -69,7 +69,8 @@ def _mapping(processes: int) -> Iterator[Callable]:
 
 
 def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
-    shards, splits = _numbered(content), Counter(shard["split"] for shard in content["shards"])
+    shards = _shards_by_number(content)
+    splits = Counter(shard["split"] for shard in content["shards"])
     for (split, number), shard in shards.items():
         name = manifest.shard_name(content["dataset"], split, number, splits[split])
         if shard["name"] != name:
@@ -107,7 +108,7 @@ def _tasks(
     if rows is not None:
         rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *example.FIELDS}])
         rows_by_shard = _by_shard(rows)
-    for (split, number), shard in _numbered(content).items():
+    for (split, number), shard in _shards_by_number(content).items():
         path, columns = folder / shard["name"], None
         if not path.is_file():
             continue
@@ -117,7 +118,7 @@ def _tasks(
         yield Task(path, shard, number, content["dtype"], num_classes, columns, decodes_pixels)
 
 
-def _numbered(content: dict) -> dict[tuple[str, int], dict]:
+def _shards_by_number(content: dict) -> dict[tuple[str, int], dict]:
     """Return (split, number in the split) -> the manifest's entry of that shard, in its order."""
     numbers, shards = Counter(), {}
     for shard in content["shards"]:
@@ -137,7 +138,7 @@ def _by_shard(rows: pyarrow.Table) -> dict[tuple[str, int], pyarrow.Table]:
 
 
 def _check_places(rows: pyarrow.Table, content: dict, problems: Problems) -> None:
-    shards = _numbered(content)
+    shards = _shards_by_number(content)
     for (split, number), members in _by_shard(rows).items():
         if (split, number) not in shards:
             message = f"{len(members)} rows of shard {number} of {split}, which the manifest lacks"

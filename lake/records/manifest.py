@@ -30,7 +30,7 @@ def num_classes(content: dict) -> int:
     return len(content["classes"]) if "classes" in content else 2
 
 
-def numbered(classes: list[str]) -> list[str]:
+def class_titles(classes: list[str]) -> list[str]:
     """Return class names with their labels before them, such as `0 NORMAL`."""
     return [f"{number} {name}" for number, name in enumerate(classes)]
 
@@ -53,7 +53,7 @@ def parse(text: str, folder: str) -> dict:
     return manifest
 
 
-def missing(folder: str) -> InputError:
+def no_manifest_error(folder: str) -> InputError:
     """Return the error that a folder has no manifest."""
     return InputError(
         f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
@@ -67,7 +67,7 @@ def load(folder: str) -> dict:
     try:
         text = (storage.path_of(folder) / MANIFEST).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise missing(folder) from None
+        raise no_manifest_error(folder) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{folder}/{MANIFEST} is not UTF-8: {error}") from None
     content = parse(text, folder)

@@ -189,7 +189,7 @@ def _kept_jpeg(
     if not _is_storable_unchanged(attributes, syntax, header, storage):
         return None
     frame = frames.only_fragment(attributes) if header.frame == 0 else None
-    frame = frame or frames.encoded(attributes, header.frame)
+    frame = frame or frames.read_codestream(attributes, header.frame)
     return bare_jpeg(frame, header.height, header.width)
 
 
@@ -232,7 +232,7 @@ def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage)
             f"MONOCHROME1, MONOCHROME2 and PALETTE COLOR with 1, or {sorted(COLOURS)} with 3; "
             f"convert the file",
         )
-    values = frames.decoded(attributes, syntax, header)  # [H, W] or [H, W, 3]
+    values = frames.decode_frame(attributes, syntax, header)  # [H, W] or [H, W, 3]
     if values.ndim == 3:
         return grey.from_colour(values, header.bits)
     is_presented = storage.window == "default"

@@ -81,7 +81,7 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
         meta, position, _ = _walk(data, position, "<", (TRANSFER_SYNTAX,), last_group=2)
         syntax = text(meta, TRANSFER_SYNTAX)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        data, is_whole = _inflated(data[position:], inflated_bytes)
+        data, is_whole = _inflate(data[position:], inflated_bytes)
         position, syntax = 0, uid.ExplicitVRLittleEndian
     syntax = syntax or _guessed_syntax(data[position : position + 6])
     order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
@@ -108,7 +108,7 @@ def item(elements: Attributes, tag: int, index: int, tags: Collection[int]) -> d
             end = sequence.end if length == UNDEFINED else min(position + 8 + length, sequence.end)
             return _walk(data, position + 8, order, tags, end=end)[0]
         is_open, position = length == UNDEFINED, position + 8
-        position = _closed(data, position, order, budget) if is_open else position + length
+        position = _end_of(data, position, order, budget) if is_open else position + length
     return {}
 
 
@@ -182,7 +182,7 @@ def _walk(
         is_pixels = group == 0x7FE0 and tag in PIXEL_TAGS
         if is_pixels and tag not in tags:
             return elements, position, tag
-        position = _closed(data, start, order, budget) if length == UNDEFINED else start + length
+        position = _end_of(data, start, order, budget) if length == UNDEFINED else start + length
         if tag in tags:
             if position > end:
                 raise Cut(f"the data ends inside {name(tag)}")
@@ -208,7 +208,7 @@ def _value(
     return None, position + 8, struct.unpack_from(order + "L", data, position + 4)[0]
 
 
-def _closed(data: bytes, position: int, order: str, budget: Iterator[int]) -> int:
+def _end_of(data: bytes, position: int, order: str, budget: Iterator[int]) -> int:
     """Return the end of the delimiter that closes the sequence or item starting at `position`."""
     head, depth = struct.Struct(order + "HH2sH").unpack_from, 1
     for _ in budget:
@@ -232,7 +232,7 @@ def _closed(data: bytes, position: int, order: str, budget: Iterator[int]) -> in
     raise Reject("too-large", f"more than {MAX_ELEMENTS} elements")
 
 
-def _inflated(data: bytes, limit: int | None) -> tuple[bytes, bool]:
+def _inflate(data: bytes, limit: int | None) -> tuple[bytes, bool]:
     """Return (at most `limit` inflated bytes, whether that is all of them)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # raw, PS3.5 A.5
     inflated = inflater.decompress(data, limit or MAX_FILE_BYTES)

@@ -68,7 +68,7 @@ def only_fragment(attributes: Attributes) -> memoryview | None:
     return view[table_end + 8 : end] if is_last else None
 
 
-def encoded(attributes: Attributes, frame: int) -> bytes:
+def read_codestream(attributes: Attributes, frame: int) -> bytes:
     """Return the codestream of one frame of encapsulated pixel data."""
     tags = (EXTENDED_OFFSETS, EXTENDED_LENGTHS)
     offsets = tuple(attributes[tag].value for tag in tags if tag in attributes)
@@ -80,7 +80,7 @@ def encoded(attributes: Attributes, frame: int) -> bytes:
     )
 
 
-def decoded(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
+def decode_frame(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
     """Decode a frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes."""
     uid = UID(syntax)
     try:
@@ -91,7 +91,7 @@ def decoded(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
         ) from None
     dataset = _image_pixel_module(attributes, uid)
     if decoder.is_encapsulated:
-        frame = encoded(attributes, header.frame)
+        frame = read_codestream(attributes, header.frame)
         _check_expansion(frame, uid, header, attributes)
         dataset.NumberOfFrames = 1
         dataset.add_new(PIXEL_DATA, "OB", encapsulate([frame], has_bot=False))

@@ -67,7 +67,7 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
     """Return the one Header of a PNG or JPEG file without reading its pixels; the image id is the
     file stem."""
     with broken_is("unreadable-header", path):
-        image = _opened(file, OPENERS)
+        image = _open_image(file, OPENERS)
         width, height = image.size
         if _orientation(image) >= 5:
             height, width = width, height
@@ -78,7 +78,7 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """Return how the pixels are coded, without reading them."""
     with broken_is("unreadable-header", header.path):
-        image = _opened(file, OPENERS)
+        image = _open_image(file, OPENERS)
         is_kept = _is_storable_unchanged(image, header, storage) and image.mode in GREY_MODES
         return Coding(image.format.lower(), header.size, is_kept, len(image.getbands()))
 
@@ -86,7 +86,7 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     """Return the image as a lake stores it; its values have no unit, so rescale is (1, 0)."""
     with broken_is("undecodable", header.path):
-        image = _opened(io.BytesIO(data), OPENERS)
+        image = _open_image(io.BytesIO(data), OPENERS)
         bare = _bare(data, image, header, storage)
         # Pillow's decoder checks the entropy code of a JPEG; bare_png has checked that of a PNG.
         is_checked = bare is not None and image.format == "PNG"
@@ -109,7 +109,7 @@ def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
     near its highest, and is cut at half.
     """
     with broken_is("undecodable", path):
-        levels = _grey(_opened(io.BytesIO(data), MASK_OPENERS), data)
+        levels = _grey(_open_image(io.BytesIO(data), MASK_OPENERS), data)
         return rle.to_text(rle.from_mask(_is_lesion(levels))), levels.shape
 
 
@@ -118,7 +118,7 @@ def file_stem(path: str) -> str:
     return PurePosixPath(re.split(r"[/\\]", path)[-1]).stem
 
 
-def _opened(file: BinaryIO, openers: dict[bytes, Callable]) -> Image.Image:
+def _open_image(file: BinaryIO, openers: dict[bytes, Callable]) -> Image.Image:
     """Open the image and read its header, not its pixels; raises Reject.
 
     Image.open is not used: its bound on pixels, and the warning, belong to the whole process.

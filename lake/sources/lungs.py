@@ -29,12 +29,12 @@ def region(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
     column)."""
     hu = np.clip(hu, *HU_RANGE)
     is_air = hu < threshold(hu)
-    opened = _dilated(~_dilated(~is_air, ERODE_MM, spacing_mm), DILATE_MM, spacing_mm)
+    opened = _dilate(~_dilate(~is_air, ERODE_MM, spacing_mm), DILATE_MM, spacing_mm)
     regions, _ = ndimage.label(opened, np.ones((3, 3)))
     boxes = ndimage.find_objects(regions)
     is_lung = np.array([False, *(lies_as_a_lung(box, hu.shape) for box in boxes)])
-    lung = _dilated(is_lung[regions], DILATE_MM, spacing_mm)
-    closed = lung | ~_dilated(~_dilated(lung, CLOSE_MM, spacing_mm), CLOSE_MM, spacing_mm)
+    lung = _dilate(is_lung[regions], DILATE_MM, spacing_mm)
+    closed = lung | ~_dilate(~_dilate(lung, CLOSE_MM, spacing_mm), CLOSE_MM, spacing_mm)
     holes, _ = ndimage.label(~closed)  # those small enough to be nodules are filled
     areas_mm2 = np.bincount(holes.ravel()) * np.prod(spacing_mm)
     return closed | (areas_mm2 < np.pi * LARGEST_NODULE_MM**2 / 4)[holes]
@@ -63,7 +63,7 @@ def lies_as_a_lung(box: tuple[slice, slice], shape: tuple[int, int]) -> bool:
     )
 
 
-def _dilated(mask: np.ndarray, by_mm: float, spacing_mm: tuple[float, float]) -> np.ndarray:
+def _dilate(mask: np.ndarray, by_mm: float, spacing_mm: tuple[float, float]) -> np.ndarray:
     """Dilate by a square of side `by_mm`; its number of pixels is odd, so that nothing shifts."""
     size = [round(by_mm / mm) | 1 for mm in spacing_mm]
     return ndimage.maximum_filter(mask.astype(np.uint8), size) > 0

@@ -251,7 +251,7 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
             f"copy it again",
         )
     if is_compressed:
-        volume = _decompressed(local_path, status.st_mtime_ns, status.st_size)
+        volume = _decompress(local_path, status.st_mtime_ns, status.st_size)
         return SimpleITK.GetArrayViewFromImage(volume)[header.frame]
     reader = _reader(local_path)
     reader.SetExtractIndex((0, 0, header.frame))
@@ -261,7 +261,7 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)  # slices of a volume are read one after the other
-def _decompressed(local_path: str, changed_ns: int, size: int) -> SimpleITK.Image:
+def _decompress(local_path: str, changed_ns: int, size: int) -> SimpleITK.Image:
     return _reader(local_path).Execute()
 
 
@@ -271,6 +271,6 @@ def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
     attributes = parsed.elements
     if frames.PIXEL_DATA not in attributes:
         raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
-    values = frames.decoded(attributes, parsed.syntax, header)
+    values = frames.decode_frame(attributes, parsed.syntax, header)
     levels, _, (slope, intercept), _ = grey.from_values(values, attributes, False, False)
     return levels * slope + intercept

@@ -34,7 +34,7 @@ def store(
     slope, intercept = rescale
     low, high = view(storage.window, window, rescale, pixels)
     if storage.clahe:
-        pixels, highest = equalised(pixels, low, high, storage.bits), 2**storage.bits - 1
+        pixels, highest = equalise(pixels, low, high, storage.bits), 2**storage.bits - 1
         (slope, intercept), (low, high) = (1.0, 0.0), (0.0, float(highest))
     elif storage.bits == 8 and highest > 255:
         pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255)
@@ -95,7 +95,7 @@ def view(
     return low, high
 
 
-def equalised(pixels: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
+def equalise(pixels: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
     """Return the window after contrast-limited adaptive histogram equalisation (Zuiderveld 1994),
     stretched to all of `bits`."""
     from skimage import exposure  # takes 0.4 s to import, and few conversions need it

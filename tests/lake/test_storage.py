@@ -24,9 +24,9 @@ def failed(error: Exception) -> tf.data.Dataset:
 )
 def test_a_refusal_is_explained_also_from_within_tf_data(kind, message):
     error = kind(None, None, "403\n\t reading gs://b/a.dcm")
-    with pytest.raises(InputError, match=f"^Cloud Storage {message}"), storage.explained():
+    with pytest.raises(InputError, match=f"^Cloud Storage {message}"), storage.explain_errors():
         raise error
-    with pytest.raises(InputError, match=f"^Cloud Storage {message}"), storage.explained():
+    with pytest.raises(InputError, match=f"^Cloud Storage {message}"), storage.explain_errors():
         list(failed(error))
 
 
@@ -42,17 +42,17 @@ def test_a_refusal_is_explained_also_from_within_tf_data(kind, message):
     ],
 )
 def test_a_refusal_of_other_clients_is_explained(error, message):
-    with pytest.raises(InputError, match=message), storage.explained():
+    with pytest.raises(InputError, match=message), storage.explain_errors():
         raise error
 
 
 @pytest.mark.parametrize("text", ["gs://b/a.dcm", "b/a.dcm: PermissionDenied"])
 def test_an_error_of_another_kind_passes(text):
-    with pytest.raises(ValueError, match=text), storage.explained():
+    with pytest.raises(ValueError, match=text), storage.explain_errors():
         raise ValueError(text)
     others = tf.errors.FailedPreconditionError(None, None, f"not there: {text}"), BadRequest(text)
     for other in (*others, OSError(text), FileNotFoundError(text)):
-        with pytest.raises(type(other)), storage.explained():
+        with pytest.raises(type(other)), storage.explain_errors():
             raise other
 
 

@@ -89,7 +89,7 @@ def rented(*words: str, restarts: int = 3) -> int:
     files = [Path("radlake-0.1.0.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
     job = tpu_vm.training(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
     chosen = machine(*words)
-    with tpu_vm.deleted(chosen):
+    with tpu_vm.delete_at_end(chosen):
         return tpu_vm.train(chosen, files, job, restarts)
 
 
@@ -145,7 +145,7 @@ def test_a_machine_that_is_refused_is_deleted(set_answers, tmp_path):
 def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(set_answers, capfd):
     set_answers(delete=[1])
     chosen = machine()
-    with tpu_vm.deleted(chosen):
+    with tpu_vm.delete_at_end(chosen):
         pass
     assert (
         f"NOT DELETED, it may cost money: {shlex.join(chosen.delete())}" in capfd.readouterr().err

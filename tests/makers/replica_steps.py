@@ -20,7 +20,7 @@ from trainer.devices.strategy import create_strategy, distribute, replica_sum
 from trainer.scoring import objective
 from trainer.training import averaging
 from trainer.training.checkpoint import State
-from trainer.training.run import Run, build_learner, checkpointed
+from trainer.training.run import Run, build_learner, checkpoint_objects
 from trainer.training.step import compile_steps
 
 BATCH, STEPS = 16, 20
@@ -128,7 +128,7 @@ def resume() -> None:
         for is_resumed in (False, True):
             run = build(config, strategy)
             with strategy.scope():
-                state = State(Path(folder), run.network, agreement, **checkpointed(run))
+                state = State(Path(folder), run.network, agreement, **checkpoint_objects(run))
             statistics = averaging.per_replica_variables(run.network, run.averages)
             if is_resumed:
                 state.restore(Path(folder))

@@ -121,7 +121,7 @@ def _elastic(control, side: int):
     # columns. That costs more multiplications and less time than to cut them from C Wᵀ, whose rows
     # are longer.
     weights = _spline_weights(control.shape[-1], side)  # W
-    near, bands = _banded(weights)
+    near, bands = _to_bands(weights)
     control = ops.take(control, near, axis=2)  # [B, 2, bands, N, K]
     fields = ops.matmul(ops.reshape(control, (-1, weights.shape[1])), weights.T)  # [B·2·bands·N, S]
     fields = ops.matmul(
@@ -130,7 +130,7 @@ def _elastic(control, side: int):
     return ops.reshape(fields, (-1, 2, side, side))
 
 
-def _banded(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _to_bands(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights [S, K] in bands of rows: the N neighbouring knots that each band needs,
     [bands, N], and its weights for them, [bands, rows, N]; all others are 0.
 

@@ -60,7 +60,7 @@ def training_batches(
     draws = [draws_of_stream(first_stream + number) for number in range(streams_per_worker)]
     items = _interleave(draws, data.batch_size // streams)
     items = items.map(load_item, tf.data.AUTOTUNE, deterministic=True)
-    return _batched(items, data.batch_size // worker.count, images)
+    return _to_batches(items, data.batch_size // worker.count, images)
 
 
 def evaluation_batches(
@@ -81,7 +81,7 @@ def evaluation_batches(
     padding = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in items.element_spec.items()}
     padding["window"] = tf.constant([0.0, 1.0])  # its width is divided by
     items = items.concatenate(tf.data.Dataset.from_tensors(padding).repeat(num_missing))
-    return _batched(items, batch_size)
+    return _to_batches(items, batch_size)
 
 
 def first_items(split: Split, data: Data, num_positives: int, num_others: int) -> list[dict]:
@@ -130,7 +130,7 @@ def _part_of_worker(split: Split, worker: Worker) -> Split:
     return dataclasses.replace(split, kinds=kinds)
 
 
-def _batched(
+def _to_batches(
     items: tf.data.Dataset, batch_size: int, images: cache.DecodedImages | None = None
 ) -> tf.data.Dataset:
     # A worker reads its own records; tf.distribute only cuts each batch into the replicas' parts.

@@ -76,7 +76,7 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
     folder = cache_folder / _cache_key(split, data, shards_sha256)
     if folder.exists():
         print(f"cached: {title}, {folder.name}", flush=True)
-        return _open(folder, split)
+        return _load_images(folder, split)
     _check_room(size, shutil.disk_usage(cache_folder).free, title)
     print(f"caching {title}, {folder.name}", flush=True)
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished.", dir=cache_folder))
@@ -86,7 +86,7 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return _open(folder, split)
+    return _load_images(folder, split)
 
 
 def num_bytes(split: Split, data: Data) -> int:
@@ -141,7 +141,7 @@ def _decode(
     return DecodedImages(_row_numbers(split), image, mask, joined)
 
 
-def _open(folder: Path, split: Split) -> DecodedImages:
+def _load_images(folder: Path, split: Split) -> DecodedImages:
     with np.load(folder / "others.npz") as file:
         others = {name: file[name] for name in file.files}
     image, mask = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "mask"))

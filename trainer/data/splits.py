@@ -28,7 +28,7 @@ def check_classes(content: dict, folder: str, config: Config) -> None:
     """Raise InputError where a classifier has another number of classes than the lake."""
     classes = manifest.num_classes(content)
     if config.is_classifier and config.model.classes != classes:
-        names = f": {', '.join(manifest.numbered(content['classes']))}" if classes > 2 else ""
+        names = f": {', '.join(manifest.class_titles(content['classes']))}" if classes > 2 else ""
         raise InputError(
             f"{folder} has {classes} classes{names}; model.classes={config.model.classes} should "
             f"be {classes}"
@@ -98,14 +98,14 @@ def _join(splits: list[Split], weights: tuple[float, ...]) -> Split:
         paths=tuple(path for split in splits for path in split.paths),
         records_per_shard=tuple(n for split in splits for n in split.records_per_shard),
         dtype=splits[0].dtype,
-        counts=_summed([split.counts for split in splits]),
+        counts=_sum_counts([split.counts for split in splits]),
         kinds=np.concatenate(kinds),
         lakes=tuple(lakes),
         weights=weights,
     )
 
 
-def _summed(counts: list[dict]) -> dict:
+def _sum_counts(counts: list[dict]) -> dict:
     """Return the sums of the counts of splits, each with its classes."""
     names = ("records", "positives", "negatives", "unknown", "with_mask", "lesion_pixels")
     return index.total(

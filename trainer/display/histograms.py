@@ -27,7 +27,7 @@ def bars(sums: dict) -> dict[str, Bars]:
     histograms = {}
     for name, histogram in score_histograms(sums).items():
         for label, counts in zip(("without", "with"), histogram, strict=True):
-            histograms[f"probability {label} lesion{name}"] = THRESHOLDS, binned(counts)
+            histograms[f"probability {label} lesion{name}"] = THRESHOLDS, sum_bars(counts)
     if "dice_at" not in sums:
         return histograms
     sizes, (truth, predicted) = np.linspace(SMALLEST, 0, BARS + 1), sums["sizes"]
@@ -77,7 +77,7 @@ def bin_of_probability(probabilities: np.ndarray) -> np.ndarray:
     return np.clip(np.ceil(share * metrics.BINS), 0, metrics.BINS).astype(int)
 
 
-def binned(counts: np.ndarray) -> np.ndarray:
+def sum_bars(counts: np.ndarray) -> np.ndarray:
     """Return the counts of a score histogram, [bins], in bars of even probability, [N]."""
     edges = bin_of_probability(THRESHOLDS)
     return np.array([counts[a:b].sum() for a, b in itertools.pairwise(edges)])

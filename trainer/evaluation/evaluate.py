@@ -70,10 +70,10 @@ def evaluate(
         storage.write(picture, to_png(pixels))
     storage.make_folder(page.parent)
     storage.write(page, report.page(evaluation, images).encode())
-    return "\n".join([results.table(evaluation), *_unfinished(ensemble), f"report: {page}"])
+    return "\n".join([results.table(evaluation), *_unfinished_lines(ensemble), f"report: {page}"])
 
 
-def _unfinished(ensemble: Ensemble) -> list[str]:
+def _unfinished_lines(ensemble: Ensemble) -> list[str]:
     """Return a line for each member that has not trained all its epochs."""
     lines = []
     for workdir, run, _ in ensemble.everyone:

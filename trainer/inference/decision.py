@@ -146,7 +146,7 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     return Decision(None, float(thresholds[np.round(cleared - missed, 12).argmax()]))
 
 
-def read(ensemble: Ensemble) -> Decision:
+def read_decision(ensemble: Ensemble) -> Decision:
     """Return what evaluate chose for this ensemble; raise InputError where it has not yet."""
     workdir = ensemble.members[0].workdir
     path = workdir / METRICS

@@ -37,7 +37,7 @@ def encode(images, side: int, section: Decoder, name: str, is_pooled: bool = Tru
     names = [row.full_size, *names] if row.full_size else names
     features = layer_outputs(images, side, section.encoder, names, section.weights, section.freeze)
     features = features if row.full_size else [None, *features]
-    return [x if x is None else padded(x, side // 2**i, f"pad_{i}") for i, x in enumerate(features)]
+    return [x if x is None else pad(x, side // 2**i, f"pad_{i}") for i, x in enumerate(features)]
 
 
 def plain_features(images, side: int, widths: tuple[int, ...], style: Blocks, name: str) -> list:
@@ -103,7 +103,7 @@ def build_application(row: parts.Encoder, side: int, weights: str | None) -> ker
     return network
 
 
-def padded(feature, side: int, name: str):
+def pad(feature, side: int, name: str):
     """Return the feature with zeros around it, [B, side, side, c].
 
     Xception and Inception-ResNet have convolutions without padding, so theirs are a little smaller.

@@ -57,7 +57,7 @@ def build(section: UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
     return keras.Model(images, blocks.with_extra_outputs(logits, extra), name="unetpp")
 
 
-def pruned(
+def prune(
     trained: keras.Model, section: UnetPlusPlus, side: int, level: int
 ) -> tuple[UnetPlusPlus, keras.Model]:
     """Return the U-Net++ of depth `level` (Zhou et al., section 3.2) and its section.

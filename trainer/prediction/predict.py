@@ -89,7 +89,7 @@ def run(
 ) -> str:
     """Predict files, or without them a split of a lake (default: the run's own), with the
     thresholds that evaluate chose."""
-    chosen = decision.read(ensemble)
+    chosen = decision.read_decision(ensemble)
     storage.check_new(output)  # before the headers of all files are read
     if paths:
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))

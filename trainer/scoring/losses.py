@@ -92,7 +92,7 @@ def weighted_bce(masks, logits, positive_share: float, smoothing: float = 0.0):
     were weighted instead, a β of 0.01 would draw the background to p > 0.5.
     """
     logits = ops.cast(logits, "float32")
-    to_one, to_zero = _targets(masks, positive_share, smoothing)
+    to_one, to_zero = _target_weights(masks, positive_share, smoothing)
     # softplus(−z) = −log p, without a log of 0
     return image_mean(to_one * ops.softplus(-logits) + to_zero * ops.softplus(logits))
 
@@ -101,7 +101,7 @@ def focal(masks, logits, gamma: float, smoothing: float = 0.0):
     """Return the mean of −y·(1−p)^γ·log p − (1−y)·p^γ·log(1−p): the focal loss of Lin et al. 2017
     (arXiv:1708.02002), without their α."""
     logits = ops.cast(logits, "float32")
-    to_one, to_zero = _targets(masks, 1.0, smoothing)
+    to_one, to_zero = _target_weights(masks, 1.0, smoothing)
     surprise, relief = ops.softplus(-logits), ops.softplus(logits)  # −log p, −log(1−p)
     # (1−p)^γ as an exponential: its slope is finite at p = 1 for any γ.
     positive = to_one * ops.exp(-gamma * relief) * surprise
@@ -197,7 +197,7 @@ def num_pixels(masks) -> int:
     return math.prod(masks.shape[1:])
 
 
-def _targets(masks, positive_share: float, smoothing: float):
+def _target_weights(masks, positive_share: float, smoothing: float):
     """Return the weights of −log p and −log(1−p) of each pixel; together they are 1/β on the mask
     and 1 beside it."""
     masks = ops.cast(masks, "float32")

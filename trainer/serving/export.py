@@ -30,7 +30,7 @@ def export(ensemble: Ensemble, output: Path, decoder: str) -> str:
 def check(ensemble: Ensemble) -> Decision:
     """Return the thresholds that evaluate chose; raise InputError for what cannot be exported."""
     ensemble.check_draws_masks()
-    return decision.read(ensemble)
+    return decision.read_decision(ensemble)
 
 
 def write(ensemble: Ensemble, thresholds: Decision, folder: Path, decoder: str) -> list[str]:

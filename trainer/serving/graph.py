@@ -23,9 +23,10 @@ from lake.scan import Storage
 from lake.sources.reader import ReaderSettings
 from trainer.config import run
 from trainer.data import record
-from trainer.inference import decision, images
+from trainer.inference import decision
 from trainer.inference.decision import Decision, Sizes
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
+from trainer.inference.images import item_for
 from trainer.serving import rle
 from trainer.serving.decode import dicom as decode_dicom
 from trainer.serving.decode import images as decode_images
@@ -69,7 +70,7 @@ class Server(NamedTuple):
         """Return the networks' inputs of serialised records [N] string, as predict makes them."""
 
         def inputs(serialized):
-            item = images.item_for(self.ensemble, serialized, self._dtype().name, Sizes._fields)
+            item = item_for(self.ensemble, serialized, self._dtype().name, Sizes._fields)
             sizes = Sizes(*(tf.cast(item[name], tf.int32) for name in Sizes._fields))
             tensors = {name: item[name] for name in ("window", *self._settings())}
             return tensors | {"sizes": sizes, "error": tf.constant("")}

@@ -86,13 +86,13 @@ def _command(system: Ensemble) -> str:
     )
 
 
-def _evaluated(system: Ensemble) -> dict:
+def _evaluation_entry(system: Ensemble) -> dict:
     return workdir.read_json(system.members[0].workdir / workdir.METRICS)[system.label]
 
 
 def _inputs(system: Ensemble) -> list[dict]:
     """Return inputs of `pixels`: a few images of the lake that evaluate scored."""
-    folder = _evaluated(system)["lake"]
+    folder = _evaluation_entry(system)["lake"]
     is_there = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
     records = images.from_lake(folder, SPLIT if is_there else system.run.data.val_split)
 
@@ -120,7 +120,7 @@ def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
 
 
 def _row(system: Ensemble, folder: Path, ms: float) -> Level:
-    scores, name = _evaluated(system), "dice_mean"
+    scores, name = _evaluation_entry(system), "dice_mean"
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Level(
         system.level,

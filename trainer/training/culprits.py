@@ -13,7 +13,7 @@ from trainer.training.step import prepare_batch
 MAX_IDS = 20  # in the sentence
 
 
-def name_images(run: Run, first_step: int, count: int) -> str:
+def describe(run: Run, first_step: int, count: int) -> str:
     """Return a sentence with the images of `count` steps whose own loss or gradient is not finite
     with the weights as they are; with all images of the steps where each is finite by itself."""
     config, network = run.config, run.network
@@ -36,11 +36,11 @@ def name_images(run: Run, first_step: int, count: int) -> str:
             if not np.asarray(is_finite(one)):
                 bad_ids.append(ids[-1])
     if bad_ids:
-        return f"these images alone make it so: {_listed(bad_ids)}"
-    return f"no image does by itself; the steps' images: {_listed(ids)}"
+        return f"these images alone make it so: {_join_ids(bad_ids)}"
+    return f"no image does by itself; the steps' images: {_join_ids(ids)}"
 
 
-def _listed(ids: list[str]) -> str:
+def _join_ids(ids: list[str]) -> str:
     ids = list(dict.fromkeys(ids))
     more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
     return ", ".join(ids[:MAX_IDS]) + more

@@ -26,7 +26,7 @@ from trainer.training.checkpoint import State
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.optimizer import lower_on_plateau
 from trainer.training.profiling import Profile
-from trainer.training.run import Run, batches_from, build_run, cached_images, checkpointed
+from trainer.training.run import Run, batches_from, build_run, cached_images, checkpoint_objects
 from trainer.training.step import compile_steps, prepare_batch
 from trainer.training.validation import Validation
 from trainer.workdir import CONFIG, claim, write_metrics
@@ -44,7 +44,7 @@ def train_stage(config: Config, shared: Path, workdir: Path, watch: Watch) -> No
 
     # --- restore ---
     with run.strategy.scope():
-        state = State(workdir, run.network, agreement, config.train.keep, **checkpointed(run))
+        state = State(workdir, run.network, agreement, config.train.keep, **checkpoint_objects(run))
     state.restore(shared)
     run = run._replace(state=state)
     if end := why_ended(run):
@@ -102,7 +102,7 @@ def train_epoch(
         if skipped and (run.scale is None or run.scale.is_exhausted):
             raise FloatingPointError(
                 f"the loss or a gradient is not a number between steps {state.step - count + 1} "
-                f"and {state.step}: {culprits.name_images(run, state.step - count, count)}; look "
+                f"and {state.step}: {culprits.describe(run, state.step - count, count)}; look "
                 f"at them, or lower optimizer.learning_rate in a new workdir"
             )
         input_wait_share = sums.pop("input_wait_share")

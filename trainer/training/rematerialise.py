@@ -39,7 +39,7 @@ class Block(NamedTuple):
     outputs: list[int]
 
 
-def blockwise(network: keras.Model) -> Callable:
+def rematerialise(network: keras.Model) -> Callable:
     """Return (images, training=…) -> the network's outputs, as the network itself returns them."""
     blocks, identify = _blocks(network)
 
@@ -47,13 +47,13 @@ def blockwise(network: keras.Model) -> Callable:
         tensors = {identify(network.input): images}
         for block in blocks:
             inputs = [tensors[key] for key in block.inputs]
-            tensors |= zip(block.outputs, _recomputed(block.model, inputs, training), strict=True)
+            tensors |= zip(block.outputs, _run_block(block.model, inputs, training), strict=True)
         return keras.tree.map_structure(lambda output: tensors[identify(output)], network.output)
 
     return forward
 
 
-def _recomputed(model: keras.Model, inputs: list, training: bool) -> list[tf.Tensor]:
+def _run_block(model: keras.Model, inputs: list, training: bool) -> list[tf.Tensor]:
     """Return the model's outputs, which are computed again for their gradient.
 
     That must change nothing, so the model becomes a function of its weights and of its state

@@ -96,7 +96,7 @@ def build_learner(config: Config, strategy: tf.distribute.Strategy, steps_per_ep
     return network, optimizer, rate, averages, scale
 
 
-def checkpointed(run: Run) -> dict:
+def checkpoint_objects(run: Run) -> dict:
     """Return what a checkpoint holds beside network and State, by the names that it has there."""
     objects = {"optimizer": run.optimizer, "rate_factor": run.rate.factor}
     if run.averages:

@@ -91,7 +91,7 @@ def replica_gradients(run: Run) -> Callable[[dict, tf.Tensor], tuple[list, dict]
     """Return (batch of a replica, factor of its loss) -> the gradients, times the factor, and
     {name: sum over the examples}."""
     config, network = run.config, run.network
-    wrap = rematerialise.blockwise if config.train.rematerialise else identity
+    wrap = rematerialise.rematerialise if config.train.rematerialise else identity
     forward = objective.outputs(network, config.loss, wrap)
 
     def gradients(batch: dict, factor: tf.Tensor) -> tuple[list, dict]:

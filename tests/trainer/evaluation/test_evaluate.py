@@ -164,10 +164,10 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     assert picture.exists() and "Not a medical device" in page.read_text()
     # The thresholds are read back for these members and no others.
     system = ensemble.load(list(map(Path, members)), [runs["classifier"]], ["flip", "1.5"])
-    chosen = decision.read(system)
+    chosen = decision.read_decision(system)
     assert chosen.to_json() == {name: entry[name] for name in ("triplet", "lesion_threshold")}
     with pytest.raises(InputError, match="so no thresholds were chosen"):
-        decision.read(ensemble.load([runs["segmenter"]], [runs["classifier"]]))
+        decision.read_decision(ensemble.load([runs["segmenter"]], [runs["classifier"]]))
 
 
 @pytest.mark.slow
@@ -195,11 +195,11 @@ def test_thresholds_belong_to_the_weights_that_they_were_chosen_for(runs, lake, 
     if not (copy / "metrics.json").exists():
         evaluate.evaluate(ensemble.load([copy]), None, FAST)
     moved = copy.rename(tmp_path / "moved")  # a folder's name does not matter
-    assert decision.read(ensemble.load([moved])).triplet is None
+    assert decision.read_decision(ensemble.load([moved])).triplet is None
     other = workdir(tmp_path / "other", lake, CLASSIFIER, 9, side=16)
     shutil.copy(other / "best.weights.h5", moved)
     with pytest.raises(InputError, match="were chosen for other weights"):
-        decision.read(ensemble.load([moved]))
+        decision.read_decision(ensemble.load([moved]))
 
 
 @pytest.mark.slow

@@ -125,9 +125,9 @@ def test_the_frozen_vgg16_ends_at_its_fourth_pooling():
 
 def test_missing_rows_are_behind():
     feature = np.ones((1, 3, 3, 2), np.float32)
-    padded = encoders.padded(keras.Input((3, 3, 2)), 6, "pad")
+    padded = encoders.pad(keras.Input((3, 3, 2)), 6, "pad")
     assert padded.shape == (None, 6, 6, 2)
-    placed = keras.Model(x := keras.Input((3, 3, 2)), encoders.padded(x, 6, "pad"))(feature)
+    placed = keras.Model(x := keras.Input((3, 3, 2)), encoders.pad(x, 6, "pad"))(feature)
     assert np.asarray(placed)[0, :, 2, 0].tolist() == [0, 1, 1, 1, 0, 0]
 
 

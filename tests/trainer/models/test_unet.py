@@ -359,7 +359,7 @@ def test_a_pruned_network_is_its_head_of_the_whole_one(fields):
         network = networks.with_random_weights(network)
     logits = np.asarray(network(networks.images(32)))
     for level in range(1, config.depth + 1):
-        smaller, cut = unetpp.pruned(network, config, 32, level)
+        smaller, cut = unetpp.prune(network, config, 32, level)
         expected = logits[..., level - 1 : level]
         scale = np.abs(expected).max()
         np.testing.assert_allclose(cut(networks.images(32)) / scale, expected / scale, atol=1e-6)
@@ -372,7 +372,7 @@ def test_pruning_what_has_no_head_is_refused():
     config = networks.plus(depth=3)
     network = build(config, 16)
     with pytest.raises(InputError, match=r"level=2: X\(0,2\) has a head .*deep_supervision=true"):
-        unetpp.pruned(network, config, 16, 2)
+        unetpp.prune(network, config, 16, 2)
     for level in (0, 4):
         with pytest.raises(InputError, match=f"level={level}: expected 1 to model.depth=3"):
-            unetpp.pruned(network, config, 16, level)
+            unetpp.prune(network, config, 16, level)

@@ -144,7 +144,7 @@ def test_a_pruned_network_has_the_empty_head_only_at_full_depth():
     section = plus(deep_supervision=True, empty_head=True)
     network = build(section, 16)
     for level in (1, 2):
-        smaller, cut = unetpp.pruned(network, section, 16, level)
+        smaller, cut = unetpp.prune(network, section, 16, level)
         assert smaller.empty_head == (level == 2) == isinstance(cut.layers[-1], blocks.FirstOf)
         np.testing.assert_allclose(
             cut(images(16)), network(images(16))[..., level - 1 : level], atol=1e-6

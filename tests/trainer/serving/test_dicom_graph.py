@@ -63,7 +63,7 @@ def graph(storage: Storage) -> Callable:
             return tf.nest.map_structure(tf.identity, stored)
 
     def read_file(data):
-        return attempt(lambda: decoded(data), dicom.refused(tf.constant(DAMAGED), storage))
+        return attempt(lambda: decoded(data), dicom.refuse(tf.constant(DAMAGED), storage))
 
     signature = [tf.TensorSpec([], tf.string)]
     return tf.function(read_file, input_signature=signature, autograph=False)

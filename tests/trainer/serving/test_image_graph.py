@@ -93,7 +93,7 @@ def files() -> dict[str, bytes]:
 )
 def test_files_are_as_the_converter_stores_them_or_refused(storage):
     dtype = tf.uint8 if storage.bits == 8 else tf.uint16
-    refused = dicom.refused(tf.constant(graph.DAMAGED), storage)
+    refused = dicom.refuse(tf.constant(graph.DAMAGED), storage)
 
     def read(data):
         def stored():

@@ -63,7 +63,7 @@ def differences(network: keras.Model, jit: bool = False) -> dict[str, float]:
     images = tf.constant(np.random.default_rng(0).random((2, side, side, 1), np.float32))
     before = [variable.numpy() for variable in network.non_trainable_variables]
     results = []
-    for called in (network, rematerialise.blockwise(network)):
+    for called in (network, rematerialise.rematerialise(network)):
         for variable, value in zip(network.non_trainable_variables, before, strict=True):
             variable.assign(value)
         gradients = gradient_of(called, network, jit)(images)
@@ -148,14 +148,14 @@ def test_mixed_precision_computes_in_the_same_types(jit, request):
 def test_a_network_of_several_outputs_gives_them_as_it_does():
     network = fresh(classifier(encoder="plain", filters=8, depth=2, pooling="lesion_map"), 16)
     images = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
-    both = objective.outputs(network, Loss(lesion_map=1), rematerialise.blockwise)
+    both = objective.outputs(network, Loss(lesion_map=1), rematerialise.rematerialise)
     expected = objective.outputs(network, Loss(lesion_map=1))(images, training=False)
     actual = both(images, training=False)
     assert isinstance(actual, list) and [x.shape for x in actual] == [(2, 1), (2, 4, 4, 1)]
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with_dict = keras.Model(network.input, {"map": network.get_layer("lesion_map").output})
-    assert list(rematerialise.blockwise(with_dict)(images, training=False)) == ["map"]
+    assert list(rematerialise.rematerialise(with_dict)(images, training=False)) == ["map"]
 
 
 def block_names(network: keras.Model) -> list[list[str]]:
@@ -201,7 +201,7 @@ def convolutions(called, network: keras.Model, compiled: bool) -> int:
 def test_each_convolution_is_computed_again(compiled):
     """XLA would save the second computation, were it not made to wait for the gradient."""
     network = fresh(plus(depth=1, norm="group", activation="elu"), 16)
-    blocks = rematerialise.blockwise(network)
+    blocks = rematerialise.rematerialise(network)
     more = convolutions(blocks, network, compiled) - convolutions(network, network, compiled)
     # Three blocks of two; the head's output is not needed for a gradient, so XLA leaves it out.
     assert more == (6 if compiled else 7)

@@ -70,13 +70,13 @@ def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
     starts, ends = tf.where(is_right, [first, middle], 0), tf.where(is_right, [middle, size], 0)
     for place in range(2):
         segment = tf.strings.substr(frame, starts[place], ends[place] - starts[place])
-        expanded = _expanded(segment)
+        expanded = _count_expanded_bytes(segment)
         is_whole = (expanded >= pixels) & (expanded <= pixels + RLE_PADDING)
         is_right &= (place >= num_bytes) | is_whole
     return header.words[BITS_STORED], is_right
 
 
-def _expanded(segment: tf.Tensor) -> tf.Tensor:
+def _count_expanded_bytes(segment: tf.Tensor) -> tf.Tensor:
     """Return the number of bytes that run lengths expand to, [] int64.
 
     Only the start of a run tells where it ends, so the runs cannot be found in parallel. Pointer

@@ -20,7 +20,7 @@ from lake.sources.elements import PIXEL_DATA
 from lake.sources.grey import MODALITY_LUTS
 from trainer.serving.decode import grey as decode_grey
 from trainer.serving.decode.codestream import check_jpeg, joined_fragments
-from trainer.serving.decode.elements import Walk, is_there, swapped
+from trainer.serving.decode.elements import Walk, is_there, swap_bytes
 from trainer.serving.decode.grey import GreyTensor, from_values, shrunk_size
 from trainer.serving.decode.header import (
     JPEG_BITS,
@@ -64,7 +64,7 @@ def stored_image(data: tf.Tensor, storage: Storage, codec: Codec | None = None) 
     is_presented = storage.window == "default"
     error = tf.cond(error == "", lambda: refusal(walk, header, is_presented), lambda: error)
     return tf.cond(
-        error == "", lambda: _image(walk, header, storage, codec), lambda: refused(error, storage)
+        error == "", lambda: _image(walk, header, storage, codec), lambda: refuse(error, storage)
     )
 
 
@@ -83,7 +83,7 @@ def _from_codec(walk: Walk, header: Header, storage: Storage, codec: Codec) -> S
     return tf.cond(
         error == "",
         lambda: _from_values(values, header, storage),
-        lambda: refused(error, storage),
+        lambda: refuse(error, storage),
     )
 
 
@@ -104,24 +104,24 @@ def _from_jpeg(walk: Walk, header: Header, storage: Storage) -> StoredImage:
     is_kept &= (header.numbers.slope > 0) & (storage.bits == 8)
     return tf.case(
         [
-            (error != "", lambda: refused(error, storage)),
-            (is_kept, lambda: _kept(jpeg, header, storage)),
+            (error != "", lambda: refuse(error, storage)),
+            (is_kept, lambda: _keep_jpeg(jpeg, header, storage)),
         ],
-        default=lambda: _from_values(_decoded(jpeg), header, storage),
+        default=lambda: _from_values(_decode_jpeg(jpeg), header, storage),
     )
 
 
-def _kept(jpeg: tf.Tensor, header: Header, storage: Storage) -> StoredImage:
+def _keep_jpeg(jpeg: tf.Tensor, header: Header, storage: Storage) -> StoredImage:
     numbers, highest = header.numbers, 2**JPEG_BITS - 1
     view = decode_grey.window(numbers, (0.0, float(highest)))
     if storage.window != "default":
         rescale = (numbers.slope, numbers.intercept)
-        levels = _decoded(jpeg) if storage.window == "percentile" else None
+        levels = _decode_jpeg(jpeg) if storage.window == "percentile" else None
         view = decode_grey.view(GreyTensor(levels, highest, rescale, view), storage)
-    return _stored(header, storage, jpeg, no_pixels(storage), view)
+    return _to_image(header, storage, jpeg, no_pixels(storage), view)
 
 
-def _decoded(jpeg: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(jpeg: tf.Tensor) -> tf.Tensor:
     values = tf.io.decode_jpeg(jpeg, channels=1, dct_method="INTEGER_ACCURATE")
     return tf.cast(values[..., 0], tf.int32)
 
@@ -143,7 +143,7 @@ def _native(walk: Walk, header: Header) -> tf.Tensor:
 def _words(data: tf.Tensor, is_big: tf.Tensor) -> tf.Tensor:
     """Return the words of two bytes as numbers, [N] int32."""
     words = tf.cast(tf.io.decode_raw(data, tf.uint16), tf.int32)
-    return tf.cond(is_big, lambda: swapped(words), lambda: words)
+    return tf.cond(is_big, lambda: swap_bytes(words), lambda: words)
 
 
 def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> StoredImage:
@@ -155,17 +155,17 @@ def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> StoredI
         is_monochrome1=header.photometric == "MONOCHROME1",
     )
     image, view = decode_grey.stored_levels(levels, storage, _size(header, storage))
-    return _stored(header, storage, tf.constant(""), image, view)
+    return _to_image(header, storage, tf.constant(""), image, view)
 
 
-def _stored(
+def _to_image(
     header: Header, storage: Storage, jpeg: tf.Tensor, image: tf.Tensor, window: tuple
 ) -> StoredImage:
     sizes = tf.unstack(tf.concat([_size(header, storage), _size(header)], 0), 4)
     return StoredImage(jpeg, image, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
 
 
-def refused(error: tf.Tensor, storage: Storage) -> StoredImage:
+def refuse(error: tf.Tensor, storage: Storage) -> StoredImage:
     """Return no image, and why, with the shapes and types of a StoredImage."""
     none = tf.zeros([], tf.int32)
     nothing = no_pixels(storage)

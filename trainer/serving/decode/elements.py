@@ -80,7 +80,7 @@ def walk_elements(
         group = tag // 2**16
         is_after = (group > last_group) & ((group != ITEM >> 16) | (tag == ITEM_END))
         is_float = tf.reduce_any(tag == sorted(PIXEL_TAGS - {PIXEL_DATA}))
-        stop = _first(
+        stop = _first_stop(
             (position + 8 > size, tf.where(is_inside, _int64(Stop.CUT), _int64(Stop.END))),
             (~is_inside & is_after, Stop.END),
             (start > size, Stop.CUT),
@@ -126,7 +126,7 @@ def _read_head(
     length = tf.stack([long(vr, short), short, long(*length)])[kind]
     length = tf.where(is_close, _int64(0), length)
     offset = tf.where(kind == _LONG, _int64(12), _int64(8))
-    vr = tf.where(kind == _IMPLICIT, _int64(0), swapped(vr) if is_big else vr)
+    vr = tf.where(kind == _IMPLICIT, _int64(0), swap_bytes(vr) if is_big else vr)
     return tf.stack([tag, offset, vr, tf.cast(length == UNDEFINED, tf.int64)]), length, is_close
 
 
@@ -151,7 +151,7 @@ def words(
     return tf.unstack(octets(data, position, 2 * count, tf.uint16, is_big), count)
 
 
-def swapped(words: tf.Tensor) -> tf.Tensor:
+def swap_bytes(words: tf.Tensor) -> tf.Tensor:
     """Return words of two bytes with their bytes swapped."""
     return words % 256 * 256 + words // 256
 
@@ -199,7 +199,7 @@ def word(walk: Walk, tag: int) -> tf.Tensor:
     start, _, _, end = tf.unstack(walk.places[tag])
     is_one = has_vr(walk, tag, "US") & (end - start == 2)
     (value,) = words(walk.data, start, 1)
-    return tf.where(is_one, tf.where(walk.is_big, swapped(value), value), _int64(-1))
+    return tf.where(is_one, tf.where(walk.is_big, swap_bytes(value), value), _int64(-1))
 
 
 def are_numbers(texts: tf.Tensor) -> tf.Tensor:
@@ -234,7 +234,7 @@ def format_error(template: str, *numbers: tf.Tensor) -> Callable[[], tf.Tensor]:
     return lambda: tf.strings.format(template, numbers)
 
 
-def _first(*cases: tuple[tf.Tensor, tf.Tensor | int]) -> tf.Tensor:
+def _first_stop(*cases: tuple[tf.Tensor, tf.Tensor | int]) -> tf.Tensor:
     """Return the Stop of the first case that holds."""
     stop = _int64(Stop.NONE)
     for holds, value in reversed(cases):
@@ -252,7 +252,7 @@ def _kinds(is_big: bool) -> np.ndarray:
     kinds = np.where(is_explicit, _SHORT, _IMPLICIT)
     kinds[[vr_word(vr.decode()) for vr in LONG]] = _LONG
     places = np.arange(2**16)
-    return kinds[swapped(places) if is_big else places].astype(np.int32)
+    return kinds[swap_bytes(places) if is_big else places].astype(np.int32)
 
 
 def _int64(value: int) -> tf.Tensor:

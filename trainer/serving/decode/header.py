@@ -207,7 +207,7 @@ def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         ),
         ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
         (
-            ~_has_usual_vrs(walk),
+            ~_is_read_alike(walk),
             "undecodable: an element with an unusual representation or padding",
         ),
         (
@@ -236,7 +236,7 @@ def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
     )
 
 
-def _has_usual_vrs(walk: Walk) -> tf.Tensor:
+def _is_read_alike(walk: Walk) -> tf.Tensor:
     """Return whether pydicom, too, would read the elements that are read here as text or
     ignored."""
     # A big-endian word holds two pixels of 8 bits, swapped.

@@ -17,7 +17,7 @@ from lake.sources.codestream import FRAME_HEADERS
 from lake.sources.grey import LUMA
 from lake.sources.png import PNG_START
 from trainer.serving.decode import grey as decode_grey
-from trainer.serving.decode.dicom import StoredImage, no_pixels, refused
+from trainer.serving.decode.dicom import StoredImage, no_pixels, refuse
 from trainer.serving.decode.elements import first_error
 from trainer.serving.decode.grey import GreyTensor, shrunk_size, view
 
@@ -54,7 +54,7 @@ def stored_image(data, storage: Storage) -> StoredImage:
                 lambda: _jpeg(data, storage),
             ),
         ],
-        default=lambda: refused(tf.constant("not-an-image: neither PNG nor JPEG"), storage),
+        default=lambda: refuse(tf.constant("not-an-image: neither PNG nor JPEG"), storage),
     )
 
 
@@ -79,13 +79,13 @@ def _png(data, storage: Storage) -> StoredImage:
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
-            lambda: refused(tf.constant(PNG_REFUSED[b"tRNS"]), storage),
+            lambda: refuse(tf.constant(PNG_REFUSED[b"tRNS"]), storage),
             lambda: _from_levels(_luma(pixels[..., :3]), 8, storage),
         )
 
     return tf.case(
         [
-            (error != "", lambda: refused(error, storage)),
+            (error != "", lambda: refuse(error, storage)),
             (kind != GREY, coloured),
             (bits == 16, lambda: grey(16)),
         ],
@@ -143,11 +143,11 @@ def _jpeg(data, storage: Storage) -> StoredImage:
         is_counted = storage.window == "percentile"
         window = view(_levels(grey() if is_counted else None, 8), storage)
         sizes = (height, width, height, width)
-        return _stored(data, no_pixels(storage), sizes, window)
+        return _to_image(data, no_pixels(storage), sizes, window)
 
     return tf.case(
         [
-            (error != "", lambda: refused(error, storage)),
+            (error != "", lambda: refuse(error, storage)),
             (is_kept, kept),
             (channels == 1, lambda: _from_levels(grey(), 8, storage)),
         ],
@@ -237,10 +237,10 @@ def _from_levels(levels, bits: int, storage: Storage) -> StoredImage:
     original = tf.shape(levels)
     size = shrunk_size(original[0], original[1], storage.max_side)
     pixels, window = decode_grey.stored_levels(_levels(levels, bits), storage, size)
-    return _stored(tf.constant(""), pixels, (size[0], size[1], original[0], original[1]), window)
+    return _to_image(tf.constant(""), pixels, (size[0], size[1], original[0], original[1]), window)
 
 
-def _stored(jpeg, pixels, sizes: tuple, window: tuple) -> StoredImage:
+def _to_image(jpeg, pixels, sizes: tuple, window: tuple) -> StoredImage:
     return StoredImage(jpeg, pixels, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
 
 

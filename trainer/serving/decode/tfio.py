@@ -33,7 +33,9 @@ def values(frame: tf.Tensor, header: Header) -> tuple:
     """Decode the frame of a grey image: (stored words [H, W] int32, error)."""
     size = tf.stack([header.words[ROWS], header.words[COLUMNS]])
     bits = claimed_bits(frame, header)
-    image = tf.cond(bits > 0, lambda: _decoded(frame, header), lambda: tf.zeros([0], tf.uint16))
+    image = tf.cond(
+        bits > 0, lambda: _decode_frame(frame, header), lambda: tf.zeros([0], tf.uint16)
+    )
     is_whole = tf.size(image, tf.int64) == tf.reduce_prod(size)
     image = tf.cond(is_whole, lambda: tf.reshape(image, size), lambda: tf.zeros([1, 1], tf.uint16))
     words = tf.cast(image, tf.int32)
@@ -52,7 +54,7 @@ def values(frame: tf.Tensor, header: Header) -> tuple:
     return words, error
 
 
-def _decoded(frame: tf.Tensor, header: Header) -> tf.Tensor:
+def _decode_frame(frame: tf.Tensor, header: Header) -> tf.Tensor:
     """Return pixels [1, H, W, 1] uint16; [0] where tensorflow-io cannot decode them."""
     import tensorflow_io  # installed only where exports use it: lake/predictions/tfio.py
 
