@@ -65,17 +65,11 @@ class Loss(Section):
         if not any(getattr(self, name) for name in PIXEL_TERMS):
             yield f"every weight is 0; give at least one of {', '.join(PIXEL_TERMS)}"
         if self.dice and self.dice_form == "-log" and not self.smooth:
-            yield (
-                "dice_form=-log with smooth=0 is infinite where a prediction misses the mask; give "
-                "smooth=1"
-            )
+            yield "dice_form=-log with smooth=0 is infinite where a prediction misses the mask"
         if self.tversky and not (self.tversky_alpha or self.tversky_beta):
             yield "tversky_alpha=0 and tversky_beta=0 punish nothing; give at least one of them"
         if self.head_weights is not None and not any(self.head_weights):
-            yield (
-                f"head_weights={list(self.head_weights)} leaves no head to learn from; give at "
-                f"least one that is not 0"
-            )
+            yield f"head_weights={list(self.head_weights)} leaves no head to learn from"
 
 
 class Optimizer(Section):

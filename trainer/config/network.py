@@ -65,20 +65,14 @@ class Decoder(Encoded):
     def clashes(self) -> Iterator[str]:
         yield from super().clashes()
         if self.encoder != "plain" and self.depth > DEEPEST_ENCODER:
-            yield (
-                f"depth={self.depth}: encoder={self.encoder} has features down to 1/32; use "
-                f"depth={DEEPEST_ENCODER} or less"
-            )
-        if isinstance(self.filters, tuple) and len(self.filters) != self._num_levels():
-            yield (
-                f"filters={list(self.filters)} has {len(self.filters)} levels; depth={self.depth} "
-                f"with encoder={self.encoder} needs {self._num_levels()}"
-            )
-        if self.decoder_filters and len(self.decoder_filters) != self.depth:
-            yield (
-                f"decoder_filters={list(self.decoder_filters)} has {len(self.decoder_filters)} "
-                f"levels; depth={self.depth} needs {self.depth}"
-            )
+            yield f"depth={self.depth}: encoder={self.encoder} allows {DEEPEST_ENCODER} at most"
+        for name, widths, num_levels in (
+            ("filters", self.filters, self._num_levels()),
+            ("decoder_filters", self.decoder_filters or None, self.depth),
+        ):
+            if isinstance(widths, tuple) and len(widths) != num_levels:
+                cause = f"{name}={list(widths)}: depth={self.depth} with encoder={self.encoder}"
+                yield f"{cause} needs {num_levels} numbers, not {len(widths)}"
 
     def _num_levels(self) -> int:
         return self.depth + (self.encoder == "plain")

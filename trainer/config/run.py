@@ -41,14 +41,9 @@ class Data(Section):
 
     def clashes(self) -> Iterator[str]:
         if self.fold is not None and (self.train_split, self.val_split) != ("train", "val"):
-            yield (
-                f"fold={self.fold} divides train and val anew; leave train_split and val_split out"
-            )
+            yield f"fold={self.fold} divides train and val anew; leave train_split, val_split out"
         if self.batch_size % (self.streams or 1):
-            yield (
-                f"streams={self.streams} cannot have equal parts of batch_size={self.batch_size}; "
-                f"use a number that divides it"
-            )
+            yield f"streams={self.streams} must divide batch_size={self.batch_size}"
         if self.positives_only and self.positive_share:
             yield "positives_only leaves no choice to positive_share; give one of them"
 
@@ -145,22 +140,13 @@ class Config(Section):
         if changed and self.model.kind != "vae":
             yield f"{', '.join(changed)}: only model.kind=vae has a VAE branch"
         if self.model.kind == "classifier":  # pretraining has the config of a segmenter
-            changed = [
-                f"loss.{name}"
-                for name, field in Loss.model_fields.items()
-                if name not in CLASSIFIER_FIELDS + BRANCH_TERMS
-                and getattr(self.loss, name) != field.default
-            ]
+            fields = Loss.model_fields.keys() - {*CLASSIFIER_FIELDS, *BRANCH_TERMS}
+            defaults = {name: Loss.model_fields[name].default for name in sorted(fields)}
+            changed = [f"loss.{n}" for n, one in defaults.items() if getattr(self.loss, n) != one]
             if changed:
-                yield (
-                    f"{', '.join(changed)}: a classifier has no use for a segmenter's loss; leave "
-                    f"{'them' if changed[1:] else 'it'} out"
-                )
+                yield f"{', '.join(changed)}: a classifier has no use for a segmenter's loss"
         if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
-            yield (
-                f"loss.reduction=batch needs the whole batch at once, and optimizer.accumulate="
-                f"{self.optimizer.accumulate} cuts it; use one of them"
-            )
+            yield "loss.reduction=batch needs the whole batch, which optimizer.accumulate cuts"
 
     def _network_without_its_terms(self) -> Iterator[str]:
         """Yield a message per part of the network that would learn nothing."""
@@ -171,30 +157,22 @@ class Config(Section):
                 yield "model.empty_head=true learns nothing with loss.lesion=0; give loss.lesion"
         # The divergence alone would leave the branch's decoder without a gradient.
         if self.model.kind == "vae" and not self.loss.reconstruction:
-            yield (
-                "model.kind=vae with loss.reconstruction=0 does not train its VAE branch; give "
-                "loss.reconstruction (and loss.kl_divergence), which are 0.1 in its paper"
-            )
+            cause = "model.kind=vae with loss.reconstruction=0 does not train its VAE branch"
+            yield f"{cause}; its paper has 0.1, and 0.1 for loss.kl_divergence"
         if self.is_classifier and self.data.positives_only:
-            yield (
-                "data.positives_only leaves a classifier nothing to tell apart; use "
-                "data.positive_share"
-            )
+            yield "data.positives_only leaves a classifier nothing to tell apart"
 
     def _averages_that_do_not_come(self) -> Iterator[str]:
         """Yield a message where a run does not reach the epochs that SWA averages."""
         swa_epochs, train = self.optimizer.swa_epochs, self.train
         if swa_epochs and train.patience:
-            yield (
-                f"train.patience={train.patience}: a run that ends early does not reach the last "
-                f"epochs, which optimizer.swa_epochs={swa_epochs} averages; use optimizer.ema "
-                f"with it"
+            cause = (
+                f"train.patience={train.patience}: a run that ends early does not reach the last"
             )
+            yield f"{cause} epochs, which optimizer.swa_epochs averages; use optimizer.ema with it"
         if swa_epochs > train.epochs and not self.stages:
-            yield (
-                f"optimizer.swa_epochs={swa_epochs} averages the last epochs, and train.epochs="
-                f"{train.epochs}; use fewer of them"
-            )
+            cause = f"optimizer.swa_epochs={swa_epochs} averages the last epochs"
+            yield f"{cause}, and train.epochs={train.epochs}; use fewer of them"
 
     def _scores_that_do_not_exist(self) -> Iterator[str]:
         """Yield a message where the run waits for, or keeps, a score that the model does not
@@ -206,25 +184,16 @@ class Config(Section):
             scores += ["accuracy"]
         scores += ["last"]
         if self.score not in scores:
-            yield (
-                f"train.keep_best={self.score}, model.kind={self.model.kind}: this model has "
-                f"{' and '.join(scores)}"
-            )
+            keep_best = f"train.keep_best={self.score}, model.kind={self.model.kind}"
+            yield f"{keep_best}: this model has {' and '.join(scores)}"
         if self.score != "last":
             return
-        cause = "train.keep_best=last"
-        if not self.train.keep_best:
-            cause = f"optimizer.swa_epochs={self.optimizer.swa_epochs}"
-        waiting = []
+        cause = "train.keep_best=last" if self.train.keep_best else "optimizer.swa_epochs"
+        reason = f"waits for a better score, and with {cause} every epoch has a better one"
         if self.train.patience and not self.optimizer.swa_epochs:  # else a message above says so
-            waiting.append(f"train.patience={self.train.patience}")
+            yield f"train.patience={self.train.patience} {reason}"
         if self.optimizer.schedule == "plateau":
-            waiting.append("optimizer.schedule=plateau")
-        for name in waiting:
-            yield (
-                f"{name} waits for a better score, and with {cause} every epoch is better than the "
-                f"one before; use another train.keep_best"
-            )
+            yield f"optimizer.schedule=plateau {reason}"
 
 
 def merged(content: dict, changes: dict) -> dict:

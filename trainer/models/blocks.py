@@ -23,21 +23,17 @@ LESION = "lesion"  # the layer of a segmenter that gives the logit "there is a l
 def check_sizes(side: int, depth: int, widths: tuple[int, ...], norm: str) -> None:
     """Raise InputError for sizes that the layers cannot have."""
     if side % 2**depth:
-        raise InputError(
-            f"side={side} cannot be halved {depth} times (depth={depth}); "
-            f"use a multiple of {2**depth}"
-        )
+        cause = f"side={side} cannot be halved {depth} times (depth={depth})"
+        raise InputError(f"{cause}; use a multiple of {2**depth}")
     if norm == "instance" and side == 2**depth:
-        raise InputError(
-            f"norm=instance makes zeros of the single pixel that depth={depth} leaves of "
-            f"side={side}; use a smaller depth or another norm"
-        )
+        cause = f"norm=instance makes zeros of the single pixel that depth={depth} leaves"
+        raise InputError(f"{cause} of side={side}; use a smaller depth or another norm")
     for filters in widths:
         if norm == "group" and filters % parts.GROUPS:
-            raise InputError(
-                f"filters={filters} cannot be split into the {parts.GROUPS} groups of norm=group; "
-                f"use a multiple of {parts.GROUPS}"
+            cause = (
+                f"filters={filters} cannot be split into the {parts.GROUPS} groups of norm=group"
             )
+            raise InputError(f"{cause}; use a multiple of {parts.GROUPS}")
 
 
 def block(x, filters: int, style: Blocks, convolutions: int, name: str):

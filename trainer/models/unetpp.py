@@ -68,10 +68,8 @@ def prune(
     if not 1 <= level <= section.depth:
         raise InputError(f"level={level}: expected 1 to model.depth={section.depth}")
     if level < section.depth and not section.deep_supervision:
-        raise InputError(
-            f"level={level}: X(0,{level}) has a head of its own only after training with "
-            f"model.deep_supervision=true"
-        )
+        cause = f"level={level}: X(0,{level}) has a head of its own only after training"
+        raise InputError(f"{cause} with model.deep_supervision=true")
     num_widths = level + (section.encoder == "plain")  # other encoders have widths of their own
     smaller = section.model_copy(
         update={

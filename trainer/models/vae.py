@@ -50,10 +50,8 @@ def build(section: Vae, side: int) -> keras.Model:
     """Return the network for images [B, side, side, 1]."""
     halvings = len(section.blocks)  # the VAE branch halves once more than the encoder
     if side % 2**halvings:
-        raise InputError(
-            f"side={side} cannot be halved {halvings} times, as a vae with {halvings} levels of "
-            f"blocks does; use a multiple of {2**halvings}"
-        )
+        cause = f"side={side} cannot be halved {halvings} times, once per level of model.blocks"
+        raise InputError(f"{cause}; use a multiple of {2**halvings}")
     images = keras.Input((side, side, 1), name="images")
     widths = [section.filters * 2**i for i in range(len(section.blocks))]
     skips = encoder_features(images, widths, section)

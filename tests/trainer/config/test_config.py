@@ -167,7 +167,7 @@ LINES = [  # where each mistake is, and the beginning of what is said about it
     "augment.elastik: unknown key; did you mean elastic?",
     "optimizer.kind: Input should be 'adamw', 'adam' or 'sgd', got 'adamax'",
     "data: fold=1 divides train and val anew",
-    "data: streams=3 cannot have equal parts of batch_size=16",
+    "data: streams=3 must divide batch_size=16",
     "augment: one_of: gamma stands in it twice",
     "augment: one_of: unknown transform blurr; did you mean blur?",
     "loss: every weight is 0",
@@ -179,7 +179,7 @@ LINES = [  # where each mistake is, and the beginning of what is said about it
     "train.patience=3: a run that ends early",
     "train.keep_best=accuracy, model.kind=vae: this model has auc and dice_positives",
     "stages.0.train.epoch: unknown key; did you mean epochs?",
-    "stages.0.data: streams=5 cannot have equal parts of batch_size=16",
+    "stages.0.data: streams=5 must divide batch_size=16",
     "stages.1.optimizer.warmup_epochs: Input should be greater than or equal to 0, got -1",
     "stages.1.optimizer: schedule=cyclic needs cycle_epochs",
 ]

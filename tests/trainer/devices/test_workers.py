@@ -139,7 +139,7 @@ def test_streams_that_do_not_fit_are_refused(lake, tmp_path, capsys):
     path.write_text("{model: {kind: unetpp}, data: {batch_size: 8, streams: 3}}")
     arguments = ["train", f"--config={path}", f"--lake={lake}", f"--workdir={tmp_path / 'run'}"]
     assert task.main(arguments) == 2
-    assert "streams=3 gives each no equal part of batch_size=8" in capsys.readouterr().err
+    assert "streams=3 must divide batch_size=8" in capsys.readouterr().err
 
 
 TINY = """
