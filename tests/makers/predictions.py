@@ -38,7 +38,7 @@ def example(images: int = 40, with_lesion: bool = True, seed: int = 0) -> tuple[
         views=np.array(["PA", "AP", ""] * (images // 3) + ["PA"] * (images % 3)),
         sexes=np.array(["F", "M"] * (images // 2) + ["F"] * (images % 2)),
         ages=np.array([(7 * n) % 100 - 1 if n % 5 else -1 for n in range(images)]),
-        has_counts=np.ones(images, bool),
+        has_mask=np.ones(images, bool),
         counts=counts.stack([counts.from_image(*pair, THRESHOLDS) for pair in pairs], THRESHOLDS),
     )
     return predictions, pairs

@@ -29,7 +29,7 @@ def from_outcomes(outcomes: Outcomes) -> dict[str, dict[str, list]]:
         bins = scores.in_bins(lesion.astype(np.float64))  # [N, 15]
         curves["calibration"] = _calibration(bins.sum(axis=0), lesion @ bins, is_positive @ bins)
     if outcomes.decision.triplet is not None:
-        curves["masks"] = _mask_curve(predictions.counts, outcomes.passes[predictions.masked])
+        curves["masks"] = _mask_curve(predictions.counts, outcomes.passes[predictions.mask_places])
         curves["pixels"] = _pixel_curve(predictions.counts)
         bins = [part.sum(axis=0) for part in scores.pixel_bins(predictions.counts)]
         curves.setdefault("calibration", _calibration(*bins))
@@ -71,11 +71,11 @@ def _lesion_curve(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
 def _mask_curve(counts: Counts, passes: np.ndarray) -> dict:
     """Return the mean dice of the masks p > threshold in the images that the frozen threshold on p
     of a lesion leaves ([M] bool), whatever their area."""
-    emptied = counts.dice_emptied()[:, None]
-    dice = np.where(passes[:, None], counts.dice_at(CURVE), emptied)  # [M, 31]
+    dice_emptied = counts.dice_emptied()[:, None]
+    dice = np.where(passes[:, None], counts.dice_at(CURVE), dice_emptied)  # [M, 31]
     is_positive = counts.truth > 0
-    of_positives = dice[is_positive].mean(axis=0) if is_positive.any() else [None] * len(CURVE)
-    return {"threshold": CURVE, "dice_mean": dice.mean(axis=0), "dice_positives": of_positives}
+    dice_positives = dice[is_positive].mean(axis=0) if is_positive.any() else [None] * len(CURVE)
+    return {"threshold": CURVE, "dice_mean": dice.mean(axis=0), "dice_positives": dice_positives}
 
 
 def _pixel_curve(counts: Counts) -> dict:

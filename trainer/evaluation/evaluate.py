@@ -52,8 +52,8 @@ def evaluate(
             outcomes["test"] = decide(last_parts[0].predictions, decision)
         # Picture and report show images of the last split.
         *_, last = outcomes.values()
-        first = gallery.first_places(last.predictions)
-        places = sum(gallery.choose(last).values(), first)
+        picture_places = gallery.first_places(last.predictions)
+        places = sum(gallery.choose(last).values(), picture_places)
         images = gallery.load(last_parts, places, decision)
 
     # --- score ---
@@ -65,7 +65,7 @@ def evaluate(
     write_metrics(workdir, {ensemble.label: results.entry(evaluation)})
     results.draw_curves(workdir / ensemble.label, evaluation)
     if picture:
-        pixels = gallery.draw_panel(last, {place: images[place] for place in first})
+        pixels = gallery.draw_panel(last, {place: images[place] for place in picture_places})
         storage.make_folder(picture.parent)
         storage.write(picture, to_png(pixels))
     storage.make_folder(page.parent)
@@ -84,6 +84,7 @@ def _unfinished_lines(ensemble: Ensemble) -> list[str]:
 
 
 def _lake_of_members(ensemble: Ensemble) -> str:
+    """Return the lake that all members were trained on; raise InputError where they differ."""
     lakes = {member.run.lake for member in ensemble.everyone}
     if len(lakes) > 1:
         raise InputError(
@@ -114,6 +115,7 @@ def _open_splits(
 
 
 def _check_patients(lake: str, split: Split, names: Sequence[str], test: Split) -> None:
+    """Raise InputError where a patient of the splits `names` is in the test split, too."""
     both = splits.patients(lake, split, names) & splits.patients(lake, test, ["test"])
     if both:
         raise InputError(
@@ -124,14 +126,16 @@ def _check_patients(lake: str, split: Split, names: Sequence[str], test: Split) 
 
 
 def _choose_thresholds(ensemble: Ensemble, validation: Predictions) -> Decision | None:
+    """Return the thresholds chosen on the validation split; None for more than two classes."""
     if ensemble.segmenters:
-        return choose(validation.counts, validation.masked_lesion)
+        return choose(validation.counts, validation.lesion_of_masks)
     if validation.lesion is None:  # more than two classes
         return None
     return choose_for_classifier(validation.lesion, validation.labels)
 
 
 def _score_split(outcomes: Outcomes, options: ScoreOptions) -> SplitScores:
+    """Return the scores of a split and of its subgroups, and its curves."""
     subgroup_scores = {
         field: {group: score(outcomes.take(places), options) for group, places in groups.items()}
         for field, groups in subgroups.by_field(outcomes.predictions).items()

@@ -46,16 +46,18 @@ def load(
 def _load_part(
     part: SplitPredictions, places: Sequence[int], decision: Decision | None
 ) -> Iterator[GalleryImage]:
+    """Yield the images at these places of one split, in their order; truth and prediction at the
+    size of the picture."""
     settings = part.ensemble.settings
     images = _load_pixels(part.split, places, settings.batch_size)
     outputs = items(part.ensemble, part.batches, places)
-    for place, (item, probabilities, lesion, _) in zip(places, outputs, strict=True):
+    for place, (fields, probabilities, lesion, _) in zip(places, outputs, strict=True):
         image, truth, prediction = images[place], None, None
         if probabilities is not None:
-            mask = source_mask(probabilities, Sizes.from_fields(item), settings, decision, lesion)
+            mask = source_mask(probabilities, Sizes.from_fields(fields), settings, decision, lesion)
             prediction = picture.resize_mask(np.asarray(mask), *image.shape)
-            if item["has_mask"]:
-                truth = picture.resize_mask(true_mask(item), *image.shape)
+            if fields["has_mask"]:
+                truth = picture.resize_mask(true_mask(fields), *image.shape)
         yield GalleryImage(image, truth, prediction)
 
 
@@ -85,26 +87,26 @@ def choose(outcomes: Outcomes) -> dict[str, list[int]]:
     """Return places in the split by a title that says what they show: none or a few each."""
     if outcomes.decision is None:
         return {}
-    predictions, places = outcomes.predictions, outcomes.compared
+    predictions, places = outcomes.predictions, outcomes.compared_places
     is_positive = predictions.labels[places] > 0
     if outcomes.decision.triplet is None:
-        value, value_name = predictions.lesion[places], "p of a lesion"
-        certainty = value
+        values, value_name = predictions.lesion[places], "p of a lesion"
+        certainty = values
     else:
-        value, value_name = outcomes.dice[places], "dice"
+        values, value_name = outcomes.dice[places], "dice"
         counts = predictions.counts
         bottom = counts.columns([outcomes.decision.triplet.bottom])[0]
         certainty = counts.above[:, bottom] / counts.pixels
     lesions = np.flatnonzero(is_positive)
-    order = lesions[np.argsort(-value[lesions], kind="stable")]
-    alarms = np.flatnonzero(~is_positive & outcomes.is_called[places])
-    alarms = alarms[np.argsort(-certainty[alarms], kind="stable")]
+    order = lesions[np.argsort(-values[lesions], kind="stable")]
+    false_alarms = np.flatnonzero(~is_positive & outcomes.is_called[places])
+    false_alarms = false_alarms[np.argsort(-certainty[false_alarms], kind="stable")]
     middle = max(0, len(order) // 2 - ROW_IMAGES // 2)
     rows = {
         f"With a lesion, highest {value_name}": order[:ROW_IMAGES],
         f"With a lesion, median {value_name}": order[middle : middle + ROW_IMAGES],
         f"With a lesion, lowest {value_name}": order[::-1][:ROW_IMAGES],
-        "Without a lesion, called so": alarms[:ROW_IMAGES],
+        "Without a lesion, called so": false_alarms[:ROW_IMAGES],
     }
     return {title: places[row].tolist() for title, row in rows.items()}
 

@@ -17,14 +17,14 @@ class Outcomes(NamedTuple):
     decision: Decision | None  # None for classifiers of more than two classes: nothing is decided
     predictions: Predictions
     passes: np.ndarray  # [N] bool: p of a lesion reaches its threshold, or there is none
-    is_kept: np.ndarray  # [N] bool: the thresholds leave the mask, be it empty or not
+    is_kept: np.ndarray  # [N] bool: the thresholds do not empty it; False where has_mask is
     is_called: np.ndarray  # [N] bool: the answer is "a lesion"
-    # [N] bool: the answer can be compared with the truth, a mask or, for classifiers, a label.
+    # [N] bool: the truth to compare the answer with is known, a mask or, for classifiers, a label.
     is_compared: np.ndarray
-    dice: np.ndarray  # [N] float64 at the source's own size, nan without a mask
+    dice: np.ndarray  # [N] float64 at the source's own size, nan where has_mask is False
 
     @property
-    def compared(self) -> np.ndarray:
+    def compared_places(self) -> np.ndarray:
         """Places in the split of the images whose answer can be compared with the truth, [K]."""
         return np.flatnonzero(self.is_compared)
 
@@ -36,20 +36,20 @@ class Outcomes(NamedTuple):
 
 def decide(predictions: Predictions, decision: Decision | None) -> Outcomes:
     """Return the outcomes of a split at these thresholds."""
-    images = len(predictions.ids)
-    passes = np.ones(images, bool)
+    num_images = len(predictions.ids)
+    passes = np.ones(num_images, bool)
     if decision is not None and decision.lesion_threshold is not None:
         passes = predictions.lesion >= np.float32(decision.lesion_threshold)
-    is_kept, dice = np.zeros(images, bool), np.full(images, np.nan)
+    is_kept, dice = np.zeros(num_images, bool), np.full(num_images, np.nan)
     if decision is None or decision.triplet is None:
         return Outcomes(
             decision, predictions, passes, is_kept, passes, predictions.labels >= 0, dice
         )
     top, area_share, bottom = decision.triplet
-    counts, masked = predictions.counts, predictions.masked
-    is_kept[masked] = counts.is_kept([top], [area_share])[:, 0, 0] & passes[masked]
-    dice[masked] = np.where(is_kept[masked], counts.dice_at([bottom])[:, 0], counts.dice_emptied())
+    counts, places = predictions.counts, predictions.mask_places
+    is_kept[places] = counts.is_kept([top], [area_share])[:, 0, 0] & passes[places]
+    dice[places] = np.where(is_kept[places], counts.dice_at([bottom])[:, 0], counts.dice_emptied())
     is_called = is_kept.copy()
-    is_called[masked] &= counts.above[:, counts.columns([bottom])[0]] > 0
-    has_counts = predictions.has_counts
-    return Outcomes(decision, predictions, passes, is_kept, is_called, has_counts, dice)
+    is_called[places] &= counts.above[:, counts.columns([bottom])[0]] > 0
+    has_mask = predictions.has_mask
+    return Outcomes(decision, predictions, passes, is_kept, is_called, has_mask, dice)

@@ -25,7 +25,7 @@ THRESHOLDS = np.unique(np.float32([*CURVE, *decision.TOPS, *decision.BOTTOMS]))
 
 
 class Predictions(NamedTuple):
-    """Predictions for the N images of a split, M of which have a mask."""
+    """Predictions for the N images of a split; of M of them the mask is known, be it empty."""
 
     ids: np.ndarray  # [N] str
     groups: np.ndarray  # [N] str: the patient, else the study, else the image itself
@@ -35,22 +35,22 @@ class Predictions(NamedTuple):
     views: np.ndarray  # [N] str, empty: unknown
     sexes: np.ndarray  # [N] str, empty: unknown
     ages: np.ndarray  # [N] int, -1 unknown
-    has_counts: np.ndarray  # [N] bool: the image has a mask, and the networks are segmenters
-    counts: Counts  # rows for the M images that have some
+    has_mask: np.ndarray  # [N] bool: the mask is known; all False where no network segments
+    counts: Counts  # rows of the M images with has_mask
 
     @property
-    def masked(self) -> np.ndarray:
-        """Places in the split of the images with a mask, [M]."""
-        return np.flatnonzero(self.has_counts)
+    def mask_places(self) -> np.ndarray:
+        """Places in the split of the images whose mask is known, [M]."""
+        return np.flatnonzero(self.has_mask)
 
     @property
-    def masked_lesion(self) -> np.ndarray | None:
-        """p of a lesion of the images with a mask, [M]."""
-        return None if self.lesion is None else self.lesion[self.masked]
+    def lesion_of_masks(self) -> np.ndarray | None:
+        """p of a lesion of the images whose mask is known, [M]."""
+        return None if self.lesion is None else self.lesion[self.mask_places]
 
     def take(self, places: np.ndarray) -> "Predictions":
         """Return the predictions for the images at these places, in their order."""
-        rows = (np.cumsum(self.has_counts) - 1)[places][self.has_counts[places]]
+        rows = (np.cumsum(self.has_mask) - 1)[places][self.has_mask[places]]
         columns = [None if column is None else column[places] for column in self[:-1]]
         return Predictions(*columns, Counts(THRESHOLDS, *(part[rows] for part in self.counts[1:])))
 
@@ -68,28 +68,28 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
     """Run the ensemble over a split."""
     batches = ensemble.batches(split, FIELDS).prefetch(2)
     rows, counts_rows = [], []
-    for item, probabilities, lesion, score in items(ensemble, batches):
-        has_counts = probabilities is not None and bool(item["has_mask"])
-        if has_counts:
-            sizes = Sizes.from_fields(item)
+    for record, probabilities, lesion, score in items(ensemble, batches):
+        has_mask = probabilities is not None and bool(record["has_mask"])
+        if has_mask:
+            sizes = Sizes.from_fields(record)
             at_source = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
-            counts_rows.append(counts.from_image(at_source[..., 0], true_mask(item), THRESHOLDS))
-        rows.append((item, score, lesion, has_counts))
-    images, scores, lesion, has_counts = zip(*rows, strict=True)
+            counts_rows.append(counts.from_image(at_source[..., 0], true_mask(record), THRESHOLDS))
+        rows.append((record, score, lesion, has_mask))
+    images, scores, lesion, has_mask = zip(*rows, strict=True)
 
     def texts(name: str) -> np.ndarray:
-        return np.array([item[name].decode() for item in images])
+        return np.array([record[name].decode() for record in images])
 
     predictions = Predictions(
         ids=texts("image_id"),
-        groups=np.array([_group(item) for item in images]),
-        labels=np.array([item["label"] for item in images], np.float32),
+        groups=np.array([_group(record) for record in images]),
+        labels=np.array([record["label"] for record in images], np.float32),
         scores=np.array(scores, np.float32),
         lesion=None if lesion[0] is None else np.array(lesion, np.float32),
         views=texts("view"),
         sexes=texts("sex"),
-        ages=np.array([item["age"] for item in images]),
-        has_counts=np.array(has_counts),
+        ages=np.array([record["age"] for record in images]),
+        has_mask=np.array(has_mask),
         counts=counts.stack(counts_rows, THRESHOLDS),
     )
     return SplitPredictions(ensemble, split, batches, predictions)
@@ -98,8 +98,8 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
 def items(
     ensemble: Ensemble, batches: tf.data.Dataset, places: Iterable[int] | None = None
 ) -> Iterator[tuple]:
-    """Yield (item, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image
-    without the padding, or of those at `places` in the split, whose items keep their pixels."""
+    """Yield (record, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image
+    without the padding, or of those at `places` in the split, whose records keep their pixels."""
     wanted_places = None if places is None else set(places)
     names = (*FIELDS, "label", "has_mask") + (() if places is None else ("image", "mask", "window"))
     start = 0
@@ -112,23 +112,23 @@ def items(
         batch = {name: batch[name].numpy() for name in names}
         for row, place in zip(rows, batch_places, strict=True):
             if wanted_places is None or place in wanted_places:
-                item = {name: values[row] for name, values in batch.items()}
-                yield item, *(None if output is None else output[row] for output in outputs)
+                record = {name: values[row] for name, values in batch.items()}
+                yield record, *(None if output is None else output[row] for output in outputs)
 
 
-def true_mask(item: dict) -> np.ndarray:
-    """Return the union of the label file's rows for an image at the source's own size, bool
-    [H, W]."""
-    height, width = int(item["original_height"]), int(item["original_width"])
-    runs = rle.runs(item["original_rle"].decode(), height * width)
+def true_mask(record: dict) -> np.ndarray:
+    """Return an image's true mask at the source's own size, bool [H, W]: the union of its rows in
+    the label CSV; empty where the mask is unknown, so ask `has_mask` first."""
+    height, width = int(record["original_height"]), int(record["original_width"])
+    runs = rle.runs(record["original_rle"].decode(), height * width)
     return rle.to_mask(runs, height, width) > 0
 
 
-def _group(item: dict) -> str:
+def _group(record: dict) -> str:
     """Return the patient, study or image, by which the converter also groups images into splits."""
     for name in ("patient", "study", "image_id"):
-        if item[name]:
-            return f"{name}/{item[name].decode()}"
+        if record[name]:
+            return f"{name}/{record[name].decode()}"
     return ""
 
 

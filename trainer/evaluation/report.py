@@ -58,24 +58,24 @@ def _sliders(decision: Decision) -> dict[str, dict]:
     """Return {name: its label, the values that it takes, the position of the chosen one}."""
     sliders = {}
 
-    def add(name: str, label: str, values: Sequence[float], value: float) -> None:
-        values = list(values)
-        sliders[name] = {"label": label, "values": values, "position": values.index(value)}
+    def add_slider(name: str, label: str, values: Sequence[float], start: float) -> None:
+        position = list(values).index(start)
+        sliders[name] = {"label": label, "values": list(values), "position": position}
 
     if (lesion := decision.lesion_threshold) is not None:
         values = sorted({*(LESIONS if decision.triplet else PERCENT), lesion})
-        add("lesion", "a lesion where the image's p is at least", values, lesion)
+        add_slider("lesion", "a lesion where the image's p is at least", values, lesion)
     if decision.triplet is not None:
         top, area_share, bottom = decision.triplet
-        add("bottom", "a pixel is lesion where p exceeds", BOTTOMS, bottom)
-        add("area", "empty, unless this share of the image", AREAS_SHARE, area_share)
-        add("top", "has a p above", TOPS, top)
+        add_slider("bottom", "a pixel is lesion where p exceeds", BOTTOMS, bottom)
+        add_slider("area", "empty, unless this share of the image", AREAS_SHARE, area_share)
+        add_slider("top", "has a p above", TOPS, top)
     return sliders
 
 
 def numbers(outcomes: Outcomes, prevalence: float | None) -> dict:
     """Return what report.js computes scores from, for the images whose answer can be compared."""
-    predictions, places, masks = outcomes.predictions, outcomes.compared, None
+    predictions, places, masks = outcomes.predictions, outcomes.compared_places, None
     if outcomes.decision.triplet is not None:
         counts = predictions.counts
         tops, bottoms = counts.columns(TOPS), counts.columns(BOTTOMS)
@@ -104,6 +104,7 @@ def _gallery_rows(outcomes: Outcomes, images: dict[int, GalleryImage]) -> list[d
 
 
 def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:
+    """Return what the template shows of one image: its pictures as URLs, and texts."""
     predictions, dice = outcomes.predictions, outcomes.dice[place]
     facts = [] if np.isnan(dice) else [f"dice {dice:.3f}"]
     if predictions.lesion is not None:

@@ -65,7 +65,7 @@ def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
 
 
 def entry(evaluation: Evaluation) -> dict:
-    """Return the entry of metrics.json; decision.read takes the thresholds from it."""
+    """Return the entry of metrics.json; decision.read_decision takes the thresholds from it."""
     splits = evaluation.splits.items()
     return {
         "lake": evaluation.lake,

@@ -51,10 +51,10 @@ def score_values(outcomes: Outcomes, prevalence: float | None) -> dict[str, floa
     if decision is not None:
         values["positives"] = int((predictions.labels > 0).sum())
     if decision is not None and decision.triplet is not None:
-        values["without_mask"] = int((~predictions.has_counts).sum())
+        values["without_mask"] = int((~predictions.has_mask).sum())
     ones = np.ones((1, len(predictions.ids)))
     scores = measures(outcomes, prevalence)(ones)
-    return values | {name: float(value[0]) for name, value in scores.items()}
+    return values | {name: float(score[0]) for name, score in scores.items()}
 
 
 def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
@@ -70,68 +70,70 @@ def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
 
 
 def _mask_measures(outcomes: Outcomes) -> Callable:
-    """Return the scores of masks, over the M images that have one.
+    """Return the scores of masks, over the M images whose mask is known.
 
     Nothing here looks at pixels: for each image, counts hold the pixels of its true mask (truth)
     and, for each threshold, those with a higher p (above) and how many of these lie in the true
     mask (hits). The predicted mask is p > bottom, so its size is `above` and its overlap `hits` at
     that one threshold, both 0 where the triplet or the image's own p empties it.
     """
-    masked, counts = outcomes.predictions.masked, outcomes.predictions.counts
-    is_kept, dice = outcomes.is_kept[masked], outcomes.dice[masked]
+    places, counts = outcomes.predictions.mask_places, outcomes.predictions.counts
+    is_kept, dice = outcomes.is_kept[places], outcomes.dice[places]
     threshold = counts.columns([outcomes.decision.triplet.bottom])[0]
     sizes, hits = counts.above[:, threshold] * is_kept, counts.hits[:, threshold] * is_kept
     union = counts.truth + sizes - hits
     iou = np.where(union > 0, hits / np.maximum(union, 1), 1.0)
-    half = counts.dice_at([HALF])[:, 0]
+    dice_at_half = counts.dice_at([HALF])[:, 0]
     is_positive = counts.truth > 0
-    _, p_sums, in_mask = pixel_bins(counts)
-    gaps = p_sums - in_mask  # [M, 15]
+    _, p_sums, true_pixels = pixel_bins(counts)
+    gaps = p_sums - true_pixels  # [M, 15]
 
-    def measure(weights: np.ndarray) -> dict:
-        weights = weights[:, masked]
+    def measure_masks(weights: np.ndarray) -> dict:
+        """Return the scores of masks, [R] each, by name; weights [R, N]."""
+        weights = weights[:, places]
         total, positives = weights.sum(axis=1), weights @ is_positive
         pixels = weights @ counts.pixels
         return {
             "dice_mean": ratio(weights @ dice, total),
             "dice_all_empty": ratio(weights @ ~is_positive, total),
             "dice_positives": ratio(weights @ (dice * is_positive), positives),
-            "dice_positives_at_half": ratio(weights @ (half * is_positive), positives),
+            "dice_positives_at_half": ratio(weights @ (dice_at_half * is_positive), positives),
             "iou_mean": ratio(weights @ iou, total),
             "iou_positives": ratio(weights @ (iou * is_positive), positives),
             "pixel_ece": ratio(np.abs(weights @ gaps).sum(axis=1), pixels),
             "pixel_brier": ratio(weights @ counts.squares, pixels),
         }
 
-    return measure
+    return measure_masks
 
 
 def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
     """Return the scores of whole images: of the answers "a lesion", over the images whose answer
     can be compared; of ranks and of p of a lesion, over those with a label."""
-    predictions, compared = outcomes.predictions, outcomes.compared
-    is_positive, is_called = predictions.labels[compared] > 0, outcomes.is_called[compared]
-    labelled = np.flatnonzero(predictions.labels >= 0)
-    labels, scores = predictions.labels[labelled] > 0, predictions.scores[labelled]
+    predictions, places = outcomes.predictions, outcomes.compared_places
+    is_positive, is_called = predictions.labels[places] > 0, outcomes.is_called[places]
+    has_label = predictions.labels >= 0
+    labels, scores = predictions.labels[has_label] > 0, predictions.scores[has_label]
     lesion = predictions.lesion
-    lesion = None if lesion is None else lesion[labelled].astype(np.float64)
+    lesion = None if lesion is None else lesion[has_label].astype(np.float64)
 
-    def measure(weights: np.ndarray) -> dict:
-        of_compared, weights = weights[:, compared], weights[:, labelled]
-        positives, negatives = of_compared @ is_positive, of_compared @ ~is_positive
-        sensitivity = ratio(of_compared @ (is_positive & is_called), positives)
-        specificity = ratio(of_compared @ (~is_positive & ~is_called), negatives)
+    def measure_images(weights: np.ndarray) -> dict:
+        """Return the scores of whole images, [R] each, by name; weights [R, N]."""
+        compared_weights, weights = weights[:, places], weights[:, has_label]
+        positives, negatives = compared_weights @ is_positive, compared_weights @ ~is_positive
+        sensitivity = ratio(compared_weights @ (is_positive & is_called), positives)
+        specificity = ratio(compared_weights @ (~is_positive & ~is_called), negatives)
         share = ratio(positives, positives + negatives) if prevalence is None else prevalence
         # Shares of all images, at this prevalence; PPV and NPV by Bayes' rule.
         hits, misses = share * sensitivity, share * (1 - sensitivity)
-        alarms, clear = (1 - share) * (1 - specificity), (1 - share) * specificity
+        alarms, cleared = (1 - share) * (1 - specificity), (1 - share) * specificity
         result = {
             "auc": auc(scores, labels, weights),
             "ap": average_precision(scores, labels, weights),
             "sensitivity": sensitivity,
             "specificity": specificity,
             "ppv": ratio(hits, hits + alarms),
-            "npv": ratio(clear, clear + misses),
+            "npv": ratio(cleared, cleared + misses),
         }
         if lesion is not None:
             gaps = weights @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
@@ -140,24 +142,24 @@ def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
             result["brier"] = ratio(weights @ (lesion - labels) ** 2, total)
         return result
 
-    return measure
+    return measure_images
 
 
 def _class_measures(predictions: Predictions) -> Callable:
     """Return the scores of C classes: accuracy, and the mean of the AUCs of each against all
     others."""
-    labelled = np.flatnonzero(predictions.labels >= 0)
-    logits, labels = predictions.scores[labelled].astype(np.float64), predictions.labels[labelled]
+    has_label = predictions.labels >= 0
+    logits, labels = predictions.scores[has_label].astype(np.float64), predictions.labels[has_label]
     is_right = logits.argmax(axis=1) == labels
     classes = range(logits.shape[1])
 
-    def measure(weights: np.ndarray) -> dict:
-        weights = weights[:, labelled]
+    def measure_classes(weights: np.ndarray) -> dict:
+        weights = weights[:, has_label]
         aucs = [auc(log_odds(logits, c), labels == c, weights) for c in classes]
         accuracy = ratio(weights @ is_right, weights.sum(axis=1))
         return {"accuracy": accuracy, "auc": np.mean(aucs, axis=0)}
 
-    return measure
+    return measure_classes
 
 
 def log_odds(logits: np.ndarray, number: int) -> np.ndarray:

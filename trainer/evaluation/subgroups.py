@@ -39,8 +39,8 @@ def _by_name(names) -> dict[str, np.ndarray]:
 
 def _order(name: str) -> tuple:
     """Return what names are sorted by: bands of age by their first year."""
-    first = name.split("-")[0].rstrip("+")
-    return (int(first), "") if first.isdigit() else (0, name)
+    first_year = name.split("-")[0].rstrip("+")
+    return (int(first_year), "") if first_year.isdigit() else (0, name)
 
 
 def _age_band(age: int) -> str:
@@ -54,11 +54,11 @@ def _by_size(predictions: Predictions) -> dict[str, np.ndarray]:
     """Return the places of the images with a lesion in deciles of its share of the image, the
     smallest first; fewer groups where there are fewer images."""
     counts = predictions.counts
-    share = counts.truth / np.maximum(counts.pixels, 1)
+    shares = counts.truth / np.maximum(counts.pixels, 1)
     lesions = np.flatnonzero(counts.truth > 0)
-    order = lesions[np.argsort(share[lesions], kind="stable")]
+    order = lesions[np.argsort(shares[lesions], kind="stable")]
     parts = [part for part in np.array_split(order, DECILES) if len(part)]
     return {
-        f"{number}. {share[part[0]]:.2%} - {share[part[-1]]:.2%}": predictions.masked[part]
+        f"{number}. {shares[part[0]]:.2%} - {shares[part[-1]]:.2%}": predictions.mask_places[part]
         for number, part in enumerate(parts, start=1)
     }

@@ -1,7 +1,11 @@
-"""Probabilities -> a mask at the size of the source: the one place that decides it, for evaluate,
-predict and export; and the thresholds, which are chosen on validation and saved in metrics.json.
+"""Probabilities -> a mask at the size of the source, and the thresholds of this Decision, which are
+chosen on validation and saved in metrics.json.
 
-A mask is emptied where it is too small: see `mask_of`.
+One rule in three forms: `mask_of` decides about pixels, for predict, vote, export and pictures;
+Counts.is_kept and dice_at about pixel counts, for choosing and evaluate; `outcome` in report.js
+about the same counts, for sliders. A mask is emptied where too few pixels have p > top, however
+many have p > bottom. test_scores.py and test_decision.py hold the first two to one slow loop,
+test_report.py the third to the second.
 """
 
 from typing import NamedTuple
@@ -46,6 +50,7 @@ class Decision(NamedTuple):
         return result
 
     def __str__(self) -> str:
+        """Return the rule in words."""
         if self.triplet is None:
             return f"a lesion where p >= {self.lesion_threshold:.4g}"
         top, area_share, bottom = self.triplet
@@ -106,18 +111,18 @@ def is_plainly_empty(highest, decision: Decision, lesion=None):
     return is_empty | (lesion < np.float32(decision.lesion_threshold))
 
 
-def choose(counted: Counts, lesion: np.ndarray | None) -> Decision:
+def choose(counts: Counts, lesion: np.ndarray | None) -> Decision:
     """Return the triplet with the highest mean dice, and with the images' own p of a lesion [N] a
     threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
-    if not len(counted.truth):
+    if not len(counts.truth):
         raise InputError(
             "the validation split has no image with a mask to choose the thresholds on"
         )
-    emptied = counted.dice_emptied()  # [N]
+    dice_emptied = counts.dice_emptied()  # [N]
     # A mask is either emptied or kept, so the mean dice is that of all masks emptied, which is the
     # same for all triplets, plus the mean of what each kept mask gains over its empty one.
-    gain = counted.dice_at(BOTTOMS) - emptied[:, None]  # [N, K]
-    is_kept = counted.is_kept(TOPS, AREAS_SHARE)  # [N, T, A]
+    gain = counts.dice_at(BOTTOMS) - dice_emptied[:, None]  # [N, K]
+    is_kept = counts.is_kept(TOPS, AREAS_SHARE)  # [N, T, A]
     gates = [None] if lesion is None else LESIONS
     means = []
     for gate in gates:
@@ -142,8 +147,8 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     hits = [
         np.searchsorted(np.sort(lesion[kind]), thresholds) for kind in (is_positive, ~is_positive)
     ]
-    missed, cleared = hits[0] / is_positive.sum(), hits[1] / (~is_positive).sum()
-    return Decision(None, float(thresholds[np.round(cleared - missed, 12).argmax()]))
+    missed_share, cleared_share = hits[0] / is_positive.sum(), hits[1] / (~is_positive).sum()
+    return Decision(None, float(thresholds[np.round(cleared_share - missed_share, 12).argmax()]))
 
 
 def read_decision(ensemble: Ensemble) -> Decision:

@@ -174,42 +174,43 @@ class Ensemble:
         }
 
     def fold_ensembles(self) -> list["Ensemble"]:
-        """Return one ensemble per fold that members hold out, or this one where there is a single
-        one: thresholds must be chosen on images that no member trained on."""
+        """Return one ensemble per held-out fold, or this one where all members hold out the same:
+        thresholds must be chosen on images that no member trained on."""
         segmenters, classifiers = _by_fold(self.segmenters), _by_fold(self.classifiers)
         if self.is_cascade and segmenters.keys() != classifiers.keys():
-            names = [
-                ", ".join(split if fold is None else f"fold {fold}" for fold, split in folds)
-                for folds in (segmenters, classifiers)
+            lists = [
+                ", ".join(split if fold is None else f"fold {fold}" for fold, split in by_fold)
+                for by_fold in (segmenters, classifiers)
             ]
             raise InputError(
-                f"segmenters that hold out {names[0]} after classifiers that hold out {names[1]}; "
+                f"segmenters that hold out {lists[0]} after classifiers that hold out {lists[1]}; "
                 f"thresholds are chosen on images that neither trained on, so expected the same"
             )
-        keys = list(segmenters or classifiers)
-        if len(keys) == 1:
+        folds = list(segmenters or classifiers)
+        if len(folds) == 1:
             return [self]
-        parts = [(segmenters.get(key, ()), classifiers.get(key, ())) for key in keys]
-        return [Ensemble(*part, self.tta, self.level) for part in parts]
+        members_by_fold = [(segmenters.get(fold, ()), classifiers.get(fold, ())) for fold in folds]
+        return [Ensemble(*members, self.tta, self.level) for members in members_by_fold]
 
 
 def _check_alike(members: Sequence[Member]) -> None:
+    """Raise InputError where members differ in side, fit or classes."""
     for member in members[1:]:
         for name in ("data.side", "data.fit", "model.classes"):
             section, _, field = name.partition(".")
-            first, other = (
+            expected, actual = (
                 getattr(getattr(m.run, section), field, None) for m in (members[0], member)
             )
-            if first != other:
+            if expected != actual:
                 raise InputError(
-                    f"{name}={first} of {members[0].workdir}, {other} of {member.workdir}; the "
+                    f"{name}={expected} of {members[0].workdir}, {actual} of {member.workdir}; the "
                     f"members of an ensemble need the same"
                 )
 
 
 def _by_fold(members: Sequence[Member]) -> dict[tuple, list[Member]]:
     """Return {(fold, split of validation): the members that hold it out}."""
-    folds = {}
+    by_fold = {}
     for member in members:
-        folds.setdefault((member.run.data.fold, member.run.data.val_split), []).append(member)
-    return folds
+        by_fold.setdefault((member.run.data.fold, member.run.data.val_split), []).append(member)
+    return by_fold

@@ -100,6 +100,7 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
 
 
 def _read_settings(workdir: Path, lake: str) -> ReaderSettings:
+    """Return how the lake of a run was made of files, as the run's lake.json states it."""
     content = read_json(workdir / LAKE)
     if "options" not in content:  # a run that is older than this part of lake.json
         content = splits.open_lake(lake)

@@ -52,8 +52,8 @@ def parse_tta(tta: Sequence[str]) -> list[View]:
             )
     if "none" in tta and len(tta) > 1:
         raise InputError(f"--tta {' '.join(tta)}: none goes alone")
-    mirrored = (False, True) if "flip" in tta else (False,)
-    return [View(scale, is_mirrored) for scale in scales for is_mirrored in mirrored]
+    mirrorings = (False, True) if "flip" in tta else (False,)
+    return [View(scale, is_mirrored) for scale in scales for is_mirrored in mirrorings]
 
 
 def forward(member: Member, view: View, has_head: bool) -> Callable:
@@ -110,11 +110,12 @@ def mean_of(outputs: list[list]) -> list:
 
 
 def _mean(logits: list):
+    """Return the logits of the mean probability, of M tensors of logits of one shape."""
     if len(logits) == 1:
         return logits[0]
-    stacked = ops.stack(logits)  # [M, …]
-    if len(stacked.shape) == 3 and stacked.shape[-1] > 1:  # C classes: log p up to a constant
-        return ops.logsumexp(ops.log_softmax(stacked), axis=0)
+    all_logits = ops.stack(logits)  # [M, …]
+    if len(all_logits.shape) == 3 and all_logits.shape[-1] > 1:  # C classes: log p up to a constant
+        return ops.logsumexp(ops.log_softmax(all_logits), axis=0)
     # log of p / (1 - p), where both are sums of sigmoids.
-    p, q = (ops.logsumexp(ops.log_sigmoid(sign * stacked), axis=0) for sign in (1, -1))
+    p, q = (ops.logsumexp(ops.log_sigmoid(sign * all_logits), axis=0) for sign in (1, -1))
     return p - q

@@ -15,8 +15,7 @@ from lake.predictions import folder
 from lake.predictions.folder import SEGS, PredictionRow
 from trainer.config import run
 from trainer.display import overlay
-from trainer.inference import decision
-from trainer.inference.decision import Decision, Sizes
+from trainer.inference.decision import Decision, Sizes, is_plainly_empty, mask_of, resize_to_source
 from trainer.inference.images import STORED_IMAGE, ImagesToPredict
 from trainer.prediction.input_files import InputFiles
 
@@ -57,12 +56,13 @@ class ImageFinisher(NamedTuple):
     it at the same time."""
 
     settings: run.Data  # of the networks' input
-    chosen: Decision
+    decision: Decision
     inputs: ImagesToPredict
     output: Path
     options: OutputOptions
 
     def __call__(self, prediction: ImagePrediction) -> FinishedImage:
+        """Write the image's files; return what the tables need."""
         item, image_id = prediction.item, prediction.item["image_id"].decode()
         mask, probabilities = self._mask(prediction)
         runs = rle.from_mask(mask) if mask.any() else rle.NO_RUNS
@@ -90,12 +90,10 @@ class ImageFinisher(NamedTuple):
         of the latter where the mask is plainly empty and nobody asks for them."""
         sizes = Sizes.from_fields(prediction.item)
         p, lesion = prediction.probabilities, prediction.lesion
-        if not self.options.probabilities and decision.is_plainly_empty(
-            p.max(), self.chosen, lesion
-        ):
+        if not self.options.probabilities and is_plainly_empty(p.max(), self.decision, lesion):
             return np.zeros((sizes.original_height, sizes.original_width), bool), None
-        resized = decision.resize_to_source(p, sizes, self.settings)
-        mask = decision.mask_of(resized, self.chosen, lesion).numpy()
+        resized = resize_to_source(p, sizes, self.settings)
+        mask = mask_of(resized, self.decision, lesion).numpy()
         return mask, resized.numpy()[..., 0]
 
     def _write_png(self, name: str, image_id: str, pixels: np.ndarray) -> None:
@@ -118,8 +116,8 @@ class ImageFinisher(NamedTuple):
 
 def draw(item: dict, mask: np.ndarray, caption: str) -> np.ndarray:
     """Return RGB pixels: the stored image, the truth where it is known, and the predicted mask."""
-    with Image.open(io.BytesIO(item[STORED_IMAGE])) as stored:
-        levels = np.asarray(stored).astype(np.float32)
+    with Image.open(io.BytesIO(item[STORED_IMAGE])) as image:
+        levels = np.asarray(image).astype(np.float32)
     low, high = item["window"]
     truth = None
     if item["has_mask"]:

@@ -19,8 +19,8 @@ from lake.predictions import candidates, folder, seg, submission
 from lake.predictions.folder import REJECTS_CSV, SEGS, PredictionRow
 from lake.scan import Header
 from trainer.data import damage
-from trainer.inference import decision, images
-from trainer.inference.decision import Decision
+from trainer.inference import images
+from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
 from trainer.prediction import input_files
@@ -41,7 +41,7 @@ BATCHES_WAITING = 2  # whose images may be predicted and not yet written
 
 def predict(
     ensemble: Ensemble,
-    chosen: Decision,
+    decision: Decision,
     inputs: ImagesToPredict,
     output: Path,
     options: OutputOptions,
@@ -55,7 +55,7 @@ def predict(
         SEGS: options.finding,
     }
     storage.make_new_folder(output, [name for name, is_wanted in folders.items() if is_wanted])
-    finish = ImageFinisher(ensemble.settings, chosen, inputs, output, options)
+    finish = ImageFinisher(ensemble.settings, decision, inputs, output, options)
     predictions = predict_images(ensemble, inputs, options.overlays)
     num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
     finished_images = in_threads(finish, predictions, num_waiting)
@@ -89,14 +89,14 @@ def run(
 ) -> str:
     """Predict files, or without them a split of a lake (default: the run's own), with the
     thresholds that evaluate chose."""
-    chosen = decision.read_decision(ensemble)
+    decision = read_decision(ensemble)
     storage.check_new(output)  # before the headers of all files are read
     if paths:
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
-        return predict(ensemble, chosen, inputs, output, options)
+        return predict(ensemble, decision, inputs, output, options)
     lake = lake or ensemble.run.lake
     with damage.locate_errors(ensemble.run, lake):
-        return predict(ensemble, chosen, images.from_lake(lake, split), output, options)
+        return predict(ensemble, decision, images.from_lake(lake, split), output, options)
 
 
 def check(ensemble: Ensemble, inputs: ImagesToPredict, options: OutputOptions) -> None:

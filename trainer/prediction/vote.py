@@ -13,8 +13,7 @@ from lake import InputError, storage
 from lake.labels import rle
 from lake.predictions import submission
 from lake.predictions.folder import image_id_of
-from trainer.inference import decision
-from trainer.inference.decision import Decision, Triplet
+from trainer.inference.decision import Decision, Triplet, mask_of
 from trainer.prediction.output_folder import create
 
 FULL = 255  # of a map: p = 1
@@ -54,8 +53,8 @@ def vote(paths: Sequence[Path], output: Path, votes: int | None) -> str:
     return f"{len(first):,} images, pixels that at least {votes} of {len(paths)} hold: {output}"
 
 
-def average(folders: Sequence[Path], output: Path, chosen: Decision) -> str:
-    """Write what `chosen` makes of the mean of the maps that predict --probabilities wrote
+def average(folders: Sequence[Path], output: Path, decision: Decision) -> str:
+    """Write what `decision` makes of the mean of the maps that predict --probabilities wrote
     into each folder. A map has 256 levels, so p is known to 0.002."""
     maps = [_list_maps(path) for path in folders]
     for path, other in zip(folders[1:], maps[1:], strict=True):
@@ -64,9 +63,11 @@ def average(folders: Sequence[Path], output: Path, chosen: Decision) -> str:
         file.write(submission.csv_line(submission.HEADER).encode())
         for image_id in sorted(maps[0]):
             mean = _mean([paths[image_id] for paths in maps])
-            mask = decision.mask_of(mean, chosen).numpy()
+            mask = mask_of(mean, decision).numpy()
             file.write(submission.csv_line((image_id, rle.encode(mask))).encode())
-    return f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image, {chosen}: {output}"
+    return (
+        f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image, {decision}: {output}"
+    )
 
 
 def _parse_triplet(text: str) -> Triplet:

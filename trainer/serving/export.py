@@ -12,34 +12,34 @@ from lake.predictions import exported, tfio
 from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
 from lake.sources.reader import ReaderSettings
 from trainer import provenance, workdir
-from trainer.inference import decision, images
-from trainer.inference.decision import Decision
+from trainer.inference import images
+from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.serving import graph
 
 
 def export(ensemble: Ensemble, output: Path, decoder: str) -> str:
     """Write the new folder `output`, whole or not at all; return what to print."""
-    thresholds = check(ensemble)
+    decision = check(ensemble)
     with storage.whole_folder(output) as folder:
-        names = write(ensemble, thresholds, folder, decoder)
-    summary = f"{output}: a SavedModel with the signatures {', '.join(names)}; {thresholds}"
+        names = write(ensemble, decision, folder, decoder)
+    summary = f"{output}: a SavedModel with the signatures {', '.join(names)}; {decision}"
     return f"{summary}\n{example(output, names, decoder)}"
 
 
 def check(ensemble: Ensemble) -> Decision:
     """Return the thresholds that evaluate chose; raise InputError for what cannot be exported."""
     ensemble.check_draws_masks()
-    return decision.read_decision(ensemble)
+    return read_decision(ensemble)
 
 
-def write(ensemble: Ensemble, thresholds: Decision, folder: Path, decoder: str) -> list[str]:
+def write(ensemble: Ensemble, decision: Decision, folder: Path, decoder: str) -> list[str]:
     """Write the export into an existing folder; return the names of its signatures."""
     settings = images.reader_settings(ensemble)
-    server = graph.Server(ensemble, thresholds, settings.storage)
+    server = graph.Server(ensemble, decision, settings.storage)
     functions = graph.signatures(server, settings, decoder)
     graph.save(functions, str(folder))
-    content = description(ensemble, thresholds, settings, decoder, functions)
+    content = description(ensemble, decision, settings, decoder, functions)
     text = json.dumps(content, indent=1).replace(str(Path.home()), "~")
     storage.write(folder / DESCRIPTION, f"{text}\n".encode())
     return list(functions)
@@ -47,7 +47,7 @@ def write(ensemble: Ensemble, thresholds: Decision, folder: Path, decoder: str) 
 
 def description(
     ensemble: Ensemble,
-    thresholds: Decision,
+    decision: Decision,
     settings: ReaderSettings,
     decoder: str,
     functions: dict[str, ConcreteFunction],
@@ -55,7 +55,7 @@ def description(
     """Return the content of export.json."""
     return {
         "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
-        "decision": thresholds.to_json(),
+        "decision": decision.to_json(),
         "tta": list(ensemble.tta),
         "level": ensemble.level,
         "segmenters": [member.run.model_dump(mode="json") for member in ensemble.segmenters],
@@ -92,9 +92,9 @@ def _spec(spec) -> list:
 
 def example(output: Path, names: list[str], decoder: str) -> str:
     """Return a line of Python that calls the export."""
-    loaded = f'tf.saved_model.load("{output}")'
-    loaded = f"{tfio.LOADING}; {loaded}" if decoder == TFIO else loaded
+    load = f'tf.saved_model.load("{output}")'
+    load = f"{tfio.LOADING}; {load}" if decoder == TFIO else load
     if graph.DEFAULT not in names:
-        return f'{loaded}.signatures["{PIXELS}"](pixels=…, window=…)'
-    called = f'signatures["{graph.DEFAULT}"](files=tf.constant([open("a.dcm", "rb").read()]))'
-    return f"{loaded}.{called}"
+        return f'{load}.signatures["{PIXELS}"](pixels=…, window=…)'
+    call = f'signatures["{graph.DEFAULT}"](files=tf.constant([open("a.dcm", "rb").read()]))'
+    return f"{load}.{call}"

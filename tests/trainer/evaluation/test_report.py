@@ -136,7 +136,7 @@ def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium,
 def test_a_classifiers_slider(chromium, tmp_path):
     predicted, _ = example()
     no_rows = Counts(predicted.counts.thresholds, *(part[:0] for part in predicted.counts[1:]))
-    predicted = predicted._replace(has_counts=np.zeros(40, bool), counts=no_rows)
+    predicted = predicted._replace(has_mask=np.zeros(40, bool), counts=no_rows)
     decision = decisions.choose_for_classifier(predicted.lesion, predicted.labels)
     page = page_of(predicted, decision, tmp_path)
     values = sorted({*report.PERCENT, decision.lesion_threshold})

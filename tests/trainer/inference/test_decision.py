@@ -30,7 +30,7 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
             for (p, _), p_lesion in zip(pairs, lesion, strict=True)
         ]
         best[candidate] = np.mean([slow_dice(t, m) for (_, t), m in zip(pairs, masks, strict=True)])
-    chosen = decision.choose(predicted.counts, predicted.masked_lesion)
+    chosen = decision.choose(predicted.counts, predicted.lesion_of_masks)
     assert best[chosen] == pytest.approx(max(best.values()), abs=1e-12)
     assert scores_at(predicted, chosen)["dice_mean"] == pytest.approx(best[chosen], abs=1e-12)
 
