@@ -137,7 +137,7 @@ def _add_inputs(add) -> None:
 
 def _add_pixels(add) -> None:
     add("--max_side", type=_side, default=1024, help="longest side in pixels, or none")
-    add("--bits", type=int, choices=(8, 16), help="stored bits; needed when the images have both")
+    add("--bits", type=int, choices=(8, 16), help="stored bits; for images of 8 and of more bits")
     add("--window", type=_window, default="default", metavar="default|percentile|LOW,HIGH")
     add("--clahe", action="store_true", help="equalise the contrast of every image's tiles")
     add("--lung_roi", action="store_true", help="CT: replace everything but the lungs by air")
@@ -146,7 +146,7 @@ def _add_pixels(add) -> None:
 def _add_splits(add) -> None:
     whole, positive = cli.at_least(1, int), cli.at_least(0.1, float)
     add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
-    add("--folds", type=cli.at_least(2, int), default=0, metavar="K", help="within train and val")
+    add("--folds", type=cli.at_least(2, int), default=0, metavar="K", help="of train and val")
     add("--split_column", metavar="NAME", help="column of the label CSV with the names of splits")
     add("--splits_from", metavar="LAKE", help="keep this lake's splits, deal only new patients")
     add("--shard_mb", type=positive, default=100, help="size of a shard, 10^6 bytes")
@@ -197,9 +197,9 @@ def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
     missing or do not fit together."""
     for name in ("images", "masks"):
         options.check_matches(name, getattr(flags, name))
-    sources = [name for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
-    if len(sources) > 1:
-        raise InputError(f"{' and '.join(f'--{name}' for name in sources)}: expected one of them")
+    names = [f"--{name}" for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
+    if len(names) > 1:
+        raise InputError(f"{' and '.join(names)}: expected one of them")
     if flags.class_folders and flags.unlabelled != "reject":
         raise InputError(
             f"--unlabelled={flags.unlabelled}: with --class_folders every image has a label"
@@ -215,7 +215,7 @@ def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
         raise InputError("--split_column needs --labels")
     if flags.split_column and flags.splits_from:
         raise InputError("--split_column and --splits_from: expected one of them")
-    if not sources and flags.unlabelled == "reject":
+    if not names and flags.unlabelled == "reject":
         raise InputError(
             "without --labels, --masks or --class_folders say --unlabelled keep (or negative)"
         )
@@ -255,7 +255,7 @@ def from_flags(
 ) -> ConversionOptions:
     """Return the workers' options; create the secret of a local run that has none. Raises
     InputError where flags contradict each other."""
-    names = {name for name, _ in quotas.parse(flags.splits)}
+    splits = quotas.parse(flags.splits)
     parts = flags.output.rstrip("/").split("/")
     if len(parts) < 2 or not all(part[:1].isalnum() for part in parts[-2:]):
         raise InputError(
@@ -272,8 +272,13 @@ def from_flags(
         if flags.source != source and getattr(flags, name) != default:
             raise InputError(f"--{name} is for --source {source}, not {flags.source}")
     if flags.splits_from:
-        _check_earlier(flags, names)
-    _check_estimate(flags)
+        _check_earlier(flags, {name for name, _ in splits})
+    if flags.estimate and flags.detach:
+        raise InputError("--detach leaves a job when it is submitted; --estimate submits none")
+    default = parser().get_default
+    names = [f"--{name}" for name in ESTIMATE_FLAGS if getattr(flags, name) != default(name)]
+    if names and not flags.estimate:
+        raise InputError(f"{', '.join(names)}: only with --estimate")
     is_hashed = flags.deidentify == "hash" and not flags.estimate  # an estimate writes no id
     fields = ConversionOptions.__annotations__
     return ConversionOptions(
@@ -284,15 +289,6 @@ def from_flags(
         key_file=deidentify.key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
         progress_file=progress_file,
     )
-
-
-def _check_estimate(flags: argparse.Namespace) -> None:
-    if flags.estimate and flags.detach:
-        raise InputError("--detach leaves a job when it is submitted; --estimate submits none")
-    defaults = parser()
-    names = [name for name in ESTIMATE_FLAGS if getattr(flags, name) != defaults.get_default(name)]
-    if names and not flags.estimate:
-        raise InputError(f"{', '.join(f'--{name}' for name in names)}: only with --estimate")
 
 
 def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:

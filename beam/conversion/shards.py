@@ -180,35 +180,26 @@ class _Writer:
 def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptions) -> dict:
     """Return the fields of a record, as lake.records.example.FIELDS has them."""
     header, label = image.header, image.label
-    mask_png, lesion_px = _mask(image, scan)
-    pseudonyms = {
-        kind: deidentify.pseudonym(kind, getattr(header, kind), options.key_file).encode()
-        for kind in ("patient", "study", "series")
-    }
+    mask, lesion_px = _mask(image, scan)
     image_key_file = options.key_file if options.image_id == "hash" else None
+    texts = {
+        "image_id": deidentify.pseudonym("image", header.image_id, image_key_file),
+        "original_rle": label.rle,
+        "encoding": scan.encoding,
+        **{name: getattr(header, name) for name in ("view", "sex", "modality")},
+    }
+    for kind in ("patient", "study", "series"):
+        texts[kind] = deidentify.pseudonym(kind, getattr(header, kind), options.key_file)
+    of_scan = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
     return {
-        "image_id": deidentify.pseudonym("image", header.image_id, image_key_file).encode(),
-        "image": scan.image,
-        "mask": mask_png,
+        **{name: getattr(scan, name) for name in of_scan},
+        **{f"original_{name}": getattr(header, name) for name in ("height", "width", "bits")},
+        **{name: text.encode() for name, text in texts.items()},
+        "age": header.age,
+        "mask": mask,
         "has_mask": int(label.has_mask),
         "label": label.label,
         "lesion_px": lesion_px,
-        "original_rle": label.rle.encode(),
-        "height": scan.height,
-        "width": scan.width,
-        "original_height": header.height,
-        "original_width": header.width,
-        "original_bits": header.bits,
-        "pixel_spacing_mm": scan.pixel_spacing_mm,
-        "rescale": scan.rescale,
-        "window": scan.window,
-        "encoding": scan.encoding.encode(),
-        **pseudonyms,
-        "view": header.view.encode(),
-        "sex": header.sex.encode(),
-        "modality": header.modality.encode(),
-        "age": header.age,
-        "slice_mm": scan.slice_mm,
         "fold": fold,
     }
 

@@ -60,9 +60,7 @@ def masks(
     if not nodules:
         return
     # [N, S, 3]: column and row on each plane, and the distance from it in slices
-    centers = np.array(
-        [[index_of(nodule.center_mm, plane) for plane in planes] for nodule in nodules]
-    )
+    centers = np.array([[index_of(ball.center_mm, plane) for plane in planes] for ball in nodules])
     off_mm = np.abs(centers[..., 2]) * [plane.spacing_mm[2] for plane in planes]  # [N, S]
     nearest = off_mm.argmin(axis=1)  # [N]
     radius_mm = np.array([nodule.diameter_mm / 2 for nodule in nodules])
