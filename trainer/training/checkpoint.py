@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake import InputError, storage
-from trainer.devices.workers import Agreement, Worker
+from trainer.devices.workers import Agreement
 from trainer.workdir import BEST, CHECKPOINTS, CONFIG, FURTHER, check_weights, checkpoint_steps
 
 # What TensorFlow raises for a checkpoint that is cut off, changed or partly gone (tried at every
@@ -91,11 +91,16 @@ class State:
         """
         worker = self.agreement.worker
         self.step = self.agreement.chief_value(self._restore_newest() if worker.is_chief else 0)
-        if not worker.is_chief:
-            _check_shared(workdir, worker)
-            if self.step:
-                path = workdir / CHECKPOINTS / f"ckpt-{self.step}"
-                self.checkpoint.restore(str(path)).assert_consumed()
+        if worker.is_chief:
+            return
+        if not (workdir / CONFIG).exists():  # the chief has claimed the workdir by now
+            raise InputError(
+                f"worker {worker.number} sees no {workdir / CONFIG}, which worker 0 has written; "
+                f"give a --workdir that all {worker.count} workers share"
+            )
+        if self.step:
+            path = workdir / CHECKPOINTS / f"ckpt-{self.step}"
+            self.checkpoint.restore(str(path)).assert_consumed()
 
     def _restore_newest(self) -> int:
         """Restore the newest checkpoint that can be read; return its step, 0 where there is none.
@@ -175,7 +180,12 @@ class State:
         if rank < len(scores):
             self.best_scores.assign(np.insert(scores, rank, score)[:-1])
             self.best_epochs.assign(np.insert(epochs, rank, epoch)[:-1])
-            self._write_weights(self.weights_path(epoch), is_best)
+            path = self.weights_path(epoch)
+            storage.make_folder(path.parent)
+            with storage.written(path) as unfinished:
+                self.network.save_weights(unfinished)
+            if is_best and path.name != BEST:
+                storage.write(self.workdir / BEST, path.read_bytes())
         return is_best
 
     def kept_epochs(self) -> list[dict]:
@@ -196,23 +206,6 @@ class State:
         if self.best_epochs.shape[0] == 1:
             return self.workdir / BEST
         return self.workdir / FURTHER / f"epoch_{epoch:04d}.weights.h5"
-
-    def _write_weights(self, path: Path, is_best: bool) -> None:
-        storage.make_folder(path.parent)
-        with storage.written(path) as unfinished:
-            self.network.save_weights(unfinished)
-        if is_best and path.name != BEST:
-            storage.write(self.workdir / BEST, path.read_bytes())
-
-
-def _check_shared(workdir: Path, worker: Worker) -> None:
-    """Raise InputError where a worker does not see what the chief has written; call it after the
-    chief has claimed the workdir."""
-    if not (workdir / CONFIG).exists():
-        raise InputError(
-            f"worker {worker.number} sees no {workdir / CONFIG}, which worker 0 has written; "
-            f"give a --workdir that all {worker.count} workers share"
-        )
 
 
 class EpochSums(tf.train.experimental.PythonState):

@@ -24,39 +24,35 @@ WORKER_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.Can
 
 
 def train(config: Config, workdir: Path, model_folder: Path | None = None) -> None:
-    """Train a run from its newest checkpoint to its end; copy the trained network also into
-    `model_folder`. Raises Interrupted where the run was asked to stop before."""
-    is_chief = workers.from_environment().is_chief
-    if is_chief and model_folder:
-        storage.check_writable(model_folder)
-    with Watch() as watch:
-        train_stages(config, workdir, watch)
-    if is_chief and model_folder:
-        copy_trained(workdir, model_folder)
-        print(f"best weights, config and scores: {model_folder}")
+    """Train a run from its newest checkpoint to its end: stage after stage, the last one in the
+    workdir, the others in folders inside it. Raises Interrupted where it was asked to stop before.
 
-
-def train_stages(config: Config, workdir: Path, watch: Watch) -> None:
-    """Train stage after stage: the last one in the workdir, the others in folders inside it."""
+    `model_folder`: where the trained network is copied to, too.
+    """
     worker, stages, weights = workers.from_environment(), config.as_stages(), None
     if worker.is_chief:
-        storage.check_writable(workdir)
-    for number, stage in enumerate(stages, 1):
-        stage = _with_streams(stage, worker)
-        folder = workdir if number == len(stages) else workdir / f"stage_{number}"
-        if len(stages) > 1 and worker.is_chief:
-            print(f"stage {number} of {len(stages)}, in {folder}")
-        if weights is not None:
-            keras.backend.clear_session()  # of the stage before
-            model = stage.model.model_copy(update={"weights": str(weights)})
-            stage = stage.model_copy(update={"model": model})
-        with (
-            interrupt_if_one_is_lost(worker, folder),
-            damage.locate_errors(stage, stage.lake),
-            worker_folder(worker, folder) as writable,
-        ):
-            train_stage(stage, folder, writable, watch)
-        weights = folder / BEST
+        for folder in filter(None, (workdir, model_folder)):
+            storage.check_writable(folder)
+    with Watch() as watch:
+        for number, stage in enumerate(stages, 1):
+            stage = _with_streams(stage, worker)
+            folder = workdir if number == len(stages) else workdir / f"stage_{number}"
+            if len(stages) > 1 and worker.is_chief:
+                print(f"stage {number} of {len(stages)}, in {folder}")
+            if weights is not None:
+                keras.backend.clear_session()  # of the stage before
+                model = stage.model.model_copy(update={"weights": str(weights)})
+                stage = stage.model_copy(update={"model": model})
+            with (
+                interrupt_if_one_is_lost(worker, folder),
+                damage.locate_errors(stage, stage.lake),
+                worker_folder(worker, folder) as writable,
+            ):
+                train_stage(stage, folder, writable, watch)
+            weights = folder / BEST
+    if worker.is_chief and model_folder:
+        copy_trained(workdir, model_folder)
+        print(f"best weights, config and scores: {model_folder}")
 
 
 def _with_streams(config: Config, worker: Worker) -> Config:
