@@ -33,7 +33,7 @@ def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None
         | "Spread" >> beam.Reshuffle()
     )
     tags = listing.REJECT_ROWS, listing.MORE_IMAGES
-    headers = matched | "ReadHeaders" >> beam.ParDo(listing.ReadHeaders(options)).with_outputs(
+    headers = matched | "ReadHeaders" >> beam.FlatMap(listing.read_headers, options).with_outputs(
         *tags, main="images"
     )  # (image id or series, (first path, ImageToPredict))
     images = (

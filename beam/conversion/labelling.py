@@ -84,10 +84,10 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
     """Yield (image id, Row) of each mask image of a chunk."""
     for path, _ in chunk:
         try:
-            text, size = images.read_mask(files.read(path), path)
+            with reader.unreadable_is_reject(path):
+                text, size = images.read_mask(files.read(path), path)
             row = Row(0, text, size=size)
-        except (OSError, Reject) as error:
-            reject = error if isinstance(error, Reject) else reader.unreadable(path, error)
+        except Reject as reject:
             row = Row(0, None, problem=(reject.reason, reject.message))
         yield images.file_stem(path), row
 

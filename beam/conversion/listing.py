@@ -69,10 +69,9 @@ def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> It
     series of a volume."""
     for path, size in chunk:
         try:
-            with files.open_binary(path) as file:
+            with reader.unreadable_is_reject(path), files.open_binary(path) as file:
                 headers = headers_in(file, path, size, options)
-        except (OSError, Reject) as error:
-            reject = error if isinstance(error, Reject) else reader.unreadable(path, error)
+        except Reject as reject:
             yield to_reject(path, reader.stem(options.source, path), reject, options)
             continue
         # Frames beyond the first are more images than files were matched.

@@ -11,6 +11,7 @@ from beam.prediction import listing
 from beam.prediction.options import OWNER, PredictionOptions
 from beam.prediction.shards import SUMMARY
 from beam.running import files
+from beam.running.options import WORK
 from lake import Stopped
 from lake.predictions import folder
 from lake.predictions.folder import SEGS, TABLES, PredictionRow
@@ -45,21 +46,24 @@ def finalise(
         lambda name: files.written(options.path(name)),
         rows(),
         rejects,
-        lambda counts: _check_counts(counts, num_images, rejects, options),
+        lambda counts: _check(counts, num_images, rejects, options),
     )
-    _remove_stale_files(names, options)
+    # What earlier runs made of files that the pattern no longer matches.
+    _remove_others(WORK, {OWNER, *names}, options)
+    if options.seg:
+        segs = {name for sidecar in _sidecars(names, options) for name in sidecar["segs"]}
+        _remove_others(SEGS, segs, options)
     content = {
         **options.deciding(),
         "counts": {"files": num_files, **counts},
         "digest": digest,
-        "bytes": {name: _size(options.path(name)) for name in TABLES},
+        "bytes": _sizes(options),
     }
     files.write_text(options.path(SUMMARY), json.dumps(content, indent=1) + "\n")
 
 
-def _check_counts(
-    counts: dict, num_images: int, rejects: list[dict], options: PredictionOptions
-) -> None:
+def _check(counts: dict, num_images: int, rejects: list[dict], options: PredictionOptions) -> None:
+    """Raise Stopped where images are missing, there is none, or too many are rejected."""
     rejected = counts["rejected"]
     if counts["predicted"] + rejected != num_images:
         raise Stopped(f"{num_images:,} images, but {counts}; this is a bug")
@@ -75,31 +79,25 @@ def _check_counts(
         )
 
 
-def _remove_stale_files(names: list[str], options: PredictionOptions) -> None:
-    """Remove sidecars and SEGs of files that the pattern no longer matches."""
-    current = {OWNER, *names}
-    for name in files.names_in(options.work("")):
-        if name not in current:
-            files.remove(options.work(name))
-    if options.seg:
-        current = {name for sidecar in _sidecars(names, options) for name in sidecar["segs"]}
-        for name in files.names_in(options.path(SEGS)):
-            if name not in current:
-                files.remove(options.path(SEGS, name))
+def _remove_others(subfolder: str, names: set[str], options: PredictionOptions) -> None:
+    """Remove the files of a folder that have none of these names."""
+    for name in files.names_in(options.path(subfolder)):
+        if name not in names:
+            files.remove(options.path(subfolder, name))
 
 
 def _are_tables_there(digest: str, options: PredictionOptions) -> bool:
     if not FileSystems.exists(options.path(SUMMARY)):
         return False
     content = json.loads(files.read_text(options.path(SUMMARY)))
-    return content["digest"] == digest and all(
-        FileSystems.exists(options.path(name)) and _size(options.path(name)) == size
-        for name, size in content["bytes"].items()
-    )
+    return content["digest"] == digest and content["bytes"] == _sizes(options)
 
 
-def _size(path: str) -> int:
-    return FileSystems.match([path])[0].metadata_list[0].size_in_bytes
+def _sizes(options: PredictionOptions) -> dict[str, int]:
+    """Return the bytes of each table, 0 of one that is missing."""
+    results = FileSystems.match([options.path(name) for name in TABLES])
+    sizes = [sum(file.size_in_bytes for file in result.metadata_list) for result in results]
+    return dict(zip(TABLES, sizes, strict=True))
 
 
 def _sidecars(names: list[str], options: PredictionOptions) -> Iterator[dict]:

@@ -4,9 +4,11 @@ here."""
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from beam.prediction.options import PredictionOptions
@@ -18,7 +20,6 @@ from lake.sources import reader, series
 
 MOST = 2  # times shard_images: files of the longest shard
 WRITER_VERSION = 2  # raise it when the predictions for the same files change
-VOLUMES = (".mhd", ".mha")  # files of many slices
 # The tagged outputs of the steps below.
 REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files", "finished shards"
 
@@ -29,12 +30,9 @@ class ImageToPredict(Packed):
 
     header: Header
     source: str  # that reads it: dicom | images | metaimage
+    place: tuple[str, int]  # orders images: (path, frame), or (first path, number) in a series
     updated: float  # seconds since 1970; 0 where the file system does not say
-
-    @property
-    def place(self) -> tuple[str, int]:
-        """(path, frame), which orders the images."""
-        return self.header.path, self.header.frame
+    data_files: tuple  # what data_files_of returns
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,6 @@ class Shard(Packed):
     first: str  # path of its first file
     fingerprint: str  # of all that the predictions depend on
     images: list[ImageToPredict]  # by place
-
-    @property
-    def name(self) -> str:
-        return shard_name(self.first)
 
 
 def shard_name(first: str) -> str:
@@ -70,19 +64,18 @@ def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[
 
 def divide(matched: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
     """Yield neighbours of about `shard_images` files, at least half (but for the last) and at most
-    twice as many, so that workers share them evenly; a volume is a shard of its own.
+    twice as many, so that workers share them evenly.
 
     A shard begins at the paths whose hash says so: with a file more or less, its shard changes, and
     not all behind it.
     """
     fewest = max(shard_images // 2, 1)
     period = shard_images - fewest + 1  # `fewest` and then period - 1 on average
-    shard, is_volume = [], False
+    shard = []
     for file in matched:
-        was_volume, is_volume = is_volume, file[0].lower().endswith(VOLUMES)
         is_start = stable_hash(file[0]) % period == 0
         is_end = len(shard) >= fewest if is_start else len(shard) == MOST * shard_images
-        if shard and (is_end or is_volume or was_volume):
+        if shard and is_end:
             yield shard
             shard = []
         shard.append(file)
@@ -90,42 +83,53 @@ def divide(matched: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
         yield shard
 
 
-class ReadHeaders(beam.DoFn):
+def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> Iterator:
     """(first path, [(path, bytes, time)]) -> (key, (first path, ImageToPredict)); the key is the
     image id, or the series of a volume or slice."""
+    reader.quieten()
+    (first, matched), settings = chunk, options.reader_settings
+    for path, size, updated in matched:
+        try:
+            with reader.unreadable_is_reject(path), files.open_binary(path) as file:
+                source, headers = reader.read_file(file, path, size, settings)
+                data_files = data_files_of(file, path) if settings.is_ct else ()
+        except Reject as reject:
+            yield to_reject(path, "", reject, options)
+            continue
+        progress.tick(options.progress_file, progress.LISTED)
+        yield from more_images(len(headers) - 1, options)
+        for header in headers:
+            key = header.series if header.geometry else header.image_id
+            place = path, header.frame
+            yield key, (first, ImageToPredict(header, source, place, updated, data_files))
 
-    def __init__(self, options: PredictionOptions):
-        self.options = options
 
-    def process(
-        self, chunk: tuple[str, list[tuple]]
-    ) -> Iterator[tuple[str, tuple[str, ImageToPredict]]]:
-        reader.quieten()
-        (first, matched), settings = chunk, self.options.reader_settings
-        for path, size, updated in matched:
-            try:
-                with files.open_binary(path) as file:
-                    source, headers = reader.read_file(file, path, size, settings)
-            except OSError as error:
-                yield to_reject(path, "", reader.unreadable(path, error), self.options)
-                continue
-            except Reject as reject:
-                yield to_reject(path, "", reject, self.options)
-                continue
-            progress.tick(self.options.progress_file, progress.LISTED)
-            yield from more_images(len(headers) - 1, self.options)
-            for header in headers:
-                key = header.series if header.geometry else header.image_id
-                yield key, (first, ImageToPredict(header, source, updated))
+def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
+    """Return (bytes, time) of the files beside a MetaImage header that hold its pixels; None for a
+    file that is not there. A pattern need not match them."""
+    from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
+
+    if not path.lower().endswith(metaimage.SUFFIXES):
+        return ()
+    file.seek(0)
+    versions = []
+    for name in metaimage.data_files(file.read(metaimage.HEADER_BYTES)):
+        data_path = FileSystems.join(FileSystems.split(path)[0], name)
+        try:
+            status = FileSystems.get_filesystem(data_path).metadata(data_path)
+            versions.append((status.size_in_bytes, status.last_updated_in_seconds))
+        except BeamIOError:
+            versions.append(None)
+    return tuple(versions)
 
 
 def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
     """(key, [(first path, ImageToPredict)]) -> (first path, ImageToPredict): the first image of an
-    id, whose others are rejects, or the slices of a series."""
+    id, whose others are rejects, or the slices of a series, which is a shard of its own."""
     key, elements = joined
     elements = sorted(elements, key=lambda element: element[1].place)
     if options.reader_settings.is_ct:
-        yield from _slices(elements, options)
+        yield from _slices([image for _, image in elements], options)
         return
     yield elements[0]
     for _, image in elements[1:]:
@@ -134,9 +138,9 @@ def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
         yield to_reject(path, key, Reject("duplicate-id", message), options)
 
 
-def _slices(elements: list[tuple[str, ImageToPredict]], options: PredictionOptions) -> Iterator:
-    by_path = {image.header.path: (first, image) for first, image in elements}
-    headers = [image.header for _, image in elements]
+def _slices(images: list[ImageToPredict], options: PredictionOptions) -> Iterator:
+    by_path = {image.header.path: image for image in images}
+    headers = [image.header for image in images]
     try:
         slices = [header for header, _ in series.slices(headers, None, empty_share=1.0)[0]]
     except Reject as reject:
@@ -144,9 +148,9 @@ def _slices(elements: list[tuple[str, ImageToPredict]], options: PredictionOptio
             yield to_reject(header.path, "", reject, options)
         return
     yield from more_images(len(slices) - len(headers), options)
-    for header in slices:
-        first, image = by_path[header.path]
-        yield first, ImageToPredict(header, image.source, image.updated)
+    first = headers[0].path
+    for number, header in enumerate(slices):
+        yield first, replace(by_path[header.path], header=header, place=(first, number))
 
 
 def to_reject(path: str, image_id: str, reject: Reject, options: PredictionOptions):
@@ -175,15 +179,17 @@ def make_shard(keyed: tuple, options: PredictionOptions) -> Iterator:
 
 
 def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str:
+    headers = [image.header for image in images]
     facts = [
-        [*image.place, image.header.size, image.updated, image.header.image_id] for image in images
+        (header.path, header.frame, header.size, image.updated, header.image_id, *image.data_files)
+        for header, image in zip(headers, images, strict=True)
     ]
     content = [WRITER_VERSION, options.deciding(), facts]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_finished(shard: Shard, options: PredictionOptions) -> bool:
-    path = options.work(shard.name)
+    path = options.work(shard_name(shard.first))
     if not FileSystems.exists(path):
         return False
     sidecar = json.loads(files.read_text(path))

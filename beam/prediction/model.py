@@ -56,7 +56,12 @@ class ExportHandler(ModelHandler):
             rows, rejects = [], []
             for start in range(0, len(shard.images), self.options.batch_size):
                 images = shard.images[start : start + self.options.batch_size]
-                predict(images, model().signatures[RECORDS], self.options, rows, rejects)
+                for image, result in predict(images, model().signatures[RECORDS], self.options):
+                    if isinstance(result, PredictionRow):
+                        rows.append((image, result))
+                    else:
+                        header = image.header
+                        rejects.append(folder.reject_row(header.path, header.image_id, result))
             yield PredictionResult(shard, (rows, rejects))
 
 
@@ -75,19 +80,15 @@ class LazyModel:
 
 
 def predict(
-    images: Sequence[ImageToPredict],
-    signature: Callable,
-    options: PredictionOptions,
-    rows: list[tuple[ImageToPredict, PredictionRow]],
-    rejects: list[dict],
-) -> None:
-    """Append what the networks predict for a batch of images, and the rejects among them."""
+    images: Sequence[ImageToPredict], signature: Callable, options: PredictionOptions
+) -> Iterator[tuple[ImageToPredict, PredictionRow | Reject]]:
+    """Yield what the networks predict for each image of a batch, or why they cannot."""
     import tensorflow as tf
 
     pairs = []  # (image, its Scan)
     for image, scan in zip(images, read_scans(images, options), strict=True):
         if isinstance(scan, Reject):
-            rejects.append(_reject_row(image, scan))
+            yield image, scan
         else:
             pairs.append((image, scan))
     if not pairs:
@@ -99,14 +100,12 @@ def predict(
     for (image, scan), error, rle, probability, lesion_px in zip(pairs, *columns, strict=True):
         if error:
             reason, _, message = error.decode().partition(": ")
-            reject = Reject(reason, f"{image.header.path}: {message}")
-            rejects.append(_reject_row(image, reject))
+            yield image, Reject(reason, f"{image.header.path}: {message}")
             continue
         sizes = (scan.height, scan.width), (image.header.height, image.header.width)
         area_mm2 = folder.area_mm2(lesion_px, scan.pixel_spacing_mm, *sizes)
         image_id = image.header.image_id
-        row = PredictionRow(image_id, rle.decode(), probability, lesion_px, area_mm2)
-        rows.append((image, row))
+        yield image, PredictionRow(image_id, rle.decode(), probability, lesion_px, area_mm2)
 
 
 def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> list[Scan | Reject]:
@@ -123,7 +122,3 @@ def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> 
     threads = 1 if settings.is_ct else options.threads or None
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(read, images))
-
-
-def _reject_row(image: ImageToPredict, reject: Reject) -> dict:
-    return folder.reject_row(image.header.path, image.header.image_id, reject)

@@ -88,12 +88,15 @@ def from_flags(
             f"export the workdirs again"
         )
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
+    direct, threads = beam_options.view_as(DirectOptions), 0
+    if direct.direct_running_mode == "multi_processing":  # several processes share the cores
+        threads = max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
     options = PredictionOptions(
         folder=flags.output.rstrip("/"),
         model=model,
         model_sha256=hashlib.sha256(text).hexdigest(),
         reader_settings=settings_from_json(description["stored"]),
-        threads=_threads(beam_options),
+        threads=threads,
         progress_file=progress_file,
         **{name: getattr(flags, name) for name in names},
     )
@@ -103,27 +106,11 @@ def from_flags(
 
 def _read_description(model: str) -> bytes:
     """Return export.json of the folder; raise InputError."""
-    if not FileSystems.exists(FileSystems.join(model, SAVED_MODEL)):
-        raise InputError(
-            f"--model={model}: no {SAVED_MODEL} in it; expected the folder that trainer.task "
-            f"export wrote"
-        )
-    path = FileSystems.join(model, DESCRIPTION)
-    if not FileSystems.exists(path):
-        raise InputError(
-            f"--model={model}: a SavedModel without {DESCRIPTION}; expected one by trainer.task "
-            f"export, with that file beside it"
-        )
-    return files.read(path)
-
-
-def _threads(beam_options: PipelineOptions) -> int:
-    """Return how many threads TensorFlow may take, as several processes share this machine's
-    cores; 0: as it chooses."""
-    direct = beam_options.view_as(DirectOptions)
-    if direct.direct_running_mode != "multi_processing":
-        return 0
-    return max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
+    for name in (SAVED_MODEL, DESCRIPTION):
+        if not FileSystems.exists(FileSystems.join(model, name)):
+            expected = "the folder that trainer.task export wrote"
+            raise InputError(f"--model={model}: no {name} in it; expected {expected}")
+    return files.read(FileSystems.join(model, DESCRIPTION))
 
 
 def _check_output(options: PredictionOptions) -> None:

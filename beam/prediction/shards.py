@@ -5,9 +5,9 @@ import json
 
 from apache_beam.ml.inference.base import PredictionResult
 
+from beam.prediction.listing import shard_name
 from beam.prediction.options import PredictionOptions
 from beam.running import files, progress
-from lake import Reject
 from lake.labels import rle
 from lake.predictions import folder
 from lake.predictions.folder import SEGS
@@ -20,29 +20,22 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
     shard, (rows, rejects) = result.example, result.inference
     # Neither may stand beside new predictions, should this worker die between the two.
     files.remove(options.path(SUMMARY))
-    files.remove(options.work(shard.name))
+    sidecar_path = options.work(shard_name(shard.first))
+    files.remove(sidecar_path)
     names = []  # of the SEGs
     for image, row in rows if options.seg else []:
         header = image.header
         mask = rle.decode(row.rle, header.height, header.width)
-        try:
-            contents = folder.seg_files(
-                files.Inputs(), header.path, row.image_id, mask, options.seg, options.mint_uids
-            )
-        except Reject as reject:
-            rejects.append(folder.reject_row(header.path, row.image_id, reject, SEGS))
-            continue
+        contents = folder.seg_files(
+            files.Inputs(), header, mask, options.seg, options.mint_uids, rejects
+        )
         for name, content in contents.items():
             with files.written(options.path(SEGS, name)) as file:
                 file.write(content)
         names += contents
-    sidecar = {
-        "fingerprint": shard.fingerprint,
-        "rows": [row for _, row in rows],
-        "rejects": rejects,
-        "segs": names,
-    }
-    files.write_text(options.work(shard.name), json.dumps(sidecar))
+    values = [row for _, row in rows]
+    sidecar = {"fingerprint": shard.fingerprint, "rows": values, "rejects": rejects, "segs": names}
+    files.write_text(sidecar_path, json.dumps(sidecar))
     num_rejected = sum(reject["what"] == "image" for reject in rejects)
     events = progress.RECORD * len(rows) + progress.REJECTED * num_rejected
     progress.tick(options.progress_file, events)

@@ -15,14 +15,11 @@ GRAPH, TFIO = DECODERS = ("graph", "tfio")
 
 def settings_to_json(settings: ReaderSettings) -> dict:
     """Return the section `stored` of export.json."""
-    return vars(settings.storage) | {
-        "is_ct": settings.is_ct,
-        "image_id_from": settings.image_id_from,
-    }
+    section = {"is_ct": settings.is_ct, "image_id_from": settings.image_id_from}
+    return vars(settings.storage) | section
 
 
 def settings_from_json(section: dict) -> ReaderSettings:
     """Return what settings_to_json was given."""
-    names = Storage.__dataclass_fields__
-    storage = Storage(**{name: section[name] for name in names})
+    storage = Storage(**{name: section[name] for name in Storage.__dataclass_fields__})
     return ReaderSettings(section["is_ct"], section["image_id_from"], storage)

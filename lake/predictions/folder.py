@@ -14,7 +14,7 @@ import numpy as np
 
 from lake import Reject
 from lake.predictions import seg, submission
-from lake.scan import Files
+from lake.scan import Files, Header
 from lake.sources import reader
 from lake.sources.damage import broken_is
 
@@ -49,19 +49,20 @@ def write_tables(
     """
     num_predicted = num_with_lesion = 0
     with create(SUBMISSION_CSV) as texts, create(PREDICTIONS_CSV) as numbers:
-        _write_line(texts, submission.HEADER)
-        _write_line(numbers, PREDICTION_COLUMNS)
+        texts.write(submission.csv_line(submission.HEADER))
+        numbers.write(submission.csv_line(PREDICTION_COLUMNS))
         for image_id, rle, probability, lesion_px, area_mm2 in rows:
             area = "" if area_mm2 is None else f"{area_mm2:.6g}"
-            _write_line(texts, (image_id, rle))
-            _write_line(numbers, (image_id, f"{probability:.6g}", lesion_px, area))
+            texts.write(submission.csv_line((image_id, rle)))
+            values = image_id, f"{probability:.6g}", lesion_px, area
+            numbers.write(submission.csv_line(values))
             num_predicted += 1
             num_with_lesion += lesion_px > 0
         rejects.sort(key=lambda reject: (reject["path"], reject["image_id"], reject["what"]))
         with create(REJECTS_CSV) as file:
-            _write_line(file, REJECT_COLUMNS)
+            file.write(submission.csv_line(REJECT_COLUMNS))
             for reject in rejects:
-                _write_line(file, tuple(reject[name] for name in REJECT_COLUMNS))
+                file.write(submission.csv_line(tuple(reject[name] for name in REJECT_COLUMNS)))
         images = [reject for reject in rejects if reject["what"] == "image"]
         reasons = collections.Counter(reject["reason"] for reject in images)
         counts = {
@@ -75,11 +76,6 @@ def write_tables(
     return counts
 
 
-def _write_line(file: BinaryIO, values: tuple) -> None:
-    # File names can hold other bytes than UTF-8.
-    file.write(submission.csv_line(values).encode(errors="backslashreplace"))
-
-
 def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") -> dict:
     """Return one row of rejects.csv: `what` (image | seg) could not be made."""
     values = (path, image_id, what, reject.reason, reject.message)
@@ -87,20 +83,24 @@ def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") ->
 
 
 def seg_files(
-    inputs: Files, path: str, image_id: str, mask: np.ndarray, finding: str, mint_uids: bool
+    inputs: Files, header: Header, mask: np.ndarray, finding: str, mint_uids: bool, rejects: list
 ) -> dict[str, bytes]:
-    """Return {file name: content}: the DICOM SEG of the mask [Rows, Columns] of the file at `path`,
-    and with minted UIDs a copy of the source that has them. Raises Reject."""
+    """Return {file name: content}: the DICOM SEG of an image's mask [Rows, Columns], and with
+    minted UIDs a copy of the source that has them. Where there can be none, return {} and append
+    to `rejects` why."""
+    path, image_id = header.path, header.image_id
     try:
-        source = inputs.read(path)
-    except OSError as error:
-        raise reader.unreadable(path, error) from None
-    segmentation, copy = seg.segmentation(source, path, mask, finding, mint_uids)
-    datasets = {".dcm": segmentation} | ({} if copy is None else {".source.dcm": copy})
-    with broken_is("unusable-source", path):
-        return {
-            file_name(image_id, suffix): seg.encode(dataset) for suffix, dataset in datasets.items()
-        }
+        with reader.unreadable_is_reject(path):
+            source = inputs.read(path)
+        segmentation, copy = seg.segmentation(source, path, mask, finding, mint_uids)
+        datasets = {".dcm": segmentation} | ({} if copy is None else {".source.dcm": copy})
+        with broken_is("unusable-source", path):
+            return {
+                file_name(image_id, end): seg.encode(dataset) for end, dataset in datasets.items()
+            }
+    except Reject as reject:
+        rejects.append(reject_row(path, image_id, reject, SEGS))
+        return {}
 
 
 def file_name(image_id: str, suffix: str) -> str:

@@ -17,11 +17,12 @@ HEADER = ("ImageId", "EncodedPixels")
 MAX_SHOWN = 5  # mistakes or ids that a message quotes
 
 
-def csv_line(values: tuple) -> str:
-    """Return one row of a CSV file, with its end of line."""
+def csv_line(values: tuple) -> bytes:
+    """Return one row of a CSV file, with its end of line; what is not UTF-8 in the name of a file
+    is escaped."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
+    return buffer.getvalue().encode(errors="backslashreplace")
 
 
 def read(path: Path, num_pixels: Mapping[str, int] | int = MAX_PIXELS) -> dict[str, str]:
@@ -51,14 +52,10 @@ def check_ids(path: Path, ids: Collection[str], expected: Collection[str], where
     """Raise InputError unless a submission has exactly the expected ids, which are those of
     `where`."""
     missing = [image_id for image_id in expected if image_id not in ids]
-    extra = [image_id for image_id in ids if image_id not in expected]
-    for difference, others in (
-        (f"lacks {len(missing):,} ids of", missing),
-        (f"has {len(extra):,} not in", extra),
-    ):
-        if others:
-            names = ", ".join(others[:MAX_SHOWN]) + (" …" if len(others) > MAX_SHOWN else "")
-            raise InputError(f"{path} {difference} {where}: {names}; expected the same ids")
+    if others := missing or [image_id for image_id in ids if image_id not in expected]:
+        difference = f"lacks {len(others):,} ids of" if missing else f"has {len(others):,} not in"
+        names = ", ".join(others[:MAX_SHOWN]) + (" …" if len(others) > MAX_SHOWN else "")
+        raise InputError(f"{path} {difference} {where}: {names}; expected the same ids")
 
 
 def majority(texts: list[str], votes: int) -> str:

@@ -1,8 +1,10 @@
 """One interface to the three sources: which module reads a file. Whoever has files and no lake yet
 starts here."""
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import BinaryIO, NamedTuple
 
@@ -72,10 +74,8 @@ def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -
 
 def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> Scan:
     """Return the pixels of one image as a record stores them; raises Reject."""
-    try:
+    with unreadable_is_reject(header.path):
         content = (inputs.local if source == METAIMAGE else inputs.read)(header.path)
-    except OSError as error:
-        raise unreadable(header.path, error) from None
     return _module(source).read_scan(content, header, storage)
 
 
@@ -88,8 +88,12 @@ def _module(source: str) -> ModuleType:
     return images if source == IMAGES else dicom
 
 
-def unreadable(path: str, error: OSError) -> Reject:
-    """Return the Reject of a file that the system does not open or read."""
-    if "\\udc" in path:
-        return Reject("unreadable-file", f"{path}: the name is not UTF-8; rename the file")
-    return Reject("unreadable-file", f"{path}: {error.strerror or error}")
+@contextlib.contextmanager
+def unreadable_is_reject(path: str) -> Iterator[None]:
+    """Turn the error of a file that the system does not open or read into a Reject."""
+    try:
+        yield
+    except OSError as error:
+        is_utf8 = "\\udc" not in path
+        cause = error.strerror or error if is_utf8 else "the name is not UTF-8; rename the file"
+        raise Reject("unreadable-file", f"{path}: {cause}") from None

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,15 @@ import pytest
 import tensorflow as tf
 from makers.dicom import PACKAGED
 from makers.trained import UNET, predicted, run_task, with_thresholds, workdir_of
-from makers.volumes import volume
+from makers.volumes import volume, write_dicom_slices
 from makers.volumes import written as write_volume
 from PIL import Image
 
 from beam import predict
 from beam.prediction import listing
+from beam.prediction.options import PredictionOptions
+from lake.scan import Storage
+from lake.sources.reader import ReaderSettings
 from trainer.inference import ensemble
 
 # Several shards, and batches that do not fill them.
@@ -169,15 +174,19 @@ def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
         write_volume(volume(voxels), tmp_path / "in", name)
     write_volume(volume(voxels), tmp_path / "in", "three.mhd", compress=True)
     (tmp_path / "in" / "notes.mha").write_text("no volume")
+    hu = rng.integers(-1000, 400, (6, 40, 50)).astype(np.int16)
+    write_dicom_slices(hu, tmp_path / "in")  # 0.dcm to 5.dcm, not in the order of their volume
     inputs = ("--input", tmp_path / "in", "--output", tmp_path / "expected")
     run_task("predict", "--workdir", workdir, *inputs)
     command = tmp_path / "exported", tmp_path / "in" / "**", tmp_path / "actual"
-    assert beam_predict(*command, "--max_reject_fraction=0.9") == 0
+    assert beam_predict(*command, "--max_reject_fraction=0.9", "--shard_images=2") == 0
     rows = check_tables(tmp_path / "actual", tmp_path / "expected")
-    assert len(rows) == 6 + 7 and "two#0005" in rows
+    assert len(rows) == 6 + 7 + 6 and "two#0005" in rows
+    assert [name for name in rows if name.startswith("1.9#")] == [f"1.9#000{k}" for k in range(6)]
+    assert len({probability for _, probability, _ in rows.values()}) > 15
     counts = json.loads((tmp_path / "actual" / "predict.json").read_text())["counts"]
     assert counts["reasons"] == {"mixed-series": 2, "unreadable-header": 1}
-    assert counts["files"] == 5
+    assert counts["files"] == 5 + 6
 
 
 def test_segs_are_those_of_predict(actual, expected):
@@ -234,17 +243,55 @@ def test_a_new_file_changes_its_shard_alone():
     assert sum(shard not in shards for shard in more) <= 3
 
 
-def test_a_volume_is_a_shard_of_its_own():
-    matched = [(f"ct/{name}", 1, 0.0) for name in ("a.dcm", "b.mhd", "c.MHA", "d.dcm", "e.dcm")]
-    shards = [[file[0][3:] for file in shard] for shard in listing.divide(matched, 20)]
-    assert shards == [["a.dcm"], ["b.mhd"], ["c.MHA"], ["d.dcm", "e.dcm"]]
+def ct_shards(paths: list[Path], output: Path) -> list[listing.Shard]:
+    """Return the shards of CT files as the steps before the prediction make them."""
+    settings = ReaderSettings(True, "name", Storage(16, None))
+    options = PredictionOptions(str(output), "", "", settings, None, False, 1, 3, 0, 0.0, None)
+    matched = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in paths]
+    series, shards = defaultdict(list), defaultdict(list)
+    for key, element in listing.read_headers((matched[0][0], matched), options):
+        series[key].append(element)
+    for keyed in series.items():
+        for element in listing.choose_images(keyed, options):
+            if isinstance(element, tuple):  # else it counts images
+                shards[element[0]].append(element[1])
+    return [shard for keyed in shards.items() for shard in listing.make_shard(keyed, options)]
+
+
+def test_a_series_is_a_shard_of_its_own(tmp_path):
+    voxels = np.zeros((6, 16, 16), np.int16)
+    paths = write_dicom_slices(voxels, tmp_path)
+    paths += [write_volume(volume(voxels[:2]), tmp_path, name) for name in ("a.mhd", "b.mha")]
+    paths[-1] = paths[-1].rename(tmp_path / "b.MHA")
+    shards = {shard.first: shard.images for shard in ct_shards(paths, tmp_path / "out")}
+    ids = [[image.header.image_id for image in images] for images in shards.values()]
+    assert list(shards) == [str(tmp_path / name) for name in ("0.dcm", "a.mhd", "b.MHA")]
+    assert ids[0] == [f"1.9#000{number}" for number in range(6)]
+    assert ids[1:] == [["a#0000", "a#0001"], ["b#0000", "b#0001"]]
+
+
+def test_changed_pixels_beside_an_unchanged_header_are_predicted_again(tmp_path):
+    """Other bytes, other times and none at all each give another fingerprint."""
+    path = write_volume(volume(np.zeros((2, 16, 16), np.int16)), tmp_path, "a.mhd")
+    data_file, fingerprints = tmp_path / "a.raw", []
+    for change in (
+        lambda: None,
+        lambda: os.utime(data_file, (1e9, 1e9)),
+        lambda: (data_file.write_bytes(bytes(7)), os.utime(data_file, (1e9, 1e9))),
+        data_file.unlink,
+    ):
+        change()
+        (shard,) = ct_shards([path], tmp_path / "out")
+        assert ct_shards([path], tmp_path / "out") == [shard]
+        fingerprints.append(shard.fingerprint)
+    assert len(set(fingerprints)) == 4
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": "{tmp}/none"}, "no saved_model.pb in it"),
-        ({"model": "{tmp}/bare"}, "a SavedModel without export.json"),
+        ({"model": "{tmp}/bare"}, "no export.json in it"),
         ({"model": "{tmp}/earlier"}, "no signature 'records', as exports of earlier versions"),
         ({"images": "{tmp}/*.dcm"}, "no file matches"),
         ({"output": "{tmp}/used"}, "is there and not by beam.predict"),

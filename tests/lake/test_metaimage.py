@@ -14,8 +14,6 @@ from makers import volumes
 from makers.lakes import pixels, records
 from makers.volumes import OBLIQUE, masks_of
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from lake import Reject
 from lake.labels import tables
@@ -99,30 +97,7 @@ def dicom_slices(tmp_path):
     """Ten CT slices of 16 px, oblique, 3 mm apart, their files in no order; and their HU [10, H,
     W]."""
     hu = np.random.default_rng(1).integers(-1024, 2000, (10, 16, 16), np.int16)
-    matrix, paths = np.reshape(OBLIQUE, (3, 3)), []
-    for k, name in enumerate(np.random.default_rng(2).permutation(10)):
-        dataset = pydicom.Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{k}"
-        dataset.SeriesInstanceUID, dataset.StudyInstanceUID = "1.9", "1.8"
-        dataset.PatientID, dataset.PatientSex, dataset.PatientAge = "P1", "F", "061Y"
-        dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
-        # Rounded, as scanners do.
-        position = np.array([5.0, -7.0, 11.0]) + matrix[:, 2] * 3.0 * k
-        dataset.ImagePositionPatient = [f"{value:.3f}" for value in position]
-        dataset.ImageOrientationPatient = [f"{value:.6f}" for value in matrix.T[:2].ravel()]
-        dataset.PixelSpacing, dataset.SliceThickness = [0.9, 0.7], 5.0
-        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 16, 16, 1
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-        dataset.PixelRepresentation, dataset.RescaleSlope = 0, 1
-        dataset.RescaleIntercept = -1024
-        dataset.PixelData = (hu[k] + 1024).astype("<u2").tobytes()
-        paths.append(tmp_path / f"{name}.dcm")
-        dataset.save_as(paths[-1], enforce_file_format=True)
-    return sorted(paths), hu
+    return volumes.write_dicom_slices(hu, tmp_path), hu
 
 
 def changed(path, **values):

@@ -18,7 +18,8 @@ def test_what_is_written_is_read(tmp_path):
     rows = {"a": "-1", "b": "0 1 14 1", "c,d": "0 16", 'e"f': "3 2"}
     path = tmp_path / "submission.csv"
     path.write_text(
-        "ImageId,EncodedPixels\n" + "".join(submission.csv_line(row) for row in rows.items())
+        "ImageId,EncodedPixels\n"
+        + b"".join(submission.csv_line(row) for row in rows.items()).decode()
     )
     assert submission.read(path, num_pixels=16) == rows
     assert "a,-1\n" in path.read_text()

@@ -1,9 +1,13 @@
 """CT volumes written by SimpleITK, and masks of series."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from lake.labels import rle
 
@@ -30,6 +34,35 @@ OBLIQUE = tuple(
         @ np.array([[math.cos(b), -math.sin(b), 0], [math.sin(b), math.cos(b), 0], [0, 0, 1]])
     ).ravel()
 )
+
+
+def write_dicom_slices(hu, folder) -> list[Path]:
+    """Write a series of oblique CT slices [S, H, W], 3 mm apart, one file each, in no order; return
+    the paths, sorted."""
+    matrix, paths = np.reshape(OBLIQUE, (3, 3)), []
+    for k, name in enumerate(np.random.default_rng(2).permutation(len(hu))):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{k}"
+        dataset.SeriesInstanceUID, dataset.StudyInstanceUID = "1.9", "1.8"
+        dataset.PatientID, dataset.PatientSex, dataset.PatientAge = "P1", "F", "061Y"
+        dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        # Rounded, as scanners do.
+        position = np.array([5.0, -7.0, 11.0]) + matrix[:, 2] * 3.0 * k
+        dataset.ImagePositionPatient = [f"{value:.3f}" for value in position]
+        dataset.ImageOrientationPatient = [f"{value:.6f}" for value in matrix.T[:2].ravel()]
+        dataset.PixelSpacing, dataset.SliceThickness = [0.9, 0.7], 5.0
+        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = *hu[k].shape, 1
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+        dataset.PixelRepresentation, dataset.RescaleSlope = 0, 1
+        dataset.RescaleIntercept = -1024
+        dataset.PixelData = (hu[k] + 1024).astype("<u2").tobytes()
+        paths.append(folder / f"{name}.dcm")
+        dataset.save_as(paths[-1], enforce_file_format=True)
+    return sorted(paths)
 
 
 def masks_of(selection, height, width) -> dict[int, np.ndarray]:

@@ -37,10 +37,7 @@ def stack(rows: list["Counts"], thresholds: np.ndarray) -> "Counts":
     columns = list(zip(*rows, strict=True))[1:] if rows else [[]] * (len(Counts._fields) - 1)
     length = len(thresholds)
     shapes = ((-1, length), (-1, length), -1, -1, (-1, length + 1), -1)
-    arrays = (
-        np.array(column).reshape(shape) for column, shape in zip(columns, shapes, strict=True)
-    )
-    return Counts(thresholds, *arrays)
+    return Counts(thresholds, *map(np.reshape, columns, shapes))
 
 
 class Counts(NamedTuple):

@@ -115,9 +115,7 @@ def choose(counts: Counts, lesion: np.ndarray | None) -> Decision:
     """Return the triplet with the highest mean dice, and with the images' own p of a lesion [N] a
     threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
     if not len(counts.truth):
-        raise InputError(
-            "the validation split has no image with a mask to choose the thresholds on"
-        )
+        raise InputError("the validation split has no image with a mask to choose thresholds on")
     dice_emptied = counts.dice_emptied()  # [N]
     # A mask is either emptied or kept, so the mean dice is that of all masks emptied, which is the
     # same for all triplets, plus the mean of what each kept mask gains over its empty one.
@@ -140,9 +138,7 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     is_labelled = labels >= 0
     lesion, is_positive = lesion[is_labelled], labels[is_labelled] > 0
     if is_positive.all() or not is_positive.any():
-        raise InputError(
-            "the validation split has images of one class alone; a threshold needs both"
-        )
+        raise InputError("the validation split has images of one class alone; thresholds need both")
     thresholds = np.unique(lesion)  # [T], ascending
     hits = [
         np.searchsorted(np.sort(lesion[kind]), thresholds) for kind in (is_positive, ~is_positive)

@@ -86,12 +86,10 @@ class Ensemble:
         heads = [getattr(member.run.model, "empty_head", False) for member in self.segmenters]
         self.has_heads = bool(heads) and all(heads) and not self.is_cascade
         tta_views = views.parse_tta(self.tta)
-        self._segment = [
-            views.forward(m, view, self.has_heads) for m in self.segmenters for view in tta_views
-        ]
-        self._classify = [
-            views.forward(m, view, False) for m in self.classifiers for view in tta_views
-        ]
+        self._segment, self._classify = (
+            [views.forward(member, view, has_head) for member in members for view in tta_views]
+            for members, has_head in ((self.segmenters, self.has_heads), (self.classifiers, False))
+        )
         self._predict = tf.function(self.outputs, autograph=False)
 
     @property
@@ -120,38 +118,33 @@ class Ensemble:
     def weights_sha256(self) -> dict[str, list[str]]:
         """Return the checksums of the weights, which identify them whatever their folders are
         called."""
+        members = {"segmenters": self.segmenters, "classifiers": self.classifiers}
         return {
-            kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in members]
-            for kind, members in (
-                ("segmenters", self.segmenters),
-                ("classifiers", self.classifiers),
-            )
+            kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in of_kind]
+            for kind, of_kind in members.items()
         }
 
     @property
     def classifier_settings(self) -> run.Data | None:
-        """The settings of a cascade's classifiers where their side or fit is another than the
-        segmenters', else None."""
-        data, first = self.settings, (self.classifiers or self.members)[0].run.data
-        return None if (first.side, first.fit) == (data.side, data.fit) else first
+        """These settings with the side and fit of a cascade's classifiers, where those differ from
+        the segmenters'; else None."""
+        first = (self.classifiers or self.members)[0].run.data
+        settings = self.settings.model_copy(update={"side": first.side, "fit": first.fit})
+        return None if settings == self.settings else settings
 
     def batches(self, split: Split, extra_fields: tuple[str, ...] = ()) -> tf.data.Dataset:
         """Return data.batches.evaluation_batches, with the classifiers' own images where they have
         an input of their own."""
-        batches, settings = evaluation_batches(split, self.settings, extra_fields), self.settings
-        if (first := self.classifier_settings) is None:
+        batches = evaluation_batches(split, self.settings, extra_fields)
+        if self.classifier_settings is None:
             return batches
-        settings = settings.model_copy(update={"side": first.side, "fit": first.fit})
-        others = evaluation_batches(split, settings)
-        return tf.data.Dataset.zip(batches, others).map(
-            lambda batch, other: batch | {CLASSIFIER_IMAGE: other["image"]}
-        )
+        pairs = tf.data.Dataset.zip(batches, evaluation_batches(split, self.classifier_settings))
+        return pairs.map(lambda batch, other: batch | {CLASSIFIER_IMAGE: other["image"]})
 
     def __call__(self, batch: dict) -> BatchPrediction:
         names = ("image", "window", CLASSIFIER_IMAGE)
-        return BatchPrediction(
-            **self._predict({name: batch[name] for name in names if name in batch})
-        )
+        inputs = {name: batch[name] for name in names if name in batch}
+        return BatchPrediction(**self._predict(inputs))
 
     def outputs(self, batch: dict) -> dict:
         """Return the fields of a BatchPrediction, in the graph of the caller."""
@@ -197,10 +190,9 @@ def _check_alike(members: Sequence[Member]) -> None:
     """Raise InputError where members differ in side, fit or classes."""
     for member in members[1:]:
         for name in ("data.side", "data.fit", "model.classes"):
-            section, _, field = name.partition(".")
-            expected, actual = (
-                getattr(getattr(m.run, section), field, None) for m in (members[0], member)
-            )
+            section, field = name.split(".")
+            pair = members[0], member
+            expected, actual = (getattr(getattr(m.run, section), field, None) for m in pair)
             if expected != actual:
                 raise InputError(
                     f"{name}={expected} of {members[0].workdir}, {actual} of {member.workdir}; the "

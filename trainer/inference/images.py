@@ -67,13 +67,11 @@ def batches(
 def item_for(ensemble: Ensemble, record, dtype: str, fields: tuple[str, ...]) -> dict:
     """Return what trainer.data.record.decode_record makes of a record without its mask, and the
     image of the classifiers, where they have an input of their own."""
-    settings, for_classifier = ensemble.settings, ensemble.classifier_settings
-    item = decode_record(record, dtype, settings.side, settings.fit, fields, with_mask=False)
-    if for_classifier is not None:
-        other = decode_record(
-            record, dtype, for_classifier.side, for_classifier.fit, with_mask=False
-        )
-        item[CLASSIFIER_IMAGE] = other["image"]
+    data, other = ensemble.settings, ensemble.classifier_settings
+    item = decode_record(record, dtype, data.side, data.fit, fields, with_mask=False)
+    if other is not None:
+        item_of_classifier = decode_record(record, dtype, other.side, other.fit, with_mask=False)
+        item[CLASSIFIER_IMAGE] = item_of_classifier["image"]
     return item
 
 

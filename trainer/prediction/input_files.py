@@ -128,11 +128,9 @@ def _read_headers(
 def _read_file(path: str, settings: ReaderSettings) -> tuple[str, list[Header]]:
     try:
         path.encode()
-        location = storage.path_of(path)
-        with location.open("rb") as file:
-            return reader.read_file(file, path, storage.size_of(location), settings)
     except UnicodeEncodeError:
         message = f"{path!a}: the name is not UTF-8; rename the file"
         raise Reject("unreadable-file", message) from None
-    except OSError as error:
-        raise reader.unreadable(path, error) from None
+    location = storage.path_of(path)
+    with reader.unreadable_is_reject(path), location.open("rb") as file:
+        return reader.read_file(file, path, storage.size_of(location), settings)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from lake import Reject, picture, storage
+from lake import picture, storage
 from lake.labels import rle
 from lake.predictions import folder
 from lake.predictions.folder import SEGS, PredictionRow
@@ -29,7 +29,7 @@ class OutputOptions(NamedTuple):
     overlays: bool = False
     probabilities: bool = False
     candidates: bool = False
-    finding: str | None = None  # a name in lake.predictions.seg.FINDINGS: write DICOM SEGs of it
+    seg: str | None = None  # a name in lake.predictions.seg.FINDINGS: write DICOM SEGs of it
     mint_uids: bool = False
 
 
@@ -46,14 +46,13 @@ class FinishedImage(NamedTuple):
     """What the tables need from one image."""
 
     row: PredictionRow
-    rejects: list[dict]  # rows of rejects.csv
     mask: np.ndarray | None  # bool [H, W]; only for candidates, and where there is a lesion
     probabilities: np.ndarray | None  # [H, W], likewise
 
 
 class ImageFinisher(NamedTuple):
-    """Turns an ImagePrediction into a FinishedImage and writes the files of the image; threads call
-    it at the same time."""
+    """Turns an ImagePrediction into a FinishedImage, and writes the files of the image or appends
+    to `inputs.rejects` why there are none; threads call it at the same time."""
 
     settings: run.Data  # of the networks' input
     decision: Decision
@@ -80,10 +79,11 @@ class ImageFinisher(NamedTuple):
             area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
             caption = f"p = {row.probability:.2f}{area}"
             self._write_png(OVERLAYS, image_id, draw(item, mask, caption))
-        rejects = self._write_segs(image_id, mask) if self.options.finding else []
+        if self.options.seg:
+            self._write_segs(image_id, mask)
         has_candidates = self.options.candidates and row.lesion_px
         maps = (mask, probabilities) if has_candidates else (None, None)
-        return FinishedImage(row, rejects, *maps)
+        return FinishedImage(row, *maps)
 
     def _mask(self, prediction: ImagePrediction) -> tuple[np.ndarray, np.ndarray | None]:
         """Return (mask bool [H, W], probabilities [H, W]) at the size of the source; None instead
@@ -100,18 +100,13 @@ class ImageFinisher(NamedTuple):
         path = self.output / name / folder.file_name(image_id, ".png")
         storage.write(path, picture.to_png(pixels))
 
-    def _write_segs(self, image_id: str, mask: np.ndarray) -> list[dict]:
-        """Write the files of folder.seg_files; return the reject that kept them from being made."""
-        path, options = self.inputs.headers[image_id].path, self.options
-        try:
-            contents = folder.seg_files(
-                InputFiles(), path, image_id, mask, options.finding, options.mint_uids
-            )
-        except Reject as reject:
-            return [folder.reject_row(path, image_id, reject, SEGS)]
+    def _write_segs(self, image_id: str, mask: np.ndarray) -> None:
+        header, rejects, options = self.inputs.headers[image_id], self.inputs.rejects, self.options
+        contents = folder.seg_files(
+            InputFiles(), header, mask, options.seg, options.mint_uids, rejects
+        )
         for name, content in contents.items():
             storage.write(self.output / SEGS / name, content)
-        return []
 
 
 def draw(item: dict, mask: np.ndarray, caption: str) -> np.ndarray:
@@ -119,7 +114,5 @@ def draw(item: dict, mask: np.ndarray, caption: str) -> np.ndarray:
     with Image.open(io.BytesIO(item[STORED_IMAGE])) as image:
         levels = np.asarray(image).astype(np.float32)
     low, high = item["window"]
-    truth = None
-    if item["has_mask"]:
-        truth = rle.decode(item["original_rle"].decode(), *mask.shape)
+    truth = rle.decode(item["original_rle"].decode(), *mask.shape) if item["has_mask"] else None
     return overlay.side_by_side(np.clip((levels - low) / (high - low), 0, 1), truth, mask, caption)

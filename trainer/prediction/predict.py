@@ -16,23 +16,15 @@ import numpy as np
 
 from lake import InputError, storage
 from lake.predictions import candidates, folder, seg, submission
-from lake.predictions.folder import REJECTS_CSV, SEGS, PredictionRow
+from lake.predictions.folder import REJECTS_CSV, SEGS
 from lake.scan import Header
 from trainer.data import damage
 from trainer.inference import images
 from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
-from trainer.prediction import input_files
-from trainer.prediction.one_image import (
-    FIELDS,
-    OVERLAYS,
-    PROBABILITIES,
-    FinishedImage,
-    ImageFinisher,
-    ImagePrediction,
-    OutputOptions,
-)
+from trainer.prediction import input_files, one_image
+from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputOptions
 from trainer.prediction.output_folder import create
 
 CANDIDATES_CSV = "candidates.csv"
@@ -49,34 +41,23 @@ def predict(
     """Write the tables and what `options` ask for into the new folder `output`; return the line to
     print."""
     check(ensemble, inputs, options)
-    folders = {
-        OVERLAYS: options.overlays,
-        PROBABILITIES: options.probabilities,
-        SEGS: options.finding,
-    }
-    storage.make_new_folder(output, [name for name, is_wanted in folders.items() if is_wanted])
-    finish = ImageFinisher(ensemble.settings, decision, inputs, output, options)
+    names = one_image.OVERLAYS, one_image.PROBABILITIES, SEGS  # folders, by the option's name
+    storage.make_new_folder(output, [name for name in names if getattr(options, name)])
+    finish = one_image.ImageFinisher(ensemble.settings, decision, inputs, output, options)
     predictions = predict_images(ensemble, inputs, options.overlays)
     num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
     finished_images = in_threads(finish, predictions, num_waiting)
     if options.candidates:
         finished_images = write_candidates(finished_images, inputs.headers, output)
-
-    def rows() -> Iterator[PredictionRow]:
-        for finished in finished_images:
-            inputs.rejects.extend(finished.rejects)
-            yield finished.row
-
-    counts = folder.write_tables(lambda name: create(output / name), rows(), inputs.rejects)
+    rows = (finished.row for finished in finished_images)
+    counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
     return summary(counts, output)
 
 
 def output_options(flags) -> OutputOptions:
     """Return the options of the command line; raise InputError for what does not go together."""
     seg.check_options(flags.seg, flags.mint_uids)
-    return OutputOptions(
-        flags.overlays, flags.probabilities, flags.candidates, flags.seg, flags.mint_uids
-    )
+    return OutputOptions(*(getattr(flags, name) for name in OutputOptions._fields))
 
 
 def run(
@@ -109,7 +90,7 @@ def check(ensemble: Ensemble, inputs: ImagesToPredict, options: OutputOptions) -
             "nor a lake say; give the CT volumes themselves to --input, with networks that learnt "
             "from CT"
         )
-    if options.finding and not inputs.headers:
+    if options.seg and not inputs.headers:
         raise InputError("--seg refers to source files; give them to --input instead of --lake")
 
 
@@ -117,12 +98,10 @@ def predict_images(
     ensemble: Ensemble, inputs: ImagesToPredict, with_image: bool
 ) -> Iterator[ImagePrediction]:
     """Yield what the networks predict for each image, without padding and rejects."""
-    for batch in images.batches(inputs, ensemble, FIELDS, with_image):
+    for batch in images.batches(inputs, ensemble, one_image.FIELDS, with_image):
         outputs = ensemble(batch)
         fields = {name: values.numpy() for name, values in batch.items() if name != "image"}
-        probabilities, lesion, scores = (
-            None if tensor is None else tensor.numpy() for tensor in outputs
-        )
+        probabilities, lesion, scores = (t if t is None else t.numpy() for t in outputs)
         for number in np.flatnonzero(fields["weight"]):
             item = {name: values[number] for name, values in fields.items()}
             p = None if lesion is None else lesion[number]
@@ -152,7 +131,7 @@ def write_candidates(
     """Pass the images on; write the candidates of each series, whose slices come one after the
     other, behind its last one."""
     with create(output / CANDIDATES_CSV) as file:
-        file.write(submission.csv_line(candidates.HEADER).encode())
+        file.write(submission.csv_line(candidates.HEADER))
         for uid, slices in itertools.groupby(
             finished_images, lambda finished: headers[finished.row.image_id].series
         ):
@@ -167,7 +146,7 @@ def write_candidates(
             for candidate in series.candidates():
                 numbers = (*candidate.center_mm, candidate.diameter_mm, candidate.probability)
                 cells = (uid, *(f"{number:.6g}" for number in numbers))
-                file.write(submission.csv_line(cells).encode())
+                file.write(submission.csv_line(cells))
 
 
 def summary(counts: dict, output: Path) -> str:

@@ -2,7 +2,7 @@
 mean of their probability maps."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,33 +41,35 @@ def vote(paths: Sequence[Path], output: Path, votes: int | None) -> str:
     votes = len(paths) // 2 + 1 if votes is None else votes
     if not 1 <= votes <= len(paths):
         raise InputError(f"--votes={votes}: expected 1 to {len(paths)}, as there are submissions")
-    first, *others = [submission.read(path) for path in paths]
-    for path, other in zip(paths[1:], others, strict=True):
-        submission.check_ids(path, other, first, str(paths[0]))
-    with create(output) as file:
-        file.write(submission.csv_line(submission.HEADER).encode())
-        for image_id, text in first.items():
-            texts = [text, *(other[image_id] for other in others)]
-            row = image_id, submission.majority(texts, votes)
-            file.write(submission.csv_line(row).encode())
-    return f"{len(first):,} images, pixels that at least {votes} of {len(paths)} hold: {output}"
+    texts = [submission.read(path) for path in paths]
+    _write(paths, texts, output, lambda masks: submission.majority(masks, votes))
+    return f"{len(texts[0]):,} images, pixels that at least {votes} of {len(paths)} hold: {output}"
 
 
 def average(folders: Sequence[Path], output: Path, decision: Decision) -> str:
     """Write what `decision` makes of the mean of the maps that predict --probabilities wrote
     into each folder. A map has 256 levels, so p is known to 0.002."""
     maps = [_list_maps(path) for path in folders]
-    for path, other in zip(folders[1:], maps[1:], strict=True):
-        submission.check_ids(path, other, maps[0], str(folders[0]))
+
+    def mask(paths: list[Path]) -> str:
+        return rle.encode(mask_of(_mean(paths), decision).numpy())
+
+    _write(folders, maps, output, mask)
+    images = f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image"
+    return f"{images}, {decision}: {output}"
+
+
+def _write(paths: Sequence[Path], predictions: list[dict], output: Path, unite: Callable) -> None:
+    """Write the run lengths that `unite` makes of each image's predictions, of
+    [{image id: its prediction}] at these paths; raise InputError where their ids differ."""
+    first, *others = predictions
+    for path, other in zip(paths[1:], others, strict=True):
+        submission.check_ids(path, other, first, str(paths[0]))
     with create(output) as file:
-        file.write(submission.csv_line(submission.HEADER).encode())
-        for image_id in sorted(maps[0]):
-            mean = _mean([paths[image_id] for paths in maps])
-            mask = mask_of(mean, decision).numpy()
-            file.write(submission.csv_line((image_id, rle.encode(mask))).encode())
-    return (
-        f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image, {decision}: {output}"
-    )
+        file.write(submission.csv_line(submission.HEADER))
+        for image_id in first:
+            text = unite([prediction[image_id] for prediction in predictions])
+            file.write(submission.csv_line((image_id, text)))
 
 
 def _parse_triplet(text: str) -> Triplet:
@@ -82,8 +84,8 @@ def _parse_triplet(text: str) -> Triplet:
 
 
 def _list_maps(folder: Path) -> dict[str, Path]:
-    """Return {image id: PNG}; raise InputError where there is none."""
-    maps = {image_id_of(path.stem): path for path in folder.glob("*.png")}
+    """Return {image id: PNG}, sorted; raise InputError where there is none."""
+    maps = dict(sorted((image_id_of(path.stem), path) for path in folder.glob("*.png")))
     if not maps:
         raise InputError(f"{folder}: no .png; expected a folder that predict --probabilities wrote")
     return maps

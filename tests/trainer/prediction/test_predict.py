@@ -232,7 +232,7 @@ def test_segs_hold_the_masks_of_the_submission(tmp_path):
     save_png(tmp_path / "in" / "c.png", pixels)
     for mint_uids, failed in ((False, ["b", "c"]), (True, ["c"])):
         output = tmp_path / f"out{mint_uids}"
-        message = predict_files(tmp_path / "in", output, finding="nodule", mint_uids=mint_uids)
+        message = predict_files(tmp_path / "in", output, seg="nodule", mint_uids=mint_uids)
         assert f"0 rejected, {len(failed)} without a SEG" in message
         rejects = table(output / REJECTS_CSV)
         assert [row["image_id"] for row in rejects] == failed
