@@ -160,6 +160,16 @@ def test_what_the_converter_takes_is_predicted_as_predict_does(
     assert {"too-many-bits", "no-pixels", "not-dicom", "undecodable"} <= reasons
 
 
+def chest(rng: np.random.Generator, num_slices: int) -> np.ndarray:
+    """Return HU [S, H, W] of noise with two lungs, each slice another."""
+    hu = rng.integers(-100, 400, (num_slices, 100, 120)).astype(np.int16)
+    for column in (15, 70):
+        hu[:, 25:75, column : column + 35] = rng.integers(-1000, -500, (num_slices, 50, 35))
+    for number in range(num_slices):
+        hu[number, 30 : 35 + 5 * number, 20:45] = 0
+    return hu
+
+
 @pytest.mark.slow  # an export
 def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
     options = json.loads((lake / "manifest.json").read_text())["options"]
@@ -170,12 +180,11 @@ def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
     (tmp_path / "in" / "again").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number, name in enumerate(("one.mhd", "two.mha", "again/one.mhd")):
-        voxels = rng.integers(-1000, 400, (5 + number, 40, 50)).astype(np.int16)
+        voxels = chest(rng, 5 + number)
         write_volume(volume(voxels), tmp_path / "in", name)
     write_volume(volume(voxels), tmp_path / "in", "three.mhd", compress=True)
     (tmp_path / "in" / "notes.mha").write_text("no volume")
-    hu = rng.integers(-1000, 400, (6, 40, 50)).astype(np.int16)
-    write_dicom_slices(hu, tmp_path / "in")  # 0.dcm to 5.dcm, not in the order of their volume
+    write_dicom_slices(chest(rng, 6), tmp_path / "in")  # their names in no order
     inputs = ("--input", tmp_path / "in", "--output", tmp_path / "expected")
     run_task("predict", "--workdir", workdir, *inputs)
     command = tmp_path / "exported", tmp_path / "in" / "**", tmp_path / "actual"
