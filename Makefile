@@ -12,7 +12,7 @@ TFIO_INSTALLED := $(TFIO)/.installed
 TRAIN := $(if $(TENSORFLOW),train-cpu,$(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-fast bench lint audit clean
+.PHONY: setup demo test test-fast test-tfio bench lint audit clean
 
 setup: $(INSTALLED)
 
@@ -63,11 +63,15 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 # Two files at a time: most of a test runs on one thread.
-test: $(INSTALLED) $(TFIO_INSTALLED) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not tfio'
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not tfio'
+
+# Exports that decode with tensorflow-io, in an environment of its own with an older TensorFlow.
+test-tfio: $(INSTALLED) $(TFIO_INSTALLED)
+	$(BIN)/python -m pytest -m tfio
 
 # Known vulnerabilities of what is installed and of the pinned environments. Asks pypi.org, and fails where that says nothing.
 audit: $(INSTALLED)

@@ -188,14 +188,78 @@ def test_conversion_and_help_need_no_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+# --- size and words ---
+
+LONGEST_FUNCTION, LONGEST_FILE = 60, 320  # lines, of the packages
+# Participles and pronouns that say nothing of the thing they name; say what it is: headers, message.
+VAGUE = {"found", "said", "told", "asked", "made", "own", "known", "given", "at"}
+CODE = (*FORBIDDEN, "tests", "benchmarks", "docs")
+
+
+@functools.cache
+def nodes(top: str) -> list[tuple[str, ast.AST]]:
+    """Return (file, node) of every node of the syntax trees below a folder."""
+    paths = sorted((ROOT / top).rglob("*.py"))
+    return [
+        (str(path.relative_to(ROOT)), node)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_files_and_functions_are_short(package):
+    files = [path for path in (ROOT / package).rglob("*.py")]
+    assert not [path for path in files if path.read_text().count("\n") > LONGEST_FILE]
+    functions = [pair for pair in nodes(package) if isinstance(pair[1], ast.FunctionDef)]
+    assert not [
+        f"{file}:{node.lineno} {node.name}"
+        for file, node in functions
+        if node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+
+
+def bound_name(node: ast.AST) -> str:
+    """Return the name of a local, parameter or field that a node binds, or ""."""
+    if isinstance(node, ast.arg):
+        return node.arg
+    is_bound = isinstance(getattr(node, "ctx", None), ast.Store)
+    if isinstance(node, ast.Name) and is_bound:
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) and is_bound else ""
+
+
+@pytest.mark.parametrize("top", CODE)
+def test_names_say_what_the_thing_is(top):
+    wrong = []
+    for file, node in nodes(top):
+        is_function = isinstance(node, ast.FunctionDef)
+        if is_function and (node.name == "of" or node.name.lstrip("_").startswith("of_")):
+            wrong.append(f"{file}:{node.lineno} function {node.name}")
+        if bound_name(node) in VAGUE:
+            wrong.append(f"{file}:{node.lineno} {bound_name(node)}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("top", CODE)
+def test_docstrings_are_sentences(top):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = [
+        (file, ast.get_docstring(node) or "")
+        for file, node in nodes(top)
+        if isinstance(node, documented)
+    ]
+    assert not [(file, text) for file, text in docstrings if text.startswith("Of ")]
+
+
 def secrets_in(paths: list[Path]) -> list[str]:
     from detect_secrets import SecretsCollection, settings
 
-    found = SecretsCollection()
+    secrets = SecretsCollection()
     with settings.default_settings():
         for path in paths:
-            found.scan_file(str(path))
-    return [f"{path}:{secret.line_number}: {secret.type}" for path, secret in found]
+            secrets.scan_file(str(path))
+    return [f"{path}:{secret.line_number}: {secret.type}" for path, secret in secrets]
 
 
 @pytest.mark.slow

@@ -21,12 +21,12 @@ STORAGE = Storage(16, None)  # every level is there
 
 
 def main(folder: Path, output: Path) -> None:
-    made, found = graph(STORAGE), {}
+    read, arrays = graph(STORAGE), {}
     for path in folder.iterdir():
-        stored = made(tf.constant(path.read_bytes()))
+        stored = read(tf.constant(path.read_bytes()))
         fields = zip(stored._fields, stored, strict=True)
-        found |= {f"{path.name} {name}": value.numpy() for name, value in fields}
-    np.savez(output, **found)
+        arrays |= {f"{path.name} {name}": value.numpy() for name, value in fields}
+    np.savez(output, **arrays)
 
 
 def graph(storage: Storage):

@@ -1,4 +1,4 @@
-"""export --decoder tfio, in the environment of requirements/tfio.txt (make .venv-tfio/.installed):
+"""export --decoder tfio, in the environment of requirements/tfio.txt (make test-tfio):
 its pixels are the converter's, its masks predict's."""
 
 import io
@@ -32,7 +32,7 @@ from pydicom.uid import (
 from lake.labels import rle
 from trainer.serving.decode.dicom import StoredImage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.tfio]
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-tfio" / "bin" / "python"
 COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLossless, JPEGLosslessSV1)
@@ -56,7 +56,7 @@ print(json.dumps(answers))
 
 def there(*arguments) -> str:
     """What Python of the other environment prints, run in the checkout."""
-    assert PYTHON.exists(), "no second environment: make .venv-tfio/.installed"
+    assert PYTHON.exists(), "no second environment: make test-tfio"
     process = subprocess.run([PYTHON, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return process.stdout
