@@ -103,7 +103,7 @@ def test_index_and_manifest_say_what_the_shards_hold(lake):
     assert {shard["name"] for shard in manifest["shards"]} == {
         path.name for path in lake.glob("*.tfrecord-*")
     }
-    # One decoded image a shard gives mean and deviation; all of them must be near.
+    # The manifest takes both from one image per shard; those of all images must be near.
     everything = np.stack([lakes.pixels(record["image"]) for record in lake_records])
     assert manifest["statistics"]["mean"] == pytest.approx(everything.mean(), rel=0.1)
 
