@@ -15,7 +15,7 @@ from pydicom.uid import (
 from lake import Reject
 from lake.scan import Scan, Storage
 from lake.sources.dicom import read_scan
-from trainer.serving.decode.dicom import StoredImage
+from trainer.serving.decode.stored_image import StoredImage
 
 
 def converted(data: bytes, storage: Storage) -> Scan | Reject:

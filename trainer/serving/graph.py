@@ -31,7 +31,7 @@ from trainer.serving import rle
 from trainer.serving.decode import dicom as decode_dicom
 from trainer.serving.decode import images as decode_images
 from trainer.serving.decode import tfio
-from trainer.serving.decode.dicom import StoredImage
+from trainer.serving.decode.stored_image import StoredImage
 
 DEFAULT = SIGNATURES["dicom"]
 DAMAGED = "undecodable: damaged or cut off"
@@ -70,7 +70,7 @@ class Server(NamedTuple):
         """Return the networks' inputs of serialised records [N] string, as predict makes them."""
 
         def inputs(serialized):
-            item = item_for(self.ensemble, serialized, self._dtype().name, Sizes._fields)
+            item = item_for(self.ensemble, serialized, self.dtype().name, Sizes._fields)
             sizes = Sizes(*(tf.cast(item[name], tf.int32) for name in Sizes._fields))
             tensors = {name: item[name] for name in ("window", *self._settings())}
             return tensors | {"sizes": sizes, "error": tf.constant("")}
@@ -103,7 +103,7 @@ class Server(NamedTuple):
     def _black(self, error) -> dict:
         """Return the inputs that stand for an image which cannot be read: black, with the error."""
         images = {
-            name: tf.zeros([data.side, data.side, 1], self._dtype())
+            name: tf.zeros([data.side, data.side, 1], self.dtype())
             for name, data in self._settings().items()
         }
         return images | {
@@ -112,7 +112,8 @@ class Server(NamedTuple):
             "error": tf.convert_to_tensor(error),
         }
 
-    def _dtype(self) -> tf.DType:
+    def dtype(self) -> tf.DType:
+        """Return the type of the stored pixels."""
         return tf.uint8 if self.storage.bits == 8 else tf.uint16
 
     def _fit(self, image: StoredImage, data: run.Data):
@@ -120,13 +121,7 @@ class Server(NamedTuple):
         size = (image.height, image.width)
         box = record.box_within(*size, data.side, data.fit)
         return record.fit_image(
-            image.jpeg != "",
-            image.jpeg,
-            lambda: image.pixels,
-            size,
-            self._dtype(),
-            data.side,
-            box,
+            image.jpeg != "", image.jpeg, lambda: image.pixels, size, self.dtype(), data.side, box
         )
 
     def predict(self, inputs: dict) -> dict:
@@ -207,8 +202,10 @@ def signatures(
         call = tf.function(lambda *tensors: predict(inputs_of(*tensors)), specs, autograph=False)
         return call.get_concrete_function()
 
-    dtype = tf.uint8 if settings.storage.bits == 8 else tf.uint16
-    shapes = {"pixels": tf.TensorSpec([None] * 3, dtype), "window": tf.TensorSpec([None, 2])}
+    shapes = {
+        "pixels": tf.TensorSpec([None] * 3, server.dtype()),
+        "window": tf.TensorSpec([None, 2]),
+    }
     functions = {
         PIXELS: signature(server.inputs_of_pixels, **shapes),
         RECORDS: signature(server.inputs_of_records, records=tf.TensorSpec([None], tf.string)),

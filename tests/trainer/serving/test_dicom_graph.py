@@ -31,6 +31,7 @@ from pydicom.uid import (
 from lake import InputError
 from lake.scan import Storage
 from trainer.serving.decode import dicom
+from trainer.serving.decode.stored_image import StoredImage, refuse
 from trainer.serving.graph import DAMAGED, attempt
 
 WIDE, SMALL, DEEP = Storage(8, None), Storage(8, 21, "percentile"), Storage(16, 17, "-50,300")
@@ -55,23 +56,23 @@ def graph(storage: Storage) -> Callable:
     decodes."""
 
     def decoded(data):
-        stored = dicom.stored_image(data, storage)
+        image = dicom.stored_image(data, storage)
         levels = tf.cond(
-            stored.jpeg != "", lambda: tf.io.decode_jpeg(stored.jpeg), lambda: tf.zeros(3, tf.uint8)
+            image.jpeg != "", lambda: tf.io.decode_jpeg(image.jpeg), lambda: tf.zeros(3, tf.uint8)
         )
         with tf.control_dependencies([levels]):
-            return tf.nest.map_structure(tf.identity, stored)
+            return tf.nest.map_structure(tf.identity, image)
 
     def read_file(data):
-        return attempt(lambda: decoded(data), dicom.refuse(tf.constant(DAMAGED), storage))
+        return attempt(lambda: decoded(data), refuse(tf.constant(DAMAGED), storage))
 
     signature = [tf.TensorSpec([], tf.string)]
     return tf.function(read_file, input_signature=signature, autograph=False)
 
 
-def read(data: bytes, storage: Storage) -> dicom.StoredImage:
+def read(data: bytes, storage: Storage) -> StoredImage:
     """Return what the graph makes of a file, as NumPy arrays."""
-    return dicom.StoredImage(*(value.numpy() for value in graph(storage)(tf.constant(data))))
+    return StoredImage(*(value.numpy() for value in graph(storage)(tf.constant(data))))
 
 
 def compared(data: bytes, storage: Storage) -> tuple[str, str]:

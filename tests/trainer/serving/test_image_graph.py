@@ -11,8 +11,8 @@ from lake import Reject
 from lake.scan import Storage
 from lake.sources.images import read_headers, read_scan
 from trainer.serving import graph
-from trainer.serving.decode import dicom
 from trainer.serving.decode import images as decode_images
+from trainer.serving.decode.stored_image import refuse
 
 # What the converter takes and the graph says it cannot.
 GRAPH_ALONE = {"cmyk.jpg", "turned.jpg", "turned_big_endian.jpg", "turned.png"}
@@ -93,7 +93,7 @@ def files() -> dict[str, bytes]:
 )
 def test_files_are_as_the_converter_stores_them_or_refused(storage):
     dtype = tf.uint8 if storage.bits == 8 else tf.uint16
-    refused = dicom.refuse(tf.constant(graph.DAMAGED), storage)
+    otherwise = refuse(tf.constant(graph.DAMAGED), storage)
 
     def read(data):
         def stored():
@@ -106,7 +106,7 @@ def test_files_are_as_the_converter_stores_them_or_refused(storage):
             )
             return image._replace(jpeg=tf.where(tf.size(levels) > 0, image.jpeg, ""))
 
-        return graph.attempt(stored, refused)
+        return graph.attempt(stored, otherwise)
 
     read = tf.function(read, [tf.TensorSpec([], tf.string)], autograph=False)
     for name, data in files().items():

@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 
 from lake.labels import rle
-from trainer.serving.decode.dicom import StoredImage
+from trainer.serving.decode.stored_image import StoredImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.tfio]
 ROOT = Path(__file__).parents[3]

@@ -4,34 +4,24 @@ Decoders accept frames that are cut off or of another kind, each in its own way;
 finds those before.
 """
 
-import numpy as np
 import tensorflow as tf
-from pydicom.uid import (
-    JPEG2000,
-    JPEG2000Lossless,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom import uid
 
 from lake.sources.codestream import J2K_START, RLE_PADDING
 from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS
-from trainer.serving.decode.elements import octets, size_of
+from trainer.serving.decode.elements import number, octets, size_of
 from trainer.serving.decode.header import Header
 
 # The frame headers that go with a JPEG syntax (T.81 table B.1, T.87 C.1.1).
 PROCESSES = {
-    JPEGExtended12Bit: (0xC0, 0xC1),
-    JPEGLossless: (0xC3,),
-    JPEGLosslessSV1: (0xC3,),
-    JPEGLSLossless: (0xF7,),
-    JPEGLSNearLossless: (0xF7,),
+    uid.JPEGExtended12Bit: (0xC0, 0xC1),
+    uid.JPEGLossless: (0xC3,),
+    uid.JPEGLosslessSV1: (0xC3,),
+    uid.JPEGLSLossless: (0xF7,),
+    uid.JPEGLSNearLossless: (0xF7,),
 }
-JPEG_2000 = (JPEG2000Lossless, JPEG2000)
-SYNTAXES = (*PROCESSES, *JPEG_2000, RLELossless)
+JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
+SYNTAXES = (*PROCESSES, *JPEG_2000, uid.RLELossless)
 FRAME_HEADERS = sorted({marker for markers in PROCESSES.values() for marker in markers})
 SCAN, FILL = 0xDA, 0xFF
 # The largest error of near-lossless JPEG-LS that is accepted: with a larger one, a damaged scan of
@@ -48,7 +38,7 @@ def claimed_bits(frame: tf.Tensor, header: Header) -> tf.Tensor:
     """
     bits, is_right = tf.case(
         [
-            (header.syntax == RLELossless, lambda: _run_length_claims(frame, header)),
+            (header.syntax == uid.RLELossless, lambda: _run_length_claims(frame, header)),
             (_is_one(header.syntax, JPEG_2000), lambda: _jpeg_2000_claims(frame, header)),
         ],
         default=lambda: _jpeg_claims(frame, header),
@@ -105,10 +95,10 @@ def _jpeg_2000_claims(frame: tf.Tensor, header: Header) -> tuple:
     """Return (bits, whether they match), judged by the image and tile size segment (T.800
     A.5.1)."""
     part = octets(frame, tf.zeros([], tf.int64), 45)
-    right, bottom, left, top = (_number(part[start : start + 4]) for start in range(8, 24, 4))
+    right, bottom, left, top = (number(part[start : start + 4]) for start in range(8, 24, 4))
     is_right = tf.reduce_all(part[: len(J2K_START)] == list(J2K_START)) & _is_ended(frame)
     is_right &= tf.reduce_all(part[43:45] == 1)  # not subsampled
-    samples, bits = _number(part[40:42]), part[42] % 128 + 1
+    samples, bits = number(part[40:42]), part[42] % 128 + 1
     return bits, is_right & _is_size(header, bottom - top, right - left, samples, bits)
 
 
@@ -125,10 +115,10 @@ def _jpeg_claims(frame: tf.Tensor, header: Header) -> tuple:
     # One component: the whole spectrum, or none, and no point transform. DCMTK accepts others.
     is_spectrum = tf.reduce_all(scan[7:] == [0, 63, 0])
     is_plain = tf.reduce_all(scan[8:] == 0) & (scan[7] <= MAX_NEAR)
-    is_plain &= (header.syntax != JPEGLSLossless) | (scan[7] == 0)
-    is_right &= tf.where(header.syntax == JPEGExtended12Bit, is_spectrum, is_plain)
+    is_plain &= (header.syntax != uid.JPEGLSLossless) | (scan[7] == 0)
+    is_right &= tf.where(header.syntax == uid.JPEGExtended12Bit, is_spectrum, is_plain)
     is_right &= tf.reduce_all(scan[2:5] == [0, 8, 1])
-    bits, height, width, samples = part[4], _number(part[5:7]), _number(part[7:9]), part[9]
+    bits, height, width, samples = part[4], number(part[5:7]), number(part[7:9]), part[9]
     return bits, is_right & _is_size(header, height, width, samples, bits)
 
 
@@ -166,8 +156,3 @@ def _is_ended(frame: tf.Tensor) -> tf.Tensor:
 
 def _is_one(value: tf.Tensor, options) -> tf.Tensor:
     return tf.reduce_any(value == list(options))
-
-
-def _number(octets: tf.Tensor) -> tf.Tensor:
-    """Return the number that big-endian bytes, int64 [N], stand for."""
-    return tf.reduce_sum(octets * 256 ** np.arange(octets.shape[0])[::-1])

@@ -4,7 +4,7 @@ lake/sources/frames.py, and the shape that its JPEG states."""
 import tensorflow as tf
 
 from lake.sources.elements import ITEM, SEQUENCE_END
-from trainer.serving.decode.elements import first_error, words
+from trainer.serving.decode.elements import first_error, format_error, words
 
 MAX_FRAGMENTS = 20_000  # and the offset table
 
@@ -44,20 +44,26 @@ def joined_fragments(data: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tuple
     return tf.strings.reduce_join(fragments.stack()), error
 
 
-def check_jpeg(frame: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Return why the JPEG is not one grey image [height, width], [] string; "" where it is.
+def check_jpeg(frame: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Return why the JPEG is not one grey image of `size`, [] string; "" where it is.
 
     Fails where the frame is not a JPEG, as the decoder does for a damaged one: `attempt` (graph.py)
     turns both into an error.
     """
     shape = tf.image.extract_jpeg_shape(frame)
-    expected = tf.stack([height, width, 1])
+    expected = tf.concat([size, [1]], 0)
     return first_error(
         (
-            tf.reduce_any(tf.cast(shape, expected.dtype) != expected),
-            lambda: tf.strings.format(
+            tf.reduce_any(shape != expected),
+            format_error(
                 "undecodable: the JPEG states (height, width, samples) = {}, the header {}",
-                (shape, expected),
+                *(shape, expected),
             ),
         )
     )
+
+
+def jpeg_levels(jpeg: tf.Tensor) -> tf.Tensor:
+    """Return the levels of a JPEG, [H, W] int32; fails where it is damaged."""
+    pixels = tf.io.decode_jpeg(jpeg, channels=1, dct_method="INTEGER_ACCURATE")
+    return tf.cast(pixels[..., 0], tf.int32)

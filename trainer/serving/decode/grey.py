@@ -56,13 +56,10 @@ def from_values(
     slope = tf.where(is_turned, -slope, slope)
     darkest, brightest = tf.cond(
         bits > 8,
-        lambda: (
-            tf.reduce_min(levels),
-            tf.maximum(tf.reduce_max(levels), tf.reduce_min(levels) + 1),
-        ),
+        lambda: (tf.reduce_min(levels), tf.reduce_max(levels)),
         lambda: (tf.zeros([], tf.int32), highest),
     )
-    whole = (tf.cast(darkest, tf.float64), tf.cast(brightest, tf.float64))
+    whole = tuple(tf.cast(end, tf.float64) for end in (darkest, tf.maximum(brightest, darkest + 1)))
     view = window(numbers._replace(slope=slope, intercept=intercept), whole)
     return GreyTensor(levels, highest, (slope, intercept), view)
 
@@ -106,9 +103,9 @@ def stored_levels(grey: GreyTensor, storage: Storage, size: tf.Tensor) -> tuple[
     return tf.cast(levels, dtype)[..., None], (low, high)
 
 
-def shrunk_size(height: tf.Tensor, width: tf.Tensor, max_side: int | None) -> tf.Tensor:
+def shrunk_size(size: tf.Tensor, max_side: int | None) -> tf.Tensor:
     """Return (height, width), [2] int32, after fitting into `max_side` with the aspect kept."""
-    size = tf.cast(tf.stack([height, width]), tf.float64)
+    size = tf.cast(size, tf.float64)
     longest = tf.reduce_max(size)
     side = max_side if max_side is not None else longest
     fitted = tf.maximum(tf.round(size * side / longest), 1)

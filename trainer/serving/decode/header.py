@@ -5,43 +5,13 @@ import math
 from typing import NamedTuple
 
 import tensorflow as tf
-from pydicom.uid import (
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-)
+from pydicom import uid
 
 from lake.scan import MAX_FILE_BYTES, MAX_PIXELS
-from lake.sources import dicom, elements, frames
-from lake.sources.elements import PIXEL_DATA, TRANSFER_SYNTAX
-from lake.sources.grey import (
-    MODALITY_LUTS,
-    RESCALE_INTERCEPT,
-    RESCALE_SLOPE,
-    VOI_FUNCTION,
-    VOI_LUTS,
-    WINDOW_CENTER,
-    WINDOW_WIDTH,
-)
-from trainer.serving.decode.elements import (
-    MAX_ELEMENTS,
-    Stop,
-    Walk,
-    are_numbers,
-    first_error,
-    first_numbers,
-    format_error,
-    has_vr,
-    is_binary,
-    is_filled,
-    is_long,
-    size_of,
-    text,
-    walk_elements,
-    word,
-)
+from lake.sources import dicom, frames, grey
+from lake.sources.elements import MAX_DEPTH, MAX_TEXT_BYTES, PIXEL_DATA, TRANSFER_SYNTAX
+from trainer.serving.decode import elements
+from trainer.serving.decode.elements import Stop, Walk, first_error, format_error, walk_elements
 from trainer.serving.decode.grey import Numbers, rescale
 
 PLANAR_CONFIGURATION = 0x00280006
@@ -50,17 +20,15 @@ WORDS = (
     *(frames.BITS_ALLOCATED, frames.BITS_STORED, frames.SIGNED),
 )
 DECIMALS = (
-    *(RESCALE_SLOPE, RESCALE_INTERCEPT, WINDOW_CENTER, WINDOW_WIDTH),
+    *(grey.RESCALE_SLOPE, grey.RESCALE_INTERCEPT, grey.WINDOW_CENTER, grey.WINDOW_WIDTH),
     *(dicom.PIXEL_SPACING, dicom.IMAGER_SPACING, dicom.POSITION),
 )
 DEFAULTS = (1.0, 0.0, math.nan, math.nan)  # of the first four of DECIMALS
-GROUPS = (frames.SHARED_GROUPS, frames.FRAME_GROUPS)
-OFFSETS = (frames.EXTENDED_OFFSETS, frames.EXTENDED_LENGTHS)
 TAGS = sorted({*dicom.HEADER_TAGS, *dicom.SCAN_TAGS, PLANAR_CONFIGURATION})
-TEXTS = dicom.HEADER_TAGS - {*WORDS, frames.PALETTE, MODALITY_LUTS}
-TEXTS = sorted({*TEXTS, *DECIMALS, VOI_FUNCTION})
-NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-SYNTAXES = (*NATIVE, JPEGBaseline8Bit)  # TensorFlow's own operations decode these
+TEXTS = dicom.HEADER_TAGS - {*WORDS, frames.PALETTE, grey.MODALITY_LUTS}
+TEXTS = sorted({*TEXTS, *DECIMALS, grey.VOI_FUNCTION})
+NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+SYNTAXES = (*NATIVE, uid.JPEGBaseline8Bit)  # TensorFlow's own operations decode these
 JPEG_BITS = 8
 
 
@@ -77,12 +45,25 @@ class Header(NamedTuple):
     is_sigmoid: tf.Tensor
 
 
-def read_elements(
-    data: tf.Tensor, syntaxes: tuple[str, ...] = SYNTAXES
-) -> tuple[Walk, tf.Tensor, tf.Tensor]:
-    """Return (walk over the elements, transfer syntax, error) of a file; another syntax is an
+def read(
+    data: tf.Tensor, syntaxes: tuple[str, ...], is_presented: bool
+) -> tuple[Walk, Header, tf.Tensor]:
+    """Return (walk over the elements, header, error) of a file.
+
+    The error, [] string, says why the image cannot be read here: among others, for a transfer
+    syntax that is not one of `syntaxes`. With `is_presented` the converter would apply the file's
+    own curve, which the graph cannot.
+    """
+    walk, syntax, error = _read_elements(data, syntaxes)
+    header = _read_header(walk, syntax)
+    error = tf.cond(error == "", lambda: _refusal(walk, header, is_presented), lambda: error)
+    return walk, header, error
+
+
+def _read_elements(data: tf.Tensor, syntaxes: tuple[str, ...]) -> tuple:
+    """Return (Walk over the elements, transfer syntax, error) of a file; another syntax is an
     error."""
-    size = size_of(data)
+    size = elements.size_of(data)
     has_prefix = tf.strings.substr(data, tf.minimum(size, 128), 4) == b"DICM"
     start = tf.where(has_prefix, tf.constant(132, tf.int64), 0)
     group = tf.strings.substr(data, start, 2)
@@ -90,24 +71,25 @@ def read_elements(
     has_meta = group == b"\2\0"
     meta = walk_elements(data, tf.where(has_meta, start, size), (TRANSFER_SYNTAX,), last_group=2)
     start = tf.where(has_meta, meta.position, start)
-    syntax = text(meta, TRANSFER_SYNTAX)
+    syntax = meta.text(TRANSFER_SYNTAX)
     syntax = tf.where(syntax == "", _guess_syntax(data, start), syntax)
+    names = [uid.UID(syntax).name for syntax in syntaxes]
     error = first_error(
         (size > MAX_FILE_BYTES, f"too-large: expected at most {MAX_FILE_BYTES} bytes"),
         (~is_dicom, "not-dicom: no DICM prefix and no first group 0002 or 0008"),
         (
-            (meta.stop != Stop.END) | is_long(meta, TRANSFER_SYNTAX),
+            (meta.stop != Stop.END) | meta.is_long(TRANSFER_SYNTAX),
             "unreadable-header: file meta information that ends or contradicts itself",
         ),
         (
             tf.reduce_all(syntax != syntaxes),
-            f"unsupported-syntax: expected {_syntax_names(syntaxes)}; convert the file, or use "
-            f"predict",
+            f"unsupported-syntax: expected {', '.join(names[:-1])} or {names[-1]}; convert the "
+            f"file, or use predict",
         ),
     )
     start = tf.where(error == "", start, size)
     walk = tf.cond(
-        syntax == ExplicitVRBigEndian,
+        syntax == uid.ExplicitVRBigEndian,
         lambda: walk_elements(data, start, TAGS, is_big=True),
         lambda: walk_elements(data, start, TAGS),
     )
@@ -116,73 +98,64 @@ def read_elements(
         (walk.stop == Stop.CUT, "unreadable-header: the file ends inside an element"),
         (
             walk.stop == Stop.DEEP,
-            f"unreadable-header: sequences nested deeper than {elements.MAX_DEPTH}",
+            f"unreadable-header: sequences nested deeper than {MAX_DEPTH}",
         ),
-        (walk.stop == Stop.NONE, f"too-large: more than {MAX_ELEMENTS} elements; use predict"),
+        (
+            walk.stop == Stop.NONE,
+            f"too-large: more than {elements.MAX_ELEMENTS} elements; use predict",
+        ),
         (
             walk.stop == Stop.FLOATS,
             "too-many-bits: floating-point pixels, expected integers of at most 16 bits",
         ),
-        (
-            walk.stop == Stop.END,
-            lambda: tf.strings.join([no_image, ": no (7FE0,0010) Pixel Data"]),
-        ),
+        (walk.stop == Stop.END, lambda: tf.strings.join([no_image, ": no (7FE0,0010) Pixel Data"])),
     )
     return walk, syntax, tf.where(error == "", walk_error, error)
-
-
-def _syntax_names(syntaxes: tuple[str, ...]) -> str:
-    """Return the names of transfer syntaxes as a list in a sentence."""
-    names = [UID(syntax).name for syntax in syntaxes]
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _guess_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """Guess the uncompressed syntax of a data set from its first group and representation."""
     head = tf.strings.substr(data, start, 6)
     is_explicit = tf.strings.regex_full_match(
-        tf.strings.substr(head, tf.minimum(size_of(head), 4), 2), "[A-Z]{2}"
+        tf.strings.substr(head, tf.minimum(elements.size_of(head), 4), 2), "[A-Z]{2}"
     )
     is_big = tf.strings.substr(head, 0, 1) == b"\0"
-    explicit = tf.where(is_big, ExplicitVRBigEndian, ExplicitVRLittleEndian)
-    return tf.where(is_explicit, explicit, ImplicitVRLittleEndian)
+    explicit = tf.where(is_big, uid.ExplicitVRBigEndian, uid.ExplicitVRLittleEndian)
+    return tf.where(is_explicit, explicit, uid.ImplicitVRLittleEndian)
 
 
-def read_header(walk: Walk, syntax: tf.Tensor) -> Header:
+def _read_header(walk: Walk, syntax: tf.Tensor) -> Header:
     """Return the values of the elements that decoding needs."""
-    decimals = tf.stack([text(walk, tag) for tag in DECIMALS])
-    are_decimals = are_numbers(decimals)
+    decimals = tf.stack([walk.text(tag) for tag in DECIMALS])
+    are_decimals = elements.are_numbers(decimals)
     numbers = tf.where(are_decimals, decimals, "")[: len(DEFAULTS)]
-    slope, intercept, center, width = tf.unstack(first_numbers(numbers, DEFAULTS))
-    function = text(walk, VOI_FUNCTION)
+    slope, intercept, center, width = tf.unstack(elements.first_numbers(numbers, DEFAULTS))
+    function = walk.text(grey.VOI_FUNCTION)
     return Header(
         syntax=syntax,
-        is_jpeg=syntax == JPEGBaseline8Bit,
-        photometric=text(walk, frames.PHOTOMETRIC),
-        words={tag: word(walk, tag) for tag in WORDS},
+        is_jpeg=syntax == uid.JPEGBaseline8Bit,
+        photometric=walk.text(frames.PHOTOMETRIC),
+        words={tag: walk.word(tag) for tag in WORDS},
         are_decimals=tf.reduce_all(are_decimals),
         numbers=Numbers(*rescale(slope, intercept), center, width, function == "LINEAR_EXACT"),
         is_sigmoid=function == "SIGMOID",
     )
 
 
-def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
-    """Return why the image cannot be read here, [] string; "" where it can.
-
-    With `is_presented` the converter would apply the file's own curve, which the graph cannot.
-    """
+def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
+    """Return why an image of a known syntax cannot be read here, [] string; "" where it can."""
     rows, columns, samples, allocated, bits, sign = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
-    frame_count = text(walk, frames.FRAMES)
-    has_groups = tf.reduce_any([is_filled(walk, tag) for tag in GROUPS])
-    has_curve = is_filled(walk, VOI_LUTS) | header.is_sigmoid
+    frame_count = walk.text(frames.FRAMES)
+    has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
+    has_curve = walk.is_filled(grey.VOI_LUTS) | header.is_sigmoid
     return first_error(
         (
-            tf.reduce_any([is_long(walk, tag) for tag in TEXTS]),
-            f"unreadable-header: a text of more than {elements.MAX_TEXT_BYTES} bytes",
+            tf.reduce_any([walk.is_long(tag) for tag in TEXTS]),
+            f"unreadable-header: a text of more than {MAX_TEXT_BYTES} bytes",
         ),
         (
-            ~header.are_decimals | tf.reduce_any([is_binary(walk, tag) for tag in DECIMALS]),
+            ~header.are_decimals | tf.reduce_any([walk.is_binary(tag) for tag in DECIMALS]),
             "undecodable: a rescale, window, spacing or position that is not a decimal number",
         ),
         (
@@ -195,10 +168,7 @@ def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             ~tf.strings.regex_full_match(frame_count, "0*1|") | has_groups,
             "multi-frame: more than one frame, or functional groups; expected one plain frame",
         ),
-        (
-            ~is_grey,
-            "unknown-colour: expected MONOCHROME1 or MONOCHROME2 with one sample per pixel",
-        ),
+        (~is_grey, "unknown-colour: expected MONOCHROME1 or MONOCHROME2 with one sample per pixel"),
         (
             ((allocated != 8) & (allocated != 16)) | (bits > allocated),
             format_error(
@@ -211,7 +181,7 @@ def refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             "undecodable: an element with an unusual representation or padding",
         ),
         (
-            is_filled(walk, MODALITY_LUTS) | (has_curve & is_presented),
+            walk.is_filled(grey.MODALITY_LUTS) | (has_curve & is_presented),
             "undecodable: a lookup table or a sigmoid, expected rescale and a linear window; use "
             "predict",
         ),
@@ -224,7 +194,7 @@ def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
     rows, columns, _, allocated, bits, sign = (header.words[tag] for tag in WORDS)
     is_native = tf.reduce_any(header.syntax == NATIVE)
     is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
-    has_offsets = tf.reduce_any([is_filled(walk, tag) for tag in OFFSETS])
+    has_offsets = walk.is_filled(frames.EXTENDED_OFFSETS) | walk.is_filled(frames.EXTENDED_LENGTHS)
     start, _, is_open, end = tf.unstack(walk.places[PIXEL_DATA])
     size, expected = end - start, rows * columns * allocated // 8  # bytes
     is_enough = (is_open == 0) & (size >= expected)
@@ -240,16 +210,16 @@ def _is_read_alike(walk: Walk) -> tf.Tensor:
     """Return whether pydicom, too, would read the elements that are read here as text or
     ignored."""
     # A big-endian word holds two pixels of 8 bits, swapped.
-    is_paired = walk.is_big & ~has_vr(walk, PIXEL_DATA, "OB")
-    is_paired &= word(walk, frames.BITS_ALLOCATED) == 8
+    is_paired = walk.is_big & ~walk.has_vr(PIXEL_DATA, "OB")
+    is_paired &= walk.word(frames.BITS_ALLOCATED) == 8
     planar_start, _, _, planar_end = tf.unstack(walk.places[PLANAR_CONFIGURATION])
     first = tf.strings.substr(walk.data, walk.places[frames.PHOTOMETRIC][0], 1)
     return (
         (first == "M")  # pydicom strips no padding before it
         & ~is_paired
-        & has_vr(walk, frames.PHOTOMETRIC, "CS")
-        & has_vr(walk, frames.FRAMES, "IS")
-        & has_vr(walk, PIXEL_DATA, "OB", "OW")
-        & has_vr(walk, PLANAR_CONFIGURATION, "US")
+        & walk.has_vr(frames.PHOTOMETRIC, "CS")
+        & walk.has_vr(frames.FRAMES, "IS")
+        & walk.has_vr(PIXEL_DATA, "OB", "OW")
+        & walk.has_vr(PLANAR_CONFIGURATION, "US")
         & ((planar_start == 0) | (planar_end - planar_start == 2))
     )

@@ -7,8 +7,6 @@ pixels that are not opaque, 16 bits in colour, four channels (CMYK), pictures th
 several pictures in one file.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 
@@ -16,10 +14,10 @@ from lake.scan import MAX_PIXELS, Storage
 from lake.sources.codestream import FRAME_HEADERS
 from lake.sources.grey import LUMA
 from lake.sources.png import PNG_START
-from trainer.serving.decode import grey as decode_grey
-from trainer.serving.decode.dicom import StoredImage, no_pixels, refuse
-from trainer.serving.decode.elements import first_error
-from trainer.serving.decode.grey import GreyTensor, shrunk_size, view
+from trainer.serving.decode.codestream import jpeg_levels
+from trainer.serving.decode.elements import first_error, number
+from trainer.serving.decode.grey import GreyTensor, shrunk_size
+from trainer.serving.decode.stored_image import StoredImage, from_grey, from_jpeg, refuse
 
 JPEG_START = b"\xff\xd8"
 GREY = 0  # colour type of a PNG's IHDR
@@ -43,25 +41,17 @@ def stored_image(data, storage: Storage) -> StoredImage:
 
     Fails where the file is damaged.
     """
-    return tf.case(
-        [
-            (
-                tf.strings.substr(data, 0, len(PNG_START)) == PNG_START,
-                lambda: _png(data, storage),
-            ),
-            (
-                tf.strings.substr(data, 0, len(JPEG_START)) == JPEG_START,
-                lambda: _jpeg(data, storage),
-            ),
-        ],
-        default=lambda: refuse(tf.constant("not-an-image: neither PNG nor JPEG"), storage),
-    )
+    is_png = tf.strings.substr(data, 0, len(PNG_START)) == PNG_START
+    is_jpeg = tf.strings.substr(data, 0, len(JPEG_START)) == JPEG_START
+    neither = tf.constant("not-an-image: neither PNG nor JPEG")
+    cases = [(is_png, lambda: _png(data, storage)), (is_jpeg, lambda: _jpeg(data, storage))]
+    return tf.case(cases, default=lambda: refuse(neither, storage))
 
 
 def _png(data, storage: Storage) -> StoredImage:
     # IHDR: width, height, bits, colour type
     header = _bytes_from(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
-    width, height, bits, kind = _number(header[:4]), _number(header[4:8]), header[8], header[9]
+    width, height, bits, kind = number(header[:4]), number(header[4:8]), header[8], header[9]
     names, has_pixels = _png_chunks(data)
     error = first_error(
         (~has_pixels, DAMAGED),
@@ -73,24 +63,18 @@ def _png(data, storage: Storage) -> StoredImage:
     def grey(depth: int) -> StoredImage:
         dtype = tf.uint16 if depth == 16 else tf.uint8
         pixels = tf.io.decode_png(data, channels=1, dtype=dtype)
-        return _from_levels(tf.cast(pixels[..., 0], tf.int32), depth, storage)
+        return from_grey(_grey(tf.cast(pixels[..., 0], tf.int32), depth), storage)
 
     def coloured() -> StoredImage:
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
             lambda: refuse(tf.constant(PNG_REFUSED[b"tRNS"]), storage),
-            lambda: _from_levels(_luma(pixels[..., :3]), 8, storage),
+            lambda: from_grey(_grey(_luma(pixels[..., :3]), 8), storage),
         )
 
-    return tf.case(
-        [
-            (error != "", lambda: refuse(error, storage)),
-            (kind != GREY, coloured),
-            (bits == 16, lambda: grey(16)),
-        ],
-        default=lambda: grey(8),
-    )
+    cases = [(error != "", lambda: refuse(error, storage)), (kind != GREY, coloured)]
+    return tf.case([*cases, (bits == 16, lambda: grey(16))], default=lambda: grey(8))
 
 
 def _png_chunks(data) -> tuple:
@@ -105,7 +89,7 @@ def _png_chunks(data) -> tuple:
     def step(position, names):
         length = tf.io.decode_raw(tf.strings.substr(data, position, 4), tf.uint8)
         # As int64, so that no length leads back.
-        length = _number(tf.cast(_bytes_from(length, 0, 4), tf.int64))
+        length = number(tf.cast(_bytes_from(length, 0, 4), tf.int64))
         return position + 12 + length, tf.concat([names, [name_at(position)]], axis=0)
 
     position, names = tf.while_loop(
@@ -119,64 +103,52 @@ def _png_chunks(data) -> tuple:
 
 
 def _jpeg(data, storage: Storage) -> StoredImage:
-    segments = _jpeg_segments(data)
-    process, bits, channels = segments.frame[0], segments.frame[3], segments.frame[8]
-    height, width = _number(segments.frame[4:6]), _number(segments.frame[6:8])
+    frame, is_turned, has_pictures = _jpeg_segments(data)
+    process, bits, channels = frame[0], frame[3], frame[8]
+    height, width = number(frame[4:6]), number(frame[6:8])
     error = first_error(
-        (segments.is_turned, PNG_REFUSED[b"eXIf"]),
-        (segments.has_pictures, "multi-frame: several pictures in one file"),
+        (is_turned, PNG_REFUSED[b"eXIf"]),
+        (has_pictures, "multi-frame: several pictures in one file"),
         ((channels != 1) & (channels != 3), "four channels, as of CMYK; save it as grey"),
         (bits != 8, DAMAGED),
         (_is_too_large(height, width), TOO_LARGE),
     )
     size = tf.stack([height, width])
-    is_whole = tf.reduce_all(shrunk_size(height, width, storage.max_side) == size)
+    is_whole = tf.reduce_all(shrunk_size(size, storage.max_side) == size)
     is_kept = (process == BASELINE) & (channels == 1) & is_whole & (storage.bits == 8)
 
-    def decoded(channels: int):
-        return tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE")
+    def unchanged() -> StoredImage:
+        levels = jpeg_levels(data) if storage.window == "percentile" else None
+        return from_jpeg(data, _grey(levels, 8), size, storage)
 
-    def grey():
-        return tf.cast(decoded(1)[..., 0], tf.int32)
+    def coloured() -> StoredImage:
+        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+        return from_grey(_grey(_luma(pixels), 8), storage)
 
-    def kept() -> StoredImage:
-        is_counted = storage.window == "percentile"
-        window = view(_levels(grey() if is_counted else None, 8), storage)
-        sizes = (height, width, height, width)
-        return _to_image(data, no_pixels(storage), sizes, window)
-
-    return tf.case(
-        [
-            (error != "", lambda: refuse(error, storage)),
-            (is_kept, kept),
-            (channels == 1, lambda: _from_levels(grey(), 8, storage)),
-        ],
-        default=lambda: _from_levels(_luma(decoded(3)), 8, storage),
-    )
+    cases = [
+        (error != "", lambda: refuse(error, storage)),
+        (is_kept, unchanged),
+        (channels == 3, coloured),
+    ]
+    return tf.case(cases, default=lambda: from_grey(_grey(jpeg_levels(data), 8), storage))
 
 
-class _Segments(NamedTuple):
-    """What the segments before a JPEG's scan tell."""
+def _jpeg_segments(data) -> tuple:
+    """Return what the segments before the scan state; fails where there are more than MAX_SEGMENTS.
 
-    frame: tf.Tensor  # [9] int32: the frame header (T.81 B.2.2) from its marker's second byte on
-    is_turned: tf.Tensor  # [] bool: EXIF turns the picture
-    has_pictures: tf.Tensor  # [] bool: the file holds more pictures (CIPA DC-007)
-
-
-def _jpeg_segments(data) -> _Segments:
-    """Walk over the segments before the scan; fails where there are more than MAX_SEGMENTS."""
+    That is the frame header (T.81 B.2.2) from its marker's second byte on, [9] int32; whether EXIF
+    turns the picture; and whether the file holds more pictures (CIPA DC-007).
+    """
     content = tf.io.decode_raw(data, tf.uint8)
 
     def step(position, frame_at, exif_at, has_pictures):
-        marker, name = (
-            tf.cast(content[position + 1], tf.int32),
-            tf.strings.substr(data, position + 4, 4),
-        )
+        marker = tf.cast(content[position + 1], tf.int32)
+        name = tf.strings.substr(data, position + 4, 4)
         is_segment = (content[position] == 0xFF) & (marker != 0xFF)  # no garbage, no fill byte
         is_frame = is_segment & tf.reduce_any(marker == sorted(FRAME_HEADERS))
         has_pictures |= is_segment & (marker == APP2) & (name == PICTURES)
         is_exif = is_segment & (marker == APP1) & (name == EXIF)
-        length = tf.where(is_segment, 2 + _number(_bytes_from(content, position + 2, 2)), 1)
+        length = tf.where(is_segment, 2 + number(_bytes_from(content, position + 2, 2)), 1)
         return (
             position + length,
             tf.where(is_frame, position + 1, frame_at),
@@ -196,7 +168,7 @@ def _jpeg_segments(data) -> _Segments:
     is_turned = tf.cond(
         exif_at > 0, lambda: _is_turned(content[exif_at:]), lambda: tf.constant(False)
     )
-    return _Segments(_bytes_from(content, frame_at, 9), is_turned, has_pictures)
+    return _bytes_from(content, frame_at, 9), is_turned, has_pictures
 
 
 def _is_turned(tiff) -> tf.Tensor:
@@ -204,16 +176,12 @@ def _is_turned(tiff) -> tf.Tensor:
     is_big = tiff[0] == ord("M")
 
     def short(position):
-        high, low = (
-            tf.where(is_big, position, position + 1),
-            tf.where(is_big, position + 1, position),
-        )
-        first, second = (tf.cast(tf.gather(tiff, place), tf.int32) for place in (high, low))
-        return first * 256 + second
+        places = (position, position + 1)
+        first, second = (tf.cast(tf.gather(tiff, place), tf.int32) for place in places)
+        return tf.where(is_big, first * 256 + second, second * 256 + first)
 
-    directory = short(
-        tf.where(is_big, 6, 4)
-    )  # the lower two of four bytes: a segment is shorter than 2^16
+    # The lower two of four bytes: a segment is shorter than 2^16.
+    directory = short(tf.where(is_big, 6, 4))
     entries = directory + 2 + 12 * tf.range(short(directory))
     values = short(entries + 8)
     return tf.reduce_any((short(entries) == ORIENTATION) & (values > 1) & (values <= 8))
@@ -225,23 +193,11 @@ def _luma(pixels):
     return (sums + 2**15) // 2**16
 
 
-def _levels(levels, bits: int) -> GreyTensor:
+def _grey(levels, bits: int) -> GreyTensor:
     """Return levels without a unit as grey levels of `bits` bits."""
     highest = 2**bits - 1
     slope, intercept, low, high = tf.unstack(tf.constant([1.0, 0.0, 0.0, highest], tf.float64))
     return GreyTensor(levels, tf.constant(highest), (slope, intercept), (low, high))
-
-
-def _from_levels(levels, bits: int, storage: Storage) -> StoredImage:
-    """Return levels [H, W] int32 as the converter would store them."""
-    original = tf.shape(levels)
-    size = shrunk_size(original[0], original[1], storage.max_side)
-    pixels, window = decode_grey.stored_levels(_levels(levels, bits), storage, size)
-    return _to_image(tf.constant(""), pixels, (size[0], size[1], original[0], original[1]), window)
-
-
-def _to_image(jpeg, pixels, sizes: tuple, window: tuple) -> StoredImage:
-    return StoredImage(jpeg, pixels, *sizes, tf.cast(tf.stack(window), tf.float32), tf.constant(""))
 
 
 def _is_too_large(height, width):
@@ -252,8 +208,3 @@ def _is_too_large(height, width):
 def _bytes_from(content, position, count: int):
     """Return `count` bytes from `position` on, [count] int32; fails where the data ends before."""
     return tf.cast(tf.ensure_shape(content[position : position + count], [count]), tf.int32)
-
-
-def _number(digits):
-    """Return the number that big-endian bytes, int32 [2] or [4], stand for."""
-    return tf.reduce_sum(digits * [256**place for place in reversed(range(digits.shape[0]))])

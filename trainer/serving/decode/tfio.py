@@ -17,6 +17,7 @@ from trainer.serving.decode import dicom
 from trainer.serving.decode.claims import SYNTAXES, claimed_bits
 from trainer.serving.decode.elements import first_error, size_of
 from trainer.serving.decode.header import Header
+from trainer.serving.decode.stored_image import StoredImage
 
 # Elements of the file around a frame (PS3.5 7.1.2, A.4).
 HIGH_BIT = 0x00280102
@@ -24,7 +25,7 @@ PIXELS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"  # of undefined length
 ITEM, SEQUENCE_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
-def stored_image(data: tf.Tensor, storage: Storage) -> dicom.StoredImage:
+def stored_image(data: tf.Tensor, storage: Storage) -> StoredImage:
     """Return what dicom.stored_image does, also for files of SYNTAXES."""
     return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, values))
 
