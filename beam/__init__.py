@@ -1,3 +1,2 @@
-"""Pipelines: from image files and label CSVs to a lake, and from an export to predictions. Inside
-this
-package Apache Beam is `import apache_beam`."""
+"""Pipelines for users to start; inside this package Apache Beam is `import apache_beam`.
+In: image files and label CSVs, or an export. Out: a lake, or a folder of predictions."""

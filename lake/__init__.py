@@ -1,5 +1,5 @@
-"""What the writer (beam) and the reader (trainer) of a lake share: labels, pixels, the record, the
-manifest."""
+"""What the writer (beam) and the reader (trainer) of a lake share, and python -m lake.
+In: image files, labels and shards. Out: scans, records, manifests, predictions' files; all ask."""
 
 import re
 

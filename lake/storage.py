@@ -91,8 +91,8 @@ def write(path: Path, content: bytes) -> None:
 
 
 def upload_folder(folder: Path, target: Path) -> None:
-    """Upload all files below a local folder, deepest first; in each folder the JSON files, which
-    describe the others, come last."""
+    """Upload all files below a local folder. Whatever describes others comes later: deeper files
+    first, and of one depth the JSON files last."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: (-len(path.parts), path.suffix == ".json", path)):
         _upload(path, target / path.relative_to(folder))

@@ -57,19 +57,19 @@ def parser() -> argparse.ArgumentParser:
 def plan(machine: gcloud.TpuVm, files: list[Path], job: list[str], restarts: int) -> str:
     """Return every command that may be run, with comments that say when."""
 
-    def lines(comment: str, *commands: list[str]) -> list[str]:
+    def block(comment: str, *commands: list[str]) -> list[str]:
         return [f"# {comment}", *(shlex.join(command) for command in commands)]
 
-    texts = lines(f"rent {machine.name}, {machine.flags.accelerator}", machine.create())
-    texts += lines(f"every {POLL_SECONDS:g} s, until it prints ACTIVE or READY", machine.state())
-    texts += lines("install", machine.copy(files), machine.ssh(*installation(files)))
-    texts += lines(
+    lines = block(f"rent {machine.name}, {machine.flags.accelerator}", machine.create())
+    lines += block(f"every {POLL_SECONDS:g} s, until it prints ACTIVE or READY", machine.state())
+    lines += block("install", machine.copy(files), machine.ssh(*installation(files)))
+    lines += block(
         f"train; up to {restarts} times again after exit code 42 or a lost connection, and on a "
         f"new machine where this one is gone",
         machine.ssh(job),
     )
-    texts += lines("at the end, on an error and on Ctrl-C", machine.delete())
-    return "\n".join(texts)
+    lines += block("at the end, on an error and on Ctrl-C", machine.delete())
+    return "\n".join(lines)
 
 
 def installation(files: list[Path]) -> list[list[str]]:
@@ -146,17 +146,17 @@ def state(machine: gcloud.TpuVm) -> str:
 def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
     """Delete the machine when the block ends, however it ends. In the block, SIGTERM and a closed
     terminal act like Ctrl-C, unless they are ignored, as SIGHUP is under nohup."""
-    numbers = [n for n in ENDINGS if signal.getsignal(n) != signal.SIG_IGN]
-    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
+    signals = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
-        for number in (signal.SIGINT, *numbers):
+        for number in (signal.SIGINT, *signals):
             signal.signal(number, lambda *_: _print("deleting the machine first"))
         # In a new session, which another Ctrl-C does not reach.
         code = subprocess.call(machine.delete(), start_new_session=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         if code:
             _print(f"NOT DELETED, it may cost money: {shlex.join(machine.delete())}")

@@ -1,2 +1,2 @@
-"""From a lake to a trained network: input, augmentation, networks, losses, metrics, the distributed
-loop."""
+"""Training, evaluation, prediction and export of networks; task.py is the command.
+In: a lake and a config, later workdirs. Out: a workdir, scores, predictions, an export."""

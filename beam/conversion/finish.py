@@ -88,6 +88,7 @@ def finalise(
 
 
 def _write_lake_files(names: list[str], content: dict, options: ConversionOptions) -> None:
+    """Write index, TFDS files and the manifest `content` beside the shards `names`."""
     files.remove(options.path(manifest.MANIFEST))  # never beside the index of another lake
     with (
         files.written(options.path(manifest.INDEX)) as file,
@@ -103,12 +104,13 @@ def _write_lake_files(names: list[str], content: dict, options: ConversionOption
 
 
 def _has_this_manifest(content: dict, options: ConversionOptions) -> bool:
-    """Return whether a finished lake on disk has this manifest."""
+    """Return whether a finished lake on disk has this manifest, whatever its `created`."""
     path = options.path(manifest.MANIFEST)
     if not FileSystems.exists(path):
         return False
-    old = json.loads(files.read_text(path))
-    return {**old, "created": ""} == {**json.loads(json.dumps(content)), "created": ""}
+    old_content = json.loads(files.read_text(path))
+    # Tuples become lists on the way through JSON.
+    return {**old_content, "created": ""} == {**json.loads(json.dumps(content)), "created": ""}
 
 
 def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
@@ -177,16 +179,16 @@ class _Totals:
 
 def _check_counts(counts, inputs, classes, options: ConversionOptions) -> None:
     """Raise Stopped unless every input has one outcome, few are rejects and no class is empty."""
-    rejected = sum(counts["rejects"].values())
-    outcomes = counts["records"] + rejected + counts["slices_left_out"]
+    num_rejects = sum(counts["rejects"].values())
+    outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
     num_files = inputs.get("files_listed", 0) + inputs.get("files_rejected", 0)
     if (counts["files"], counts["images"]) != (num_files, outcomes):
         raise Stopped(f"inputs and outcomes differ, please report this: {counts} from {inputs}")
     path = options.path(manifest.REJECTS)
-    if rejected > options.max_reject_fraction * counts["images"]:
+    if num_rejects > options.max_reject_fraction * counts["images"]:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
         raise Stopped(
-            f"{rejected} of {counts['images']} images rejected ({reasons}), more than "
+            f"{num_rejects} of {counts['images']} images rejected ({reasons}), more than "
             f"--max_reject_fraction={options.max_reject_fraction:g}; the lake is not finished. See "
             f"{path}"
         )
@@ -227,10 +229,10 @@ def table(content: dict, seconds: float | None = None) -> str:
     """Return what a user reads at the end of a conversion: a manifest's counts, and the speed where
     the seconds are known."""
     counts, shards = content["counts"], content["shards"]
-    rejected = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
     lines = [
         *(f"{name:<9}{counts[name]:>9,}" for name in ("files", "images", "records")),
-        f"rejects  {sum(counts['rejects'].values()):>9,}  {rejected}",
+        f"rejects  {sum(counts['rejects'].values()):>9,}  {reasons}",
         f"{'split':<9}{'records':>9} {'positive':>9} {'negative':>9} {'unknown':>9} "
         f"{'patients':>9} {'shards':>7} {'MB':>9}",
     ]

@@ -195,9 +195,12 @@ def _nodule(row: Row) -> nodules.Nodule:
         raise Reject(reject.reason, f"row {row.number}: {reject.message}") from None
 
 
-def _reject_header(header: Header, reject: Reject, options: ConversionOptions):
-    images = listing.num_images(header)
-    return listing.to_reject(header.path, header.image_id, reject, options, images)
+def _reject_header(
+    header: Header, reject: Reject, options: ConversionOptions
+) -> beam.pvalue.TaggedOutput:
+    """Count all images of a header as rejected, in the progress, and return their reject."""
+    num_slices = listing.num_images(header)
+    return listing.to_reject(header.path, header.image_id, reject, options, num_slices)
 
 
 def orphan_part(key: str) -> tuple[int, str]:

@@ -36,23 +36,23 @@ def parse(text: str) -> Splits:
 
 
 def deal(count: int, splits: Splits) -> np.ndarray:
-    """Return the split number, uint8 [count], of each position in a line, such that any stretch of
-    n positions has share·n of each split, within 2.
+    """Return which split each of `count` positions gets, uint8 [count]; any n positions in a row
+    have share·n of each split, within 2.
 
     The last split takes its share of all positions, the one before it of those that remain, and so
     on; the first split gets the rest.
     """
-    dealt = np.zeros(count, np.uint8)
+    split_numbers = np.zeros(count, np.uint8)
     open_positions, remaining = np.arange(count, dtype=np.int32), Fraction(1)
     for number, (_, share) in reversed(list(enumerate(splits[1:], start=1))):
         # Systematic sampling: a position is taken where quota·position passes n + 1/2 for some n.
         quota = share / remaining if remaining else Fraction(0)
         quota = quota.limit_denominator(10_000)  # so that the products below fit 64 bits
-        steps = np.arange(len(open_positions) + 1)  # changed in place: there may be ten million
-        steps *= 2 * quota.numerator
-        steps += quota.denominator
-        steps //= 2 * quota.denominator
-        is_taken = np.diff(steps) > 0
-        dealt[open_positions[is_taken]] = number
-        open_positions, remaining = open_positions[~is_taken], remaining - share
-    return dealt
+        totals = np.arange(len(open_positions) + 1)  # changed in place: there may be ten million
+        totals *= 2 * quota.numerator
+        totals += quota.denominator
+        totals //= 2 * quota.denominator
+        is_in_split = np.diff(totals) > 0
+        split_numbers[open_positions[is_in_split]] = number
+        open_positions, remaining = open_positions[~is_in_split], remaining - share
+    return split_numbers

@@ -13,7 +13,7 @@ TIMES = (("h", 3600), ("min", 60), ("s", 1))
 
 def table(estimate: Estimate, options: ConversionOptions) -> str:
     """Return the lines of the table, with what the estimate assumes at their end."""
-    read, written = megabytes(estimate.read_bytes), megabytes(estimate.stored_bytes[0])
+    read_size, written_size = megabytes(estimate.read_bytes), megabytes(estimate.stored_bytes[0])
     seconds, records = estimate.seconds[0], max(estimate.records, 1)
     num_shards = sum(shards for _, _, shards in estimate.splits)
     lines = [
@@ -21,8 +21,8 @@ def table(estimate: Estimate, options: ConversionOptions) -> str:
         f"{estimate.sampled:,} read: {shares(estimate.codings, estimate.sampled)}",
         *rejects(estimate, options.max_reject_fraction),
         *splits(estimate),
-        f"lake     {written:>12}{interval(estimate.stored_bytes)}",
-        f"moved    {read:>12}  read, headers first; {written} written",
+        f"lake     {written_size:>12}{interval(estimate.stored_bytes)}",
+        f"moved    {read_size:>12}  read, headers first; {written_size} written",
         f"one core {duration(seconds + costs.START_S):>12}{interval(estimate.seconds)}  "
         f"{seconds / records * 1e3:.2f} ms per record, {costs.START_S} s for the start",
         f"cores    {num_shards:>12,}  can be busy at most: one core writes a whole shard",
@@ -31,13 +31,13 @@ def table(estimate: Estimate, options: ConversionOptions) -> str:
     return "\n".join(lines)
 
 
-def rejects(estimate: Estimate, allowed: float) -> Iterator[str]:
+def rejects(estimate: Estimate, max_fraction: float) -> Iterator[str]:
     """Yield a line where files of the sample cannot become records."""
     share = estimate.rejects.total() / estimate.sampled
     if share:
         reasons = shares(estimate.rejects, estimate.sampled)
         line = f"rejects  {share:>12.1%}  of the sample: {reasons}"
-        yield line + f"; above --max_reject_fraction={allowed:g}" * (share > allowed)
+        yield line + f"; above --max_reject_fraction={max_fraction:g}" * (share > max_fraction)
 
 
 def splits(estimate: Estimate) -> Iterator[str]:
@@ -53,13 +53,13 @@ def splits(estimate: Estimate) -> Iterator[str]:
 
 
 def assumptions(estimate: Estimate, options: ConversionOptions) -> Iterator[str]:
-    """Yield what neither a listing nor a header can tell."""
+    """Yield a line for each assumption and for each cost that is left out."""
     if options.labels or options.masks:
         yield "assumed: every image has a label"
     if options.split_column or options.splits_from:
         yield f"assumed: splits that are set already are near --splits={options.splits}"
     if options.source == "metaimage" and options.labels:
-        yield f"not counted: slices with a nodule; {options.empty_slices:g} of all slices are"
+        yield f"not counted: slices with a nodule; counted: {options.empty_slices:g} of all slices"
     if estimate.has_pixels_elsewhere:
         yield "not counted in the bytes of the files, but in those moved: what lies beside an .mhd"
     yield "not counted: the minutes in which a machine starts"

@@ -50,8 +50,8 @@ def axes(geometry: Geometry) -> np.ndarray:
 def masks(
     planes: list[Geometry], height: int, width: int, nodules: list[Nodule]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number of the plane, united mask bool [height, width]) of every slice that a nodule
-    reaches.
+    """Yield (place in `planes`, mask of all nodules, bool [height, width]) of each slice that a
+    nodule cuts.
 
     A pixel is lesion when its centre is no farther from a nodule's centre than the radius, so the
     mask of a slice is the disc in which it cuts the sphere. The pixel nearest to a nodule's centre,
@@ -61,17 +61,18 @@ def masks(
         return
     # [N, S, 3]: column and row on each plane, and the distance from it in slices
     centers = np.array([[index_of(ball.center_mm, plane) for plane in planes] for ball in nodules])
-    off_mm = np.abs(centers[..., 2]) * [plane.spacing_mm[2] for plane in planes]  # [N, S]
-    nearest = off_mm.argmin(axis=1)  # [N]
-    radius_mm = np.array([nodule.diameter_mm / 2 for nodule in nodules])
+    distances_mm = np.abs(centers[..., 2]) * [plane.spacing_mm[2] for plane in planes]  # [N, S]
+    nearest_planes = distances_mm.argmin(axis=1)  # [N]
+    radii_mm = np.array([nodule.diameter_mm / 2 for nodule in nodules])
     for k, plane in enumerate(planes):
         column_mm, row_mm, _ = plane.spacing_mm
         mask = np.zeros((height, width), bool)
-        for n in np.flatnonzero((off_mm[:, k] <= radius_mm) | (nearest == k)):
+        for n in np.flatnonzero((distances_mm[:, k] <= radii_mm) | (nearest_planes == k)):
             right_mm = (np.arange(width) - centers[n, k, 0]) * column_mm
             down_mm = (np.arange(height) - centers[n, k, 1]) * row_mm
-            mask |= np.add.outer(down_mm**2, right_mm**2) <= radius_mm[n] ** 2 - off_mm[n, k] ** 2
-            if nearest[n] == k:
+            disc_mm2 = radii_mm[n] ** 2 - distances_mm[n, k] ** 2  # its squared radius
+            mask |= np.add.outer(down_mm**2, right_mm**2) <= disc_mm2
+            if nearest_planes[n] == k:
                 column, row = (
                     np.rint(centers[n, k, :2]).astype(int).clip(0, (width - 1, height - 1))
                 )

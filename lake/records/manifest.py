@@ -54,7 +54,7 @@ def parse(text: str, folder: str) -> dict:
 
 
 def no_manifest_error(folder: str) -> InputError:
-    """Return the error that a folder has no manifest."""
+    """Return the error for a folder without a manifest."""
     return InputError(
         f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
         f"ROOT/<name>/<version> that python -m beam.convert wrote"

@@ -37,8 +37,8 @@ def stem(source: str, path: str) -> str:
 
 
 def quieten() -> None:
-    """Silence decoders, which log a traceback per failed plug-in; a reject's message says it
-    once."""
+    """Silence pydicom, whose plug-ins each log a traceback when they fail; the reject's message
+    says it once."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="pydicom")
 

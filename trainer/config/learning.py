@@ -9,8 +9,7 @@ from trainer.config.section import Section, Share, Weight
 
 # The terms of a segmenter that learn from masks; a new term of this kind is added here.
 PIXEL_TERMS = ("dice", "bce", "weighted_bce", "focal", "tversky", "jaccard")
-# The loss fields that a classifier's config may set. Classifiers ignore dice, bce and weighted_bce,
-# which have values by default; they use the other two.
+# The loss fields that a classifier's config may set. Classifiers ignore dice, bce and weighted_bce.
 CLASSIFIER_FIELDS = ("dice", "bce", "weighted_bce", "lesion_map", "label_smoothing")
 # The terms that need a certain part of a network: an empty_head, or a VAE branch.
 BRANCH_TERMS = ("lesion", "reconstruction", "kl_divergence")

@@ -142,8 +142,9 @@ def _decode(
 
 
 def _load_images(folder: Path, split: Split) -> DecodedImages:
-    with np.load(folder / "others.npz") as file:
-        others = {name: file[name] for name in file.files}
+    """Return the images that `_decode` left in a folder; pixels stay on the disk."""
+    with np.load(folder / "others.npz") as arrays:
+        others = {name: arrays[name] for name in arrays.files}
     image, mask = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "mask"))
     return DecodedImages(_row_numbers(split), image, mask, others)
 

@@ -73,13 +73,13 @@ def _local_replicas(kind: str, replicas: int | None, worker: workers.Worker) -> 
     if kind == "GPU" and (replicas or 0) > num_devices:
         raise InputError(f"train.replicas={replicas}, but this machine has {num_devices} GPUs")
     # MultiWorkerMirroredStrategy takes a machine's GPUs, or its one CPU.
-    usual = num_devices if kind == "GPU" else 1
-    if worker.count > 1 and replicas not in (None, usual):
+    default_replicas = num_devices if kind == "GPU" else 1
+    if worker.count > 1 and replicas not in (None, default_replicas):
         raise InputError(
-            f"train.replicas={replicas}: each of several workers has {usual} on this machine's "
-            f"{kind}; leave it out, or start more workers"
+            f"train.replicas={replicas}: with several workers, each has {default_replicas} on this "
+            f"machine's {kind}; leave it out, or start more workers"
         )
-    return replicas or usual
+    return replicas or default_replicas
 
 
 def _divide_batch(count: int, device_names: str, batch_size: int, accumulate: int) -> None:

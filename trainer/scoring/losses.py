@@ -41,11 +41,13 @@ def overlap(masks, logits, squared: bool = False):
 
 
 def dice_score(masks, logits, smooth: float = 1.0, squared: bool = False, pool=identity):
-    """Return (2Σyp + smooth) / (Σy + Σp + smooth), or with Σy² + Σp² in the divisor; 1 where all of
-    it is 0. V-Net's dice (Milletari et al. 2016, arXiv:1606.04797) is the squared one."""
-    hits, truth, predicted = ops.unstack(pool(overlap(masks, logits, squared)), 3)
-    smooth = smooth / num_pixels(masks)
-    return tensor_ratio(2 * hits + smooth, truth + predicted + smooth, 1.0, NOTHING)
+    """Return (2Σyp + smooth) / (Σy + Σp + smooth), or with Σy² + Σp² in the divisor; 1 where mask,
+    prediction and `smooth` are all 0. `pool` may join the images' sums (see above). V-Net's dice
+    (Milletari et al. 2016, arXiv:1606.04797) is the squared one."""
+    overlap_mean, mask_mean, prediction_mean = ops.unstack(pool(overlap(masks, logits, squared)), 3)
+    smooth_share = smooth / num_pixels(masks)
+    whole = mask_mean + prediction_mean + smooth_share
+    return tensor_ratio(2 * overlap_mean + smooth_share, whole, 1.0, NOTHING)
 
 
 def dice(masks, logits, smooth: float = 1.0, squared: bool = False, pool=identity):
@@ -64,10 +66,11 @@ def tversky(masks, logits, alpha: float, beta: float, smooth: float = 1.0, pool=
 
     α and β are those of Salehi et al. 2017 (arXiv:1706.05721); keras.losses.Tversky exchanges them.
     """
-    hits, truth, predicted = ops.unstack(pool(overlap(masks, logits)), 3)
-    smooth = smooth / num_pixels(masks)
-    wrong = alpha * (predicted - hits) + beta * (truth - hits)
-    return 1.0 - tensor_ratio(hits + smooth, hits + wrong + smooth, 1.0, NOTHING)
+    overlap_mean, mask_mean, prediction_mean = ops.unstack(pool(overlap(masks, logits)), 3)
+    smooth_share = smooth / num_pixels(masks)
+    error_mean = alpha * (prediction_mean - overlap_mean) + beta * (mask_mean - overlap_mean)
+    whole = overlap_mean + error_mean + smooth_share
+    return 1.0 - tensor_ratio(overlap_mean + smooth_share, whole, 1.0, NOTHING)
 
 
 def jaccard(masks, logits, smooth: float = 1.0, pool=identity):
@@ -88,24 +91,25 @@ def weighted_bce(masks, logits, positive_share: float, smoothing: float = 0.0):
     """Return the mean of −(1/β)·y·log p − (1−y)·log(1−p), where β = positive_share is the training
     set's share of positive pixels.
 
-    Smoothing moves the target of a pixel and leaves its weight, 1/β or 1: if the smoothed target
-    were weighted instead, a β of 0.01 would draw the background to p > 0.5.
+    Smoothing changes a pixel's target but not its weight (1/β or 1). Were the weights applied to
+    the smoothed target, a β of 0.01 would push the background above p = 0.5.
     """
     logits = ops.cast(logits, "float32")
-    to_one, to_zero = _target_weights(masks, positive_share, smoothing)
+    positive_weights, negative_weights = _target_weights(masks, positive_share, smoothing)
     # softplus(−z) = −log p, without a log of 0
-    return image_mean(to_one * ops.softplus(-logits) + to_zero * ops.softplus(logits))
+    positive = positive_weights * ops.softplus(-logits)
+    return image_mean(positive + negative_weights * ops.softplus(logits))
 
 
 def focal(masks, logits, gamma: float, smoothing: float = 0.0):
     """Return the mean of −y·(1−p)^γ·log p − (1−y)·p^γ·log(1−p): the focal loss of Lin et al. 2017
     (arXiv:1708.02002), without their α."""
     logits = ops.cast(logits, "float32")
-    to_one, to_zero = _target_weights(masks, 1.0, smoothing)
+    positive_weights, negative_weights = _target_weights(masks, 1.0, smoothing)
     surprise, relief = ops.softplus(-logits), ops.softplus(logits)  # −log p, −log(1−p)
     # (1−p)^γ as an exponential: its slope is finite at p = 1 for any γ.
-    positive = to_one * ops.exp(-gamma * relief) * surprise
-    return image_mean(positive + to_zero * ops.exp(-gamma * surprise) * relief)
+    positive = positive_weights * ops.exp(-gamma * relief) * surprise
+    return image_mean(positive + negative_weights * ops.exp(-gamma * surprise) * relief)
 
 
 def softmax_cross_entropy(labels, logits, smoothing: float = 0.0):
@@ -152,6 +156,7 @@ def kl_divergence(means, log_variances, pixels: int):
 
 
 def _dice_term(masks, logits, settings: Loss, positive_share: float, pool: Callable):
+    """Return the dice loss [B] in the form that the settings name."""
     arguments = masks, logits, settings.smooth, settings.dice_squared, pool
     match settings.dice_form:
         case "-dice":
@@ -202,5 +207,5 @@ def _target_weights(masks, positive_share: float, smoothing: float):
     and 1 beside it."""
     masks = ops.cast(masks, "float32")
     positive, negative = masks / positive_share, 1.0 - masks
-    moved = smoothing / 2
-    return positive * (1 - moved) + negative * moved, negative * (1 - moved) + positive * moved
+    half = smoothing / 2
+    return positive * (1 - half) + negative * half, negative * (1 - half) + positive * half

@@ -46,39 +46,42 @@ class Server(NamedTuple):
     storage: Storage
 
     def inputs_of_files(self, files, reader: Callable) -> dict:
-        """Return the networks' inputs of files [N] string."""
+        """Return the networks' inputs, of files [N] string."""
 
-        def inputs(data):
-            return attempt(lambda: self._inputs(reader(data, self.storage)), self._black(DAMAGED))
+        def inputs_of_file(content):
+            return attempt(
+                lambda: self._inputs_of_image(reader(content, self.storage)), self._black(DAMAGED)
+            )
 
-        return tf.map_fn(inputs, files, fn_output_signature=self._item())
+        return tf.map_fn(inputs_of_file, files, fn_output_signature=self._item_spec())
 
     def inputs_of_pixels(self, levels, window) -> dict:
-        """Return their inputs of pixels [N, H, W] and windows [N, 2] as the lake stores them."""
+        """Return the networks' inputs, of pixels [N, H, W] and windows [N, 2] as a lake stores
+        them."""
         height, width = tf.unstack(tf.shape(levels)[1:])
 
-        def inputs(pair):
+        def inputs_of_pair(pair):
             pixels, window = pair
             error = tf.where(window[0] < window[1], "", NO_WINDOW)
             sizes = (height, width, height, width)
             image = StoredImage(tf.constant(""), pixels[..., None], *sizes, window, error)
-            return self._inputs(image)
+            return self._inputs_of_image(image)
 
-        return tf.map_fn(inputs, (levels, window), fn_output_signature=self._item())
+        return tf.map_fn(inputs_of_pair, (levels, window), fn_output_signature=self._item_spec())
 
     def inputs_of_records(self, records) -> dict:
-        """Return the networks' inputs of serialised records [N] string, as predict makes them."""
+        """Return the networks' inputs, of serialised records [N] string, as predict makes them."""
 
-        def inputs(serialized):
-            item = item_for(self.ensemble, serialized, self.dtype().name, Sizes._fields)
+        def inputs_of_record(record):
+            item = item_for(self.ensemble, record, self.dtype().name, Sizes._fields)
             sizes = Sizes(*(tf.cast(item[name], tf.int32) for name in Sizes._fields))
             tensors = {name: item[name] for name in ("window", *self._settings())}
             return tensors | {"sizes": sizes, "error": tf.constant("")}
 
-        def inputs_or_error(serialized):
-            return attempt(lambda: inputs(serialized), self._black(DAMAGED))
+        def inputs_or_error(record):
+            return attempt(lambda: inputs_of_record(record), self._black(DAMAGED))
 
-        return tf.map_fn(inputs_or_error, records, fn_output_signature=self._item())
+        return tf.map_fn(inputs_or_error, records, fn_output_signature=self._item_spec())
 
     def _settings(self) -> dict[str, run.Data]:
         """Return the side and fit of each image in a batch, by its name."""
@@ -86,19 +89,19 @@ class Server(NamedTuple):
         further = {} if of_classifier is None else {CLASSIFIER_IMAGE: of_classifier}
         return {"image": settings} | further
 
-    def _item(self) -> dict:
+    def _item_spec(self) -> dict:
         """Return the shapes and types of one image's inputs, of which tf.map_fn makes a batch."""
         return tf.nest.map_structure(tf.TensorSpec.from_tensor, self._black(""))
 
-    def _inputs(self, image: StoredImage) -> dict:
+    def _inputs_of_image(self, image: StoredImage) -> dict:
         """Return one image as the networks get it, with its window, sizes and error."""
 
-        def inputs() -> dict:
+        def readable_inputs() -> dict:
             images = {name: self._fit(image, data) for name, data in self._settings().items()}
             sizes = Sizes(*(getattr(image, name) for name in Sizes._fields))
             return images | {"window": image.window, "sizes": sizes, "error": image.error}
 
-        return tf.cond(image.error == "", inputs, lambda: self._black(image.error))
+        return tf.cond(image.error == "", readable_inputs, lambda: self._black(image.error))
 
     def _black(self, error) -> dict:
         """Return the inputs that stand for an image which cannot be read: black, with the error."""

@@ -129,14 +129,14 @@ def measure(config: Config, steps: int) -> dict:
 
 def time_call(call: Callable) -> float:
     """Return the seconds that a call takes."""
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     call()
-    return time.perf_counter() - started
+    return time.perf_counter() - start_time
 
 
 def time_elements(dataset: tf.data.Dataset, count: int) -> float:
-    """Return the seconds that so many elements take, behind the first, which waits for files to be
-    opened."""
+    """Return the seconds that `count` elements take after the first, which also waits for files to
+    open."""
     elements = iter(dataset)
     next(elements)
     return time_call(lambda: [next(elements) for _ in range(count)])
@@ -153,21 +153,22 @@ def largest_batches(options: list[str], memory_gb: list[float]) -> dict:
     """Return the largest batch that fits into each device's memory, predicted by a line through the
     peaks of one replica with one image and with two."""
     options = [*options, "--train.replicas=1", "--optimizer.accumulate=1"]
-    one, two = (
+    one_gb, two_gb = (
         _measure_in_process([*options, f"--data.batch_size={count}"])["peak_gb"] for count in (1, 2)
     )
-    largest = images_that_fit(one, two, memory_gb)
-    return {"gb_of_one": one, "gb_of_each_more": two - one, "largest": largest}
+    largest = images_that_fit(one_gb, two_gb, memory_gb)
+    return {"gb_of_one": one_gb, "gb_of_each_more": two_gb - one_gb, "largest": largest}
 
 
-def images_that_fit(one: float, two: float, memory_gb: list[float]) -> dict[str, int]:
-    """Return {GB of memory: images that fit}; `one`, `two`: peaks in GB with so many images."""
-    if two <= one:
+def images_that_fit(one_gb: float, two_gb: float, memory_gb: list[float]) -> dict[str, int]:
+    """Return {GB of memory: images that fit}; `one_gb`, `two_gb`: peaks with so many images."""
+    more_gb = two_gb - one_gb
+    if more_gb <= 0:
         raise InputError(
-            f"a second image took no more memory ({one:.2f} and {two:.2f} GB at their peaks): too "
-            f"little to predict from; give a larger --data.side"
+            f"a second image took no more memory ({one_gb:.2f} and {two_gb:.2f} GB at the peak): "
+            f"too little to predict from; give a larger --data.side"
         )
-    return {f"{gb:g}": max(0, int(1 + (gb * USABLE - one) // (two - one))) for gb in memory_gb}
+    return {f"{gb:g}": max(0, int(1 + (gb * USABLE - one_gb) // more_gb)) for gb in memory_gb}
 
 
 def _measure_in_process(options: list[str]) -> dict:
@@ -185,16 +186,18 @@ def _measure_in_process(options: list[str]) -> dict:
 
 
 def _table(rows: list[dict]) -> str:
-    first = rows[0]
+    """Return the table of what `measure` returned, one line per number of replicas."""
+    first_row = rows[0]
     lines = [
-        f"{first['network']} with {first['parameters']:,} parameters at {first['side']} px, "
-        f"{first['precision']}, on {first['devices'][0].partition('device:')[2]}; "
+        f"{first_row['network']} with {first_row['parameters']:,} parameters "
+        f"at {first_row['side']} px, {first_row['precision']}, "
+        f"on {first_row['devices'][0].partition('device:')[2]}; "
         f"images per second",
         f"{'replicas':>8}{'batch':>7}"
-        + "".join(f"{name:>14}" for name in first["images_per_second"])
+        + "".join(f"{name:>14}" for name in first_row["images_per_second"])
         + f"{'per replica':>12}{'scaling':>9}{'input wait':>12}{'peak GB':>9}",
     ]
-    first_rate = first["images_per_second"]["training"] / first["replicas"]
+    first_rate = first_row["images_per_second"]["training"] / first_row["replicas"]
     for row in rows:
         rates = row["images_per_second"]
         rate = rates["training"] / row["replicas"]
@@ -208,6 +211,7 @@ def _table(rows: list[dict]) -> str:
 
 
 def _memory_lines(memory: dict) -> str:
+    """Return two lines about what `largest_batches` returned."""
     sizes = "  ".join(f"{gb} GB: {batch}" for gb, batch in memory["largest"].items())
     return (
         f"memory of one replica: {memory['gb_of_one']:.2f} GB with one image, "

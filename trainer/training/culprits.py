@@ -14,8 +14,8 @@ MAX_IDS = 20  # in the sentence
 
 
 def describe(run: Run, first_step: int, count: int) -> str:
-    """Return a sentence with the images of `count` steps whose own loss or gradient is not finite
-    with the weights as they are; with all images of the steps where each is finite by itself."""
+    """Return a sentence that names those images of `count` steps whose loss or gradient alone is
+    not finite with the present weights; where there is none, all images of the steps."""
     config, network = run.config, run.network
     forward = objective.outputs(network, config.loss)
 
@@ -32,11 +32,11 @@ def describe(run: Run, first_step: int, count: int) -> str:
     for batch in batches.as_numpy_iterator():
         for number, image_id in enumerate(batch.pop("image_id")):
             ids.append(image_id.decode())
-            one = {name: values[number : number + 1] for name, values in batch.items()}
-            if not np.asarray(is_finite(one)):
+            example = {name: values[number : number + 1] for name, values in batch.items()}
+            if not np.asarray(is_finite(example)):
                 bad_ids.append(ids[-1])
     if bad_ids:
-        return f"these images alone make it so: {_join_ids(bad_ids)}"
+        return f"not finite by themselves: {_join_ids(bad_ids)}"
     return f"no image does by itself; the steps' images: {_join_ids(ids)}"
 
 

@@ -28,19 +28,22 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         # An ignored signal stays ignored: Ctrl-C is not meant for a job in the background.
-        handlers = {number: signal.getsignal(number) for number in self.SIGNALS}
-        self.before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
-        for number in self.before:
-            signal.signal(number, self._note)
+        handlers = {n: signal.getsignal(n) for n in self.SIGNALS}
+        self.previous_handlers = {n: h for n, h in handlers.items() if h != signal.SIG_IGN}
+        for signal_number in self.previous_handlers:
+            signal.signal(signal_number, self._note)
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self._restore()
 
-    def _note(self, number: int, _) -> None:
-        self.signal_name = signal.Signals(number).name
-        self.__exit__()
+    def _restore(self) -> None:
+        for signal_number, handler in self.previous_handlers.items():
+            signal.signal(signal_number, handler)
+
+    def _note(self, signal_number: int, _) -> None:
+        self.signal_name = signal.Signals(signal_number).name
+        self._restore()
 
     def reason(self, max_hours: float | None) -> str | None:
         """Return why to stop now; None: go on. `max_hours` counts from the start of the command."""

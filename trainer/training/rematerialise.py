@@ -40,15 +40,16 @@ class Block(NamedTuple):
 
 
 def rematerialise(network: keras.Model) -> Callable:
-    """Return (images, training=…) -> the network's outputs, as the network itself returns them."""
+    """Return a function (images, training=…) with the network's outputs, which keeps in memory only
+    what passes between blocks."""
     blocks, identify = _blocks(network)
 
     def forward(images, training: bool):
-        tensors = {identify(network.input): images}
+        by_id = {identify(network.input): images}
         for block in blocks:
-            inputs = [tensors[key] for key in block.inputs]
-            tensors |= zip(block.outputs, _run_block(block.model, inputs, training), strict=True)
-        return keras.tree.map_structure(lambda output: tensors[identify(output)], network.output)
+            inputs = [by_id[key] for key in block.inputs]
+            by_id |= zip(block.outputs, _run_block(block.model, inputs, training), strict=True)
+        return keras.tree.map_structure(lambda output: by_id[identify(output)], network.output)
 
     return forward
 
@@ -145,9 +146,9 @@ def _nodes(outputs: list[keras.KerasTensor]) -> list:
     """
     nodes, visited, stack = [], set(), [_node(output) for output in reversed(outputs)]
     while stack:
-        missing = [_node(x) for x in stack[-1].input_tensors if id(_node(x)) not in visited]
-        if missing and id(stack[-1]) not in visited:
-            stack += reversed(missing)
+        inputs = [_node(x) for x in stack[-1].input_tensors if id(_node(x)) not in visited]
+        if inputs and id(stack[-1]) not in visited:
+            stack += reversed(inputs)
             continue
         node = stack.pop()
         if id(node) not in visited and not node.is_input:

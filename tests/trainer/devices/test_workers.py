@@ -130,7 +130,7 @@ def test_a_tpu_that_is_missing_is_an_error():
 
 
 def test_a_cpu_worker_has_one_replica():
-    with pytest.raises(InputError, match="train.replicas=2: each of several workers has 1"):
+    with pytest.raises(InputError, match="train.replicas=2: with several workers, each has 1"):
         strategy.create_strategy("cpu", 2, 8, worker=workers.Worker(0, ("a:1", "b:1")))
 
 
@@ -290,4 +290,4 @@ def test_images_whose_loss_is_no_number_are_named(lake, tmp_path, capsys):
     assert task.main(arguments) == 1
     image_id = records[2].features.feature["image_id"].bytes_list.value[0].decode()
     error = capsys.readouterr().err
-    assert f"between steps 1 and 3: these images alone make it so: {image_id};" in error
+    assert f"between steps 1 and 3: not finite by themselves: {image_id};" in error

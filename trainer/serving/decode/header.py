@@ -190,33 +190,33 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
 
 
 def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
-    """Return the checks (holds, error) of the pixel data, raw or encapsulated."""
-    rows, columns, _, allocated, bits, sign = (header.words[tag] for tag in WORDS)
+    """Return the checks (is wrong, error) of the pixel data, raw or encapsulated."""
+    rows, columns, _, allocated, bits, signed = (header.words[tag] for tag in WORDS)
     is_native = tf.reduce_any(header.syntax == NATIVE)
-    is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
+    is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (signed == 0)
     has_offsets = walk.is_filled(frames.EXTENDED_OFFSETS) | walk.is_filled(frames.EXTENDED_LENGTHS)
-    start, _, is_open, end = tf.unstack(walk.places[PIXEL_DATA])
+    start, _, is_undefined_length, end = tf.unstack(walk.places[PIXEL_DATA])
     size, expected = end - start, rows * columns * allocated // 8  # bytes
-    is_enough = (is_open == 0) & (size >= expected)
-    few_bytes = format_error("undecodable: {} bytes of pixel data, expected {}", size, expected)
+    has_all_bytes = (is_undefined_length == 0) & (size >= expected)
+    too_few = format_error("undecodable: {} bytes of pixel data, expected {}", size, expected)
     return (
         (header.is_jpeg & ~is_jpeg_grey, "undecodable: expected 8 unsigned bits of JPEG Baseline"),
         (~is_native & has_offsets, "undecodable: extended offsets, expected fragments of a frame"),
-        (is_native & ~is_enough, few_bytes),
+        (is_native & ~has_all_bytes, too_few),
     )
 
 
 def _is_read_alike(walk: Walk) -> tf.Tensor:
-    """Return whether pydicom, too, would read the elements that are read here as text or
-    ignored."""
+    """Return whether pydicom would read the same: usual representations, no padding before the
+    colour, and pixels that are not swapped."""
     # A big-endian word holds two pixels of 8 bits, swapped.
-    is_paired = walk.is_big & ~walk.has_vr(PIXEL_DATA, "OB")
-    is_paired &= walk.word(frames.BITS_ALLOCATED) == 8
+    has_swapped_pairs = walk.is_big & ~walk.has_vr(PIXEL_DATA, "OB")
+    has_swapped_pairs &= walk.word(frames.BITS_ALLOCATED) == 8
     planar_start, _, _, planar_end = tf.unstack(walk.places[PLANAR_CONFIGURATION])
-    first = tf.strings.substr(walk.data, walk.places[frames.PHOTOMETRIC][0], 1)
+    first_letter = tf.strings.substr(walk.data, walk.places[frames.PHOTOMETRIC][0], 1)
     return (
-        (first == "M")  # pydicom strips no padding before it
-        & ~is_paired
+        (first_letter == "M")  # pydicom strips no padding before it
+        & ~has_swapped_pairs
         & walk.has_vr(frames.PHOTOMETRIC, "CS")
         & walk.has_vr(frames.FRAMES, "IS")
         & walk.has_vr(PIXEL_DATA, "OB", "OW")

@@ -49,23 +49,24 @@ def stored_image(data, storage: Storage) -> StoredImage:
 
 
 def _png(data, storage: Storage) -> StoredImage:
+    """Return the image of a PNG file, [] string; fails where it is damaged."""
     # IHDR: width, height, bits, colour type
     header = _bytes_from(tf.io.decode_raw(tf.strings.substr(data, 0, 26), tf.uint8), 16, 10)
-    width, height, bits, kind = number(header[:4]), number(header[4:8]), header[8], header[9]
+    width, height, bits, colour_type = number(header[:4]), number(header[4:8]), header[8], header[9]
     names, has_pixels = _png_chunks(data)
     error = first_error(
         (~has_pixels, DAMAGED),
-        *((tf.reduce_any(names == name), error) for name, error in PNG_REFUSED.items()),
-        ((bits == 16) & (kind != GREY), "deep-colour: 16 bits per channel; save it as grey"),
+        *((tf.reduce_any(names == name), message) for name, message in PNG_REFUSED.items()),
+        ((bits == 16) & (colour_type != GREY), "deep-colour: 16 bits per channel; save it as grey"),
         (_is_too_large(height, width), TOO_LARGE),
     )
 
-    def grey(depth: int) -> StoredImage:
+    def grey_image(depth: int) -> StoredImage:
         dtype = tf.uint16 if depth == 16 else tf.uint8
         pixels = tf.io.decode_png(data, channels=1, dtype=dtype)
         return from_grey(_grey(tf.cast(pixels[..., 0], tf.int32), depth), storage)
 
-    def coloured() -> StoredImage:
+    def colour_image() -> StoredImage:
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
@@ -73,8 +74,8 @@ def _png(data, storage: Storage) -> StoredImage:
             lambda: from_grey(_grey(_luma(pixels[..., :3]), 8), storage),
         )
 
-    cases = [(error != "", lambda: refuse(error, storage)), (kind != GREY, coloured)]
-    return tf.case([*cases, (bits == 16, lambda: grey(16))], default=lambda: grey(8))
+    cases = [(error != "", lambda: refuse(error, storage)), (colour_type != GREY, colour_image)]
+    return tf.case([*cases, (bits == 16, lambda: grey_image(16))], default=lambda: grey_image(8))
 
 
 def _png_chunks(data) -> tuple:
@@ -86,7 +87,7 @@ def _png_chunks(data) -> tuple:
     def name_at(position):
         return tf.strings.substr(data, position + 4, 4)
 
-    def step(position, names):
+    def skip_chunk(position, names):
         length = tf.io.decode_raw(tf.strings.substr(data, position, 4), tf.uint8)
         # As int64, so that no length leads back.
         length = number(tf.cast(_bytes_from(length, 0, 4), tf.int64))
@@ -94,7 +95,7 @@ def _png_chunks(data) -> tuple:
 
     position, names = tf.while_loop(
         lambda position, _: name_at(position) != b"IDAT",
-        step,
+        skip_chunk,
         (tf.constant(len(PNG_START), tf.int64), tf.constant([], tf.string)),
         (tf.TensorShape([]), tf.TensorShape([None])),
         maximum_iterations=MAX_SEGMENTS,
@@ -103,6 +104,7 @@ def _png_chunks(data) -> tuple:
 
 
 def _jpeg(data, storage: Storage) -> StoredImage:
+    """Return the image of a JPEG file, [] string, coded as it is where nothing would change."""
     frame, is_turned, has_pictures = _jpeg_segments(data)
     process, bits, channels = frame[0], frame[3], frame[8]
     height, width = number(frame[4:6]), number(frame[6:8])
@@ -141,7 +143,7 @@ def _jpeg_segments(data) -> tuple:
     """
     content = tf.io.decode_raw(data, tf.uint8)
 
-    def step(position, frame_at, exif_at, has_pictures):
+    def skip_segment(position, frame_at, exif_at, has_pictures):
         marker = tf.cast(content[position + 1], tf.int32)
         name = tf.strings.substr(data, position + 4, 4)
         is_segment = (content[position] == 0xFF) & (marker != 0xFF)  # no garbage, no fill byte
@@ -161,7 +163,7 @@ def _jpeg_segments(data) -> tuple:
 
     start = (tf.constant(len(JPEG_START)), tf.constant(1), tf.constant(0), tf.constant(False))
     position, frame_at, exif_at, has_pictures = tf.while_loop(
-        is_before_scan, step, start, maximum_iterations=MAX_SEGMENTS
+        is_before_scan, skip_segment, start, maximum_iterations=MAX_SEGMENTS
     )
     # A segment beyond MAX_SEGMENTS could turn the picture.
     tf.debugging.assert_equal(is_before_scan(position), False)
@@ -175,16 +177,16 @@ def _is_turned(tiff) -> tf.Tensor:
     """Return whether an EXIF block, uint8 [N], has another Orientation than upright (TIFF 6.0)."""
     is_big = tiff[0] == ord("M")
 
-    def short(position):
+    def read_short(position):
         places = (position, position + 1)
         first, second = (tf.cast(tf.gather(tiff, place), tf.int32) for place in places)
         return tf.where(is_big, first * 256 + second, second * 256 + first)
 
     # The lower two of four bytes: a segment is shorter than 2^16.
-    directory = short(tf.where(is_big, 6, 4))
-    entries = directory + 2 + 12 * tf.range(short(directory))
-    values = short(entries + 8)
-    return tf.reduce_any((short(entries) == ORIENTATION) & (values > 1) & (values <= 8))
+    directory = read_short(tf.where(is_big, 6, 4))
+    entries = directory + 2 + 12 * tf.range(read_short(directory))
+    values = read_short(entries + 8)
+    return tf.reduce_any((read_short(entries) == ORIENTATION) & (values > 1) & (values <= 8))
 
 
 def _luma(pixels):
