@@ -197,6 +197,7 @@ def put_pixels(dataset, view, bits, photometric):
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of beam.synthetic."""
     parser = cli.parser("beam.synthetic", __doc__.splitlines()[0])
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FOLDER")

@@ -55,6 +55,7 @@ def draw(rng) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of beam.synthetic_ct."""
     parser = cli.parser("beam.synthetic_ct", __doc__.splitlines()[0])
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FOLDER")

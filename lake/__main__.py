@@ -14,6 +14,7 @@ from lake import cli, storage
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of python -m lake."""
     parser = cli.parser("lake", __doc__)
     command = cli.subcommands(parser)
     add = command("show", help="what a lake holds").add_argument

@@ -27,6 +27,7 @@ KILL_SECONDS = 30.0  # the time between SIGTERM and SIGKILL, in which a worker s
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of launch.cluster."""
     parser = cli.parser("launch.cluster", __doc__)
     add = parser.add_argument
     add("--workers", type=cli.at_least(1), required=True, metavar="N")

@@ -34,6 +34,7 @@ POLL_SECONDS = 30.0
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of launch.tpu_vm."""
     parser = training_run.parser("launch.tpu_vm", __doc__)
     add = parser.add_argument_group("machine").add_argument
     add("--project", required=True)

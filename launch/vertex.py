@@ -26,6 +26,7 @@ POLL_SECONDS = 30.0
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of launch.vertex."""
     parser = training_run.parser("launch.vertex", __doc__)
     add = parser.add_argument_group("machines").add_argument
     add("--project", required=True)

@@ -16,6 +16,7 @@ MANY = {"nargs": "+", "default": []}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of trainer.task with its commands."""
     parser = cli.parser("trainer.task", description)
     command = cli.subcommands(parser)
     for add_command in (
@@ -40,6 +41,7 @@ def add_train(command: Callable) -> None:
 
 
 def add_find_lr(command: Callable) -> None:
+    """Add the options of find_lr."""
     summary = "suggest a learning rate for a config"
     add = add_run(command("find_lr", help=summary, epilog=OVERRIDES))
     a_folder = {"type": cli.any_path, "default": Path(), "metavar": "FOLDER"}
@@ -50,6 +52,7 @@ def add_find_lr(command: Callable) -> None:
 
 
 def add_evaluate(command: Callable) -> None:
+    """Add the options of evaluate."""
     add = add_networks(command("evaluate", help="score trained networks"))
     add("--lake", metavar="ROOT/NAME/VERSION", help="default: the lake of the run")
     prevalence = "share of images with a lesion, for PPV and NPV; default: as in the images"
@@ -64,6 +67,7 @@ def add_evaluate(command: Callable) -> None:
 
 
 def add_predict(command: Callable) -> None:
+    """Add the options of predict."""
     add = add_networks(command("predict", help="make masks of a lake's split or of files"))
     add("--lake", metavar="ROOT/NAME/VERSION", help="default: the lake of the run")
     add("--split", help="a split of the lake (default: test)")
@@ -82,6 +86,7 @@ def add_predict(command: Callable) -> None:
 
 
 def add_export(command: Callable) -> None:
+    """Add the options of export."""
     export = command("export", help="write a SavedModel: DICOM, PNG or JPEG bytes in, masks out")
     add = add_networks(export, level=lambda text: text if text == ALL_LEVELS else int(text))
     decoder = (
@@ -93,6 +98,7 @@ def add_export(command: Callable) -> None:
 
 
 def add_vote(command: Callable) -> None:
+    """Add the options of vote."""
     add = command("vote", help="make one submission of several predictions").add_argument
     paths = "submission CSVs: a majority of pixels; or folders of probability maps: their mean"
     add("predictions", nargs="+", type=cli.any_path, metavar="PATH", help=paths)
@@ -106,6 +112,7 @@ def add_vote(command: Callable) -> None:
 
 
 def add_augment(command: Callable) -> None:
+    """Add the options of augment."""
     summary = "draw images before and after augmentation"
     add = add_run(command("augment", help=summary, epilog=OVERRIDES))
     add("--output", type=cli.any_path, default=Path("augmentation.png"), metavar="PNG")
@@ -115,6 +122,7 @@ def add_augment(command: Callable) -> None:
 
 
 def add_benchmark(command: Callable) -> None:
+    """Add the options of benchmark."""
     summary = "measure where the time and the memory go"
     add = add_run(command("benchmark", help=summary, epilog=OVERRIDES))
     add("--steps", type=cli.at_least(1), default=20, metavar="N", help="per measurement")

@@ -60,6 +60,7 @@ def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
+    """Score workdirs and print the table."""
     _refuse(flags, overrides)
     from trainer.evaluation import evaluate
     from trainer.evaluation.scores import ScoreOptions
@@ -70,6 +71,7 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
+    """Predict files or a split and print the summary."""
     _refuse(flags, overrides)
     if flags.input and (flags.lake or flags.split):
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
@@ -81,6 +83,7 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
+    """Write a SavedModel, or one per level, and print how to call it."""
     _refuse(flags, overrides)
     if flags.decoder == TFIO:
         tfio.load()

@@ -203,6 +203,7 @@ def _check_counts(counts, inputs, classes, options: ConversionOptions) -> None:
 def _write_rejects(
     rejects: list[dict], orphans: dict[str, int], options: ConversionOptions
 ) -> None:
+    """Write rejects.jsonl, and the list of labels without an image from its parts."""
     with files.written(options.path(manifest.REJECTS)) as file:
         for reject in rejects:
             file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())

@@ -97,6 +97,7 @@ class ConversionOptions:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of beam.convert."""
     summary = "Convert image files and labels to a lake, on any Beam runner."
     parser = cli.parser("beam.convert", summary, epilog=BEAM_OPTIONS)
     _add_inputs(parser.add_argument_group("input").add_argument)
@@ -108,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_inputs(add) -> None:
+    """Add the options of files and labels."""
     add("--source", choices=reader.NAMES, default="dicom", help="kind of the image files")
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
     add("--labels", metavar="CSV", help="run lengths, classes or nodules per image; may be .gz")
@@ -144,6 +146,7 @@ def _add_pixels(add) -> None:
 
 
 def _add_splits(add) -> None:
+    """Add the options of splits and folds."""
     whole, positive = cli.at_least(1, int), cli.at_least(0.1, float)
     add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
     add("--folds", type=cli.at_least(2, int), default=0, metavar="K", help="of train and val")
@@ -155,6 +158,7 @@ def _add_splits(add) -> None:
 
 
 def _add_privacy(add) -> None:
+    """Add the options of de-identification."""
     hashes = "what becomes of patient, study and series ids"
     add("--deidentify", choices=("hash", "keep"), default="hash", help=hashes)
     image_ids = "what becomes of image ids; hash needs --deidentify hash"
@@ -164,6 +168,7 @@ def _add_privacy(add) -> None:
 
 
 def _add_estimate(add) -> None:
+    """Add the options of --estimate."""
     nothing = (
         "convert nothing: print the shards, bytes and core time that a conversion would take, from "
         "the listing and the headers of a sample"

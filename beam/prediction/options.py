@@ -49,6 +49,7 @@ class PredictionOptions:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of beam.predict."""
     summary = "Predict masks of image files with an export of trainer.task, on any Beam runner."
     parser = cli.parser("beam.predict", summary, epilog=BEAM_OPTIONS)
 

@@ -69,6 +69,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _head(folder: Path, content: dict) -> list[str]:
+    """Return the lines about the whole lake: folder, options, counts."""
     counts = content["counts"]
     num_rejects = sum(counts["rejects"].values())
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
@@ -104,6 +105,7 @@ def _splits(
     splits: dict[str, np.ndarray],
     classes: dict[str, np.ndarray],
 ) -> list[str]:
+    """Return the table of records, classes, patients, shards and MB per split."""
     has_mask = records["has_mask"].to_numpy() != 0
     rows = [("split", "records", *classes, "with_mask", "patients", "shards", "MB")]
     sums = np.zeros(len(rows[0]) - 1)
@@ -201,6 +203,7 @@ def _mean_image_px(content: dict) -> float:
 
 
 def _folds(records: pyarrow.Table, classes: dict[str, np.ndarray]) -> list[str]:
+    """Return the table of records and classes per fold."""
     fold = records["fold"].to_numpy()
     rows = [("fold", "records", *classes)]
     for number in np.unique(fold[fold >= 0]):
@@ -211,6 +214,7 @@ def _folds(records: pyarrow.Table, classes: dict[str, np.ndarray]) -> list[str]:
 
 
 def _statistics(statistics: dict) -> list[str]:
+    """Return the lines about grey values and lesion pixels."""
     lines = [
         f"stored values: mean {statistics['mean']:.2f}, standard deviation "
         f"{statistics['standard_deviation']:.2f} (of {statistics['images_sampled']:,} images)"

@@ -133,6 +133,7 @@ def _part_of_worker(split: Split, worker: Worker) -> Split:
 def _to_batches(
     items: tf.data.Dataset, batch_size: int, images: cache.DecodedImages | None = None
 ) -> tf.data.Dataset:
+    """Return batches of `batch_size` items, read ahead; `images` looks their pixels up."""
     # A worker reads its own records; tf.distribute only cuts each batch into the replicas' parts.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

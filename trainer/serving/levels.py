@@ -120,6 +120,7 @@ def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
 
 
 def _row(system: Ensemble, folder: Path, ms: float) -> Level:
+    """Return one line of the table: scores, latency and size of an exported level."""
     scores, name = _evaluation_entry(system), "dice_mean"
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Level(
