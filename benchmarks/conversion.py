@@ -130,11 +130,7 @@ def convert(images: Path, folder: Path, name: str, *options: str) -> dict[str, f
     if status:
         sys.exit(f"failed: {' '.join(command)}")
     wall = time.monotonic() - started
-    return {
-        "wall": wall,
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "memory": usage.ru_maxrss * 1024,
-    }
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss * 1024}
 
 
 def python(code: str, folder: Path) -> float:

@@ -126,10 +126,7 @@ def test_folds_divide_train_and_val_alone():
 def test_a_column_decides_and_must_not_tear_a_patient():
     images = [make_image("a", "p", split="train"), make_image("b", "q", split="holdout")]
     by_column = planned(images, split_column="part")
-    assert {name: place[0] for name, place in by_column.items()} == {
-        "a": "train",
-        "b": "holdout",
-    }
+    assert {name: place[0] for name, place in by_column.items()} == {"a": "train", "b": "holdout"}
     with pytest.raises(Stopped, match="in two splits, such as train and holdout|holdout and train"):
         planned([*images, make_image("c", "p", split="holdout")], split_column="part")
 

@@ -48,10 +48,7 @@ def test_class_spellings(text):
     labels = {image_id: tables.unite([row], "class", 2, 2, "relative") for image_id, row in rows}
     assert {
         name: (label.label, label.has_mask, label.lesion_px) for name, label in labels.items()
-    } == {
-        "a": (0, False, -1),
-        "b": (1, False, -1),
-    }
+    } == {"a": (0, False, -1), "b": (1, False, -1)}
 
 
 @pytest.mark.parametrize(

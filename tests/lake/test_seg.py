@@ -10,10 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from makers import dicom
-from pydicom.uid import (
-    CTImageStorage,
-    DigitalXRayImageStorageForPresentation,
-)
+from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 
 from lake import Reject
 from lake.predictions import seg

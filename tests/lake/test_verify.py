@@ -276,10 +276,7 @@ DAMAGES = {
         lambda fields: fields.update(mask=png(np.full((128, 128), 255, np.uint8))),
         {"lesion-px", "run-lengths"},
     ),
-    "a grey mask": (
-        lambda f: f.update(mask=png(mask_png.decode(f["mask"]) // 2)),
-        {"mask"},
-    ),
+    "a grey mask": (lambda f: f.update(mask=png(mask_png.decode(f["mask"]) // 2)), {"mask"}),
     "a small mask": (
         lambda fields: fields.update(mask=png(np.zeros((64, 128), np.uint8))),
         {"mask"},
@@ -300,10 +297,7 @@ DAMAGES = {
     "another encoding": (lambda fields: fields.update(encoding=b"png"), {"image"}),
     "an unknown encoding": (lambda fields: fields.update(encoding=b"webp"), {"image"}),
     "another size": (lambda fields: fields.update(height=64), {"image", "mask"}),
-    "another lesion": (
-        lambda fields: fields.update(original_rle=b"0 7"),
-        {"run-lengths"},
-    ),
+    "another lesion": (lambda fields: fields.update(original_rle=b"0 7"), {"run-lengths"}),
     "impossible run lengths": (lambda f: f.update(original_rle=b"1 2 3"), {"run-lengths"}),
     "a lesion that the label denies": (lambda fields: fields.update(label=0), {"label", "counts"}),
     "an impossible label": (lambda fields: fields.update(label=2), {"label"}),

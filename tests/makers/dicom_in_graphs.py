@@ -8,9 +8,7 @@ import numpy as np
 import tensorflow as tf
 from makers.dicom import headers
 from PIL import Image
-from pydicom.uid import (
-    JPEGBaseline8Bit,
-)
+from pydicom.uid import JPEGBaseline8Bit
 
 from lake import Reject
 from lake.scan import Scan, Storage

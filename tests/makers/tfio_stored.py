@@ -1,7 +1,8 @@
-"""What dicom_tfio makes of DICOM files, for test_tfio.py, which runs beside another TensorFlow.
+"""What serving/decode/tfio.py makes of DICOM files, for test_tfio.py, which runs beside another
+TensorFlow.
 
 PYTHON tests/makers/tfio_stored.py FOLDER NPZ, by the Python of requirements/tfio.txt: an array
-`FILE FIELD` for each file of the folder and each field of Stored.
+`FILE FIELD` for each file of the folder and each field of StoredImage.
 """
 
 import os

@@ -127,10 +127,7 @@ def test_verify_and_show(converted, capsys):
 )
 def test_a_lake_is_read_without_tensorflow(converted, words, code, expected):
     process = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, *words], cwd=ROOT, capture_output=True, text=True
     )
     assert process.returncode == code, process.stderr
     assert expected in process.stdout + process.stderr and "Traceback" not in process.stderr

@@ -75,10 +75,7 @@ XCEPTION = (
     *("block2_sepconv2_bn", "block3_sepconv2_bn", "block4_sepconv2_bn", "block13_sepconv2_bn"),
     "block14_sepconv2_act",
 )
-EFFICIENTNET = (
-    *(f"block{block}a_expand_activation" for block in (2, 3, 4, 6)),
-    "top_activation",
-)
+EFFICIENTNET = (*(f"block{block}a_expand_activation" for block in (2, 3, 4, 6)), "top_activation")
 ENCODERS = {
     # Simonyan & Zisserman 2014 (arXiv:1409.1556)
     "vgg16": Encoder(

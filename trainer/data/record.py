@@ -118,10 +118,7 @@ def _decode_jpeg(data, box, height, width, dtype: str):
         )
 
     cases = [
-        (
-            tf.logical_and(height >= box_height * ratio, width >= box_width * ratio),
-            decode(ratio),
-        )
+        (tf.logical_and(height >= box_height * ratio, width >= box_width * ratio), decode(ratio))
         for ratio in JPEG_RATIOS
     ]
     return tf.case(cases, default=decode(1))

@@ -255,10 +255,7 @@ def test_a_fold_leaves_no_choice_of_splits(yaml_file):
     ("options", "message"),
     [
         (["--loss.dice_form=-log", "--loss.smooth=0"], "dice_form=-log with smooth=0 is infinite"),
-        (
-            ["--loss.tversky=1", "--loss.tversky_alpha=0", "--loss.tversky_beta=0"],
-            "punish nothing",
-        ),
+        (["--loss.tversky=1", "--loss.tversky_alpha=0", "--loss.tversky_beta=0"], "punish nothing"),
         (["--loss.head_weights=[0, 0]"], "head_weights=[0.0, 0.0] leaves no head"),
         (["--loss.head_weights=[]"], "head_weights=[] leaves no head"),
         (["--loss.head_weights=[1, -1]"], "loss.head_weights.1: Input should be greater than or"),

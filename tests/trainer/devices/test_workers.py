@@ -165,11 +165,7 @@ def command(lake, tmp_path_factory):
 def on_two_workers(command: list[str]) -> subprocess.Popen:
     cluster = [sys.executable, "-m", "launch.cluster", "--workers=2", "--"]
     return subprocess.Popen(
-        [*cluster, *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        [*cluster, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

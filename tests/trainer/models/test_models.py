@@ -226,8 +226,7 @@ DEEPER = ("group", "sync_batch")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "norm",
-    [n if n in DEEPER else pytest.param(n, marks=marks.exhaustive) for n in NORMS],
+    "norm", [n if n in DEEPER else pytest.param(n, marks=marks.exhaustive) for n in NORMS]
 )
 def test_a_deeper_unetpp_compiles_with_each_norm(norm):
     network = build(plus(deep_supervision=True, norm=norm, dropout=0.2, residual=True), 16)
@@ -313,8 +312,7 @@ def test_jax_gives_the_same_numbers(tmp_path):
         pytest.param(plain(norm="batch"), 48, 1e-2, 80, marks=marks.exhaustive),
         (plus(norm="batch", deep_supervision=True), 48, 1e-2, 80),
         pytest.param(
-            *(plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240),
-            marks=marks.exhaustive,
+            *(plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240), marks=marks.exhaustive
         ),
         (plain(norm="batch", empty_head=True), 48, 1e-2, 160),
         (networks.vae(blocks=(1, 1, 2), dropout=0), 48, 5e-3, 150),

@@ -95,10 +95,7 @@ def test_a_classifiers_encoder_goes_into_a_unet(tmp_path, capsys):
         assert "not in the file: decoder_" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [(classifier, plus), (plain, plus), (plus, plain)],
-)
+@pytest.mark.parametrize(("first", "second"), [(classifier, plus), (plain, plus), (plus, plain)])
 def test_an_encoders_levels_are_found_under_both_of_their_names(first, second, tmp_path, capsys):
     file = str(tmp_path / "first.weights.h5")
     trained = with_random_weights(build(first(norm="batch"), 32))

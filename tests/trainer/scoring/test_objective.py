@@ -29,10 +29,7 @@ def truth() -> tuple[np.ndarray, dict]:
     """Two images of 16 px: a lesion in the upper left quarter; mask and label unknown."""
     masks = np.zeros((2, 16, 16, 1), np.float32)
     masks[0, :8, :8] = 1
-    return masks, {
-        "label": np.array([1, -1], np.float32),
-        "has_mask": np.array([1, 0], np.float32),
-    }
+    return masks, {"label": np.array([1, -1], np.float32), "has_mask": np.array([1, 0], np.float32)}
 
 
 def test_a_segmenter_sums_its_terms_and_leaves_unknown_masks_out(truth):

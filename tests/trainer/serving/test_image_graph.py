@@ -84,12 +84,7 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "storage",
-    [
-        Storage(8, 1024),
-        Storage(8, 32, "percentile"),
-        Storage(16, 31, "20,90"),
-    ],
+    "storage", [Storage(8, 1024), Storage(8, 32, "percentile"), Storage(16, 31, "20,90")]
 )
 def test_files_are_as_the_converter_stores_them_or_refused(storage):
     dtype = tf.uint8 if storage.bits == 8 else tf.uint16

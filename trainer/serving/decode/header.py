@@ -96,10 +96,7 @@ def _read_elements(data: tf.Tensor, syntaxes: tuple[str, ...]) -> tuple:
     no_image = tf.where(has_prefix, "no-pixels", "not-dicom")
     walk_error = first_error(
         (walk.stop == Stop.CUT, "unreadable-header: the file ends inside an element"),
-        (
-            walk.stop == Stop.DEEP,
-            f"unreadable-header: sequences nested deeper than {MAX_DEPTH}",
-        ),
+        (walk.stop == Stop.DEEP, f"unreadable-header: sequences nested deeper than {MAX_DEPTH}"),
         (
             walk.stop == Stop.NONE,
             f"too-large: more than {elements.MAX_ELEMENTS} elements; use predict",
