@@ -1,7 +1,6 @@
 """The record of an image: its fields <-> the bytes of one tf.train.Example.
 
-Only `parse` needs TensorFlow. FIELDS is a contract with other programs: names and types do not
-change within a schema version.
+FIELDS is a contract with other programs: names and types do not change within a schema version.
 """
 
 import functools
