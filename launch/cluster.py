@@ -59,6 +59,7 @@ class Cluster:
         self.processes, self.threads = [], []
 
     def __enter__(self) -> "Cluster":
+        """Start every worker, and a thread per worker that copies its output line by line."""
         for number, config in enumerate(self.configs):
             process = subprocess.Popen(
                 self.command,
@@ -140,11 +141,11 @@ def combined_code(codes: list[int]) -> int:
 def _signals_passed_on(cluster: Cluster) -> Iterator[None]:
     """Send SIGTERM and SIGINT on to every worker, instead of ending this process."""
     numbers = signal.SIGTERM, signal.SIGINT
-    before = [signal.signal(number, lambda n, _: cluster.send(n)) for number in numbers]
+    previous_handlers = [signal.signal(number, lambda n, _: cluster.send(n)) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous_handlers, strict=True):
             signal.signal(number, handler)
 
 

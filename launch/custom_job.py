@@ -72,10 +72,12 @@ def request(flags: argparse.Namespace, package: str) -> dict:
 
 
 def _container(flags: argparse.Namespace, package: str) -> dict:
+    """Return the ContainerSpec of one machine: the image, the shell that runs START, its arguments
+    and environment."""
     is_tpu = flags.accelerator in machines.TPUS
-    staged = mounted_path(staging(flags))
+    staging_path = mounted_path(staging(flags))
     arguments = {
-        "config": f"{staged}/config.yaml",
+        "config": f"{staging_path}/config.yaml",
         "lake": flags.lake,
         # A TensorBoard of Vertex AI reads the folder logs.
         "workdir": mounted_path(f"{base(flags)}/logs"),
@@ -84,7 +86,7 @@ def _container(flags: argparse.Namespace, package: str) -> dict:
     }
     container = {
         "imageUri": flags.image,
-        "command": ["sh", "-c", START, f"{staged}/{package}"],
+        "command": ["sh", "-c", START, f"{staging_path}/{package}"],
         "args": ["train", *(f"--{key}={value}" for key, value in arguments.items())],
     }
     if is_tpu:

@@ -32,6 +32,7 @@ def run(folder: Path, command: list[str]) -> int:
 
 
 def start(folder: Path, command: list[str]) -> None:
+    """Start a supervisor of the command, in a session of its own, and return at once."""
     _write(folder / "shown", 0)  # bytes of the log that a connection has printed
     supervisor = [sys.executable, "-m", "launch.detached", f"--folder={folder}", "--supervise"]
     with (folder / "lock").open("w") as lock, (folder / "log").open("wb") as log:
@@ -57,6 +58,7 @@ def supervise(folder: Path, command: list[str]) -> None:
 
 
 def is_running(folder: Path) -> bool:
+    """Return whether a supervisor still holds the folder's lock."""
     try:
         with (folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,6 +86,7 @@ def _write(path: Path, number: int) -> None:
 
 
 def main(argv: list[str]) -> int:
+    """Run launch.detached, or the supervisor that it starts, and return the exit code."""
     parser = cli.parser("launch.detached", __doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--supervise", action="store_true", help="for its own use")

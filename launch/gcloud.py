@@ -20,6 +20,7 @@ class TpuVm(NamedTuple):
     flags: argparse.Namespace
 
     def create(self) -> list[str]:
+        """Return the command that rents the machine, or with a queued resource asks for it."""
         flags = self.flags
         runtime = flags.runtime or machines.TPU_VMS[flags.accelerator]
         command = self._manage("create")

@@ -64,6 +64,8 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _launch(flags: argparse.Namespace, job: dict, files: tuple[Path, ...]) -> int:
+    """Upload the files, create the job and return an exit code: at once, or with --wait at the
+    job's end. Raises InputError where Google Cloud refuses."""
     try:
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError

@@ -108,10 +108,12 @@ COMMANDS = {
 
 
 def main(argv: list[str]) -> int:
+    """Run the command that `argv` names and return its exit code; 42: interrupted and saved."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     flags, overrides = parser().parse_known_args(argv)
 
     def run() -> str | int | None:
+        """Return what the command prints, or its exit code; raise Stopped where a run diverged."""
         try:
             return COMMANDS[flags.command](flags, overrides)
         except FloatingPointError as error:  # the run diverged

@@ -23,8 +23,8 @@ def adjust(images, mean, parameters: dict, largest_sigma_px: float):
     noise and cut-out: those that the parameters have."""
     if "blur.sigma_px" in parameters:
         images = blur(images, parameters["blur.sigma_px"], largest_sigma_px)
-    factor, added = parameters.get("contrast.factor", 1.0), parameters.get("brightness.add", 0.0)
-    images = images * factor + (mean * (1 - factor) + added)  # exact where nothing changes
+    factor, offset = parameters.get("contrast.factor", 1.0), parameters.get("brightness.add", 0.0)
+    images = images * factor + (mean * (1 - factor) + offset)  # exact where nothing changes
     images = ops.clip(images, 0, 1)
     if "gamma.exponent" in parameters:
         exponent = parameters["gamma.exponent"]
@@ -58,12 +58,12 @@ def blur(images, sigma_px, largest_sigma_px: float):
     images = ops.pad(images, ((0, 0), margin, margin), mode="symmetric")
     for axis in (1, 2):
         before, after = (slice(None),) * axis, (slice(None),) * (2 - axis)
-        shifted = [
+        shifts = [
             images[(*before, slice(start, start + side), *after)] for start in range(2 * radius + 1)
         ]
-        images = (weights[0] / total) * shifted[radius]
+        images = (weights[0] / total) * shifts[radius]
         for step in range(1, radius + 1):
-            both = shifted[radius + step] + shifted[radius - step]
+            both = shifts[radius + step] + shifts[radius - step]
             images = images + (weights[step] / total) * both
     return images
 

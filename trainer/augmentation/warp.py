@@ -87,8 +87,8 @@ def _optical(rows, columns, side: int, parameters: dict):
     # 1 + 3 k r² + 5 k r⁴ is 0. r² is clipped there. For any other k the
     # bound is that of -1e-6, far outside of the image.
     turning = (ops.sqrt(9 + 20 / ops.maximum(-k, 1e-6)) - 3) / 10
-    squared = ops.minimum(ops.square(rows / side) + ops.square(columns / side), turning)
-    return k * squared * (1 + squared), rows, columns
+    r_squared = ops.minimum(ops.square(rows / side) + ops.square(columns / side), turning)
+    return k * r_squared * (1 + r_squared), rows, columns
 
 
 def _grid(wider, side: int):
@@ -139,9 +139,9 @@ def _to_bands(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     side, knots = weights.shape
     bands = weights.reshape(-1, math.gcd(side, BAND_ROWS), knots)
     is_used = bands.any(axis=1)  # [bands, K]
-    first, most = is_used.argmax(axis=1), is_used.sum(axis=1).max()
+    first_knots, most = is_used.argmax(axis=1), is_used.sum(axis=1).max()
     # Every band gets as many knots as the widest one needs; the last ones start earlier for that.
-    near = np.minimum(first, knots - most)[:, None] + np.arange(most)
+    near = np.minimum(first_knots, knots - most)[:, None] + np.arange(most)
     return near, np.take_along_axis(bands, near[:, None], axis=2)
 
 

@@ -43,6 +43,8 @@ def around(neutral: float, least: float, most: float, *parameters: str):
     name."""
 
     def ends(value) -> tuple[float, float]:
+        """Return (low, high) of r or [low, high]; raise ValueError, which pydantic turns into a
+        message, for any other value."""
         is_pair = isinstance(value, (list, tuple)) and len(value) == 2
         try:
             low, high = value if is_pair else (neutral - float(value), neutral + float(value))
@@ -248,13 +250,14 @@ class Augment(Section):
     fill: Literal["constant", "nearest"] = "constant"
 
     def clashes(self) -> Iterator[str]:
-        grouped = self.grouped()
-        for name in dict.fromkeys(grouped):
+        """Yield a message for each name in `one_of` that is no transform, or that it has twice."""
+        names = self.grouped()
+        for name in dict.fromkeys(names):
             if name not in TRANSFORMS:
                 near = difflib.get_close_matches(name, TRANSFORMS, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(TRANSFORMS)}"
                 yield f"one_of: unknown transform {name}; {hint}"
-            elif grouped.count(name) > 1:
+            elif names.count(name) > 1:
                 yield f"one_of: {name} stands in it twice; leave one of them out"
 
     def grouped(self) -> list[str]:
@@ -270,11 +273,11 @@ class Augment(Section):
     def only(self, name: str) -> "Augment":
         """Return settings under which this transform always happens, with its ranges here, and no
         other does."""
-        changed = {
+        transforms = {
             n: getattr(self, n).model_copy(update={"probability": float(n == name)})
             for n in TRANSFORMS
         }
-        return self.model_copy(update={**changed, "one_of": ()})
+        return self.model_copy(update={**transforms, "one_of": ()})
 
 
 TRANSFORMS = tuple(

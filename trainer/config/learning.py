@@ -61,6 +61,7 @@ class Loss(Section):
     head_weights: tuple[Weight, ...] | None = None
 
     def clashes(self) -> Iterator[str]:
+        """Yield a message for each choice that lets the loss teach nothing or be infinite."""
         if not any(getattr(self, name) for name in PIXEL_TERMS):
             yield f"every weight is 0; give at least one of {', '.join(PIXEL_TERMS)}"
         if self.dice and self.dice_form == "-log" and not self.smooth:
@@ -105,6 +106,7 @@ class Optimizer(Section):
     swa_epochs: int = Field(0, ge=0)
 
     def clashes(self) -> Iterator[str]:
+        """Yield a message for each field that needs another schedule, or no other average."""
         if self.cycle_epochs and self.schedule not in ("cosine", "cyclic"):
             yield f"cycle_epochs={self.cycle_epochs:g} needs schedule=cosine or cyclic"
         if self.schedule == "cyclic" and not self.cycle_epochs:

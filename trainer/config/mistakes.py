@@ -89,9 +89,9 @@ def _message(place: tuple, errors: list[dict]) -> str:
         case "model_type":
             fields = ", ".join(_fields(error["loc"]))
             return f"{where}: expected a section with fields from {fields}; got {value!r}"
-    texts = [one["msg"].removeprefix("Value error, ") for one in errors]
-    others = [text.removeprefix("Input should be ") for text in texts[1:]]
-    return f"{where}: {', or '.join([texts[0], *others])}, got {value!r}"
+    texts = [detail["msg"].removeprefix("Value error, ") for detail in errors]
+    alternatives = [text.removeprefix("Input should be ") for text in texts[1:]]
+    return f"{where}: {', or '.join([texts[0], *alternatives])}, got {value!r}"
 
 
 def _nearest(error: dict) -> list[str]:

@@ -63,6 +63,7 @@ class Decoder(Encoded):
     empty_head: bool = False
 
     def clashes(self) -> Iterator[str]:
+        """Yield a message where the depth or the number of widths does not fit the encoder."""
         yield from super().clashes()
         if self.encoder != "plain" and self.depth > DEEPEST_ENCODER:
             yield f"depth={self.depth}: encoder={self.encoder} allows {DEEPEST_ENCODER} at most"

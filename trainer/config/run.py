@@ -40,6 +40,7 @@ class Data(Section):
     positives_only: bool = False  # an epoch is every positive once, and nothing else
 
     def clashes(self) -> Iterator[str]:
+        """Yield a message for each pair of fields that do not go together."""
         if self.fold is not None and (self.train_split, self.val_split) != ("train", "val"):
             yield f"fold={self.fold} divides train and val anew; leave train_split, val_split out"
         if self.batch_size % (self.streams or 1):
@@ -120,6 +121,7 @@ class Config(Section):
         return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
 
     def clashes(self) -> Iterator[str]:
+        """Yield the clashes inside each section, then those between sections."""
         for name in type(self).model_fields:
             section = getattr(self, name)
             if isinstance(section, Section):
@@ -136,15 +138,15 @@ class Config(Section):
         if self.loss.lesion and not getattr(self.model, "empty_head", False):
             yield f"loss.lesion={self.loss.lesion} needs a segmenter with model.empty_head=true"
         branch_terms = ("reconstruction", "kl_divergence")
-        changed = [f"loss.{name}" for name in branch_terms if getattr(self.loss, name)]
-        if changed and self.model.kind != "vae":
-            yield f"{', '.join(changed)}: only model.kind=vae has a VAE branch"
+        names = [f"loss.{name}" for name in branch_terms if getattr(self.loss, name)]
+        if names and self.model.kind != "vae":
+            yield f"{', '.join(names)}: only model.kind=vae has a VAE branch"
         if self.model.kind == "classifier":  # pretraining has the config of a segmenter
             fields = Loss.model_fields.keys() - {*CLASSIFIER_FIELDS, *BRANCH_TERMS}
             defaults = {name: Loss.model_fields[name].default for name in sorted(fields)}
-            changed = [f"loss.{n}" for n, one in defaults.items() if getattr(self.loss, n) != one]
-            if changed:
-                yield f"{', '.join(changed)}: a classifier has no use for a segmenter's loss"
+            names = [f"loss.{n}" for n, one in defaults.items() if getattr(self.loss, n) != one]
+            if names:
+                yield f"{', '.join(names)}: a classifier has no use for a segmenter's loss"
         if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
             yield "loss.reduction=batch needs the whole batch, which optimizer.accumulate cuts"
 

@@ -21,6 +21,8 @@ class Board:
     workdir itself. What the files hold beyond `step` is dropped."""
 
     def __init__(self, workdir: Path, step: int, curves: tuple[str, ...] = ("train", "val", RUN)):
+        """Open the event files of `curves` for a run that goes on from `step`: later events are
+        dropped, and at step 0 old files deleted."""
         for name in curves:
             for path in (workdir / name).glob("events.out.tfevents.*"):
                 drop_after(path, step) if step else path.unlink()
@@ -102,9 +104,9 @@ def drop_after(path: Path, step: int) -> None:
     TensorBoard would drop repeated events only at a SessionLog event, which tf.summary does not
     write; other readers of the files would not drop them at all.
     """
-    unfinished = path.with_name(f"unfinished.{path.name.removeprefix('events.out.tfevents.')}")
+    temporary_path = path.with_name(f"unfinished.{path.name.removeprefix('events.out.tfevents.')}")
     is_whole = True
-    with tf.io.TFRecordWriter(str(unfinished)) as writer:
+    with tf.io.TFRecordWriter(str(temporary_path)) as writer:
         try:
             for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 if tf.compat.v1.Event.FromString(event).step <= step:
@@ -114,6 +116,6 @@ def drop_after(path: Path, step: int) -> None:
         except tf.errors.DataLossError:  # the last record is cut off
             is_whole = False
     if is_whole:
-        unfinished.unlink()
+        temporary_path.unlink()
     else:
-        unfinished.replace(path)
+        temporary_path.replace(path)

@@ -30,9 +30,9 @@ def bars(sums: dict) -> dict[str, Bars]:
             histograms[f"probability {label} lesion{name}"] = THRESHOLDS, sum_bars(counts)
     if "dice_at" not in sums:
         return histograms
-    sizes, (truth, predicted) = np.linspace(SMALLEST, 0, BARS + 1), sums["sizes"]
+    sizes, (truth, prediction) = np.linspace(SMALLEST, 0, BARS + 1), sums["sizes"]
     histograms["lesion size, log10 of its share/truth"] = sizes, truth
-    histograms["lesion size, log10 of its share/prediction"] = sizes, predicted
+    histograms["lesion size, log10 of its share/prediction"] = sizes, prediction
     histograms["dice by lesion size"] = sizes, ratio(sums["dice_by_size"], truth, 0.0)
     for tag, dice, images in (
         ("all images", sums["dice_at"], sums["images"]),
@@ -55,9 +55,9 @@ def pr_counts(sums: dict) -> dict[str, np.ndarray]:
         negatives, positives = histogram.sum(axis=1)
         counts_by_tag[f"images{name}"] = _confusion(above[1], above[0], positives, negatives)
     if "pixels_at" in sums:
-        hits, predicted = sums["pixels_at"]
+        hits, prediction = sums["pixels_at"]
         _, truth, _, pixels = sums["pixels"]
-        counts_by_tag["pixels"] = _confusion(hits, predicted - hits, truth, pixels - truth)
+        counts_by_tag["pixels"] = _confusion(hits, prediction - hits, truth, pixels - truth)
     return counts_by_tag
 
 

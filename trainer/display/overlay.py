@@ -33,7 +33,7 @@ def side_by_side(
             panels[title] = picture.mark(rgb, mask, colour)
     size, font_file = (CAPTION_PX, width), panel.font_file()
     cells = [
-        np.concatenate([picture.caption(title, size, LETTER_PX, font_file), marked])
-        for title, marked in panels.items()
+        np.concatenate([picture.caption(title, size, LETTER_PX, font_file), panel_rgb])
+        for title, panel_rgb in panels.items()
     ]
     return picture.grid(cells, len(cells))

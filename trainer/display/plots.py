@@ -34,6 +34,7 @@ def plot_curves(curves: dict[str, dict], title: str) -> np.ndarray:
 
 
 def _plot_over_thresholds(axes, curves: dict) -> None:
+    """Draw the dice of masks and the scores of images, those that `curves` has, over thresholds."""
     if "masks" in curves:
         _line(axes, curves["masks"], "threshold", "dice_mean", BLUE, "mean dice")
         _line(axes, curves["masks"], "threshold", "dice_positives", ORANGE, "dice on positives")

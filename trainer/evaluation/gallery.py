@@ -79,8 +79,8 @@ def first_places(predictions: Predictions) -> list[int]:
     """Return the places of the first few images with a lesion and of the first few others."""
     is_positive = predictions.labels > 0
     positives = np.flatnonzero(is_positive)[:PICTURED_POSITIVES]
-    others = np.flatnonzero(~is_positive)[:PICTURED_OTHERS]
-    return [*positives.tolist(), *others.tolist()]
+    negatives = np.flatnonzero(~is_positive)[:PICTURED_OTHERS]
+    return [*positives.tolist(), *negatives.tolist()]
 
 
 def choose(outcomes: Outcomes) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ class Outcomes(NamedTuple):
     decision: Decision | None  # None for classifiers of more than two classes: nothing is decided
     predictions: Predictions
     passes: np.ndarray  # [N] bool: p of a lesion reaches its threshold, or there is none
-    is_kept: np.ndarray  # [N] bool: the thresholds do not empty it; False where has_mask is
+    is_kept: np.ndarray  # [N] bool: the thresholds do not empty it; False where has_mask is False
     is_called: np.ndarray  # [N] bool: the answer is "a lesion"
     # [N] bool: the truth to compare the answer with is known, a mask or, for classifiers, a label.
     is_compared: np.ndarray

@@ -126,14 +126,14 @@ def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
         share = ratio(positives, positives + negatives) if prevalence is None else prevalence
         # Shares of all images, at this prevalence; PPV and NPV by Bayes' rule.
         hits, misses = share * sensitivity, share * (1 - sensitivity)
-        alarms, cleared = (1 - share) * (1 - specificity), (1 - share) * specificity
+        alarms, true_negatives = (1 - share) * (1 - specificity), (1 - share) * specificity
         result = {
             "auc": auc(scores, labels, weights),
             "ap": average_precision(scores, labels, weights),
             "sensitivity": sensitivity,
             "specificity": specificity,
             "ppv": ratio(hits, hits + alarms),
-            "npv": ratio(cleared, cleared + misses),
+            "npv": ratio(true_negatives, true_negatives + misses),
         }
         if lesion is not None:
             gaps = weights @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]

@@ -69,6 +69,8 @@ class Ensemble:
     `ensemble.batches`."""
 
     def __init__(self, segmenters, classifiers, tta: Sequence[str] = ("none",), level=None):
+        """Take the Members of the two kinds, of which one may be empty, and prepare their views;
+        raise InputError where they do not go together."""
         self.segmenters, self.classifiers = tuple(segmenters), tuple(classifiers)
         self.tta, self.level = tuple(tta), level
         self.members = self.segmenters or self.classifiers
@@ -128,13 +130,13 @@ class Ensemble:
     def classifier_settings(self) -> run.Data | None:
         """These settings with the side and fit of a cascade's classifiers, where those differ from
         the segmenters'; else None."""
-        first = (self.classifiers or self.members)[0].run.data
-        settings = self.settings.model_copy(update={"side": first.side, "fit": first.fit})
+        section = (self.classifiers or self.members)[0].run.data
+        settings = self.settings.model_copy(update={"side": section.side, "fit": section.fit})
         return None if settings == self.settings else settings
 
     def batches(self, split: Split, extra_fields: tuple[str, ...] = ()) -> tf.data.Dataset:
-        """Return data.batches.evaluation_batches, with the classifiers' own images where they have
-        an input of their own."""
+        """Return data.batches.evaluation_batches, with CLASSIFIER_IMAGE where the classifiers take
+        images of another side or fit."""
         batches = evaluation_batches(split, self.settings, extra_fields)
         if self.classifier_settings is None:
             return batches

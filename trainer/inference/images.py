@@ -23,7 +23,7 @@ from trainer.data.record import decode_record, parse_record
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.workdir import LAKE, read_json
 
-STORED_IMAGE = "stored_image"  # in a batch: the record's own coded image, where it is wanted
+STORED_IMAGE = "stored_image"  # in a batch: the record's image as the lake stores it, coded
 BATCHES_AHEAD = 2
 PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")  # of a lake's conversion
 
@@ -40,9 +40,9 @@ class ImagesToPredict(NamedTuple):
 
 def from_lake(folder: str, split: str) -> ImagesToPredict:
     """Return the images of a split; raise InputError where the lake has none of this name."""
-    chosen = splits.named_split(splits.open_lake(folder), folder, split)
+    subset = splits.named_split(splits.open_lake(folder), folder, split)
     return ImagesToPredict(
-        lambda: data_batches.stored_records(chosen), chosen.num_records, chosen.dtype, {}, []
+        lambda: data_batches.stored_records(subset), subset.num_records, subset.dtype, {}, []
     )
 
 
@@ -65,14 +65,14 @@ def batches(
 
 
 def item_for(ensemble: Ensemble, record, dtype: str, fields: tuple[str, ...]) -> dict:
-    """Return what trainer.data.record.decode_record makes of a record without its mask, and the
-    image of the classifiers, where they have an input of their own."""
-    data, other = ensemble.settings, ensemble.classifier_settings
-    item = decode_record(record, dtype, data.side, data.fit, fields, with_mask=False)
+    """Return the tensors of trainer.data.record.decode_record for a record, without its mask, and
+    CLASSIFIER_IMAGE where the classifiers take images of another side or fit."""
+    settings, other = ensemble.settings, ensemble.classifier_settings
+    tensors = decode_record(record, dtype, settings.side, settings.fit, fields, with_mask=False)
     if other is not None:
-        item_of_classifier = decode_record(record, dtype, other.side, other.fit, with_mask=False)
-        item[CLASSIFIER_IMAGE] = item_of_classifier["image"]
-    return item
+        classifier_tensors = decode_record(record, dtype, other.side, other.fit, with_mask=False)
+        tensors[CLASSIFIER_IMAGE] = classifier_tensors["image"]
+    return tensors
 
 
 def blank_record(bits: int) -> bytes:
@@ -87,20 +87,20 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     """Return how the lakes of all members were made of files; raise InputError where they
     differ."""
     members = ensemble.everyone
-    first, *others = [_read_settings(member.workdir, member.run.lake) for member in members]
-    for member, other in zip(members[1:], others, strict=True):
-        if (first.is_ct, first.storage) != (other.is_ct, other.storage):
+    expected, *others = [_read_settings(member.workdir, member.run.lake) for member in members]
+    for member, actual in zip(members[1:], others, strict=True):
+        if (expected.is_ct, expected.storage) != (actual.is_ct, actual.storage):
             raise InputError(
-                f"{members[0].workdir} learnt from a lake of {first}, {member.workdir} from one of "
-                f"{other}; files are read one way, so expected lakes that were converted alike"
+                f"{members[0].workdir} learnt from a lake of {expected}, {member.workdir} from one "
+                f"of {actual}; files are read one way, so expected lakes that were converted alike"
             )
-    return first
+    return expected
 
 
 def _read_settings(workdir: Path, lake: str) -> ReaderSettings:
     """Return how the lake of a run was made of files, as the run's lake.json states it."""
     content = read_json(workdir / LAKE)
-    if "options" not in content:  # a run that is older than this part of lake.json
+    if "options" not in content:  # the run started before lake.json had options
         content = splits.open_lake(lake)
     options, bits = content["options"], 8 if content["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})

@@ -37,9 +37,9 @@ def build(section: Classifier, side: int) -> keras.Model:
         widths = tuple(section.filters * min(2**i, MAX_WIDENING) for i in range(section.depth + 1))
         features = encoders.plain_features(images, side, widths, section, "level_{}")[-1]
     else:
-        last = parts.ENCODERS[encoder].layers[-1]
+        last_layer = parts.ENCODERS[encoder].layers[-1]
         weights, freeze = section.weights, section.freeze
-        [features] = encoders.layer_outputs(images, side, encoder, [last], weights, freeze)
+        [features] = encoders.layer_outputs(images, side, encoder, [last_layer], weights, freeze)
     if section.pooling == "lesion_map":
         logits = lesion_map_head(features, section.dropout)
     else:
@@ -55,9 +55,9 @@ def average_head(features, dropout: float, hidden: int, classes: int, name: str 
     if hidden:
         x = keras.layers.Dense(hidden, activation="relu", name="hidden")(x)
     # Small first weights, so that the first logits are near 0.
-    small = keras.initializers.RandomNormal(stddev=HEAD_DEVIATION)
+    initializer = keras.initializers.RandomNormal(stddev=HEAD_DEVIATION)
     units = 1 if classes == 2 else classes
-    return keras.layers.Dense(units, kernel_initializer=small, dtype="float32", name=name)(x)
+    return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)(x)
 
 
 def pretraining_classifier(images, features, section: Unet | UnetPlusPlus) -> keras.Model:
@@ -70,8 +70,8 @@ def pretraining_classifier(images, features, section: Unet | UnetPlusPlus) -> ke
 def lesion_map_head(features, dropout: float):
     """Give one logit per image from a map of logits: [B, h, w, c] -> [B, 1], float32."""
     x = keras.layers.Dropout(dropout, name="dropout")(features)
-    first = keras.initializers.Constant(FIRST_MAP_LOGIT)
-    layer = keras.layers.Conv2D(1, 1, bias_initializer=first, dtype="float32", name=LESION_MAP)
+    bias = keras.initializers.Constant(FIRST_MAP_LOGIT)
+    layer = keras.layers.Conv2D(1, 1, bias_initializer=bias, dtype="float32", name=LESION_MAP)
     lesion_map = layer(x)  # [B, h, w, 1]
     # log-sum-exp minus log(cells) lies between the map's mean and its maximum. Minus the first bias
     # the logit starts near 0.

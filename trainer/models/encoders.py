@@ -110,8 +110,8 @@ def pad(feature, side: int, name: str):
     An odd row or column is added behind, where the feature's pixels then come closest to those of
     the other sizes.
     """
-    missing = side - feature.shape[1]
-    if not missing:
+    num_zeros = side - feature.shape[1]
+    if not num_zeros:
         return feature
-    before = (missing // 2, missing - missing // 2)
-    return keras.layers.ZeroPadding2D((before, before), name=name)(feature)
+    margins = (num_zeros // 2, num_zeros - num_zeros // 2)
+    return keras.layers.ZeroPadding2D((margins, margins), name=name)(feature)

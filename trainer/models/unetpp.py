@@ -71,7 +71,7 @@ def prune(
         cause = f"level={level}: X(0,{level}) has a head of its own only after training"
         raise InputError(f"{cause} with model.deep_supervision=true")
     num_widths = level + (section.encoder == "plain")  # other encoders have widths of their own
-    smaller = section.model_copy(
+    smaller_section = section.model_copy(
         update={
             "depth": level,
             "filters": section.widths()[:num_widths],
@@ -81,6 +81,6 @@ def prune(
             "empty_head": section.empty_head and level == section.depth,
         }
     )
-    cut = build(smaller, side, trained.input.shape[-1])
-    weight_files.copy_weights(trained, cut)
-    return smaller, cut
+    network = build(smaller_section, side, trained.input.shape[-1])
+    weight_files.copy_weights(trained, network)
+    return smaller_section, network

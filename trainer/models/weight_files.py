@@ -18,13 +18,13 @@ MOST_NAMES = 12  # of the layers that a report lists
 
 def is_radlake_file(path: str) -> bool:
     """Whether a radlake network wrote these weights; raises InputError if it is no HDF5 file."""
-    stored = storage.path_of(path)
-    if not stored.is_file():
+    file_path = storage.path_of(path)
+    if not file_path.is_file():
         raise InputError(
             f'weights={path}: no such file; expected "imagenet", the weights of a network of '
             f"keras.applications without its top, or a .weights.h5 of radlake"
         )
-    with storage.local(stored) as local:
+    with storage.local(file_path) as local:
         if not h5py.is_hdf5(local):
             raise InputError(f"weights={path}: not an HDF5 file, such as .weights.h5 or .h5")
         with h5py.File(local) as file:
@@ -47,27 +47,27 @@ def load_application(network: keras.Model, path: str, title: str) -> None:
 def load_radlake(network: keras.Model, path: str) -> None:
     """Load the layers that fit and print which do not; raise InputError if none fits."""
     with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
-        stored = {shared_name(name): (name, values) for name, values in read_tensors(file).items()}
-    loaded, missing, mismatched = [], [], []
+        in_file = {shared_name(name): (name, values) for name, values in read_tensors(file).items()}
+    matches, gaps, misfits = [], [], []
     layers = layers_with_weights(network)
     for name, layer in layers.items():
-        title, (_, tensors) = "/".join(name), stored.pop(shared_name(name), (name, None))
+        title, (_, tensors) = "/".join(name), in_file.pop(shared_name(name), (name, None))
         expected = [tuple(weight.shape) for weight in layer.weights]
         shapes = [tensor.shape for tensor in tensors or []]
         if tensors is None:
-            missing.append(title)
+            gaps.append(title)
         elif shapes != expected:
-            mismatched.append(f"{title} {shapes} instead of {expected}")
+            misfits.append(f"{title} {shapes} instead of {expected}")
         else:
             layer.set_weights(tensors)
-            loaded.append(title)
-    unused = ["/".join(name) for name, tensors in stored.values() if tensors]
-    report = [f"weights {path}: {len(loaded)} of {len(layers)} layers loaded"]
-    titles = {"not in the file": missing, "another shape": mismatched, "in the file only": unused}
+            matches.append(title)
+    extras = ["/".join(name) for name, tensors in in_file.values() if tensors]
+    report = [f"weights {path}: {len(matches)} of {len(layers)} layers loaded"]
+    titles = {"not in the file": gaps, "another shape": misfits, "in the file only": extras}
     for title, names in titles.items():
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         report += [f"  {title}: {', '.join(names[:MOST_NAMES])}{more}"] if names else []
-    if not loaded:
+    if not matches:
         raise InputError("\n".join([*report, "nothing fits; is it another network's file?"]))
     print("\n".join(report))
 
@@ -105,8 +105,8 @@ def read_tensors(group: h5py.Group, above: tuple[str, ...] = ()) -> dict[tuple, 
     of Keras 2 has nothing under `layers`."""
     tensors = {}
     for child in group.get("layers", {}).values():
-        stored = child.get("vars", {})
-        name = (*above, stored.attrs.get("name", "") if stored else "")
-        tensors[name] = [np.asarray(stored[key]) for key in sorted(stored, key=int)]
+        variables = child.get("vars", {})
+        name = (*above, variables.attrs.get("name", "") if variables else "")
+        tensors[name] = [np.asarray(variables[key]) for key in sorted(variables, key=int)]
         tensors |= read_tensors(child, name)
     return tensors

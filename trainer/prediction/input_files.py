@@ -22,7 +22,7 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
     """Return the images of files, and of folders with all that is below them; raise InputError
     where there is no image."""
     files, rejects, headers = list_files(paths, settings.is_ct), [], {}
-    sources = {}  # which source reads each path
+    sources = {}  # {path: the source that reads it}
     for header in _read_headers(files, settings, sources, rejects):
         first = headers.setdefault(header.image_id, header)
         if first is not header:
@@ -35,6 +35,8 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
     images, blank = list(headers.values()), blank_record(settings.storage.bits)
 
     def read(number) -> np.ndarray:
+        """Return the serialised record of image `number`, a bytes object in an array []; the blank
+        record, and a row in `rejects`, where it cannot be read."""
         header = images[number]
         try:
             scan = reader.read_scan(sources[header.path], InputFiles(), header, settings.storage)
@@ -126,6 +128,8 @@ def _read_headers(
 
 
 def _read_file(path: str, settings: ReaderSettings) -> tuple[str, list[Header]]:
+    """Return (the source that reads the file, the headers of its images); raise Reject where no
+    source can."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -92,15 +92,17 @@ class ImageFinisher(NamedTuple):
         p, lesion = prediction.probabilities, prediction.lesion
         if not self.options.probabilities and is_plainly_empty(p.max(), self.decision, lesion):
             return np.zeros((sizes.original_height, sizes.original_width), bool), None
-        resized = resize_to_source(p, sizes, self.settings)
-        mask = mask_of(resized, self.decision, lesion).numpy()
-        return mask, resized.numpy()[..., 0]
+        probabilities = resize_to_source(p, sizes, self.settings)
+        mask = mask_of(probabilities, self.decision, lesion).numpy()
+        return mask, probabilities.numpy()[..., 0]
 
     def _write_png(self, name: str, image_id: str, pixels: np.ndarray) -> None:
         path = self.output / name / folder.file_name(image_id, ".png")
         storage.write(path, picture.to_png(pixels))
 
     def _write_segs(self, image_id: str, mask: np.ndarray) -> None:
+        """Write a DICOM SEG of the mask, bool [H, W], for the image; append to the rejects why
+        there is none."""
         header, rejects, options = self.inputs.headers[image_id], self.inputs.rejects, self.options
         contents = folder.seg_files(
             InputFiles(), header, mask, options.seg, options.mint_uids, rejects

@@ -14,9 +14,9 @@ from lake import InputError, storage
 @contextlib.contextmanager
 def create(path: Path) -> Iterator[BinaryIO]:
     """Yield a new file, which gets its name when the block ends without an error."""
-    with storage.written(path) as unfinished:
+    with storage.written(path) as temporary_path:
         try:
-            file = unfinished.open("wb")
+            file = temporary_path.open("wb")
         except OSError as error:
             raise InputError(f"--output={path}: {error.strerror}") from None
         with file:

@@ -26,14 +26,14 @@ def pixel_counts(masks, predictions):
     image is nan and belongs in no mean (np.nanmean).
     """
     masks, predictions = ops.cast(masks, "float32"), ops.cast(predictions, "float32")
-    hits, truth, predicted = count(masks * predictions), count(masks), count(predictions)
-    return ops.stack([hits, truth, predicted, ops.full_like(hits, math.prod(masks.shape[1:]))])
+    hits, truth, prediction = count(masks * predictions), count(masks), count(predictions)
+    return ops.stack([hits, truth, prediction, ops.full_like(hits, math.prod(masks.shape[1:]))])
 
 
 def iou(counts):
     """Return |X∩Y| / |X∪Y|; 1 if both are empty, as with dice."""
-    hits, truth, predicted, _ = ops.unstack(counts, 4)
-    return tensor_ratio(hits, truth + predicted - hits, 1.0)
+    hits, truth, prediction, _ = ops.unstack(counts, 4)
+    return tensor_ratio(hits, truth + prediction - hits, 1.0)
 
 
 def sensitivity(counts):
@@ -46,23 +46,23 @@ def sensitivity(counts):
 def specificity(counts):
     """Return TN / (TN + FP), the share of the other pixels that are not predicted; nan if the mask
     covers all."""
-    hits, truth, predicted, pixels = ops.unstack(counts, 4)
-    others = pixels - truth
-    return tensor_ratio(others - (predicted - hits), others, math.nan)
+    hits, truth, prediction, pixels = ops.unstack(counts, 4)
+    negatives = pixels - truth
+    return tensor_ratio(negatives - (prediction - hits), negatives, math.nan)
 
 
 def ppv(counts):
     """Return TP / (TP + FP), the share of the predicted pixels that are of the mask; nan if nothing
     is predicted."""
-    hits, _, predicted, _ = ops.unstack(counts, 4)
-    return tensor_ratio(hits, predicted, math.nan)
+    hits, _, prediction, _ = ops.unstack(counts, 4)
+    return tensor_ratio(hits, prediction, math.nan)
 
 
 def hard_dice(masks, predictions):
     """Return 2|X∩Y| / (|X| + |Y|) of each image, [B], of masks and predictions [B, H, W, 1] of 0
     and 1. Two empty masks score 1: the rule of the SIIM-ACR pneumothorax challenge."""
-    hits, truth, predicted, _ = ops.unstack(pixel_counts(masks, predictions), 4)
-    return dice_of_counts(hits, truth + predicted)
+    hits, truth, prediction, _ = ops.unstack(pixel_counts(masks, predictions), 4)
+    return dice_of_counts(hits, truth + prediction)
 
 
 def soft_dice(masks, probabilities):
@@ -72,10 +72,10 @@ def soft_dice(masks, probabilities):
     not replace the challenge's metric, hard_dice.
     """
     masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
-    hits, truth, predicted = (
+    hits, truth, prediction = (
         losses.image_mean(part) for part in (masks * probabilities, masks, probabilities)
     )
-    return dice_of_counts(hits, truth + predicted)
+    return dice_of_counts(hits, truth + prediction)
 
 
 def triplet_dice(masks, probabilities, tops, areas, bottoms):

@@ -69,11 +69,12 @@ def image_losses(run: Config, positive_share: float, total: Callable = identity)
     `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it.
     """
     terms = run.loss
-    weighted = terms.lesion_map if run.is_classifier else terms.weighted_bce
-    if weighted and not positive_share > 0:
+    bce_weight = terms.lesion_map if run.is_classifier else terms.weighted_bce
+    if bce_weight and not positive_share > 0:
         raise InputError("the weighted BCE needs positive pixels; the lake's manifest counts none")
 
     def segmenter_losses(masks, outputs, batch: dict):
+        """Return the losses [B] of masks [B, H, W, 1] and the segmenter's outputs."""
         has_mask, pool = batch["has_mask"], identity
         if terms.reduction == "batch":
             pool = batch_pool(has_mask * batch["weight"], total)  # nothing of the padding either
@@ -81,13 +82,15 @@ def image_losses(run: Config, positive_share: float, total: Callable = identity)
         return loss + loss_without_masks(masks, _by_layer(outputs, terms), batch, terms)
 
     def classifier_losses(masks, outputs, batch: dict):
+        """Return the losses [B] of the batch's labels, and of masks [B, H, W, 1] where the network
+        has a lesion map."""
         has_label = ops.cast(batch["label"] >= 0, "float32")
         loss = has_label * label_loss(batch["label"], outputs[0], terms.label_smoothing)
         if terms.lesion_map:
             cell = masks.shape[1] // outputs[1].shape[1]
             shares = ops.average_pool(masks, cell, strides=cell)  # [B, h, w, 1]
-            of_map = losses.weighted_bce(shares, outputs[1], positive_share, terms.label_smoothing)
-            loss += terms.lesion_map * batch["has_mask"] * of_map
+            map_bce = losses.weighted_bce(shares, outputs[1], positive_share, terms.label_smoothing)
+            loss += terms.lesion_map * batch["has_mask"] * map_bce
         return loss
 
     return classifier_losses if run.is_classifier else segmenter_losses

@@ -34,15 +34,15 @@ def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesio
     logits = ops.cast(logits[..., -1:], "float32")  # the deepest head
     mask_weights = weights * batch["has_mask"]  # [B]
     counts = metrics.pixel_counts(masks, ops.sigmoid(logits) > THRESHOLD)  # [4, B]
-    hits, truth, predicted, _ = ops.unstack(counts, 4)
-    dices = metrics.dice_of_counts(hits, truth + predicted)
-    positive = mask_weights * ops.cast(truth > 0, "float32")
+    hits, truth, prediction, _ = ops.unstack(counts, 4)
+    dices = metrics.dice_of_counts(hits, truth + prediction)
+    positive_weights = mask_weights * ops.cast(truth > 0, "float32")
     ranks = metrics.lesion_score(logits) if lesion is None else lesion
     return {
         "images": ops.sum(mask_weights),
         "dice": ops.sum(mask_weights * dices),
-        "positives": ops.sum(positive),
-        "dice_of_positives": ops.sum(positive * dices),
+        "positives": ops.sum(positive_weights),
+        "dice_of_positives": ops.sum(positive_weights * dices),
         "pixels": ops.sum(mask_weights * counts, axis=1),  # [4]
         "histogram": metrics.score_histogram(ranks, batch["label"], weights),
     }
@@ -77,20 +77,20 @@ def map_sums(masks, probabilities, weights, threshold: float) -> dict:
     prediction is that at `threshold`; an empty mask has none.
     """
     counts = metrics.pixel_counts(masks, probabilities > threshold)
-    hits, truth, predicted, pixels = ops.unstack(counts, 4)  # [B] each
-    dice = metrics.dice_of_counts(hits, truth + predicted)
+    hits, truth, prediction, pixels = ops.unstack(counts, 4)  # [B] each
+    dice = metrics.dice_of_counts(hits, truth + prediction)
     weights = weights[:, None]  # [B, 1]
     truth_bars = weights * bar_of_size(truth / pixels)  # [B, N]
-    predicted_bars = weights * bar_of_size(predicted / pixels)
+    prediction_bars = weights * bar_of_size(prediction / pixels)
 
-    hits_at, predicted_at = ops.unstack(pixels_above(masks, probabilities), 2)  # [B, T] each
-    dices = metrics.dice_of_counts(hits_at, truth[:, None] + predicted_at)
+    hits_at, prediction_at = ops.unstack(pixels_above(masks, probabilities), 2)  # [B, T] each
+    dices = metrics.dice_of_counts(hits_at, truth[:, None] + prediction_at)
     positives = weights * ops.cast(truth > 0, "float32")[:, None]
     return {
         "dice_at": ops.sum(weights * dices, axis=0),
         "dice_of_positives_at": ops.sum(positives * dices, axis=0),
-        "pixels_at": ops.sum(weights * ops.stack([hits_at, predicted_at]), axis=1),
-        "sizes": ops.stack([ops.sum(truth_bars, axis=0), ops.sum(predicted_bars, axis=0)]),
+        "pixels_at": ops.sum(weights * ops.stack([hits_at, prediction_at]), axis=1),
+        "sizes": ops.stack([ops.sum(truth_bars, axis=0), ops.sum(prediction_bars, axis=0)]),
         "dice_by_size": ops.sum(truth_bars * dice[:, None], axis=0),
     }
 

@@ -73,9 +73,9 @@ class Server(NamedTuple):
         """Return the networks' inputs, of serialised records [N] string, as predict makes them."""
 
         def inputs_of_record(record):
-            item = item_for(self.ensemble, record, self.dtype().name, Sizes._fields)
-            sizes = Sizes(*(tf.cast(item[name], tf.int32) for name in Sizes._fields))
-            tensors = {name: item[name] for name in ("window", *self._settings())}
+            fields = item_for(self.ensemble, record, self.dtype().name, Sizes._fields)
+            sizes = Sizes(*(tf.cast(fields[name], tf.int32) for name in Sizes._fields))
+            tensors = {name: fields[name] for name in ("window", *self._settings())}
             return tensors | {"sizes": sizes, "error": tf.constant("")}
 
         def inputs_or_error(record):
@@ -97,7 +97,7 @@ class Server(NamedTuple):
         """Return one image as the networks get it, with its window, sizes and error."""
 
         def readable_inputs() -> dict:
-            images = {name: self._fit(image, data) for name, data in self._settings().items()}
+            images = {name: self._fit(image, section) for name, section in self._settings().items()}
             sizes = Sizes(*(getattr(image, name) for name in Sizes._fields))
             return images | {"window": image.window, "sizes": sizes, "error": image.error}
 
@@ -106,8 +106,8 @@ class Server(NamedTuple):
     def _black(self, error) -> dict:
         """Return the inputs that stand for an image which cannot be read: black, with the error."""
         images = {
-            name: tf.zeros([data.side, data.side, 1], self.dtype())
-            for name, data in self._settings().items()
+            name: tf.zeros([section.side, section.side, 1], self.dtype())
+            for name, section in self._settings().items()
         }
         return images | {
             "window": tf.constant([0.0, 1.0]),
@@ -138,7 +138,7 @@ class Server(NamedTuple):
         masks = tf.map_fn(
             lambda image: tf.cond(image[-1], lambda: self._mask_outputs(*image[:-1]), _no_mask),
             (outputs["probabilities"], lesion, inputs["sizes"], is_readable),
-            fn_output_signature={name: value.dtype for name, value in _no_mask().items()},
+            fn_output_signature={name: tensor.dtype for name, tensor in _no_mask().items()},
         )
         probability = tf.cast(tf.sigmoid(tf.cast(outputs["scores"], tf.float64)), tf.float32)
         return masks | {

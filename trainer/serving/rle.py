@@ -15,5 +15,5 @@ def encode_mask(mask):
     starts, ends = tf.unstack(tf.reshape(edges, [-1, 2]), axis=1)
     gaps = starts - tf.concat([[0], ends[:-1]], axis=0)[: tf.size(starts)]
     numbers = tf.reshape(tf.stack([gaps, ends - starts], axis=1), [-1])
-    written = tf.strings.reduce_join(tf.strings.as_string(numbers), separator=" ")
-    return tf.where(tf.size(edges) > 0, written, rle.EMPTY)
+    text = tf.strings.reduce_join(tf.strings.as_string(numbers), separator=" ")
+    return tf.where(tf.size(edges) > 0, text, rle.EMPTY)

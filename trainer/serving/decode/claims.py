@@ -43,8 +43,8 @@ def claimed_bits(frame: tf.Tensor, header: Header) -> tf.Tensor:
         ],
         default=lambda: _jpeg_claims(frame, header),
     )
-    allocated, stored = header.words[BITS_ALLOCATED], header.words[BITS_STORED]
-    is_right &= (bits >= stored) & (bits <= allocated)
+    bits_allocated, bits_stored = header.words[BITS_ALLOCATED], header.words[BITS_STORED]
+    is_right &= (bits >= bits_stored) & (bits <= bits_allocated)
     return tf.where(is_right, bits, 0)
 
 
@@ -53,6 +53,7 @@ def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
     (PS3.5 G); DCMTK would fill up missing pixels without a word."""
     num_bytes = header.words[BITS_ALLOCATED] // 8
     pixels = header.words[ROWS] * header.words[COLUMNS]
+    # The frame starts with the number of segments and the offset of each, 4 bytes apiece.
     count, first, second = tf.unstack(octets(frame, tf.zeros([], tf.int64), 12, tf.int32))
     size = size_of(frame)
     middle = tf.where(num_bytes == 1, size, second)
@@ -60,8 +61,8 @@ def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
     starts, ends = tf.where(is_right, [first, middle], 0), tf.where(is_right, [middle, size], 0)
     for place in range(2):
         segment = tf.strings.substr(frame, starts[place], ends[place] - starts[place])
-        expanded = _count_expanded_bytes(segment)
-        is_whole = (expanded >= pixels) & (expanded <= pixels + RLE_PADDING)
+        num_expanded = _count_expanded_bytes(segment)
+        is_whole = (num_expanded >= pixels) & (num_expanded <= pixels + RLE_PADDING)
         is_right &= (place >= num_bytes) | is_whole
     return header.words[BITS_STORED], is_right
 
@@ -74,12 +75,12 @@ def _count_expanded_bytes(segment: tf.Tensor) -> tf.Tensor:
     after the first step those of one run, then of two, of four …
     """
     size = tf.strings.length(segment)
-    head, place = tf.cast(tf.io.decode_raw(segment, tf.uint8), tf.int32), tf.range(size)
-    is_literal, is_repeated, rest = head < 128, head > 128, size - place - 1
-    counts = tf.where(is_literal, tf.minimum(head + 1, rest), tf.where(rest > 0, 257 - head, 0))
+    heads, places = tf.cast(tf.io.decode_raw(segment, tf.uint8), tf.int32), tf.range(size)
+    is_literal, is_repeated, rest = heads < 128, heads > 128, size - places - 1
+    counts = tf.where(is_literal, tf.minimum(heads + 1, rest), tf.where(rest > 0, 257 - heads, 0))
     counts = tf.cast(tf.where(is_literal | is_repeated, counts, 0), tf.int64)
-    steps = tf.where(is_literal, head + 2, tf.where(is_repeated, 2, 1))
-    following = tf.concat([tf.minimum(place + steps, size), [size]], 0)
+    steps = tf.where(is_literal, heads + 2, tf.where(is_repeated, 2, 1))
+    following = tf.concat([tf.minimum(places + steps, size), [size]], 0)
     counts, _ = tf.while_loop(
         lambda counts, following: following[0] < size,
         lambda counts, following: (

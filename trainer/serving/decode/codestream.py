@@ -20,6 +20,7 @@ def joined_fragments(data: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tuple
         return is_sound & (position < end) & (group * 2**16 + element != SEQUENCE_END)
 
     def step(position, count, is_sound, fragments):
+        """Append the fragment of the item at `position` and return the state behind it."""
         group, element, low, high = words(data, position, 4)
         length = low + high * 2**16
         is_item = (group * 2**16 + element == ITEM) & (position + 8 + length <= end)

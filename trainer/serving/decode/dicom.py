@@ -57,6 +57,8 @@ def _image(walk: Walk, header: Header, storage: Storage, codec: Codec | None) ->
 
 
 def _from_codec(walk: Walk, header: Header, storage: Storage, codec: Codec) -> StoredImage:
+    """Return the image of encapsulated pixel data, whose codestream `codec` decodes, or the
+    error."""
     frame, frame_error = _frame(walk)
     values, error = codec.values(frame, header)
     error = tf.where(frame_error == "", error, frame_error)
@@ -98,19 +100,20 @@ def _keep_jpeg(jpeg: tf.Tensor, header: Header, storage: Storage) -> StoredImage
 def _native(walk: Walk, header: Header) -> tf.Tensor:
     """Return the stored words of uncompressed pixel data, [H, W] int32."""
     start = walk.places[PIXEL_DATA][0]
-    allocated, size = header.words[frames.BITS_ALLOCATED], _size(header)
-    octets = tf.reduce_prod(tf.cast(size, tf.int64)) * allocated // 8
-    data = tf.strings.substr(walk.data, start, octets)
+    bits_allocated, size = header.words[frames.BITS_ALLOCATED], _size(header)
+    num_bytes = tf.reduce_prod(tf.cast(size, tf.int64)) * bits_allocated // 8
+    content = tf.strings.substr(walk.data, start, num_bytes)
     values = tf.cond(
-        allocated == 8,
-        lambda: tf.cast(tf.io.decode_raw(data, tf.uint8), tf.int32),
-        lambda: tf.cast(tf.io.decode_raw(data, tf.uint16), tf.int32),
+        bits_allocated == 8,
+        lambda: tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32),
+        lambda: tf.cast(tf.io.decode_raw(content, tf.uint16), tf.int32),
     )
-    is_swapped = walk.is_big & (allocated == 16)
+    is_swapped = walk.is_big & (bits_allocated == 16)
     return tf.reshape(tf.cond(is_swapped, lambda: swap_bytes(values), lambda: values), size)
 
 
 def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> StoredImage:
+    """Return the image of the stored values, [H, W] int32, with the header's rescale and window."""
     grey = decode_grey.from_values(
         values,
         header.numbers,

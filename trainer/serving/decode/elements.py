@@ -61,18 +61,16 @@ class Walk(NamedTuple):
     def text(self, tag: int) -> tf.Tensor:
         """Return the value as text without its padding, [] string; "" where it is absent."""
         start, _, _, end = tf.unstack(self.places[tag])
-        value = tf.strings.substr(
-            self.data, start, tf.minimum(end - start, elements.MAX_TEXT_BYTES)
-        )
-        return tf.strings.regex_replace(value, r"^[ \x00]+|[ \x00]+$", "")
+        text = tf.strings.substr(self.data, start, tf.minimum(end - start, elements.MAX_TEXT_BYTES))
+        return tf.strings.regex_replace(text, r"^[ \x00]+|[ \x00]+$", "")
 
     def word(self, tag: int) -> tf.Tensor:
         """Return the single value of a US element, [] int64; -1 where it is absent or not such
         one."""
         start, _, _, end = tf.unstack(self.places[tag])
         is_one = self.has_vr(tag, "US") & (end - start == 2)
-        (value,) = words(self.data, start, 1)
-        return tf.where(is_one, tf.where(self.is_big, swap_bytes(value), value), _int64(-1))
+        (word,) = words(self.data, start, 1)
+        return tf.where(is_one, tf.where(self.is_big, swap_bytes(word), word), _int64(-1))
 
 
 def walk_elements(
@@ -92,6 +90,7 @@ def walk_elements(
     kinds, zero = tf.constant(_kinds(is_big)), _int64(0)
 
     def step(position, depth, outer, places, stop):
+        """Read the element at `position` and return the state behind it."""
         is_inside = depth > 0
         head, length, is_close = _read_head(
             data, tf.minimum(position, size), is_inside, kinds, is_big
@@ -199,9 +198,9 @@ def are_numbers(texts: tf.Tensor) -> tf.Tensor:
 def first_numbers(texts: tf.Tensor, defaults: Sequence[float]) -> tf.Tensor:
     """Return the first number of each text that are_numbers accepts, float64 [N], or its
     default."""
-    first = tf.strings.regex_replace(texts, r"(?s)^[\s\\]*([^\s\\]*).*$", r"\1")
-    numbers = tf.strings.to_number(tf.where(first == "", "0", first), tf.float64)
-    return tf.where(first == "", tf.constant(defaults, tf.float64), numbers)
+    first_words = tf.strings.regex_replace(texts, r"(?s)^[\s\\]*([^\s\\]*).*$", r"\1")
+    numbers = tf.strings.to_number(tf.where(first_words == "", "0", first_words), tf.float64)
+    return tf.where(first_words == "", tf.constant(defaults, tf.float64), numbers)
 
 
 def first_error(*checks: tuple[tf.Tensor, Callable[[], tf.Tensor] | str]) -> tf.Tensor:

@@ -86,7 +86,7 @@ def view(grey: GreyTensor, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
     if modality_window is None:
         return grey.window
     slope, intercept = grey.rescale
-    ends = [(value - intercept) / slope for value in modality_window]
+    ends = [(end - intercept) / slope for end in modality_window]
     return tf.minimum(*ends), tf.maximum(*ends)
 
 
@@ -108,8 +108,8 @@ def shrunk_size(size: tf.Tensor, max_side: int | None) -> tf.Tensor:
     size = tf.cast(size, tf.float64)
     longest = tf.reduce_max(size)
     side = max_side if max_side is not None else longest
-    fitted = tf.maximum(tf.round(size * side / longest), 1)
-    return tf.cast(tf.where(longest <= side, size, fitted), tf.int32)
+    fitted_size = tf.maximum(tf.round(size * side / longest), 1)
+    return tf.cast(tf.where(longest <= side, size, fitted_size), tf.int32)
 
 
 def _to_8_bits(levels: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
@@ -125,10 +125,10 @@ def _percentile(levels: tf.Tensor, percent: int) -> tf.Tensor:
     below = tf.cast(tf.floor(position), tf.int64)
     neighbours = tf.stack([below, tf.minimum(below + 1, ranks[-1] - 1)])
     sorted_levels = tf.searchsorted(ranks, neighbours, side="right")
-    first, second = tf.unstack(tf.cast(sorted_levels, tf.float64))
+    lower, upper = tf.unstack(tf.cast(sorted_levels, tf.float64))
     share = position - tf.cast(below, tf.float64)
-    gap = second - first
-    return tf.where(share < 0.5, first + gap * share, second - gap * (1 - share))
+    gap = upper - lower
+    return tf.where(share < 0.5, lower + gap * share, upper - gap * (1 - share))
 
 
 def _shrink(levels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -67,6 +67,7 @@ def _png(data, storage: Storage) -> StoredImage:
         return from_grey(_grey(tf.cast(pixels[..., 0], tf.int32), depth), storage)
 
     def colour_image() -> StoredImage:
+        """Return the image of a colour PNG as grey; refuse one that is transparent anywhere."""
         pixels = tf.io.decode_png(data, channels=4)
         return tf.cond(
             tf.reduce_min(pixels[..., 3]) < 255,
@@ -117,7 +118,7 @@ def _jpeg(data, storage: Storage) -> StoredImage:
     )
     size = tf.stack([height, width])
     is_whole = tf.reduce_all(shrunk_size(size, storage.max_side) == size)
-    is_kept = (process == BASELINE) & (channels == 1) & is_whole & (storage.bits == 8)
+    is_unchanged = (process == BASELINE) & (channels == 1) & is_whole & (storage.bits == 8)
 
     def unchanged() -> StoredImage:
         levels = jpeg_levels(data) if storage.window == "percentile" else None
@@ -129,7 +130,7 @@ def _jpeg(data, storage: Storage) -> StoredImage:
 
     cases = [
         (error != "", lambda: refuse(error, storage)),
-        (is_kept, unchanged),
+        (is_unchanged, unchanged),
         (channels == 3, coloured),
     ]
     return tf.case(cases, default=lambda: from_grey(_grey(jpeg_levels(data), 8), storage))
@@ -144,6 +145,7 @@ def _jpeg_segments(data) -> tuple:
     content = tf.io.decode_raw(data, tf.uint8)
 
     def skip_segment(position, frame_at, exif_at, has_pictures):
+        """Return the position of the next segment, and what this one states."""
         marker = tf.cast(content[position + 1], tf.int32)
         name = tf.strings.substr(data, position + 4, 4)
         is_segment = (content[position] == 0xFF) & (marker != 0xFF)  # no garbage, no fill byte
