@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
+    """Run the subcommand of `argv` and return its exit code; a reader that closes the pipe early is
+    no error."""
     flags = parser().parse_args(argv)
     try:
         return cli.exit_code(lambda: {"show": _show, "verify": _verify}[flags.command](flags))
@@ -39,6 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def _show(flags: argparse.Namespace) -> None:
+    """Print what a lake holds and, with --sheet, draw its contact sheet; raise InputError."""
     from lake.inspection import sheet, show
     from lake.records import manifest
 
@@ -52,6 +55,8 @@ def _show(flags: argparse.Namespace) -> None:
 
 
 def _verify(flags: argparse.Namespace) -> int:
+    """Print the problems of a lake and return the exit code: 0 without a problem, else 1. Raises
+    InputError where the folder is no lake."""
     from lake.inspection import verify
     from lake.records import manifest
 
@@ -74,6 +79,7 @@ def _verify(flags: argparse.Namespace) -> int:
 
 
 def _report_shard(done: int, shards: int) -> None:
+    """Rewrite the line on a terminal that says how many shards are checked."""
     if sys.stderr.isatty():
         end = "\n" if done == shards else ""
         print(f"\r{done} of {shards} shards", end=end, file=sys.stderr, flush=True)

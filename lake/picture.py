@@ -48,10 +48,10 @@ def outline(mask: np.ndarray, is_around: bool = False) -> np.ndarray:
 
 def mark(rgb: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
     """Return a copy of a picture [H, W, 3] with a bool mask [H, W] tinted and outlined."""
-    marked, ink = rgb.copy(), np.array(ImageColor.getrgb(colour))
-    marked[mask] = ((1 - TINT) * rgb[mask] + TINT * ink).astype(np.uint8)
-    marked[outline(mask)] = ink
-    return marked
+    picture, ink = rgb.copy(), np.array(ImageColor.getrgb(colour))
+    picture[mask] = ((1 - TINT) * rgb[mask] + TINT * ink).astype(np.uint8)
+    picture[outline(mask)] = ink
+    return picture
 
 
 def caption(

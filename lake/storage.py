@@ -27,6 +27,7 @@ PROBE = "unfinished-"  # before the name of an object that is written to try whe
 
 
 def is_remote(path: str | Path) -> bool:
+    """Return whether a path is a URL, such as gs://BUCKET/PATH."""
     return "://" in str(path)
 
 
@@ -73,21 +74,22 @@ def written(path: Path) -> Iterator[Path]:
     """Yield the path of a new local file; it becomes the one at `path` unless the block raises."""
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="radlake-") as folder:
-            unfinished = Path(folder, path.name)
-            yield unfinished
-            _upload(unfinished, path)
+            unfinished_path = Path(folder, path.name)
+            yield unfinished_path
+            _upload(unfinished_path, path)
         return
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
-    yield unfinished
-    unfinished.replace(path)
+    unfinished_path = path.with_name(f"{UNFINISHED}{path.name}")
+    yield unfinished_path
+    unfinished_path.replace(path)
 
 
 def write(path: Path, content: bytes) -> None:
+    """Write a file, local or on gs://, whole or not at all."""
     if is_remote(path):
         path.write_bytes(content)  # an object appears whole
         return
-    with written(path) as unfinished:
-        unfinished.write_bytes(content)
+    with written(path) as unfinished_path:
+        unfinished_path.write_bytes(content)
 
 
 def upload_folder(folder: Path, target: Path) -> None:
@@ -99,6 +101,7 @@ def upload_folder(folder: Path, target: Path) -> None:
 
 
 def _upload(file: Path, path: Path) -> None:
+    """Copy a local file to `path` on gs://."""
     import tensorflow as tf
 
     # One call into TensorFlow, which Ctrl-C cannot interrupt. Ctrl-C while a file object is open
@@ -209,16 +212,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     filled on this machine and then uploaded."""
     check_new(folder)
     if is_remote(folder):
-        with tempfile.TemporaryDirectory(prefix="radlake-") as unfinished:
-            yield Path(unfinished)
-            upload_folder(Path(unfinished), folder)
+        with tempfile.TemporaryDirectory(prefix="radlake-") as unfinished_folder:
+            yield Path(unfinished_folder)
+            upload_folder(Path(unfinished_folder), folder)
         return
     folder = folder.resolve()
-    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a run that was killed
-    make_new_folder(unfinished, [])
+    unfinished_folder = folder.with_name(f"{UNFINISHED}{folder.name}")
+    shutil.rmtree(unfinished_folder, ignore_errors=True)  # left by a run that was killed
+    make_new_folder(unfinished_folder, [])
     try:
-        yield unfinished
-        unfinished.replace(folder)
+        yield unfinished_folder
+        unfinished_folder.replace(folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(unfinished_folder, ignore_errors=True)

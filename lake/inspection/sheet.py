@@ -33,8 +33,8 @@ def write(folder: Path, content: dict, records: pyarrow.Table, path: Path) -> in
     names = (*manifest.class_titles(content["classes"]), "") if "classes" in content else LABELS
     tiles = [tile(fields, split, names) for split, fields in images]
     sheet = picture.grid(tiles, min(COLUMNS, len(tiles)), GAP_PX, BACKGROUND)
-    with storage.written(path) as unfinished:
-        Image.fromarray(sheet).save(unfinished, "PNG")
+    with storage.written(path) as unfinished_path:
+        Image.fromarray(sheet).save(unfinished_path, "PNG")
     return len(tiles)
 
 
@@ -73,20 +73,20 @@ def read(folder: Path, content: dict, records: pyarrow.Table) -> list[tuple[str,
     """Return (split, fields) of the records in these rows of the index, in their order; raises
     InputError where a shard is damaged."""
     places = [tuple(place.values()) for place in records.select(index.PLACE).to_pylist()]
-    positions = {}  # (split, shard) -> the positions to read in it
+    positions_by_shard = {}  # (split, shard) -> the positions to read in it
     for split, number, position in places:
-        positions.setdefault((split, number), set()).add(position)
-    fields = {}
-    for (split, number), wanted in positions.items():
+        positions_by_shard.setdefault((split, number), set()).add(position)
+    fields_by_place = {}
+    for (split, number), positions in positions_by_shard.items():
         num_shards = sum(shard["split"] == split for shard in content["shards"])
         path = folder / manifest.shard_name(content["dataset"], split, number, num_shards)
         try:
             with storage.local(path) as shard, shard.open("rb") as file:
-                for position, record in tfrecord.records_at(file, wanted):
-                    fields[split, number, position] = example.decode(record)
+                for position, record in tfrecord.records_at(file, positions):
+                    fields_by_place[split, number, position] = example.decode(record)
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}; try python -m lake verify") from None
-    return [(place[0], fields[place]) for place in places]
+    return [(place[0], fields_by_place[place]) for place in places]
 
 
 def tile(fields: dict, split: str, names: Sequence[str] = LABELS) -> np.ndarray:

@@ -34,24 +34,24 @@ def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
 def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     """Return everything about the records, all of a lake or those of one split. `content` is the
     manifest."""
-    label, age = (records[name].to_numpy() for name in ("label", "age"))
+    labels, ages = (records[name].to_numpy() for name in ("label", "age"))
     names = manifest.class_titles(content.get("classes", []))
-    labels = {name: number for number, name in enumerate(names)} or CLASSES
-    classes = {name: label == number for name, number in labels.items()}
+    label_by_name = {name: number for number, name in enumerate(names)} or CLASSES
+    classes = {name: labels == number for name, number in label_by_name.items()}
     by_split = _by_value(records, "split")
     splits = {name: by_split[name] for name in content["counts"]["splits"] if name in by_split}
     splits_and_all = splits | {"all": np.ones(len(records), bool)}
-    filled = {name: members for name, members in classes.items() if members.any()}
-    groups = splits | filled | splits_and_all
-    decades = np.where(age < 0, len(DECADES) - 1, np.minimum(age // 10, 9))
+    nonempty_classes = {name: members for name, members in classes.items() if members.any()}
+    groups = splits | nonempty_classes | splits_and_all
+    decades = np.where(ages < 0, len(DECADES) - 1, np.minimum(ages // 10, 9))
     by_age = {name: decades == number for number, name in enumerate(DECADES)}
     parts = [
         _head(folder, content),
         _splits(content, records, splits, classes),
-        _share_tables(splits_and_all, filled),
+        _share_tables(splits_and_all, nonempty_classes),
         *(_cross_table(name, _by_value(records, name), groups) for name in ("view", "sex")),
         _cross_table("age", by_age, groups),
-        _sizes(content, splits_and_all, filled.get("positive", False), records),
+        _sizes(content, splits_and_all, nonempty_classes.get("positive", False), records),
         _folds(records, classes),
         _statistics(content["statistics"]),
     ]
@@ -122,6 +122,7 @@ def _splits(
 
 
 def _split_row(numbers: Sequence[float]) -> list[str]:
+    """Return the cells of a row: counts as whole numbers, the last number, MB, with one decimal."""
     row = [f"{int(number):,}" for number in numbers[:-1]]
     if numbers[-3] == 0:
         row[-2] = "unknown"  # patients
@@ -129,8 +130,8 @@ def _split_row(numbers: Sequence[float]) -> list[str]:
 
 
 def _share_tables(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:
-    """Return which share of each split each class has, and which share of each class each split;
-    the last of `splits` is all."""
+    """Return the lines of two tables: what share of each split belongs to each class and, with
+    several splits, what share of each class lies in each split. The last of `splits` is all."""
     rows = [("share of the split", *classes)]
     for name, members in splits.items():
         rows.append((name, *(_share(members & part, members) for part in classes.values())))
@@ -144,6 +145,7 @@ def _share_tables(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray])
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> str:
+    """Return the records of `part` [N] as a percentage of those of `whole` [N]."""
     return f"{100 * part.sum() / max(whole.sum(), 1):.1f}%"
 
 
@@ -165,8 +167,8 @@ def _sizes(
     positives: np.ndarray | bool,
     records: pyarrow.Table,
 ) -> list[str]:
-    """Return the histogram of the lesions' sizes and their quantiles per split; the last of
-    `splits` is all, `positives` which records [N] are positive, or False."""
+    """Return the histogram of the lesions' sizes and their quantiles per split. The last of
+    `splits` is all; `positives` says which records [N] are positive, False without such a class."""
     lesion_px = records["lesion_px"].to_numpy()
     is_sized = positives & (lesion_px > 0)
     if not is_sized.any():
@@ -204,10 +206,10 @@ def _mean_image_px(content: dict) -> float:
 
 def _folds(records: pyarrow.Table, classes: dict[str, np.ndarray]) -> list[str]:
     """Return the table of records and classes per fold."""
-    fold = records["fold"].to_numpy()
+    folds = records["fold"].to_numpy()
     rows = [("fold", "records", *classes)]
-    for number in np.unique(fold[fold >= 0]):
-        members = fold == number
+    for number in np.unique(folds[folds >= 0]):
+        members = folds == number
         parts = (members & part for part in (members, *classes.values()))
         rows.append((str(number), *(f"{part.sum():,}" for part in parts)))
     return columns(rows) if len(rows) > 1 else ["folds: none"]

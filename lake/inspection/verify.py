@@ -59,7 +59,7 @@ def verify(
 
 @contextlib.contextmanager
 def _mapping(processes: int) -> Iterator[Callable]:
-    """Return `map`, or its like over several processes."""
+    """Yield `map`, or its counterpart that spreads the calls over several processes."""
     if processes <= 1:
         yield map
         return
@@ -69,10 +69,12 @@ def _mapping(processes: int) -> Iterator[Callable]:
 
 
 def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
+    """Check that shards are named and numbered as TFDS expects, and that the folder has those of
+    the manifest and no others."""
     shards = _shards_by_number(content)
-    splits = Counter(shard["split"] for shard in content["shards"])
+    shard_counts = Counter(shard["split"] for shard in content["shards"])
     for (split, number), shard in shards.items():
-        name = manifest.shard_name(content["dataset"], split, number, splits[split])
+        name = manifest.shard_name(content["dataset"], split, number, shard_counts[split])
         if shard["name"] != name:
             problems.add("shard-names", f"the manifest has {shard['name']}, expected {name}")
     names = {shard["name"] for shard in content["shards"]}
@@ -138,6 +140,7 @@ def _by_shard(rows: pyarrow.Table) -> dict[tuple[str, int], pyarrow.Table]:
 
 
 def _check_places(rows: pyarrow.Table, content: dict, problems: Problems) -> None:
+    """Check that every row of the index belongs to a shard of the manifest."""
     shards = _shards_by_number(content)
     for (split, number), members in _by_shard(rows).items():
         if (split, number) not in shards:
@@ -146,7 +149,7 @@ def _check_places(rows: pyarrow.Table, content: dict, problems: Problems) -> Non
 
 
 def _check_ids(rows: pyarrow.Table, problems: Problems) -> None:
-    """Check that no image is there twice, and no patient in two splits or two folds."""
+    """Check that no image occurs twice, and that no patient is in two splits or two folds."""
     _check_once(rows, "image_id", "position", "count", "image-twice", problems)
     patients = rows.filter(pyarrow.compute.field("patient") != "")
     in_folds = patients.filter(pyarrow.compute.field("fold") >= 0)

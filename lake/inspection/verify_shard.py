@@ -91,6 +91,7 @@ def check(task: Task) -> tuple[Problems, int]:
 
 
 def _check_bytes(file, task: Task, problems: Problems) -> None:
+    """Compare size and SHA-256 of an open shard with the manifest; rewind the file."""
     entry, num_bytes = task.entry, os.fstat(file.fileno()).st_size
     if num_bytes != entry["bytes"]:
         message = f"expected {entry['bytes']:,} by the manifest, found {num_bytes:,}"
@@ -103,6 +104,7 @@ def _check_bytes(file, task: Task, problems: Problems) -> None:
 
 
 def _check_record(record: bytes, where: str, position: int, task: Task, problems: Problems) -> None:
+    """Check the fields of one record against the index and each other and, if asked, its pixels."""
     try:
         fields = example.decode(record)
     except ValueError as error:
@@ -127,8 +129,8 @@ def differences_from_index(fields: dict, position: int, task: Task) -> Iterator[
         return
     place = {"split": task.entry["split"], "shard": task.number, "position": position}
     for column, values in task.columns.items():
-        value = place.get(column, fields.get(column))
-        expected = _text(value) if isinstance(value, bytes) else value
+        field_value = place.get(column, fields.get(column))
+        expected = _text(field_value) if isinstance(field_value, bytes) else field_value
         actual = values[position]
         # NaN, the slice_mm of a radiograph, is not equal to itself.
         if expected != actual and (expected == expected or actual == actual):
@@ -139,26 +141,26 @@ def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, st
     """Yield (kind, message) where label, has_mask, lesion_px and original_rle contradict each
     other."""
     label, has_mask, lesion_px = (fields[name] for name in ("label", "has_mask", "lesion_px"))
-    values = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
+    facts = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
     if not -1 <= label < num_classes or has_mask not in (0, 1):
         highest = num_classes - 1
-        yield "label", f"{values}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
+        yield "label", f"{facts}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
         return
     has_lesion = _has_lesion(fields)
-    values += f", original_rle {'' if has_lesion else 'not '}set"
+    facts += f", original_rle {'' if has_lesion else 'not '}set"
     if has_mask:
         # A lesion smaller than half a stored pixel leaves no pixel, but stays a label.
         if label != has_lesion or lesion_px < 0 or (lesion_px > 0 and label == 0):
             rule = "with a mask, label says whether original_rle has a lesion, and lesion_px agrees"
-            yield "label", f"{values}: {rule}"
+            yield "label", f"{facts}: {rule}"
     elif lesion_px != -1 or has_lesion:
         rule = f"without a mask lesion_px is -1 and original_rle {rle.EMPTY}"
-        yield "label", f"{values}: {rule}"
+        yield "label", f"{facts}: {rule}"
 
 
 def view_problems(fields: dict) -> Iterator[tuple[str, str]]:
-    """Yield (kind, message) where a trainer would divide by the window's width and get no
-    number."""
+    """Yield (kind, message) where window or rescale has no finite numbers or no extent; a trainer
+    divides by the window's width."""
     (low, high), (slope, intercept) = fields["window"], fields["rescale"]
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         yield "window", f"window is {(low, high)}: expected two numbers, the lower first"
@@ -190,6 +192,7 @@ def pixel_problems(fields: dict, dtype: str) -> Iterator[tuple[str, str]]:
 
 
 def _mask_problems(mask: np.ndarray, fields: dict) -> Iterator[tuple[str, str]]:
+    """Yield (kind, message) where a decoded mask [H, W] contradicts lesion_px or original_rle."""
     lesion_px = int(np.count_nonzero(mask))
     if lesion_px and (np.count_nonzero(mask == 255) != lesion_px):
         yield "mask", f"holds the values {np.unique(mask).tolist()[:8]}, expected 0 and 255"
@@ -197,24 +200,26 @@ def _mask_problems(mask: np.ndarray, fields: dict) -> Iterator[tuple[str, str]]:
         yield "lesion-px", f"lesion_px={fields['lesion_px']}, but the mask has {lesion_px} pixels"
     if not _has_lesion(fields):
         return
-    original = (fields["original_height"], fields["original_width"])
-    if min(original) < 1:
-        yield "run-lengths", f"an original size of {original[0]}x{original[1]}"
+    original_size = (fields["original_height"], fields["original_width"])
+    if min(original_size) < 1:
+        yield "run-lengths", f"an original size of {original_size[0]}x{original_size[1]}"
         return
     try:
-        truth = rle.decode(_text(fields["original_rle"]), *original)
+        truth = rle.decode(_text(fields["original_rle"]), *original_size)
     except Reject as reject:
         yield "run-lengths", str(reject)
         return
-    if original == mask.shape and (num_wrong := np.count_nonzero((truth != 0) != (mask != 0))):
+    if original_size == mask.shape and (num_wrong := np.count_nonzero((truth != 0) != (mask != 0))):
         yield "run-lengths", f"original_rle and mask differ in {num_wrong:,} pixels"
 
 
 def _has_lesion(fields: dict) -> bool:
+    """Return whether the run lengths of a record's original mask have a run."""
     return fields["original_rle"].split() not in ([], [rle.EMPTY.encode()])
 
 
 def _misfits(pixels: np.ndarray, size: tuple[int, int], dtype: str) -> Iterator[str]:
+    """Yield a message for each of shape and dtype that is not as expected."""
     if pixels.shape != size:
         expected, actual = ("x".join(map(str, shape)) for shape in (size, pixels.shape))
         yield f"expected height x width {expected}, found {actual}"

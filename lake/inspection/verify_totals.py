@@ -33,13 +33,13 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
 
 def check_rejects(folder: Path, content: dict, problems: Problems) -> None:
     """Compare the manifest's rejects with rejects.jsonl, reason by reason."""
-    listed, path = Counter(), folder / manifest.REJECTS
+    in_file, path = Counter(), folder / manifest.REJECTS
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     reject = json.loads(line)
-                    listed[reject["reason"]] += reject.get("images", 1)
+                    in_file[reject["reason"]] += reject.get("images", 1)
                 except (ValueError, KeyError, TypeError, AttributeError):
                     message = f"{manifest.REJECTS} line {number}: expected an object with a reason"
                     problems.add("rejects", message)
@@ -47,9 +47,9 @@ def check_rejects(folder: Path, content: dict, problems: Problems) -> None:
         problems.add("rejects", f"{manifest.REJECTS} cannot be read: {error}")
         return
     in_manifest = Counter(content["counts"]["rejects"])
-    for reason in sorted(in_manifest.keys() | listed.keys()):
-        if in_manifest[reason] != listed[reason]:
-            message = f"{in_manifest[reason]} in the manifest, {listed[reason]} listed"
+    for reason in sorted(in_manifest.keys() | in_file.keys()):
+        if in_manifest[reason] != in_file[reason]:
+            message = f"{in_manifest[reason]} in the manifest, {in_file[reason]} listed"
             problems.add("rejects", f"{reason}: {message}")
 
 

@@ -45,8 +45,8 @@ def runs(text: str, height: int, width: int = 1, dialect: str = "relative") -> n
     if (pairs < 0).any():
         raise Reject("rle-negative", f"run-length text has the negative number {pairs.min()}")
     parse = _from_gaps if dialect == "relative" else _from_starts
-    joined = unite([parse(pairs, height * width)])
-    return _transpose(joined, width, height) if dialect == "row_major" else joined
+    all_runs = unite([parse(pairs, height * width)])
+    return _transpose(all_runs, width, height) if dialect == "row_major" else all_runs
 
 
 def _pairs(text: str) -> np.ndarray:
@@ -66,6 +66,8 @@ def _pairs(text: str) -> np.ndarray:
 
 
 def _from_gaps(pairs: np.ndarray, num_pixels: int) -> np.ndarray:
+    """Return the runs [N, 2] of (gap, length) pairs [N, 2]; raise Reject where they reach beyond
+    the image."""
     gaps, lengths = pairs.T
     if pairs.max() > num_pixels or pairs.sum() > num_pixels:
         raise Reject(
@@ -78,6 +80,8 @@ def _from_gaps(pairs: np.ndarray, num_pixels: int) -> np.ndarray:
 
 
 def _from_starts(pairs: np.ndarray, num_pixels: int) -> np.ndarray:
+    """Return the runs [N, 2] of (start from 1, length) pairs [N, 2]; raise Reject where they reach
+    beyond the image, overlap or are not in order."""
     pairs = pairs[pairs[:, 1] > 0]  # `1 0` and `0 0` are spellings of an empty mask
     starts, lengths = pairs.T
     if (starts < 1).any():
@@ -109,10 +113,10 @@ def unite(parts: list[np.ndarray]) -> np.ndarray:
     parts = [part for part in parts if len(part)]
     if not parts:
         return NO_RUNS
-    together = np.concatenate(parts)
-    together = together[together[:, 1] > together[:, 0]]
-    together = together[np.argsort(together[:, 0], kind="stable")]
-    starts, ends = together[:, 0], np.maximum.accumulate(together[:, 1])
+    all_runs = np.concatenate(parts)
+    all_runs = all_runs[all_runs[:, 1] > all_runs[:, 0]]
+    all_runs = all_runs[np.argsort(all_runs[:, 0], kind="stable")]
+    starts, ends = all_runs[:, 0], np.maximum.accumulate(all_runs[:, 1])
     opens = np.r_[True, starts[1:] > ends[:-1]][: len(starts)]
     closes = np.r_[opens[1:], True][: len(starts)]
     return np.stack([starts[opens], ends[closes]], axis=1)
@@ -130,6 +134,8 @@ def to_text(joined: np.ndarray) -> str:
 
 
 def _text(firsts: np.ndarray, joined: np.ndarray) -> str:
+    """Return the text of runs [N, 2]: in front of each length its number from `firsts` [N], a gap
+    or a start."""
     if not len(joined):
         return EMPTY
     pairs = np.stack([firsts, joined[:, 1] - joined[:, 0]], axis=1)
@@ -142,11 +148,11 @@ def to_mask(joined: np.ndarray, height: int, width: int) -> np.ndarray:
     if len(joined):
         # Runs count down the columns: fill [columns, height] and transpose, but only the columns
         # that a run touches, a third of a radiograph's.
-        first, last = int(joined[0, 0]) // height, -(-int(joined[-1, 1]) // height)
-        painted = np.zeros((last - first) * height, np.uint8)
-        for start, end in (joined - first * height).tolist():
-            painted[start:end] = 255
-        mask[:, first:last] = painted.reshape(last - first, height).T
+        left, right = int(joined[0, 0]) // height, -(-int(joined[-1, 1]) // height)
+        pixels = np.zeros((right - left) * height, np.uint8)
+        for start, end in (joined - left * height).tolist():
+            pixels[start:end] = 255
+        mask[:, left:right] = pixels.reshape(right - left, height).T
     return mask
 
 
@@ -165,8 +171,8 @@ def encode(mask: np.ndarray, dialect: str = "relative") -> str:
     """Return the run-length text of a mask [height, width]; `-1` when it is empty."""
     if dialect == "relative":
         return to_text(from_mask(mask))
-    joined = from_mask(mask.T if dialect == "row_major" else mask)
-    return _text(joined[:, 0] + 1, joined)
+    lesion_runs = from_mask(mask.T if dialect == "row_major" else mask)
+    return _text(lesion_runs[:, 0] + 1, lesion_runs)
 
 
 def dialect_conflict(texts: Iterable[str], dialect: str) -> str | None:
@@ -187,11 +193,11 @@ def dialect_conflict(texts: Iterable[str], dialect: str) -> str | None:
     looks_absolute = num_increasing >= IN_ORDER * num_pairs
     if num_pairs < MIN_PAIRS or looks_absolute == (dialect != "relative"):
         return None
-    other = "absolute, or row_major if it counts along rows" if looks_absolute else "relative"
+    advice = "absolute, or row_major if it counts along rows" if looks_absolute else "relative"
     return (
         f"the run-length texts do not look {dialect}: {num_increasing:,} of {num_pairs:,} runs "
         f"begin, read as absolute starts, after the end of the run before, as all of absolute and "
-        f"few of relative texts do; expected --rle {other}"
+        f"few of relative texts do; expected --rle {advice}"
     )
 
 
@@ -216,7 +222,7 @@ def order_votes(joined: np.ndarray, height: int, width: int, dialect: str) -> tu
 def order_conflict(votes: tuple[int, int], dialect: str) -> str | None:
     """Return a message where the summed votes of `order_votes` speak against `dialect`, else
     None."""
-    columns, rows = (votes[0], "down columns"), (votes[1], "along rows")
+    columns, rows = (votes[0], "down columns"), (votes[1], "along rows")  # (votes, order)
     declared, other = (rows, columns) if dialect == "row_major" else (columns, rows)
     if other[0] < MIN_VOTES or other[0] <= declared[0]:
         return None

@@ -65,6 +65,7 @@ class Label(Packed):
 
 
 def label_without_mask(number: int) -> Label:
+    """Return the label of an image of which only the class is known."""
     return Label(label=number, has_mask=False, lesion_px=-1, rle=rle.EMPTY)
 
 
@@ -87,6 +88,7 @@ def _rows(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
 
 
 def _text_lines(text: io.TextIOBase) -> Iterator[str]:
+    """Yield the lines of a text; raise csv.Error for one that is too long."""
     while line := text.readline(LINE_LIMIT):
         if len(line) == LINE_LIMIT:
             raise csv.Error(f"a line of {LINE_LIMIT:,} characters or more")
@@ -102,27 +104,27 @@ def layout(file: BinaryIO, path: str, split_column: str | None = None) -> Layout
     if not head:
         raise InputError(f"{path}: the label CSV is empty")
     names = [name.lower() for name in head[0]]
-    column = {name: names.index(name) for name in names}  # number by name; the first of equals
-    split = None
+    numbers = {name: names.index(name) for name in names}  # number by name; the first of equals
+    split_number = None
     if split_column is not None:
-        split = column.get(split_column.lower())
-        if split is None:
+        split_number = numbers.get(split_column.lower())
+        if split_number is None:
             raise InputError(
                 f"{path}: no column {split_column!r} for --split_column; its first row is "
                 f"{_excerpt(head[0])}"
             )
-    if all(name in column for name in NODULE_COLUMNS):
-        series, *values = (column[name] for name in NODULE_COLUMNS)
-        return Layout("nodule", series, tuple(values), True, split)
+    if all(name in numbers for name in NODULE_COLUMNS):
+        series, *values = (numbers[name] for name in NODULE_COLUMNS)
+        return Layout("nodule", series, tuple(values), True, split_number)
     for kind, value_columns in (("rle", RLE_COLUMNS), ("class", CLASS_COLUMNS)):
-        ids = [column[name] for name in ID_COLUMNS if name in column]
-        values = [column[name] for name in value_columns if name in column]
+        ids = [numbers[name] for name in ID_COLUMNS if name in numbers]
+        values = [numbers[name] for name in value_columns if name in numbers]
         if ids and values:
-            return Layout(kind, ids[0], (values[0],), True, split)
+            return Layout(kind, ids[0], (values[0],), True, split_number)
     # Without a header. Values are empty or missing where negatives were left blank.
-    seconds = [fields[1] for fields in head if len(fields) == 2 and fields[1]]
-    if len(head[0]) == 2 and seconds and all(NUMBERS.fullmatch(text) for text in seconds):
-        is_class = all(text in ("0", "1") for text in seconds)
+    second_texts = [fields[1] for fields in head if len(fields) == 2 and fields[1]]
+    if len(head[0]) == 2 and second_texts and all(NUMBERS.fullmatch(text) for text in second_texts):
+        is_class = all(text in ("0", "1") for text in second_texts)
         return Layout("class" if is_class else "rle", 0, (1,), has_header=False)
     raise InputError(
         f"{path}: no known columns in its first row {_excerpt(head[0])}; expected "
@@ -203,6 +205,8 @@ def label_from_runs(runs) -> Label:
 
 
 def _class_label(rows: list[Row]) -> Label:
+    """Return the label that all rows of an image state, 0 or 1; raise Reject where one states
+    another, or two differ."""
     values = {row.value for row in rows}
     if not values <= {"0", "1"}:
         raise Reject(
@@ -231,5 +235,6 @@ def _excerpt(texts: list[str]) -> list[str]:
 
 
 def _lines(rows: list[Row]) -> str:
+    """Return the line numbers of the first few rows, as a message quotes them."""
     more = " …" if len(rows) > MAX_QUOTED else ""
     return ", ".join(str(row.number) for row in rows[:MAX_QUOTED]) + more

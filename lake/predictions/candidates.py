@@ -32,9 +32,9 @@ class Series:
     def add(self, plane: Geometry, place: int, mask: np.ndarray, probabilities: np.ndarray) -> None:
         """Add the next slice, at index `place` of the volume: a mask and probabilities [H, W]."""
         rows, columns = np.nonzero(mask)
-        index = np.full(len(rows), len(self.planes))  # of its plane
+        indices = np.full(len(rows), len(self.planes))  # of the pixels' plane
         self.planes.append(plane)
-        self.voxels.append(np.stack([np.full(len(rows), place), rows, columns, index], axis=1))
+        self.voxels.append(np.stack([np.full(len(rows), place), rows, columns, indices], axis=1))
         self.probabilities.append(probabilities[rows, columns])
 
     def candidates(self) -> list[Candidate]:
@@ -47,12 +47,12 @@ class Series:
         sizes = np.bincount(labels)[1:]
         sums_mm = [np.bincount(labels, axis)[1:] for axis in positions_mm.T]
         centers_mm = np.stack(sums_mm, axis=1) / sizes[:, None]
-        highest = ndimage.maximum(np.concatenate(self.probabilities), labels, range(1, count + 1))
+        peaks = ndimage.maximum(np.concatenate(self.probabilities), labels, range(1, count + 1))
         voxel_mm3 = math.prod(self.planes[0].spacing_mm)
         diameters_mm = np.cbrt(6 / math.pi * sizes * voxel_mm3)
-        order = np.argsort(-highest, kind="stable")
+        order = np.argsort(-peaks, kind="stable")
         return [
-            Candidate(tuple(centers_mm[n].tolist()), float(diameters_mm[n]), float(highest[n]))
+            Candidate(tuple(centers_mm[n].tolist()), float(diameters_mm[n]), float(peaks[n]))
             for n in order
         ]
 
@@ -66,9 +66,9 @@ class Series:
 
 def _components(voxels: np.ndarray) -> tuple[np.ndarray, int]:
     """Return (the component [N] of each voxel [N, 3], numbered from 1; how many there are)."""
-    first = voxels.min(axis=0)
-    box = np.zeros(voxels.max(axis=0) - first + 1, bool)
-    indices = tuple((voxels - first).T)
+    corner = voxels.min(axis=0)
+    box = np.zeros(voxels.max(axis=0) - corner + 1, bool)
+    indices = tuple((voxels - corner).T)
     box[indices] = True
-    labelled, count = ndimage.label(box, structure=np.ones((3, 3, 3)))  # corners connect
-    return labelled[indices], count
+    labels, count = ndimage.label(box, structure=np.ones((3, 3, 3)))  # corners connect
+    return labels[indices], count

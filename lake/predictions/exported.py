@@ -20,6 +20,6 @@ def settings_to_json(settings: ReaderSettings) -> dict:
 
 
 def settings_from_json(section: dict) -> ReaderSettings:
-    """Return what settings_to_json was given."""
+    """Return the ReaderSettings of the section `stored`, the inverse of settings_to_json."""
     storage = Storage(**{name: section[name] for name in Storage.__dataclass_fields__})
     return ReaderSettings(section["is_ct"], section["image_id_from"], storage)

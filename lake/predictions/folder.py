@@ -48,14 +48,14 @@ def write_tables(
     to keep the other two tables from appearing.
     """
     num_predicted = num_with_lesion = 0
-    with create(SUBMISSION_CSV) as texts, create(PREDICTIONS_CSV) as numbers:
-        texts.write(submission.csv_line(submission.HEADER))
-        numbers.write(submission.csv_line(PREDICTION_COLUMNS))
+    with create(SUBMISSION_CSV) as submission_csv, create(PREDICTIONS_CSV) as predictions_csv:
+        submission_csv.write(submission.csv_line(submission.HEADER))
+        predictions_csv.write(submission.csv_line(PREDICTION_COLUMNS))
         for image_id, rle, probability, lesion_px, area_mm2 in rows:
             area = "" if area_mm2 is None else f"{area_mm2:.6g}"
-            texts.write(submission.csv_line((image_id, rle)))
+            submission_csv.write(submission.csv_line((image_id, rle)))
             values = image_id, f"{probability:.6g}", lesion_px, area
-            numbers.write(submission.csv_line(values))
+            predictions_csv.write(submission.csv_line(values))
             num_predicted += 1
             num_with_lesion += lesion_px > 0
         rejects.sort(key=lambda reject: (reject["path"], reject["image_id"], reject["what"]))
@@ -63,14 +63,14 @@ def write_tables(
             file.write(submission.csv_line(REJECT_COLUMNS))
             for reject in rejects:
                 file.write(submission.csv_line(tuple(reject[name] for name in REJECT_COLUMNS)))
-        images = [reject for reject in rejects if reject["what"] == "image"]
-        reasons = collections.Counter(reject["reason"] for reject in images)
+        image_rejects = [reject for reject in rejects if reject["what"] == "image"]
+        reasons = collections.Counter(reject["reason"] for reject in image_rejects)
         counts = {
             "predicted": num_predicted,
             "with_lesion": num_with_lesion,
-            "rejected": len(images),
+            "rejected": len(image_rejects),
             "reasons": dict(reasons.most_common()),
-            "without_seg": len(rejects) - len(images),
+            "without_seg": len(rejects) - len(image_rejects),
         }
         check(counts)
     return counts
@@ -130,5 +130,5 @@ def area_mm2(
     if not row_mm or not column_mm:
         return None
     (height, width), (source_height, source_width) = stored_size, source_size
-    shrunk = height / source_height * width / source_width
-    return float(lesion_px * row_mm * column_mm * shrunk)
+    area_scale = height / source_height * width / source_width
+    return float(lesion_px * row_mm * column_mm * area_scale)

@@ -103,13 +103,14 @@ def is_legal(uid: str) -> bool:
 
 
 def _check_uids(dataset: Dataset) -> None:
+    """Raise Reject unless the file is an image whose UIDs are all legal."""
     sop_class = UID(dataset.get("SOPClassUID", ""))
     if "ImageStorage" not in sop_class.keyword:
         fault = f"SOP Class UID {sop_class[:64]!r}" if sop_class else "no SOP Class UID"
         raise Reject("unusable-source", f"{fault}; a SEG refers to a DICOM image")
     for name in UIDS.values():
-        if not is_legal(value := str(dataset.get(name, ""))):
-            fault = f"{value[:64]!r} is no legal" if value else "no"
+        if not is_legal(uid := str(dataset.get(name, ""))):
+            fault = f"{uid[:64]!r} is no legal" if uid else "no"
             raise Reject("illegal-uid", f"{fault} {name}; --mint_uids makes one")
 
 
@@ -122,9 +123,9 @@ def _mint_uids(dataset: Dataset, source: bytes) -> dict[str, str]:
     sha256, patient = hashlib.sha256(source).hexdigest(), str(dataset.get("PatientID", ""))
     new_uids = {}
     for kind, name in UIDS.items():
-        value = str(dataset.get(name, ""))
-        if not is_legal(value):
-            origin = f"{patient} {value}" if value and kind != "image" else sha256
+        uid = str(dataset.get(name, ""))
+        if not is_legal(uid):
+            origin = f"{patient} {uid}" if uid and kind != "image" else sha256
             number = uuid.uuid5(uuid.NAMESPACE_OID, f"radlake {kind} {origin}").int
             new_uids[kind] = f"2.25.{number}"  # PS3.5, B.2: UUID derived UID
     return new_uids
@@ -161,13 +162,15 @@ def _legal_value(dataset: Dataset, name: str):
         if element.VR == "DS":  # numbers of more than its 16 characters are rounded
             numbers = value if isinstance(value, MultiValue) else [value]
             value = [DSfloat(float(number), auto_format=True) for number in numbers]
-        raising = pydicom.config.RAISE
-        return pydicom.DataElement(element.tag, element.VR, value, validation_mode=raising).value
+        mode = pydicom.config.RAISE
+        return pydicom.DataElement(element.tag, element.VR, value, validation_mode=mode).value
     except (ValueError, TypeError, OverflowError):  # bytes that are no number, or break the VR
         return None
 
 
 def _segmentation(reference: Dataset, mask: np.ndarray, finding: str) -> Dataset:
+    """Return the SEG of a mask [Rows, Columns], with one segment, that refers to `reference`; raise
+    ValueError where the image lacks elements that its class must have."""
     import highdicom  # it takes 0.7 s, and is an extra of its own
     from pydicom.sr.codedict import codes
 

@@ -78,16 +78,16 @@ def encode(fields: dict) -> bytes:
             f"expected the fields of lake.records.example.FIELDS, differs in "
             f"{fields.keys() ^ FIELDS.keys()}"
         )
-    others, image = _message_class("Features")(), _message_class("Features")()
+    other_features, image = _message_class("Features")(), _message_class("Features")()
     for name, (kind, count) in FIELDS.items():
         values = [fields[name]] if count == 1 else fields[name]
-        features = image if name == "image" else others
+        features = image if name == "image" else other_features
         getattr(features.feature[name], LISTS[kind]).value.extend(values)
     # A record's map of features is sorted by name, but for the image, which stands behind all
     # others. Messages that are joined are merged by who reads them
     # (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
-    joined = others.SerializeToString(deterministic=True) + image.SerializeToString()
-    return _message_class("JoinedExample")(features=joined).SerializeToString()
+    content = other_features.SerializeToString(deterministic=True) + image.SerializeToString()
+    return _message_class("JoinedExample")(features=content).SerializeToString()
 
 
 def encode_unlabelled(header: Header, scan: Scan) -> bytes:
@@ -110,7 +110,7 @@ def decode(serialized: bytes) -> dict:
         features = _message_class("Example").FromString(serialized).features.feature
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from None
-    fields, wrong = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]
+    fields, mistakes = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]
     for name, (kind, count) in FIELDS.items():
         # Looking up a key that a proto map lacks would add it.
         list_name = features[name].WhichOneof("kind") if name in features else None
@@ -119,9 +119,9 @@ def decode(serialized: bytes) -> dict:
             fields[name] = values[0] if count == 1 else tuple(values)
         else:
             actual = f"{len(values)} in its {list_name}" if list_name else "nothing"
-            wrong.append(f"{name}: expected {count} in its {LISTS[kind]}, found {actual}")
-    if wrong:
-        raise ValueError("; ".join(wrong))
+            mistakes.append(f"{name}: expected {count} in its {LISTS[kind]}, found {actual}")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
     return fields
 
 

@@ -35,8 +35,8 @@ def masked_crc(data: bytes) -> bytes:
 
 
 def records(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Yield (record, whether its checksum is right) of every record; raises FrameError where the
-    next one does not begin or end as it should."""
+    """Yield (record, whether its checksum is right) for every record; raises FrameError where a
+    record does not begin or end as it should."""
     for _, length in _heads(file):
         record, crc = file.read(length), file.read(CRC_BYTES)
         yield record, crc == masked_crc(record)
@@ -45,19 +45,19 @@ def records(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 def records_at(file: BinaryIO, positions: Collection[int]) -> Iterator[tuple[int, bytes]]:
     """Yield (position, record) for the records at `positions`, in the file's order; of the others
     only the heads are read. Raises FrameError."""
-    left = set(positions)
+    to_read = set(positions)
     for position, (offset, length) in enumerate(_heads(file)):
-        if position in left:
+        if position in to_read:
             record, crc = file.read(length), file.read(CRC_BYTES)
             if crc != masked_crc(record):
                 raise FrameError(f"the checksum of record {position} at byte {offset} is wrong")
             yield position, record
-            left.remove(position)
+            to_read.remove(position)
         else:
             file.seek(length + CRC_BYTES, os.SEEK_CUR)
-        if not left:
+        if not to_read:
             return
-    raise FrameError(f"the file ends before record {min(left)}")
+    raise FrameError(f"the file ends before record {min(to_read)}")
 
 
 def _heads(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -85,13 +85,13 @@ def read_headers(
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """Return how the pixels of the image are coded; reads only the header of the file."""
-    parsed = before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
+    dataset = before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
     with broken_is("unreadable-header", header.path):
-        attributes = frames.frame_attributes(parsed.elements, header.frame, SCAN_TAGS)
-        num_bytes = max(header.size - parsed.end, 0) // (whole_number(attributes, FRAMES) or 1)
-        is_kept = _is_storable_unchanged(attributes, parsed.syntax, header, storage)
+        attributes = frames.frame_attributes(dataset.elements, header.frame, SCAN_TAGS)
+        num_bytes = max(header.size - dataset.end, 0) // (whole_number(attributes, FRAMES) or 1)
+        is_kept = _is_storable_unchanged(attributes, dataset.syntax, header, storage)
         channels = whole_number(attributes, frames.SAMPLES) or 1
-    return Coding(CODINGS.get(parsed.syntax, "uncompressed"), num_bytes, is_kept, channels)
+    return Coding(CODINGS.get(dataset.syntax, "uncompressed"), num_bytes, is_kept, channels)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
@@ -99,14 +99,14 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     with broken_is("undecodable", header.path):
         if len(data) > MAX_FILE_BYTES:
             raise Reject("too-large", f"{len(data):,} bytes, expected at most {MAX_FILE_BYTES:,}")
-        parsed = elements.read(data, SCAN_TAGS)
-        attributes = frames.frame_attributes(parsed.elements, header.frame, SCAN_TAGS)
+        dataset = elements.read(data, SCAN_TAGS)
+        attributes = frames.frame_attributes(dataset.elements, header.frame, SCAN_TAGS)
         if PIXEL_DATA not in attributes:
             raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
-        jpeg = _kept_jpeg(attributes, parsed.syntax, header, storage)
+        jpeg = _kept_jpeg(attributes, dataset.syntax, header, storage)
         if jpeg is not None:
             return _kept_scan(jpeg, attributes, header, storage)
-        levels, highest, rescale, window = _grey(attributes, parsed.syntax, header, storage)
+        levels, highest, rescale, window = _grey(attributes, dataset.syntax, header, storage)
         spacing_mm, slice_mm = _spacing_mm(attributes), _slice_mm(attributes)
         return pixels.store(levels, highest, rescale, window, spacing_mm, storage, slice_mm)
 
@@ -119,33 +119,35 @@ def file_stem(path: str) -> str:
 
 def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:
     """Return the elements `tags` before the pixel data; reads no more of the file than needed."""
-    data = b""
+    file_start = b""
     for size in HEADER_BYTES:
-        data += file.read(size - len(data))
+        file_start += file.read(size - len(file_start))
         with broken_is("unreadable-header", path):
             try:
-                parsed = elements.read(data, tags, inflated_bytes=size)
+                dataset = elements.read(file_start, tags, inflated_bytes=size)
             except elements.Cut:
-                parsed = None
-        if parsed and parsed.pixel_tag:
-            if parsed.pixel_tag != PIXEL_DATA:
+                dataset = None
+        if dataset and dataset.pixel_tag:
+            if dataset.pixel_tag != PIXEL_DATA:
                 raise Reject(
                     "too-many-bits",
                     f"{path}: floating-point pixels, expected integers of at most 16 bits; leave "
                     f"it out",
                 )
-            return parsed
-    if parsed is None:
+            return dataset
+    if dataset is None:
         raise Reject(
             "unreadable-header",
             f"{path}: the file ends, or its header goes on, inside an element; copy it again",
         )
-    if not parsed.has_prefix:
+    if not dataset.has_prefix:
         raise Reject("not-dicom", f"{path}: no DICM prefix and no pixel data; leave it out")
     raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data: not an image; leave it out")
 
 
 def _header(attributes: Attributes, path: str, size: int, image_id_from: str) -> Header:
+    """Return the Header of a file's first frame; raise Reject where the elements describe no image
+    that a record can hold."""
     height, width = whole_number(attributes, ROWS), whole_number(attributes, COLUMNS)
     bits = _bits(attributes)
     if not (height > 0 and width > 0 and bits > 0):
@@ -214,14 +216,14 @@ def _kept_scan(jpeg: bytes, attributes: Attributes, header: Header, storage: Sto
     rescale = grey.rescale(attributes)
     window = grey.window(attributes, *rescale, whole=(0.0, 255.0))
     if storage.window != "default":
-        decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
-        window = pixels.view(storage.window, window, rescale, decoded)
+        levels = np.asarray(Image.open(io.BytesIO(jpeg)))
+        window = pixels.view(storage.window, window, rescale, levels)
     size, spacing_mm = (header.height, header.width), _spacing_mm(attributes)
     return Scan(jpeg, "jpeg-kept", *size, spacing_mm, rescale, window, _slice_mm(attributes))
 
 
 def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage) -> grey.Grey:
-    """Decode the frame into grey levels."""
+    """Return the decoded frame as grey levels; raise Reject for colours without a conversion."""
     photometric = text(attributes, PHOTOMETRIC)
     samples = whole_number(attributes, frames.SAMPLES) or 1
     is_grey = photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") and samples == 1
@@ -240,12 +242,15 @@ def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage)
 
 
 def _spacing_mm(attributes: Attributes) -> tuple[float, float]:
+    """Return (row, column) spacing of the pixels, at the patient or else at the detector; (0, 0)
+    where neither is known."""
     spacing = numbers(attributes, PIXEL_SPACING) or numbers(attributes, IMAGER_SPACING)
     is_sound = len(spacing) == 2 and all(0 < mm <= grey.LARGEST for mm in spacing)
     return (spacing[0], spacing[1]) if is_sound else (0.0, 0.0)
 
 
 def _slice_mm(attributes: Attributes) -> float:
+    """Return the world z of a slice; NaN where the file has no sound position."""
     position = numbers(attributes, POSITION)
     is_sound = len(position) == 3 and abs(position[2]) <= grey.LARGEST
     return position[2] if is_sound else math.nan

@@ -235,10 +235,10 @@ def _end_of(data: bytes, position: int, order: str, budget: Iterator[int]) -> in
 def _inflate(data: bytes, limit: int | None) -> tuple[bytes, bool]:
     """Return (at most `limit` inflated bytes, whether that is all of them)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # raw, PS3.5 A.5
-    inflated = inflater.decompress(data, limit or MAX_FILE_BYTES)
+    content = inflater.decompress(data, limit or MAX_FILE_BYTES)
     if limit is None and inflater.unconsumed_tail:
         raise Reject("too-large", f"inflates to more than {MAX_FILE_BYTES} bytes")
-    return inflated, inflater.eof
+    return content, inflater.eof
 
 
 def _guessed_syntax(start: bytes) -> str:

@@ -42,19 +42,19 @@ ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -> Attributes:
     """Return the attributes of one frame: its functional groups override those of the data set."""
-    merged = dict(attributes)
+    result = dict(attributes)
     for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
         groups = elements.item(attributes, sequence, index, GROUPS)
         for group in groups:
-            merged |= elements.item(groups, group, 0, tags - DECODED_TAGS)
-    return merged
+            result |= elements.item(groups, group, 0, tags - DECODED_TAGS)
+    return result
 
 
 def only_fragment(attributes: Attributes) -> memoryview | None:
     """Return the fragment of encapsulated pixel data that has a single one, not copied; else
     None."""
-    data = attributes[PIXEL_DATA]
-    view = memoryview(data.data)[data.start : data.end]
+    element = attributes[PIXEL_DATA]
+    view = memoryview(element.data)[element.start : element.end]
     ends = [0]
     for _ in ("basic offset table", "fragment"):  # items: tag, length, value (PS3.5 A.4)
         if len(view) < ends[-1] + 8:
@@ -81,7 +81,10 @@ def read_codestream(attributes: Attributes, frame: int) -> bytes:
 
 
 def decode_frame(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
-    """Decode a frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes."""
+    """Return a decoded frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes.
+
+    Raises Reject where no decoder is installed or the frame would decode to another size.
+    """
     uid = UID(syntax)
     try:
         decoder = get_decoder(uid)
@@ -123,6 +126,7 @@ def _image_pixel_module(attributes: Attributes, uid: UID) -> Dataset:
 
 
 def _raw(tag: BaseTag, element: Element) -> RawDataElement:
+    """Return an element as pydicom holds one that it has read but not yet parsed."""
     vr = element.vr.decode() if element.vr else None
     return RawDataElement(
         *(tag, vr, element.end - element.start, element.value),
@@ -133,8 +137,8 @@ def _raw(tag: BaseTag, element: Element) -> RawDataElement:
 
 
 def _in_bits(colours: np.ndarray, bits: int) -> np.ndarray:
-    """Scale colours to the bits that the palette's descriptor states; its entries may have
-    others."""
+    """Return colours [H, W, 3] scaled to the bits that the palette's descriptor states; its entries
+    may have others."""
     if colours.dtype == np.uint8:
         return colours if bits <= 8 else colours.astype(np.uint16) * 257
     return colours >> 8 if bits <= 8 and colours.max() > 255 else colours

@@ -64,6 +64,7 @@ def lies_as_a_lung(box: tuple[slice, slice], shape: tuple[int, int]) -> bool:
 
 
 def _dilate(mask: np.ndarray, by_mm: float, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Dilate by a square of side `by_mm`; its number of pixels is odd, so that nothing shifts."""
+    """Return a mask [H, W] dilated by a square of side `by_mm`, an odd number of pixels, so that
+    nothing shifts."""
     size = [round(by_mm / mm) | 1 for mm in spacing_mm]
     return ndimage.maximum_filter(mask.astype(np.uint8), size) > 0

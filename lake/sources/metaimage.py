@@ -125,9 +125,9 @@ def _volume(data: bytes, path: str, size: int) -> Header:
     width, height, num_slices, _ = _checked_size(fields)
     data_files(data[:header_bytes])  # raises its Rejects here, in the listing
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder, f"header{path[-4:].lower()}")
-        local.write_bytes(data[:header_bytes])
-        reader = _reader(str(local))
+        header_path = Path(folder, f"header{path[-4:].lower()}")
+        header_path.write_bytes(data[:header_bytes])
+        reader = _reader(str(header_path))
     if reader.GetSize() != (width, height, num_slices) or reader.GetNumberOfComponents() != 1:
         raise Reject(
             "unreadable-header", "SimpleITK reads another size than the header's text states"
@@ -231,12 +231,13 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
 
 
 def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
-    """Return slice `header.frame` [H, W] of a MetaImage volume."""
+    """Return slice `header.frame` [H, W] of a MetaImage volume; raise Reject where its data file is
+    absent or too short."""
     with open(local_path, "rb") as file:
-        data = file.read(HEADER_BYTES)
-    fields, header_bytes = _fields(data)
+        file_start = file.read(HEADER_BYTES)
+    fields, header_bytes = _fields(file_start)
     num_bytes = _checked_size(fields)[-1]
-    names = data_files(data)
+    names = data_files(file_start)
     pixel_path = Path(local_path).with_name(names[0]) if names else Path(local_path)
     if not pixel_path.is_file():
         raise Reject("no-pixels", f"no data file {names[0]} beside it")
@@ -267,10 +268,10 @@ def _decompress(local_path: str, changed_ns: int, size: int) -> SimpleITK.Image:
 
 def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
     """Return a DICOM slice [H, W] in HU."""
-    parsed = elements.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
-    attributes = parsed.elements
+    dataset = elements.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
+    attributes = dataset.elements
     if frames.PIXEL_DATA not in attributes:
         raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
-    values = frames.decode_frame(attributes, parsed.syntax, header)
+    values = frames.decode_frame(attributes, dataset.syntax, header)
     levels, _, (slope, intercept), _ = grey.from_values(values, attributes, False, False)
     return levels * slope + intercept

@@ -21,17 +21,17 @@ def bare_png(data: bytes, height: int, width: int, bits: int) -> bytes | None:
     plain = struct.pack(">4sLL5B", b"IHDR", width, height, bits, 0, 0, 0, 0)
     if parts[0][4:-4] != plain or any(chunk[4:8] == b"tRNS" for chunk in parts):
         return None
-    coded = [chunk for chunk in parts if chunk[4:8] == b"IDAT"]
+    idats = [chunk for chunk in parts if chunk[4:8] == b"IDAT"]
     row_bytes = 1 + width * bits // 8  # a filter byte, then the pixels
     inflate = zlib.decompressobj()
-    rows = inflate.decompress(b"".join(chunk[8:-4] for chunk in coded), height * row_bytes + 1)
+    rows = inflate.decompress(b"".join(chunk[8:-4] for chunk in idats), height * row_bytes + 1)
     if len(rows) < height * row_bytes:
         raise ValueError(f"its pixel data ends after {len(rows) // row_bytes} of {height} rows")
     if len(rows) > height * row_bytes or not inflate.eof or inflate.unused_data:
         return None
     if max(rows[::row_bytes]) > LAST_FILTER:
         raise ValueError("its pixel data has an unknown row filter")
-    return b"".join([PNG_START, parts[0], *coded, PNG_END])
+    return b"".join([PNG_START, parts[0], *idats, PNG_END])
 
 
 def chunks(data: bytes) -> Iterator[bytes]:

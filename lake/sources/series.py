@@ -62,13 +62,13 @@ def _stack(headers: list[Header]) -> list[Header]:
         geometry = header.geometry
         step_mm = axes(geometry)[:, 2] * geometry.spacing_mm[2]
         origins_mm = geometry.origin_mm + np.outer(np.arange(geometry.slices), step_mm)  # [S, 3]
-        files, thickness_mm = [header] * geometry.slices, geometry.spacing_mm[2]
+        slice_headers, thickness_mm = [header] * geometry.slices, geometry.spacing_mm[2]
     else:
-        files, thickness_mm = _in_order(headers)
-        origins_mm = np.array([header.geometry.origin_mm for header in files])
+        slice_headers, thickness_mm = _in_order(headers)
+        origins_mm = np.array([header.geometry.origin_mm for header in slice_headers])
     is_volume = len(headers) == 1
     stack = []
-    for k, (header, origin_mm) in enumerate(zip(files, origins_mm, strict=True)):
+    for k, (header, origin_mm) in enumerate(zip(slice_headers, origins_mm, strict=True)):
         column_mm, row_mm, _ = header.geometry.spacing_mm
         origin_mm, spacing_mm = tuple(origin_mm.tolist()), (column_mm, row_mm, thickness_mm)
         geometry = Geometry(1, origin_mm, spacing_mm, header.geometry.direction)
@@ -89,19 +89,19 @@ def _in_order(headers: list[Header]) -> tuple[list[Header], float]:
                 f"orientation, patient or study, or are volumes; give each volume its own series",
             )
     normal = axes(first.geometry)[:, 2]
-    files = sorted(headers, key=lambda header: float(normal @ header.geometry.origin_mm))
-    steps_mm = np.diff([header.geometry.origin_mm for header in files], axis=0)  # [S - 1, 3]
+    stack = sorted(headers, key=lambda header: float(normal @ header.geometry.origin_mm))
+    steps_mm = np.diff([header.geometry.origin_mm for header in stack], axis=0)  # [S - 1, 3]
     thickness_mm = float(np.median(steps_mm @ normal))
     errors_mm = np.abs(steps_mm - thickness_mm * normal).max(axis=1)
     worst = int(errors_mm.argmax())
     if not errors_mm[worst] <= GAP_TOLERANCE * thickness_mm or thickness_mm == 0:
         raise Reject(
             "uneven-slices",
-            f"series {first.series}: from {files[worst].path} to {files[worst + 1].path} the step "
+            f"series {first.series}: from {stack[worst].path} to {stack[worst + 1].path} the step "
             f"is {steps_mm[worst].round(3).tolist()} mm, expected {thickness_mm:g} mm along the "
             f"normal; look for missing, doubled or tilted slices",
         )
-    return files, thickness_mm
+    return stack, thickness_mm
 
 
 def _is_like(header: Header, first: Header) -> bool:
