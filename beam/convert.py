@@ -40,7 +40,7 @@ def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None
 def run(argv: list[str]) -> dict | None:
     """Convert and return the manifest; None where a remote job goes on by itself, or only an
     estimate was printed. Raises InputError or Stopped."""
-    started = time.monotonic()
+    start = time.monotonic()
     flags, beam_arguments = parser().parse_known_args(argv)
     check_beam_arguments(beam_arguments)
     pipeline_options, runner = runners.parse(beam_arguments)
@@ -66,7 +66,7 @@ def run(argv: list[str]) -> dict | None:
             print(f"the table, when the job has ended: python -m beam.table {options.folder}")
             return None
     content = manifest.parse(files.read_text(options.path(manifest.MANIFEST)), options.folder)
-    print(finish.table(content, time.monotonic() - started))
+    print(finish.table(content, time.monotonic() - start))
     return content
 
 

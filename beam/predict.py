@@ -26,14 +26,14 @@ COMMAND = "beam.predict"
 
 def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None:
     """Add the whole pipeline; only paths and headers are shuffled."""
-    matched = (
+    chunks = (
         root
         | "Pattern" >> beam.Create([pattern])
         | "Match" >> beam.FlatMap(listing.match, options)  # (first path of the shard, [file])
         | "Spread" >> beam.Reshuffle()
     )
     tags = listing.REJECT_ROWS, listing.MORE_IMAGES
-    headers = matched | "ReadHeaders" >> beam.FlatMap(listing.read_headers, options).with_outputs(
+    headers = chunks | "ReadHeaders" >> beam.FlatMap(listing.read_headers, options).with_outputs(
         *tags, main="images"
     )  # (image id or series, (first path, ImageToPredict))
     images = (
@@ -48,17 +48,17 @@ def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None
         | "MakeShards"
         >> beam.FlatMap(listing.make_shard, options).with_outputs(listing.FINISHED, main="shards")
     )  # Shard
-    written = (
+    new_shards = (
         shards["shards"]
         | "Predict" >> RunInference(ExportHandler(options))
         | "Write" >> beam.Map(write, options)  # (first path, fingerprint)
     )
-    finished = (written, shards[listing.FINISHED]) | "Finished" >> beam.Flatten()
+    all_shards = (new_shards, shards[listing.FINISHED]) | "Finished" >> beam.Flatten()
     rejects, more_images = ((headers[tag], images[tag]) | tag >> beam.Flatten() for tag in tags)
-    num_files = matched | "Files" >> beam.Map(lambda chunk: len(chunk[1]))
+    num_files = chunks | "Files" >> beam.Map(lambda chunk: len(chunk[1]))
     num_images = (num_files, more_images) | "Images" >> beam.Flatten()
     _ = (
-        finished
+        all_shards
         | "Shards" >> beam.combiners.ToList()
         | "Finish"
         >> beam.Map(
@@ -75,7 +75,7 @@ def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None
 
 def run(argv: list[str]) -> str:
     """Predict, and return what to print; raise InputError or Stopped."""
-    started = time.monotonic()
+    start = time.monotonic()
     flags, beam_arguments = parser().parse_known_args(argv)
     check_beam_arguments(beam_arguments, COMMAND)
     beam_options, runner = runners.parse(beam_arguments)
@@ -93,7 +93,7 @@ def run(argv: list[str]) -> str:
                 runners.run_locally(pipeline)
         elif not runners.run_remotely(pipeline, runner, beam_options, detach=False):
             return f"{options.folder}: {SUMMARY} will be there when the job has ended"
-    return finish.table(options, time.monotonic() - started)
+    return finish.table(options, time.monotonic() - start)
 
 
 def main(argv: list[str]) -> int:

@@ -57,15 +57,15 @@ def write(
     folder = output / "dicom"
     make_room(folder, {f"{image_id(seed, number)}.dcm" for number in range(images)})
     look = {"side": side, "bits": bits, "photometric": photometric}
-    one = functools.partial(write_one, folder, seed=seed, positive_share=positive_share, **look)
+    job = functools.partial(write_one, folder, seed=seed, positive_share=positive_share, **look)
     rows = [HEADER]
     if processes == 1:
-        rows += collect(map(one, range(images)), images)
+        rows += collect(map(job, range(images)), images)
     else:
         # A forked child would wait for ever for locks of threads that it does not have
         # (TensorFlow's), so start new processes.
         with multiprocessing.get_context("spawn").Pool(min(processes, images)) as pool:
-            rows += collect(pool.imap(one, range(images), chunksize=4), images)
+            rows += collect(pool.imap(job, range(images), chunksize=4), images)
     storage.write(output / "train-rle.csv", "".join(f"{row}\n" for row in rows).encode())
 
 
@@ -90,11 +90,11 @@ def collect(rows_of_images, images):
     """Return the rows of all images in their order; counts the images on stderr."""
     rows = []
     every = 1 if sys.stderr.isatty() else 100
-    for done, rows_of_image in enumerate(rows_of_images, start=1):
+    for count, rows_of_image in enumerate(rows_of_images, start=1):
         rows += rows_of_image
-        if done % every == 0 or done == images:
-            end = "\r" if sys.stderr.isatty() and done < images else "\n"
-            print(f"phantoms: {done} of {images}", end=end, file=sys.stderr, flush=True)
+        if count % every == 0 or count == images:
+            end = "\r" if sys.stderr.isatty() and count < images else "\n"
+            print(f"phantoms: {count} of {images}", end=end, file=sys.stderr, flush=True)
     return rows
 
 
@@ -110,19 +110,19 @@ def write_one(folder, number, *, seed, side, bits, photometric, positive_share):
 
 def make(number, seed, side, bits, photometric, positive_share):
     """Return the dataset of phantom `number`, and a mask bool [side, side] per lesion."""
-    first, instance = patient_of(number, seed)
+    first_number, instance = patient_of(number, seed)
     rng = np.random.default_rng([seed, number])
-    facts, anatomy_rng = np.random.default_rng([seed, first, 1]).spawn(2)
-    sex, age = facts.choice(["F", "M"]), int(np.clip(facts.normal(50, 17), 16, 94))
+    facts_rng, anatomy_rng = np.random.default_rng([seed, first_number, 1]).spawn(2)
+    sex, age = facts_rng.choice(["F", "M"]), int(np.clip(facts_rng.normal(50, 17), 16, 94))
     is_portable = bool(rng.random() < PORTABLE_SHARE)
     one_or_two = 2 if rng.random() < TWO_LESIONS_SHARE else 1
     num_lesions = one_or_two if is_positive(number, seed, positive_share) else 0
     view, masks = xray.draw(anatomy_rng, rng, sex, is_portable, num_lesions, side)
-    dataset = header(seed, number, first, instance)
+    dataset = header(seed, number, first_number, instance)
     dataset.PatientSex, dataset.PatientAge = str(sex), f"{age:03d}Y"
     dataset.ViewPosition = "AP" if is_portable else "PA"
     dataset.SeriesDescription = f"view: {dataset.ViewPosition}"
-    dataset.PixelSpacing = [round(facts.uniform(*SPACING_MM) * 1024 / side, 6)] * 2
+    dataset.PixelSpacing = [round(facts_rng.uniform(*SPACING_MM) * 1024 / side, 6)] * 2
     put_pixels(dataset, view, bits, photometric)
     return dataset, [mask for mask in masks if mask.any()]
 
@@ -130,16 +130,17 @@ def make(number, seed, side, bits, photometric, positive_share):
 def patient_of(number, seed):
     """Return the number of the patient's first image, and this image's place among the patient's
     images, from 1."""
-    first = number // 4 * 4
-    choice = np.random.default_rng([seed, first, 2])
-    for count in PATIENTS_OF_FOUR[choice.choice(len(PATIENTS_OF_FOUR), p=PATIENTS_OF_FOUR_SHARES)]:
-        if number < first + count:
+    first_number = number // 4 * 4
+    rng = np.random.default_rng([seed, first_number, 2])
+    for count in PATIENTS_OF_FOUR[rng.choice(len(PATIENTS_OF_FOUR), p=PATIENTS_OF_FOUR_SHARES)]:
+        if number < first_number + count:
             break
-        first += count
-    return first, number - first + 1
+        first_number += count
+    return first_number, number - first_number + 1
 
 
 def is_positive(number, seed, positive_share):
+    """Return whether phantom `number` has a lesion."""
     offset = np.random.default_rng([seed, 0, 3]).random()
     return (offset + number * GOLDEN_STEP) % 1 < positive_share
 
@@ -149,6 +150,7 @@ def image_id(seed, number):
 
 
 def uid(kind, seed, number):
+    """Return a UID that depends on kind, seed and number alone."""
     return generate_uid(entropy_srcs=[f"radlake phantom {kind}", str(seed), str(number)])
 
 
@@ -173,25 +175,25 @@ def header(seed, number, first, instance):
 def put_pixels(dataset, view, bits, photometric):
     """Store a view [side, side] in 0..1: as JPEG Baseline for 8 bits, else as 16-bit words."""
     highest = 2**bits - 1
-    stored = np.round(view * highest).astype(np.uint8 if bits == 8 else np.uint16)
+    values = np.round(view * highest).astype(np.uint8 if bits == 8 else np.uint16)
     if photometric == "MONOCHROME1":
-        stored = highest - stored
+        values = highest - values
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, photometric
-    dataset.Rows, dataset.Columns = stored.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = stored.itemsize * 8, bits, bits - 1
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = values.itemsize * 8, bits, bits - 1
     dataset.PixelRepresentation = 0
     if bits > 8:
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.WindowCenter, dataset.WindowWidth = 2 ** (bits - 1), 2**bits
         dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, 0, "US"
         dataset.LossyImageCompression = "00"
-        dataset.PixelData = stored.astype("<u2").tobytes()
+        dataset.PixelData = values.astype("<u2").tobytes()
         return
     jpeg = io.BytesIO()
-    Image.fromarray(stored).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(values).save(jpeg, "JPEG", quality=JPEG_QUALITY)
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     dataset.LossyImageCompression, dataset.LossyImageCompressionMethod = "01", "ISO_10918_1"
-    dataset.LossyImageCompressionRatio = round(stored.size / jpeg.tell(), 2)
+    dataset.LossyImageCompressionRatio = round(values.size / jpeg.tell(), 2)
     dataset.PixelData = encapsulate([jpeg.getvalue()])
     dataset["PixelData"].VR = "OB"
 

@@ -23,8 +23,8 @@ def pseudonym(kind: str, name: str, key_file: str | None) -> str:
     itself without a key, and where it is empty."""
     if not name or not key_file:
         return name
-    hashed = hashlib.blake2b(f"{kind}/{name}".encode(), key=read_key(key_file), digest_size=16)
-    return hashed.hexdigest()
+    digest = hashlib.blake2b(f"{kind}/{name}".encode(), key=read_key(key_file), digest_size=16)
+    return digest.hexdigest()
 
 
 def key_file(path: str | None, is_local: bool) -> str:
@@ -35,9 +35,9 @@ def key_file(path: str | None, is_local: bool) -> str:
     default = KEY_FILE.expanduser()
     if not path and not default.exists():
         default.parent.mkdir(parents=True, exist_ok=True)
-        with storage.written(default) as unfinished:
-            unfinished.touch(mode=0o600)
-            unfinished.write_bytes(secrets.token_bytes(32))
+        with storage.written(default) as unfinished_path:
+            unfinished_path.touch(mode=0o600)
+            unfinished_path.write_bytes(secrets.token_bytes(32))
         print(
             f"created {default}: the secret that hashes patient ids; keep it with the images, "
             "not with the lake",

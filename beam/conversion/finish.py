@@ -114,8 +114,8 @@ def _has_this_manifest(content: dict, options: ConversionOptions) -> bool:
 
 
 def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
-    """Yield the shards' sidecars one at a time: ten million rows of the index do not fit a
-    worker."""
+    """Yield the shards' sidecars one at a time, because ten million rows of the index do not fit
+    into a worker's memory."""
     for name in names:
         yield json.loads(files.read_text(options.sidecar(name)))
 
@@ -129,6 +129,7 @@ class _Totals:
         self.splits, self.patients = {}, {}
 
     def add(self, sidecar: dict) -> None:
+        """Add the sidecar of one shard."""
         self.shards.append({key: sidecar[key] for key in manifest.SHARD_KEYS})
         self.rejects += sidecar["rejects"]
         self.sums.update(sidecar["sums"])
@@ -140,6 +141,8 @@ class _Totals:
         arrays.append(np.fromiter(patients, np.uint64, len(patients)))
 
     def counts(self, rejects: list[dict], orphans: int, inputs: dict[str, int]) -> dict:
+        """Return the manifest's `counts`, from the rejects of the whole lake, the number of labels
+        without an image and the counts of input files and images."""
         reasons = Counter()
         for reject in rejects:
             reasons[reject["reason"]] += reject["images"]
@@ -164,6 +167,8 @@ class _Totals:
         }
 
     def statistics(self) -> dict:
+        """Return the manifest's `statistics`: mean and deviation of the sampled images' stored
+        values, and the lesions' share of all pixels with a mask and of those of positives."""
         sums = self.sums
         mean = sums["total"] / max(sums["sampled_pixels"], 1)
         variance = sums["squares"] / max(sums["sampled_pixels"], 1) - mean**2

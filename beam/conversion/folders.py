@@ -51,6 +51,7 @@ def Classes(chunks, root: str | None):
 
 
 def names_in_chunk(chunk: list[tuple[str, int]], root: str) -> set[str]:
+    """Return the names of the folders, other than `root`, in which the files of a chunk lie."""
     folders = {posixpath.dirname(path) for path, _ in chunk}
     return {posixpath.basename(folder) for folder in folders - {root}}
 

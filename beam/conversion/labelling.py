@@ -154,11 +154,12 @@ def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Heade
     volumes = [n for n, header in enumerate(headers) if listing.num_images(header) > 1]
     if headers[0].geometry is not None and not volumes:
         return headers, []
-    first = volumes[0] if volumes else 0
-    return [headers[first]], headers[:first] + headers[first + 1 :]
+    position = volumes[0] if volumes else 0
+    return [headers[position]], headers[:position] + headers[position + 1 :]
 
 
 def _label_image(header: Header, rows: list[Row], kind: str, options: ConversionOptions):
+    """Return the LabelledImage of an image and its rows; raise Reject where it gets no label."""
     if rows:
         label = tables.unite(rows, kind, header.height, header.width, options.dialect)
     else:
@@ -173,20 +174,22 @@ def _label_slices(
     label = None if rows else tables.label_without_rows(options.unlabelled, kind)
     spheres = None if label == tables.UNKNOWN else [_nodule(row) for row in rows]
     split = _split(rows, options)
-    slices, left_out = series.slices(headers, spheres, options.empty_slices)
+    slices, num_left_out = series.slices(headers, spheres, options.empty_slices)
     # The files were counted as one image each.
-    more = progress.MATCHED * (len(slices) + left_out - len(headers))
-    progress.tick(options.progress_file, more + progress.LEFT_OUT * left_out)
-    yield beam.pvalue.TaggedOutput(LEFT_OUT, left_out)
+    events = progress.MATCHED * (len(slices) + num_left_out - len(headers))
+    progress.tick(options.progress_file, events + progress.LEFT_OUT * num_left_out)
+    yield beam.pvalue.TaggedOutput(LEFT_OUT, num_left_out)
     for header, slice_label in slices:
         yield LabelledImage(header, slice_label, split)
 
 
 def _split(rows: list[Row], options: ConversionOptions) -> str:
+    """Return the split that the rows of an image name, empty without --split_column."""
     return tables.split_of(rows) if options.split_column else ""
 
 
 def _nodule(row: Row) -> nodules.Nodule:
+    """Return the nodule of one row; raise a Reject that names the row where it holds none."""
     try:
         if row.value is None:
             raise Reject("row-without-value", "ends before its coordinates")
@@ -204,6 +207,7 @@ def _reject_header(
 
 
 def orphan_part(key: str) -> tuple[int, str]:
+    """Return (number of the part that lists a label without an image, the label's key)."""
     return zlib.crc32(key.encode()) % ORPHAN_PARTS, key
 
 

@@ -75,8 +75,8 @@ def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> It
             yield to_reject(path, reader.stem(options.source, path), reject, options)
             continue
         # Frames beyond the first are more images than files were matched.
-        more = progress.MATCHED * (len(headers) - 1)
-        progress.tick(options.progress_file, progress.LISTED + more)
+        events = progress.MATCHED * (len(headers) - 1)
+        progress.tick(options.progress_file, progress.LISTED + events)
         for header in headers:
             yield header.series if header.geometry else header.image_id, header
 

@@ -120,24 +120,25 @@ def _add_inputs(add) -> None:
     )
     add("--class_folders", action="store_true", help=class_folders)
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
-    dialects = "run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major"
-    add("--rle", dest="dialect", choices=rle.DIALECTS, default="relative", help=dialects)
+    rle_help = "run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major"
+    add("--rle", dest="dialect", choices=rle.DIALECTS, default="relative", help=rle_help)
     policies = ("reject", "negative", "keep")
-    without = "what becomes of an image without a row or mask"
-    add("--unlabelled", choices=policies, default="reject", help=without)
-    ids = "take an image's id from its file's name or its SOPInstanceUID"
-    add("--image_id_from", choices=("name", "uid"), default="name", help=ids)
-    several = "what becomes of a file with several frames"
-    add("--frames", choices=("reject", "first", "each"), default="reject", help=several)
+    unlabelled_help = "what becomes of an image without a row or mask"
+    add("--unlabelled", choices=policies, default="reject", help=unlabelled_help)
+    id_help = "take an image's id from its file's name or its SOPInstanceUID"
+    add("--image_id_from", choices=("name", "uid"), default="name", help=id_help)
+    frames_help = "what becomes of a file with several frames"
+    add("--frames", choices=("reject", "first", "each"), default="reject", help=frames_help)
     share = {"type": cli.share, "metavar": "SHARE"}
-    slices = "share of a volume's slices without a nodule that become records"
-    add("--empty_slices", default=0.1, help=slices, **share)
-    fails = "share of rejected images above which the job fails"
-    add("--max_reject_fraction", default=0.01, help=fails, **share)
+    slices_help = "share of a volume's slices without a nodule that become records"
+    add("--empty_slices", default=0.1, help=slices_help, **share)
+    rejects_help = "share of rejected images above which the job fails"
+    add("--max_reject_fraction", default=0.01, help=rejects_help, **share)
     add("--detach", action="store_true", help="do not wait for a remote job once it is submitted")
 
 
 def _add_pixels(add) -> None:
+    """Add the options of how pixels are stored."""
     add("--max_side", type=_side, default=1024, help="longest side in pixels, or none")
     add("--bits", type=int, choices=(8, 16), help="stored bits; for images of 8 and of more bits")
     add("--window", type=_window, default="default", metavar="default|percentile|LOW,HIGH")
@@ -169,13 +170,13 @@ def _add_privacy(add) -> None:
 
 def _add_estimate(add) -> None:
     """Add the options of --estimate."""
-    nothing = (
+    estimate_help = (
         "convert nothing: print the shards, bytes and core time that a conversion would take, from "
         "the listing and the headers of a sample"
     )
-    add("--estimate", action="store_true", help=nothing)
-    sample = "files whose headers are read"
-    add("--sample", type=cli.at_least(1, int), default=200, metavar="N", help=sample)
+    add("--estimate", action="store_true", help=estimate_help)
+    sample_help = "files whose headers are read"
+    add("--sample", type=cli.at_least(1, int), default=200, metavar="N", help=sample_help)
     number = {"type": cli.at_least(0, float)}
     instead = "instead of what beam/estimate/costs.py calculates"
     add("--core_seconds", metavar="S", help=f"core time per record, {instead}", **number)
@@ -183,6 +184,7 @@ def _add_estimate(add) -> None:
 
 
 def _window(text: str) -> str:
+    """Return the text if it is a window; an argparse type."""
     try:
         pixels.parse_window(text)
     except InputError as error:
@@ -191,6 +193,7 @@ def _window(text: str) -> str:
 
 
 def _side(text: str) -> int | None:
+    """Return a number of pixels, None for `none`; an argparse type."""
     return None if text == "none" else cli.at_least(1, int)(text)
 
 
@@ -297,6 +300,8 @@ def from_flags(
 
 
 def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:
+    """Raise InputError where the lake of --splits_from has a split that is not among `names`, or
+    another number of folds."""
     folder = flags.splits_from
     path = FileSystems.join(folder, manifest.MANIFEST)
     if not FileSystems.exists(path):

@@ -141,8 +141,8 @@ def names_in_earlier(image: LabelledImage, key_file: str | None) -> list[str]:
     itself, hashed or not."""
     header = image.header
     names = [f"patient/{pseudonym('patient', header.patient, key_file)}"] if header.patient else []
-    hashed = pseudonym("image", header.image_id, key_file)
-    return [*names, f"image/{header.image_id}", f"image/{hashed}"]
+    image_pseudonym = pseudonym("image", header.image_id, key_file)
+    return [*names, f"image/{header.image_id}", f"image/{image_pseudonym}"]
 
 
 def read_earlier(folder: str | None) -> EarlierLake | None:
@@ -151,14 +151,14 @@ def read_earlier(folder: str | None) -> EarlierLake | None:
         return None
     with files.open_binary(FileSystems.join(folder, manifest.INDEX)) as file:
         table = index.read_file(file, ("patient", "image_id", "split", "fold"))
-    split, fold = np.array(table["split"].to_pylist(), "S"), table["fold"].to_numpy()
+    splits, folds = np.array(table["split"].to_pylist(), "S"), table["fold"].to_numpy()
     patients = [(f"patient/{name}", n) for n, name in enumerate(table["patient"].to_pylist())]
     images = [(f"image/{name}", n) for n, name in enumerate(table["image_id"].to_pylist())]
-    named = [*(pair for pair in patients if pair[0] != "patient/"), *images]
-    keys = np.array([stable_hash(name) for name, _ in named], np.uint64)
-    keys, first = np.unique(keys, return_index=True)
-    rows = np.array([n for _, n in named], np.int64)[first]
-    return EarlierLake(keys, split[rows].astype(PRESET[0][1]), fold[rows].astype(np.int8))
+    pairs = [*(pair for pair in patients if pair[0] != "patient/"), *images]
+    keys = np.array([stable_hash(name) for name, _ in pairs], np.uint64)
+    keys, positions = np.unique(keys, return_index=True)
+    rows = np.array([n for _, n in pairs], np.int64)[positions]
+    return EarlierLake(keys, splits[rows].astype(PRESET[0][1]), folds[rows].astype(np.int8))
 
 
 class Gather(beam.CombineFn):
@@ -171,6 +171,7 @@ class Gather(beam.CombineFn):
         return [], []  # full chunks, rows
 
     def add_input(self, accumulator, row):
+        """Add one image's row; ROWS_PER_CHUNK of them become an array, which takes less memory."""
         chunks, rows = accumulator
         rows.append(row)
         if len(rows) >= ROWS_PER_CHUNK:
@@ -179,24 +180,25 @@ class Gather(beam.CombineFn):
         return accumulator
 
     def merge_accumulators(self, accumulators):
-        merged = []
+        all_chunks = []
         for chunks, rows in accumulators:
-            merged += [*chunks, np.array(rows, self.dtype)]
-        return merged, []
+            all_chunks += [*chunks, np.array(rows, self.dtype)]
+        return all_chunks, []
 
     def compact(self, accumulator):
         return self.merge_accumulators([accumulator])
 
     def extract_output(self, accumulator):
+        """Return the Assignment of all rows. Empties the accumulator's chunks."""
         chunks, rows = accumulator
         chunks = [*chunks, np.array(rows, self.dtype)]
         accumulator[0].clear()
-        gathered, end = np.empty(sum(map(len, chunks)), self.dtype), 0
+        all_rows, end = np.empty(sum(map(len, chunks)), self.dtype), 0
         while chunks:  # one by one, so that no row is in memory twice
             chunk = chunks.pop()
-            gathered[end : end + len(chunk)] = chunk
+            all_rows[end : end + len(chunk)] = chunk
             end += len(chunk)
-        return assign(gathered, self.options)
+        return assign(all_rows, self.options)
 
 
 # --- dealing ---
@@ -231,16 +233,16 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     line = np.argsort(lesion << 16 | np.minimum(sizes, 2**16 - 1), kind="stable")
     line = line.astype(np.uint32)
     del lesion
-    new = line[split[line] < 0]  # all but the groups with a preset split
+    open_groups = line[split[line] < 0]  # all but the groups with a preset split
     numbers = np.array([names.index(name) for name, _ in splits])
-    split[new] = numbers[deal(len(new), splits)]
+    split[open_groups] = numbers[deal(len(open_groups), splits)]
 
     # Folds are dealt in turn along the same line, to the groups of train and val without one.
     is_folded = np.isin(split, [names.index(name) for name in manifest.FOLDED if name in names])
     fold[~is_folded] = -1
     if options.folds:
-        new = line[is_folded[line] & (fold[line] < 0)]
-        fold[new] = np.arange(len(new)) % options.folds
+        open_groups = line[is_folded[line] & (fold[line] < 0)]
+        fold[open_groups] = np.arange(len(open_groups)) % options.folds
 
     boundaries = _boundaries(rows, by_group, np.repeat(split, sizes), len(names), options)
     return Assignment(groups, split.astype(np.uint8), fold, names, boundaries)
@@ -254,14 +256,16 @@ def _boundaries(rows, by_group, split, num_splits, options) -> tuple[np.ndarray,
         images = by_group[split == number]
         keys = np.sort(rows["image"][images])
         num_bytes = int(rows["blocks"][images].sum(dtype=np.uint64)) * BLOCK_BYTES
-        shards = num_shards(len(images), num_bytes, options)
+        count = num_shards(len(images), num_bytes, options)
         # All slices of a volume have one key, so unique() drops the cuts through a volume.
-        boundaries.append(np.unique(keys[np.arange(shards) * len(keys) // shards]))
+        boundaries.append(np.unique(keys[np.arange(count) * len(keys) // count]))
         boundaries[-1][:1] = 0
     return tuple(boundaries)
 
 
 def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the largest value of each group [G], from values [N] group by group and the groups'
+    starts [G]."""
     return np.maximum.reduceat(values, starts) if len(values) else values
 
 
@@ -281,11 +285,11 @@ def _preset(
     numbers = np.array([names.index(text) if text else -1 for text in texts], np.int16)[codes]
     highest = _largest(numbers, starts)
     lowest = np.minimum.reduceat(np.where(numbers < 0, highest.max(), numbers), starts)
-    torn = np.flatnonzero((highest >= 0) & (lowest < highest))
-    if len(torn):
-        example = names[lowest[torn[0]]], names[highest[torn[0]]]
+    clashes = np.flatnonzero((highest >= 0) & (lowest < highest))
+    if len(clashes):
+        example = names[lowest[clashes[0]]], names[highest[clashes[0]]]
         raise Stopped(
-            f"{len(torn)} patients (or studies) have images in two splits, such as {example[0]} "
+            f"{len(clashes)} patients (or studies) have images in two splits, such as {example[0]} "
             f"and {example[1]}; correct the column or the lake that the splits come from: all "
             f"images of a patient must be in one"
         )

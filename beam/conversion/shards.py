@@ -75,13 +75,13 @@ def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
 def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
     """Write the shard of ((split, shard, shards), [(key, fold, LabelledImage)]) and its sidecar,
     unless they are already there; return its name."""
-    (split, shard, shards), placed = keyed
-    placed = sorted(placed, key=lambda item: (item[0], item[2].header.image_id))
-    placed = [(image, fold) for _, fold, image in placed]
-    name = manifest.shard_name(options.dataset, split, shard, shards)
-    digest = fingerprint(placed, lake_bits, options)
+    (split, shard, num_shards), entries = keyed
+    entries = sorted(entries, key=lambda item: (item[0], item[2].header.image_id))
+    entries = [(image, fold) for _, fold, image in entries]
+    name = manifest.shard_name(options.dataset, split, shard, num_shards)
+    digest = fingerprint(entries, lake_bits, options)
     if _is_complete(name, digest, options):
-        progress.tick(options.progress_file, progress.RECORD * len(placed))
+        progress.tick(options.progress_file, progress.RECORD * len(entries))
         return name
     # A worker may die after each step from here on, and neither the manifest nor a sidecar of other
     # bytes may then stand beside the new ones.
@@ -89,7 +89,7 @@ def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
     files.remove(options.sidecar(name))
     writer = _Writer(split, shard, lake_bits, options)
     with files.written(options.path(name)) as file:
-        for image, fold in placed:
+        for image, fold in entries:
             writer.add(image, fold, file)
     sidecar = {"fingerprint": digest, "name": name, "split": split, **writer.totals()}
     files.write_text(options.sidecar(name), json.dumps(sidecar))
@@ -120,6 +120,7 @@ class _Writer:
     """Writes the records of one shard and adds up what its sidecar says of them."""
 
     def __init__(self, split: str, shard: int, lake_bits: int, options: ConversionOptions):
+        """Begin the shard number `shard` of a split, in a lake of 8 or 16 bits."""
         self.split, self.shard, self.options = split, shard, options
         self.storage = options.storage(lake_bits)
         self.inputs = files.Inputs()
@@ -146,6 +147,7 @@ class _Writer:
         progress.tick(self.options.progress_file, progress.RECORD)
 
     def _count(self, image: LabelledImage, fields: dict, scan: Scan) -> None:
+        """Add one written record to the sums; of one in STATISTICS_EVERY the stored values, too."""
         num_pixels = scan.height * scan.width
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
         if fields["has_mask"]:
@@ -158,8 +160,8 @@ class _Writer:
             columns, rows = rle.order_votes(rle.runs(image.label.rle, *size), *size, dialect)
             self.sums.update(order_as_columns=columns, order_as_rows=rows)
         if len(self.rows) % STATISTICS_EVERY == 1:
-            with PillowImage.open(io.BytesIO(scan.image)) as opened:
-                counts = np.bincount(np.asarray(opened).ravel())  # [levels]
+            with PillowImage.open(io.BytesIO(scan.image)) as picture:
+                counts = np.bincount(np.asarray(picture).ravel())  # [levels]
             levels = np.arange(len(counts))
             self.sums["sampled_images"] += 1
             self.sums["sampled_pixels"] += num_pixels
@@ -167,6 +169,7 @@ class _Writer:
             self.sums["squares"] += int(counts @ levels**2)
 
     def totals(self) -> dict:
+        """Return what the sidecar says about the shard, besides its name and fingerprint."""
         return {
             "records": len(self.rows),
             "bytes": self.bytes,
@@ -190,9 +193,9 @@ def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptio
     }
     for kind in ("patient", "study", "series"):
         texts[kind] = deidentify.pseudonym(kind, getattr(header, kind), options.key_file)
-    of_scan = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
+    scan_fields = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
     return {
-        **{name: getattr(scan, name) for name in of_scan},
+        **{name: getattr(scan, name) for name in scan_fields},
         **{f"original_{name}": getattr(header, name) for name in ("height", "width", "bits")},
         **{name: text.encode() for name, text in texts.items()},
         "age": header.age,

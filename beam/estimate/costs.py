@@ -66,9 +66,9 @@ def convert_seconds(header: Header, coding: Coding, storage: Storage, source: st
 def record_bytes(header: Header, coding: Coding, storage: Storage) -> float:
     """Return the bytes of one record."""
     megapixels, stored = header.height * header.width / 1e6, stored_megapixels(header, storage)
-    others = FIELDS_BYTES + MASK_BYTES * stored
+    other_bytes = FIELDS_BYTES + MASK_BYTES * stored
     if coding.is_kept:
-        return coding.num_bytes + others
+        return coding.num_bytes + other_bytes
     has_same_bits = (header.bits > 8) == (storage.bits == 16) and not storage.clahe
     if coding.name in PNG_PER_CODE and coding.channels == 1 and has_same_bits:
         bits = PNG_PER_CODE[coding.name] * coding.num_bytes * 8 / (megapixels * 1e6)
@@ -77,9 +77,10 @@ def record_bytes(header: Header, coding: Coding, storage: Storage) -> float:
     else:
         bits = (SMOOTH_BITS if coding.name in SMOOTH else NOISY_BITS)[storage.bits]
     bits *= SHRUNK_BITS if stored < megapixels else 1
-    return bits * stored * 1e6 / 8 + others
+    return bits * stored * 1e6 / 8 + other_bytes
 
 
 def stored_megapixels(header: Header, storage: Storage) -> float:
+    """Return the megapixels of an image as the lake stores it."""
     height, width = shrunk_size(header.height, header.width, storage.max_side)
     return height * width / 1e6

@@ -104,6 +104,6 @@ def deal(
 ) -> Iterator[tuple[str, int, int]]:
     """Yield (split, records, shards), assuming one image per patient."""
     for name, share in quotas.parse(options.splits):
-        of_split = round(records * share)
-        num_shards = plan.num_shards(of_split, round(planned_bytes * share), options)
-        yield name, of_split, num_shards
+        num_records = round(records * share)
+        num_shards = plan.num_shards(num_records, round(planned_bytes * share), options)
+        yield name, num_records, num_shards

@@ -47,8 +47,8 @@ def choose(count: int, sample: int) -> list[int]:
     """Return numbers below `count`, one from each of `sample` equal stretches, the same each time:
     a folder's files are alike, and a fixed step could meet one image of each patient."""
     edges = [count * n // sample for n in range(sample + 1)] if sample < count else range(count + 1)
-    choice = random.Random(0)
-    return [choice.randrange(*stretch) for stretch in zip(edges, edges[1:], strict=False)]
+    rng = random.Random(0)
+    return [rng.randrange(*stretch) for stretch in zip(edges, edges[1:], strict=False)]
 
 
 def read_headers(

@@ -66,6 +66,7 @@ def curve(points, closed=True):
 
 
 def mirror(points):
+    """Return points [N, 2] mirrored at the vertical line through the centre."""
     return np.stack([2 * CENTRE - points[:, 0], points[:, 1]], axis=1)
 
 
@@ -77,6 +78,7 @@ def strip(line, width):
 
 
 def ellipse(centre, radii, points=32):
+    """Return the outline [points, 2] of an ellipse."""
     turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
     return np.stack([np.cos(turn), np.sin(turn)], 1) * radii + centre
 
@@ -183,12 +185,12 @@ def straighten(nodes, parent, fed, rounds=3):
 def crescent(rng, lung, span, area):
     """Return a region [N, 2] of about `area` between the chest wall and the displaced pleura, and
     that pleura."""
-    first, last = np.clip(span + rng.normal(0, 0.2, 2), 0, WALL_POINTS - 1) * CURVE_STEPS
-    wall = lung[int(first) : int(last)]
+    start, end = np.clip(span + rng.normal(0, 0.2, 2), 0, WALL_POINTS - 1) * CURVE_STEPS
+    wall = lung[int(start) : int(end)]
     u = np.linspace(0, 1, len(wall))
     ripple = 1 + 0.12 * np.sin(2 * np.pi * (rng.uniform(1, 2.5) * u + rng.random()))
     bulge = np.sin(np.pi * u ** rng.uniform(0.8, 1.6)) ** rng.uniform(0.5, 1.0)
-    shallow, deep = 0.0, min(0.7, 0.13 * (last - first) / CURVE_STEPS)  # a short span stays shallow
+    shallow, deep = 0.0, min(0.7, 0.13 * (end - start) / CURVE_STEPS)  # a short span stays shallow
     for _ in range(12):  # area grows with depth
         depth = (shallow + deep) / 2
         # The lung collapses towards its hilum, so the pleura cannot cross itself.
@@ -201,6 +203,7 @@ def crescent(rng, lung, span, area):
 
 
 def polygon_area(points):
+    """Return the area of a polygon [N, 2]."""
     x, y = points.T
     return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
 
@@ -208,11 +211,11 @@ def polygon_area(points):
 def crescents(rng, lungs, count):
     """Return 0 to 2 crescents that do not touch: in one lung, in both, or at the two ends of
     one."""
-    first = rng.integers(2)
+    side = rng.integers(2)
     if count == 2 and rng.random() < 0.5:
-        places = [(first, WALL_SPANS[0]), (first, WALL_SPANS[-1])]
+        places = [(side, WALL_SPANS[0]), (side, WALL_SPANS[-1])]
     else:
         spans = WALL_SPANS[rng.choice(len(WALL_SPANS), 2, p=SPAN_SHARES)]
-        places = [(first, spans[0]), (1 - first, spans[1])][:count]
+        places = [(side, spans[0]), (1 - side, spans[1])][:count]
     areas = np.clip(rng.lognormal(np.log(MEDIAN_AREA), AREA_SPREAD, 2), *AREAS)
     return [crescent(rng, lungs[k], span, areas[n]) for n, (k, span) in enumerate(places)]

@@ -36,10 +36,12 @@ def stroke(lines, pose):
 
 
 def pixels(points, pose):
+    """Return points [N, 2] of the patient as a flat list x, y, … of pixels at DRAW_PX."""
     return ((points @ pose[:, :2].T + pose[:, 2]) * DRAW_PX).ravel().tolist()
 
 
 def to_layer(image, blur=0.0):
+    """Return an image of DRAW_PX as a layer 0..1, blurred by this fraction of its side."""
     image = image.reduce(DRAW_PX // LAYER_PX)
     if blur:
         image = image.filter(ImageFilter.BoxBlur(blur * LAYER_PX))
@@ -47,6 +49,7 @@ def to_layer(image, blur=0.0):
 
 
 def enlarge(field, side=LAYER_PX):
+    """Return a float32 field [n, n] as [side, side], by bicubic interpolation."""
     return np.asarray(Image.fromarray(field).resize((side, side), Image.Resampling.BICUBIC))
 
 
@@ -110,7 +113,7 @@ def chest(rng, person, pose):
     lungs are visible."""
     half = anatomy.curve(anatomy.HALF_BODY, closed=False)
     trunk = fill([np.concatenate([half, anatomy.mirror(half)[::-1]])], pose)
-    rounded = np.clip(1.6 * soften(trunk, 16) - 0.6, 0, 1)
+    depth = np.clip(1.6 * soften(trunk, 16) - 0.6, 0, 1)
     heart, middle = fill([person.heart], pose, 0.005), fill([anatomy.MEDIASTINUM], pose, 0.006)
     left, right = (fill([lung], pose) for lung in person.lungs)
     lung = np.clip(left + right, 0, 1)
@@ -118,9 +121,9 @@ def chest(rng, person, pose):
     down = np.linspace(0, 1, LAYER_PX, dtype=np.float32)[:, None]
     abdomen = np.clip((down - 0.62) / 0.25, 0, 1) * (1 - lung)
 
-    tissue = person.thickness * rounded**0.7 * (0.5 + 0.5 * soften(trunk, 8)) * (1 + 0.3 * abdomen)
+    tissue = person.thickness * depth**0.7 * (0.5 + 0.5 * soften(trunk, 8)) * (1 + 0.3 * abdomen)
     tissue = trunk * (tissue + 0.05 * mottle(rng, 5) + 0.03 * mottle(rng, 10))
-    tissue += 0.25 * middle * rounded * (1 - 0.6 * abdomen) + 0.22 * heart * lung
+    tissue += 0.25 * middle * depth * (1 - 0.6 * abdomen) + 0.22 * heart * lung
     tissue -= 0.22 * fill([anatomy.TRACHEA], pose, 0.004)
     tissue += 0.15 * soften(
         fill([anatomy.ellipse(lung[anatomy.HILUM], (0.05, 0.07)) for lung in person.lungs], pose),
@@ -181,20 +184,20 @@ def look_alikes(rng, person, pose):
 
 def devices(rng, pose, is_portable):
     """Return tubes, lines, ECG leads and a pacemaker, as often with a lesion as without."""
-    often = 0.55 if is_portable else 0.10
+    share = 0.55 if is_portable else 0.10
     lines, blobs = [], []
 
     def wire(points, width, level):
         points = points + rng.normal(0, 0.012, (len(points), 2))
         lines.append((anatomy.curve(points, closed=False), width, level))
 
-    if rng.random() < often:  # endotracheal tube
+    if rng.random() < share:  # endotracheal tube
         wire([(0.5, -0.05), (0.5, 0.1), (0.5, 0.22), (0.5, 0.30)], 0.010, 0.5)
-    if rng.random() < often:  # central venous line
+    if rng.random() < share:  # central venous line
         wire([(0.36, -0.05), (0.40, 0.12), (0.44, 0.22), (0.452, 0.32), (0.455, 0.42)], 0.005, 0.7)
-    if rng.random() < often / 2:  # chest tube
+    if rng.random() < share / 2:  # chest tube
         wire([(0.05, 0.62), (0.17, 0.56), (0.24, 0.45), (0.28, 0.32), (0.33, 0.24)], 0.008, 0.6)
-    for _ in range(rng.integers(2, 5) if rng.random() < often else 0):  # ECG leads
+    for _ in range(rng.integers(2, 5) if rng.random() < share else 0):  # ECG leads
         pad = rng.uniform((0.12, 0.2), (0.88, 0.7))
         end = rng.uniform((-0.1, 0.7), (1.1, 1.1))
         wire([pad, (pad + end) / 2 + rng.normal(0, 0.06, 2), end], 0.003, 0.6)

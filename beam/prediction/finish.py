@@ -35,7 +35,7 @@ def finalise(
     # Those of an earlier run must not be taken for this one's, should it stop.
     for name in (SUMMARY, *TABLES):
         files.remove(options.path(name))
-    names = [listing.shard_name(first) for first, _ in shards]
+    names = [listing.shard_name(path) for path, _ in shards]
 
     def rows() -> Iterator[PredictionRow]:
         for sidecar in _sidecars(names, options):
@@ -64,16 +64,16 @@ def finalise(
 
 def _check(counts: dict, num_images: int, rejects: list[dict], options: PredictionOptions) -> None:
     """Raise Stopped where images are missing, there is none, or too many are rejected."""
-    rejected = counts["rejected"]
-    if counts["predicted"] + rejected != num_images:
+    num_rejected = counts["rejected"]
+    if counts["predicted"] + num_rejected != num_images:
         raise Stopped(f"{num_images:,} images, but {counts}; this is a bug")
     why = f"; {options.path(folder.REJECTS_CSV)} says why" if rejects else ""
     why += f"; the first: {rejects[0]['message']}" if rejects else ""
     if not counts["predicted"]:
         raise Stopped(f"no image in {num_images:,} files{why}")
-    if rejected > options.max_reject_fraction * num_images:
+    if num_rejected > options.max_reject_fraction * num_images:
         raise Stopped(
-            f"{rejected:,} of {num_images:,} images rejected, more than --max_reject_fraction="
+            f"{num_rejected:,} of {num_images:,} images rejected, more than --max_reject_fraction="
             f"{options.max_reject_fraction:g}{why}. With a higher one, the same command only "
             f"writes the tables"
         )
@@ -87,6 +87,7 @@ def _remove_others(subfolder: str, names: set[str], options: PredictionOptions) 
 
 
 def _are_tables_there(digest: str, options: PredictionOptions) -> bool:
+    """Return whether the tables of a run with this digest are in the folder, whole."""
     if not FileSystems.exists(options.path(SUMMARY)):
         return False
     content = json.loads(files.read_text(options.path(SUMMARY)))
@@ -101,7 +102,8 @@ def _sizes(options: PredictionOptions) -> dict[str, int]:
 
 
 def _sidecars(names: list[str], options: PredictionOptions) -> Iterator[dict]:
-    """Yield one at a time: the run lengths of ten million masks do not fit a worker."""
+    """Yield the sidecars one at a time, because the run lengths of ten million masks do not fit
+    into a worker's memory."""
     for name in names:
         yield json.loads(files.read_text(options.work(name)))
 

@@ -52,12 +52,12 @@ def shard_name(first: str) -> str:
 def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[tuple]]]:
     """Yield chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern."""
     source = reader.METAIMAGE if options.reader_settings.is_ct else reader.IMAGES
-    matched = sorted(
+    matches = sorted(
         (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
         for file in files.image_files_on_worker("images", pattern, source)
     )
-    progress.tick(options.progress_file, progress.MATCHED * len(matched))
-    for shard in divide(matched, options.shard_images):
+    progress.tick(options.progress_file, progress.MATCHED * len(matches))
+    for shard in divide(matches, options.shard_images):
         for start in range(0, len(shard), files.CHUNK_FILES):
             yield shard[0][0], shard[start : start + files.CHUNK_FILES]
 
@@ -84,11 +84,11 @@ def divide(matched: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
 
 
 def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> Iterator:
-    """(first path, [(path, bytes, time)]) -> (key, (first path, ImageToPredict)); the key is the
-    image id, or the series of a volume or slice."""
+    """Yield (key, (first path of the shard, ImageToPredict)) of each image of a chunk as `match`
+    yields it; the key is the image id, or the series of a volume or slice."""
     reader.quieten()
-    (first, matched), settings = chunk, options.reader_settings
-    for path, size, updated in matched:
+    (first_path, matches), settings = chunk, options.reader_settings
+    for path, size, updated in matches:
         try:
             with reader.unreadable_is_reject(path), files.open_binary(path) as file:
                 source, headers = reader.read_file(file, path, size, settings)
@@ -101,7 +101,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         for header in headers:
             key = header.series if header.geometry else header.image_id
             place = path, header.frame
-            yield key, (first, ImageToPredict(header, source, place, updated, data_files))
+            yield key, (first_path, ImageToPredict(header, source, place, updated, data_files))
 
 
 def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
@@ -124,8 +124,9 @@ def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, 
 
 
 def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
-    """(key, [(first path, ImageToPredict)]) -> (first path, ImageToPredict): the first image of an
-    id, whose others are rejects, or the slices of a series, which is a shard of its own."""
+    """Yield what is predicted of (key, [(first path, ImageToPredict)]), as (first path,
+    ImageToPredict): the first image of an id, whose others become rejects, or all slices of a
+    series, which is a shard of its own."""
     key, elements = joined
     elements = sorted(elements, key=lambda element: element[1].place)
     if options.reader_settings.is_ct:
@@ -139,6 +140,8 @@ def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
 
 
 def _slices(images: list[ImageToPredict], options: PredictionOptions) -> Iterator:
+    """Yield (first path, ImageToPredict) of each slice of a series in the order of the volume;
+    where the series is a Reject, yield a reject per file instead."""
     by_path = {image.header.path: image for image in images}
     headers = [image.header for image in images]
     try:
@@ -148,37 +151,40 @@ def _slices(images: list[ImageToPredict], options: PredictionOptions) -> Iterato
             yield to_reject(header.path, "", reject, options)
         return
     yield from more_images(len(slices) - len(headers), options)
-    first = headers[0].path
+    first_path = headers[0].path
     for number, header in enumerate(slices):
-        yield first, replace(by_path[header.path], header=header, place=(first, number))
+        yield first_path, replace(by_path[header.path], header=header, place=(first_path, number))
 
 
 def to_reject(path: str, image_id: str, reject: Reject, options: PredictionOptions):
+    """Count a reject as progress and return its row for the output of rejects."""
     progress.tick(options.progress_file, progress.REJECTED)
     return beam.pvalue.TaggedOutput(REJECT_ROWS, reject_row(path, image_id, reject))
 
 
 def more_images(number: int, options: PredictionOptions) -> Iterator:
-    """Yield, from a step, by how many its images outnumber their files."""
+    """Yield, tagged, by how many the images of a step outnumber their files, unless by none; count
+    them as progress."""
     progress.tick(options.progress_file, progress.MATCHED * number)
     if number:
         yield beam.pvalue.TaggedOutput(MORE_IMAGES, number)
 
 
 def make_shard(keyed: tuple, options: PredictionOptions) -> Iterator:
-    """(first path, [ImageToPredict]) -> Shard; or its (first path, fingerprint) where an earlier
-    run finished it."""
-    first, images = keyed
+    """Yield the Shard of (first path, [ImageToPredict]); where an earlier run finished it, yield
+    its tagged (first path, fingerprint) instead."""
+    first_path, images = keyed
     images = sorted(images, key=lambda image: image.place)
-    shard = Shard(first, fingerprint(images, options), images)
+    shard = Shard(first_path, fingerprint(images, options), images)
     if _is_finished(shard, options):
         progress.tick(options.progress_file, progress.RECORD * len(images))
-        yield beam.pvalue.TaggedOutput(FINISHED, (first, shard.fingerprint))
+        yield beam.pvalue.TaggedOutput(FINISHED, (first_path, shard.fingerprint))
     else:
         yield shard
 
 
 def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str:
+    """Return a hash of everything that the predictions of a shard depend on."""
     headers = [image.header for image in images]
     facts = [
         (header.path, header.frame, header.size, image.updated, header.image_id, *image.data_files)
@@ -189,6 +195,7 @@ def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str
 
 
 def _is_finished(shard: Shard, options: PredictionOptions) -> bool:
+    """Return whether a shard with this fingerprint has its sidecar and all its SEGs."""
     path = options.work(shard_name(shard.first))
     if not FileSystems.exists(path):
         return False

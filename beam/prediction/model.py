@@ -24,9 +24,9 @@ from lake.sources import reader
 
 
 class ExportHandler(ModelHandler):
-    """Its examples are whole shards, not files: a shard is written as soon as it is predicted. If
-    they were files, all would have to be predicted before the grouping by shards, and a job that is
-    killed would begin anew.
+    """A model handler whose examples are whole shards, not files, so that a shard is written as
+    soon as it is predicted. If they were files, all would have to be predicted before the grouping
+    by shards, and a job that is killed would begin anew.
 
     Only headers come here, and one batch of images is in memory at a time.
     """
@@ -39,6 +39,7 @@ class ExportHandler(ModelHandler):
         return LazyModel(self._load)
 
     def _load(self):
+        """Return the SavedModel, loaded by a TensorFlow with as many threads as the options say."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
@@ -51,7 +52,8 @@ class ExportHandler(ModelHandler):
     def run_inference(
         self, batch: Sequence[Shard], model: "LazyModel", inference_args=None
     ) -> Iterator[PredictionResult]:
-        """(shard, ([(ImageToPredict, PredictionRow)], rows of rejects.csv)), each by place."""
+        """Yield (shard, ([(ImageToPredict, PredictionRow)], rows of rejects.csv)) for each shard,
+        both lists in the order of the images' places."""
         for shard in batch:
             rows, rejects = [], []
             for start in range(0, len(shard.images), self.options.batch_size):

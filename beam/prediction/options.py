@@ -56,21 +56,21 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, help_text: str, **settings) -> None:
         parser.add_argument(f"--{name}", help=help_text, **settings)
 
-    needed = {"required": True, "metavar": "FOLDER"}
-    add("model", "the folder that trainer.task export wrote", **needed)
-    takes = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
-    add("images", takes, required=True, metavar="PATTERN")
-    add("output", "a new folder, or one that the same command began", **needed)
-    segs = f"write a DICOM SEG per image: {' or '.join(seg.FINDINGS)} (default: lesion)"
-    add("seg", segs, nargs="?", const="lesion", metavar="FINDING")
-    mint = "for --seg of files without legal UIDs: make some, and copies with them"
-    add("mint_uids", mint, action="store_true")
+    folder = {"required": True, "metavar": "FOLDER"}
+    add("model", "the folder that trainer.task export wrote", **folder)
+    inputs = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
+    add("images", inputs, required=True, metavar="PATTERN")
+    add("output", "a new folder, or one that the same command began", **folder)
+    seg_help = f"write a DICOM SEG per image: {' or '.join(seg.FINDINGS)} (default: lesion)"
+    add("seg", seg_help, nargs="?", const="lesion", metavar="FINDING")
+    mint_help = "for --seg of files without legal UIDs: make some, and copies with them"
+    add("mint_uids", mint_help, action="store_true")
     number = cli.at_least(1)
     add("batch_size", "images that the networks take at once", type=number, default=16)
-    size = "about so many are finished at a time; a restart goes on behind them"
-    add("shard_images", size, type=number, default=128)
-    share = "the job fails where a larger share of the images is rejected"
-    add("max_reject_fraction", share, type=cli.share, default=0.01, metavar="SHARE")
+    shard_help = "about so many are finished at a time; a restart goes on behind them"
+    add("shard_images", shard_help, type=number, default=128)
+    rejects_help = "the job fails where a larger share of the images is rejected"
+    add("max_reject_fraction", rejects_help, type=cli.share, default=0.01, metavar="SHARE")
     return parser
 
 
@@ -119,10 +119,10 @@ def _check_output(options: PredictionOptions) -> None:
     folder, owner = options.folder, options.work(OWNER)
     if FileSystems.exists(owner):
         earlier, current = json.loads(files.read_text(owner)), options.deciding()
-        others = [f"{name}={earlier[name]}" for name in current if earlier[name] != current[name]]
-        if others:
+        changes = [f"{name}={earlier[name]}" for name in current if earlier[name] != current[name]]
+        if changes:
             raise InputError(
-                f"--output={folder} was made with {', '.join(others)}, not {current}; give the "
+                f"--output={folder} was made with {', '.join(changes)}, not {current}; give the "
                 f"same model and options to go on, or a new folder"
             )
     # Files in the folders below count, too: files in seg/ that are not ours would be removed.

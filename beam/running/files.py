@@ -39,6 +39,7 @@ def open_unpacked(path: str) -> BinaryIO:
 
 
 def read(path: str) -> bytes:
+    """Return the bytes of a file, on a disk or on gs://."""
     if not storage.is_remote(path):
         with open(path, "rb", buffering=0) as file:  # a single read
             return file.read()
@@ -80,6 +81,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def remove(path: str) -> None:
+    """Remove a file; it is no error where it is absent, or another worker removes it meanwhile."""
     if not FileSystems.exists(path):
         return
     try:
@@ -172,8 +174,8 @@ class Inputs:
         parent, name = FileSystems.split(path)
         if path != self.copied_path:
             self.folder, header = tempfile.TemporaryDirectory(), read(path)
-            others = metaimage.data_files(header) if name.lower().endswith(".mhd") else []
-            for file_name in [name, *others]:
+            data_files = metaimage.data_files(header) if name.lower().endswith(".mhd") else []
+            for file_name in [name, *data_files]:
                 copy = Path(self.folder.name, os.path.basename(file_name))
                 copy.write_bytes(header if file_name == name else read(f"{parent}/{file_name}"))
             self.copied_path = path

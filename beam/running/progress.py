@@ -45,7 +45,8 @@ class Line:
         self.thread.join()
 
     def _watch(self) -> None:
-        started, counts, offset = time.monotonic(), Counter(), 0
+        """Count the events that the file gains and rewrite the line, until the context ends."""
+        start, counts, offset = time.monotonic(), Counter(), 0
         while True:
             is_last = self.closing.wait(self.seconds)
             with self.path.open("rb") as file:
@@ -54,7 +55,7 @@ class Line:
             offset += len(events)
             counts.update({event: events.count(event) for event in EVENTS})
             end = "\r" if sys.stderr.isatty() and not is_last else "\n"
-            sys.stderr.write(text(counts, time.monotonic() - started, self.doing) + end)
+            sys.stderr.write(text(counts, time.monotonic() - start, self.doing) + end)
             sys.stderr.flush()
             if is_last:
                 return
@@ -63,11 +64,11 @@ class Line:
 def text(counts: Counter, seconds: float, doing: str = "converting") -> str:
     """Return the line: headers read while the files are listed, then images finished."""
     total = counts[MATCHED]
-    finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
+    num_finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:
-        listed = counts[LISTED] + counts[REJECTED]
-        return f"listing: {listed:,} of {total:,} headers read, {seconds:.0f} s"
+        num_listed = counts[LISTED] + counts[REJECTED]
+        return f"listing: {num_listed:,} of {total:,} headers read, {seconds:.0f} s"
     return (
-        f"{doing}: {finished:,} of {total:,} images ({finished / total:.0%}), "
-        f"{finished / seconds:.0f} images/s, {counts[REJECTED]:,} rejected, {seconds:.0f} s"
+        f"{doing}: {num_finished:,} of {total:,} images ({num_finished / total:.0%}), "
+        f"{num_finished / seconds:.0f} images/s, {counts[REJECTED]:,} rejected, {seconds:.0f} s"
     )

@@ -91,6 +91,8 @@ def wait(result, runner: str, options: PipelineOptions, detach: bool) -> bool:
 
 
 def _wait_for_dataflow(result) -> None:
+    """Wait for the end of a Dataflow job; raise Stopped where it failed, or where Ctrl-C cancelled
+    it."""
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
     try:
