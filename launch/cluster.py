@@ -106,6 +106,7 @@ class Cluster:
 
 
 def _copy_lines(lines: BinaryIO, number: int) -> None:
+    """Copy the lines to stdout, each after the worker's name."""
     name = f"worker {number}: ".encode()
     for line in lines:
         sys.stdout.buffer.write(name + line.rstrip(b"\n") + b"\n")

@@ -70,7 +70,8 @@ def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
 
 
 def run(flags: argparse.Namespace, conversion: list[str]) -> int:
-    """Print the plan, ask, and become the conversion, so that Ctrl-C is the conversion's."""
+    """Print the plan, ask, and replace this process by the conversion, so that Ctrl-C reaches it;
+    return 0 where nothing is launched."""
     words = command(flags, conversion)
     machines = f"up to {flags.max_workers} x {flags.machine_type} with {flags.disk_gb} GB"
     plan = f"# {machines} in {flags.region}\n{shlex.join(words)}"

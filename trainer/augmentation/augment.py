@@ -66,7 +66,7 @@ def parameters(uniforms, settings: Augment, side: int) -> dict:
     begin, end = np.float32([(column.low, column.high) for column in columns]).T
     deciding = ops.take(uniforms, np.int32([column.deciding for column in columns]), axis=1)
     happens = ops.logical_and(deciding >= begin, deciding < end)
-    # All at once: XLA on a CPU takes a chain of scalars for each parameter into every pixel's loop.
+    # All parameters at once: XLA on a CPU would repeat the scalars of each one for every pixel.
     values = ops.where(happens, low + (high - low) * uniforms, neutral)  # [B, P]
     result, names = {}, [column.name for column in columns]
     for name in dict.fromkeys(names):

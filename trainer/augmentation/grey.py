@@ -42,8 +42,8 @@ def adjust(images, mean, parameters: dict, largest_sigma_px: float):
 
 
 def blur(images, sigma_px, largest_sigma_px: float):
-    """Return images blurred by a Gaussian, a sigma [B, 1, 1] for each. Images are mirrored at the
-    border, so the Gaussian reaches no further than an image's side."""
+    """Return images [B, S, S] blurred by a Gaussian, whose sigmas are [B, 1, 1]. Images are
+    mirrored at the border, so the Gaussian reaches no further than an image's side."""
     side = images.shape[1]
     radius = min(math.ceil(SIGMAS * largest_sigma_px), side)
     is_on = sigma_px > 0

@@ -15,7 +15,7 @@ BAND_ROWS = 64  # of elastic fields; at 512 px 32 to 128 take the same time, no 
 
 
 def changes(parameters: dict) -> bool:
-    """Whether any of the parameters moves pixels."""
+    """Return whether any of the parameters moves pixels."""
     geometric = ("flip", "affine", "crop", "optical", "grid", "elastic")
     return any(key.split(".")[0] in geometric for key in parameters)
 

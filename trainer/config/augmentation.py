@@ -30,8 +30,8 @@ class Parameter(NamedTuple):
 
 
 class Neutral(NamedTuple):
-    """The value of a range that changes nothing, and the parameters drawn from the range where they
-    are not one of the field's own name."""
+    """The value of a range at which nothing changes, and the names of the parameters that are drawn
+    from the range; none: one of the field's own name."""
 
     value: float
     parameters: tuple[str, ...]
@@ -39,8 +39,8 @@ class Neutral(NamedTuple):
 
 def around(neutral: float, least: float, most: float, *parameters: str):
     """Return the type of a range within [least, most]: it reads r or [low, high], and its value is
-    (low, high). A parameter of each of these names is drawn from it, by default one of the field's
-    name."""
+    (low, high). The random parameters of these names are drawn from it; without names, one of the
+    field's own name."""
 
     def ends(value) -> tuple[float, float]:
         """Return (low, high) of r or [low, high]; raise ValueError, which pydantic turns into a

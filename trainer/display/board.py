@@ -12,8 +12,8 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from trainer.display import histograms
 
 RUN = "."
-FLUSH_SECONDS = 5  # the files are at most this far behind when another value is written
-EVENTS = 10_000  # most that wait in memory until then
+FLUSH_SECONDS = 5  # how far the files may be behind when another value is written
+EVENTS = 10_000  # so many may wait in memory until then
 
 
 class Board:

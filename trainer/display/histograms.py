@@ -3,7 +3,7 @@ thresholds, sizes of lesions.
 
     sums.map_sums of a segmenter, at T thresholds and in N bars of sizes:
         dice_at, dice_of_positives_at [T]     summed dice of the images
-        pixels_at [2, T]                      pixels of mask and prediction both, and predicted
+        pixels_at [2, T]                      pixels in both mask and prediction, in the latter
         sizes [2, N]                          images by the size of their truth, their prediction
         dice_by_size [N]                      summed dice of the images by the size of their truth
 """
@@ -78,7 +78,7 @@ def bin_of_probability(probabilities: np.ndarray) -> np.ndarray:
 
 
 def sum_bars(counts: np.ndarray) -> np.ndarray:
-    """Return the counts of a score histogram, [bins], in bars of even probability, [N]."""
+    """Return the counts of a score histogram, [bins], as N bars that are equally wide in p."""
     edges = bin_of_probability(THRESHOLDS)
     return np.array([counts[a:b].sum() for a, b in itertools.pairwise(edges)])
 

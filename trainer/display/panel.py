@@ -63,5 +63,5 @@ def _cell(image: np.ndarray, mask: np.ndarray | None, colour: str, caption: str)
 
 @functools.cache
 def font_file() -> str:
-    """Return the path of DejaVu Sans, which matplotlib brings and which has all signs."""
+    """Return the path of DejaVu Sans, which matplotlib brings and which has every letter needed."""
     return font_manager.findfont("DejaVu Sans")

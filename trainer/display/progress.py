@@ -21,7 +21,8 @@ class Progress:
         self.images_per_second = 0.0
 
     def show(self, step: int, sums: dict) -> None:
-        """Print where the run is; not more often than LINE_SECONDS unless on a terminal."""
+        """Print where the run is, at most once in LINE_SECONDS unless on a terminal; `sums`: those
+        of the epoch so far."""
         now = time.monotonic()
         images = (step - self.last_step) * self.run.data.batch_size
         self.images_per_second = images / (now - self.last_time)

@@ -33,15 +33,15 @@ def draws(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each image is drawn, [R, N] per block; the R of all blocks add up to
     `replicates`. `groups`: the patient of each image, [N]."""
     names, patient_of_image = np.unique(np.asarray(groups), return_inverse=True)
-    generator, patients = np.random.default_rng(seed), len(names)
-    rows = max(1, BLOCK_NUMBERS // len(patient_of_image))
-    for start in range(0, replicates, rows):
-        count = min(rows, replicates - start)
+    generator, num_patients = np.random.default_rng(seed), len(names)
+    block_replicates = max(1, BLOCK_NUMBERS // len(patient_of_image))
+    for start in range(0, replicates, block_replicates):
+        count = min(block_replicates, replicates - start)
         # Patients of all replicates are numbered through, so that one bincount counts them all.
-        patient = generator.integers(patients, size=(count, patients))
-        patient += patients * np.arange(count)[:, None]
-        times = np.bincount(patient.ravel(), minlength=count * patients)  # [count * patients]
-        yield times.reshape(count, patients)[:, patient_of_image].astype(np.float64)
+        numbers = generator.integers(num_patients, size=(count, num_patients))
+        numbers += num_patients * np.arange(count)[:, None]
+        times = np.bincount(numbers.ravel(), minlength=count * num_patients)
+        yield times.reshape(count, num_patients)[:, patient_of_image].astype(np.float64)
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

@@ -84,7 +84,8 @@ def first_places(predictions: Predictions) -> list[int]:
 
 
 def choose(outcomes: Outcomes) -> dict[str, list[int]]:
-    """Return places in the split by a title that says what they show: none or a few each."""
+    """Return {title of a gallery: the places in the split that it shows}; a gallery can be
+    empty."""
     if outcomes.decision is None:
         return {}
     predictions, places = outcomes.predictions, outcomes.compared_places

@@ -60,12 +60,12 @@ class SplitPredictions(NamedTuple):
 
     ensemble: Ensemble
     split: Split
-    batches: tf.data.Dataset  # kept, as tracing it takes longer than reading a small split
+    batches: tf.data.Dataset  # for pictures: building them takes longer than a small split
     predictions: Predictions
 
 
 def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
-    """Run the ensemble over a split."""
+    """Return the ensemble's predictions for a split, computed in one pass over its images."""
     batches = ensemble.batches(split, FIELDS).prefetch(2)
     rows, counts_rows = [], []
     for record, probabilities, lesion, score in items(ensemble, batches):
@@ -133,7 +133,7 @@ def _group(record: dict) -> str:
 
 
 def join(parts: list[Predictions]) -> Predictions:
-    """Return the predictions for several splits, one behind the other."""
+    """Return the predictions for several splits as one, in the order of the splits."""
     *columns, all_counts = zip(*parts, strict=True)
     counts_columns = zip(*(part[1:] for part in all_counts), strict=True)
     return Predictions(

@@ -20,7 +20,7 @@ from trainer.workdir import CONFIG
 
 
 class SplitScores(NamedTuple):
-    """All that is scored of a split."""
+    """The outcomes of a split, and all that is computed from them."""
 
     outcomes: Outcomes
     scores: Scores

@@ -70,7 +70,8 @@ def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
 
 
 def _mask_measures(outcomes: Outcomes) -> Callable:
-    """Return the scores of masks, over the M images whose mask is known.
+    """Return a function of weights [R, N] -> {score of masks: [R]}, over the M images whose mask is
+    known.
 
     Nothing here looks at pixels: for each image, counts hold the pixels of its true mask (truth)
     and, for each threshold, those with a higher p (above) and how many of these lie in the true
@@ -108,8 +109,9 @@ def _mask_measures(outcomes: Outcomes) -> Callable:
 
 
 def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
-    """Return the scores of whole images: of the answers "a lesion", over the images whose answer
-    can be compared; of ranks and of p of a lesion, over those with a label."""
+    """Return a function of weights [R, N] -> {score of whole images: [R]}: of the answers "a
+    lesion", over the images whose answer can be compared; of ranks and of p of a lesion, over those
+    with a label."""
     predictions, places = outcomes.predictions, outcomes.compared_places
     is_positive, is_called = predictions.labels[places] > 0, outcomes.is_called[places]
     has_label = predictions.labels >= 0
@@ -146,8 +148,8 @@ def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
 
 
 def _class_measures(predictions: Predictions) -> Callable:
-    """Return the scores of C classes: accuracy, and the mean of the AUCs of each against all
-    others."""
+    """Return a function of weights [R, N] -> {score of C classes: [R]}: accuracy, and the mean of
+    the AUCs of each class against all others."""
     has_label = predictions.labels >= 0
     logits, labels = predictions.scores[has_label].astype(np.float64), predictions.labels[has_label]
     is_right = logits.argmax(axis=1) == labels

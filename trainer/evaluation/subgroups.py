@@ -38,7 +38,7 @@ def _by_name(names) -> dict[str, np.ndarray]:
 
 
 def _order(name: str) -> tuple:
-    """Return what names are sorted by: bands of age by their first year."""
+    """Return the key by which a name is sorted: bands of age by their first year."""
     first_year = name.split("-")[0].rstrip("+")
     return (int(first_year), "") if first_year.isdigit() else (0, name)
 

@@ -16,8 +16,8 @@ def area_px(area_share: float, num_pixels) -> np.float32:
 
 
 def from_image(probabilities: np.ndarray, mask: np.ndarray, thresholds: np.ndarray) -> "Counts":
-    """Return one image's row, without the axis of images; probabilities float32 and mask bool of
-    one shape, thresholds float32, sorted."""
+    """Return the Counts of one image, whose arrays lack the axis of images; probabilities float32
+    and mask bool of one shape, thresholds float32, sorted."""
     p, is_lesion, length = probabilities.ravel(), mask.ravel(), len(thresholds) + 1
     bins = np.searchsorted(thresholds, p)  # how many thresholds p exceeds
     # From pixels between thresholds [T + 1] to pixels above each of them [T].

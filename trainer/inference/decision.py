@@ -102,8 +102,8 @@ def source_mask(probabilities, sizes: Sizes, settings: run.Data, decision: Decis
 
 def is_plainly_empty(highest, decision: Decision, lesion=None):
     """Return whether the mask must be empty, from the highest p at the network's size; numbers or
-    tensors. A value that resizing interpolates is not above it. Most masks are empty, and resizing
-    takes a while."""
+    tensors. Resizing interpolates, so it makes no value higher. Most masks are empty, and this
+    saves resizing them."""
     top, area_share, bottom = decision.triplet
     is_empty = highest + ROUNDING <= max(bottom, top if area_share > 0 else bottom)
     if decision.lesion_threshold is None:
@@ -119,16 +119,16 @@ def choose(counts: Counts, lesion: np.ndarray | None) -> Decision:
     dice_emptied = counts.dice_emptied()  # [N]
     # A mask is either emptied or kept, so the mean dice is that of all masks emptied, which is the
     # same for all triplets, plus the mean of what each kept mask gains over its empty one.
-    gain = counts.dice_at(BOTTOMS) - dice_emptied[:, None]  # [N, K]
+    gains = counts.dice_at(BOTTOMS) - dice_emptied[:, None]  # [N, K]
     is_kept = counts.is_kept(TOPS, AREAS_SHARE)  # [N, T, A]
     gates = [None] if lesion is None else LESIONS
     means = []
     for gate in gates:
-        passes = gain if gate is None else gain * (lesion >= np.float32(gate))[:, None]
-        means.append(np.tensordot(is_kept, passes, axes=(0, 0)) / len(gain))  # [T, A, K]
+        passed_gains = gains if gate is None else gains * (lesion >= np.float32(gate))[:, None]
+        means.append(np.tensordot(is_kept, passed_gains, axes=(0, 0)) / len(gains))  # [T, A, K]
     # Means that differ by rounding alone are equal.
-    best = np.round(np.stack(means), 12)
-    gate, top, area, bottom = np.unravel_index(best.argmax(), best.shape)
+    mean_dice = np.round(np.stack(means), 12)
+    gate, top, area, bottom = np.unravel_index(mean_dice.argmax(), mean_dice.shape)
     return Decision(Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom]), gates[gate])
 
 
@@ -140,10 +140,10 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     if is_positive.all() or not is_positive.any():
         raise InputError("the validation split has images of one class alone; thresholds need both")
     thresholds = np.unique(lesion)  # [T], ascending
-    hits = [
+    below = [
         np.searchsorted(np.sort(lesion[kind]), thresholds) for kind in (is_positive, ~is_positive)
     ]
-    missed_share, cleared_share = hits[0] / is_positive.sum(), hits[1] / (~is_positive).sum()
+    missed_share, cleared_share = below[0] / is_positive.sum(), below[1] / (~is_positive).sum()
     return Decision(None, float(thresholds[np.round(cleared_share - missed_share, 12).argmax()]))
 
 

@@ -25,7 +25,7 @@ def encode(images, side: int, section: Decoder, name: str, is_pooled: bool = Tru
     """Return the features of the encoder that a U-Net's or U-Net++'s section names.
 
     `name` is for the layers of plain. `is_pooled`: the deepest feature of the others is the pooled
-    one that the row names as its bottom, if it does.
+    one, where their row names one for this depth.
     """
     if section.encoder == "plain":
         return plain_features(images, side, section.widths(), section, name)
@@ -94,8 +94,8 @@ def build_application(row: parts.Encoder, side: int, weights: str | None) -> ker
     )
     if is_of_application:
         weight_files.load_application(network, weights, row.application)
-    # Keras gives layers without a name a number that counts through the whole process, such as
-    # conv2d_12: it would be another one next time. Their position in the network stays.
+    # Keras numbers layers without a name through the whole process, such as conv2d_12, so the next
+    # network would have other names. The position in the network stays the same.
     for position, layer in enumerate(network.layers):
         stem = re.sub(r"_\d+$", "", layer.name).replace("_", "")
         if stem == type(layer).__name__.lower():
@@ -107,8 +107,8 @@ def pad(feature, side: int, name: str):
     """Return the feature with zeros around it, [B, side, side, c].
 
     Xception and Inception-ResNet have convolutions without padding, so theirs are a little smaller.
-    An odd row or column is added behind, where the feature's pixels then come closest to those of
-    the other sizes.
+    Of an odd number of rows or columns, one more is added at the end than at the start: so the
+    feature's pixels lie closest to those of the other sizes.
     """
     num_zeros = side - feature.shape[1]
     if not num_zeros:

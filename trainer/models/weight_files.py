@@ -17,7 +17,8 @@ MOST_NAMES = 12  # of the layers that a report lists
 
 
 def is_radlake_file(path: str) -> bool:
-    """Whether a radlake network wrote these weights; raises InputError if it is no HDF5 file."""
+    """Return whether a radlake network wrote these weights; raise InputError where the file is not
+    HDF5."""
     file_path = storage.path_of(path)
     if not file_path.is_file():
         raise InputError(

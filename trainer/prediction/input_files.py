@@ -104,8 +104,8 @@ class InputFiles:
 def _read_headers(
     paths: list[str], settings: ReaderSettings, sources: dict[str, str], rejects: list[dict]
 ) -> list[Header]:
-    """Return the images of all files in the order of the paths, slices in that of their volumes;
-    fill `sources` and `rejects`."""
+    """Return the headers of all images in the order of the paths, those of slices in the order of
+    their volume; fill `sources` and `rejects`."""
     reader.quieten()
     headers = []
     for path in paths:
@@ -119,11 +119,11 @@ def _read_headers(
     by_series, slices = {}, []
     for header in headers:
         by_series.setdefault(header.series, []).append(header)
-    for files in by_series.values():
+    for volume in by_series.values():
         try:
-            slices += [header for header, _ in series.slices(files, None, empty_share=1.0)[0]]
+            slices += [header for header, _ in series.slices(volume, None, empty_share=1.0)[0]]
         except Reject as reject:
-            rejects += [reject_row(header.path, "", reject) for header in files]
+            rejects += [reject_row(header.path, "", reject) for header in volume]
     return slices
 
 

@@ -1,8 +1,9 @@
-"""Networks and images -> a folder with a row of submission.csv per image, and what else is wanted.
+"""Networks and images -> a folder with a row of submission.csv per image, and the other files that
+the options ask for.
 
 Images stream through: while the networks work on a batch, threads finish the images before it
-(trainer/prediction/one_image.py); rows are written in the order of the images. What could not be
-made is a row of rejects.csv.
+(trainer/prediction/one_image.py); rows are written in the order of the images. An
+image or a SEG that could not be made is a row of rejects.csv.
 """
 
 import collections
@@ -28,7 +29,7 @@ from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputO
 from trainer.prediction.output_folder import create
 
 CANDIDATES_CSV = "candidates.csv"
-BATCHES_WAITING = 2  # whose images may be predicted and not yet written
+BATCHES_WAITING = 2  # so many may be predicted and not yet written
 
 
 def predict(
@@ -113,8 +114,8 @@ def in_threads(
     predictions: Iterator[ImagePrediction],
     limit: int,
 ) -> Iterator[FinishedImage]:
-    """Yield `finish(prediction)` of each, in their order; at most `limit` wait, for memory to stay
-    flat."""
+    """Yield `finish(prediction)` of each, in their order; at most `limit` wait at a time, so that
+    memory does not grow."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = collections.deque()
         for prediction in predictions:
@@ -128,8 +129,8 @@ def in_threads(
 def write_candidates(
     finished_images: Iterable[FinishedImage], headers: dict[str, Header], output: Path
 ) -> Iterator[FinishedImage]:
-    """Pass the images on; write the candidates of each series, whose slices come one after the
-    other, behind its last one."""
+    """Yield the images as they come, and write the candidates of each series after its last slice;
+    the slices of a series come one after the other."""
     with create(output / CANDIDATES_CSV) as file:
         file.write(submission.csv_line(candidates.HEADER))
         for uid, slices in itertools.groupby(

@@ -60,8 +60,9 @@ def average(folders: Sequence[Path], output: Path, decision: Decision) -> str:
 
 
 def _write(paths: Sequence[Path], predictions: list[dict], output: Path, unite: Callable) -> None:
-    """Write the run lengths that `unite` makes of each image's predictions, of
-    [{image id: its prediction}] at these paths; raise InputError where their ids differ."""
+    """Write a submission of the run lengths that `unite` makes of the list of an image's
+    predictions. `predictions`: {image id: prediction} of each path; raise InputError where their
+    ids differ."""
     first, *others = predictions
     for path, other in zip(paths[1:], others, strict=True):
         submission.check_ids(path, other, first, str(paths[0]))

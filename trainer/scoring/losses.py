@@ -16,7 +16,8 @@ from trainer.config.learning import Loss
 from trainer.scoring.ratios import tensor_ratio
 
 # A mean that counts as 0: compiled, the gradient of a / x has 1 / x² in it, which float32 cannot
-# hold below x = 1e-19. No mask or `smooth` is that small, but the p of a sure network are.
+# hold below x = 1e-19. No mask or `smooth` is that small, but the mean p of a confident network
+# can be.
 NOTHING = 1e-18
 
 
@@ -115,8 +116,8 @@ def focal(masks, logits, gamma: float, smoothing: float = 0.0):
 def softmax_cross_entropy(labels, logits, smoothing: float = 0.0):
     """Return −Σ t·log softmax(z) of class numbers [B] and logits z [B, C], [B].
 
-    The target t is 1 − smoothing·(C−1)/C for the label's class and smoothing/C for each other; a
-    label of −1 leaves the smoothing alone.
+    The target t is 1 − smoothing·(C−1)/C for the label's class and smoothing/C for each other; for
+    a label of −1, which is no class, the smoothing is all that is left.
     """
     logits = ops.cast(logits, "float32")
     classes = logits.shape[-1]
@@ -189,7 +190,7 @@ def image_mean(values):
     """Return the mean of each image, [B], of values [B, …].
 
     One axis at a time: compiled for a CPU, one float32 sum over a megapixel can be off by 1%, and
-    XLA joins sums over one axis after the other into that one sum; means it does not join.
+    XLA would join sums over one axis after the other into that one sum. It does not join means.
     """
     while len(values.shape) > 1:
         values = ops.mean(values, axis=-1)
@@ -197,8 +198,8 @@ def image_mean(values):
 
 
 def num_pixels(masks) -> int:
-    """Return the pixels per image. A `smooth` is stated in pixels, so beside means it is divided by
-    them."""
+    """Return the number of pixels per image: a `smooth` is stated in pixels, so it is divided by
+    this number before it is added to means."""
     return math.prod(masks.shape[1:])
 
 

@@ -66,7 +66,7 @@ def hard_dice(masks, predictions):
 
 
 def soft_dice(masks, probabilities):
-    """Return 2Σyp / (Σy + Σp) of each image, [B], without a threshold; 1 if all of it is 0.
+    """Return 2Σyp / (Σy + Σp) of each image, [B], without a threshold; 1 if mask and p are all 0.
 
     An empty mask scores 0 as soon as any p is above 0, and that of a sigmoid always is: this does
     not replace the challenge's metric, hard_dice.

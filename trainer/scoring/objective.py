@@ -118,14 +118,14 @@ def loss_without_masks(masks, layers: dict, batch: dict, terms: Loss):
         # The truth is the augmented mask, or the label of an image without one; where both are
         # unknown the term is 0.
         logits, labels = layers[blocks.LESION], batch["label"]
-        of_labels = losses.bce(labels[:, None], logits, terms.label_smoothing)
-        of_labels = ops.where(labels < 0, 0.0, of_labels)
-        of_masks = losses.lesion_bce(masks, logits, terms.label_smoothing)
-        loss += terms.lesion * ops.where(batch["has_mask"] > 0, of_masks, of_labels)
+        label_losses = losses.bce(labels[:, None], logits, terms.label_smoothing)
+        label_losses = ops.where(labels < 0, 0.0, label_losses)
+        mask_losses = losses.lesion_bce(masks, logits, terms.label_smoothing)
+        loss += terms.lesion * ops.where(batch["has_mask"] > 0, mask_losses, label_losses)
     if terms.reconstruction:
         images = layers[weight_files.INPUT]
-        of_images = losses.reconstruction(images, layers[vae.RECONSTRUCTION])
-        loss += terms.reconstruction * of_images
+        squared_errors = losses.reconstruction(images, layers[vae.RECONSTRUCTION])
+        loss += terms.reconstruction * squared_errors
     if terms.kl_divergence:
         code = layers[vae.MEAN], layers[vae.LOG_VARIANCE]
         loss += terms.kl_divergence * losses.kl_divergence(*code, losses.num_pixels(masks))

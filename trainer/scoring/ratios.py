@@ -7,7 +7,7 @@ from keras import ops
 def tensor_ratio(part, whole, otherwise: float, nothing: float = 0.0):
     """Return part / whole, and `otherwise` where the whole is `nothing` or less.
 
-    There is no 0 / 0 on the way, which would make the gradient nan as well.
+    0 / 0 is never computed: it would make the gradient nan even where `otherwise` is the result.
     """
     is_defined = whole > nothing
     return ops.where(is_defined, part / ops.where(is_defined, whole, 1.0), otherwise)

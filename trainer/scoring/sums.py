@@ -97,18 +97,18 @@ def map_sums(masks, probabilities, weights, threshold: float) -> dict:
 
 def pixels_above(masks, probabilities):
     """Return the pixels [2, B, T] above each threshold: those of the masks, and all."""
-    images, steps = probabilities.shape[0], len(THRESHOLDS) + 1
+    images, num_bins = probabilities.shape[0], len(THRESHOLDS) + 1
     thresholds = ops.convert_to_tensor(THRESHOLDS, "float32")
     # Each pixel is compared once, whatever T is: a search gives the number of thresholds that it is
     # above, 0 … T, and one segment_sum counts the pixels of each image with each number. The pixels
     # above threshold t are then all of the image less those with a number of t or less.
     thresholds_below = ops.searchsorted(thresholds, ops.reshape(probabilities, (-1,)))  # [B·H·W]
-    image = ops.repeat(ops.arange(images, dtype="int32"), math.prod(probabilities.shape[1:]))
-    segment = image * steps + ops.cast(thresholds_below, "int32")
+    rows = ops.repeat(ops.arange(images, dtype="int32"), math.prod(probabilities.shape[1:]))
+    segments = rows * num_bins + ops.cast(thresholds_below, "int32")
 
     def above(weights):
-        counts = ops.segment_sum(ops.reshape(weights, (-1,)), segment, images * steps)
-        counts = ops.reshape(counts, (images, steps))  # [B, T + 1]
+        counts = ops.segment_sum(ops.reshape(weights, (-1,)), segments, images * num_bins)
+        counts = ops.reshape(counts, (images, num_bins))  # [B, T + 1]
         return ops.sum(counts, axis=1, keepdims=True) - ops.cumsum(counts, axis=1)[:, :-1]
 
     return ops.stack([above(masks), above(ops.ones_like(masks))])
@@ -117,6 +117,6 @@ def pixels_above(masks, probabilities):
 def bar_of_size(shares):
     """Return the bar of each share of the image [B], on a log scale, one-hot [B, N]; all 0 for an
     empty mask."""
-    position = ops.log10(ops.maximum(shares, 10**SMALLEST)) / -SMALLEST + 1  # [0, 1]
-    bar = ops.clip(ops.floor(position * BARS), 0, BARS - 1)
-    return ops.one_hot(ops.cast(bar, "int32"), BARS) * ops.cast(shares > 0, "float32")[:, None]
+    positions = ops.log10(ops.maximum(shares, 10**SMALLEST)) / -SMALLEST + 1  # [0, 1]
+    bars = ops.clip(ops.floor(positions * BARS), 0, BARS - 1)
+    return ops.one_hot(ops.cast(bars, "int32"), BARS) * ops.cast(shares > 0, "float32")[:, None]

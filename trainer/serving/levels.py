@@ -40,7 +40,7 @@ class Level(NamedTuple):
 def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: str) -> str:
     """Write output/l1, output/l2, … and the table; return what to print.
 
-    `load` returns the ensemble of a level, with None that of the deepest one.
+    `load` returns the ensemble of a level, and for None that of the deepest level.
     """
     deepest = getattr(load(None).run.model, "depth", 1)
     systems = {level: load(level) for level in range(1, deepest + 1)}
@@ -93,8 +93,8 @@ def _evaluation_entry(system: Ensemble) -> dict:
 def _inputs(system: Ensemble) -> list[dict]:
     """Return inputs of `pixels`: a few images of the lake that evaluate scored."""
     folder = _evaluation_entry(system)["lake"]
-    is_there = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
-    records = images.from_lake(folder, SPLIT if is_there else system.run.data.val_split)
+    has_test = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
+    records = images.from_lake(folder, SPLIT if has_test else system.run.data.val_split)
 
     def one(record) -> dict:
         fields = parse_record(record, ("image", "window"))

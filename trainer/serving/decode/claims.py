@@ -1,7 +1,7 @@
 """What a compressed frame claims to be, compared with the file's header inside a TensorFlow graph.
 
-Decoders accept frames that are cut off or of another kind, each in its own way; the comparison
-finds those before.
+Decoders accept frames that are cut off or of another kind, each in its own way; comparing them with
+the header finds these frames before a decoder gets them.
 """
 
 import tensorflow as tf
@@ -50,7 +50,7 @@ def claimed_bits(frame: tf.Tensor, header: Header) -> tf.Tensor:
 
 def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
     """Return (bits, whether they match the header), judged by the segments, one per byte of a word
-    (PS3.5 G); DCMTK would fill up missing pixels without a word."""
+    (PS3.5 G); DCMTK would fill up missing pixels and report nothing."""
     num_bytes = header.words[BITS_ALLOCATED] // 8
     pixels = header.words[ROWS] * header.words[COLUMNS]
     # The frame starts with the number of segments and the offset of each, 4 bytes apiece.
@@ -113,7 +113,8 @@ def _jpeg_claims(frame: tf.Tensor, header: Header) -> tuple:
         for syntax, markers in PROCESSES.items()
     ]
     is_right = tf.reduce_any(is_process) & _is_ended(frame)
-    # One component: the whole spectrum, or none, and no point transform. DCMTK accepts others.
+    # The scan must have one component, the whole spectrum (JPEG Extended) or none (lossless), and
+    # no point transform. DCMTK would accept others.
     is_spectrum = tf.reduce_all(scan[7:] == [0, 63, 0])
     is_plain = tf.reduce_all(scan[8:] == 0) & (scan[7] <= MAX_NEAR)
     is_plain &= (header.syntax != uid.JPEGLSLossless) | (scan[7] == 0)

@@ -49,6 +49,7 @@ def stored_image(data: tf.Tensor, storage: Storage, codec: Codec | None = None) 
 
 
 def _image(walk: Walk, header: Header, storage: Storage, codec: Codec | None) -> StoredImage:
+    """Return the image, read as its transfer syntax needs: JPEG, the codec's, or uncompressed."""
     cases = [(header.is_jpeg, lambda: _from_jpeg(walk, header, storage))]
     if codec:
         is_of_codec = tf.reduce_any(header.syntax == codec.syntaxes)
@@ -78,18 +79,19 @@ def _from_jpeg(walk: Walk, header: Header, storage: Storage) -> StoredImage:
     jpeg, error = _frame(walk)
     size = _size(header)
     error = tf.cond(error == "", lambda: check_jpeg(jpeg, size), lambda: error)
-    is_kept = header.photometric == "MONOCHROME2"
-    is_kept &= tf.reduce_all(shrunk_size(size, storage.max_side) == size)
-    is_kept &= ~walk.is_there(MODALITY_LUTS)
-    is_kept &= (header.numbers.slope > 0) & (storage.bits == 8)
+    is_unchanged = header.photometric == "MONOCHROME2"
+    is_unchanged &= tf.reduce_all(shrunk_size(size, storage.max_side) == size)
+    is_unchanged &= ~walk.is_there(MODALITY_LUTS)
+    is_unchanged &= (header.numbers.slope > 0) & (storage.bits == 8)
     cases = [
         (error != "", lambda: refuse(error, storage)),
-        (is_kept, lambda: _keep_jpeg(jpeg, header, storage)),
+        (is_unchanged, lambda: _keep_jpeg(jpeg, header, storage)),
     ]
     return tf.case(cases, default=lambda: _from_values(jpeg_levels(jpeg), header, storage))
 
 
 def _keep_jpeg(jpeg: tf.Tensor, header: Header, storage: Storage) -> StoredImage:
+    """Return the JPEG unchanged, with the sizes and the window that the lake states beside it."""
     numbers, highest = header.numbers, 2**JPEG_BITS - 1
     window = decode_grey.window(numbers, (0.0, float(highest)))
     levels = jpeg_levels(jpeg) if storage.window == "percentile" else None

@@ -82,7 +82,7 @@ def _png(data, storage: Storage) -> StoredImage:
 def _png_chunks(data) -> tuple:
     """Return the names of the chunks before the pixels, [K] string, and whether pixels follow them.
 
-    Fails where the file ends before.
+    Fails where the file ends before the pixels.
     """
 
     def name_at(position):
@@ -90,7 +90,7 @@ def _png_chunks(data) -> tuple:
 
     def skip_chunk(position, names):
         length = tf.io.decode_raw(tf.strings.substr(data, position, 4), tf.uint8)
-        # As int64, so that no length leads back.
+        # As int64: as int32 a long chunk would have a negative length, which leads back.
         length = number(tf.cast(_bytes_from(length, 0, 4), tf.int64))
         return position + 12 + length, tf.concat([names, [name_at(position)]], axis=0)
 
