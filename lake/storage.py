@@ -128,8 +128,8 @@ def size_of(path: Path) -> int:
 
 
 def objects_below(folder: str) -> Iterator[str]:
-    """Yield the objects below a folder on gs://, but none whose name, or whose folder's, starts
-    with a dot. TensorFlow's own walk takes a request for each object."""
+    """Yield the paths of the objects below a folder on gs://, without those whose name, or whose
+    folder's name, starts with a dot. TensorFlow's own walk takes a request for each object."""
     import tensorflow as tf
 
     for name in tf.io.gfile.listdir(folder):  # the name of a folder ends in a slash

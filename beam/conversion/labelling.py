@@ -127,8 +127,9 @@ def Join(sides, options: ConversionOptions, layout: Layout | None) -> Joined:
 
 
 def join(keyed: tuple, kind: str, options: ConversionOptions) -> Iterator:
-    """Yield the LabelledImages of one key, and tagged its rejects, its orphan, the number of slices
-    left out. `kind` says what the rows hold: rle, class, folder or nodule."""
+    """Yield the LabelledImages of one key and, as tagged outputs, its rejects, the key itself where
+    it has labels and no image, and the number of slices left out. `kind` says what the rows hold:
+    rle, class, folder or nodule."""
     key, sides = keyed
     headers = sorted(sides["headers"], key=lambda header: header.path)
     if not headers:

@@ -110,7 +110,7 @@ def counts_of_header(keyed: tuple[str, Header]) -> Iterator[tuple[str, int]]:
 def to_reject(
     path: str, image_id: str, reject: Reject, options: ConversionOptions, images: int = 1
 ) -> beam.pvalue.TaggedOutput:
-    """Count a reject as progress and return it for the output of rejects."""
+    """Count a reject as progress and return it, tagged for the output of rejects."""
     progress.tick(options.progress_file, progress.REJECTED)
     return beam.pvalue.TaggedOutput(REJECT, reject_line(path, image_id, reject, images))
 

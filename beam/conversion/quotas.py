@@ -1,4 +1,4 @@
-"""Parses `--splits` and deals groups, lined up, to the splits by their quotas."""
+"""Parses `--splits`, and deals groups, which stand in a line, to the splits by their quotas."""
 
 from fractions import Fraction
 

@@ -83,8 +83,8 @@ def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
     if _is_complete(name, digest, options):
         progress.tick(options.progress_file, progress.RECORD * len(entries))
         return name
-    # A worker may die after each step from here on, and neither the manifest nor a sidecar of other
-    # bytes may then stand beside the new ones.
+    # From here on the worker may die after any step; no manifest, and no sidecar of other bytes,
+    # may then stand beside the new shard.
     files.remove(options.path(manifest.MANIFEST))
     files.remove(options.sidecar(name))
     writer = _Writer(split, shard, lake_bits, options)

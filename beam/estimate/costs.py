@@ -59,14 +59,14 @@ def convert_seconds(header: Header, coding: Coding, storage: Storage, source: st
         return seconds
     seconds += (CLAHE_S * storage.clahe + LUNGS_S * storage.lung_roi) * megapixels
     seconds += WINDOW_S * megapixels * (storage.bits == 8 < header.bits)
-    stored = stored_megapixels(header, storage)
-    return seconds + SHRINK_S * megapixels * (stored < megapixels) + PNG_S[storage.bits] * stored
+    lake_mp = stored_megapixels(header, storage)
+    return seconds + SHRINK_S * megapixels * (lake_mp < megapixels) + PNG_S[storage.bits] * lake_mp
 
 
 def record_bytes(header: Header, coding: Coding, storage: Storage) -> float:
     """Return the bytes of one record."""
-    megapixels, stored = header.height * header.width / 1e6, stored_megapixels(header, storage)
-    other_bytes = FIELDS_BYTES + MASK_BYTES * stored
+    megapixels, lake_mp = header.height * header.width / 1e6, stored_megapixels(header, storage)
+    other_bytes = FIELDS_BYTES + MASK_BYTES * lake_mp
     if coding.is_kept:
         return coding.num_bytes + other_bytes
     has_same_bits = (header.bits > 8) == (storage.bits == 16) and not storage.clahe
@@ -76,8 +76,8 @@ def record_bytes(header: Header, coding: Coding, storage: Storage) -> float:
         bits = CT_BITS
     else:
         bits = (SMOOTH_BITS if coding.name in SMOOTH else NOISY_BITS)[storage.bits]
-    bits *= SHRUNK_BITS if stored < megapixels else 1
-    return bits * stored * 1e6 / 8 + other_bytes
+    bits *= SHRUNK_BITS if lake_mp < megapixels else 1
+    return bits * lake_mp * 1e6 / 8 + other_bytes
 
 
 def stored_megapixels(header: Header, storage: Storage) -> float:

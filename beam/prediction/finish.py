@@ -24,15 +24,15 @@ def finalise(
     num_images: int,
     options: PredictionOptions,
 ) -> None:
-    """Write the tables and predict.json of all shards [(first path, fingerprint)]; nothing where
-    they are there as they would be written. Raise Stopped above `--max_reject_fraction`."""
+    """Write the tables and predict.json of all shards [(first path, fingerprint)]; write nothing
+    where they are already there and the same. Raise Stopped above `--max_reject_fraction`."""
     shards = sorted(shards)
     rejects = sorted(rejects, key=lambda reject: (reject["path"], reject["image_id"]))
     facts = [shards, rejects, num_files, num_images, options.max_reject_fraction]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     if _are_tables_there(digest, options):
         return
-    # Those of an earlier run must not be taken for this one's, should it stop.
+    # Files of an earlier run must not be mistaken for this run's, should it stop.
     for name in (SUMMARY, *TABLES):
         files.remove(options.path(name))
     names = [listing.shard_name(path) for path, _ in shards]
@@ -48,7 +48,7 @@ def finalise(
         rejects,
         lambda counts: _check(counts, num_images, rejects, options),
     )
-    # What earlier runs made of files that the pattern no longer matches.
+    # Remove what earlier runs made of files that the pattern no longer matches.
     _remove_others(WORK, {OWNER, *names}, options)
     if options.seg:
         segs = {name for sidecar in _sidecars(names, options) for name in sidecar["segs"]}

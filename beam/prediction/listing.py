@@ -26,7 +26,7 @@ REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files
 
 @dataclass(frozen=True)
 class ImageToPredict(Packed):
-    """One image of a file, a frame or a slice too, and what is known about it without pixels."""
+    """Describes an image, which may be a frame or a slice, as far as it is known without pixels."""
 
     header: Header
     source: str  # that reads it: dicom | images | metaimage
@@ -37,7 +37,7 @@ class ImageToPredict(Packed):
 
 @dataclass(frozen=True)
 class Shard(Packed):
-    """Images that are predicted and written together."""
+    """Holds images that are predicted and written together."""
 
     first: str  # path of its first file
     fingerprint: str  # of all that the predictions depend on
@@ -157,7 +157,7 @@ def _slices(images: list[ImageToPredict], options: PredictionOptions) -> Iterato
 
 
 def to_reject(path: str, image_id: str, reject: Reject, options: PredictionOptions):
-    """Count a reject as progress and return its row for the output of rejects."""
+    """Count a reject as progress and return its row, tagged for the output of rejects."""
     progress.tick(options.progress_file, progress.REJECTED)
     return beam.pvalue.TaggedOutput(REJECT_ROWS, reject_row(path, image_id, reject))
 

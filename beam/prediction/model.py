@@ -1,7 +1,8 @@
 """An export of trainer.task under Beam's RunInference: shards of images in, their predictions out.
 
 Files are read as beam.convert reads them and become the records that it would write of them, which
-the export's signature `records` takes: what the converter takes is predicted, as predict does it.
+the export's signature `records` takes. So a file that the converter takes is predicted, and as
+trainer.task predict does it.
 """
 
 import os

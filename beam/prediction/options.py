@@ -23,7 +23,7 @@ OWNER = "made_by.json"  # in .work: the options that all predictions in the fold
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """What the workers need to know."""
+    """Holds everything that the workers need to know."""
 
     folder: str
     model: str  # folder of the SavedModel

@@ -18,7 +18,7 @@ SUMMARY = "predict.json"  # in the folder of predictions: they are whole
 def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, str]:
     """Write the files of a shard; return its (first path, fingerprint)."""
     shard, (rows, rejects) = result.example, result.inference
-    # Neither may stand beside new predictions, should this worker die between the two.
+    # Neither predict.json nor an old sidecar may stand beside new SEGs, should this worker die.
     files.remove(options.path(SUMMARY))
     sidecar_path = options.work(shard_name(shard.first))
     files.remove(sidecar_path)

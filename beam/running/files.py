@@ -20,7 +20,8 @@ from lake import InputError, Stopped, storage
 from lake.sources import reader
 
 UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, before a random text
-# A runner spends more on an element than reading a header takes, so an element is so many files.
+# A runner's own work per element takes longer than reading a header, so an element is a chunk of
+# this many files.
 CHUNK_FILES = 32
 
 
@@ -143,7 +144,8 @@ def image_files(option: str, pattern: str, kind: str) -> list[FileMetadata]:
 
 
 def image_files_on_worker(option: str, pattern: str, kind: str) -> list[FileMetadata]:
-    """Do the same on a worker: the error is a Stopped, which reaches the launcher."""
+    """Return what `image_files` does, on a worker: its error is a Stopped, which reaches the
+    launcher."""
     try:
         return image_files(option, pattern, kind)
     except InputError as error:

@@ -106,7 +106,8 @@ def _read_index(folder: Path, problems: Problems) -> pyarrow.Table | None:
 def _tasks(
     folder: Path, content: dict, rows: pyarrow.Table | None, decodes_pixels: bool
 ) -> Iterator[Task]:
-    """Yield a Task for each shard on the disk, when its turn comes; `rows` are in order."""
+    """Yield a Task for each shard on the disk, one at a time, as each holds its rows; `rows` are in
+    the order of their places."""
     if rows is not None:
         rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *example.FIELDS}])
         rows_by_shard = _by_shard(rows)
@@ -130,7 +131,7 @@ def _shards_by_number(content: dict) -> dict[tuple[str, int], dict]:
 
 
 def _by_shard(rows: pyarrow.Table) -> dict[tuple[str, int], pyarrow.Table]:
-    """Return (split, shard) -> its rows, of rows in order."""
+    """Return (split, shard) -> its rows, from rows in the order of their places."""
     groups = rows.group_by(["split", "shard"], use_threads=False)  # by the first row of each
     tables, start = {}, 0
     for group in groups.aggregate([([], "count_all")]).to_pylist():

@@ -223,8 +223,8 @@ def order_conflict(votes: tuple[int, int], dialect: str) -> str | None:
     """Return a message where the summed votes of `order_votes` speak against `dialect`, else
     None."""
     columns, rows = (votes[0], "down columns"), (votes[1], "along rows")  # (votes, order)
-    declared, other = (rows, columns) if dialect == "row_major" else (columns, rows)
-    if other[0] < MIN_VOTES or other[0] <= declared[0]:
+    order, rival = (rows, columns) if dialect == "row_major" else (columns, rows)
+    if rival[0] < MIN_VOTES or rival[0] <= order[0]:
         return None
     advice = {
         "relative": "decode them yourself and write lake.labels.rle.encode of each mask",
@@ -232,8 +232,8 @@ def order_conflict(votes: tuple[int, int], dialect: str) -> str | None:
         "row_major": "use --rle absolute",
     }
     return (
-        f"the masks are coherent in {other[0]:,} images if their run lengths count {other[1]} and "
-        f"in {declared[0]:,} if they count {declared[1]}, as {dialect} does; {advice[dialect]}"
+        f"the masks are coherent in {rival[0]:,} images if their run lengths count {rival[1]} and "
+        f"in {order[0]:,} if they count {order[1]}, as {dialect} does; {advice[dialect]}"
     )
 
 

@@ -104,7 +104,7 @@ def layout(file: BinaryIO, path: str, split_column: str | None = None) -> Layout
     if not head:
         raise InputError(f"{path}: the label CSV is empty")
     names = [name.lower() for name in head[0]]
-    numbers = {name: names.index(name) for name in names}  # number by name; the first of equals
+    numbers = {name: names.index(name) for name in names}  # by name; of equal names the first
     split_number = None
     if split_column is not None:
         split_number = numbers.get(split_column.lower())

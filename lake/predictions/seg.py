@@ -66,10 +66,10 @@ def check_options(finding: str | None, mint_uids: bool) -> None:
 def segmentation(
     source: bytes, path: str, mask: np.ndarray, finding: str, mint_uids: bool = False
 ) -> tuple[Dataset, Dataset | None]:
-    """Return (SEG, None) of a mask [Rows, Columns] of the DICOM file `source`, whose pixels are
-    lesion where they are not 0. An empty mask gives a SEG without a set pixel, as the image was
-    looked at. With `mint_uids`, return (SEG, copy of the source with the UIDs that the SEG refers
-    to) where the file has no legal UIDs. Raise Reject.
+    """Return (SEG, None) for a mask [Rows, Columns] of the image in the DICOM file `source`; any
+    value but 0 is lesion. An empty mask gets a SEG without a set pixel, which says that the image
+    was examined. Where the file has no legal UIDs, `mint_uids` makes some and returns (SEG, copy of
+    the source that has them); without it such a file is a Reject. Raise Reject.
     """
     with broken_is("unusable-source", path):
         dataset = pydicom.dcmread(io.BytesIO(source), force=True)

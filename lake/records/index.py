@@ -70,8 +70,8 @@ def in_order(rows: pyarrow.Table) -> pyarrow.Table:
 
 
 def count(rows: pyarrow.Table, num_classes: int = 0) -> dict:
-    """Return what the manifest counts of a split, but its patients, of rows with the columns
-    COUNTED; `num_classes` of a lake from class folders, 0 of others."""
+    """Return the manifest's counts of a split, all but its patients, from rows with the columns
+    COUNTED; `num_classes` is the number of class folders, 0 in a lake without them."""
     label, has_mask, lesion_px = (rows[name].to_numpy() for name in COUNTED)
     counts = {
         "records": len(rows),

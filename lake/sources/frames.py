@@ -51,8 +51,8 @@ def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -
 
 
 def only_fragment(attributes: Attributes) -> memoryview | None:
-    """Return the fragment of encapsulated pixel data that has a single one, not copied; else
-    None."""
+    """Return the only fragment of encapsulated pixel data as a view, not a copy; None where there
+    is not exactly one."""
     element = attributes[PIXEL_DATA]
     view = memoryview(element.data)[element.start : element.end]
     ends = [0]

@@ -124,7 +124,8 @@ def has_curve(attributes: Attributes) -> bool:
 
 
 def presentation(values: np.ndarray, attributes: Attributes, bits: int) -> tuple[np.ndarray, int]:
-    """Map modality values [H, W] of `bits` bits through the file's curve: (levels, highest)."""
+    """Return (levels [H, W], highest) of modality values [H, W] of `bits` bits, through the file's
+    curve (VOI LUT or sigmoid)."""
     table = lookup_table(attributes, VOI_LUTS)
     if table is None:
         (center, width), highest = _sigmoid(attributes), 2**bits - 1  # PS3.3 C.11.2.1.3.1
@@ -143,7 +144,7 @@ def look_up(values: np.ndarray, table: Table) -> np.ndarray:
 
 
 def first_number(attributes: Attributes, tag: int, default: float = math.nan) -> float:
-    """Return the first value of a numeric element."""
+    """Return the first value of a numeric element, or `default` where it is absent."""
     return (elements.numbers(attributes, tag) or [default])[0]
 
 

@@ -83,7 +83,8 @@ def parse_window(text: str) -> tuple[float, float] | None:
 def view(
     window: str, default: tuple[float, float], rescale: tuple[float, float], pixels: np.ndarray
 ) -> tuple[float, float]:
-    """Return (low, high) in stored values of a record's default view."""
+    """Return (low, high), in stored values, of a record's default view, as `--window` says:
+    `default`, percentiles of `pixels` [H, W], or LOW,HIGH in modality units."""
     if window == "percentile":
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         return low, max(high, low + 1)  # a constant image needs a width, too, to divide by
