@@ -76,7 +76,7 @@ def caption(
 
 
 def shorten(text: str, width_px: int, letter_px: int, font_file: str | None = None) -> str:
-    """Return the text, with as much of its middle left out as it takes to fit."""
+    """Return the text, with as much of its middle left out as it takes to fit into `width_px`."""
     shorter, length = text, len(text)
     while length > 1 and text_px(shorter, letter_px, font_file) > width_px:
         length -= 1

@@ -89,9 +89,8 @@ def enlarge(
     sample of them with `sampled_sizes` [n].
 
     The ratio estimator (Cochran, Sampling Techniques, 6.4): what a file costs is taken to grow with
-    its size, so the total is the sample's cost per byte times all bytes. The variance
-    comes from how much the sampled values differ from that; a sample of all files has none
-    (1 - n / N).
+    its size, so the total is the sample's cost per byte times all bytes. The variance comes from
+    how much the sampled values differ from that; a sample of all files has none (1 - n / N).
     """
     count, ratio = len(values), sum(values) / max(sampled_sizes.sum(), 1)
     residuals = np.array(values) - ratio * sampled_sizes  # [n]

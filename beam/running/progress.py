@@ -28,7 +28,7 @@ def _descriptor(progress_file: str) -> int:
 
 
 class Line:
-    """A context in which a line on stderr is rewritten every second."""
+    """A context in which the line on stderr that shows the progress is rewritten every second."""
 
     def __init__(self, progress_file: str, doing: str = "converting", seconds: float = 1.0):
         self.path, self.doing, self.seconds = Path(progress_file), doing, seconds
@@ -62,7 +62,8 @@ class Line:
 
 
 def text(counts: Counter, seconds: float, doing: str = "converting") -> str:
-    """Return the line: headers read while the files are listed, then images finished."""
+    """Return the line: how many headers are read while files are listed, later how many images are
+    finished."""
     total = counts[MATCHED]
     num_finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:

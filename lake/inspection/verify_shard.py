@@ -32,11 +32,13 @@ class Problems:
     messages: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, message: str) -> None:
+        """Count a problem; keep its message while there are fewer than LISTED of its kind."""
         self.counts[kind] += 1
         if len(self.messages[kind]) < LISTED:
             self.messages[kind].append(message)
 
     def update(self, other: "Problems") -> None:
+        """Add the problems of another shard."""
         self.counts.update(other.counts)
         for kind, messages in other.messages.items():
             self.messages[kind] = (self.messages[kind] + messages)[:LISTED]

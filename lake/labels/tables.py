@@ -96,7 +96,8 @@ def _text_lines(text: io.TextIOBase) -> Iterator[str]:
 
 
 def layout(file: BinaryIO, path: str, split_column: str | None = None) -> Layout:
-    """Return the columns of a label CSV; raise InputError where they cannot be recognised."""
+    """Return the Layout of a label CSV, from its first rows; raise InputError where its columns
+    cannot be recognised or it lacks `split_column`."""
     try:
         head = [fields for _, fields in itertools.islice(_rows(file), HEAD_ROWS)]
     except csv.Error as error:

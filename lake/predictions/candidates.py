@@ -18,6 +18,8 @@ HEADER = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm", "probability
 
 @dataclass(frozen=True)
 class Candidate:
+    """Describes a connected component of a series' masks as a sphere in the patient."""
+
     center_mm: tuple[float, float, float]  # world x, y, z
     diameter_mm: float  # of a sphere of the same volume
     probability: float  # the highest among its pixels

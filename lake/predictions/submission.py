@@ -59,7 +59,8 @@ def check_ids(path: Path, ids: Collection[str], expected: Collection[str], where
 
 
 def majority(texts: list[str], votes: int) -> str:
-    """Return the run-length text of the pixels that at least `votes` of these masks hold."""
+    """Return the run-length text of the pixels that are lesion in at least `votes` of the masks
+    with these texts."""
     # A run is [start, end) in a mask. How many masks hold a pixel changes only at `places`,
     # by the runs that start there minus those that end; the running sum is that number.
     edges = np.concatenate([rle.NO_RUNS, *(rle.runs(text, MAX_PIXELS) for text in texts)])
