@@ -41,9 +41,9 @@ def configs(workers: int) -> list[str]:
     """Return the TF_CONFIG of each worker, on ports of this machine that are free now."""
     with contextlib.ExitStack() as stack:  # all are open at once, so that no port comes twice
         sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+        for open_socket in sockets:
+            open_socket.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{open_socket.getsockname()[1]}" for open_socket in sockets]
     return [
         json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}})
         for number in range(workers)

@@ -14,10 +14,10 @@ from lake import InputError
 from launch import machines, training_run
 
 # The container's command. The user's arguments arrive as "$0" and "$@", which the shell does not
-# parse, so this text needs no quoting. It starts a run that ended with 42 (interrupted and saved,
-# for example because another machine was lost) again, as the service would call that a failure; but
-# not where SIGTERM came, for then this machine is being taken away. A signal ends `wait` early,
-# hence the second loop.
+# parse, so this text needs no quoting. A run that ended with 42 (interrupted and saved, for example
+# because another machine was lost) is started again here, as the service would count it as failed;
+# but not after SIGTERM, which means that this machine is being taken away. A signal ends `wait`
+# early, hence the second loop.
 START = """
 python -m pip install -q --no-deps --no-build-isolation "$0" || exit
 trap 'terminated=yes; kill -TERM "$child"' TERM

@@ -51,7 +51,8 @@ def _condition(name: str, settings: Augment, deciding: list[str]) -> tuple[int, 
     """Return (deciding column, low, high) of a transform."""
     for number, group in enumerate(settings.one_of):
         if name in group.transforms:
-            # The group's one draw says whether and which: [0, p) is cut into equal parts.
+            # One draw decides whether any of the group happens, and which: [0, p) is cut into equal
+            # parts.
             position = group.transforms.index(name)
             part = group.probability / len(group.transforms)
             return number, position * part, (position + 1) * part
@@ -100,6 +101,6 @@ def jitter_window(window, uniforms, settings: Augment, side: int):
     shift, width = (ops.reshape(values[f"window.{name}"], (-1,)) for name in ("shift", "width"))
     low, high = ops.unstack(window, num=2, axis=1)
     shift = shift * (high - low)
-    # The two ends by themselves, so that nothing at all changes where nothing happens.
+    # Each end is computed by itself, so that it keeps its exact bits where nothing happens.
     wider = (width - 1) * (high - low) / 2
     return ops.stack([low + shift - wider, high + shift + wider], axis=1)

@@ -63,8 +63,8 @@ def blur(images, sigma_px, largest_sigma_px: float):
         ]
         images = (weights[0] / total) * shifts[radius]
         for step in range(1, radius + 1):
-            both = shifts[radius + step] + shifts[radius - step]
-            images = images + (weights[step] / total) * both
+            pair_sum = shifts[radius + step] + shifts[radius - step]
+            images = images + (weights[step] / total) * pair_sum
     return images
 
 
@@ -96,7 +96,8 @@ def cut(side: int, parameters: dict):
         share, row, column = (
             parameters[f"cutout.{name}"][:, hole, None, None] for name in ("share", "row", "column")
         )
-        # For each pixel anew: XLA on a CPU was slower by far with the rows and columns kept.
+        # Computed anew for each pixel: XLA on a CPU was far slower where the distances of rows and
+        # of columns were stored.
         distance = ops.maximum(ops.abs(centres[:, None] - row), ops.abs(centres - column))
         result = result * ops.cast(distance >= share * (side / 2), "float32")
     return result

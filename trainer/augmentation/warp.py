@@ -139,9 +139,9 @@ def _to_bands(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     side, knots = weights.shape
     bands = weights.reshape(-1, math.gcd(side, BAND_ROWS), knots)
     is_used = bands.any(axis=1)  # [bands, K]
-    first_knots, most = is_used.argmax(axis=1), is_used.sum(axis=1).max()
-    # Every band gets as many knots as the widest one needs; the last ones start earlier for that.
-    near = np.minimum(first_knots, knots - most)[:, None] + np.arange(most)
+    first_knots, num_knots = is_used.argmax(axis=1), is_used.sum(axis=1).max()
+    # Every band gets as many knots as the widest one needs, so the last ones start earlier.
+    near = np.minimum(first_knots, knots - num_knots)[:, None] + np.arange(num_knots)
     return near, np.take_along_axis(bands, near[:, None], axis=2)
 
 

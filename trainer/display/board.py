@@ -58,7 +58,7 @@ class Board:
         """Write bars between edges [N + 1], of heights [N]."""
         values = np.stack([edges[:-1], edges[1:], heights], axis=1).astype(np.float64)
         message = histogram_metadata.create_summary_metadata(None, None).SerializeToString()
-        # TensorBoard's message class is not TensorFlow's.
+        # Parsed again, as TensorBoard's class of this message is not TensorFlow's.
         metadata = tf.compat.v1.SummaryMetadata.FromString(message)
         with self.writers[curve].as_default(step=step):
             tf.summary.write(tag, values, metadata=metadata)

@@ -39,7 +39,7 @@ def bars(sums: dict) -> dict[str, Bars]:
         ("with a lesion", sums["dice_of_positives_at"], sums["positives"]),
     ):
         mean_dice = ratio(dice, images, 0.0)  # [T]
-        # A bar lies between two thresholds: the mean of both.
+        # A bar lies between two thresholds, so its height is the mean of both.
         heights = (mean_dice[1:] + mean_dice[:-1]) / 2
         histograms[f"dice over thresholds/{tag}"] = THRESHOLDS, heights
     return histograms

@@ -32,12 +32,12 @@ def intervals(
 def draws(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each image is drawn, [R, N] per block; the R of all blocks add up to
     `replicates`. `groups`: the patient of each image, [N]."""
-    names, patient_of_image = np.unique(np.asarray(groups), return_inverse=True)
-    generator, num_patients = np.random.default_rng(seed), len(names)
+    patients, patient_of_image = np.unique(np.asarray(groups), return_inverse=True)
+    generator, num_patients = np.random.default_rng(seed), len(patients)
     block_replicates = max(1, BLOCK_NUMBERS // len(patient_of_image))
     for start in range(0, replicates, block_replicates):
         count = min(block_replicates, replicates - start)
-        # Patients of all replicates are numbered through, so that one bincount counts them all.
+        # Each replicate has its own range of numbers, so that one bincount counts all replicates.
         numbers = generator.integers(num_patients, size=(count, num_patients))
         numbers += num_patients * np.arange(count)[:, None]
         times = np.bincount(numbers.ravel(), minlength=count * num_patients)

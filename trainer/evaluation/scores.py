@@ -208,7 +208,7 @@ def pixel_bins(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return, for each image and bin, [M, 15] each: the pixels, the sum of their p, and how many of
     them lie in the mask."""
     edges = counts.columns(EDGES[1:])
-    # Pixels up to an edge are all less those above it; p = 0 lies in the first bin.
+    # Pixels at or below an edge are all pixels minus those above it; p = 0 is in the first bin.
     below = counts.pixels[:, None] - counts.above[:, edges]
     hits = counts.truth[:, None] - counts.hits[:, edges]
     p_sums = counts.p_sums.cumsum(axis=1)[:, edges]

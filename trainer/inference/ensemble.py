@@ -122,8 +122,8 @@ class Ensemble:
         called."""
         members = {"segmenters": self.segmenters, "classifiers": self.classifiers}
         return {
-            kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in of_kind]
-            for kind, of_kind in members.items()
+            kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in group]
+            for kind, group in members.items()
         }
 
     @property

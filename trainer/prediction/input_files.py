@@ -43,7 +43,7 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
         except Reject as reject:
             rejects.append(reject_row(header.path, header.image_id, reject))
             return np.array(blank, object)
-        # An object, as numpy's own bytes lose zeros at the end.
+        # An array of objects, as NumPy's own type of bytes drops zeros at the end.
         return np.array(example.encode_unlabelled(header, scan), object)
 
     def records() -> tf.data.Dataset:

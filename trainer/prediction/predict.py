@@ -117,13 +117,13 @@ def in_threads(
     """Yield `finish(prediction)` of each, in their order; at most `limit` wait at a time, so that
     memory does not grow."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = collections.deque()
+        futures = collections.deque()
         for prediction in predictions:
-            waiting.append(pool.submit(finish, prediction))
-            while waiting and (waiting[0].done() or len(waiting) > limit):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            futures.append(pool.submit(finish, prediction))
+            while futures and (futures[0].done() or len(futures) > limit):
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
 
 
 def write_candidates(

@@ -141,10 +141,10 @@ def score_histogram(logits, labels, weights, bins: int = BINS):
     """
     logits, labels = ops.reshape(logits, (-1,)), ops.cast(ops.reshape(labels, (-1,)), "int32")
     weights = ops.where(labels < 0, 0.0, ops.cast(ops.reshape(weights, (-1,)), "float32"))
-    share = ops.cast(logits, "float32") / (2 * SCORE_LIMIT) + 0.5  # [0, 1) within the limits
-    position = ops.cast(ops.clip(ops.floor(share * bins), 0, bins - 1), "int32")
-    row = ops.maximum(labels, 0)
-    return ops.reshape(ops.segment_sum(weights, row * bins + position, 2 * bins), (2, bins))
+    shares = ops.cast(logits, "float32") / (2 * SCORE_LIMIT) + 0.5  # [0, 1) within the limits
+    positions = ops.cast(ops.clip(ops.floor(shares * bins), 0, bins - 1), "int32")
+    rows = ops.maximum(labels, 0)
+    return ops.reshape(ops.segment_sum(weights, rows * bins + positions, 2 * bins), (2, bins))
 
 
 def class_histograms(logits, labels, weights, bins: int = BINS):
@@ -155,11 +155,11 @@ def class_histograms(logits, labels, weights, bins: int = BINS):
     classes = logits.shape[-1]
     # log p/(1−p) is the logit less the log-sum-exp of the others: exact where p is near 0 or 1.
     exclude_own = ops.where(ops.eye(classes) > 0, -math.inf, 0.0)  # [C, C]
-    odds = logits - ops.logsumexp(logits[:, None, :] + exclude_own, axis=-1)  # [B, C]
+    log_odds = logits - ops.logsumexp(logits[:, None, :] + exclude_own, axis=-1)  # [B, C]
     is_class = ops.cast(labels == ops.arange(classes), "int32")
     is_class = ops.where(labels < 0, -1, is_class)  # [B, C]
     return ops.stack(
-        [score_histogram(odds[:, c], is_class[:, c], weights, bins) for c in range(classes)]
+        [score_histogram(log_odds[:, c], is_class[:, c], weights, bins) for c in range(classes)]
     )
 
 

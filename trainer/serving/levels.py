@@ -121,12 +121,12 @@ def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
 
 def _row(system: Ensemble, folder: Path, ms: float) -> Level:
     """Return one line of the table: scores, latency and size of an exported level."""
-    scores, name = _evaluation_entry(system), "dice_mean"
+    entry, name = _evaluation_entry(system), "dice_mean"
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Level(
         system.level,
-        scores["splits"].get(SPLIT, {}).get(name),
-        scores["intervals"].get(SPLIT, {}).get(name),
+        entry["splits"].get(SPLIT, {}).get(name),
+        entry["intervals"].get(SPLIT, {}).get(name),
         ms,
         export.num_parameters(system),
         num_bytes / 1e6,

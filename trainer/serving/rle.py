@@ -9,8 +9,8 @@ def encode_mask(mask):
     """Return the relative text, [] string, of a mask [H, W] bool; `-1` for an empty one."""
     # The code counts down the columns, so the mask is transposed first.
     down = tf.reshape(tf.transpose(mask), [-1])
-    beside = tf.constant([False])
-    flat = tf.concat([beside, down, beside], axis=0)
+    border = tf.constant([False])
+    flat = tf.concat([border, down, border], axis=0)
     edges = tf.where(flat[1:] != flat[:-1])  # [2 R, 1] int64: start, end, start, end, …
     starts, ends = tf.unstack(tf.reshape(edges, [-1, 2]), axis=1)
     gaps = starts - tf.concat([[0], ends[:-1]], axis=0)[: tf.size(starts)]

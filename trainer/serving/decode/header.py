@@ -141,7 +141,7 @@ def _read_header(walk: Walk, syntax: tf.Tensor) -> Header:
 
 def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     """Return why an image of a known syntax cannot be read here, [] string; "" where it can."""
-    rows, columns, samples, allocated, bits, sign = (header.words[tag] for tag in WORDS)
+    rows, columns, samples, allocated, bits, signed = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
     frame_count = walk.text(frames.FRAMES)
     has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
@@ -172,7 +172,7 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
                 "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", bits, allocated
             ),
         ),
-        ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
+        ((signed != 0) & (signed != 1), "undecodable: a Pixel Representation other than 0 and 1"),
         (
             ~_is_read_alike(walk),
             "undecodable: an element with an unusual representation or padding",

@@ -167,7 +167,7 @@ def _jpeg_segments(data) -> tuple:
     position, frame_at, exif_at, has_pictures = tf.while_loop(
         is_before_scan, skip_segment, start, maximum_iterations=MAX_SEGMENTS
     )
-    # A segment beyond MAX_SEGMENTS could turn the picture.
+    # Fail where segments are left, as one of them could turn the picture.
     tf.debugging.assert_equal(is_before_scan(position), False)
     is_turned = tf.cond(
         exif_at > 0, lambda: _is_turned(content[exif_at:]), lambda: tf.constant(False)

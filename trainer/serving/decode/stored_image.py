@@ -24,10 +24,10 @@ class StoredImage(NamedTuple):
 
 def from_grey(grey: GreyTensor, storage: Storage) -> StoredImage:
     """Return grey levels as a lake stores them."""
-    original = tf.shape(grey.levels)
-    size = shrunk_size(original, storage.max_side)
+    original_size = tf.shape(grey.levels)
+    size = shrunk_size(original_size, storage.max_side)
     pixels, window = stored_levels(grey, storage, size)
-    return _image(tf.constant(""), pixels, size, original, window)
+    return _image(tf.constant(""), pixels, size, original_size, window)
 
 
 def from_jpeg(jpeg: tf.Tensor, grey: GreyTensor, size: tf.Tensor, storage: Storage) -> StoredImage:
@@ -40,8 +40,8 @@ def from_jpeg(jpeg: tf.Tensor, grey: GreyTensor, size: tf.Tensor, storage: Stora
 
 def refuse(error: tf.Tensor, storage: Storage) -> StoredImage:
     """Return no image, and why, with the shapes and types of a StoredImage."""
-    nothing, window = tf.zeros([2], tf.int32), (0.0, 1.0)
-    image = _image(tf.constant(""), _no_pixels(storage), nothing, nothing, window)
+    zero_size, window = tf.zeros([2], tf.int32), (0.0, 1.0)
+    image = _image(tf.constant(""), _no_pixels(storage), zero_size, zero_size, window)
     return image._replace(error=error)
 
 
