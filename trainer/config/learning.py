@@ -106,7 +106,7 @@ class Optimizer(Section):
     swa_epochs: int = Field(0, ge=0)
 
     def clashes(self) -> Iterator[str]:
-        """Yield a message for each field that needs another schedule, or no other average."""
+        """Yield a message where cycle_epochs and the schedule do not fit, and for two averages."""
         if self.cycle_epochs and self.schedule not in ("cosine", "cyclic"):
             yield f"cycle_epochs={self.cycle_epochs:g} needs schedule=cosine or cyclic"
         if self.schedule == "cyclic" and not self.cycle_epochs:

@@ -101,8 +101,8 @@ class ImageFinisher(NamedTuple):
         storage.write(path, picture.to_png(pixels))
 
     def _write_segs(self, image_id: str, mask: np.ndarray) -> None:
-        """Write a DICOM SEG of the mask, bool [H, W], for the image; append to the rejects why
-        there is none."""
+        """Write the DICOM SEG of the mask, bool [H, W], and with minted UIDs a copy of the source;
+        append to the rejects why there is none."""
         header, rejects, options = self.inputs.headers[image_id], self.inputs.rejects, self.options
         contents = folder.seg_files(
             InputFiles(), header, mask, options.seg, options.mint_uids, rejects
