@@ -222,7 +222,7 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     groups = rows["group"][by_group]
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]][: len(groups)]).astype(np.uint32)
     groups, sizes = groups[starts], np.diff(starts, append=np.uint32(len(groups)))
-    names, split, fold = _preset(rows, by_group, starts, splits)
+    split_names, split, fold = _preset(rows, by_group, starts, splits)
 
     # The line is sorted by the size of a group's largest lesion, then by its number of images, then
     # by its hash. `deal` keeps the quotas on every stretch of a line, so each split gets its share
@@ -234,18 +234,20 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     line = line.astype(np.uint32)
     del lesion
     open_groups = line[split[line] < 0]  # all but the groups with a preset split
-    numbers = np.array([names.index(name) for name, _ in splits])
-    split[open_groups] = numbers[deal(len(open_groups), splits)]
+    split_numbers = np.array([split_names.index(name) for name, _ in splits])
+    split[open_groups] = split_numbers[deal(len(open_groups), splits)]
 
     # Folds are dealt in turn along the same line, to the groups of train and val without one.
-    is_folded = np.isin(split, [names.index(name) for name in manifest.FOLDED if name in names])
+    is_folded = np.isin(
+        split, [split_names.index(name) for name in manifest.FOLDED if name in split_names]
+    )
     fold[~is_folded] = -1
     if options.folds:
         open_groups = line[is_folded[line] & (fold[line] < 0)]
         fold[open_groups] = np.arange(len(open_groups)) % options.folds
 
-    boundaries = _boundaries(rows, by_group, np.repeat(split, sizes), len(names), options)
-    return Assignment(groups, split.astype(np.uint8), fold, names, boundaries)
+    boundaries = _boundaries(rows, by_group, np.repeat(split, sizes), len(split_names), options)
+    return Assignment(groups, split.astype(np.uint8), fold, split_names, boundaries)
 
 
 def _boundaries(rows, by_group, split, num_splits, options) -> tuple[np.ndarray, ...]:

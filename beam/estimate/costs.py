@@ -64,20 +64,20 @@ def convert_seconds(header: Header, coding: Coding, storage: Storage, source: st
 
 
 def record_bytes(header: Header, coding: Coding, storage: Storage) -> float:
-    """Return the bytes of one record."""
+    """Return the estimated bytes of one record."""
     megapixels, lake_mp = header.height * header.width / 1e6, stored_megapixels(header, storage)
     other_bytes = FIELDS_BYTES + MASK_BYTES * lake_mp
     if coding.is_kept:
         return coding.num_bytes + other_bytes
     has_same_bits = (header.bits > 8) == (storage.bits == 16) and not storage.clahe
     if coding.name in PNG_PER_CODE and coding.channels == 1 and has_same_bits:
-        bits = PNG_PER_CODE[coding.name] * coding.num_bytes * 8 / (megapixels * 1e6)
+        bits_per_pixel = PNG_PER_CODE[coding.name] * coding.num_bytes * 8 / (megapixels * 1e6)
     elif header.modality == "CT" and storage.bits == 16:
-        bits = CT_BITS
+        bits_per_pixel = CT_BITS
     else:
-        bits = (SMOOTH_BITS if coding.name in SMOOTH else NOISY_BITS)[storage.bits]
-    bits *= SHRUNK_BITS if lake_mp < megapixels else 1
-    return bits * lake_mp * 1e6 / 8 + other_bytes
+        bits_per_pixel = (SMOOTH_BITS if coding.name in SMOOTH else NOISY_BITS)[storage.bits]
+    bits_per_pixel *= SHRUNK_BITS if lake_mp < megapixels else 1
+    return bits_per_pixel * lake_mp * 1e6 / 8 + other_bytes
 
 
 def stored_megapixels(header: Header, storage: Storage) -> float:

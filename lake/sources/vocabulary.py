@@ -21,5 +21,6 @@ def age_years(value: str) -> int:
 
 
 def word_of(vocabulary: frozenset[str], value: str) -> str:
-    """Return the value in capitals where it is in the vocabulary, else "": it could be a name."""
+    """Return the value in capitals where it is in the vocabulary, else "": an unknown word could be
+    a person's name."""
     return value.upper() if value.upper() in vocabulary else ""

@@ -94,13 +94,15 @@ def apply(images, masks, uniforms, settings: Augment):
 
 
 def jitter_window(window, uniforms, settings: Augment, side: int):
-    """Return windows [B, 2], moved and widened as `window:` of the settings says."""
+    """Return each image's window [B, 2], moved and widened as `window:` of the settings says."""
     values = parameters(uniforms, settings, side)
     if "window.shift" not in values:
         return window
-    shift, width = (ops.reshape(values[f"window.{name}"], (-1,)) for name in ("shift", "width"))
+    share, width_factor = (
+        ops.reshape(values[f"window.{name}"], (-1,)) for name in ("shift", "width")
+    )
     low, high = ops.unstack(window, num=2, axis=1)
-    shift = shift * (high - low)
+    shift = share * (high - low)
     # Each end is computed by itself, so that it keeps its exact bits where nothing happens.
-    wider = (width - 1) * (high - low) / 2
-    return ops.stack([low + shift - wider, high + shift + wider], axis=1)
+    half_gain = (width_factor - 1) * (high - low) / 2
+    return ops.stack([low + shift - half_gain, high + shift + half_gain], axis=1)

@@ -13,8 +13,8 @@ LINE_SECONDS = 10.0  # between lines that cannot be rewritten, as on a terminal
 class Progress:
     """Prints a line while an epoch runs and a summary after it."""
 
-    def __init__(self, per_epoch: int, run: Config, step: int):
-        self.per_epoch, self.run = per_epoch, run
+    def __init__(self, steps_per_epoch: int, run: Config, step: int):
+        self.steps_per_epoch, self.run = steps_per_epoch, run
         self.start_time, self.first_step = time.monotonic(), step
         self.last_time, self.last_step = self.start_time, step
         self.print_time = 0.0
@@ -31,12 +31,12 @@ class Progress:
         if not is_terminal and now - self.print_time < LINE_SECONDS:
             return
         self.print_time = now
-        steps_left = self.per_epoch * self.run.train.epochs - step
+        steps_left = self.steps_per_epoch * self.run.train.epochs - step
         seconds_left = steps_left * (now - self.start_time) / (step - self.first_step)
         steps = max(sums["steps"], 1)  # in float16 all may have been skipped
         text = (
-            f"epoch {(step - 1) // self.per_epoch + 1}/{self.run.train.epochs}  "
-            f"step {(step - 1) % self.per_epoch + 1}/{self.per_epoch}  "
+            f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.run.train.epochs}  "
+            f"step {(step - 1) % self.steps_per_epoch + 1}/{self.steps_per_epoch}  "
             f"loss {sums['loss'] / steps:.4f}  {self.images_per_second:.1f} images/s  "
             f"ETA {_duration(seconds_left)}"
         )

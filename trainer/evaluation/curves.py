@@ -69,8 +69,11 @@ def _lesion_curve(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
 
 
 def _mask_curve(counts: Counts, passes: np.ndarray) -> dict:
-    """Return the mean dice of the masks p > threshold in the images that the frozen threshold on p
-    of a lesion leaves ([M] bool), whatever their area."""
+    """Return the mean dice of the masks p > threshold over all M images.
+
+    A mask is emptied where its image does not pass the lesion threshold, `passes` [M] bool; none is
+    emptied for its area.
+    """
     dice_emptied = counts.dice_emptied()[:, None]
     dice = np.where(passes[:, None], counts.dice_at(CURVE), dice_emptied)  # [M, 31]
     is_positive = counts.truth > 0

@@ -136,23 +136,26 @@ def walk_elements(
 def _read_head(
     data: tf.Tensor, position: tf.Tensor, is_inside: tf.Tensor, kinds: tf.Tensor, is_big: bool
 ) -> tuple:
-    """Return ([tag, bytes before the value, VR or 0, is undefined] int64, length, is delimiter) of
-    the element, item or delimiter at `position`."""
+    """Return ([tag, bytes before the value, VR or 0, has_undefined_length] int64, length,
+    is_delimiter) of the element, item or delimiter at `position`.
+
+    `is_inside`: a sequence or item is open; `kinds`: how an element encodes its length, by VR.
+    """
 
     def long(first, second):
         return first * 2**16 + second if is_big else first + second * 2**16
 
     group, element, vr, short, *length = words(data, position, 6, is_big)
     tag = group * 2**16 + element
-    is_close = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
-    is_bare = is_close | (is_inside & (tag == ITEM))  # without a representation
+    is_delimiter = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
+    is_bare = is_delimiter | (is_inside & (tag == ITEM))  # without a representation
     kind = tf.where(is_bare, _IMPLICIT, kinds[vr])
     length = tf.stack([long(vr, short), short, long(*length)])[kind]
-    length = tf.where(is_close, _int64(0), length)
+    length = tf.where(is_delimiter, _int64(0), length)
     offset = tf.where(kind == _LONG, _int64(12), _int64(8))
     vr = tf.where(kind == _IMPLICIT, _int64(0), swap_bytes(vr) if is_big else vr)
-    is_open = tf.cast(length == elements.UNDEFINED, tf.int64)
-    return tf.stack([tag, offset, vr, is_open]), length, is_close
+    has_undefined_length = tf.cast(length == elements.UNDEFINED, tf.int64)
+    return tf.stack([tag, offset, vr, has_undefined_length]), length, is_delimiter
 
 
 def size_of(data: tf.Tensor) -> tf.Tensor:

@@ -64,8 +64,10 @@ def from_values(
     return GreyTensor(levels, highest, (slope, intercept), view)
 
 
-def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return (low, high) in levels of the file's window; `whole` where it has no sound one."""
+def window(
+    numbers: Numbers, whole_range: tuple[tf.Tensor, tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the file's window as (low, high) in levels; `whole_range` where none is sound."""
     center, width = numbers.center, numbers.width
     is_linear = ~numbers.is_exact & (width >= 1)
     center = tf.where(is_linear, center - 0.5, center)
@@ -74,7 +76,7 @@ def window(numbers: Numbers, whole: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Ten
     low, high = tf.minimum(*ends), tf.maximum(*ends)
     is_sound = (width > 0) & (low >= -LARGEST) & (high <= LARGEST)
     is_sound &= tf.cast(low, tf.float32) < tf.cast(high, tf.float32)
-    return tf.where(is_sound, low, whole[0]), tf.where(is_sound, high, whole[1])
+    return tf.where(is_sound, low, whole_range[0]), tf.where(is_sound, high, whole_range[1])
 
 
 def view(grey: GreyTensor, storage: Storage) -> tuple[tf.Tensor, tf.Tensor]:
