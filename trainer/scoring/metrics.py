@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 from keras import ops
-from scipy import special
 
 from trainer.scoring import losses
 from trainer.scoring.ratios import tensor_ratio
@@ -205,6 +204,8 @@ def average_precision(histogram) -> float:
 def to_probabilities(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities of pixels [B, H, W, heads], of lesions [B, 1] or of classes
     [B, C]."""
+    from scipy import special  # an environment that only exports lacks it
+
     if logits.ndim == 2 and logits.shape[-1] > 1:
         return special.softmax(logits, axis=-1)
     return special.expit(logits)
