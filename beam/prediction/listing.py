@@ -145,7 +145,7 @@ def _slices(images: list[ImageToPredict], options: PredictionOptions) -> Iterato
     by_path = {image.header.path: image for image in images}
     headers = [image.header for image in images]
     try:
-        slices = [header for header, _ in series.slices(headers, None, empty_share=1.0)[0]]
+        slices = series.stack_slices(headers)
     except Reject as reject:
         for header in headers:
             yield to_reject(header.path, "", reject, options)

@@ -28,7 +28,7 @@ def slices(
     Every slice that a nodule reaches is selected, and of the others the share `empty_share`, chosen
     by a hash of the image id. With nodules=None, unlabelled, every slice is selected. Raises
     Reject."""
-    stack = _stack(headers)
+    stack = stack_slices(headers)
     if nodules is None:
         return [(header, tables.UNKNOWN) for header in stack], 0
     planes, first = [header.geometry for header in stack], stack[0]
@@ -55,8 +55,9 @@ def slices(
     return selection, len(stack) - len(selection)
 
 
-def _stack(headers: list[Header]) -> list[Header]:
-    """Return one Header per slice, in the order of the volume, each with its own origin."""
+def stack_slices(headers: list[Header]) -> list[Header]:
+    """Return one Header per slice of a series, in the order of the volume, each with its origin.
+    Raises Reject."""
     if len(headers) == 1:
         (header,) = headers
         geometry = header.geometry

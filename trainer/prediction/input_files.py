@@ -121,7 +121,7 @@ def _read_headers(
         by_series.setdefault(header.series, []).append(header)
     for volume in by_series.values():
         try:
-            slices += [header for header, _ in series.slices(volume, None, empty_share=1.0)[0]]
+            slices += series.stack_slices(volume)
         except Reject as reject:
             rejects += [reject_row(header.path, "", reject) for header in volume]
     return slices
