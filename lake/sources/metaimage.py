@@ -253,7 +253,8 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
         )
     if is_compressed:
         volume = _decompress(local_path, status.st_mtime_ns, status.st_size)
-        return SimpleITK.GetArrayViewFromImage(volume)[header.frame]
+        # A copy: a view does not keep the volume alive, which another thread's volume may replace.
+        return SimpleITK.GetArrayViewFromImage(volume)[header.frame].copy()
     reader = _reader(local_path)
     reader.SetExtractIndex((0, 0, header.frame))
     # In 3-D, so that any direction stays valid.

@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -76,6 +77,26 @@ def test_a_slice_has_the_hu_of_the_volume(tmp_path, suffix, compress, kind):
         assert scan.slice_mm == pytest.approx(-210.25 + 2.5 * k)
         assert scan.pixel_spacing_mm == pytest.approx((0.9, 0.7))
         assert scan.window == (31768, 33168)
+
+
+def test_a_slice_outlives_the_volume_that_another_thread_replaces(tmp_path, monkeypatch):
+    voxels, to_hu = ramp(), metaimage.to_hu
+    paths = [
+        volumes.written(volumes.volume(voxels + k), tmp_path, f"{k}.mha", compress=True)
+        for k in range(3)
+    ]
+    slices = [replace(headers_of(path)[0], frame=3) for path in paths]
+
+    def interrupted(values):
+        monkeypatch.setattr(metaimage, "to_hu", to_hu)
+        # The second frees the first's volume, the third may lie where it lay.
+        for path, header in zip(paths[1:], slices[1:], strict=True):
+            metaimage.read_scan(str(path), header, SIXTEEN)
+        return to_hu(values)
+
+    monkeypatch.setattr(metaimage, "to_hu", interrupted)
+    scan = metaimage.read_scan(str(paths[0]), slices[0], SIXTEEN)
+    assert (hu_of(scan) == voxels[3]).all()
 
 
 def test_eight_bits_hold_the_lung_window(tmp_path):
