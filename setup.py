@@ -1,8 +1,12 @@
 """The only metadata. What a Dataflow worker needs is in install_requires; everything else is an
 extra."""
 
+import runpy
+from pathlib import Path
+
 from setuptools import setup
 
+VERSION = runpy.run_path(str(Path(__file__).with_name("radlake") / "__init__.py"))["__version__"]
 NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
 TRAIN = [
     *NETWORKS,
@@ -21,7 +25,7 @@ CLOUD = [
 
 setup(
     name="radlake",
-    version="0.1.0",
+    version=VERSION,
     description="From a bucket of medical images to a trained segmentation network",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
@@ -39,6 +43,8 @@ setup(
         "lake.records",
         "lake.sources",
         "launch",
+        "radlake",
+        "radlake.configs",
         "trainer",
         "trainer.augmentation",
         "trainer.config",
@@ -54,7 +60,12 @@ setup(
         "trainer.serving.decode",
         "trainer.training",
     ],
-    package_data={"trainer.evaluation": ["report.html", "report.css", "report.js"]},
+    package_dir={"radlake.configs": "configs"},  # radlake/shipped.py says why
+    package_data={
+        "radlake.configs": ["*.yaml"],
+        "trainer.evaluation": ["report.html", "report.css", "report.js"],
+    },
+    entry_points={"console_scripts": ["radlake = radlake.__main__:start"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         # the TFRecord checksum in C; the pure Python ones are 100 times slower

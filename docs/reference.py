@@ -4,6 +4,7 @@ a config and of a record, from the code. tests/test_docs.py checks that it is up
 
 import argparse
 import ast
+import importlib
 import inspect
 import re
 import sys
@@ -18,31 +19,12 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from beam import synthetic, synthetic_ct
-from beam import table as table_again
-from beam.conversion import options as convert_options
-from beam.prediction import options as prediction_options
-from lake import __main__ as lake
 from lake.records import example
-from launch import cluster, dataflow, tpu_vm, vertex
-from trainer import task
+from radlake.words import WORDS, Word
 from trainer.config import run
 from trainer.config.augmentation import Neutral
 
 OUTPUT = Path(__file__).with_name("reference.md")
-PARSERS = (
-    convert_options.parser,
-    prediction_options.parser,
-    table_again.parser,
-    synthetic.parser,
-    synthetic_ct.parser,
-    lake.parser,
-    task.parser,
-    dataflow.parser,
-    vertex.parser,
-    tpu_vm.parser,
-    cluster.parser,
-)
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 
 
@@ -51,9 +33,11 @@ def text() -> str:
         "# Reference",
         "Made by `python docs/reference.py`; do not edit.",
         "## Commands",
-        *(command(parser) for build in PARSERS for parser in with_commands(build())),
+        "Each is also a module of Python, for a checkout that is not installed.",
+        *(command(word, entry) for word, entry in WORDS.items()),
         "## Configs",
-        "A YAML file, and `--section.field=value` on the command line. Unknown keys are errors.",
+        "A YAML file, or the name of one that `radlake configs` lists, and `--section.field=value` "
+        "on the command line. Unknown keys are errors.",
         *(section_table(prefix, section) for prefix, section in sections("", run.Config)),
         "## The record",
         "One `tf.train.Example` per image; [README.md](../README.md) says what its fields hold.",
@@ -68,23 +52,26 @@ def text() -> str:
 # --- commands ---
 
 
-def with_commands(parser) -> Iterator:
-    """Yield the parser and those of its commands."""
-    yield parser
-    for action in parser._actions:  # argparse lists its commands nowhere else
-        if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.values()
+def parser_of(entry: Word) -> argparse.ArgumentParser:
+    """Return the parser of a word's command."""
+    parser = importlib.import_module(entry.module).parser()
+    for name in entry.leading:
+        [choices] = [one.choices for one in parser._actions if one.dest == "command"]
+        parser = choices[name]  # argparse lists its commands nowhere else
+    return parser
 
 
-def command(parser: argparse.ArgumentParser) -> str:
+def command(word: str, entry: Word) -> str:
     """Return a command's description and options. argparse's own help wraps differently from one
     Python to the next, so the table is ours."""
+    parser = parser_of(entry)
     options = [action for action in parser._actions if action.help is not argparse.SUPPRESS]
     rows = [(f"`{usage(one)}`", option_default(one), meaning(parser, one)) for one in options]
     description = inspect.cleandoc(parser.description or "")
     return "\n\n".join(
         [
-            f"### {parser.prog}",
+            f"### radlake {word}",
+            f"`{parser.prog}`: {entry.help}.",
             *([f"```\n{description}\n```"] if description else []),
             table(("option", "default", "meaning"), rows),
         ]

@@ -4,6 +4,7 @@ codes."""
 import argparse
 import functools
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,13 +12,24 @@ from pathlib import Path
 
 from lake import InputError, Stopped, storage
 
+# {what follows `python -m`: how users of this process type it}. The command `radlake` fills it when
+# it starts; otherwise it is empty.
+SPELLINGS: dict[str, str] = {}
+
+
+def spelled(command: str) -> str:
+    """Return a command such as "lake verify" as the user types it: `python -m lake verify`, or
+    `radlake verify`."""
+    module, _, rest = command.partition(" ")
+    return f"{SPELLINGS.get(module, f'python -m {module}')} {rest}".rstrip()
+
 
 def parser(command: str, description: str, **more) -> argparse.ArgumentParser:
-    """Return the parser of `python -m command`. It accepts no abbreviated option, and its help
-    keeps the lines of the description; `more` goes to ArgumentParser."""
+    """Return the parser of a command. It accepts no abbreviated option, and its help keeps the
+    lines of the description; `more` goes to ArgumentParser."""
     return argparse.ArgumentParser(
-        prog=f"python -m {command}",
-        description=description,
+        prog=spelled(command),
+        description=description.replace(f"python -m {command}", spelled(command)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **more,
@@ -102,3 +114,13 @@ def exit_code(command: Callable[[], object]) -> int:
     if isinstance(result, str):
         print(result)
     return result if isinstance(result, int) else 0
+
+
+def end(code: int) -> None:
+    """End the process. With several workers a failure ends it at once, as TensorFlow's usual end
+    would wait for workers that are gone."""
+    if code and os.environ.get("TF_CONFIG"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

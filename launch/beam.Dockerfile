@@ -8,7 +8,9 @@ COPY requirements/beam.txt requirements.txt
 RUN pip install --no-cache-dir --requirement requirements.txt
 COPY setup.py pyproject.toml ./
 COPY beam beam
+COPY configs configs
 COPY lake lake
 COPY launch launch
+COPY radlake radlake
 COPY trainer trainer
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .

@@ -14,8 +14,10 @@ COPY requirements/${ACCELERATOR}.txt requirements.txt
 RUN pip install --no-cache-dir --requirement requirements.txt
 COPY setup.py pyproject.toml ./
 COPY beam beam
+COPY configs configs
 COPY lake lake
 COPY launch launch
+COPY radlake radlake
 COPY trainer trainer
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 ENTRYPOINT ["python", "-m", "trainer.task"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from lake import cli
 from launch import sdist
 from trainer.config.files import load, save
+from trainer.options import CONFIG
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -21,7 +22,7 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     epilog = "--section.field=value overrides a value of the config, as in trainer.task train"
     parser = cli.parser(command, description, epilog=epilog)
     add = parser.add_argument_group("run").add_argument
-    add("--config", required=True, metavar="YAML")
+    add("--config", required=True, metavar="YAML", help=CONFIG)
     add("--lake", type=cli.remote_folder, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
     add("--workdir", type=cli.remote_folder, required=True, metavar="gs://BUCKET/FOLDER")
     return parser

@@ -37,7 +37,7 @@ def test_it_has_every_room():
         indent, name = match.groups()
         parents = [*parents[: len(indent) // 2], name]
         folders.add("/".join(parents))
-    packages = ("lake", "beam", "trainer", "launch")
+    packages = ("lake", "beam", "trainer", "launch", "radlake")
     rooms = {path.parent for package in packages for path in (ROOT / package).rglob("__init__.py")}
     assert folders == {str(room.relative_to(ROOT)) for room in rooms}
 

@@ -1,5 +1,6 @@
 """The reference in docs/ is what the code says, and the pages' commands are ones that it takes."""
 
+import argparse
 import functools
 import importlib
 import re
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from beam.running import options
+from radlake import __main__ as radlake
+from radlake import shipped
+from radlake.words import WORDS
 from trainer.config import files
 
 ROOT = Path(__file__).parent.parent
@@ -45,17 +49,20 @@ def commands(page: str) -> list[list[str]]:
 
 
 @functools.cache
-def parsers() -> dict:
-    """Return the parsers of all commands by their `python -m MODULE`."""
-    parsers = [build() for build in runpy.run_path(str(SCRIPT))["PARSERS"]]
-    return {parser.prog: parser for parser in parsers}
+def parser_of(module: str) -> argparse.ArgumentParser:
+    [name] = {entry.module for entry in WORDS.values()} & {module, f"{module}.__main__"}
+    return importlib.import_module(name).parser()
 
 
 def check(words: list[str]) -> None:
     """Raise if the program would refuse the words, as far as that does not depend on files."""
     match words:
+        case ["radlake", *arguments]:
+            entry, rest = radlake.find(arguments)
+            module = entry.module.removesuffix(".__main__")
+            check(["python", "-m", module, *entry.leading, *rest])
         case [program, "-m", module, *arguments] if program.endswith("python"):
-            flags, rest = parsers()[f"python -m {module}"].parse_known_args(arguments)
+            flags, rest = parser_of(module).parse_known_args(arguments)
             if module == "launch.dataflow":
                 check(["python", "-m", "beam.convert", *rest])
             elif module == "launch.cluster":
@@ -63,7 +70,7 @@ def check(words: list[str]) -> None:
             elif module in ("beam.convert", "beam.predict"):
                 options.check_beam_arguments(rest)
             elif "config" in flags:
-                files.load(ROOT / flags.config, rest, lake=flags.lake)
+                files.load(ROOT / shipped.find(flags.config), rest, lake=flags.lake)
             else:
                 assert not rest, rest
         case ["python", script, *_]:

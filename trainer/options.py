@@ -12,6 +12,7 @@ from lake.predictions.exported import DECODERS, GRAPH
 
 ALL_LEVELS = "all"  # a value of export's --level
 OVERRIDES = "--section.field=value overrides a value of the config, such as --data.side=256"
+CONFIG = "a YAML file, or the name of one that radlake configs lists"
 MANY = {"nargs": "+", "default": []}
 
 
@@ -135,7 +136,7 @@ def add_benchmark(command: Callable) -> None:
 
 def add_run(command: argparse.ArgumentParser) -> Callable:
     """Add the options of a run, besides its overrides; return the function that adds more."""
-    command.add_argument("--config", required=True, metavar="YAML")
+    command.add_argument("--config", required=True, metavar="YAML", help=CONFIG)
     command.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
     return command.add_argument
 

@@ -128,8 +128,8 @@ def main(argv: list[str]) -> int:
 def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
     if overrides:
         raise InputError(
-            f"unknown options {' '.join(overrides)}; see python -m trainer.task {flags.command} "
-            f"--help"
+            f"unknown options {' '.join(overrides)}; see "
+            f"{cli.spelled(f'trainer.task {flags.command}')} --help"
         )
 
 
@@ -145,15 +145,5 @@ def _ensemble(flags: argparse.Namespace, level: int | None):
     return ensemble.load(flags.workdir, flags.classifier, flags.tta, level)
 
 
-def end(code: int) -> None:
-    """End the process. With several workers a failure ends it at once, as TensorFlow's usual end
-    would wait for workers that are gone."""
-    if code and os.environ.get("TF_CONFIG"):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    end(main(sys.argv[1:]))
+    cli.end(main(sys.argv[1:]))

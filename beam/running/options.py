@@ -5,7 +5,7 @@ import argparse
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam.running import files
-from lake import InputError
+from lake import InputError, cli
 
 BEAM_OPTIONS = "Beam's own options (--runner, --direct_num_workers, --project, …) pass through."
 WORK = ".work"  # the folder in the output that a repeated command goes on from
@@ -19,7 +19,7 @@ def check_beam_arguments(arguments: list[str], command: str = "beam.convert") ->
         options._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise InputError(f"unknown options {' '.join(unknown)}; see python -m {command} --help")
+        raise InputError(f"unknown options {' '.join(unknown)}; see {cli.spelled(command)} --help")
 
 
 def check_matches(name: str, pattern: str | None) -> None:

@@ -57,7 +57,7 @@ def no_manifest_error(folder: str) -> InputError:
     """Return the error for a folder without a manifest."""
     return InputError(
         f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
-        f"ROOT/<name>/<version> that python -m beam.convert wrote"
+        f"ROOT/<name>/<version> that a conversion wrote"
     )
 
 

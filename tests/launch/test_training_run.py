@@ -17,7 +17,7 @@ def test_the_files_are_the_sdist_and_the_config_with_its_overrides():
         assert "side: 96" in config.read_text() and flags.lake in config.read_text()
         with tarfile.open(package) as sdist:
             names = {name.partition("/")[2] for name in sdist.getnames()}
-        assert {"setup.py", "trainer/task.py", "lake/cli.py"} <= names
+        assert {"setup.py", "trainer/task.py", "radlake/words.py", "configs/unetpp.yaml"} <= names
     assert not package.exists() and not config.exists()
     with (
         pytest.raises(InputError, match=r"data\.sidd"),

@@ -11,11 +11,13 @@ import pytest
 from makers.marks import exhaustive
 
 from launch import cluster, custom_job, sdist
+from radlake import __version__
 from trainer.inference import ensemble
 
 pytestmark = pytest.mark.slow
 # Variables that would lead a process back to this checkout, or into another cluster.
 OURS = {"PYTHONPATH", "TF_CONFIG"}
+NO_DOWNLOADS = "--no-deps", "--no-build-isolation"
 TINY = """
 model: {kind: unetpp, depth: 1, filters: 8}
 data: {side: 16, batch_size: 12}
@@ -45,8 +47,8 @@ def borrowing(folder: Path) -> Path:
 
 
 def run(python: Path, folder: Path, *words: object) -> str:
-    """Run a command that must succeed; return its output."""
-    command = [python, "-m", *map(str, words)]
+    """Run a command of the venv, which must succeed; return its output."""
+    command = [python.parent / words[0], *map(str, words[1:])]
     process = subprocess.run(
         command, cwd=folder, env=environment(python), capture_output=True, text=True
     )
@@ -54,17 +56,37 @@ def run(python: Path, folder: Path, *words: object) -> str:
     return process.stdout
 
 
-def convert(python: Path, folder: Path, phantoms: Path, key_file: Path) -> Path:
-    lake = folder / "phantoms" / "1.0.0"
-    files = [f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"]
-    options = [f"--deidentify_key_file={key_file}", "--splits=train=0.6,val=0.2,test=0.2"]
-    options += [f"--output={lake}", "--runner=DirectRunner"]
-    run(python, folder, "beam.convert", *files, *options)
-    return lake
+def contents(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob(pattern)}
 
 
-def contents(lake: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in lake.glob("*.tfrecord-*")}
+def check_the_small_way(python: Path, folder: Path, phantoms: Path, lake: Path, key: Path) -> None:
+    """Go from phantoms to masks by the command on the PATH, outside the checkout."""
+
+    def radlake(*words: object) -> str:
+        return run(python, folder, "radlake", *words)
+
+    assert radlake("--version") == f"radlake {__version__}\n"
+    phantom_options = "--images=40", "--seed=1", "--side=128", "--positive_share=0.4"
+    radlake("synthetic", "--output=xrays", *phantom_options)
+    dicom = contents(folder / "xrays" / "dicom", "*.dcm")
+    assert dicom == contents(phantoms / "dicom", "*.dcm") and len(dicom) == 40
+
+    files = "--images=xrays/dicom/*.dcm", "--labels=xrays/train-rle.csv"
+    options = f"--deidentify_key_file={key}", "--splits=train=0.6,val=0.2,test=0.2"
+    converted = folder / "phantoms" / "1.0.0"
+    radlake("convert", *files, *options, f"--output={converted}", "--runner=DirectRunner")
+    assert contents(converted, "*.tfrecord-*") == contents(lake, "*.tfrecord-*")
+
+    small = "--data.side=16", "--data.batch_size=8", "--model.depth=1", "--train.epochs=1"
+    names = "--config=demo_unetpp", f"--lake={converted}", "--workdir=run"
+    radlake("train", *names, *small, "--train.device=cpu", "--train.steps_per_call=1")
+    output = radlake("evaluate", "--workdir=run", "--bootstrap=10")
+    assert "thresholds chosen on validation" in output
+    script = (sdist.ROOT / "trainer" / "evaluation" / "report.js").read_text().strip()
+    assert script in (folder / "run" / "report.html").read_text()
+    radlake("predict", "--workdir=run", "--input=xrays/dicom", "--output=masks")
+    assert len((folder / "masks" / "submission.csv").read_text().splitlines()) == 1 + 40
 
 
 def config_in(folder: Path) -> Path:
@@ -98,9 +120,7 @@ def places() -> list[str]:
     ]
 
 
-def test_two_machines_of_vertex_train_are_taken_and_go_on(
-    package, lake, phantoms, key_file, tmp_path
-):
+def test_two_machines_of_vertex_train_are_taken_and_go_on(package, lake, tmp_path):
     pythons = [borrowing(tmp_path / name / "venv") for name in ("chief", "worker")]
     base, words = tmp_path / "base", [f"--config={config_in(tmp_path)}", f"--lake={lake}"]
 
@@ -132,10 +152,14 @@ def test_two_machines_of_vertex_train_are_taken_and_go_on(
     assert [start["commit"] for start in starts] == [None, None]  # no checkout
     [trained] = ensemble.load([base / "model"]).members
     assert trained.run.lake == str(lake) and (base / "model" / "metrics.json").exists()
-    [code] = pythons[0].parent.parent.glob("lib/python3*/site-packages/trainer/evaluation")
-    assert {path.suffix for path in code.glob("report.*")} == {".css", ".html", ".js", ".py"}
-    converted = convert(pythons[0], tmp_path, phantoms, key_file)
-    assert contents(converted) == contents(lake)
+
+
+def test_the_command_on_the_path_goes_from_phantoms_to_masks(
+    package, lake, phantoms, key_file, tmp_path
+):
+    python = borrowing(tmp_path / "venv")
+    run(python, tmp_path, "python", "-m", "pip", "install", "-q", *NO_DOWNLOADS, package)
+    check_the_small_way(python, tmp_path, phantoms, lake, key_file)
 
 
 @exhaustive
@@ -144,13 +168,7 @@ def test_an_empty_environment_installs_all_that_is_needed(
 ):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    run(python, tmp_path, "pip", "install", "--quiet", f"{package}[train-cpu]")
-    assert run(python, tmp_path, "pip", "check") == "No broken requirements found.\n"
-    converted = convert(python, tmp_path, phantoms, key_file)
-    assert contents(converted) == contents(lake)
-    words = [f"--config={config_in(tmp_path)}", f"--lake={converted}", "--train.epochs=1"]
-    run(python, tmp_path, "trainer.task", "train", *words, "--workdir=run")
-    output = run(python, tmp_path, "trainer.task", "evaluate", "--workdir=run")
-    assert "thresholds chosen on validation" in output
-    script = (sdist.ROOT / "trainer" / "evaluation" / "report.js").read_text().strip()
-    assert script in (tmp_path / "run" / "report.html").read_text()
+    run(python, tmp_path, "python", "-m", "pip", "install", "--quiet", f"{package}[train-cpu]")
+    check = run(python, tmp_path, "python", "-m", "pip", "check")
+    assert check == "No broken requirements found.\n"
+    check_the_small_way(python, tmp_path, phantoms, lake, key_file)

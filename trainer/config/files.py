@@ -5,23 +5,25 @@ from pathlib import Path
 
 import yaml
 
-from lake import InputError, storage
+from lake import InputError, cli, storage
+from radlake import shipped
 from trainer.config import mistakes
 from trainer.config.run import Config
 
 
 def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Config:
-    """Return the run that a YAML file describes, with `--section.field=value` overrides.
+    """Return the run that a YAML file, or a config of radlake by its name, describes, with
+    `--section.field=value` overrides.
 
     Raises InputError with a line per mistake: malformed overrides, unknown keys, wrong values,
     clashes between values, and those of each stage.
     """
     try:
-        content = yaml.safe_load(storage.path_of(path).read_text()) or {}
+        content = yaml.safe_load(storage.path_of(shipped.find(path)).read_text()) or {}
     except FileNotFoundError:
         raise InputError(
-            f"--config={path}: no such file; give a YAML of your own, or one of configs/ in the "
-            f"checkout, which pip does not install"
+            f"--config={path}: no such file; give a YAML of your own, or a name that "
+            f"`{cli.spelled('radlake configs')}` lists"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from None

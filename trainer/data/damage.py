@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, cli
 from trainer.config.run import Config, Data
 from trainer.data import splits
 from trainer.data.record import decode_record
@@ -38,7 +38,7 @@ def locate_errors(config: Config, folder: str) -> Iterator[None]:
                 path, fault = damage
                 raise InputError(
                     f"{path}: {fault}; remove this file and repeat the lake's conversion, which "
-                    f"writes it again (python -m lake verify {lake} finds all)"
+                    f"writes it again ({cli.spelled('lake verify')} {lake} finds all)"
                 ) from error
         raise
 

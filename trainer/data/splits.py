@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import tensorflow as tf
 
-from lake import InputError, storage
+from lake import InputError, cli, storage
 from lake.records import index, manifest
 from trainer.config.run import Config, Data
 from trainer.data import order
@@ -200,7 +200,8 @@ def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) 
     if len(rows) != len(split.kinds):
         raise InputError(
             f"{folder}/{manifest.INDEX} lists {len(rows)} records of {', '.join(names)}, "
-            f"{manifest.MANIFEST} {len(split.kinds)}; look with python -m lake verify {folder}"
+            f"{manifest.MANIFEST} {len(split.kinds)}; look with "
+            f"{cli.spelled('lake verify')} {folder}"
         )
     return index.in_order(rows)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, cli
 from trainer.config import run
 from trainer.data import record
 from trainer.inference.counts import Counts
@@ -152,7 +152,8 @@ def read_decision(ensemble: Ensemble) -> Decision:
     workdir = ensemble.members[0].workdir
     path = workdir / METRICS
     entry = read_json(path).get(ensemble.label)
-    repeat = "run python -m trainer.task evaluate with the same members, --tta and --level first"
+    evaluate = cli.spelled("trainer.task evaluate")
+    repeat = f"run {evaluate} with the same members, --tta and --level first"
     if entry is None:
         raise InputError(f"{path}: no {ensemble.label}, so no thresholds were chosen; {repeat}")
     if entry.get("weights_sha256") != ensemble.weights_sha256():

@@ -1,0 +1,61 @@
+"""The configs that come with radlake. In: the value of --config. Out: the path of a YAML file, and
+the list that `radlake configs` prints."""
+
+import argparse
+import difflib
+import importlib.resources
+import re
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from lake import InputError, cli
+
+
+def folder() -> Traversable:
+    """Return the folder of the configs. In a checkout it lies at the top, where people look for it;
+    setup.py installs it inside this package, where no other package's `configs` can be."""
+    package = importlib.resources.files("radlake")
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    files = [Path(entry.name) for entry in folder().iterdir()]
+    return sorted(path.stem for path in files if path.suffix == ".yaml")
+
+
+def find(config: str | Path) -> str | Path:
+    """Return the file of a config that is given by its name; a path, which is all that has a suffix
+    or a slash, as it is. Raises InputError for a name that there is not."""
+    text = str(config)
+    if Path(text).suffix or "/" in text:
+        return config
+    if text in names():
+        return folder() / f"{text}.yaml"
+    near = difflib.get_close_matches(text, names(), n=1)
+    question = f"; did you mean {near[0]}?" if near else ";"
+    raise InputError(
+        f"--config={text}: no config of this name{question} The names are {', '.join(names())}; a "
+        f"file of your own has a suffix or a slash, as in ./{text}"
+    )
+
+
+def summary(name: str) -> str:
+    """Return the first sentence of the comment that a config begins with."""
+    text = (folder() / f"{name}.yaml").read_text()
+    comment = re.match(r"(?:#.*\n)*", text)[0]
+    paragraph = re.sub(r"^# ?", "", comment, flags=re.MULTILINE).split("\n\n")[0]
+    return re.match(r".*?(?:\.(?= )|$)", paragraph.replace("\n", " ").strip())[0]
+
+
+def listing() -> str:
+    width = max(map(len, names()))
+    return "\n".join(f"{name:{width}}  {summary(name)}" for name in names())
+
+
+def parser() -> argparse.ArgumentParser:
+    return cli.parser("radlake configs", "Lists the configs that --config takes by their names.")
+
+
+def main(argv: list[str]) -> int:
+    parser().parse_args(argv)
+    return cli.exit_code(listing)

@@ -1,0 +1,45 @@
+"""The words of the command `radlake`. A new command is a line in WORDS."""
+
+from typing import NamedTuple
+
+
+class Word(NamedTuple):
+    """A word's command: `main` of a module, called with the `leading` words and the user's."""
+
+    module: str
+    leading: tuple[str, ...]
+    help: str
+    extra: str | None = None  # of setup.py, without which the command does not start
+
+
+WORDS = {
+    "convert": Word("beam.convert", (), "image files and labels -> a lake"),
+    "convert_table": Word("beam.table", (), "print again what a conversion printed at its end"),
+    "synthetic": Word("beam.synthetic", (), "draw phantom chest X-rays"),
+    "synthetic_ct": Word("beam.synthetic_ct", (), "draw phantom CT volumes"),
+    "show": Word("lake.__main__", ("show",), "what a lake holds"),
+    "verify": Word("lake.__main__", ("verify",), "check every byte of a lake"),
+    "configs": Word("radlake.shipped", (), "list the configs that --config takes by name"),
+    "train": Word("trainer.task", ("train",), "lake + config -> a trained network", "train"),
+    "find_lr": Word("trainer.task", ("find_lr",), "suggest a learning rate", "train"),
+    "evaluate": Word("trainer.task", ("evaluate",), "score trained networks", "train"),
+    "predict": Word("trainer.task", ("predict",), "masks of a lake's split or of files", "train"),
+    "export": Word("trainer.task", ("export",), "trained networks -> a SavedModel", "train"),
+    "predict_files": Word("beam.predict", (), "an export over any number of files", "train"),
+    "vote": Word("trainer.task", ("vote",), "several predictions -> one submission", "train"),
+    "augment": Word("trainer.task", ("augment",), "draw images before and after", "train"),
+    "benchmark": Word("trainer.task", ("benchmark",), "where time and memory go", "train"),
+    "launch dataflow": Word("launch.dataflow", (), "convert on Dataflow"),
+    "launch vertex": Word("launch.vertex", (), "train on Vertex AI", "train"),
+    "launch tpu_vm": Word("launch.tpu_vm", (), "train on a rented TPU VM", "train"),
+    "launch cluster": Word("launch.cluster", (), "several workers on this machine"),
+}
+
+
+def spellings(program: str) -> dict[str, str]:
+    """Return {what follows `python -m`: what to type for it}, for lake.cli; `program`: "radlake",
+    or "python -m radlake" where that has started the process."""
+    return {
+        entry.module.removesuffix(".__main__"): program if entry.leading else f"{program} {word}"
+        for word, entry in WORDS.items()
+    } | {"radlake": program}
