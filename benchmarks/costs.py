@@ -1,5 +1,5 @@
 """What an image costs in each of its steps, in seconds of one core: the numbers of
-beam/estimate/costs.py, and for docs/scale.md those of a trainer's input.
+beam/estimate/costs.py, and for docs/benchmarks.md those of a trainer's input.
 
 python benchmarks/costs.py
 

@@ -150,7 +150,7 @@ def command(folder: Path, output: Path, key_file: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(phantoms, key_file, tmp_path):
-    """RADLAKE_KILLS sets how often; benchmarks' record in the README is of 20."""
+    """RADLAKE_KILLS sets how often."""
     undisturbed, output = (
         tmp_path / "a" / "phantoms" / "1.0.0",
         tmp_path / "b" / "phantoms" / "1.0.0",

@@ -34,7 +34,7 @@ def read_content(name: str) -> dict:
     return yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
 
 
-# --- headers and README ---
+# --- headers and docs/configs.md ---
 
 
 def read_header(name: str) -> str:
@@ -67,9 +67,9 @@ def test_a_config_opens_with_commands_that_work(name):
     )
 
 
-def test_the_readme_names_every_config():
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in NAMES if f"`{name}`" not in readme] == []
+def test_the_page_about_configs_names_every_config():
+    page = (ROOT / "docs" / "configs.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
 
 
 # --- sizes that an independent source states ---
