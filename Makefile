@@ -1,10 +1,15 @@
-# make demo · make test · make bench: each sets up what it needs; only Python 3.11 or 3.12 and make are assumed.
+# make demo · make test · make bench: each sets up what it needs; only Python 3.11, 3.12 or 3.13 and make are assumed.
 SHELL := /bin/bash
-PYTHON ?= python3
+# The newest Python that works, or make PYTHON=python3.12. tensorflow-io ends at 3.12.
+FIND_PYTHON = .ci/python 3.13 $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+FIND_OLDER_PYTHON = .ci/python 3.12 $(PYTHON) python3.12 python3.11 python3
+PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check
 # make test-fast TENSORFLOW=2.20: with another TensorFlow for CPUs, in an environment of its own.
 VENV := .venv$(if $(TENSORFLOW),-tensorflow-$(TENSORFLOW))
 BIN := $(VENV)/bin
+# What users need is in the environment first; the tests add to it what they alone need.
 INSTALLED := $(VENV)/.installed
+TESTS_INSTALLED := $(VENV)/.tests-installed
 # tensorflow-io works with an older TensorFlow alone.
 TFIO := .venv-tfio
 TFIO_INSTALLED := $(TFIO)/.installed
@@ -12,22 +17,38 @@ TFIO_INSTALLED := $(TFIO)/.installed
 TRAIN := $(if $(TENSORFLOW),train-cpu,$(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-fast test-tfio bench lint audit clean
+.PHONY: setup same-python demo test test-fast test-tfio bench lint audit clean
 
-setup: $(INSTALLED)
+setup: $(TESTS_INSTALLED)
 
-$(INSTALLED): setup.py
-	@echo "== installing into $(VENV) (radlake[$(TRAIN),seg,test]); about two minutes"
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"radlake needs Python 3.11 or 3.12, not {v[0]}.{v[1]}; choose one with make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(TRAIN),seg,test]' $(if $(TENSORFLOW),'tensorflow-cpu==$(TENSORFLOW).*')
+# An environment keeps its Python until make clean; TensorFlow's version, where one is chosen, holds for both.
+EXTRAS := $(TRAIN),seg
+WITH_TENSORFLOW := $(if $(TENSORFLOW),'tensorflow-cpu==$(TENSORFLOW).*')
+
+$(INSTALLED): setup.py radlake/__init__.py | same-python
+	@echo "== installing into $(VENV) (radlake[$(EXTRAS)]); about two minutes"
+	@$(BIN)/python -c '' 2> /dev/null || { python=$$($(FIND_PYTHON)) && $$python -m venv --clear $(VENV); }
+	$(BIN)/$(PIP_INSTALL) --editable '.[$(EXTRAS)]' $(WITH_TENSORFLOW)
 	touch $@
 
+$(TESTS_INSTALLED): $(INSTALLED)
+	@echo "== adding what the tests need (radlake[$(EXTRAS),test]); about a minute"
+	$(BIN)/$(PIP_INSTALL) --editable '.[$(EXTRAS),test]' $(WITH_TENSORFLOW)
+	touch $@
+
+# PYTHON= is not ignored where the environment has another one.
+same-python:
+	@if [ -n '$(PYTHON)' ] && [ -x $(BIN)/python ]; then \
+	  version='import platform; print(platform.python_version())'; \
+	  here=$$($(BIN)/python -c "$$version") && named=$$($(PYTHON) -c "$$version") || exit 2; \
+	  if [ "$$here" != "$$named" ]; then \
+	    echo "error: $(VENV) has Python $$here, PYTHON=$(PYTHON) is $$named; make clean first" >&2; exit 2; fi; fi
+
 # Compiled where it is imported; all of it takes as long as the installation.
-$(TFIO_INSTALLED): requirements/tfio.txt | $(INSTALLED)
+$(TFIO_INSTALLED): requirements/tfio.txt | $(TESTS_INSTALLED)
 	@echo "== installing into $(TFIO) ($<); about half a minute"
-	$(PYTHON) -m venv $(TFIO)
-	$(TFIO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement $<
+	@python=$$($(FIND_OLDER_PYTHON)) && $$python -m venv --clear $(TFIO)
+	$(TFIO)/bin/$(PIP_INSTALL) --no-compile --requirement $<
 	$(TFIO)/bin/python -m pip check
 	touch $@
 
@@ -58,25 +79,28 @@ demo: $(INSTALLED)
 	@echo; echo "truth and prediction side by side: $(DEMO)/truth_and_prediction.png"
 	@echo "curves: $(BIN)/tensorboard --logdir $(DEMO)/runs"
 
-lint: $(INSTALLED)
+lint: $(TESTS_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 # Two files at a time: most of a test runs on one thread.
-test: $(INSTALLED) lint
+test: $(TESTS_INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not tfio'
 
-test-fast: $(INSTALLED)
+test-fast: $(TESTS_INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not tfio'
 
 # Exports that decode with tensorflow-io, in an environment of its own with an older TensorFlow.
-test-tfio: $(INSTALLED) $(TFIO_INSTALLED)
-	$(BIN)/python -m pytest -m tfio
+# Skipped, and that is said, where the machine has no Python for it.
+test-tfio: $(TESTS_INSTALLED)
+	@if [ -e $(TFIO_INSTALLED) ] || $(FIND_OLDER_PYTHON) > /dev/null; then \
+	  $(MAKE) --no-print-directory $(TFIO_INSTALLED) && $(BIN)/python -m pytest -m tfio; \
+	else echo "== skipped: make test-tfio, as tensorflow-io needs one of these Pythons"; fi
 
 # Known vulnerabilities of what is installed and of the pinned environments. Asks pypi.org, and fails where that says nothing.
-audit: $(INSTALLED)
-	$(PYTHON) -m venv bench/audit
-	bench/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+audit: $(TESTS_INSTALLED)
+	$(BIN)/python -m venv bench/audit
+	bench/audit/bin/$(PIP_INSTALL) pip-audit
 	$(BIN)/python -m pip freeze --exclude-editable > bench/audit/installed.txt
 	@failed=0; for list in bench/audit/installed.txt requirements/*.txt; do echo "== $$list"; \
 	  bench/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $$list || failed=1; done; exit $$failed

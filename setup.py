@@ -7,6 +7,8 @@ from pathlib import Path
 from setuptools import setup
 
 VERSION = runpy.run_path(str(Path(__file__).with_name("radlake") / "__init__.py"))["__version__"]
+PYTHONS = ["3.11", "3.12", "3.13"]  # TensorFlow has no wheels for 3.14 (2026-11)
+
 NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
 TRAIN = [
     *NETWORKS,
@@ -28,7 +30,19 @@ setup(
     version=VERSION,
     description="From a bucket of medical images to a trained segmentation network",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
+    author="The radlake authors",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
     packages=[
         "beam",
         "beam.conversion",
