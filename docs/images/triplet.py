@@ -14,7 +14,8 @@ from trainer.inference.decision import Decision, Triplet, mask_of
 
 SIDE = 256
 TRIPLET = Triplet(top=0.7, area_share=0.016, bottom=0.3)
-TOP, BOTTOM = "#c2185b", "#1565c0"  # colours
+TOP, BOTTOM = "#c2185b", "#1565c0"  # colours of texts and frames
+TOP_LINE, BOTTOM_LINE = "#ff4081", "#40c4ff"  # on a grey map
 MAPS = {  # name: its patches, (row, column, height, width, highest p)
     "a large, certain patch": [(120, 150, 58, 34, 0.96), (196, 78, 14, 20, 0.42)],
     "a small, doubtful patch": [(96, 92, 26, 30, 0.75), (178, 176, 16, 24, 0.52)],
@@ -47,8 +48,8 @@ def draw_row(axes, name: str, p: np.ndarray) -> None:
     is_kept = share >= area_share
     mask = np.asarray(mask_of(p[..., None], Decision(TRIPLET)))
     draw(axes[0], p, "black", name)
-    axes[0].contour(p, [bottom], colors=BOTTOM, linestyles="dashed")
-    axes[0].contour(p, [top], colors=TOP)
+    axes[0].contour(p, [bottom], colors=BOTTOM_LINE, linestyles="dashed", linewidths=2)
+    axes[0].contour(p, [top], colors=TOP_LINE, linewidths=2)
     verdict = "≥" if is_kept else "<"
     text = f"{share:.1%} of the image {verdict} {area_share:.1%}: {'keep' if is_kept else 'empty'}"
     draw(axes[1], p > top, TOP, text)
