@@ -13,11 +13,14 @@ TESTS_INSTALLED := $(VENV)/.tests-installed
 # tensorflow-io works with an older TensorFlow alone.
 TFIO := .venv-tfio
 TFIO_INSTALLED := $(TFIO)/.installed
+# mkdocs, which shares nothing with the rest.
+DOCS := .venv-docs
+DOCS_INSTALLED := $(DOCS)/.installed
 # TensorFlow with CUDA where there is an NVIDIA driver, else the smaller build for CPUs.
 TRAIN := $(if $(TENSORFLOW),train-cpu,$(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup same-python demo test test-fast test-tfio bench lint audit clean
+.PHONY: setup same-python demo test test-fast test-tfio bench lint docs audit clean
 
 setup: $(TESTS_INSTALLED)
 
@@ -97,6 +100,17 @@ test-tfio: $(TESTS_INSTALLED)
 	  $(MAKE) --no-print-directory $(TFIO_INSTALLED) && $(BIN)/python -m pytest -m tfio; \
 	else echo "== skipped: make test-tfio, as tensorflow-io needs one of these Pythons"; fi
 
+# The documentation as a site, in site/; a warning, such as of a broken link, is an error.
+$(DOCS_INSTALLED): requirements/docs.txt
+	@echo "== installing into $(DOCS) ($<); about a quarter of a minute"
+	@python=$$($(FIND_PYTHON)) && $$python -m venv --clear $(DOCS)
+	$(DOCS)/bin/$(PIP_INSTALL) --requirement $<
+	touch $@
+
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "the site: site/index.html"
+
 # Known vulnerabilities of what is installed and of the pinned environments. Asks pypi.org, and fails where that says nothing.
 audit: $(TESTS_INSTALLED)
 	$(BIN)/python -m venv bench/audit
@@ -122,4 +136,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/predict.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 
 clean:
-	rm -rf .venv .venv-* demo bench
+	rm -rf .venv .venv-* demo bench site

@@ -40,7 +40,7 @@ def text() -> str:
         "on the command line. Unknown keys are errors.",
         *(section_table(prefix, section) for prefix, section in sections("", run.Config)),
         "## The record",
-        "One `tf.train.Example` per image; [README.md](../README.md) says what its fields hold.",
+        "One `tf.train.Example` per image; [lake.md](lake.md#the-record) says what they hold.",
         table(
             ("field", "type", "values"),
             [(f"`{name}`", kind.__name__, str(n)) for name, (kind, n) in example.FIELDS.items()],

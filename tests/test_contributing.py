@@ -39,7 +39,9 @@ def test_it_has_every_room():
         folders.add("/".join(parents))
     packages = ("lake", "beam", "trainer", "launch", "radlake")
     rooms = {path.parent for package in packages for path in (ROOT / package).rglob("__init__.py")}
-    assert folders == {str(room.relative_to(ROOT)) for room in rooms}
+    others = {"benchmarks", "configs", "docs", "requirements", "tests"}
+    assert folders == {str(room.relative_to(ROOT)) for room in rooms} | others
+    assert all((ROOT / name).is_dir() for name in others)
 
 
 def test_it_has_the_arrows_that_the_house_has():

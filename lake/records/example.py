@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from lake.scan import Header, Scan
 
-# name -> (type, number of values); meaning in README.md, "The record".
+# name -> (type, number of values); meaning in docs/lake.md, "The record".
 FIELDS = {
     "image_id": (bytes, 1),
     "image": (bytes, 1),
