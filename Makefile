@@ -67,18 +67,18 @@ demo: $(INSTALLED)
 	@if [ -e $(DEMO) ]; then echo "== removing the last demo, $(DEMO)"; rm -rf $(DEMO); fi
 	@if [ -z '$(IMAGES)' ]; then \
 	  echo "== 1/5 drawing phantom chest X-rays into $(DEMO)/xrays"; \
-	  $(BIN)/python -m beam.synthetic --output $(DEMO)/xrays --images 400; \
+	  $(BIN)/radlake synthetic --output $(DEMO)/xrays --images 400; \
 	else echo "== 1/5 using $(IMAGES)"; fi
 	@echo "== 2/5 converting them into the lake $(LAKE)"
-	@$(BIN)/python -m beam.convert --source dicom --images '$(DEMO_IMAGES)' --labels '$(DEMO_LABELS)' \
+	@$(BIN)/radlake convert --source dicom --images '$(DEMO_IMAGES)' --labels '$(DEMO_LABELS)' \
 	  --output $(LAKE) --runner DirectRunner
 	@echo "== 3/5 training the classifier"
-	@$(BIN)/python -m trainer.task train --config configs/demo_classifier.yaml --lake $(LAKE) --workdir $(DEMO)/runs/classifier
+	@$(BIN)/radlake train --config demo_classifier --lake $(LAKE) --workdir $(DEMO)/runs/classifier
 	@echo "== 4/5 training the U-Net++"
-	@$(BIN)/python -m trainer.task train --config configs/demo_unetpp.yaml --lake $(LAKE) --workdir $(DEMO)/runs/unetpp
+	@$(BIN)/radlake train --config demo_unetpp --lake $(LAKE) --workdir $(DEMO)/runs/unetpp
 	@echo "== 5/5 evaluating both"
-	@$(BIN)/python -m trainer.task evaluate --workdir $(DEMO)/runs/classifier
-	@$(BIN)/python -m trainer.task evaluate --workdir $(DEMO)/runs/unetpp --picture $(DEMO)/truth_and_prediction.png
+	@$(BIN)/radlake evaluate --workdir $(DEMO)/runs/classifier
+	@$(BIN)/radlake evaluate --workdir $(DEMO)/runs/unetpp --picture $(DEMO)/truth_and_prediction.png
 	@echo; echo "truth and prediction side by side: $(DEMO)/truth_and_prediction.png"
 	@echo "curves: $(BIN)/tensorboard --logdir $(DEMO)/runs"
 
@@ -124,7 +124,7 @@ BENCH_IMAGES = $(or $(IMAGES),bench/xrays/dicom/*.dcm)
 BENCH_LABELS = $(or $(LABELS),bench/xrays/train-rle.csv)
 
 bench: $(INSTALLED)
-	@if [ -z '$(IMAGES)' ] && [ ! -e bench/xrays ]; then $(BIN)/python -m beam.synthetic --output bench/xrays --images 300; fi
+	@if [ -z '$(IMAGES)' ] && [ ! -e bench/xrays ]; then $(BIN)/radlake synthetic --output bench/xrays --images 300; fi
 	$(BIN)/python benchmarks/conversion.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/plan.py
