@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from lake import InputError, storage
+from lake import InputError, cli, storage
 from lake.predictions.exported import PIXELS
 from trainer import workdir
 from trainer.data import splits
@@ -81,9 +81,8 @@ def _command(system: Ensemble) -> str:
     if system.classifiers:
         parts += ["--classifier", *(str(member.workdir) for member in system.classifiers)]
     parts += [] if system.tta == ("none",) else ["--tta", *system.tta]
-    return shlex.join(
-        ["python", "-m", "trainer.task", "evaluate", *parts, f"--level={system.level}"]
-    )
+    command = cli.spelled("trainer.task evaluate")
+    return f"{command} {shlex.join([*parts, f'--level={system.level}'])}"
 
 
 def _evaluation_entry(system: Ensemble) -> dict:
