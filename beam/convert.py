@@ -23,17 +23,17 @@ from lake.records import manifest
 
 def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None) -> None:
     """Pipe the whole conversion: from the root to a finished lake in `options.folder`."""
-    listed = root | listing.ReadHeaders(options)
-    # listed.headers: (key, Header); the key is an image's id or a volume's series
-    rows = listed | labelling.ReadLabels(options, layout)  # (key, Row)
-    joined = {"headers": listed.headers, "rows": rows} | labelling.Join(options, layout)
-    # joined.images: LabelledImage
-    bits = joined.images | shards.LakeBits(options)  # 8 or 16
+    inputs = root | listing.ReadHeaders(options)
+    # inputs.headers: (key, Header); the key is an image's id or a volume's series
+    rows = inputs | labelling.ReadLabels(options, layout)  # (key, Row)
+    outcomes = {"headers": inputs.headers, "rows": rows} | labelling.Join(options, layout)
+    # outcomes.images: LabelledImage
+    bits = outcomes.images | shards.LakeBits(options)  # 8 or 16
     _ = (
-        joined.images
+        outcomes.images
         | plan.Plan(options)  # ((split, shard, shards), (key, fold, LabelledImage))
         | shards.WriteShards(options, bits)  # the shard's name
-        | finish.Finish(listed, joined, bits, options)
+        | finish.Finish(inputs, outcomes, bits, options)
     )
 
 

@@ -115,8 +115,8 @@ def make(number, seed, side, bits, photometric, positive_share):
     facts_rng, anatomy_rng = np.random.default_rng([seed, first_number, 1]).spawn(2)
     sex, age = facts_rng.choice(["F", "M"]), int(np.clip(facts_rng.normal(50, 17), 16, 94))
     is_portable = bool(rng.random() < PORTABLE_SHARE)
-    one_or_two = 2 if rng.random() < TWO_LESIONS_SHARE else 1
-    num_lesions = one_or_two if is_positive(number, seed, positive_share) else 0
+    num_if_positive = 2 if rng.random() < TWO_LESIONS_SHARE else 1
+    num_lesions = num_if_positive if is_positive(number, seed, positive_share) else 0
     view, masks = xray.draw(anatomy_rng, rng, sex, is_portable, num_lesions, side)
     dataset = header(seed, number, first_number, instance)
     dataset.PatientSex, dataset.PatientAge = str(sex), f"{age:03d}Y"
@@ -154,7 +154,7 @@ def uid(kind, seed, number):
     return generate_uid(entropy_srcs=[f"radlake phantom {kind}", str(seed), str(number)])
 
 
-def header(seed, number, first, instance):
+def header(seed, number, first_number, instance):
     """Return a dataset with the elements of a SIIM-ACR file, for an invented patient."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -162,7 +162,8 @@ def header(seed, number, first, instance):
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = image_id(seed, number)
     dataset.StudyInstanceUID = uid("study", seed, number)
     dataset.SeriesInstanceUID = uid("series", seed, number)
-    dataset.PatientID, dataset.PatientName = f"PHANTOM-{first + 1:04d}", f"Phantom^{first + 1:04d}"
+    patient = f"{first_number + 1:04d}"
+    dataset.PatientID, dataset.PatientName = f"PHANTOM-{patient}", f"Phantom^{patient}"
     dataset.StudyDate, dataset.StudyTime = "19010101", "000000"
     dataset.PatientBirthDate = dataset.ReferringPhysicianName = ""
     dataset.AccessionNumber = dataset.StudyID = ""

@@ -32,6 +32,7 @@ from PIL import Image
 from beam import convert
 from lake import InputError
 from lake.labels import rle
+from lake.records import manifest
 from trainer.augmentation import augment
 from trainer.config import run
 from trainer.data import splits
@@ -122,7 +123,7 @@ def main(images: str, labels: str, side: int, batch: int, rounds: int, limit: in
         arguments = ["--source=dicom", f"--images={images}", f"--labels={labels}"]
         arguments += [f"--output={lake}", "--splits=train=1.0", "--runner=DirectRunner"]
         convert.run([*arguments, f"--deidentify_key_file={key}"])
-        split = splits.named_split(splits.open_lake(lake), lake, "train")
+        split = splits.named_split(manifest.load(lake), lake, "train")
         settings = run.Data(side=side, batch_size=batch)
         by_name = {Path(path).stem: path for path in tf.io.gfile.glob(images)}
         records, sources = [], []

@@ -113,12 +113,12 @@ def small(file: Path, epochs: int, folder: Path) -> dict:
         changes["optimizer"]["learning_rate"] = RAISED_RATE
     if "stages" in content:
         changes["stages"] = [
-            run.merged(
+            run.merge(
                 stage, {"data": {"side": side, "batch_size": BATCH}, "train": {"epochs": epochs}}
             )
             for stage, side in zip(content["stages"], (SIDE * 2 // 3, SIDE), strict=True)
         ]
-    return run.merged(content, changes)
+    return run.merge(content, changes)
 
 
 def random_weights(model: dict, folder: Path) -> str:

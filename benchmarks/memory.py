@@ -38,18 +38,18 @@ def measure(path: str, options: list[str]) -> dict:
     from trainer.scoring.losses import identity
     from trainer.training import rematerialise
 
-    run = files.load(path, [*OPTIONS, *options])
-    keras.utils.set_random_seed(run.train.seed)
-    network = build(run.model, run.data.side)
-    called = rematerialise.rematerialise if run.train.rematerialise else identity
-    forward = objective.outputs(network, run.loss, called)
-    losses = objective.image_losses(run, positive_share=0.01)
-    side = run.data.side
+    config = files.load(path, [*OPTIONS, *options])
+    keras.utils.set_random_seed(config.train.seed)
+    network = build(config.model, config.data.side)
+    called = rematerialise.rematerialise if config.train.rematerialise else identity
+    forward = objective.outputs(network, config.loss, called)
+    losses = objective.image_losses(config, positive_share=0.01)
+    side = config.data.side
     images = tf.random.uniform([1, side, side, 1])
     masks = tf.cast(tf.random.uniform([1, side, side, 1]) > 0.99, tf.float32)
     batch = {"has_mask": tf.ones([1]), "label": tf.ones([1]), "weight": tf.ones([1])}
 
-    @tf.function(jit_compile=run.train.jit, autograph=False)
+    @tf.function(jit_compile=config.train.jit, autograph=False)
     def gradients():
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(losses(masks, forward(images, training=True), batch))

@@ -46,9 +46,9 @@ SPLIT = "train"
 
 
 def untrained(side: int, lake: str) -> Ensemble:
-    run = files.load(CONFIG, [f"--data.side={side}"], lake=lake)
+    config = files.load(CONFIG, [f"--data.side={side}"], lake=lake)
     keras.utils.set_random_seed(0)
-    return Ensemble([Member(Path("untrained"), run, build(run.model, side))], ())
+    return Ensemble([Member(Path("untrained"), config, build(config.model, side))], ())
 
 
 def first_of(lake: str, count: int) -> images.ImagesToPredict:
@@ -80,9 +80,9 @@ def rates(runs: dict, count: int, rounds: int) -> dict[str, tuple[float, float]]
     turn warms up."""
     seconds = {name: [] for name in runs}
     for number in range(rounds + 1):
-        for name, run in runs.items():
+        for name, config in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            run()
+            config()
             if number:
                 seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {

@@ -20,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     add = command("show", help="what a lake holds").add_argument
     add("path", metavar="ROOT/NAME/VERSION")
     add("--split", metavar="NAME", help="count only this split")
-    a_sheet = "also draw a contact sheet, with the masks outlined"
-    add("--sheet", type=cli.local_path, metavar="PNG", help=a_sheet)
+    sheet_help = "also draw a contact sheet, with the masks outlined"
+    add("--sheet", type=cli.local_path, metavar="PNG", help=sheet_help)
     add = command("verify", help="check every byte of a lake").add_argument
     add("path", metavar="ROOT/NAME/VERSION")
     add("--quick", action="store_true", help="decode no images, masks and run lengths")
@@ -30,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the subcommand of `argv` and return its exit code; a reader that closes the pipe early is
-    no error."""
+    """Run the subcommand of `argv` and return its exit code; it is not an error where the reader of
+    a pipe closes it early."""
     flags = parser().parse_args(argv)
     try:
         return cli.exit_code(lambda: {"show": _show, "verify": _verify}[flags.command](flags))
@@ -56,7 +56,7 @@ def _show(flags: argparse.Namespace) -> None:
 
 def _verify(flags: argparse.Namespace) -> int:
     """Print the problems of a lake and return the exit code: 0 without a problem, else 1. Raises
-    InputError where the folder is no lake."""
+    InputError where the folder is not a lake."""
     from lake.inspection import verify
     from lake.records import manifest
 
@@ -78,11 +78,11 @@ def _verify(flags: argparse.Namespace) -> int:
     return 1
 
 
-def _report_shard(done: int, shards: int) -> None:
+def _report_shard(number: int, num_shards: int) -> None:
     """Rewrite the line on a terminal that says how many shards are checked."""
     if sys.stderr.isatty():
-        end = "\n" if done == shards else ""
-        print(f"\r{done} of {shards} shards", end=end, file=sys.stderr, flush=True)
+        end = "\n" if number == num_shards else ""
+        print(f"\r{number} of {num_shards} shards", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def resize_mask(mask: np.ndarray, height: int, width: int, share: float = 0.5) -
 def outline(mask: np.ndarray, is_around: bool = False) -> np.ndarray:
     """Return the outline of a bool mask [H, W]: its own pixels beside others, or at the border of
     the image; with `is_around` the others beside it, so that nothing in the mask is hidden."""
-    across = mask if is_around else ~mask  # what an outline's pixels lie beside, but are not in
-    padded = np.pad(across, 1, constant_values=not is_around)
+    other_side = mask if is_around else ~mask  # what an outline's pixels lie beside, but are not in
+    padded = np.pad(other_side, 1, constant_values=not is_around)
     sides = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
-    return sides & ~across
+    return sides & ~other_side
 
 
 def mark(rgb: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:

@@ -70,7 +70,7 @@ def check_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """Yield the path of a new local file; it becomes the one at `path` unless the block raises."""
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="radlake-") as folder:
@@ -88,7 +88,7 @@ def write(path: Path, content: bytes) -> None:
     if is_remote(path):
         path.write_bytes(content)  # an object appears whole
         return
-    with written(path) as unfinished_path:
+    with whole_file(path) as unfinished_path:
         unfinished_path.write_bytes(content)
 
 

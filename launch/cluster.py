@@ -118,7 +118,7 @@ def run(command: list[str], workers: int, grace_seconds: float) -> int:
     such command."""
     if not shutil.which(command[0]):
         raise InputError(f"{command[0]}: no such command")
-    with Cluster(command, workers) as cluster, _signals_passed_on(cluster):
+    with Cluster(command, workers) as cluster, _forward_signals(cluster):
         cluster.wait(None, or_failure=True)
         if None in cluster.codes():
             number, code = next((n, c) for n, c in enumerate(cluster.codes()) if c)
@@ -139,7 +139,7 @@ def combined_code(codes: list[int]) -> int:
 
 
 @contextlib.contextmanager
-def _signals_passed_on(cluster: Cluster) -> Iterator[None]:
+def _forward_signals(cluster: Cluster) -> Iterator[None]:
     """Send SIGTERM and SIGINT on to every worker, instead of ending this process."""
     numbers = signal.SIGTERM, signal.SIGINT
     previous_handlers = [signal.signal(number, lambda n, _: cluster.send(n)) for number in numbers]

@@ -44,7 +44,7 @@ def request(flags: argparse.Namespace, package: str) -> dict:
     spec = {
         "workerPoolSpecs": [
             {
-                "machineSpec": {**machine},  # a copy; YAML would refer to one that stands twice
+                "machineSpec": {**machine},  # a copy, as YAML would write the same dict as an alias
                 "replicaCount": count,
                 "diskSpec": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": flags.disk_gb},
                 "containerSpec": _container(flags, package),

@@ -24,15 +24,15 @@ def parser() -> argparse.ArgumentParser:
     add, number = parser.add_argument, cli.at_least(1)
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
-    a_folder = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
-    add("--staging", required=True, help="for Dataflow's own files", **a_folder)
-    an_image = "the image of launch/beam.Dockerfile in a registry; default: install the sdist"
-    add("--image", metavar="URI", help=an_image)
+    folder = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
+    add("--staging", required=True, help="for Dataflow's own files", **folder)
+    image_help = "the image of launch/beam.Dockerfile in a registry; default: install the sdist"
+    add("--image", metavar="URI", help=image_help)
     add("--machine_type", default=MACHINE_TYPE)
-    a_disk = f"disk per machine ({DISK_GB})"
-    add("--disk_gb", type=number, default=DISK_GB, metavar="GB", help=a_disk)
-    most = f"the largest number of machines ({MAX_WORKERS})"
-    add("--max_workers", type=number, default=MAX_WORKERS, metavar="N", help=most)
+    disk_help = f"disk per machine ({DISK_GB})"
+    add("--disk_gb", type=number, default=DISK_GB, metavar="GB", help=disk_help)
+    workers_help = f"the largest number of machines ({MAX_WORKERS})"
+    add("--max_workers", type=number, default=MAX_WORKERS, metavar="N", help=workers_help)
     add("--private_ips", action="store_true", help="no public addresses; needs --image")
     add("--subnetwork", metavar="URL", help="regions/REGION/subnetworks/NAME")
     add("--service_account", metavar="EMAIL", help="the account that the workers run as")

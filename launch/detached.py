@@ -32,7 +32,8 @@ def run(folder: Path, command: list[str]) -> int:
 
 
 def start(folder: Path, command: list[str]) -> None:
-    """Start a supervisor of the command, in a session of its own, and return at once."""
+    """Start a supervisor of the command, in a session of its own, and return at once; its log, lock
+    and exit code are files in `folder`."""
     _write(folder / "shown", 0)  # bytes of the log that a connection has printed
     supervisor = [sys.executable, "-m", "launch.detached", f"--folder={folder}", "--supervise"]
     with (folder / "lock").open("w") as lock, (folder / "log").open("wb") as log:

@@ -85,7 +85,7 @@ def installation(files: list[Path]) -> list[list[str]]:
     ]
 
 
-def training(flags: argparse.Namespace) -> list[str]:
+def training_command(flags: argparse.Namespace) -> list[str]:
     """Return the command that trains, on the machine."""
     arguments = ["--config=config.yaml", f"--lake={flags.lake}", f"--workdir={flags.workdir}"]
     trainer = [PYTHON, "-m", "trainer.task", "train", *arguments, "--train.device=tpu"]
@@ -165,9 +165,9 @@ def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
     """Print the plan, ask, rent, train and delete; return the exit code."""
-    machine, job = machine_of(flags), training(flags)
-    with training_run.files(flags, overrides) as (package, config):
-        files = [package, REQUIREMENTS, config]
+    machine, job = machine_of(flags), training_command(flags)
+    with training_run.files(flags, overrides) as (package, config_path):
+        files = [package, REQUIREMENTS, config_path]
         commands = plan(machine, files, job, flags.restarts)
         if not approval.ask(commands, flags.dry_run, flags.yes):
             return 0

@@ -32,14 +32,14 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
 def files(flags: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[Path, Path]]:
     """Yield the sdist of this checkout, and config.yaml with the overrides in it; both are deleted
     after the block. Raises InputError for a wrong config."""
-    run = load(flags.config, overrides, lake=flags.lake)
+    config = load(flags.config, overrides, lake=flags.lake)
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        save(run, config)
-        yield sdist.build(Path(folder)), config
+        config_path = Path(folder, "config.yaml")
+        save(config, config_path)
+        yield sdist.build(Path(folder)), config_path
 
 
-def name(config: str) -> str:
+def name(config_path: str) -> str:
     """Return `radlake-` and the config's file name, in letters that Google Cloud takes."""
-    stem = re.sub("[^a-z0-9]+", "-", Path(config).stem.lower()).strip("-")
+    stem = re.sub("[^a-z0-9]+", "-", Path(config_path).stem.lower()).strip("-")
     return f"radlake-{stem}"

@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("machines").add_argument
     add("--project", required=True)
     add("--region", required=True, help="such as us-central1; best where the bucket is")
-    an_image = "the image of launch/trainer.Dockerfile in a registry"
-    add("--image", required=True, metavar="URI", help=an_image)
+    image_help = "the image of launch/trainer.Dockerfile in a registry"
+    add("--image", required=True, metavar="URI", help=image_help)
     add("--accelerator", choices=[*machines.GPUS, *machines.TPUS], required=True)
     add("--gpus", type=int, metavar="N", help="per machine; default: the fewest that exist")
     add("--machines", type=cli.at_least(1), default=1, metavar="N")

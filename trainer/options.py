@@ -37,16 +37,18 @@ def parser(description: str) -> argparse.ArgumentParser:
 def add_train(command: Callable) -> None:
     summary = "train, or resume by repeating the command"
     add = add_run(command("train", help=summary, epilog=OVERRIDES))
-    a_job = "required, except in a job of Vertex AI, where AIP_TENSORBOARD_LOG_DIR is the default"
-    add("--workdir", metavar="FOLDER", help=a_job)
+    workdir_help = (
+        "required, except in a job of Vertex AI, where AIP_TENSORBOARD_LOG_DIR is the default"
+    )
+    add("--workdir", metavar="FOLDER", help=workdir_help)
 
 
 def add_find_lr(command: Callable) -> None:
     """Add the options of find_lr."""
     summary = "suggest a learning rate for a config"
     add = add_run(command("find_lr", help=summary, epilog=OVERRIDES))
-    a_folder = {"type": cli.any_path, "default": Path(), "metavar": "FOLDER"}
-    add("--workdir", help="files go into FOLDER/find_lr; may be a run's", **a_folder)
+    folder = {"type": cli.any_path, "default": Path(), "metavar": "FOLDER"}
+    add("--workdir", help="files go into FOLDER/find_lr; may be a run's", **folder)
     add("--steps", type=int, default=200, metavar="N")
     add("--lowest", type=float, default=1e-9, metavar="RATE")
     add("--highest", type=float, default=1.0, metavar="RATE")
@@ -61,10 +63,10 @@ def add_evaluate(command: Callable) -> None:
     draws = {"type": cli.at_least(0), "default": 1000, "metavar": "N"}
     add("--bootstrap", help="draws for the 95%% intervals", **draws)
     add("--seed", type=int, default=0, help="of the bootstrap's draws")
-    a_picture = "draw truth and prediction side by side"
-    add("--picture", type=cli.any_path, metavar="PNG", help=a_picture)
-    a_report = "default: report.html in the first workdir"
-    add("--report", type=cli.any_path, metavar="HTML", help=a_report)
+    picture_help = "draw truth and prediction side by side"
+    add("--picture", type=cli.any_path, metavar="PNG", help=picture_help)
+    report_help = "default: report.html in the first workdir"
+    add("--report", type=cli.any_path, metavar="HTML", help=report_help)
 
 
 def add_predict(command: Callable) -> None:
@@ -80,8 +82,8 @@ def add_predict(command: Callable) -> None:
     maps = "write the probabilities as 0 to 255, one PNG per image"
     add("--probabilities", action="store_true", help=maps)
     add("--candidates", action="store_true", help="for CT: write candidates.csv with the nodules")
-    a_seg = "write one DICOM SEG per image: lesion (default), pneumothorax or nodule"
-    add("--seg", nargs="?", const="lesion", metavar="FINDING", help=a_seg)
+    seg_help = "write one DICOM SEG per image: lesion (default), pneumothorax or nodule"
+    add("--seg", nargs="?", const="lesion", metavar="FINDING", help=seg_help)
     uids = "for --seg of files without legal UIDs: make UIDs, and copies of the files with them"
     add("--mint_uids", action="store_true", help=uids)
 
@@ -145,16 +147,16 @@ def add_networks(command: argparse.ArgumentParser, level: Callable = int) -> Cal
     """Add the options of an ensemble or a cascade, where `level` is the type of --level; return the
     function that adds more."""
     add = command.add_argument
-    a_folder = {"type": cli.any_path, "metavar": "FOLDER"}
+    folder = {"type": cli.any_path, "metavar": "FOLDER"}
     workdirs = "a run, or several: the mean of their probabilities"
-    add("--workdir", required=True, nargs="+", help=workdirs, **a_folder)
+    add("--workdir", required=True, nargs="+", help=workdirs, **folder)
     classifiers = "classifiers that decide which images the segmenters get"
-    add("--classifier", help=classifiers, **a_folder, **MANY)
+    add("--classifier", help=classifiers, **folder, **MANY)
     views = (
         "none, or flip and scales such as 0.8 1.25: the mean of the probabilities over an image, "
         "its mirror image and both resized"
     )
     add("--tta", nargs="+", default=["none"], metavar="VIEW", help=views)
-    a_depth = "use the U-Net++ of this depth inside deeper ones"
-    add("--level", type=level, metavar="DEPTH", help=a_depth)
+    level_help = "use the U-Net++ of this depth inside deeper ones"
+    add("--level", type=level, metavar="DEPTH", help=level_help)
     return add

@@ -31,32 +31,32 @@ def parser() -> argparse.ArgumentParser:
 
 def train(flags: argparse.Namespace, overrides: list[str]) -> None:
     workdir = workdir_of_job(flags.workdir)
-    run = _run(flags, overrides)
+    config = _load_config(flags, overrides)
     from trainer.training import stages
 
-    stages.train(run, workdir, model_of_job())
+    stages.train(config, workdir, model_of_job())
 
 
 def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
-    run = _run(flags, overrides)
+    config = _load_config(flags, overrides)
     from trainer.training import lr_finder
 
-    return lr_finder.report(run, flags.workdir, flags.steps, flags.lowest, flags.highest)
+    return lr_finder.report(config, flags.workdir, flags.steps, flags.lowest, flags.highest)
 
 
 def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
-    run = _run(flags, overrides)
+    config = _load_config(flags, overrides)
     from trainer.training import augment_sheet
 
-    return augment_sheet.write(run, flags.output, flags.examples, flags.seed, flags.each)
+    return augment_sheet.write(config, flags.output, flags.examples, flags.seed, flags.each)
 
 
 def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
-    run = _run(flags, overrides)
+    config = _load_config(flags, overrides)
     from trainer.training import benchmark
 
     measurements = flags.steps, flags.replicas, flags.memory_gb, flags.json
-    return benchmark.report(run, overrides, flags.config, *measurements)
+    return benchmark.report(config, overrides, flags.config, *measurements)
 
 
 def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -133,7 +133,7 @@ def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
         )
 
 
-def _run(flags: argparse.Namespace, overrides: list[str]):
+def _load_config(flags: argparse.Namespace, overrides: list[str]):
     from trainer.config import files
 
     return files.load(flags.config, overrides, lake=flags.lake)

@@ -61,8 +61,12 @@ def model_of_job() -> Path | None:
 def claim(workdir: Path, config: Config, lakes: list[dict]) -> None:
     """Write what the run and its lakes are; where the folder has a checkpoint, raise InputError
     unless it is this run's."""
-    stored = {"dtype": lakes[0]["dtype"], "options": lakes[0]["options"]}
-    identity = {"lake": config.lake, "shards": shards_sha256(lakes), **stored}
+    identity = {
+        "lake": config.lake,
+        "shards": shards_sha256(lakes),
+        "dtype": lakes[0]["dtype"],
+        "options": lakes[0]["options"],
+    }
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if checkpoint_steps(workdir):
         differences = files.differences(read_config(workdir), config)
@@ -76,8 +80,8 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> None:
                 + "\n  ".join(changes)
             )
     storage.make_folder(workdir)
-    with storage.written(workdir / CONFIG) as unfinished:
-        files.save(config, unfinished)
+    with storage.whole_file(workdir / CONFIG) as unfinished_path:
+        files.save(config, unfinished_path)
     storage.write(workdir / LAKE, json.dumps(identity).encode() + b"\n")
 
 

@@ -35,7 +35,7 @@ def key_file(path: str | None, is_local: bool) -> str:
     default = KEY_FILE.expanduser()
     if not path and not default.exists():
         default.parent.mkdir(parents=True, exist_ok=True)
-        with storage.written(default) as unfinished_path:
+        with storage.whole_file(default) as unfinished_path:
             unfinished_path.touch(mode=0o600)
             unfinished_path.write_bytes(secrets.token_bytes(32))
         print(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion.labelling import Joined
+from beam.conversion.labelling import JoinOutcomes
 from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
@@ -23,11 +23,12 @@ from lake.scan import stable_hash
 
 
 @beam.ptransform_fn
-def Finish(names, listed: Listing, joined: Joined, bits, options: ConversionOptions):
-    """Finish the lake, from the names of its shards: the files beside them, the manifest last."""
-    rejects = (listed.rejects, joined.rejects) | "Rejects" >> beam.Flatten()
+def Finish(names, inputs: Listing, outcomes: JoinOutcomes, bits, options: ConversionOptions):
+    """Write the files beside the shards, of which `names` has the names; the manifest comes last,
+    because a folder with a manifest is a finished lake."""
+    rejects = (inputs.rejects, outcomes.rejects) | "Rejects" >> beam.Flatten()
     counts = (
-        (listed.counts, joined.counts)
+        (inputs.counts, outcomes.counts)
         | "Counts" >> beam.Flatten()
         | "Sums" >> beam.CombinePerKey(sum)  # (name, number)
     )
@@ -38,10 +39,10 @@ def Finish(names, listed: Listing, joined: Joined, bits, options: ConversionOpti
         >> beam.Map(
             finalise,
             rejects=beam.pvalue.AsList(rejects),
-            orphans=beam.pvalue.AsDict(joined.orphans),
-            inputs=beam.pvalue.AsDict(counts),
+            orphans=beam.pvalue.AsDict(outcomes.orphans),
+            input_counts=beam.pvalue.AsDict(counts),
             lake_bits=beam.pvalue.AsSingleton(bits),
-            classes=beam.pvalue.AsSingleton(listed.classes),
+            classes=beam.pvalue.AsSingleton(inputs.classes),
             options=options,
         )
     )
@@ -51,22 +52,25 @@ def finalise(
     names: list[str],
     rejects: list[dict],
     orphans: dict[str, int],
-    inputs: dict[str, int],
+    input_counts: dict[str, int],
     lake_bits: int,
     classes: list[str],
     options: ConversionOptions,
 ) -> None:
     """Write rejects, index, TFDS files and, last, the manifest; nothing where the lake on disk is
-    already the same. `orphans` are parts of the list of labels without an image and their lengths,
-    `inputs` counts of files and images. Raises Stopped above `--max_reject_fraction`, for a class
-    without records, and for run lengths in another order than `--rle` says."""
+    already the same. Raises Stopped above `--max_reject_fraction`, for a class without records, and
+    for run lengths in another order than `--rle` says.
+
+    `orphans`: {a part of the list of labels without an image: its length}; `input_counts`: how many
+    files and images there were.
+    """
     names, totals = sorted(names), _Totals(classes)
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     _write_rejects(rejects, orphans, options)
-    counts = totals.counts(rejects, sum(orphans.values()), inputs)
-    _check_counts(counts, inputs, classes, options)
+    counts = totals.counts(rejects, sum(orphans.values()), input_counts)
+    _check_counts(counts, input_counts, classes, options)
     votes = totals.sums["order_as_columns"], totals.sums["order_as_rows"]
     if conflict := rle.order_conflict(votes, options.dialect):
         raise Stopped(f"{conflict}; the lake is not finished")
@@ -91,7 +95,7 @@ def _write_lake_files(names: list[str], content: dict, options: ConversionOption
     """Write index, TFDS files and the manifest `content` beside the shards `names`."""
     files.remove(options.path(manifest.MANIFEST))  # never beside the index of another lake
     with (
-        files.written(options.path(manifest.INDEX)) as file,
+        files.whole_file(options.path(manifest.INDEX)) as file,
         pyarrow.parquet.ParquetWriter(file, index.SCHEMA) as writer,
     ):
         for sidecar in _sidecars(names, options):
@@ -140,7 +144,7 @@ class _Totals:
         arrays = self.patients.setdefault(sidecar["split"], [])
         arrays.append(np.fromiter(patients, np.uint64, len(patients)))
 
-    def counts(self, rejects: list[dict], orphans: int, inputs: dict[str, int]) -> dict:
+    def counts(self, rejects: list[dict], num_orphans: int, input_counts: dict[str, int]) -> dict:
         """Return the manifest's `counts`, from the rejects of the whole lake, the number of labels
         without an image and the counts of input files and images."""
         reasons = Counter()
@@ -156,12 +160,12 @@ class _Totals:
         kinds = ("patient", "study", "series", "image")
         grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
         return {
-            "files": inputs.get("files", 0),
-            "images": inputs.get("images", 0) + inputs.get("files_rejected", 0),
+            "files": input_counts.get("files", 0),
+            "images": input_counts.get("images", 0) + input_counts.get("files_rejected", 0),
             "records": sum(split["records"] for split in splits.values()),
             "rejects": dict(sorted(reasons.items())),
-            "slices_left_out": inputs.get("left_out", 0),
-            "labels_without_image": orphans,
+            "slices_left_out": input_counts.get("left_out", 0),
+            "labels_without_image": num_orphans,
             "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
             "splits": splits,
         }
@@ -182,13 +186,17 @@ class _Totals:
         }
 
 
-def _check_counts(counts, inputs, classes, options: ConversionOptions) -> None:
+def _check_counts(
+    counts: dict, input_counts: dict[str, int], classes: list[str], options: ConversionOptions
+) -> None:
     """Raise Stopped unless every input has one outcome, few are rejects and no class is empty."""
     num_rejects = sum(counts["rejects"].values())
-    outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
-    num_files = inputs.get("files_listed", 0) + inputs.get("files_rejected", 0)
-    if (counts["files"], counts["images"]) != (num_files, outcomes):
-        raise Stopped(f"inputs and outcomes differ, please report this: {counts} from {inputs}")
+    num_outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
+    num_files = input_counts.get("files_listed", 0) + input_counts.get("files_rejected", 0)
+    if (counts["files"], counts["images"]) != (num_files, num_outcomes):
+        raise Stopped(
+            f"inputs and outcomes differ, please report this: {counts} from {input_counts}"
+        )
     path = options.path(manifest.REJECTS)
     if num_rejects > options.max_reject_fraction * counts["images"]:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
@@ -209,10 +217,10 @@ def _write_rejects(
     rejects: list[dict], orphans: dict[str, int], options: ConversionOptions
 ) -> None:
     """Write rejects.jsonl, and the list of labels without an image from its parts."""
-    with files.written(options.path(manifest.REJECTS)) as file:
+    with files.whole_file(options.path(manifest.REJECTS)) as file:
         for reject in rejects:
             file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
-    with files.written(options.path(manifest.ORPHANS)) as file:
+    with files.whole_file(options.path(manifest.ORPHANS)) as file:
         for part in sorted(orphans):
             file.write(files.read(options.work(part)))
 

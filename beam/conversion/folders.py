@@ -1,6 +1,6 @@
 """Class folders: the folder that an image lies in names its class; the names, sorted, number them.
 
-In: matched files and headers; out: one list of names, and the row of each image's label.
+In: listed files and headers; out: one list of names, and the row of each image's label.
 """
 
 import posixpath
@@ -67,7 +67,7 @@ def sort_names(names: list[str], root: str) -> list[str]:
     return sorted(names)
 
 
-def to_row(keyed: tuple[str, Header], classes: list[str], root: str) -> tuple[str, Row]:
+def to_row(key_and_header: tuple[str, Header], classes: list[str], root: str) -> tuple[str, Row]:
     """Return (key, Row) of (key, Header): the label is the position of the image's class."""
-    key, header = keyed
+    key, header = key_and_header
     return key, Row(0, str(classes.index(class_name(header.path, root))))

@@ -54,12 +54,12 @@ class LabelledImage(Packed):
 
 
 @beam.ptransform_fn
-def ReadLabels(listed, options: ConversionOptions, layout: Layout | None):
+def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layout | None):
     """Read all labels: Listing -> (key, Row), nothing where no image has a label."""
-    root = listed.headers.pipeline
+    root = inputs.headers.pipeline
     if options.class_folders:
-        classes = beam.pvalue.AsSingleton(listed.classes)
-        return listed.headers | beam.Map(folders.to_row, classes, options.classes_root)
+        classes = beam.pvalue.AsSingleton(inputs.classes)
+        return inputs.headers | beam.Map(folders.to_row, classes, options.classes_root)
     if options.labels:
         return root | beam.Create([options.labels]) | beam.FlatMap(read_csv, layout)
     return (
@@ -95,8 +95,8 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
 # --- the join ---
 
 
-class Joined(NamedTuple):
-    """Holds the collections that joining headers and rows gives."""
+class JoinOutcomes(NamedTuple):
+    """Holds what becomes of headers and rows, one collection per outcome."""
 
     images: beam.PCollection  # LabelledImage
     rejects: beam.PCollection  # lines of rejects.jsonl
@@ -105,8 +105,8 @@ class Joined(NamedTuple):
 
 
 @beam.ptransform_fn
-def Join(sides, options: ConversionOptions, layout: Layout | None) -> Joined:
-    """Join headers and rows: {"headers": (key, Header), "rows": (key, Row)} -> Joined."""
+def Join(sides, options: ConversionOptions, layout: Layout | None) -> JoinOutcomes:
+    """Join headers and rows: {"headers": (key, Header), "rows": (key, Row)} -> JoinOutcomes."""
     kind = layout.kind if layout else "folder" if options.class_folders else "rle"
     outputs = (
         sides
@@ -123,14 +123,14 @@ def Join(sides, options: ConversionOptions, layout: Layout | None) -> Joined:
         | "Write orphans" >> beam.Map(write_orphans, options)
     )
     counts = outputs[LEFT_OUT] | "Left out" >> beam.Map(lambda number: ("left_out", number))
-    return Joined(outputs["images"], outputs[listing.REJECT], orphans, counts)
+    return JoinOutcomes(outputs["images"], outputs[listing.REJECT], orphans, counts)
 
 
-def join(keyed: tuple, kind: str, options: ConversionOptions) -> Iterator:
-    """Yield the LabelledImages of one key and, as tagged outputs, its rejects, the key itself where
-    it has labels and no image, and the number of slices left out. `kind` says what the rows hold:
-    rle, class, folder or nodule."""
-    key, sides = keyed
+def join(key_and_sides: tuple, kind: str, options: ConversionOptions) -> Iterator:
+    """Yield the LabelledImages of (key, {"headers": [Header], "rows": [Row]}) and, as tagged
+    outputs, its rejects, the key itself where it has labels and no image, and the number of slices
+    left out. `kind` says what the rows hold: rle, class, folder or nodule."""
+    key, sides = key_and_sides
     headers = sorted(sides["headers"], key=lambda header: header.path)
     if not headers:
         yield beam.pvalue.TaggedOutput(ORPHAN, key)  # its rows stay unread: they can be many
@@ -213,12 +213,11 @@ def orphan_part(key: str) -> tuple[int, str]:
 
 
 def write_orphans(
-    numbered: tuple[int, Iterable[str]], options: ConversionOptions
+    number_and_keys: tuple[int, Iterable[str]], options: ConversionOptions
 ) -> tuple[str, int]:
     """Write one part, sorted, of the list of labels without an image; return (its name, its
     length)."""
-    number, ids = numbered
-    ids = sorted(ids)
+    number, ids = number_and_keys[0], sorted(number_and_keys[1])
     part = f"{ORPHAN_PART}{number:03d}"
     lines = "".join(name.replace("\n", "\\n") + "\n" for name in ids)
     files.write_text(options.work(part), lines)

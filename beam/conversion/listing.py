@@ -99,9 +99,9 @@ def num_images(header: Header) -> int:
     return header.geometry.slices if header.geometry else 1
 
 
-def counts_of_header(keyed: tuple[str, Header]) -> Iterator[tuple[str, int]]:
+def counts_of_header(key_and_header: tuple[str, Header]) -> Iterator[tuple[str, int]]:
     """Yield what a header adds to the counts: its images, and its file once."""
-    header = keyed[1]
+    header = key_and_header[1]
     yield "images", num_images(header)
     if header.frame == 0:
         yield "files_listed", 1

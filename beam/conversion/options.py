@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion import deidentify, folders, quotas
+from beam.conversion import deidentify, earlier_lake, folders, quotas
 from beam.running import files, options
 from beam.running.options import BEAM_OPTIONS, WORK
 from lake import InputError, cli
 from lake.labels import rle, tables
-from lake.records import manifest
 from lake.scan import Storage
 from lake.sources import pixels, reader
 
@@ -280,7 +279,7 @@ def from_flags(
         if flags.source != source and getattr(flags, name) != default:
             raise InputError(f"--{name} is for --source {source}, not {flags.source}")
     if flags.splits_from:
-        _check_earlier(flags, {name for name, _ in splits})
+        earlier_lake.check(flags.splits_from, {name for name, _ in splits}, flags.folds)
     if flags.estimate and flags.detach:
         raise InputError("--detach leaves a job when it is submitted; --estimate submits none")
     default = parser().get_default
@@ -297,24 +296,3 @@ def from_flags(
         key_file=deidentify.key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
         progress_file=progress_file,
     )
-
-
-def _check_earlier(flags: argparse.Namespace, names: set[str]) -> None:
-    """Raise InputError where the lake of --splits_from has a split that is not among `names`, or
-    another number of folds."""
-    folder = flags.splits_from
-    path = FileSystems.join(folder, manifest.MANIFEST)
-    if not FileSystems.exists(path):
-        raise manifest.no_manifest_error(folder)
-    earlier = manifest.parse(files.read_text(path), folder)
-    unknown = set(earlier["counts"]["splits"]) - names
-    if unknown:
-        raise InputError(
-            f"--splits_from={folder} has the splits {sorted(unknown)}, which --splits="
-            f"{flags.splits} lacks; name the same splits in both"
-        )
-    if earlier["options"]["folds"] != flags.folds:
-        raise InputError(
-            f"--splits_from={folder} has {earlier['options']['folds']} folds, but --folds="
-            f"{flags.folds}; use the same number"
-        )

@@ -6,34 +6,31 @@ sends back an Assignment of about 10 bytes per group, in which each image looks 
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion.deidentify import pseudonym
+from beam.conversion import earlier_lake
+from beam.conversion.earlier_lake import EarlierLake
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.options import ConversionOptions
 from beam.conversion.quotas import Splits, deal, parse
-from beam.running import files
 from lake import Stopped
-from lake.labels.tables import MAX_SPLIT_NAME
-from lake.records import index, manifest
+from lake.records import manifest
 from lake.scan import FRAME_BITS, Header, stable_hash
 from lake.sources.pixels import shrunk_size
 
 ROW = [
     ("group", np.uint64),
     ("image", np.uint32),
-    ("lesion", np.float16),  # share of the image, -1 unknown
+    ("lesion", np.float16),  # share of the image; below 0: unknown
     ("blocks", np.uint16),  # of BLOCK_BYTES: about the size of its record
 ]
 BLOCK_BYTES = 4096
 # The place that a CSV column or an earlier lake has set; rows have these fields only with such an
 # option.
-PRESET = [("split", f"S{MAX_SPLIT_NAME}"), ("fold", np.int8)]
+PRESET = [("split", earlier_lake.SPLIT_TYPE), ("fold", earlier_lake.FOLD_TYPE)]
 ROWS_PER_CHUNK = 10_000
 # The smallest that float16 holds. A positive of a class CSV, whose size is unknown, has this size,
 # and class n of class folders n times it, so that each class is dealt by itself.
@@ -62,31 +59,13 @@ class Assignment:
         return self.names[split], shard, len(boundaries), fold
 
 
-@dataclass(frozen=True)
-class EarlierLake:
-    """Holds the splits and folds of the lake that `--splits_from` names."""
-
-    keys: np.ndarray  # uint64 [N], sorted: hashes of patients and of images
-    split: np.ndarray  # S16 [N]
-    fold: np.ndarray  # int8 [N]
-
-    def find(self, names: Iterable[str]) -> tuple[bytes, int]:
-        """Return (split, fold) of the first name that the lake has; (b"", -1) when it has none."""
-        for name in names:
-            key = np.uint64(stable_hash(name))
-            position = np.searchsorted(self.keys, key)
-            if position < len(self.keys) and self.keys[position] == key:
-                return bytes(self.split[position]), int(self.fold[position])
-        return b"", -1
-
-
 @beam.ptransform_fn
 def Plan(images, options: ConversionOptions):
     """Give every image its place: LabelledImage -> ((split, shard, shards), (key, fold, image))."""
     earlier = (
         images.pipeline
         | "Earlier lake" >> beam.Create([options.splits_from])
-        | "Read earlier" >> beam.Map(read_earlier)  # EarlierLake or None
+        | "Read earlier" >> beam.Map(earlier_lake.read)  # EarlierLake or None
     )
     assignment = (
         images
@@ -105,17 +84,20 @@ def row_type(options: ConversionOptions) -> np.dtype:
 
 
 def to_row(image: LabelledImage, earlier: EarlierLake | None, options: ConversionOptions) -> tuple:
-    """Return the fields of `row_type` of one image."""
+    """Return the values of one image for the fields of `row_type`."""
     label = image.label
     if label.has_mask:
         lesion = label.lesion_px / (image.header.height * image.header.width)
-    else:
+    else:  # below 0 where the label is unknown, -1
         lesion = label.label * SMALLEST_LESION
+    # A positive is dealt as one, even where float16 would round its share of the image to 0.
     lesion = max(lesion, SMALLEST_LESION) if label.label == 1 else lesion
     blocks = num_blocks(image.header, options.max_side)
+    # The upper half of the image's key is enough to cut shards, and half as long.
     row = stable_hash(image.group), image_key(image) >> 32, lesion, blocks
     if earlier is not None:
-        return (*row, *earlier.find(names_in_earlier(image, options.key_file)))
+        return (*row, *earlier.find(earlier_lake.names(image.header, options.key_file)))
+    # A CSV column names splits, but no folds: -1 leaves them to be dealt.
     return (*row, image.split.encode(), -1) if options.split_column else row
 
 
@@ -134,31 +116,6 @@ def num_blocks(header: Header, max_side: int | None) -> int:
     height, width = shrunk_size(header.height, header.width, max_side)
     stored_bytes = min(header.size, height * width * (1 + (header.bits > 8)))
     return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)
-
-
-def names_in_earlier(image: LabelledImage, key_file: str | None) -> list[str]:
-    """Return the names under which an earlier lake may have the image: its patient, then the image
-    itself, hashed or not."""
-    header = image.header
-    names = [f"patient/{pseudonym('patient', header.patient, key_file)}"] if header.patient else []
-    image_pseudonym = pseudonym("image", header.image_id, key_file)
-    return [*names, f"image/{header.image_id}", f"image/{image_pseudonym}"]
-
-
-def read_earlier(folder: str | None) -> EarlierLake | None:
-    """Read splits and folds from the index of the lake in `folder`."""
-    if folder is None:
-        return None
-    with files.open_binary(FileSystems.join(folder, manifest.INDEX)) as file:
-        table = index.read_file(file, ("patient", "image_id", "split", "fold"))
-    splits, folds = np.array(table["split"].to_pylist(), "S"), table["fold"].to_numpy()
-    patients = [(f"patient/{name}", n) for n, name in enumerate(table["patient"].to_pylist())]
-    images = [(f"image/{name}", n) for n, name in enumerate(table["image_id"].to_pylist())]
-    pairs = [*(pair for pair in patients if pair[0] != "patient/"), *images]
-    keys = np.array([stable_hash(name) for name, _ in pairs], np.uint64)
-    keys, positions = np.unique(keys, return_index=True)
-    rows = np.array([n for _, n in pairs], np.int64)[positions]
-    return EarlierLake(keys, splits[rows].astype(PRESET[0][1]), folds[rows].astype(np.int8))
 
 
 class Gather(beam.CombineFn):
@@ -222,7 +179,7 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     groups = rows["group"][by_group]
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]][: len(groups)]).astype(np.uint32)
     groups, sizes = groups[starts], np.diff(starts, append=np.uint32(len(groups)))
-    split_names, split, fold = _preset(rows, by_group, starts, splits)
+    split_names, split, fold = _preset_splits(rows, by_group, starts, splits)
 
     # The line is sorted by the size of a group's largest lesion, then by its number of images, then
     # by its hash. `deal` keeps the quotas on every stretch of a line, so each split gets its share
@@ -271,7 +228,7 @@ def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.maximum.reduceat(values, starts) if len(values) else values
 
 
-def _preset(
+def _preset_splits(
     rows, by_group, starts, splits: Splits
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Return (names of all splits; the preset split of each group, int16 [G]; its preset fold, int8

@@ -49,9 +49,9 @@ def LakeBits(images, options: ConversionOptions):
 
 
 @beam.ptransform_fn
-def WriteShards(placed, options: ConversionOptions, bits: beam.PCollection):
+def WriteShards(entries, options: ConversionOptions, bits: beam.PCollection):
     """Write the shards: ((split, shard, shards), (key, fold, image)) -> the name of each."""
-    return placed | beam.GroupByKey() | beam.Map(write, beam.pvalue.AsSingleton(bits), options)
+    return entries | beam.GroupByKey() | beam.Map(write, beam.pvalue.AsSingleton(bits), options)
 
 
 def bits_of_image(image: LabelledImage) -> tuple[int, str]:
@@ -72,24 +72,24 @@ def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
     return examples[0][0] if examples else 8
 
 
-def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
+def write(shard_and_entries: tuple, lake_bits: int, options: ConversionOptions) -> str:
     """Write the shard of ((split, shard, shards), [(key, fold, LabelledImage)]) and its sidecar,
     unless they are already there; return its name."""
-    (split, shard, num_shards), entries = keyed
-    entries = sorted(entries, key=lambda item: (item[0], item[2].header.image_id))
-    entries = [(image, fold) for _, fold, image in entries]
+    (split, shard, num_shards), entries = shard_and_entries
+    entries = sorted(entries, key=lambda entry: (entry[0], entry[2].header.image_id))
+    images = [(image, fold) for _, fold, image in entries]
     name = manifest.shard_name(options.dataset, split, shard, num_shards)
-    digest = fingerprint(entries, lake_bits, options)
+    digest = fingerprint(images, lake_bits, options)
     if _is_complete(name, digest, options):
-        progress.tick(options.progress_file, progress.RECORD * len(entries))
+        progress.tick(options.progress_file, progress.RECORD * len(images))
         return name
     # From here on the worker may die after any step; no manifest, and no sidecar of other bytes,
     # may then stand beside the new shard.
     files.remove(options.path(manifest.MANIFEST))
     files.remove(options.sidecar(name))
     writer = _Writer(split, shard, lake_bits, options)
-    with files.written(options.path(name)) as file:
-        for image, fold in entries:
+    with files.whole_file(options.path(name)) as file:
+        for image, fold in images:
             writer.add(image, fold, file)
     sidecar = {"fingerprint": digest, "name": name, "split": split, **writer.totals()}
     files.write_text(options.sidecar(name), json.dumps(sidecar))
@@ -97,11 +97,11 @@ def write(keyed: tuple, lake_bits: int, options: ConversionOptions) -> str:
 
 
 def fingerprint(
-    placed: list[tuple[LabelledImage, int]], lake_bits: int, options: ConversionOptions
+    images: list[tuple[LabelledImage, int]], lake_bits: int, options: ConversionOptions
 ) -> str:
-    """Return a hash of everything that the shard's bytes depend on."""
+    """Return a hash of everything that the bytes of a shard of [(image, fold)] depend on."""
     versions = {name: metadata.version(name) for name in DECODERS}
-    inputs = [(vars(image.header), vars(image.label), fold) for image, fold in placed]
+    inputs = [(vars(image.header), vars(image.label), fold) for image, fold in images]
     content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
     content.append(deidentify.key_digest(options.key_file))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()

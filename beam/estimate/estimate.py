@@ -22,7 +22,7 @@ class Estimate:
 
     files: int
     file_bytes: int
-    sampled: int
+    num_sampled: int
     rejects: Counter  # of the sample, by reason
     codings: Counter  # of the sample
     has_pixels_elsewhere: bool  # of .mhd, whose data files are in no listing
@@ -59,7 +59,7 @@ def estimate(
 
     def total(name: str) -> tuple[float, float]:
         values = [getattr(result, name, 0.0) for result in results]
-        return enlarge(values, sizes[numbers], sizes)
+        return extrapolate(values, sizes[numbers], sizes)
 
     records = round(sum(cost.records for cost in costs) * len(sizes) / len(results))
     stored_bytes, seconds = total("stored_bytes"), total("seconds")
@@ -70,7 +70,7 @@ def estimate(
     return Estimate(
         files=len(sizes),
         file_bytes=int(sizes.sum()),
-        sampled=len(results),
+        num_sampled=len(results),
         rejects=Counter(result.reason for result in results if isinstance(result, Reject)),
         codings=Counter(cost.coding for cost in costs),
         has_pixels_elsewhere=any(cost.path.lower().endswith(".mhd") for cost in costs),
@@ -78,11 +78,11 @@ def estimate(
         read_bytes=total("read_bytes")[0],
         stored_bytes=stored_bytes,
         seconds=seconds,
-        splits=tuple(deal(records, total("planned_bytes")[0], options)),
+        splits=tuple(split_sizes(records, total("planned_bytes")[0], options)),
     )
 
 
-def enlarge(
+def extrapolate(
     values: list[float], sampled_sizes: np.ndarray, sizes: np.ndarray
 ) -> tuple[float, float]:
     """Return (total, half of its 95% interval) over files of `sizes` [N], from values [n] of a
@@ -99,10 +99,10 @@ def enlarge(
     return ratio * float(sizes.sum()), float(error)
 
 
-def deal(
+def split_sizes(
     records: int, planned_bytes: float, options: ConversionOptions
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield (split, records, shards), assuming one image per patient."""
+    """Yield (split, its records, its shards), assuming one image per patient."""
     for name, share in quotas.parse(options.splits):
         num_records = round(records * share)
         num_shards = plan.num_shards(num_records, round(planned_bytes * share), options)

@@ -43,10 +43,10 @@ def list_files(pattern: str, source: str) -> tuple[list[str], np.ndarray]:
     return [file.path for file in matches], sizes
 
 
-def choose(count: int, sample: int) -> list[int]:
-    """Return numbers below `count`, one from each of `sample` equal stretches, the same each time:
-    a folder's files are alike, and a fixed step could meet one image of each patient."""
-    edges = [count * n // sample for n in range(sample + 1)] if sample < count else range(count + 1)
+def choose(count: int, size: int) -> list[int]:
+    """Return numbers below `count`, one from each of `size` equal stretches, the same each time: a
+    folder's files are alike, and a fixed step could meet one image of each patient."""
+    edges = [count * n // size for n in range(size + 1)] if size < count else range(count + 1)
     rng = random.Random(0)
     return [rng.randrange(*stretch) for stretch in zip(edges, edges[1:], strict=False)]
 

@@ -18,7 +18,7 @@ def table(estimate: Estimate, options: ConversionOptions) -> str:
     num_shards = sum(shards for _, _, shards in estimate.splits)
     lines = [
         f"files    {estimate.files:>12,}  {megabytes(estimate.file_bytes)}; the headers of "
-        f"{estimate.sampled:,} read: {shares(estimate.codings, estimate.sampled)}",
+        f"{estimate.num_sampled:,} read: {shares(estimate.codings, estimate.num_sampled)}",
         *rejects(estimate, options.max_reject_fraction),
         *splits(estimate),
         f"lake     {written_size:>12}{interval(estimate.stored_bytes)}",
@@ -33,9 +33,9 @@ def table(estimate: Estimate, options: ConversionOptions) -> str:
 
 def rejects(estimate: Estimate, max_fraction: float) -> Iterator[str]:
     """Yield a line where files of the sample cannot become records."""
-    share = estimate.rejects.total() / estimate.sampled
+    share = estimate.rejects.total() / estimate.num_sampled
     if share:
-        reasons = shares(estimate.rejects, estimate.sampled)
+        reasons = shares(estimate.rejects, estimate.num_sampled)
         line = f"rejects  {share:>12.1%}  of the sample: {reasons}"
         yield line + f"; above --max_reject_fraction={max_fraction:g}" * (share > max_fraction)
 
@@ -69,9 +69,9 @@ def shares(counter: Counter, total: int) -> str:
     return ", ".join(f"{name} {count / total:.0%}" for name, count in counter.most_common())
 
 
-def interval(value: tuple[float, float]) -> str:
+def interval(total_and_error: tuple[float, float]) -> str:
     """Return the relative uncertainty of (total, half of its interval), from half a percent on."""
-    total, error = value
+    total, error = total_and_error
     return f" ± {error / total:.0%}" if error >= total / 200 > 0 else ""
 
 

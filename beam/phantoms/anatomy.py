@@ -72,15 +72,15 @@ def mirror(points):
 
 def strip(line, width):
     """Return the outline of a band of `width` about a line [N, 2]."""
-    along = np.gradient(line, axis=0)
-    across = along[:, ::-1] * (-width / 2, width / 2) / np.hypot(*along.T)[:, None]
-    return np.concatenate([line + across, (line - across)[::-1]])
+    tangent = np.gradient(line, axis=0)
+    normal = tangent[:, ::-1] * (-width / 2, width / 2) / np.hypot(*tangent.T)[:, None]
+    return np.concatenate([line + normal, (line - normal)[::-1]])
 
 
 def ellipse(centre, radii, points=32):
     """Return the outline [points, 2] of an ellipse."""
-    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    return np.stack([np.cos(turn), np.sin(turn)], 1) * radii + centre
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * radii + centre
 
 
 # --- geometry of a patient ---
@@ -144,8 +144,8 @@ def vessel_tree(rng, lung, tips=420):
     """Return (two points, width) of vessels from the hilum to random places of a lung.
 
     The nodes are sorted by their distance from the hilum, and each takes the cheapest nearer node
-    as its parent. Going back from the farthest node, `fed` counts the tips behind each node, from
-    which the widths follow.
+    as its parent. Going back from the farthest node, `num_tips` counts the tips behind each node,
+    from which the widths follow.
     """
     hilum = lung[HILUM]
     reach = np.sqrt(rng.uniform(0.01, 1, (tips, 1)))
@@ -159,23 +159,23 @@ def vessel_tree(rng, lung, tips=420):
     cost = np.where(outwards > 0.06 * radius[:, None], outwards**2 + 9 * aside**2, np.inf)
     cost[:, 0] = outwards[:, 0] ** 2
     parent = cost.argmin(axis=1)
-    fed = np.ones(len(nodes))  # number of tips that a node supplies with blood
+    num_tips = np.ones(len(nodes))  # number of tips that a node supplies with blood
     for child in range(len(nodes) - 1, 0, -1):
-        fed[parent[child]] += fed[child]
-    straighten(nodes, parent, fed)
+        num_tips[parent[child]] += num_tips[child]
+    straighten(nodes, parent, num_tips)
     # Murray's law: the cube of the width is shared among the branches.
-    widths = np.minimum(0.0022 * np.cbrt(fed), 0.009)
+    widths = np.minimum(0.0022 * np.cbrt(num_tips), 0.009)
     return [(nodes[[parent[k], k]] + hilum, widths[k]) for k in range(1, len(nodes))]
 
 
-def straighten(nodes, parent, fed, rounds=3):
-    """Move branching points [N, 2] in place, towards the line from their parent to what they
-    feed."""
-    branches = fed > 1
+def straighten(nodes, parent, num_tips, rounds=3):
+    """Move branching points [N, 2] in place, towards the line from their parent to the mean of
+    their children, weighted by the tips behind each."""
+    branches = num_tips > 1
     for _ in range(rounds):
         onward = np.zeros_like(nodes)
-        np.add.at(onward, parent[1:], nodes[1:] * fed[1:, None])
-        onward = onward[branches] / (fed[branches, None] - 1)
+        np.add.at(onward, parent[1:], nodes[1:] * num_tips[1:, None])
+        onward = onward[branches] / (num_tips[branches, None] - 1)
         nodes[branches] = 0.5 * nodes[branches] + 0.25 * (nodes[parent[branches]] + onward)
 
 

@@ -103,9 +103,9 @@ def random_pose(rng, is_portable):
     """Return an affine map [2, 3] from the patient's frame to the image."""
     angle = rng.normal(0, 0.05 if is_portable else 0.02)
     scale = rng.uniform(0.95, 1.16)
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.array([anatomy.CENTRE, anatomy.CENTRE])
-    return np.column_stack([turn, centre + rng.normal(0, 0.025, 2) - turn @ centre])
+    return np.column_stack([rotation, centre + rng.normal(0, 0.025, 2) - rotation @ centre])
 
 
 def chest(rng, person, pose):

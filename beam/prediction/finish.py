@@ -28,8 +28,8 @@ def finalise(
     where they are already there and the same. Raise Stopped above `--max_reject_fraction`."""
     shards = sorted(shards)
     rejects = sorted(rejects, key=lambda reject: (reject["path"], reject["image_id"]))
-    facts = [shards, rejects, num_files, num_images, options.max_reject_fraction]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    inputs = [shards, rejects, num_files, num_images, options.max_reject_fraction]
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     if _are_tables_there(digest, options):
         return
     # Files of an earlier run must not be mistaken for this run's, should it stop.
@@ -37,13 +37,14 @@ def finalise(
         files.remove(options.path(name))
     names = [listing.shard_name(path) for path, _ in shards]
 
+    # The rows stream from the sidecars into the tables, and add each shard's rejects on the way.
     def rows() -> Iterator[PredictionRow]:
         for sidecar in _sidecars(names, options):
             rejects.extend(sidecar["rejects"])
             yield from (PredictionRow(*values) for values in sidecar["rows"])
 
     counts = folder.write_tables(
-        lambda name: files.written(options.path(name)),
+        lambda name: files.whole_file(options.path(name)),
         rows(),
         rejects,
         lambda counts: _check(counts, num_images, rejects, options),
@@ -54,7 +55,7 @@ def finalise(
         segs = {name for sidecar in _sidecars(names, options) for name in sidecar["segs"]}
         _remove_others(SEGS, segs, options)
     content = {
-        **options.deciding(),
+        **options.for_predictions(),
         "counts": {"files": num_files, **counts},
         "digest": digest,
         "bytes": _sizes(options),
@@ -67,14 +68,14 @@ def _check(counts: dict, num_images: int, rejects: list[dict], options: Predicti
     num_rejected = counts["rejected"]
     if counts["predicted"] + num_rejected != num_images:
         raise Stopped(f"{num_images:,} images, but {counts}; this is a bug")
-    why = f"; {options.path(folder.REJECTS_CSV)} says why" if rejects else ""
-    why += f"; the first: {rejects[0]['message']}" if rejects else ""
+    reason = f"; {options.path(folder.REJECTS_CSV)} says why" if rejects else ""
+    reason += f"; the first: {rejects[0]['message']}" if rejects else ""
     if not counts["predicted"]:
-        raise Stopped(f"no image in {num_images:,} files{why}")
+        raise Stopped(f"no image in {num_images:,} files{reason}")
     if num_rejected > options.max_reject_fraction * num_images:
         raise Stopped(
             f"{num_rejected:,} of {num_images:,} images rejected, more than --max_reject_fraction="
-            f"{options.max_reject_fraction:g}{why}. With a higher one, the same command only "
+            f"{options.max_reject_fraction:g}{reason}. With a higher one, the same command only "
             f"writes the tables"
         )
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import BinaryIO
 
 import apache_beam as beam
@@ -18,7 +19,7 @@ from lake.predictions.folder import reject_row
 from lake.scan import Header, stable_hash
 from lake.sources import reader, series
 
-MOST = 2  # times shard_images: files of the longest shard
+LONGEST_SHARD = 2  # times shard_images: its files
 WRITER_VERSION = 2  # raise it when the predictions for the same files change
 # The tagged outputs of the steps below.
 REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files", "finished shards"
@@ -31,7 +32,7 @@ class ImageToPredict(Packed):
     header: Header
     source: str  # that reads it: dicom | images | metaimage
     place: tuple[str, int]  # orders images: (path, frame), or (first path, number) in a series
-    updated: float  # seconds since 1970; 0 where the file system does not say
+    update_time: float  # seconds since 1970; 0 where the file system does not say
     data_files: tuple  # what data_files_of returns
 
 
@@ -39,14 +40,14 @@ class ImageToPredict(Packed):
 class Shard(Packed):
     """Holds images that are predicted and written together."""
 
-    first: str  # path of its first file
+    first_path: str  # of its first file
     fingerprint: str  # of all that the predictions depend on
     images: list[ImageToPredict]  # by place
 
 
-def shard_name(first: str) -> str:
+def shard_name(first_path: str) -> str:
     """Return the name of the sidecar of the shard that begins with this path."""
-    return f"{stable_hash(first):016x}.json"
+    return f"{stable_hash(first_path):016x}.json"
 
 
 def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[tuple]]]:
@@ -62,9 +63,9 @@ def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[
             yield shard[0][0], shard[start : start + files.CHUNK_FILES]
 
 
-def divide(matched: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
-    """Yield neighbours of about `shard_images` files, at least half (but for the last) and at most
-    twice as many, so that workers share them evenly.
+def divide(matches: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
+    """Yield shards: neighbours among the files (path, bytes, time), about `shard_images` of them,
+    at least half (but for the last) and at most twice as many, so that workers share them evenly.
 
     A shard begins at the paths whose hash says so: with a file more or less, its shard changes, and
     not all behind it.
@@ -72,9 +73,9 @@ def divide(matched: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
     fewest = max(shard_images // 2, 1)
     period = shard_images - fewest + 1  # `fewest` and then period - 1 on average
     shard = []
-    for file in matched:
+    for file in matches:
         is_start = stable_hash(file[0]) % period == 0
-        is_end = len(shard) >= fewest if is_start else len(shard) == MOST * shard_images
+        is_end = len(shard) >= fewest if is_start else len(shard) == LONGEST_SHARD * shard_images
         if shard and is_end:
             yield shard
             shard = []
@@ -88,7 +89,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
     yields it; the key is the image id, or the series of a volume or slice."""
     reader.quieten()
     (first_path, matches), settings = chunk, options.reader_settings
-    for path, size, updated in matches:
+    for path, size, update_time in matches:
         try:
             with reader.unreadable_is_reject(path), files.open_binary(path) as file:
                 source, headers = reader.read_file(file, path, size, settings)
@@ -101,7 +102,8 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         for header in headers:
             key = header.series if header.geometry else header.image_id
             place = path, header.frame
-            yield key, (first_path, ImageToPredict(header, source, place, updated, data_files))
+            image = ImageToPredict(header, source, place, update_time, data_files)
+            yield key, (first_path, image)
 
 
 def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
@@ -123,19 +125,19 @@ def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, 
     return tuple(versions)
 
 
-def choose_images(joined: tuple, options: PredictionOptions) -> Iterator:
+def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator:
     """Yield what is predicted of (key, [(first path, ImageToPredict)]), as (first path,
     ImageToPredict): the first image of an id, whose others become rejects, or all slices of a
     series, which is a shard of its own."""
-    key, elements = joined
-    elements = sorted(elements, key=lambda element: element[1].place)
+    key, pairs = key_and_images
+    pairs = sorted(pairs, key=lambda pair: pair[1].place)
     if options.reader_settings.is_ct:
-        yield from _slices([image for _, image in elements], options)
+        yield from _slices([image for _, image in pairs], options)
         return
-    yield elements[0]
-    for _, image in elements[1:]:
+    yield pairs[0]
+    for _, image in pairs[1:]:
         path = image.header.path
-        message = f"{path}: id {key} is already at {elements[0][1].header.path}"
+        message = f"{path}: id {key} is already at {pairs[0][1].header.path}"
         yield to_reject(path, key, Reject("duplicate-id", message), options)
 
 
@@ -163,18 +165,17 @@ def to_reject(path: str, image_id: str, reject: Reject, options: PredictionOptio
 
 
 def more_images(number: int, options: PredictionOptions) -> Iterator:
-    """Yield, tagged, by how many the images of a step outnumber their files, unless by none; count
-    them as progress."""
+    """Yield, tagged, how many images there are beyond one per file, unless that is 0; count them as
+    progress."""
     progress.tick(options.progress_file, progress.MATCHED * number)
     if number:
         yield beam.pvalue.TaggedOutput(MORE_IMAGES, number)
 
 
-def make_shard(keyed: tuple, options: PredictionOptions) -> Iterator:
+def make_shard(path_and_images: tuple, options: PredictionOptions) -> Iterator:
     """Yield the Shard of (first path, [ImageToPredict]); where an earlier run finished it, yield
     its tagged (first path, fingerprint) instead."""
-    first_path, images = keyed
-    images = sorted(images, key=lambda image: image.place)
+    first_path, images = path_and_images[0], sorted(path_and_images[1], key=attrgetter("place"))
     shard = Shard(first_path, fingerprint(images, options), images)
     if _is_finished(shard, options):
         progress.tick(options.progress_file, progress.RECORD * len(images))
@@ -186,17 +187,17 @@ def make_shard(keyed: tuple, options: PredictionOptions) -> Iterator:
 def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str:
     """Return a hash of everything that the predictions of a shard depend on."""
     headers = [image.header for image in images]
-    facts = [
-        (header.path, header.frame, header.size, image.updated, header.image_id, *image.data_files)
-        for header, image in zip(headers, images, strict=True)
+    versions = [
+        (h.path, h.frame, h.size, image.update_time, h.image_id, *image.data_files)
+        for h, image in zip(headers, images, strict=True)
     ]
-    content = [WRITER_VERSION, options.deciding(), facts]
+    content = [WRITER_VERSION, options.for_predictions(), versions]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_finished(shard: Shard, options: PredictionOptions) -> bool:
     """Return whether a shard with this fingerprint has its sidecar and all its SEGs."""
-    path = options.work(shard_name(shard.first))
+    path = options.work(shard_name(shard.first_path))
     if not FileSystems.exists(path):
         return False
     sidecar = json.loads(files.read_text(path))

@@ -121,7 +121,7 @@ def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> 
         except Reject as reject:
             return reject
 
-    # The slices of a volume share what was read of it, so they are read one after the other.
+    # The slices of a volume share what was read from it, so they are read one after the other.
     threads = 1 if settings.is_ct else options.threads or None
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(read, images))

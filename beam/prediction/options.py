@@ -37,8 +37,8 @@ class PredictionOptions:
     max_reject_fraction: float
     progress_file: str | None
 
-    def deciding(self) -> dict:
-        """Return the options that decide, with the files, what the predictions are."""
+    def for_predictions(self) -> dict:
+        """Return the options that change the predictions for the same files."""
         return {name: getattr(self, name) for name in ("model_sha256", "seg", "mint_uids")}
 
     def path(self, *names: str) -> str:
@@ -118,7 +118,7 @@ def _check_output(options: PredictionOptions) -> None:
     """Raise InputError where the folder holds something else, or predictions by another model."""
     folder, owner = options.folder, options.work(OWNER)
     if FileSystems.exists(owner):
-        earlier, current = json.loads(files.read_text(owner)), options.deciding()
+        earlier, current = json.loads(files.read_text(owner)), options.for_predictions()
         changes = [f"{name}={earlier[name]}" for name in current if earlier[name] != current[name]]
         if changes:
             raise InputError(
@@ -126,7 +126,7 @@ def _check_output(options: PredictionOptions) -> None:
                 f"same model and options to go on, or a new folder"
             )
     # Files in the folders below count, too: files in seg/ that are not ours would be removed.
-    elif os.path.isfile(folder) or files.matching("output", f"{folder}/**", limit=1):
+    elif os.path.isfile(folder) or files.matching_files("output", f"{folder}/**", limit=1):
         raise InputError(f"--output={folder} is there and not by beam.predict; give a new folder")
 
 
@@ -135,4 +135,4 @@ def claim(options: PredictionOptions) -> None:
     for folder in (options.work(""), *([options.path(SEGS)] if options.seg else [])):
         files.make_folder(folder)
     if not FileSystems.exists(options.work(OWNER)):
-        files.write_text(options.work(OWNER), json.dumps(options.deciding()))
+        files.write_text(options.work(OWNER), json.dumps(options.for_predictions()))

@@ -20,7 +20,7 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
     shard, (rows, rejects) = result.example, result.inference
     # Neither predict.json nor an old sidecar may stand beside new SEGs, should this worker die.
     files.remove(options.path(SUMMARY))
-    sidecar_path = options.work(shard_name(shard.first))
+    sidecar_path = options.work(shard_name(shard.first_path))
     files.remove(sidecar_path)
     names = []  # of the SEGs
     for image, row in rows if options.seg else []:
@@ -30,7 +30,7 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
             files.Inputs(), header, mask, options.seg, options.mint_uids, rejects
         )
         for name, content in contents.items():
-            with files.written(options.path(SEGS, name)) as file:
+            with files.whole_file(options.path(SEGS, name)) as file:
                 file.write(content)
         names += contents
     values = [row for _, row in rows]
@@ -39,4 +39,4 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
     num_rejected = sum(reject["what"] == "image" for reject in rejects)
     events = progress.RECORD * len(rows) + progress.REJECTED * num_rejected
     progress.tick(options.progress_file, events)
-    return shard.first, shard.fingerprint
+    return shard.first_path, shard.fingerprint

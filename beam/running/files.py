@@ -42,7 +42,7 @@ def open_unpacked(path: str) -> BinaryIO:
 def read(path: str) -> bytes:
     """Return the bytes of a file, on a disk or on gs://."""
     if not storage.is_remote(path):
-        with open(path, "rb", buffering=0) as file:  # a single read
+        with open(path, "rb", buffering=0) as file:  # unbuffered: one read call
             return file.read()
     with open_binary(path) as file:
         return file.read()
@@ -53,21 +53,21 @@ def read_text(path: str) -> str:
 
 
 @contextlib.contextmanager
-def written(path: str) -> Iterator[BinaryIO]:
+def whole_file(path: str) -> Iterator[BinaryIO]:
     """Yield a new file under a temporary name; it is renamed to `path` unless the block raises.
 
     The temporary name is always another, as a runner may try one element on two workers at once.
     Raises Stopped where the disk is full or the folder cannot be written.
     """
-    temporary = f"{path}{UNFINISHED}{uuid.uuid4().hex}"
+    unfinished_path = f"{path}{UNFINISHED}{uuid.uuid4().hex}"
     try:
-        file = FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED)
+        file = FileSystems.create(unfinished_path, compression_type=CompressionTypes.UNCOMPRESSED)
         try:
             with file:
                 yield file
-            FileSystems.rename([temporary], [path])
+            FileSystems.rename([unfinished_path], [path])
         except BaseException:
-            remove(temporary)
+            remove(unfinished_path)
             raise
     except OSError as error:
         raise Stopped(
@@ -77,12 +77,12 @@ def written(path: str) -> Iterator[BinaryIO]:
 
 
 def write_text(path: str, text: str) -> None:
-    with written(path) as file:
+    with whole_file(path) as file:
         file.write(text.encode())
 
 
 def remove(path: str) -> None:
-    """Remove a file; it is no error where it is absent, or another worker removes it meanwhile."""
+    """Remove a file, unless it is absent, or another worker removes it meanwhile."""
     if not FileSystems.exists(path):
         return
     try:
@@ -117,7 +117,7 @@ def names_in(folder: str) -> list[str]:
     return [FileSystems.split(file.path)[1] for file in files]
 
 
-def matching(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
+def matching_files(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
     """Return the files that match an option's pattern, at most `limit`; raise InputError where
     they cannot be listed."""
     try:
@@ -139,7 +139,7 @@ def _cause(error: Exception) -> Exception:
 def image_files(option: str, pattern: str, kind: str) -> list[FileMetadata]:
     """Return the files that match an option's pattern, without the data files of MetaImage headers;
     raise InputError where they cannot be listed."""
-    files = matching(option, pattern)
+    files = matching_files(option, pattern)
     return [file for file in files if not reader.is_data_file(kind, file.path)]
 
 

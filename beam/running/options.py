@@ -24,7 +24,7 @@ def check_beam_arguments(arguments: list[str], command: str = "beam.convert") ->
 
 def check_matches(name: str, pattern: str | None) -> None:
     """Raise InputError where the pattern of an option matches no file, or cannot be listed."""
-    if pattern and not files.matching(name, pattern, limit=1):
+    if pattern and not files.matching_files(name, pattern, limit=1):
         raise InputError(
             f"--{name}={pattern}: no file matches; quote the pattern, or the shell expands it"
         )

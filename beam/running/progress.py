@@ -30,9 +30,9 @@ def _descriptor(progress_file: str) -> int:
 class Line:
     """A context in which the line on stderr that shows the progress is rewritten every second."""
 
-    def __init__(self, progress_file: str, doing: str = "converting", seconds: float = 1.0):
-        self.path, self.doing, self.seconds = Path(progress_file), doing, seconds
-        self.closing = threading.Event()
+    def __init__(self, progress_file: str, activity: str = "converting", seconds: float = 1.0):
+        self.path, self.activity, self.seconds = Path(progress_file), activity, seconds
+        self.end_event = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self):
@@ -41,27 +41,27 @@ class Line:
         return self
 
     def __exit__(self, *_):
-        self.closing.set()
+        self.end_event.set()
         self.thread.join()
 
     def _watch(self) -> None:
         """Count the events that the file gains and rewrite the line, until the context ends."""
         start, counts, offset = time.monotonic(), Counter(), 0
         while True:
-            is_last = self.closing.wait(self.seconds)
+            is_last = self.end_event.wait(self.seconds)
             with self.path.open("rb") as file:
                 file.seek(offset)
                 events = file.read()
             offset += len(events)
             counts.update({event: events.count(event) for event in EVENTS})
             end = "\r" if sys.stderr.isatty() and not is_last else "\n"
-            sys.stderr.write(text(counts, time.monotonic() - start, self.doing) + end)
+            sys.stderr.write(text(counts, time.monotonic() - start, self.activity) + end)
             sys.stderr.flush()
             if is_last:
                 return
 
 
-def text(counts: Counter, seconds: float, doing: str = "converting") -> str:
+def text(counts: Counter, seconds: float, activity: str = "converting") -> str:
     """Return the line: how many headers are read while files are listed, later how many images are
     finished."""
     total = counts[MATCHED]
@@ -70,6 +70,6 @@ def text(counts: Counter, seconds: float, doing: str = "converting") -> str:
         num_listed = counts[LISTED] + counts[REJECTED]
         return f"listing: {num_listed:,} of {total:,} headers read, {seconds:.0f} s"
     return (
-        f"{doing}: {num_finished:,} of {total:,} images ({num_finished / total:.0%}), "
+        f"{activity}: {num_finished:,} of {total:,} images ({num_finished / total:.0%}), "
         f"{num_finished / seconds:.0f} images/s, {counts[REJECTED]:,} rejected, {seconds:.0f} s"
     )

@@ -45,7 +45,7 @@ def run_locally(pipeline: beam.Pipeline) -> None:
     # The command prints Stopped's message; without this Beam would log it too, with a traceback.
     common = logging.getLogger("apache_beam.runners.common")
     common.addFilter(lambda record: Stopped.OPEN not in record.getMessage())
-    with _stopped_again():
+    with _restore_stopped():
         pipeline.run().wait_until_finish()
 
 
@@ -54,13 +54,14 @@ def run_remotely(
 ) -> bool:
     """Start the job and wait for it unless `detach`; return whether it has ended. Raises Stopped
     where it failed."""
-    with _stopped_again():
+    with _restore_stopped():
         return wait(pipeline.run(), runner, options, detach)
 
 
 @contextlib.contextmanager
-def _stopped_again() -> Iterator[None]:
-    """Raise the Stopped of a worker, which a runner turned into the text of its own error."""
+def _restore_stopped() -> Iterator[None]:
+    """Raise again the Stopped of a worker, of which a runner left only the text in its own
+    error."""
     try:
         yield
     except RuntimeError as error:

@@ -33,7 +33,7 @@ def write(folder: Path, content: dict, records: pyarrow.Table, path: Path) -> in
     names = (*manifest.class_titles(content["classes"]), "") if "classes" in content else LABELS
     tiles = [tile(fields, split, names) for split, fields in images]
     sheet = picture.grid(tiles, min(COLUMNS, len(tiles)), GAP_PX, BACKGROUND)
-    with storage.written(path) as unfinished_path:
+    with storage.whole_file(path) as unfinished_path:
         Image.fromarray(sheet).save(unfinished_path, "PNG")
     return len(tiles)
 
@@ -121,14 +121,14 @@ def caption(fields: dict, split: str, names: Sequence[str] = LABELS) -> list[tup
         state += f" · {percent:.2g}% lesion" if fields["has_mask"] else " · no mask"
     age = "" if fields["age"] < 0 else f"{fields['age']} y"
     size = f"{fields['width']} x {fields['height']}"
-    facts = filter(None, [fields["view"].decode(), fields["sex"].decode(), age, size])
+    texts = filter(None, [fields["view"].decode(), fields["sex"].decode(), age, size])
     image_id = fields["image_id"].decode(errors="backslashreplace")
     is_long = picture.text_px(image_id, LETTER_PX) > TILE_PX - 2 * picture.INDENT_PX
     half = -(-len(image_id) // 2) if is_long else len(image_id)
     return [
         *((part, TEXT) for part in (image_id[:half], image_id[half:]) if part),
         (f"{split} · {state}", colour),
-        (" · ".join(facts), TEXT),
+        (" · ".join(texts), TEXT),
     ]
 
 

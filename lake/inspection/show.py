@@ -58,7 +58,7 @@ def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table: its first column aligned to the left, the others to the
     right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -118,7 +118,7 @@ def _splits(
         rows.append((split, *_split_row(numbers)))
         sums += numbers
     # Every patient is in one split, so that patients add up.
-    return columns([*rows, ("all", *_split_row(sums))] if len(rows) > 2 else rows)
+    return table_lines([*rows, ("all", *_split_row(sums))] if len(rows) > 2 else rows)
 
 
 def _split_row(numbers: Sequence[float]) -> list[str]:
@@ -135,12 +135,12 @@ def _share_tables(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray])
     rows = [("share of the split", *classes)]
     for name, members in splits.items():
         rows.append((name, *(_share(members & part, members) for part in classes.values())))
-    lines = columns(rows)
+    lines = table_lines(rows)
     if len(splits) > 2:
         rows = [("share of the class", *classes)]
         for name, members in list(splits.items())[:-1]:
             rows.append((name, *(_share(members & part, part) for part in classes.values())))
-        lines += ["", *columns(rows)]
+        lines += ["", *table_lines(rows)]
     return lines
 
 
@@ -158,7 +158,7 @@ def _cross_table(
         if part.any():
             shares = (_share(part & members, members) for members in groups.values())
             rows.append((name, f"{part.sum():,}", *shares))
-    return columns(rows)
+    return table_lines(rows)
 
 
 def _sizes(
@@ -183,7 +183,7 @@ def _sizes(
     for low, high, count in zip(SIZE_EDGES, SIZE_EDGES[1:], counts, strict=False):
         bar = "#" * -(-BAR_LETTERS * count // counts.max())
         rows.append((f"{low:g}% to {high:g}%", f"{count:,}", bar.ljust(BAR_LETTERS)))
-    lines += columns(rows)
+    lines += table_lines(rows)
     rows = [("quantiles", "lesions", *QUANTILES)]
     for split, members in splits.items():
         if len(lesions := percent[members & is_sized]):
@@ -191,7 +191,7 @@ def _sizes(
             rows.append((split, f"{len(lesions):,}", *(f"{value:.3g}%" for value in values)))
     values = np.percentile(lesion_px[is_sized], list(QUANTILES.values()))
     rows.append(("all, px", f"{is_sized.sum():,}", *(f"{value:,.0f}" for value in values)))
-    return [*lines, "", *columns(rows)]
+    return [*lines, "", *table_lines(rows)]
 
 
 def _mean_image_px(content: dict) -> float:
@@ -212,7 +212,7 @@ def _folds(records: pyarrow.Table, classes: dict[str, np.ndarray]) -> list[str]:
         members = folds == number
         parts = (members & part for part in (members, *classes.values()))
         rows.append((str(number), *(f"{part.sum():,}" for part in parts)))
-    return columns(rows) if len(rows) > 1 else ["folds: none"]
+    return table_lines(rows) if len(rows) > 1 else ["folds: none"]
 
 
 def _statistics(statistics: dict) -> list[str]:

@@ -43,7 +43,7 @@ def verify(
     tasks = _tasks(folder, content, rows, decodes_pixels)
     num_shards = sum((folder / shard["name"]).is_file() for shard in content["shards"])
     num_records = 0
-    with _mapping(min(processes, num_shards)) as run:
+    with _parallel_map(min(processes, num_shards)) as run:
         for number, (shard_problems, shard_records) in enumerate(run(check, tasks), start=1):
             problems.update(shard_problems)
             num_records += shard_records
@@ -58,7 +58,7 @@ def verify(
 
 
 @contextlib.contextmanager
-def _mapping(processes: int) -> Iterator[Callable]:
+def _parallel_map(processes: int) -> Iterator[Callable]:
     """Yield `map`, or its counterpart that spreads the calls over several processes."""
     if processes <= 1:
         yield map
@@ -160,17 +160,17 @@ def _check_ids(rows: pyarrow.Table, problems: Problems) -> None:
 
 
 def _check_once(
-    rows: pyarrow.Table, key: str, part: str, function: str, kind: str, problems: Problems
+    rows: pyarrow.Table, key: str, column: str, function: str, kind: str, problems: Problems
 ) -> None:
-    """Add a problem for each value of `key` whose rows have several of `part`, as the aggregate
-    `function` counts them."""
-    counts = rows.group_by(key).aggregate([(part, function)])
-    several = counts.filter(pyarrow.compute.field(f"{part}_{function}") > 1)[key]
-    repeats = rows.filter(pyarrow.compute.is_in(rows[key], several.combine_chunks()))
+    """Add a problem of this kind for each value of `key` (an image, a patient) whose rows have more
+    than one value in `column`; `function`, pyarrow's count or count_distinct, counts the values."""
+    counts = rows.group_by(key).aggregate([(column, function)])
+    names = counts.filter(pyarrow.compute.field(f"{column}_{function}") > 1)[key]
+    repeats = rows.filter(pyarrow.compute.is_in(rows[key], names.combine_chunks()))
     places = {}
     for row in repeats.select([key, *index.PLACE, "fold"]).to_pylist():
         place = f"{row['split']} shard {row['shard']} record {row['position']}"
-        place += f" (fold {row['fold']})" if part == "fold" else ""
+        place += f" (fold {row['fold']})" if column == "fold" else ""
         places.setdefault(row[key], []).append(place)
     for name in sorted(places):
         problems.add(kind, f"{key} {name}: {', '.join(places[name][:8])}")

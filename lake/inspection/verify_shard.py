@@ -19,7 +19,7 @@ from lake import Reject, storage
 from lake.labels import rle
 from lake.records import example, mask_png, tfrecord
 
-LISTED = 20  # problems of one kind that are listed; the others are counted
+MAX_LISTED = 20  # problems of one kind that are listed; the others are counted
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
 FORMATS = {"jpeg-kept": "JPEG", "png": "PNG"}  # encoding -> Pillow's name
 
@@ -32,16 +32,16 @@ class Problems:
     messages: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, message: str) -> None:
-        """Count a problem; keep its message while there are fewer than LISTED of its kind."""
+        """Count a problem; keep its message while there are fewer than MAX_LISTED of its kind."""
         self.counts[kind] += 1
-        if len(self.messages[kind]) < LISTED:
+        if len(self.messages[kind]) < MAX_LISTED:
             self.messages[kind].append(message)
 
     def update(self, other: "Problems") -> None:
         """Add the problems of another shard."""
         self.counts.update(other.counts)
         for kind, messages in other.messages.items():
-            self.messages[kind] = (self.messages[kind] + messages)[:LISTED]
+            self.messages[kind] = (self.messages[kind] + messages)[:MAX_LISTED]
 
     def lines(self) -> list[str]:
         """Return what a user reads: the messages of each kind, and how many more there are."""
@@ -143,21 +143,21 @@ def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, st
     """Yield (kind, message) where label, has_mask, lesion_px and original_rle contradict each
     other."""
     label, has_mask, lesion_px = (fields[name] for name in ("label", "has_mask", "lesion_px"))
-    facts = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
+    state = f"label={label} has_mask={has_mask} lesion_px={lesion_px}"
     if not -1 <= label < num_classes or has_mask not in (0, 1):
         highest = num_classes - 1
-        yield "label", f"{facts}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
+        yield "label", f"{state}: expected a label from -1 to {highest} and a has_mask of 0 or 1"
         return
     has_lesion = _has_lesion(fields)
-    facts += f", original_rle {'' if has_lesion else 'not '}set"
+    state += f", original_rle {'' if has_lesion else 'not '}set"
     if has_mask:
         # A lesion smaller than half a stored pixel leaves no pixel, but stays a label.
         if label != has_lesion or lesion_px < 0 or (lesion_px > 0 and label == 0):
             rule = "with a mask, label says whether original_rle has a lesion, and lesion_px agrees"
-            yield "label", f"{facts}: {rule}"
+            yield "label", f"{state}: {rule}"
     elif lesion_px != -1 or has_lesion:
         rule = f"without a mask lesion_px is -1 and original_rle {rle.EMPTY}"
-        yield "label", f"{facts}: {rule}"
+        yield "label", f"{state}: {rule}"
 
 
 def view_problems(fields: dict) -> Iterator[tuple[str, str]]:

@@ -25,9 +25,11 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
     for where, expected, actual in differences(by_index, counts, "counts", False):
         problems.add("counts", f"{where}: {actual} in the manifest, {expected} by the index")
     left_out = counts.get("slices_left_out", 0)
-    outcome = counts["records"] + sum(counts["rejects"].values()) + left_out
-    if counts["images"] != outcome:
-        message = f"{counts['images']}, but records, rejects and slices left out make {outcome}"
+    num_outcomes = counts["records"] + sum(counts["rejects"].values()) + left_out
+    if counts["images"] != num_outcomes:
+        message = (
+            f"{counts['images']}, but records, rejects and slices left out make {num_outcomes}"
+        )
         problems.add("counts", f"counts.images: {message}")
 
 

@@ -122,35 +122,35 @@ def unite(parts: list[np.ndarray]) -> np.ndarray:
     return np.stack([starts[opens], ends[closes]], axis=1)
 
 
-def area(joined: np.ndarray) -> int:
+def area(lesion_runs: np.ndarray) -> int:
     """Return the number of pixels in runs that `runs` or `unite` returned."""
-    return int((joined[:, 1] - joined[:, 0]).sum())
+    return int((lesion_runs[:, 1] - lesion_runs[:, 0]).sum())
 
 
-def to_text(joined: np.ndarray) -> str:
+def to_text(lesion_runs: np.ndarray) -> str:
     """Return the relative text of runs [N, 2]; `-1` where there are none."""
-    previous_ends = np.r_[0, joined[:, 1]][: len(joined)]
-    return _text(joined[:, 0] - previous_ends, joined)
+    previous_ends = np.r_[0, lesion_runs[:, 1]][: len(lesion_runs)]
+    return _text(lesion_runs[:, 0] - previous_ends, lesion_runs)
 
 
-def _text(firsts: np.ndarray, joined: np.ndarray) -> str:
+def _text(firsts: np.ndarray, lesion_runs: np.ndarray) -> str:
     """Return the text of runs [N, 2]: in front of each length its number from `firsts` [N], a gap
     or a start."""
-    if not len(joined):
+    if not len(lesion_runs):
         return EMPTY
-    pairs = np.stack([firsts, joined[:, 1] - joined[:, 0]], axis=1)
+    pairs = np.stack([firsts, lesion_runs[:, 1] - lesion_runs[:, 0]], axis=1)
     return " ".join(map(str, pairs.ravel().tolist()))
 
 
-def to_mask(joined: np.ndarray, height: int, width: int) -> np.ndarray:
+def to_mask(lesion_runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the mask uint8 [height, width], 0 or 255, of runs [N, 2]."""
     mask = np.zeros((height, width), np.uint8)
-    if len(joined):
+    if len(lesion_runs):
         # Runs count down the columns: fill [columns, height] and transpose, but only the columns
         # that a run touches, a third of a radiograph's.
-        left, right = int(joined[0, 0]) // height, -(-int(joined[-1, 1]) // height)
+        left, right = int(lesion_runs[0, 0]) // height, -(-int(lesion_runs[-1, 1]) // height)
         pixels = np.zeros((right - left) * height, np.uint8)
-        for start, end in (joined - left * height).tolist():
+        for start, end in (lesion_runs - left * height).tolist():
             pixels[start:end] = 255
         mask[:, left:right] = pixels.reshape(right - left, height).T
     return mask
@@ -201,21 +201,22 @@ def dialect_conflict(texts: Iterable[str], dialect: str) -> str | None:
     )
 
 
-def order_votes(joined: np.ndarray, height: int, width: int, dialect: str) -> tuple[int, int]:
+def order_votes(lesion_runs: np.ndarray, height: int, width: int, dialect: str) -> tuple[int, int]:
     """Return the vote of one image for (down columns, along rows) as the way its text counts:
     (1, 0), (0, 1) or none, (0, 0). Votes of many images may be summed.
 
-    `joined` are the runs as read from the text in `dialect`. Read in the right order, a lesion's
-    neighbouring lines lie one line's length apart, so a shift by that length maps most of it onto
-    itself. An image has no vote when it is square (the wrong reading is then the transposed mask,
-    and as coherent), when it is empty, and when both readings are about as coherent: with nearly
-    equal sides, or a single line.
+    `lesion_runs` are those that `runs` reads from a text in `dialect`. Read in the right order, a
+    lesion's neighbouring lines lie one line's length apart, so a shift by that length maps most of
+    it onto itself. An image has no vote when it is square (the wrong reading is then the transposed
+    mask, and as coherent), when it is empty, and when both readings are about as coherent: with
+    nearly equal sides, or a single line.
     """
     if height == width:
         return 0, 0
     if dialect == "row_major":
-        joined = _transpose(joined, height, width)  # as the text counts
-    as_columns, as_rows = (_overlap(joined, shift, height * width) for shift in (height, width))
+        lesion_runs = _transpose(lesion_runs, height, width)  # as the text counts
+    num_pixels = height * width
+    as_columns, as_rows = (_overlap(lesion_runs, shift, num_pixels) for shift in (height, width))
     return int(as_columns - as_rows > VOTE_MARGIN), int(as_rows - as_columns > VOTE_MARGIN)
 
 
@@ -237,22 +238,22 @@ def order_conflict(votes: tuple[int, int], dialect: str) -> str | None:
     )
 
 
-def _transpose(joined: np.ndarray, height: int, width: int) -> np.ndarray:
+def _transpose(lesion_runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the runs along the rows of a mask [height, width] from those down its columns."""
-    return from_mask(to_mask(joined, height, width).T)
+    return from_mask(to_mask(lesion_runs, height, width).T)
 
 
-def _overlap(joined: np.ndarray, shift: int, num_pixels: int) -> float:
+def _overlap(lesion_runs: np.ndarray, shift: int, num_pixels: int) -> float:
     """Return the share of a mask's pixels that a shift by so many pixels maps onto the mask, among
     those that it does not move out of the image."""
-    if not len(joined):
+    if not len(lesion_runs):
         return 0.0
-    lengths = joined[:, 1] - joined[:, 0]
+    lengths = lesion_runs[:, 1] - lesion_runs[:, 0]
     # The mask's pixels before each end of a run; between two ends their number is linear.
-    edges, areas = joined.ravel(), np.r_[0, np.repeat(np.cumsum(lengths), 2)[:-1]]
+    edges, areas = lesion_runs.ravel(), np.r_[0, np.repeat(np.cumsum(lengths), 2)[:-1]]
 
     def area_before(pixels):
         return np.interp(pixels, edges, areas)
 
-    common = (area_before(joined[:, 1] - shift) - area_before(joined[:, 0] - shift)).sum()
+    common = (area_before(lesion_runs[:, 1] - shift) - area_before(lesion_runs[:, 0] - shift)).sum()
     return float(common / max(1, area_before(num_pixels - shift)))

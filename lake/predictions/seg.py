@@ -79,7 +79,7 @@ def segmentation(
         if int(dataset.get("NumberOfFrames") or 1) > 1:
             raise Reject("multi-frame", "several frames; a SEG is made of a single one")
         try:
-            result = _segmentation(_reference(dataset), mask, finding)
+            result = _segmentation(_legal_reference(dataset), mask, finding)
         except ValueError as error:  # highdicom's, about elements that the class must have
             needs = f"a place in the patient takes {', '.join(PLACE)}"
             raise Reject("unusable-source", f"{error} ({needs})") from None
@@ -110,7 +110,7 @@ def _check_uids(dataset: Dataset) -> None:
         raise Reject("unusable-source", f"{fault}; a SEG refers to a DICOM image")
     for name in UIDS.values():
         if not is_legal(uid := str(dataset.get(name, ""))):
-            fault = f"{uid[:64]!r} is no legal" if uid else "no"
+            fault = f"{uid[:64]!r} is not a legal" if uid else "no"
             raise Reject("illegal-uid", f"{fault} {name}; --mint_uids makes one")
 
 
@@ -131,8 +131,9 @@ def _mint_uids(dataset: Dataset, source: bytes) -> dict[str, str]:
     return new_uids
 
 
-def _reference(dataset: Dataset) -> Dataset:
-    """Return what a SEG takes from its source, with only legal elements."""
+def _legal_reference(dataset: Dataset) -> Dataset:
+    """Return a data set of the elements that a SEG copies from its source image. Where one is
+    missing or illegal it is left out, or empty if the standard wants it present."""
     reference = Dataset()
     reference.SpecificCharacterSet = UTF_8  # pydicom has decoded the text
     for name in ("SOPClassUID", *UIDS.values(), "Rows", "Columns"):
@@ -142,6 +143,7 @@ def _reference(dataset: Dataset) -> Dataset:
     for name in (*MAY_BE_ABSENT, *PLACE):
         if (value := _legal_value(dataset, name)) is not None:
             setattr(reference, name, value)
+    # A place that is known in part is left out as a whole.
     has_place = all(name in reference for name in PLACE)
     if not has_place or not is_legal(reference.FrameOfReferenceUID):
         for name in PLACE:
@@ -164,7 +166,7 @@ def _legal_value(dataset: Dataset, name: str):
             value = [DSfloat(float(number), auto_format=True) for number in numbers]
         mode = pydicom.config.RAISE
         return pydicom.DataElement(element.tag, element.VR, value, validation_mode=mode).value
-    except (ValueError, TypeError, OverflowError):  # bytes that are no number, or break the VR
+    except (ValueError, TypeError, OverflowError):  # bytes that are not a number, or break the VR
         return None
 
 

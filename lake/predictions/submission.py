@@ -14,7 +14,7 @@ from lake.labels import rle, tables
 from lake.scan import MAX_PIXELS
 
 HEADER = ("ImageId", "EncodedPixels")
-MAX_SHOWN = 5  # mistakes or ids that a message quotes
+MAX_QUOTED = 5  # mistakes or ids that a message quotes
 
 
 def csv_line(values: tuple) -> bytes:
@@ -29,8 +29,9 @@ def read(path: Path, num_pixels: Mapping[str, int] | int = MAX_PIXELS) -> dict[s
     """Return {image id: run-length text} in the order of the file; raise InputError with the first
     few mistakes of a file that is not exactly as the challenge wants it.
 
-    `num_pixels` of every image, or of each by its id: no run may reach beyond. A text must be the
-    one spelling that `rle.encode` gives: runs in order, none of length 0, none that touch.
+    No run may reach beyond the image's number of pixels: `num_pixels` is that of all images, or
+    {image id: its number}. A text must be the one spelling that `rle.encode` gives: runs in order,
+    none of length 0, none that touch.
     """
     rows, mistakes = {}, []
     for number, cells in enumerate(_read_cells(path), start=1):
@@ -39,7 +40,7 @@ def read(path: Path, num_pixels: Mapping[str, int] | int = MAX_PIXELS) -> dict[s
             mistakes.append(f"row {number}: {mistake}")
         elif number > 1:
             rows[cells[0]] = cells[1]
-        if len(mistakes) == MAX_SHOWN:
+        if len(mistakes) == MAX_QUOTED:
             break
     if not rows and not mistakes:
         mistakes = [f"expected the header {','.join(HEADER)} and a row per image"]
@@ -54,7 +55,7 @@ def check_ids(path: Path, ids: Collection[str], expected: Collection[str], where
     absent = [image_id for image_id in expected if image_id not in ids]
     if others := absent or [image_id for image_id in ids if image_id not in expected]:
         difference = f"lacks {len(others):,} ids of" if absent else f"has {len(others):,} not in"
-        names = ", ".join(others[:MAX_SHOWN]) + (" …" if len(others) > MAX_SHOWN else "")
+        names = ", ".join(others[:MAX_QUOTED]) + (" …" if len(others) > MAX_QUOTED else "")
         raise InputError(f"{path} {difference} {where}: {names}; expected the same ids")
 
 
@@ -72,7 +73,7 @@ def majority(texts: list[str], votes: int) -> str:
 
 
 def _read_cells(path: Path) -> Iterator[list[str]]:
-    """Yield the cells of each row; raise InputError where the file is no CSV."""
+    """Yield the cells of each row; raise InputError where the file is not a CSV."""
     csv.field_size_limit(tables.FIELD_LIMIT)
     try:
         with storage.local(path) as local, local.open(encoding="utf-8", newline="") as file:

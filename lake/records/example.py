@@ -44,7 +44,7 @@ UNKNOWN = {
     for name, (kind, count) in FIELDS.items()
 } | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}
 LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
-# tensorflow/core/example/example.proto and feature.proto as a FileDescriptorProto. JoinedExample is
+# tensorflow/core/example/example.proto and feature.proto as a FileDescriptorProto. BytesExample is
 # an Example whose features are bytes already: on the wire a message and its bytes look alike.
 PROTO = """
 name: "example.proto" package: "tensorflow" syntax: "proto3"
@@ -65,7 +65,7 @@ message_type { name: "Features"
     field { name: "value" number: 2 type_name: "Feature" } } }
 message_type { name: "Example"
   field { name: "features" number: 1 type_name: "Features" } }
-message_type { name: "JoinedExample"
+message_type { name: "BytesExample"
   field { name: "features" number: 1 type: TYPE_BYTES } }
 """
 
@@ -84,10 +84,10 @@ def encode(fields: dict) -> bytes:
         features = image if name == "image" else other_features
         getattr(features.feature[name], LISTS[kind]).value.extend(values)
     # A record's map of features is sorted by name, but for the image, which stands behind all
-    # others. Messages that are joined are merged by who reads them
+    # others. Two messages one after the other are read as one that has the fields of both
     # (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
     content = other_features.SerializeToString(deterministic=True) + image.SerializeToString()
-    return _message_class("JoinedExample")(features=content).SerializeToString()
+    return _message_class("BytesExample")(features=content).SerializeToString()
 
 
 def encode_unlabelled(header: Header, scan: Scan) -> bytes:
@@ -103,11 +103,11 @@ def encode_unlabelled(header: Header, scan: Scan) -> bytes:
     return encode(UNKNOWN | from_scan | from_header)
 
 
-def decode(serialized: bytes) -> dict:
+def decode(record: bytes) -> dict:
     """Return the fields of an Example, the inverse of `encode`; raises ValueError naming every
     field that is not as FIELDS says."""
     try:
-        features = _message_class("Example").FromString(serialized).features.feature
+        features = _message_class("Example").FromString(record).features.feature
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from None
     fields, mistakes = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]

@@ -42,7 +42,7 @@ def to_json(content: dict | list) -> str:
 
 def parse(text: str, folder: str) -> dict:
     """Return the manifest of the lake in `folder` from its JSON text; raises InputError where it is
-    no JSON or of another schema."""
+    not JSON or has another schema."""
     try:
         manifest = json.loads(text)
     except json.JSONDecodeError as error:

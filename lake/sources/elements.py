@@ -83,7 +83,7 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         data, is_whole = _inflate(data[position:], inflated_bytes)
         position, syntax = 0, uid.ExplicitVRLittleEndian
-    syntax = syntax or _guessed_syntax(data[position : position + 6])
+    syntax = syntax or _guess_syntax(data[position : position + 6])
     order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
     elements, end, pixel_tag = _walk(data, position, order, tags)
     if pixel_tag is None and not is_whole:
@@ -241,7 +241,7 @@ def _inflate(data: bytes, limit: int | None) -> tuple[bytes, bool]:
     return content, inflater.eof
 
 
-def _guessed_syntax(start: bytes) -> str:
+def _guess_syntax(start: bytes) -> str:
     """Guess the uncompressed transfer syntax of a data set from its first six bytes."""
     if not (start[4:6].isalpha() and start[4:6].isupper()):
         return uid.ImplicitVRLittleEndian

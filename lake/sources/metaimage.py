@@ -99,13 +99,14 @@ def to_hu(values: np.ndarray) -> np.ndarray:
     is_scaled = values.dtype.kind == "f" and 0 <= low < high <= 1
     if is_scaled or not (low >= -ZERO_HU and high < ZERO_HU):
         raise Reject(
-            "not-hu", f"values from {low:g} to {high:g}, expected HU; leave out what is no CT"
+            "not-hu", f"values from {low:g} to {high:g}, expected HU; leave out what is not CT"
         )
     return np.rint(values).astype(np.int32)
 
 
 def _fields(data: bytes) -> tuple[dict[str, str], int]:
-    """Return (fields, bytes) of a MetaImage header, which ends with ElementDataFile."""
+    """Return ({key: value}, length in bytes) of the MetaImage header at the start of `data`; its
+    last key is ElementDataFile. Raises Reject where that is missing."""
     fields, position = {}, 0
     while position < len(data):
         end = data.find(b"\n", position) + 1 or len(data)
@@ -122,7 +123,7 @@ def _fields(data: bytes) -> tuple[dict[str, str], int]:
 def _volume(data: bytes, path: str, size: int) -> Header:
     """Return the Header of a MetaImage volume from the start of its file."""
     fields, header_bytes = _fields(data)
-    width, height, num_slices, _ = _checked_size(fields)
+    width, height, num_slices, _ = _parse_size(fields)
     data_files(data[:header_bytes])  # raises its Rejects here, in the listing
     with tempfile.TemporaryDirectory() as folder:
         header_path = Path(folder, f"header{path[-4:].lower()}")
@@ -133,13 +134,13 @@ def _volume(data: bytes, path: str, size: int) -> Header:
             "unreadable-header", "SimpleITK reads another size than the header's text states"
         )
     geometry = Geometry(num_slices, reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
-    name, geometry = re.split(r"[/\\]", path)[-1][:-4], _sound(geometry)
+    name, geometry = re.split(r"[/\\]", path)[-1][:-4], _check_geometry(geometry)
     return Header(
         path, size, "", height, width, bits=16, series=name, modality="CT", geometry=geometry
     )
 
 
-def _checked_size(fields: dict[str, str]) -> tuple[int, int, int, int]:
+def _parse_size(fields: dict[str, str]) -> tuple[int, int, int, int]:
     """Return (columns, rows, slices, bytes) of a grey volume of a supported type; raises Reject.
 
     MetaIO trusts the text that it parses, so the text is checked before MetaIO gets it.
@@ -180,7 +181,7 @@ def _reader(local_path: str) -> SimpleITK.ImageFileReader:
     return reader
 
 
-def _sound(geometry: Geometry) -> Geometry:
+def _check_geometry(geometry: Geometry) -> Geometry:
     """Return the geometry if it is bounded, has extent and has right angles; else raise Reject."""
     numbers_mm = (*geometry.origin_mm, *geometry.spacing_mm, *geometry.direction)
     matrix = axes(geometry)
@@ -210,8 +211,8 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
         if "LOCALIZER" in text(attributes, IMAGE_TYPE).upper().split("\\"):
             raise Reject("localizer", "a scout view, not a slice; leave it out")
         position, cosines = numbers(attributes, dicom.POSITION), numbers(attributes, ORIENTATION)
-        spacing = numbers(attributes, dicom.PIXEL_SPACING)
-        if (len(position), len(cosines), len(spacing)) != (3, 6, 2):
+        spacing_mm = numbers(attributes, dicom.PIXEL_SPACING)
+        if (len(position), len(cosines), len(spacing_mm)) != (3, 6, 2):
             raise Reject(
                 "bad-geometry",
                 "no Image Position, Image Orientation or Pixel Spacing; leave it out",
@@ -224,10 +225,10 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
             origin_mm=tuple(position),
             # DICOM names the distance between rows first. The distance between slices comes from
             # their positions; a lone slice has its own thickness, or counts as 1 mm.
-            spacing_mm=(spacing[1], spacing[0], thickness_mm if thickness_mm > 0 else 1.0),
+            spacing_mm=(spacing_mm[1], spacing_mm[0], thickness_mm if thickness_mm > 0 else 1.0),
             direction=tuple(matrix.ravel().tolist()),
         )
-        return replace(header, geometry=_sound(geometry))
+        return replace(header, geometry=_check_geometry(geometry))
 
 
 def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
@@ -236,7 +237,7 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
     with open(local_path, "rb") as file:
         file_start = file.read(HEADER_BYTES)
     fields, header_bytes = _fields(file_start)
-    num_bytes = _checked_size(fields)[-1]
+    num_bytes = _parse_size(fields)[-1]
     names = data_files(file_start)
     pixel_path = Path(local_path).with_name(names[0]) if names else Path(local_path)
     if not pixel_path.is_file():

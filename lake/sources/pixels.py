@@ -97,8 +97,8 @@ def view(
 
 
 def equalise(pixels: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
-    """Return the window after contrast-limited adaptive histogram equalisation (Zuiderveld 1994),
-    stretched to all of `bits`."""
+    """Return pixels [H, W], as seen through the window (low, high), after contrast-limited adaptive
+    histogram equalisation (Zuiderveld 1994): whole numbers 0 … 2^bits - 1."""
     from skimage import exposure  # takes 0.4 s to import, and few conversions need it
 
     unit = np.clip((pixels - low) / (high - low), 0, 1)

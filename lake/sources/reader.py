@@ -27,7 +27,8 @@ class ReaderSettings(NamedTuple):
 
 
 def is_data_file(source: str, path: str) -> bool:
-    """Return whether the file holds the pixels of a MetaImage header, and is no image by itself."""
+    """Return whether the file holds the pixels of a MetaImage header, and is not an image by
+    itself."""
     return source == "metaimage" and path.lower().endswith(METAIMAGE_DATA)
 
 

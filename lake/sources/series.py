@@ -5,6 +5,7 @@ No file is opened here: a slice's mask follows from its geometry and the list of
 """
 
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from lake.scan import Geometry, Header, frame_id, stable_hash
 COSINE_TOLERANCE = 1e-3  # some headers print cosines with only four digits
 # As a share of the slice's thickness. Positions are rounded and the table's steps are not exact,
 # but a missing slice is a gap of a whole thickness, and a gantry tilted by more than 6 degrees
-# makes pixels that are no boxes.
+# makes voxels that are not boxes.
 GAP_TOLERANCE = 0.1
 
 
@@ -65,7 +66,7 @@ def stack_slices(headers: list[Header]) -> list[Header]:
         origins_mm = geometry.origin_mm + np.outer(np.arange(geometry.slices), step_mm)  # [S, 3]
         slice_headers, thickness_mm = [header] * geometry.slices, geometry.spacing_mm[2]
     else:
-        slice_headers, thickness_mm = _in_order(headers)
+        slice_headers, thickness_mm = _sort_slices(headers)
         origins_mm = np.array([header.geometry.origin_mm for header in slice_headers])
     is_volume = len(headers) == 1
     stack = []
@@ -78,12 +79,12 @@ def stack_slices(headers: list[Header]) -> list[Header]:
     return stack
 
 
-def _in_order(headers: list[Header]) -> tuple[list[Header], float]:
+def _sort_slices(headers: list[Header]) -> tuple[list[Header], float]:
     """Return (DICOM slices along their normal, mm from one to the next); raises Reject where they
     do not form a regular volume."""
     first = headers[0]
     for header in headers[1:]:
-        if not _is_like(header, first):
+        if not _fits_volume(header, first):
             raise Reject(
                 "mixed-series",
                 f"series {first.series}: {header.path} and {first.path} differ in size, spacing, "
@@ -105,15 +106,12 @@ def _in_order(headers: list[Header]) -> tuple[list[Header], float]:
     return stack, thickness_mm
 
 
-def _is_like(header: Header, first: Header) -> bool:
+def _fits_volume(header: Header, first: Header) -> bool:
     """Return whether two slices can belong to one volume."""
-    properties = [
-        (one.height, one.width, one.patient, one.study, one.series, one.geometry.slices)
-        for one in (header, first)
-    ]
+    properties = attrgetter("height", "width", "patient", "study", "series", "geometry.slices")
     a, b = header.geometry, first.geometry
     return (
-        properties[0] == properties[1]
+        properties(header) == properties(first)
         and a.slices == 1
         and np.allclose(a.direction, b.direction, rtol=0, atol=COSINE_TOLERANCE)
         and np.allclose(a.spacing_mm[:2], b.spacing_mm[:2], rtol=COSINE_TOLERANCE, atol=0)

@@ -242,13 +242,13 @@ def test_repeating_writes_what_is_missing_and_nothing_else(
 
 
 def test_a_new_file_changes_its_shard_alone():
-    matched = [(f"images/{number:04d}.dcm", 1, 0.0) for number in range(1000)]
-    shards = list(listing.divide(matched, 20))
-    assert sum(shards, []) == matched and {len(shard) for shard in shards[:-1]} <= set(
+    matches = [(f"images/{number:04d}.dcm", 1, 0.0) for number in range(1000)]
+    shards = list(listing.divide(matches, 20))
+    assert sum(shards, []) == matches and {len(shard) for shard in shards[:-1]} <= set(
         range(10, 41)
     )
     assert 30 < len(shards) < 80
-    more = list(listing.divide(sorted([*matched, ("images/0500.dcm.new", 1, 0.0)]), 20))
+    more = list(listing.divide(sorted([*matches, ("images/0500.dcm.new", 1, 0.0)]), 20))
     assert sum(shard not in shards for shard in more) <= 3
 
 
@@ -256,15 +256,16 @@ def ct_shards(paths: list[Path], output: Path) -> list[listing.Shard]:
     """Return the shards of CT files as the steps before the prediction make them."""
     settings = ReaderSettings(True, "name", Storage(16, None))
     options = PredictionOptions(str(output), "", "", settings, None, False, 1, 3, 0, 0.0, None)
-    matched = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in paths]
-    series, shards = defaultdict(list), defaultdict(list)
-    for key, element in listing.read_headers((matched[0][0], matched), options):
-        series[key].append(element)
-    for keyed in series.items():
-        for element in listing.choose_images(keyed, options):
-            if isinstance(element, tuple):  # else it counts images
-                shards[element[0]].append(element[1])
-    return [shard for keyed in shards.items() for shard in listing.make_shard(keyed, options)]
+    matches = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in paths]
+    series, images_by_path = defaultdict(list), defaultdict(list)
+    for key, pair in listing.read_headers((matches[0][0], matches), options):
+        series[key].append(pair)
+    for key_and_images in series.items():
+        for pair in listing.choose_images(key_and_images, options):
+            if isinstance(pair, tuple):  # else it counts images
+                images_by_path[pair[0]].append(pair[1])
+    shards = [listing.make_shard(images, options) for images in images_by_path.items()]
+    return [shard for shards_or_tags in shards for shard in shards_or_tags]
 
 
 def test_a_series_is_a_shard_of_its_own(tmp_path):
@@ -272,7 +273,7 @@ def test_a_series_is_a_shard_of_its_own(tmp_path):
     paths = write_dicom_slices(voxels, tmp_path)
     paths += [write_volume(volume(voxels[:2]), tmp_path, name) for name in ("a.mhd", "b.mha")]
     paths[-1] = paths[-1].rename(tmp_path / "b.MHA")
-    shards = {shard.first: shard.images for shard in ct_shards(paths, tmp_path / "out")}
+    shards = {shard.first_path: shard.images for shard in ct_shards(paths, tmp_path / "out")}
     ids = [[image.header.image_id for image in images] for images in shards.values()]
     assert list(shards) == [str(tmp_path / name) for name in ("0.dcm", "a.mhd", "b.MHA")]
     assert ids[0] == [f"1.9#000{number}" for number in range(6)]

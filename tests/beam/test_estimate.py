@@ -38,7 +38,7 @@ def estimated(arguments: list[str]) -> estimate.Estimate:
 def test_it_says_what_the_conversion_then_makes(phantoms, lake, sampled):
     result = estimated(arguments_of(phantoms, f"--sample={sampled}"))
     manifest = json.loads((lake / "manifest.json").read_text())
-    assert (result.files, result.sampled, result.records) == (40, sampled, 40)
+    assert (result.files, result.num_sampled, result.records) == (40, sampled, 40)
     assert result.codings == {"jpeg, kept": sampled}
     shards = [shard["split"] for shard in manifest["shards"]]
     assert {name: count for name, _, count in result.splits} == {
@@ -133,8 +133,8 @@ def test_a_total_is_that_of_the_sizes():
     """Twice the bytes of each file; of files whose values do not follow their sizes the half of an
     interval by Cochran's 6.13."""
     sizes = np.array([10, 20, 30, 40])
-    assert estimate.enlarge([20.0, 60.0], sizes[[0, 2]], sizes) == (200.0, 0.0)
-    total, error = estimate.enlarge([30.0, 50.0], sizes[[0, 2]], sizes)
+    assert estimate.extrapolate([20.0, 60.0], sizes[[0, 2]], sizes) == (200.0, 0.0)
+    total, error = estimate.extrapolate([30.0, 50.0], sizes[[0, 2]], sizes)
     assert total == 200.0
     assert error == pytest.approx(1.96 * 4 * np.sqrt((1 - 2 / 4) / 2 * (10**2 + 10**2)))
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from beam.conversion import options, plan, quotas
+from beam.conversion import earlier_lake, options, plan, quotas
 from beam.conversion.labelling import LabelledImage
 from beam.running import runners
 from lake import InputError, Stopped
@@ -140,7 +140,7 @@ def test_an_earlier_lake_moves_nobody():
             names.append(stable_hash(name))
             places.append(before[image.header.image_id])
     keys, first = np.unique(np.array(names, np.uint64), return_index=True)
-    earlier = plan.EarlierLake(
+    earlier = earlier_lake.EarlierLake(
         keys,
         np.array([places[n][0].encode() for n in first], "S16"),
         np.array([places[n][3] for n in first], np.int8),

@@ -110,10 +110,10 @@ def test_a_source_of_bad_manners_still_gives_a_legal_one(changes, dciodvfy):
 @pytest.mark.parametrize(
     ("changes", "reason", "message"),
     [
-        ({"SOPInstanceUID": "ID_00b0e5a9f"}, "illegal-uid", "'ID_00b0e5a9f' is no legal SOP"),
+        ({"SOPInstanceUID": "ID_00b0e5a9f"}, "illegal-uid", "'ID_00b0e5a9f' is not a legal SOP"),
         ({"StudyInstanceUID": None}, "illegal-uid", "no StudyInstanceUID"),
-        ({"SeriesInstanceUID": "1.02"}, "illegal-uid", "'1.02' is no legal Series"),
-        ({"StudyInstanceUID": "9.99.1"}, "illegal-uid", "'9.99.1' is no legal Study"),
+        ({"SeriesInstanceUID": "1.02"}, "illegal-uid", "'1.02' is not a legal Series"),
+        ({"StudyInstanceUID": "9.99.1"}, "illegal-uid", "'9.99.1' is not a legal Study"),
         ({"NumberOfFrames": 2}, "multi-frame", "several frames"),
         ({"SOPClassUID": None}, "unusable-source", "no SOP Class"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "unusable-source", "a DICOM image"),

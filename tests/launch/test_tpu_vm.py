@@ -87,7 +87,7 @@ def machine(*words: str) -> gcloud.TpuVm:
 
 def rented(*words: str, restarts: int = 3) -> int:
     files = [Path("radlake-0.1.0.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
-    job = tpu_vm.training(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
+    job = tpu_vm.training_command(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
     chosen = machine(*words)
     with tpu_vm.delete_at_end(chosen):
         return tpu_vm.train(chosen, files, job, restarts)
@@ -178,7 +178,7 @@ def test_every_flag_is_one_that_gcloud_has():
             flags = tpu_vm.parser().parse_args(words)
             one = tpu_vm.machine_of(flags)
             files = [Path("a.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
-            for line in tpu_vm.plan(one, files, tpu_vm.training(flags), 3).splitlines():
+            for line in tpu_vm.plan(one, files, tpu_vm.training_command(flags), 3).splitlines():
                 if not line.startswith("#"):
                     check(shlex.split(line))
 

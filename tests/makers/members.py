@@ -15,8 +15,8 @@ CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 4, "depth": 1
 def member(name: str, model: dict, seed: int, side: int = 32, **sections) -> Member:
     """Return a network of random weights, as if it was trained."""
     sections = {"data": {"side": side, "batch_size": 3, **sections.pop("data", {})}, **sections}
-    run = Config.model_validate({"model": model, "lake": "a", **sections})
+    config = Config.model_validate({"model": model, "lake": "a", **sections})
     keras.utils.set_random_seed(seed)
-    network = build(run.model, side)
+    network = build(config.model, side)
     network.set_weights([1.5 * weight for weight in network.get_weights()])
-    return Member(Path(name), run, network)
+    return Member(Path(name), config, network)

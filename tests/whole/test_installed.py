@@ -151,7 +151,7 @@ def test_two_machines_of_vertex_train_are_taken_and_go_on(package, lake, tmp_pat
     starts = json.loads((base / "logs" / "run.json").read_text())["starts"]
     assert [start["commit"] for start in starts] == [None, None]  # no checkout
     [trained] = ensemble.load([base / "model"]).members
-    assert trained.run.lake == str(lake) and (base / "model" / "metrics.json").exists()
+    assert trained.config.lake == str(lake) and (base / "model" / "metrics.json").exists()
 
 
 def test_the_command_on_the_path_goes_from_phantoms_to_masks(

@@ -23,19 +23,20 @@ class Column(NamedTuple):
 
     name: str  # "affine.rotate_deg"; several columns in a row are one parameter's
     parameter: Parameter
-    deciding: int  # the column whose draw decides: the transform happens where low <= draw < high
+    decider: int  # the column whose draw decides: the transform happens where low <= draw < high
     low: float
     high: float
 
 
 def table_columns(settings: Augment, side: int) -> list[Column]:
     """Return the layout of the table: first the columns that decide, then every parameter."""
-    possible = settings.possible()
-    deciding = [f"one_of.{number}" for number in range(len(settings.one_of))]
-    deciding += [name for name in possible if name not in settings.grouped()]
-    columns = [Column(name, Parameter(0, 0, 0), 0, 0, 0) for name in deciding]
-    for name, transform in possible.items():
-        condition = _condition(name, settings, deciding)
+    transforms = settings.possible_transforms()
+    deciders = [f"one_of.{number}" for number in range(len(settings.one_of))]
+    deciders += [name for name in transforms if name not in settings.group_members()]
+    # A decider's draw is compared with others' conditions. It has no parameter and no condition.
+    columns = [Column(name, Parameter(0, 0, 0), 0, 0, 0) for name in deciders]
+    for name, transform in transforms.items():
+        condition = _condition(name, settings, deciders)
         for key, parameter in transform.parameters(side).items():
             column = Column(f"{name}.{key}", parameter, *condition)
             columns += [column] * math.prod(parameter.shape)
@@ -47,8 +48,9 @@ def num_draws(settings: Augment, side: int) -> int:
     return len(table_columns(settings, side))
 
 
-def _condition(name: str, settings: Augment, deciding: list[str]) -> tuple[int, float, float]:
-    """Return (deciding column, low, high) of a transform."""
+def _condition(name: str, settings: Augment, deciders: list[str]) -> tuple[int, float, float]:
+    """Return (decider, low, high) of a transform, as a Column has them; `deciders`: the names of
+    the columns that decide."""
     for number, group in enumerate(settings.one_of):
         if name in group.transforms:
             # One draw decides whether any of the group happens, and which: [0, p) is cut into equal
@@ -56,7 +58,7 @@ def _condition(name: str, settings: Augment, deciding: list[str]) -> tuple[int, 
             position = group.transforms.index(name)
             part = group.probability / len(group.transforms)
             return number, position * part, (position + 1) * part
-    return deciding.index(name), 0.0, getattr(settings, name).probability
+    return deciders.index(name), 0.0, getattr(settings, name).probability
 
 
 def parameters(uniforms, settings: Augment, side: int) -> dict:
@@ -65,8 +67,8 @@ def parameters(uniforms, settings: Augment, side: int) -> dict:
     columns = table_columns(settings, side)
     low, high, neutral = np.float32([column.parameter[:3] for column in columns]).T  # [P]
     begin, end = np.float32([(column.low, column.high) for column in columns]).T
-    deciding = ops.take(uniforms, np.int32([column.deciding for column in columns]), axis=1)
-    happens = ops.logical_and(deciding >= begin, deciding < end)
+    draws = ops.take(uniforms, np.int32([column.decider for column in columns]), axis=1)
+    happens = ops.logical_and(draws >= begin, draws < end)
     # All parameters at once: XLA on a CPU would repeat the scalars of each one for every pixel.
     values = ops.where(happens, low + (high - low) * uniforms, neutral)  # [B, P]
     result, names = {}, [column.name for column in columns]

@@ -57,9 +57,10 @@ def blur(images, sigma_px, largest_sigma_px: float):
     margin = (radius, radius)
     images = ops.pad(images, ((0, 0), margin, margin), mode="symmetric")
     for axis in (1, 2):
-        before, after = (slice(None),) * axis, (slice(None),) * (2 - axis)
+        leading, trailing = (slice(None),) * axis, (slice(None),) * (2 - axis)
         shifts = [
-            images[(*before, slice(start, start + side), *after)] for start in range(2 * radius + 1)
+            images[(*leading, slice(start, start + side), *trailing)]
+            for start in range(2 * radius + 1)
         ]
         images = (weights[0] / total) * shifts[radius]
         for step in range(1, radius + 1):

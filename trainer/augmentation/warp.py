@@ -26,35 +26,34 @@ def source_positions(side: int, parameters: dict):
     centre = (side - 1) / 2
     offsets = ops.arange(side, dtype="float32") - centre
     rows, columns = offsets[:, None], offsets[None, :]  # [S, 1], [1, S]
-    linear, share, fields = _linear(parameters), parameters.get("crop.share", 1.0), []
+    linear_map, share, fields = _linear_map(parameters), parameters.get("crop.share", 1.0), []
     if "elastic.control_px" in parameters:
         # Control points, not pixels, go through the map: it is linear, and so is the spline, so
         # the mapped points' field is the mapped field.
         control = ops.unstack(parameters["elastic.control_px"], 2, axis=1)  # of [B, K, K]
-        control = ops.stack(linear(*(share * points for points in control)), axis=1)
+        control = ops.stack(linear_map(*(share * points for points in control)), axis=1)
         fields.append(ops.unstack(_elastic(control, side), 2, axis=1))
     if "optical.k" in parameters:
         stretch, *from_lens = _optical(rows, columns, side, parameters)
         # Rows [B, S, 1] and columns [B, 1, S], not pixels, go through the map: it is linear.
-        fields.append([stretch * by for by in linear(*(share * offset for offset in from_lens))])
+        from_lens = linear_map(*(share * distances for distances in from_lens))
+        fields.append([stretch * distances for distances in from_lens])
     if "grid.wider" in parameters:
         along_rows, along_columns = ops.unstack(_grid(parameters["grid.wider"], side), 2, axis=1)
         rows, columns = rows + along_rows[:, :, None], columns + along_columns[:, None, :]
-    room = (1 - share) * side / 2
-    from_row = room * parameters.get("crop.top", 0.0) - side * parameters.get(
-        "affine.shift_rows", 0.0
+    room = (1 - share) * side / 2  # that the crop leaves on each side
+    down, right = (
+        room * parameters.get(f"crop.{edge}", 0.0) - side * parameters.get(f"affine.{shift}", 0.0)
+        for edge, shift in (("top", "shift_rows"), ("left", "shift_columns"))
     )
-    from_column = room * parameters.get("crop.left", 0.0) - side * parameters.get(
-        "affine.shift_columns", 0.0
-    )
-    rows, columns = linear(share * rows + from_row, share * columns + from_column, centre)
-    for by_rows, by_columns in fields:
-        rows, columns = rows + by_rows, columns + by_columns
+    rows, columns = linear_map(share * rows + down, share * columns + right, centre)
+    for row_offsets, column_offsets in fields:
+        rows, columns = rows + row_offsets, columns + column_offsets
     return rows, columns
 
 
-def _linear(parameters: dict):
-    """Return rotation, shear, scales and flip as a map of (rows, columns) that adds `centre`."""
+def _linear_map(parameters: dict):
+    """Return rotation, shear, scales and flip as one function of positions."""
     cos, sin, slope, per_row, per_column = 1.0, 0.0, 0.0, 1.0, 1.0
     if "affine.zoom" in parameters:
         angle = math.pi / 180 * parameters["affine.rotate_deg"]
@@ -64,7 +63,8 @@ def _linear(parameters: dict):
         per_column = 1 / (parameters["affine.zoom"] * parameters["affine.scale_columns"])
     per_column = parameters.get("flip.sign", 1.0) * per_column
 
-    def linear(rows, columns, centre=0.0):
+    def linear_map(rows, columns, centre=0.0):
+        """Return (rows, columns) in the input for positions in the output; `centre` is added."""
         # Two products along the sides and one addition per pixel, where rows are [B, S, 1] and
         # columns [B, 1, S].
         return (
@@ -73,7 +73,7 @@ def _linear(parameters: dict):
             - (per_column * (sin + slope * cos)) * rows,
         )
 
-    return linear
+    return linear_map
 
 
 def _optical(rows, columns, side: int, parameters: dict):
@@ -86,8 +86,8 @@ def _optical(rows, columns, side: int, parameters: dict):
     # maximum, beyond which pixels would be read in reverse order: where its derivative
     # 1 + 3 k r² + 5 k r⁴ is 0. r² is clipped there. For any other k the
     # bound is that of -1e-6, far outside of the image.
-    turning = (ops.sqrt(9 + 20 / ops.maximum(-k, 1e-6)) - 3) / 10
-    r_squared = ops.minimum(ops.square(rows / side) + ops.square(columns / side), turning)
+    turning_point = (ops.sqrt(9 + 20 / ops.maximum(-k, 1e-6)) - 3) / 10
+    r_squared = ops.minimum(ops.square(rows / side) + ops.square(columns / side), turning_point)
     return k * r_squared * (1 + r_squared), rows, columns
 
 

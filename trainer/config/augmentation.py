@@ -250,8 +250,8 @@ class Augment(Section):
     fill: Literal["constant", "nearest"] = "constant"
 
     def clashes(self) -> Iterator[str]:
-        """Yield a message for each name in `one_of` that is no transform, or that it has twice."""
-        names = self.grouped()
+        """Yield a message for each name in `one_of` that is not a transform, or occurs twice."""
+        names = self.group_members()
         for name in dict.fromkeys(names):
             if name not in TRANSFORMS:
                 near = difflib.get_close_matches(name, TRANSFORMS, n=1)
@@ -260,11 +260,11 @@ class Augment(Section):
             elif names.count(name) > 1:
                 yield f"one_of: {name} stands in it twice; leave one of them out"
 
-    def grouped(self) -> list[str]:
+    def group_members(self) -> list[str]:
         """Return the names of the transforms that happen through a group of one_of."""
         return [name for group in self.one_of for name in group.transforms]
 
-    def possible(self) -> dict[str, Transform]:
+    def possible_transforms(self) -> dict[str, Transform]:
         """Return the transforms that can happen at all, by name."""
         groups = {name: group for group in self.one_of for name in group.transforms}
         sections = {name: getattr(self, name) for name in TRANSFORMS}

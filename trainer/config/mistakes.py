@@ -13,7 +13,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from trainer.config.network import NETWORKS
-from trainer.config.run import Config, merged
+from trainer.config.run import Config, merge
 from trainer.config.section import FIELDS_ALONE
 
 
@@ -24,17 +24,17 @@ def messages(content: dict, doubtful: tuple[str, ...] = ()) -> list[str]:
     try:
         config = Config.model_validate(content, context=FIELDS_ALONE)
     except ValidationError as error:
-        for one in error.errors():
-            errors_at.setdefault(_place(one, content), []).append(one)
+        for detail in error.errors():
+            errors_at.setdefault(_place(detail, content), []).append(detail)
         for place, errors in errors_at.items():
             doubtful += _clashes_in_doubt(place, _nearest(errors[0]))
-        config = Config.model_validate(_without(errors_at, content), context=FIELDS_ALONE)
+        config = Config.model_validate(_without_fields(errors_at, content), context=FIELDS_ALONE)
     lines = [_message(place, errors) for place, errors in errors_at.items()]
     clashes = config.clashes()
-    lines += [text for text in clashes if not any(re.search(one, text) for one in doubtful)]
+    lines += [text for text in clashes if not any(re.search(pattern, text) for pattern in doubtful)]
     whole = config.model_dump(exclude={"stages"})
     for number, stage in enumerate(config.stages):
-        in_stage = messages(merged(whole, stage), doubtful)
+        in_stage = messages(merge(whole, stage), doubtful)
         lines += [f"stages.{number}.{line}" for line in in_stage if line not in lines]
     return lines
 
@@ -60,7 +60,7 @@ def _clashes_in_doubt(place: tuple, nearest: list[str]) -> tuple[str, ...]:
     return tuple(rf"^{section}:.*\b{name}\b|\b{section}\.{name}\b" for name in (*keys, *nearest))
 
 
-def _without(places, content: dict) -> dict:
+def _without_fields(places, content: dict) -> dict:
     """Return a copy of the content without the fields that these places lie in; a model that is
     wrong as a whole becomes a U-Net."""
     content = {

@@ -118,7 +118,7 @@ class Config(Section):
     def as_stages(self) -> list["Config"]:
         """Return the runs that `stages` lists, or the run itself where it lists none."""
         whole = self.model_dump(exclude={"stages"})
-        return [Config.model_validate(merged(whole, stage)) for stage in self.stages] or [self]
+        return [Config.model_validate(merge(whole, stage)) for stage in self.stages] or [self]
 
     def clashes(self) -> Iterator[str]:
         """Yield the clashes inside each section, then those between sections."""
@@ -128,8 +128,8 @@ class Config(Section):
                 yield from (f"{name}: {message}" for message in section.clashes())
         yield from self._terms_without_their_network()
         yield from self._network_without_its_terms()
-        yield from self._averages_that_do_not_come()
-        yield from self._scores_that_do_not_exist()
+        yield from self._averages_out_of_reach()
+        yield from self._scores_of_other_models()
 
     def _terms_without_their_network(self) -> Iterator[str]:
         """Yield a message per term of the loss that this network cannot learn from."""
@@ -144,7 +144,10 @@ class Config(Section):
         if self.model.kind == "classifier":  # pretraining has the config of a segmenter
             fields = Loss.model_fields.keys() - {*CLASSIFIER_FIELDS, *BRANCH_TERMS}
             defaults = {name: Loss.model_fields[name].default for name in sorted(fields)}
-            names = [f"loss.{n}" for n, one in defaults.items() if getattr(self.loss, n) != one]
+            changes = [
+                name for name, default in defaults.items() if getattr(self.loss, name) != default
+            ]
+            names = [f"loss.{name}" for name in changes]
             if names:
                 yield f"{', '.join(names)}: a classifier has no use for a segmenter's loss"
         if self.loss.reduction == "batch" and self.optimizer.accumulate > 1:
@@ -164,7 +167,7 @@ class Config(Section):
         if self.is_classifier and self.data.positives_only:
             yield "data.positives_only leaves a classifier nothing to tell apart"
 
-    def _averages_that_do_not_come(self) -> Iterator[str]:
+    def _averages_out_of_reach(self) -> Iterator[str]:
         """Yield a message where a run does not reach the epochs that SWA averages."""
         swa_epochs, train = self.optimizer.swa_epochs, self.train
         if swa_epochs and train.patience:
@@ -176,7 +179,7 @@ class Config(Section):
             cause = f"optimizer.swa_epochs={swa_epochs} averages the last epochs"
             yield f"{cause}, and train.epochs={train.epochs}; use fewer of them"
 
-    def _scores_that_do_not_exist(self) -> Iterator[str]:
+    def _scores_of_other_models(self) -> Iterator[str]:
         """Yield a message where the run waits for, or keeps, a score that the model does not
         have."""
         scores = ["auc"]
@@ -198,10 +201,10 @@ class Config(Section):
             yield f"optimizer.schedule=plateau {reason}"
 
 
-def merged(content: dict, changes: dict) -> dict:
+def merge(content: dict, changes: dict) -> dict:
     """Return the content with the values of the changes in place of its own, section by section."""
     result = dict(content)
     for key, value in changes.items():
         is_section = isinstance(value, dict) and isinstance(content.get(key), dict)
-        result[key] = merged(content[key], value) if is_section else value
+        result[key] = merge(content[key], value) if is_section else value
     return result

@@ -10,6 +10,7 @@ Only records that are drawn are decoded: which ones an epoch takes is known befo
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +22,7 @@ from trainer.data.record import decode_record
 from trainer.devices.workers import ALONE, Worker
 
 
-@tf.autograph.experimental.do_not_convert  # also what it maps: no Python branches in it
+@tf.autograph.experimental.do_not_convert  # no Python branch here depends on a tensor
 def training_batches(
     split: Split,
     data: Data,
@@ -95,7 +96,7 @@ def first_items(split: Split, data: Data, num_positives: int, num_others: int) -
 def stored_records(split: Split) -> tf.data.Dataset:
     """Yield the split's records as they are stored, in the order of the shards."""
     is_needed = split.kinds_per_shard.any(axis=1)
-    paths = [path for path, needed in zip(split.paths, is_needed, strict=True) if needed]
+    paths = list(itertools.compress(split.paths, is_needed))
     records = tf.data.TFRecordDataset(paths, num_parallel_reads=None)
     # A shard that lost its end would go unnoticed here.
     num_stored = np.array(split.records_per_shard)[is_needed].sum()
@@ -115,6 +116,7 @@ def _interleave(datasets: list[tf.data.Dataset], count: int) -> tf.data.Dataset:
     of them ends."""
     if len(datasets) == 1:
         return datasets[0]
+    # The numbers of the datasets that give the next elements: 0, 0, …, 1, 1, …, again and again.
     turns = tf.data.Dataset.from_tensor_slices(np.repeat(np.arange(len(datasets)), count))
     return tf.data.Dataset.choose_from_datasets(datasets, turns.repeat())
 

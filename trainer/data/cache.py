@@ -79,13 +79,13 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
         return _load_images(folder, split)
     _check_room(size, shutil.disk_usage(cache_folder).free, title)
     print(f"caching {title}, {folder.name}", flush=True)
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished.", dir=cache_folder))
+    unfinished_folder = Path(tempfile.mkdtemp(prefix="unfinished.", dir=cache_folder))
     try:
-        _decode(split, data, batches, unfinished)
+        _decode(split, data, batches, unfinished_folder)
         with contextlib.suppress(OSError):  # another worker was faster
-            unfinished.rename(folder)
+            unfinished_folder.rename(folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(unfinished_folder, ignore_errors=True)
     return _load_images(folder, split)
 
 
@@ -123,7 +123,7 @@ def _decode(
     count, side = split.num_records, data.side
     image = allocate("image", count, side, side, 1, dtype=split.dtype)
     mask = allocate("mask", count, side * side // 8, dtype="uint8")
-    others, row = {}, 0
+    parts_by_name, row = {}, 0  # of the other fields: a part per batch
     for batch in batches(split, data).as_numpy_iterator():
         is_real = batch.pop("weight") > 0  # the last batch is filled up with padding
         batch = {name: values[is_real] for name, values in batch.items()}
@@ -132,13 +132,13 @@ def _decode(
         mask[rows] = np.packbits(batch.pop("mask").reshape(-1, side * side), axis=1)
         batch["weight"] = is_real[is_real].astype(np.float32)
         for name, values in batch.items():
-            others.setdefault(name, []).append(values)
-    joined = {name: np.concatenate(values) for name, values in others.items()}
+            parts_by_name.setdefault(name, []).append(values)
+    others = {name: np.concatenate(parts) for name, parts in parts_by_name.items()}
     if folder:
         image.flush()
         mask.flush()
-        np.savez(folder / "others.npz", **joined)
-    return DecodedImages(_row_numbers(split), image, mask, joined)
+        np.savez(folder / "others.npz", **others)
+    return DecodedImages(_row_numbers(split), image, mask, others)
 
 
 def _load_images(folder: Path, split: Split) -> DecodedImages:

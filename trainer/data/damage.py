@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from lake import InputError, cli
+from lake.records import manifest
 from trainer.config.run import Config, Data
-from trainer.data import splits
 from trainer.data.record import decode_record
 
 # What TensorFlow raises for a wrong checksum, an image that does not decode, a missing file, and a
@@ -45,7 +45,7 @@ def locate_errors(config: Config, folder: str) -> Iterator[None]:
 
 def first_damaged_shard(folder: str, data: Data) -> tuple[str, str] | None:
     """Return (path, what is wrong) of the first shard that is damaged; None where none is."""
-    content = splits.open_lake(folder)
+    content = manifest.load(folder)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decode(record):

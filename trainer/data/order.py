@@ -88,7 +88,7 @@ def draws_per_lake(split: Split, data: Data) -> np.ndarray:
     It draws every record of the first lake once. The others' weights are relative to that number;
     a lake with fewer records gives some of them several times.
     """
-    first = _drawable(split, data)[:, :KINDS_PER_LAKE].sum()
+    first = _drawable_records(split, data)[:, :KINDS_PER_LAKE].sum()
     return np.rint(first * np.array(split.weights)).astype(np.int64)
 
 
@@ -122,13 +122,13 @@ def group_rows(
     """
     per_epoch, stream_batch = steps_per_epoch(split, data), data.batch_size // streams
     group_size = _group_size(split, data, streams)
-    first_epoch, skipped = divmod(first_step, per_epoch)
+    first_epoch, step_in_epoch = divmod(first_step, per_epoch)
     # The stream's stretch of an epoch's draws, of which the first epoch's was used up to a step.
     start = stream * per_epoch * stream_batch
     end = start + per_epoch * stream_batch
     rows = []
     for epoch in range(first_epoch, epochs):
-        begin = start + skipped * stream_batch if epoch == first_epoch else start
+        begin = start + step_in_epoch * stream_batch if epoch == first_epoch else start
         rows.append(_epoch_rows(split, data, seed, epoch, epochs, (begin, end), group_size))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
@@ -157,7 +157,7 @@ def _epoch_rows(
     """Return the rows of an epoch's groups that hold draws of the stretch [begin, end)."""
     order = _shard_order(split, seed, epoch)
     starts = np.arange(0, len(order), group_size)
-    available = np.add.reduceat(_drawable(split, data)[order], starts)  # [groups, kinds]
+    available = np.add.reduceat(_drawable_records(split, data)[order], starts)  # [groups, kinds]
     share = positive_share(data, epoch, epochs)
     draws = _draws_per_group(available, draws_per_lake(split, data), share)  # [groups, kinds]
     # The draws of all groups in a row, numbered: a group's are the numbers before … after. The
@@ -191,7 +191,7 @@ def _shard_order(split: Split, seed: int, epoch: int) -> np.ndarray:
     return order[np.argsort(positions, kind="stable")]
 
 
-def _drawable(split: Split, data: Data) -> np.ndarray:
+def _drawable_records(split: Split, data: Data) -> np.ndarray:
     """Return how many records of each kind an epoch may draw from each shard, [shards, kinds]."""
     return split.kinds_per_shard * np.tile([not data.positives_only, True], len(split.weights))
 
@@ -205,8 +205,8 @@ def _draws_per_group(available: np.ndarray, draws: np.ndarray, share: float | No
     totals, positives = available.sum(axis=2), available[..., POSITIVE]  # [groups, lakes]
     # Each group gives in proportion to its records. The running total is rounded, not each group's
     # number, so that all groups together give a lake's draws exactly.
-    running = np.cumsum(totals, axis=0) * draws // totals.sum(axis=0)
-    counts = np.diff(running, axis=0, prepend=0)
+    running_totals = np.cumsum(totals, axis=0) * draws // totals.sum(axis=0)
+    counts = np.diff(running_totals, axis=0, prepend=0)
     # A group with one kind gives that kind alone. Without a share all records are OTHER.
     num_positive = np.rint(counts * (share or 0)).astype(np.int64)
     num_positive = np.where(positives == totals, counts, num_positive)
@@ -229,7 +229,7 @@ def draw_group(row: dict, split: Split, seed: int) -> tuple:
     numbers = tf.ragged.range(firsts, firsts + sizes).flat_values  # [records in the group]
     kinds = tf.gather(tf.constant(split.kinds), numbers)
 
-    def shuffled(values, stream: int, kind: int = 0):
+    def shuffle(values, stream: int, kind: int = 0):
         seeds = stateless_seed(seed, stream, row["epoch"], row["group"] + kind * 2**32)
         return tf.random.experimental.stateless_shuffle(values, seed=seeds, alg="philox")
 
@@ -237,7 +237,7 @@ def draw_group(row: dict, split: Split, seed: int) -> tuple:
         """Return (position, times drawn before) of so many records of a kind, [draws, 2]."""
         # Draw i is record i mod n of the shuffled n: where n are too few, all of them come again
         # in the same order, for the (i // n)th time. (At least 1, for a kind without records.)
-        positions = shuffled(tf.where(kinds == kind)[:, 0], KINDS, kind)
+        positions = shuffle(tf.where(kinds == kind)[:, 0], KINDS, kind)
         draws = tf.range(row["draws"][kind])
         times = draws // tf.maximum(tf.size(positions, tf.int64), 1)
         positions = tf.gather(positions, draws - times * tf.size(positions, tf.int64))
@@ -246,7 +246,7 @@ def draw_group(row: dict, split: Split, seed: int) -> tuple:
     # The kinds one after the other, then shuffled together. Only then the stretch is cut out, so
     # that it is the same draws whether a run starts here or came through.
     by_kind = [draw_kind(kind) for kind in range(split.num_kinds)]
-    draws = shuffled(tf.concat(by_kind, axis=0), SHUFFLE)  # [draws, 2]
+    draws = shuffle(tf.concat(by_kind, axis=0), SHUFFLE)  # [draws, 2]
     positions, repeats = tf.unstack(draws[row["begin"] : row["end"]], axis=1)
     return positions, tf.gather(numbers, positions), repeats
 

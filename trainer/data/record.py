@@ -21,7 +21,7 @@ FIELDS = (
 JPEG_RATIOS = (8, 4, 2)
 
 
-@tf.autograph.experimental.do_not_convert  # nothing in it is Python's to branch on
+@tf.autograph.experimental.do_not_convert  # no Python branch here depends on a tensor
 def decode_record(
     record,
     dtype: str,
@@ -137,9 +137,9 @@ def _resize_into_box(pixels, box, side: int):
             pixels.dtype,
         )
 
-    resized = tf.cond(has_size, lambda: pixels, resize)
+    inner_pixels = tf.cond(has_size, lambda: pixels, resize)
     return tf.cond(
         tf.reduce_all(size == side),
-        lambda: resized,
-        lambda: tf.image.pad_to_bounding_box(resized, top, left, side, side),
+        lambda: inner_pixels,
+        lambda: tf.image.pad_to_bounding_box(inner_pixels, top, left, side, side),
     )

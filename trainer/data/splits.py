@@ -19,11 +19,6 @@ from trainer.data import order
 from trainer.data.order import Split
 
 
-def open_lake(folder: str) -> dict:
-    """Return the manifest of a lake; raise InputError where there is none."""
-    return manifest.load(folder)
-
-
 def check_classes(content: dict, folder: str, config: Config) -> None:
     """Raise InputError where a classifier has another number of classes than the lake."""
     classes = manifest.num_classes(content)
@@ -41,12 +36,12 @@ def named_split(content: dict, folder: str, name: str) -> Split:
     if not shards:
         names = ", ".join(sorted(content["counts"]["splits"]))
         raise InputError(f"{folder}: no records in split {name!r}; it has {names}")
-    return _all_of(name, shards, content, folder, content["counts"]["splits"][name])
+    return _whole_split(name, shards, content, folder, content["counts"]["splits"][name])
 
 
 def open_lakes(folder: str, data: Data) -> list[dict]:
     """Return the manifests of a run's lake and of its data.more_lakes."""
-    return [open_lake(name) for name in (folder, *data.more_lakes)]
+    return [manifest.load(name) for name in (folder, *data.more_lakes)]
 
 
 def positive_pixel_share(lakes: list[dict], data: Data) -> float:
@@ -63,10 +58,10 @@ def training_split(lakes: list[dict], folder: str, data: Data, is_classifier: bo
     splits = [_lake_split(content, folder, data, is_classifier)]
     if not others:
         return splits[0]
-    unfolded = data.model_copy(update={"fold": None})
+    data_without_fold = data.model_copy(update={"fold": None})
     for other_folder, other in zip(data.more_lakes, others, strict=True):
         _check_alike(content, folder, other, other_folder)
-        splits.append(_lake_split(other, other_folder, unfolded, is_classifier))
+        splits.append(_lake_split(other, other_folder, data_without_fold, is_classifier))
     return _join(splits, (1.0, *data.more_lakes.values()))
 
 
@@ -127,7 +122,7 @@ def _lake_split(content: dict, folder: str, data: Data, is_classifier: bool) -> 
     if not (data.positives_only or data.positive_share):
         return split
     column = "label" if is_classifier else "lesion_px"
-    is_positive = _index(folder, names, split, [column])[column].to_numpy() > 0
+    is_positive = _read_index(folder, names, split, [column])[column].to_numpy() > 0
     positives = int((is_positive & (split.kinds != order.OUTSIDE)).sum())
     if positives in (0, split.num_records):
         raise InputError(
@@ -154,7 +149,7 @@ def validation_names(data: Data) -> tuple[str, ...]:
 def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
     """Return the patients of a split whose records lie in these splits of the lake; without the
     empty id."""
-    ids = np.array(_index(folder, names, split, ["patient"])["patient"].to_pylist())
+    ids = np.array(_read_index(folder, names, split, ["patient"])["patient"].to_pylist())
     return set(ids[split.kinds != order.OUTSIDE]) - {""}
 
 
@@ -173,8 +168,8 @@ def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Spli
     shards = [s for s in content["shards"] if s["split"] in manifest.FOLDED and s["records"]]
     shards.sort(key=lambda shard: shard["split"])  # as the index's rows
     name = f"fold {fold}" if is_held_out else f"all folds but {fold}"
-    split = _all_of(name, shards, content, folder, {})
-    rows = _index(folder, manifest.FOLDED, split, ["fold", "label", "has_mask", "lesion_px"])
+    split = _whole_split(name, shards, content, folder, {})
+    rows = _read_index(folder, manifest.FOLDED, split, ["fold", "label", "has_mask", "lesion_px"])
     is_member = (rows["fold"].to_numpy() == fold) == is_held_out
     if not is_member.any():
         raise InputError(f"{folder}: no records in {name}; convert it again with fewer --folds")
@@ -183,7 +178,8 @@ def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Spli
     return dataclasses.replace(split, kinds=kinds, counts=counts)
 
 
-def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: dict) -> Split:
+def _whole_split(name: str, shards: list[dict], content: dict, folder: str, counts: dict) -> Split:
+    """Return a split to which every record of these shards belongs, each of the kind OTHER."""
     return Split(
         name=name,
         paths=tuple(tf.io.gfile.join(folder, shard["name"]) for shard in shards),
@@ -194,7 +190,9 @@ def _all_of(name: str, shards: list[dict], content: dict, folder: str, counts: d
     )
 
 
-def _index(folder: str, names: Sequence[str], split: Split, columns: list[str]) -> pyarrow.Table:
+def _read_index(
+    folder: str, names: Sequence[str], split: Split, columns: list[str]
+) -> pyarrow.Table:
     """Return the index's rows for all records that are stored in these splits, in their order."""
     rows = index.read(storage.path_of(folder), [*index.PLACE, *columns], names)
     if len(rows) != len(split.kinds):

@@ -175,8 +175,8 @@ def policy_name(precision: str, strategy: tf.distribute.Strategy) -> str:
 
 
 def compiles_gradients(jit: bool | str, strategy: tf.distribute.Strategy) -> bool:
-    """Whether XLA compiles each replica's gradient function: it makes GPUs faster, and two CPU
-    cores a third slower. On a TPU strategy.run compiles everything, and nothing is nested."""
+    """Return whether XLA compiles each replica's gradient function: it makes GPUs faster, and two
+    CPU cores a third slower. On a TPU strategy.run compiles everything, and nothing is nested."""
     if _is_on(strategy, "TPU"):
         return False
     return _is_on(strategy, "GPU") if jit == "auto" else jit
@@ -218,8 +218,8 @@ def _divide_cpu(count: int) -> None:
     """Make logical CPU devices: several replicas on one machine, for tests and for rehearsing a GPU
     job."""
     [cpu] = tf.config.list_physical_devices("CPU")
-    existing = tf.config.get_logical_device_configuration(cpu)
-    if existing is not None and len(existing) >= count:
+    logical_devices = tf.config.get_logical_device_configuration(cpu)
+    if logical_devices is not None and len(logical_devices) >= count:
         return
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * count

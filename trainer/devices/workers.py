@@ -76,17 +76,17 @@ def from_environment() -> Worker:
     return Worker(number, (*chiefs, *others)) if len(chiefs + others) > 1 else ALONE
 
 
-def silent(worker: Worker) -> list[str]:
+def silent_workers(worker: Worker) -> list[str]:
     """Return the other workers that do not answer, with their addresses."""
-    missing = []
+    silent = []
     for number, address in enumerate(worker.addresses):
         host, _, port = address.rpartition(":")
         try:
             if number != worker.number:
                 socket.create_connection((host, int(port)), PROBE_SECONDS).close()
         except (OSError, ValueError):
-            missing.append(f"worker {number} ({address})")
-    return missing
+            silent.append(f"worker {number} ({address})")
+    return silent
 
 
 def wait_for_all(worker: Worker, minutes: float) -> None:
@@ -97,14 +97,14 @@ def wait_for_all(worker: Worker, minutes: float) -> None:
     """
     deadline, is_announced = time.monotonic() + 60 * minutes, False
     with _listen(worker) as listener:
-        while missing := silent(worker):
+        while silent := silent_workers(worker):
             if not is_announced:
-                print(f"waiting up to {minutes:g} minutes for {', '.join(missing)}", flush=True)
+                print(f"waiting up to {minutes:g} minutes for {', '.join(silent)}", flush=True)
                 is_announced = True
             if time.monotonic() > deadline:
                 raise InputError(
                     f"worker {worker.number} waited {minutes:g} minutes (train.worker_minutes) for "
-                    f"{', '.join(missing)}; start all {worker.count} workers with the same "
+                    f"{', '.join(silent)}; start all {worker.count} workers with the same "
                     f"{VARIABLE} but for the index, and let them reach each other's ports"
                 )
             with contextlib.suppress(BlockingIOError):  # no more connections now
@@ -137,14 +137,14 @@ class Agreement:
         replicas = strategy.num_replicas_in_sync // worker.count  # each has the value
 
         @tf.function
-        def summed(value):
+        def sum_over_workers(value):
             values = strategy.run(tf.identity, args=(value,))
             return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None) // replicas
 
-        self._summed = summed
+        self._sum_over_workers = sum_over_workers
 
     def any(self, value: bool) -> bool:
-        """Whether the value is true on at least one of the workers."""
+        """Return whether the value is true on at least one of the workers."""
         return bool(self._sum(int(value)))
 
     def chief_value(self, number: int) -> int:
@@ -158,4 +158,4 @@ class Agreement:
     def _sum(self, number: int) -> int:
         if self.worker.count == 1:
             return number
-        return int(self._summed(tf.constant(number, tf.int64)))
+        return int(self._sum_over_workers(tf.constant(number, tf.int64)))

@@ -81,7 +81,7 @@ class Board:
         with self.writers[curve].as_default(step=step):
             tf.summary.write(value.tag, tf.make_ndarray(value.tensor), metadata=value.metadata)
 
-    def introduce(self, values: dict, text: str) -> None:
+    def config(self, hyperparameters: dict, config_yaml: str) -> None:
         """Write a run's hyperparameters for the HParams table, and its config.yaml as text.
 
         There is no hparams_config, which would name the table's columns: TensorBoard would apply
@@ -89,8 +89,9 @@ class Board:
         first.
         """
         with self.writers[RUN].as_default(step=0):
-            hparams.hparams(values)
-            tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+            hparams.hparams(hyperparameters)
+            lines = [f"    {line}" for line in config_yaml.splitlines()]
+            tf.summary.text("config", "\n".join(lines))
 
     def flush(self) -> None:
         for writer in self.writers.values():

@@ -45,18 +45,18 @@ def _plot_over_thresholds(axes, curves: dict) -> None:
     axes.legend(fontsize=8)
 
 
-def _axes(figure: Figure, position: int, across: str, up: str, title: str):
+def _axes(figure: Figure, position: int, x_label: str, y_label: str, title: str):
     axes = figure.add_subplot(2, 2, position)
-    axes.set(xlabel=across, ylabel=up, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(title, fontsize=10)
     axes.grid(color="0.92")
     return axes
 
 
-def _line(axes, curve: dict, across: str, up: str, colour: str, label, style: str = "-") -> None:
-    """Draw a curve; a point that is not defined is a gap."""
-    values = (np.array(curve[name], np.float64) for name in (across, up))
-    axes.plot(*values, style, color=colour, markersize=4, label=label)
+def _line(axes, curve: dict, x_name: str, y_name: str, colour: str, label, style="-") -> None:
+    """Draw two of a curve's lists against each other; a point that is not defined is a gap."""
+    x, y = (np.array(curve[name], np.float64) for name in (x_name, y_name))
+    axes.plot(x, y, style, color=colour, markersize=4, label=label)
 
 
 def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarray:

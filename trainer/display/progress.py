@@ -13,8 +13,8 @@ LINE_SECONDS = 10.0  # between lines that cannot be rewritten, as on a terminal
 class Progress:
     """Prints a line while an epoch runs and a summary after it."""
 
-    def __init__(self, steps_per_epoch: int, run: Config, step: int):
-        self.steps_per_epoch, self.run = steps_per_epoch, run
+    def __init__(self, steps_per_epoch: int, config: Config, step: int):
+        self.steps_per_epoch, self.config = steps_per_epoch, config
         self.start_time, self.first_step = time.monotonic(), step
         self.last_time, self.last_step = self.start_time, step
         self.print_time = 0.0
@@ -24,18 +24,18 @@ class Progress:
         """Print where the run is, at most once in LINE_SECONDS unless on a terminal; `sums`: those
         of the epoch so far."""
         now = time.monotonic()
-        images = (step - self.last_step) * self.run.data.batch_size
+        images = (step - self.last_step) * self.config.data.batch_size
         self.images_per_second = images / (now - self.last_time)
         self.last_time, self.last_step = now, step
         is_terminal = sys.stdout.isatty()
         if not is_terminal and now - self.print_time < LINE_SECONDS:
             return
         self.print_time = now
-        steps_left = self.steps_per_epoch * self.run.train.epochs - step
+        steps_left = self.steps_per_epoch * self.config.train.epochs - step
         seconds_left = steps_left * (now - self.start_time) / (step - self.first_step)
         steps = max(sums["steps"], 1)  # in float16 all may have been skipped
         text = (
-            f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.run.train.epochs}  "
+            f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.config.train.epochs}  "
             f"step {(step - 1) % self.steps_per_epoch + 1}/{self.steps_per_epoch}  "
             f"loss {sums['loss'] / steps:.4f}  {self.images_per_second:.1f} images/s  "
             f"ETA {_duration(seconds_left)}"
@@ -51,12 +51,12 @@ class Progress:
 
     def epoch(self, epoch: int, curves: dict, is_best: bool) -> None:
         """Print an epoch's scores, {curve: {score: value}}."""
-        parts = [f"epoch {epoch}/{self.run.train.epochs}"]
+        parts = [f"epoch {epoch}/{self.config.train.epochs}"]
         for curve, values in curves.items():
             scores = "  ".join(f"{name} {values[name]:.3f}" for name in SCORES if name in values)
             parts.append(f"{curve}: {scores}")
         parts.append(_duration(time.monotonic() - self.start_time))
-        mark = "kept" if self.run.score == "last" else "best"
+        mark = "kept" if self.config.score == "last" else "best"
         print("  |  ".join(parts) + (f"  ({mark})" if is_best else ""), flush=True)
         self.last_time = time.monotonic()  # validation does not count as training time
 

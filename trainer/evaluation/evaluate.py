@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lake import InputError, storage
 from lake.picture import to_png
+from lake.records import manifest
 from trainer.data import damage, splits
 from trainer.data.batches import Split
 from trainer.evaluation import curves, gallery, report, results, subgroups
@@ -33,15 +34,15 @@ def evaluate(
     """Score the best weights of runs; write metrics.json, curves and report.html (or `page`) into
     the first workdir; return a table to print."""
     lake = lake or _lake_of_members(ensemble)
-    manifest = splits.open_lake(lake)
+    content = manifest.load(lake)
     workdir = ensemble.members[0].workdir
     page = page or workdir / f"report{ensemble.label.removeprefix('evaluate')}.html"
     for folder in {workdir, page.parent, (picture or page).parent}:
         storage.check_writable(folder)
-    parts, test = _open_splits(ensemble, manifest, lake)
+    parts, test = _open_splits(ensemble, content, lake)
 
     # --- predict, decide ---
-    with damage.locate_errors(ensemble.run, lake):
+    with damage.locate_errors(ensemble.config, lake):
         # One pass over each fold, or one over the validation split.
         last_parts = [predict(part, split) for part, split in parts]
         validation = join([part.predictions for part in last_parts])
@@ -58,8 +59,8 @@ def evaluate(
 
     # --- score ---
     split_scores = {name: _score_split(split, options) for name, split in outcomes.items()}
-    facts = results.describe(ensemble)
-    evaluation = Evaluation(*facts, lake, manifest, options, decision, split_scores)
+    description = results.describe(ensemble)
+    evaluation = Evaluation(*description, lake, content, options, decision, split_scores)
 
     # --- write ---
     write_metrics(workdir, {ensemble.label: results.entry(evaluation)})
@@ -76,16 +77,16 @@ def evaluate(
 def _unfinished_lines(ensemble: Ensemble) -> list[str]:
     """Return a line for each member that has not trained all its epochs."""
     lines = []
-    for workdir, run, _ in ensemble.everyone:
+    for workdir, config, _ in ensemble.everyone:
         epoch = read_json(workdir / METRICS).get("last", {}).get("epoch")
-        if epoch is not None and epoch < run.train.epochs:
-            lines.append(f"{workdir}: the best of {epoch} epochs so far, of {run.train.epochs}")
+        if epoch is not None and epoch < config.train.epochs:
+            lines.append(f"{workdir}: the best of {epoch} epochs so far, of {config.train.epochs}")
     return lines
 
 
 def _lake_of_members(ensemble: Ensemble) -> str:
     """Return the lake that all members were trained on; raise InputError where they differ."""
-    lakes = {member.run.lake for member in ensemble.everyone}
+    lakes = {member.config.lake for member in ensemble.everyone}
     if len(lakes) > 1:
         raise InputError(
             f"the members were trained on {', '.join(sorted(map(str, lakes)))}; say with --lake "
@@ -95,20 +96,20 @@ def _lake_of_members(ensemble: Ensemble) -> str:
 
 
 def _open_splits(
-    ensemble: Ensemble, manifest: dict, lake: str
+    ensemble: Ensemble, content: dict, lake: str
 ) -> tuple[list[tuple[Ensemble, Split]], Split | None]:
     """Return the ensembles and the splits that they choose thresholds on, one pair or one for each
     fold that members hold out; and the test split, if it is another one."""
     for member in ensemble.everyone:
-        splits.check_classes(manifest, lake, member.run)
+        splits.check_classes(content, lake, member.config)
     parts = [
-        (part, splits.validation_split(manifest, lake, part.settings))
+        (part, splits.validation_split(content, lake, part.settings))
         for part in ensemble.fold_ensembles()
     ]
-    has_test = manifest["counts"]["splits"].get("test", {}).get("records")
+    has_test = content["counts"]["splits"].get("test", {}).get("records")
     if not has_test or parts[0][1].name == "test":
         return parts, None
-    test = splits.named_split(manifest, lake, "test")
+    test = splits.named_split(content, lake, "test")
     for part, split in parts:
         _check_patients(lake, split, splits.validation_names(part.settings), test)
     return parts, test

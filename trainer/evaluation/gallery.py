@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lake import picture
-from trainer.config import run
+from trainer.config.run import Data
 from trainer.data import record
 from trainer.data.batches import Split, evaluation_batches
 from trainer.display import panel
 from trainer.evaluation.outcomes import Outcomes
-from trainer.evaluation.predictions import Predictions, SplitPredictions, items, true_mask
+from trainer.evaluation.predictions import Predictions, SplitPredictions, image_outputs, true_mask
 from trainer.inference.decision import Decision, Sizes, source_mask
 from trainer.models import window
 from trainer.scoring import metrics
@@ -46,11 +46,11 @@ def load(
 def _load_part(
     part: SplitPredictions, places: Sequence[int], decision: Decision | None
 ) -> Iterator[GalleryImage]:
-    """Yield the images at these places of one split, in their order; truth and prediction at the
-    size of the picture."""
+    """Yield the images at these places of one split, in their order, with truth and prediction at
+    the size of the picture."""
     settings = part.ensemble.settings
     images = _load_pixels(part.split, places, settings.batch_size)
-    outputs = items(part.ensemble, part.batches, places)
+    outputs = image_outputs(part.ensemble, part.batches, places)
     for place, (fields, probabilities, lesion, _) in zip(places, outputs, strict=True):
         image, truth, prediction = images[place], None, None
         if probabilities is not None:
@@ -63,7 +63,7 @@ def _load_part(
 
 def _load_pixels(split: Split, places: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
     """Return images [h, w] in [0, 1] by place, through each record's window, without padding."""
-    settings = run.Data(side=SIDE, batch_size=batch_size)
+    settings = Data(side=SIDE, batch_size=batch_size)
     images = {}
     for number, batch in enumerate(evaluation_batches(split, settings, ("height", "width"))):
         for place in {place for place in places if place // batch_size == number}:
@@ -84,29 +84,32 @@ def first_places(predictions: Predictions) -> list[int]:
 
 
 def choose(outcomes: Outcomes) -> dict[str, list[int]]:
-    """Return {title of a gallery: the places in the split that it shows}; a gallery can be
-    empty."""
+    """Return {title of a gallery: the places in the split that it shows}; a gallery can be empty,
+    and without a decision there is none."""
     if outcomes.decision is None:
         return {}
     predictions, places = outcomes.predictions, outcomes.compared_places
     is_positive = predictions.labels[places] > 0
+    # Lesions are ranked by how good their prediction is, false alarms by how bad they are: with
+    # masks by dice and by the share of the image that is called lesion, else both by p. Rows of
+    # `counts`, the images with a mask, are then the compared places.
     if outcomes.decision.triplet is None:
-        values, value_name = predictions.lesion[places], "p of a lesion"
-        certainty = values
+        quality, quality_name = predictions.lesion[places], "p of a lesion"
+        severity = quality
     else:
-        values, value_name = outcomes.dice[places], "dice"
+        quality, quality_name = outcomes.dice[places], "dice"
         counts = predictions.counts
         bottom = counts.columns([outcomes.decision.triplet.bottom])[0]
-        certainty = counts.above[:, bottom] / counts.pixels
+        severity = counts.above[:, bottom] / counts.pixels
     lesions = np.flatnonzero(is_positive)
-    order = lesions[np.argsort(-values[lesions], kind="stable")]
+    lesions = lesions[np.argsort(-quality[lesions], kind="stable")]
     false_alarms = np.flatnonzero(~is_positive & outcomes.is_called[places])
-    false_alarms = false_alarms[np.argsort(-certainty[false_alarms], kind="stable")]
-    middle = max(0, len(order) // 2 - ROW_IMAGES // 2)
+    false_alarms = false_alarms[np.argsort(-severity[false_alarms], kind="stable")]
+    middle = max(0, len(lesions) // 2 - ROW_IMAGES // 2)
     rows = {
-        f"With a lesion, highest {value_name}": order[:ROW_IMAGES],
-        f"With a lesion, median {value_name}": order[middle : middle + ROW_IMAGES],
-        f"With a lesion, lowest {value_name}": order[::-1][:ROW_IMAGES],
+        f"With a lesion, highest {quality_name}": lesions[:ROW_IMAGES],
+        f"With a lesion, median {quality_name}": lesions[middle : middle + ROW_IMAGES],
+        f"With a lesion, lowest {quality_name}": lesions[::-1][:ROW_IMAGES],
         "Without a lesion, called so": false_alarms[:ROW_IMAGES],
     }
     return {title: places[row].tolist() for title, row in rows.items()}

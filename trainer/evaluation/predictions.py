@@ -68,34 +68,34 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
     """Return the ensemble's predictions for a split, computed in one pass over its images."""
     batches = ensemble.batches(split, FIELDS).prefetch(2)
     rows, counts_rows = [], []
-    for record, probabilities, lesion, score in items(ensemble, batches):
+    for record, probabilities, lesion, score in image_outputs(ensemble, batches):
         has_mask = probabilities is not None and bool(record["has_mask"])
         if has_mask:
             sizes = Sizes.from_fields(record)
-            at_source = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
-            counts_rows.append(counts.from_image(at_source[..., 0], true_mask(record), THRESHOLDS))
+            source_p = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
+            counts_rows.append(counts.from_image(source_p[..., 0], true_mask(record), THRESHOLDS))
         rows.append((record, score, lesion, has_mask))
-    images, scores, lesion, has_mask = zip(*rows, strict=True)
+    records, scores, lesion, has_mask = zip(*rows, strict=True)
 
     def texts(name: str) -> np.ndarray:
-        return np.array([record[name].decode() for record in images])
+        return np.array([record[name].decode() for record in records])
 
     predictions = Predictions(
         ids=texts("image_id"),
-        groups=np.array([_group(record) for record in images]),
-        labels=np.array([record["label"] for record in images], np.float32),
+        groups=np.array([_group(record) for record in records]),
+        labels=np.array([record["label"] for record in records], np.float32),
         scores=np.array(scores, np.float32),
         lesion=None if lesion[0] is None else np.array(lesion, np.float32),
         views=texts("view"),
         sexes=texts("sex"),
-        ages=np.array([record["age"] for record in images]),
+        ages=np.array([record["age"] for record in records]),
         has_mask=np.array(has_mask),
         counts=counts.stack(counts_rows, THRESHOLDS),
     )
     return SplitPredictions(ensemble, split, batches, predictions)
 
 
-def items(
+def image_outputs(
     ensemble: Ensemble, batches: tf.data.Dataset, places: Iterable[int] | None = None
 ) -> Iterator[tuple]:
     """Yield (record, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image

@@ -24,7 +24,7 @@ function outcome(image, thresholds) {
   let isKept = !thresholds.lesion || lesion[image] >= Math.fround(thresholds.lesion.value);
   if (!masks) return { isCalled: isKept };
   const area = Math.fround(Math.fround(thresholds.area.value) * Math.fround(masks.pixels[image]));
-  isKept = isKept && masks.sure[thresholds.top.position][image] >= area;
+  isKept = isKept && masks.above_top[thresholds.top.position][image] >= area;
   const size = isKept ? masks.size[thresholds.bottom.position][image] : 0;
   const hits = isKept ? masks.hits[thresholds.bottom.position][image] : 0;
   const total = size + masks.truth[image];

@@ -82,7 +82,7 @@ def numbers(outcomes: Outcomes, prevalence: float | None) -> dict:
         masks = {
             "pixels": counts.pixels.tolist(),
             "truth": counts.truth.tolist(),
-            "sure": counts.above[:, tops].T.tolist(),  # [T, M]
+            "above_top": counts.above[:, tops].T.tolist(),  # [T, M]
             "size": counts.above[:, bottoms].T.tolist(),  # [K, M]
             "hits": counts.hits[:, bottoms].T.tolist(),
         }
@@ -106,12 +106,12 @@ def _gallery_rows(outcomes: Outcomes, images: dict[int, GalleryImage]) -> list[d
 def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:
     """Return what the template shows of one image: its pictures as URLs, and texts."""
     predictions, dice = outcomes.predictions, outcomes.dice[place]
-    facts = [] if np.isnan(dice) else [f"dice {dice:.3f}"]
+    texts = [] if np.isnan(dice) else [f"dice {dice:.3f}"]
     if predictions.lesion is not None:
-        facts.append(f"p of a lesion {predictions.lesion[place]:.3f}")
+        texts.append(f"p of a lesion {predictions.lesion[place]:.3f}")
     for name, mask in (("truth", image.truth), ("predicted", image.prediction)):
         if mask is not None:
-            facts.append(f"{name} {mask.mean():.2%}")
+            texts.append(f"{name} {mask.mean():.2%}")
     age = predictions.ages[place]
     patient = [
         predictions.views[place],
@@ -120,7 +120,7 @@ def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:
     ]
     return {
         "id": predictions.ids[place],
-        "facts": ", ".join(facts),
+        "facts": ", ".join(texts),
         "patient": ", ".join(filter(None, patient)),
         "image": _data_url(picture.to_uint8(image.image), "jpeg", quality=JPEG_QUALITY),
         "truth": _overlay(image.truth, panel.TRUTH_COLOUR),

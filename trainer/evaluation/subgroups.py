@@ -33,11 +33,11 @@ def by_field(predictions: Predictions) -> dict[str, dict[str, np.ndarray]]:
 def _by_name(names) -> dict[str, np.ndarray]:
     """Return the places of equal names, in the order of the names, unknown ones last."""
     names = np.array([name or UNKNOWN for name in names])
-    order = sorted(set(names), key=lambda name: (name == UNKNOWN, _order(name)))
+    order = sorted(set(names), key=lambda name: (name == UNKNOWN, _sort_key(name)))
     return {str(name): np.flatnonzero(names == name) for name in order}
 
 
-def _order(name: str) -> tuple:
+def _sort_key(name: str) -> tuple:
     """Return the key by which a name is sorted: bands of age by their first year."""
     first_year = name.split("-")[0].rstrip("+")
     return (int(first_year), "") if first_year.isdigit() else (0, name)

@@ -66,7 +66,8 @@ class Counts(NamedTuple):
         return (self.truth == 0).astype(np.float64)
 
     def is_kept(self, tops: Sequence[float], areas_share: Sequence[float]) -> np.ndarray:
-        """Return whether at least that share of the image has p > top, [N, T, A]."""
-        sure = self.above[:, self.columns(tops)].astype(np.float32)  # exact up to 2^24 pixels
+        """Return whether a mask is kept at each top and area, [N, T, A]: at least this share of the
+        image has p > top."""
+        above_top = self.above[:, self.columns(tops)].astype(np.float32)  # exact up to 2^24 pixels
         areas = np.stack([area_px(share, self.pixels) for share in areas_share], axis=1)  # [N, A]
-        return sure[:, :, None] >= areas[:, None, :]
+        return above_top[:, :, None] >= areas[:, None, :]

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake import InputError, cli
-from trainer.config import run
+from trainer.config.run import Data
 from trainer.data import record
 from trainer.inference.counts import Counts
 from trainer.inference.ensemble import Ensemble
@@ -74,7 +74,7 @@ class Sizes(NamedTuple):
         return cls(*(int(fields[name]) for name in cls._fields))
 
 
-def resize_to_source(probabilities, sizes: Sizes, settings: run.Data):
+def resize_to_source(probabilities, sizes: Sizes, settings: Data):
     """Return the network's probabilities [S, S, 1] at the size of the source [H, W, 1]: cut out of
     the padding and resized."""
     box = record.box_within(sizes.height, sizes.width, settings.side, settings.fit)
@@ -83,19 +83,19 @@ def resize_to_source(probabilities, sizes: Sizes, settings: run.Data):
     return tf.image.resize(inner, (sizes.original_height, sizes.original_width))
 
 
-def mask_of(resized, decision: Decision, lesion=None):
+def mask_of(source_p, decision: Decision, lesion=None):
     """Return the mask, bool [H, W], of resize_to_source's probabilities and the image's own p of a
     lesion: p > bottom, emptied where fewer than a share of the pixels have p > top, and where the
     image's p is below the lesion threshold."""
     top, area_share, bottom = decision.triplet
-    area = np.float32(area_share) * tf.cast(tf.size(resized), tf.float32)  # as counts.area_px
-    mask = metrics.keep_by_triplet(resized[None], top, area, bottom)[0, :, :, 0] > 0
+    area = np.float32(area_share) * tf.cast(tf.size(source_p), tf.float32)  # as counts.area_px
+    mask = metrics.keep_by_triplet(source_p[None], top, area, bottom)[0, :, :, 0] > 0
     if decision.lesion_threshold is None:
         return mask
     return mask & (lesion >= np.float32(decision.lesion_threshold))
 
 
-def source_mask(probabilities, sizes: Sizes, settings: run.Data, decision: Decision, lesion=None):
+def source_mask(probabilities, sizes: Sizes, settings: Data, decision: Decision, lesion=None):
     """Return the mask, bool [H, W] at the size of the source, of probabilities [S, S, 1]."""
     return mask_of(resize_to_source(probabilities, sizes, settings), decision, lesion)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from lake import InputError
-from trainer.config import run
+from trainer.config.run import Data
 from trainer.data.batches import Split, evaluation_batches
 from trainer.inference import views
 from trainer.inference.views import Member
@@ -44,24 +44,26 @@ def load(
     """Return the ensemble of segmenters, or of classifiers alone; raise InputError where the
     members do not go together."""
     members = [Member(path, *load_network(path, level)) for path in workdirs]
-    before = [Member(path, *load_network(path, None)) for path in classifiers]
-    for member in before:
-        if not member.run.is_classifier:
+    classifier_members = [Member(path, *load_network(path, None)) for path in classifiers]
+    for member in classifier_members:
+        if not member.config.is_classifier:
             raise InputError(
-                f"--classifier={member.workdir} holds a {member.run.model.kind} that segments; "
+                f"--classifier={member.workdir} holds a {member.config.model.kind} that segments; "
                 f"expected a classifier"
             )
-    are_classifiers = {member.run.is_classifier for member in members}
-    if len(are_classifiers) > 1 or (before and are_classifiers == {True}):
+    are_classifiers = {member.config.is_classifier for member in members}
+    if len(are_classifiers) > 1 or (classifier_members and are_classifiers == {True}):
         kinds = ", ".join(
-            f"{m.workdir}: a {'classifier' if m.run.is_classifier else 'segmenter'}"
+            f"{m.workdir}: a {'classifier' if m.config.is_classifier else 'segmenter'}"
             for m in members
         )
         raise InputError(
             f"--workdir: expected segmenters, or classifiers alone; found {kinds}; give "
             f"classifiers that go before segmenters to --classifier"
         )
-    return Ensemble(*((), members) if are_classifiers == {True} else (members, before), tta, level)
+    if are_classifiers == {True}:
+        return Ensemble((), members, tta, level)
+    return Ensemble(members, classifier_members, tta, level)
 
 
 class Ensemble:
@@ -75,17 +77,17 @@ class Ensemble:
         self.tta, self.level = tuple(tta), level
         self.members = self.segmenters or self.classifiers
         self.everyone = (*self.segmenters, *self.classifiers)
-        self.run = self.members[0].run  # the config whose batches they take
+        self.config = self.members[0].config  # the config whose batches they take
         _check_alike(self.segmenters)
         _check_alike(self.classifiers)
         self.is_cascade = bool(self.segmenters and self.classifiers)
-        if self.is_cascade and self.classifiers[0].run.model.classes > 2:
+        if self.is_cascade and self.classifiers[0].config.model.classes > 2:
             raise InputError(
                 f"--classifier={self.classifiers[0].workdir} knows "
-                f"{self.classifiers[0].run.model.classes} classes; before a segmenter it says "
+                f"{self.classifiers[0].config.model.classes} classes; before a segmenter it says "
                 f"whether there is a lesion, so expected 2"
             )
-        heads = [getattr(member.run.model, "empty_head", False) for member in self.segmenters]
+        heads = [getattr(member.config.model, "empty_head", False) for member in self.segmenters]
         self.has_heads = bool(heads) and all(heads) and not self.is_cascade
         tta_views = views.parse_tta(self.tta)
         self._segment, self._classify = (
@@ -95,9 +97,9 @@ class Ensemble:
         self._predict = tf.function(self.outputs, autograph=False)
 
     @property
-    def settings(self) -> run.Data:
+    def settings(self) -> Data:
         """The side, fit and size of the batches."""
-        return self.run.data
+        return self.config.data
 
     @property
     def label(self) -> str:
@@ -127,10 +129,10 @@ class Ensemble:
         }
 
     @property
-    def classifier_settings(self) -> run.Data | None:
+    def classifier_settings(self) -> Data | None:
         """These settings with the side and fit of a cascade's classifiers, where those differ from
         the segmenters'; else None."""
-        section = (self.classifiers or self.members)[0].run.data
+        section = (self.classifiers or self.members)[0].config.data
         settings = self.settings.model_copy(update={"side": section.side, "fit": section.fit})
         return None if settings == self.settings else settings
 
@@ -194,7 +196,7 @@ def _check_alike(members: Sequence[Member]) -> None:
         for name in ("data.side", "data.fit", "model.classes"):
             section, field = name.split(".")
             pair = members[0], member
-            expected, actual = (getattr(getattr(m.run, section), field, None) for m in pair)
+            expected, actual = (getattr(getattr(m.config, section), field, None) for m in pair)
             if expected != actual:
                 raise InputError(
                     f"{name}={expected} of {members[0].workdir}, {actual} of {member.workdir}; the "
@@ -206,5 +208,7 @@ def _by_fold(members: Sequence[Member]) -> dict[tuple, list[Member]]:
     """Return {(fold, split of validation): the members that hold it out}."""
     by_fold = {}
     for member in members:
-        by_fold.setdefault((member.run.data.fold, member.run.data.val_split), []).append(member)
+        by_fold.setdefault((member.config.data.fold, member.config.data.val_split), []).append(
+            member
+        )
     return by_fold

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake import InputError
-from lake.records import example
+from lake.records import example, manifest
 from lake.scan import Header, Storage
 from lake.sources.pixels import to_png
 from lake.sources.reader import METAIMAGE, ReaderSettings
@@ -40,7 +40,7 @@ class ImagesToPredict(NamedTuple):
 
 def from_lake(folder: str, split: str) -> ImagesToPredict:
     """Return the images of a split; raise InputError where the lake has none of this name."""
-    subset = splits.named_split(splits.open_lake(folder), folder, split)
+    subset = splits.named_split(manifest.load(folder), folder, split)
     return ImagesToPredict(
         lambda: data_batches.stored_records(subset), subset.num_records, subset.dtype, {}, []
     )
@@ -49,18 +49,20 @@ def from_lake(folder: str, split: str) -> ImagesToPredict:
 def batches(
     inputs: ImagesToPredict, ensemble: Ensemble, fields: tuple[str, ...], with_image: bool
 ) -> tf.data.Dataset:
-    """Return batches of all images in their order; `with_image` adds STORED_IMAGE, [B] strings."""
+    """Return batches of all images in their order, [B, …] of item_for's tensors; `with_image` adds
+    STORED_IMAGE, [B] strings. Records without an id, which stand for no image, have weight 0."""
 
-    def item(record) -> dict:
-        result = item_for(ensemble, record, inputs.dtype, fields)
+    def load_item(record) -> dict:
+        tensors = item_for(ensemble, record, inputs.dtype, fields)
         if with_image:
-            result[STORED_IMAGE] = parse_record(record, ["image"])["image"]
-        return result | {"weight": tf.cast(tf.strings.length(result["image_id"]) > 0, tf.float32)}
+            tensors[STORED_IMAGE] = parse_record(record, ["image"])["image"]
+        return tensors | {"weight": tf.cast(tf.strings.length(tensors["image_id"]) > 0, tf.float32)}
 
     batch_size = ensemble.settings.batch_size
+    # Blank records fill the last batch, so that all batches have one shape.
     blank = tf.data.Dataset.from_tensors(blank_record(8 if inputs.dtype == "uint8" else 16))
     records = inputs.records().concatenate(blank.repeat(-inputs.count % batch_size))
-    items = records.map(item, tf.data.AUTOTUNE, deterministic=True)
+    items = records.map(load_item, tf.data.AUTOTUNE, deterministic=True)
     return items.batch(batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
 
 
@@ -87,7 +89,7 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     """Return how the lakes of all members were made of files; raise InputError where they
     differ."""
     members = ensemble.everyone
-    expected, *others = [_read_settings(member.workdir, member.run.lake) for member in members]
+    expected, *others = [_read_settings(member.workdir, member.config.lake) for member in members]
     for member, actual in zip(members[1:], others, strict=True):
         if (expected.is_ct, expected.storage) != (actual.is_ct, actual.storage):
             raise InputError(
@@ -101,7 +103,7 @@ def _read_settings(workdir: Path, lake: str) -> ReaderSettings:
     """Return how the lake of a run was made of files, as the run's lake.json states it."""
     content = read_json(workdir / LAKE)
     if "options" not in content:  # the run started before lake.json had options
-        content = splits.open_lake(lake)
+        content = manifest.load(lake)
     options, bits = content["options"], 8 if content["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
     return ReaderSettings(options["source"] == METAIMAGE, options["image_id_from"], storage)

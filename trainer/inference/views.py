@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from lake import InputError
-from trainer.config import run
+from trainer.config.run import Config
 from trainer.models import blocks, weight_files
 from trainer.models.build import build
 from trainer.scoring import objective
@@ -24,7 +24,7 @@ class Member(NamedTuple):
     """A trained network and where it comes from."""
 
     workdir: Path
-    run: run.Config
+    config: Config
     network: keras.Model
 
 
@@ -45,7 +45,7 @@ def parse_tta(tta: Sequence[str]) -> list[View]:
         try:
             scales.append(float(name))
         except ValueError:
-            scales.append(0.0)
+            scales.append(0.0)  # which the next line refuses
         if not 0.25 <= scales[-1] <= 4 or scales[-1] in scales[:-1]:
             raise InputError(
                 f"--tta={name}: expected none, flip, or scales from 0.25 to 4, each once and not 1"
@@ -59,7 +59,7 @@ def parse_tta(tta: Sequence[str]) -> list[View]:
 def forward(member: Member, view: View, has_head: bool) -> Callable:
     """Return a function: images [B, S, S, 1] -> [logits], or [logits, the empty_head's [B, 1]], as
     the network predicts them in this view."""
-    side = member.run.data.side
+    side = member.config.data.side
     view_side = round(view.scale * side / SIDE_STEP) * SIDE_STEP if view.scale != 1 else side
     network = member.network if view.scale == 1 else _resized_network(member, view_side, view)
     call = objective.with_layers(network, [blocks.LESION] if has_head else [])
@@ -88,15 +88,16 @@ def _undo_view(logits, view: View, side: int):
 
 def _resized_network(member: Member, side: int, view: View) -> keras.Model:
     """Return the same network for another side; raise InputError where it has none."""
-    if side in (0, member.run.data.side):
+    section, own_side = member.config.model, member.config.data.side
+    if side in (0, own_side):
         raise InputError(
-            f"--tta={view.scale:g}: {member.run.data.side} px times this is no other multiple of "
+            f"--tta={view.scale:g}: {own_side} px times this is not another multiple of "
             f"{SIDE_STEP} px ({member.workdir})"
         )
-    if member.run.model.kind == "vae":
+    if section.kind == "vae":
         raise InputError(f"--tta={view.scale:g}: {member.workdir} holds a vae, which has one side")
     try:
-        network = build(member.run.model.model_copy(update={"weights": None}), side)
+        network = build(section.model_copy(update={"weights": None}), side)
     except InputError as error:
         raise InputError(f"--tta={view.scale:g}, {side} px for {member.workdir}: {error}") from None
     weight_files.copy_weights(member.network, network)

@@ -50,8 +50,8 @@ def block(x, filters: int, style: Blocks, convolutions: int, name: str):
 
 
 def convolution(x, filters: int, style: Blocks, name: str, k: int | str, shortcut=None):
-    """Apply a 3x3 convolution, norm and activation, [B, H, W, any] -> [B, H, W, filters]; `k` ends
-    the names of their layers."""
+    """Apply a 3x3 convolution, norm and activation, [B, H, W, any] -> [B, H, W, filters]. A
+    shortcut [B, H, W, filters] is added before the activation; `k` ends the layers' names."""
     x = keras.layers.Conv2D(
         filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv{k}"
     )(x)

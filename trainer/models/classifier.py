@@ -24,7 +24,7 @@ from trainer.models import encoders
 # The standard deviation of the last layer's first weights: Goyal et al. 2017 (arXiv:1706.02677),
 # section 5.1.
 HEAD_DEVIATION = 0.01
-FIRST_MAP_LOGIT = -4.0  # the bias of the lesion map at first, as most of an image is no lesion
+FIRST_MAP_LOGIT = -4.0  # the first bias of the lesion map: most of an image is not lesion
 MAX_WIDENING = 8  # how many times as wide as its first level the plain encoder becomes
 LESION_MAP = "lesion_map"  # the layer whose output is the map
 

@@ -58,7 +58,7 @@ def build(section: UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
 
 
 def prune(
-    trained: keras.Model, section: UnetPlusPlus, side: int, level: int
+    trained_network: keras.Model, section: UnetPlusPlus, side: int, level: int
 ) -> tuple[UnetPlusPlus, keras.Model]:
     """Return the U-Net++ of depth `level` (Zhou et al., section 3.2) and its section.
 
@@ -81,6 +81,6 @@ def prune(
             "empty_head": section.empty_head and level == section.depth,
         }
     )
-    network = build(smaller_section, side, trained.input.shape[-1])
-    weight_files.copy_weights(trained, network)
+    network = build(smaller_section, side, trained_network.input.shape[-1])
+    weight_files.copy_weights(trained_network, network)
     return smaller_section, network

@@ -80,13 +80,13 @@ def shared_name(name: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def layers_with_weights(
-    network: keras.Model, above: tuple[str, ...] = ()
+    network: keras.Model, parents: tuple[str, ...] = ()
 ) -> dict[tuple, keras.Layer]:
     """Return the layers that have weights by their names; a layer inside an encoder has the
     encoder's name before its own."""
     layers = {}
     for layer in network.layers:
-        name = (*above, layer.name)
+        name = (*parents, layer.name)
         if isinstance(layer, keras.Model):
             layers |= layers_with_weights(layer, name)
         elif layer.weights:
@@ -101,13 +101,13 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         layer.set_weights(source_layers[name].get_weights())
 
 
-def read_tensors(group: h5py.Group, above: tuple[str, ...] = ()) -> dict[tuple, list]:
+def read_tensors(group: h5py.Group, parents: tuple[str, ...] = ()) -> dict[tuple, list]:
     """Return {names of the layer and of those around it: its tensors} of a file of Keras 3; a file
     of Keras 2 has nothing under `layers`."""
     tensors = {}
     for child in group.get("layers", {}).values():
         variables = child.get("vars", {})
-        name = (*above, variables.attrs.get("name", "") if variables else "")
+        name = (*parents, variables.attrs.get("name", "") if variables else "")
         tensors[name] = [np.asarray(variables[key]) for key in sorted(variables, key=int)]
         tensors |= read_tensors(child, name)
     return tensors

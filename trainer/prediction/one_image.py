@@ -13,7 +13,7 @@ from lake import picture, storage
 from lake.labels import rle
 from lake.predictions import folder
 from lake.predictions.folder import SEGS, PredictionRow
-from trainer.config import run
+from trainer.config.run import Data
 from trainer.display import overlay
 from trainer.inference.decision import Decision, Sizes, is_plainly_empty, mask_of, resize_to_source
 from trainer.inference.images import STORED_IMAGE, ImagesToPredict
@@ -36,7 +36,7 @@ class OutputOptions(NamedTuple):
 class ImagePrediction(NamedTuple):
     """What the networks predict for one image, and the fields of its record."""
 
-    item: dict  # FIELDS and what else is in a batch
+    fields: dict  # FIELDS and what else is in a batch
     probabilities: np.ndarray  # [S, S, 1]
     lesion: np.ndarray | None  # [], p of a lesion
     score: float  # a logit
@@ -54,7 +54,7 @@ class ImageFinisher(NamedTuple):
     """Turns an ImagePrediction into a FinishedImage, and writes the files of the image or appends
     to `inputs.rejects` why there are none; threads call it at the same time."""
 
-    settings: run.Data  # of the networks' input
+    settings: Data  # of the networks' input
     decision: Decision
     inputs: ImagesToPredict
     output: Path
@@ -62,23 +62,23 @@ class ImageFinisher(NamedTuple):
 
     def __call__(self, prediction: ImagePrediction) -> FinishedImage:
         """Write the image's files; return what the tables need."""
-        item, image_id = prediction.item, prediction.item["image_id"].decode()
+        fields, image_id = prediction.fields, prediction.fields["image_id"].decode()
         mask, probabilities = self._mask(prediction)
         runs = rle.from_mask(mask) if mask.any() else rle.NO_RUNS
-        sizes = Sizes.from_fields(item)
+        sizes = Sizes.from_fields(fields)
         row = PredictionRow(
             image_id,
             rle.to_text(runs),
             special.expit(np.float64(prediction.score)),
             rle.area(runs),
-            folder.area_mm2(rle.area(runs), item["pixel_spacing_mm"], sizes[:2], sizes[2:]),
+            folder.area_mm2(rle.area(runs), fields["pixel_spacing_mm"], sizes[:2], sizes[2:]),
         )
         if self.options.probabilities:
             self._write_png(PROBABILITIES, image_id, np.rint(probabilities * 255).astype(np.uint8))
         if self.options.overlays:
             area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
             caption = f"p = {row.probability:.2f}{area}"
-            self._write_png(OVERLAYS, image_id, draw(item, mask, caption))
+            self._write_png(OVERLAYS, image_id, draw(fields, mask, caption))
         if self.options.seg:
             self._write_segs(image_id, mask)
         has_candidates = self.options.candidates and row.lesion_px
@@ -88,7 +88,7 @@ class ImageFinisher(NamedTuple):
     def _mask(self, prediction: ImagePrediction) -> tuple[np.ndarray, np.ndarray | None]:
         """Return (mask bool [H, W], probabilities [H, W]) at the size of the source; None instead
         of the latter where the mask is plainly empty and nobody asks for them."""
-        sizes = Sizes.from_fields(prediction.item)
+        sizes = Sizes.from_fields(prediction.fields)
         p, lesion = prediction.probabilities, prediction.lesion
         if not self.options.probabilities and is_plainly_empty(p.max(), self.decision, lesion):
             return np.zeros((sizes.original_height, sizes.original_width), bool), None
@@ -111,10 +111,10 @@ class ImageFinisher(NamedTuple):
             storage.write(self.output / SEGS / name, content)
 
 
-def draw(item: dict, mask: np.ndarray, caption: str) -> np.ndarray:
+def draw(fields: dict, mask: np.ndarray, caption: str) -> np.ndarray:
     """Return RGB pixels: the stored image, the truth where it is known, and the predicted mask."""
-    with Image.open(io.BytesIO(item[STORED_IMAGE])) as image:
+    with Image.open(io.BytesIO(fields[STORED_IMAGE])) as image:
         levels = np.asarray(image).astype(np.float32)
-    low, high = item["window"]
-    truth = rle.decode(item["original_rle"].decode(), *mask.shape) if item["has_mask"] else None
+    low, high = fields["window"]
+    truth = rle.decode(fields["original_rle"].decode(), *mask.shape) if fields["has_mask"] else None
     return overlay.side_by_side(np.clip((levels - low) / (high - low), 0, 1), truth, mask, caption)

@@ -14,7 +14,7 @@ from lake import InputError, storage
 @contextlib.contextmanager
 def create(path: Path) -> Iterator[BinaryIO]:
     """Yield a new file, which gets its name when the block ends without an error."""
-    with storage.written(path) as temporary_path:
+    with storage.whole_file(path) as temporary_path:
         try:
             file = temporary_path.open("wb")
         except OSError as error:

@@ -47,10 +47,10 @@ def predict(
     finish = one_image.ImageFinisher(ensemble.settings, decision, inputs, output, options)
     predictions = predict_images(ensemble, inputs, options.overlays)
     num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
-    finished_images = in_threads(finish, predictions, num_waiting)
+    finished_images = finish_in_threads(finish, predictions, num_waiting)
     if options.candidates:
         finished_images = write_candidates(finished_images, inputs.headers, output)
-    rows = (finished.row for finished in finished_images)
+    rows = (image.row for image in finished_images)
     counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
     return summary(counts, output)
 
@@ -76,8 +76,8 @@ def run(
     if paths:
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
         return predict(ensemble, decision, inputs, output, options)
-    lake = lake or ensemble.run.lake
-    with damage.locate_errors(ensemble.run, lake):
+    lake = lake or ensemble.config.lake
+    with damage.locate_errors(ensemble.config, lake):
         return predict(ensemble, decision, images.from_lake(lake, split), output, options)
 
 
@@ -101,21 +101,21 @@ def predict_images(
     """Yield what the networks predict for each image, without padding and rejects."""
     for batch in images.batches(inputs, ensemble, one_image.FIELDS, with_image):
         outputs = ensemble(batch)
-        fields = {name: values.numpy() for name, values in batch.items() if name != "image"}
+        columns = {name: values.numpy() for name, values in batch.items() if name != "image"}
         probabilities, lesion, scores = (t if t is None else t.numpy() for t in outputs)
-        for number in np.flatnonzero(fields["weight"]):
-            item = {name: values[number] for name, values in fields.items()}
+        for number in np.flatnonzero(columns["weight"]):
+            fields = {name: values[number] for name, values in columns.items()}
             p = None if lesion is None else lesion[number]
-            yield ImagePrediction(item, probabilities[number], p, scores[number])
+            yield ImagePrediction(fields, probabilities[number], p, scores[number])
 
 
-def in_threads(
+def finish_in_threads(
     finish: Callable[[ImagePrediction], FinishedImage],
     predictions: Iterator[ImagePrediction],
     limit: int,
 ) -> Iterator[FinishedImage]:
-    """Yield `finish(prediction)` of each, in their order; at most `limit` wait at a time, so that
-    memory does not grow."""
+    """Yield `finish(prediction)` of each prediction, in their order; at most `limit` wait at a
+    time, so that memory does not grow."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = collections.deque()
         for prediction in predictions:
@@ -134,16 +134,16 @@ def write_candidates(
     with create(output / CANDIDATES_CSV) as file:
         file.write(submission.csv_line(candidates.HEADER))
         for uid, slices in itertools.groupby(
-            finished_images, lambda finished: headers[finished.row.image_id].series
+            finished_images, lambda image: headers[image.row.image_id].series
         ):
             series = candidates.Series(uid)
-            for finished in slices:
-                if finished.row.lesion_px:
-                    image_id = finished.row.image_id
+            for image in slices:
+                if image.row.lesion_px:
+                    image_id = image.row.image_id
                     place = int(image_id.rpartition("#")[2])  # as lake.scan.frame_id numbers slices
                     plane = headers[image_id].geometry
-                    series.add(plane, place, finished.mask, finished.probabilities)
-                yield finished
+                    series.add(plane, place, image.mask, image.probabilities)
+                yield image
             for candidate in series.candidates():
                 numbers = (*candidate.center_mm, candidate.diameter_mm, candidate.probability)
                 cells = (uid, *(f"{number:.6g}" for number in numbers))

@@ -33,32 +33,34 @@ def identity(value):
 # into [3, 1], for one loss of the whole batch.
 
 
-def overlap(masks, logits, squared: bool = False):
+def overlap(masks, logits, is_squared: bool = False):
     """Return the means of y·p, y and p (or y·p, y² and p²) over each image's pixels, [3, B]."""
     masks, probabilities = ops.cast(masks, "float32"), ops.sigmoid(ops.cast(logits, "float32"))
-    power = 2 if squared else 1
+    power = 2 if is_squared else 1
     parts = masks * probabilities, masks**power, probabilities**power
     return ops.stack([image_mean(part) for part in parts])
 
 
-def dice_score(masks, logits, smooth: float = 1.0, squared: bool = False, pool=identity):
+def dice_score(masks, logits, smooth: float = 1.0, is_squared: bool = False, pool=identity):
     """Return (2Σyp + smooth) / (Σy + Σp + smooth), or with Σy² + Σp² in the divisor; 1 where mask,
     prediction and `smooth` are all 0. `pool` may join the images' sums (see above). V-Net's dice
     (Milletari et al. 2016, arXiv:1606.04797) is the squared one."""
-    overlap_mean, mask_mean, prediction_mean = ops.unstack(pool(overlap(masks, logits, squared)), 3)
+    overlap_mean, mask_mean, prediction_mean = ops.unstack(
+        pool(overlap(masks, logits, is_squared)), 3
+    )
     smooth_share = smooth / num_pixels(masks)
     whole = mask_mean + prediction_mean + smooth_share
     return tensor_ratio(2 * overlap_mean + smooth_share, whole, 1.0, NOTHING)
 
 
-def dice(masks, logits, smooth: float = 1.0, squared: bool = False, pool=identity):
+def dice(masks, logits, smooth: float = 1.0, is_squared: bool = False, pool=identity):
     """Return 1 − dice_score."""
-    return 1.0 - dice_score(masks, logits, smooth, squared, pool)
+    return 1.0 - dice_score(masks, logits, smooth, is_squared, pool)
 
 
-def log_dice(masks, logits, smooth: float = 1.0, squared: bool = False, pool=identity):
+def log_dice(masks, logits, smooth: float = 1.0, is_squared: bool = False, pool=identity):
     """Return −log dice_score: infinite if `smooth` is 0 and mask and prediction do not overlap."""
-    return -ops.log(dice_score(masks, logits, smooth, squared, pool))
+    return -ops.log(dice_score(masks, logits, smooth, is_squared, pool))
 
 
 def tversky(masks, logits, alpha: float, beta: float, smooth: float = 1.0, pool=identity):
@@ -107,17 +109,18 @@ def focal(masks, logits, gamma: float, smoothing: float = 0.0):
     (arXiv:1708.02002), without their α."""
     logits = ops.cast(logits, "float32")
     positive_weights, negative_weights = _target_weights(masks, 1.0, smoothing)
-    surprise, relief = ops.softplus(-logits), ops.softplus(logits)  # −log p, −log(1−p)
+    positive_bce, negative_bce = ops.softplus(-logits), ops.softplus(logits)  # −log p, −log(1−p)
     # (1−p)^γ as an exponential: its slope is finite at p = 1 for any γ.
-    positive = positive_weights * ops.exp(-gamma * relief) * surprise
-    return image_mean(positive + negative_weights * ops.exp(-gamma * surprise) * relief)
+    positive = positive_weights * ops.exp(-gamma * negative_bce) * positive_bce
+    negative = negative_weights * ops.exp(-gamma * positive_bce) * negative_bce
+    return image_mean(positive + negative)
 
 
 def softmax_cross_entropy(labels, logits, smoothing: float = 0.0):
     """Return −Σ t·log softmax(z) of class numbers [B] and logits z [B, C], [B].
 
     The target t is 1 − smoothing·(C−1)/C for the label's class and smoothing/C for each other; for
-    a label of −1, which is no class, the smoothing is all that is left.
+    a label of −1, which is not a class, only the smoothing is left.
     """
     logits = ops.cast(logits, "float32")
     classes = logits.shape[-1]

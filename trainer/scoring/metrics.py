@@ -9,7 +9,6 @@ import math
 import numpy as np
 from keras import ops
 
-from trainer.scoring import losses
 from trainer.scoring.ratios import tensor_ratio
 
 BINS = 4096  # of a score histogram: 0.01 of a logit wide
@@ -64,46 +63,10 @@ def hard_dice(masks, predictions):
     return dice_of_counts(hits, truth + prediction)
 
 
-def soft_dice(masks, probabilities):
-    """Return 2Σyp / (Σy + Σp) of each image, [B], without a threshold; 1 if mask and p are all 0.
-
-    An empty mask scores 0 as soon as any p is above 0, and that of a sigmoid always is: this does
-    not replace the challenge's metric, hard_dice.
-    """
-    masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
-    hits, truth, prediction = (
-        losses.image_mean(part) for part in (masks * probabilities, masks, probabilities)
-    )
-    return dice_of_counts(hits, truth + prediction)
-
-
-def triplet_dice(masks, probabilities, tops, areas, bottoms):
-    """Return the dice [B, T, A, K] of the masks p > bottom, each emptied if fewer than `area`
-    pixels have p > top: the rule of the challenge's best entries.
-
-    masks, probabilities [B, H, W, 1]; tops [T], areas [A] in pixels, bottoms [K].
-    """
-    masks, probabilities = ops.cast(masks, "float32"), ops.cast(probabilities, "float32")
-    tops, areas, bottoms = (ops.cast(values, "float32") for values in (tops, areas, bottoms))
-
-    # The mask of a triplet is either p > bottom or empty. Its dice is therefore one of two numbers:
-    # one per bottom, [K], and that of the empty mask; top and area choose between them. So pixels
-    # are counted once for each top and once for each bottom, and the T x A x K combinations are
-    # comparisons of these counts.
-    sure = ops.stack([count(probabilities > top) for top in ops.unstack(tops)], axis=1)  # [B, T]
-    predictions = [probabilities > bottom for bottom in ops.unstack(bottoms)]  # K of [B, H, W, 1]
-    hits = ops.stack([count(masks * ops.cast(p, "float32")) for p in predictions], axis=1)  # [B, K]
-    sizes = ops.stack([count(p) for p in predictions], axis=1)  # [B, K]
-    truth = count(masks)[:, None]  # [B, 1]
-
-    is_kept = (sure[:, :, None] >= areas)[..., None]  # [B, T, A, 1]
-    dice_kept = dice_of_counts(hits, truth + sizes)[:, None, None, :]  # [B, 1, 1, K]
-    dice_emptied = dice_of_counts(ops.zeros_like(truth), truth)[:, None, None, :]  # [B, 1, 1, 1]
-    return ops.where(is_kept, dice_kept, dice_emptied)
-
-
 def keep_by_triplet(probabilities, top: float, area: float, bottom: float):
-    """Return masks of 0 and 1, [B, H, W, 1] float32, by the rule of triplet_dice."""
+    """Return masks of 0 and 1, [B, H, W, 1] float32, of probabilities [B, H, W, 1]: p > bottom,
+    emptied where fewer than `area` pixels have p > top. It is the rule of the challenge's best
+    entries."""
     is_kept = (count(probabilities > top) >= area)[:, None, None, None]
     return ops.cast((probabilities > bottom) & is_kept, "float32")
 
@@ -153,12 +116,12 @@ def class_histograms(logits, labels, weights, bins: int = BINS):
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
     classes = logits.shape[-1]
     # log p/(1−p) is the logit less the log-sum-exp of the others: exact where p is near 0 or 1.
-    exclude_own = ops.where(ops.eye(classes) > 0, -math.inf, 0.0)  # [C, C]
-    log_odds = logits - ops.logsumexp(logits[:, None, :] + exclude_own, axis=-1)  # [B, C]
-    is_class = ops.cast(labels == ops.arange(classes), "int32")
-    is_class = ops.where(labels < 0, -1, is_class)  # [B, C]
+    without_itself = ops.where(ops.eye(classes) > 0, -math.inf, 0.0)  # [C, C]
+    log_odds = logits - ops.logsumexp(logits[:, None, :] + without_itself, axis=-1)  # [B, C]
+    class_labels = ops.cast(labels == ops.arange(classes), "int32")
+    class_labels = ops.where(labels < 0, -1, class_labels)  # [B, C]: 1, 0, or -1 for unknown
     return ops.stack(
-        [score_histogram(log_odds[:, c], is_class[:, c], weights, bins) for c in range(classes)]
+        [score_histogram(log_odds[:, c], class_labels[:, c], weights, bins) for c in range(classes)]
     )
 
 

@@ -13,7 +13,7 @@ from trainer.scoring import losses
 from trainer.scoring.losses import identity
 
 
-def beside_logits(terms: Loss) -> list[str]:
+def extra_layers(terms: Loss) -> list[str]:
     """Return the names of the layers whose outputs the loss needs beside the logits."""
     names = [classifier.LESION_MAP] if terms.lesion_map else []
     if terms.lesion:
@@ -37,7 +37,7 @@ def with_layers(network: keras.Model, names: list[str], wrap: Callable = identit
 
 
 def outputs(network: keras.Model, terms: Loss, wrap: Callable = identity) -> Callable:
-    """Return (images, training=…) -> the outputs that the loss needs: [logits, *beside_logits]."""
+    """Return (images, training=…) -> the outputs that the loss needs: [logits, *extra_layers]."""
     heads = network.outputs[0].shape[-1]
     if terms.head_weights and len(terms.head_weights) != heads:
         raise InputError(
@@ -45,7 +45,7 @@ def outputs(network: keras.Model, terms: Loss, wrap: Callable = identity) -> Cal
             f"but the network has {heads} head{'s' * (heads > 1)}; give one for each, the "
             f"shallowest first"
         )
-    return with_layers(network, beside_logits(terms), wrap)
+    return with_layers(network, extra_layers(terms), wrap)
 
 
 def lowest_loss(terms: Loss) -> float:
@@ -59,17 +59,17 @@ def lesion_logits(outputs: list, terms: Loss):
 
 
 def _by_layer(outputs: list, terms: Loss) -> dict:
-    return dict(zip(beside_logits(terms), outputs[1:], strict=True))
+    return dict(zip(extra_layers(terms), outputs[1:], strict=True))
 
 
-def image_losses(run: Config, positive_share: float, total: Callable = identity) -> Callable:
+def image_losses(config: Config, positive_share: float, total: Callable = identity) -> Callable:
     """Return (masks, outputs, batch) -> losses [B]; a term whose truth is unknown for an image
     weighs 0.
 
     `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it.
     """
-    terms = run.loss
-    bce_weight = terms.lesion_map if run.is_classifier else terms.weighted_bce
+    terms = config.loss
+    bce_weight = terms.lesion_map if config.is_classifier else terms.weighted_bce
     if bce_weight and not positive_share > 0:
         raise InputError("the weighted BCE needs positive pixels; the lake's manifest counts none")
 
@@ -77,7 +77,7 @@ def image_losses(run: Config, positive_share: float, total: Callable = identity)
         """Return the losses [B] of masks [B, H, W, 1] and the segmenter's outputs."""
         has_mask, pool = batch["has_mask"], identity
         if terms.reduction == "batch":
-            pool = batch_pool(has_mask * batch["weight"], total)  # nothing of the padding either
+            pool = batch_pool(has_mask * batch["weight"], total)  # padding has no part in it
         loss = has_mask * segmenter_loss(masks, outputs[0], terms, positive_share, pool)
         return loss + loss_without_masks(masks, _by_layer(outputs, terms), batch, terms)
 
@@ -93,7 +93,7 @@ def image_losses(run: Config, positive_share: float, total: Callable = identity)
             loss += terms.lesion_map * batch["has_mask"] * map_bce
         return loss
 
-    return classifier_losses if run.is_classifier else segmenter_losses
+    return classifier_losses if config.is_classifier else segmenter_losses
 
 
 def batch_pool(counts, total: Callable) -> Callable:

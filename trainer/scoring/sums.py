@@ -62,7 +62,7 @@ def scores(sums: dict) -> dict[str, float]:
         result["dice_mean"] = ratio(sums["dice"], sums["images"])
         result["dice_positives"] = ratio(sums["dice_of_positives"], sums["positives"])
         result["dice_all_empty"] = ratio(sums["images"] - sums["positives"], sums["images"])
-        # Over all pixels of the split together, so an image without a lesion is no special case.
+        # Over all pixels of the split together: an image without a lesion is not a special case.
         for score in (metrics.iou, metrics.sensitivity, metrics.specificity, metrics.ppv):
             result[score.__name__] = score(sums["pixels"])
     if "weight" in sums:
@@ -106,12 +106,12 @@ def pixels_above(masks, probabilities):
     rows = ops.repeat(ops.arange(images, dtype="int32"), math.prod(probabilities.shape[1:]))
     segments = rows * num_bins + ops.cast(thresholds_below, "int32")
 
-    def above(weights):
+    def count_above(weights):
         counts = ops.segment_sum(ops.reshape(weights, (-1,)), segments, images * num_bins)
         counts = ops.reshape(counts, (images, num_bins))  # [B, T + 1]
         return ops.sum(counts, axis=1, keepdims=True) - ops.cumsum(counts, axis=1)[:, :-1]
 
-    return ops.stack([above(masks), above(ops.ones_like(masks))])
+    return ops.stack([count_above(masks), count_above(ops.ones_like(masks))])
 
 
 def bar_of_size(shares):

@@ -21,7 +21,7 @@ from lake import picture
 from lake.predictions.exported import GRAPH, PIXELS, RECORDS, SIGNATURES, TFIO
 from lake.scan import Storage
 from lake.sources.reader import ReaderSettings
-from trainer.config import run
+from trainer.config.run import Data
 from trainer.data import record
 from trainer.inference import decision
 from trainer.inference.decision import Decision, Sizes
@@ -83,11 +83,12 @@ class Server(NamedTuple):
 
         return tf.map_fn(inputs_or_error, records, fn_output_signature=self._item_spec())
 
-    def _settings(self) -> dict[str, run.Data]:
+    def _settings(self) -> dict[str, Data]:
         """Return the side and fit of each image in a batch, by its name."""
-        settings, of_classifier = self.ensemble.settings, self.ensemble.classifier_settings
-        further = {} if of_classifier is None else {CLASSIFIER_IMAGE: of_classifier}
-        return {"image": settings} | further
+        sections = {"image": self.ensemble.settings}
+        if (classifier_settings := self.ensemble.classifier_settings) is not None:
+            sections[CLASSIFIER_IMAGE] = classifier_settings
+        return sections
 
     def _item_spec(self) -> dict:
         """Return the shapes and types of one image's inputs, of which tf.map_fn makes a batch."""
@@ -119,7 +120,7 @@ class Server(NamedTuple):
         """Return the type of the stored pixels."""
         return tf.uint8 if self.storage.bits == 8 else tf.uint16
 
-    def _fit(self, image: StoredImage, data: run.Data):
+    def _fit(self, image: StoredImage, data: Data):
         """Return an image [S, S, 1] of a network's side, as training reads it from a record."""
         size = (image.height, image.width)
         box = record.box_within(*size, data.side, data.fit)

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from lake import InputError, cli, storage
 from lake.predictions.exported import PIXELS
+from lake.records import manifest
 from trainer import workdir
-from trainer.data import splits
 from trainer.data.record import parse_record
 from trainer.inference import images
 from trainer.inference.decision import Decision
@@ -42,18 +42,18 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: st
 
     `load` returns the ensemble of a level, and for None that of the deepest level.
     """
-    deepest = getattr(load(None).run.model, "depth", 1)
-    systems = {level: load(level) for level in range(1, deepest + 1)}
-    decisions = _decisions(systems)
-    inputs = _inputs(systems[deepest])
+    deepest = getattr(load(None).config.model, "depth", 1)
+    ensembles = {level: load(level) for level in range(1, deepest + 1)}
+    decisions = _decisions(ensembles)
+    inputs = _inputs(ensembles[deepest])
     with storage.whole_folder(output) as folder:
-        for level, system in systems.items():
+        for level, ensemble in ensembles.items():
             (folder / f"l{level}").mkdir()
-            names = export.write(system, decisions[level], folder / f"l{level}", decoder)
-        latencies = _latencies_ms([folder / f"l{level}" for level in systems], inputs)
+            names = export.write(ensemble, decisions[level], folder / f"l{level}", decoder)
+        latencies = _latencies_ms([folder / f"l{level}" for level in ensembles], inputs)
         rows = [
-            _row(system, folder / f"l{level}", ms)
-            for (level, system), ms in zip(systems.items(), latencies, strict=True)
+            _row(ensemble, folder / f"l{level}", ms)
+            for (level, ensemble), ms in zip(ensembles.items(), latencies, strict=True)
         ]
         table = _table(rows)
         workdir.write_json(folder / TABLES[0], {"levels": [row._asdict() for row in rows]})
@@ -61,47 +61,47 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: st
     return f"{table}{export.example(output / f'l{deepest}', names, decoder)}"
 
 
-def _decisions(systems: dict[int, Ensemble]) -> dict[int, Decision]:
+def _decisions(ensembles: dict[int, Ensemble]) -> dict[int, Decision]:
     """Return the thresholds of each level; raise InputError with the commands that are missing."""
     decisions, commands, errors = {}, [], []
-    for level, system in systems.items():
+    for level, ensemble in ensembles.items():
         try:
-            decisions[level] = export.check(system)
+            decisions[level] = export.check(ensemble)
         except InputError as error:
-            commands.append(_command(system))
+            commands.append(_command(ensemble))
             errors.append(str(error))
     if commands:
         raise InputError("\n  ".join([f"{errors[0]}:", *commands]))
     return decisions
 
 
-def _command(system: Ensemble) -> str:
+def _command(ensemble: Ensemble) -> str:
     """Return the command that evaluates the ensemble."""
-    parts = ["--workdir", *(str(member.workdir) for member in system.segmenters)]
-    if system.classifiers:
-        parts += ["--classifier", *(str(member.workdir) for member in system.classifiers)]
-    parts += [] if system.tta == ("none",) else ["--tta", *system.tta]
+    parts = ["--workdir", *(str(member.workdir) for member in ensemble.segmenters)]
+    if ensemble.classifiers:
+        parts += ["--classifier", *(str(member.workdir) for member in ensemble.classifiers)]
+    parts += [] if ensemble.tta == ("none",) else ["--tta", *ensemble.tta]
     command = cli.spelled("trainer.task evaluate")
-    return f"{command} {shlex.join([*parts, f'--level={system.level}'])}"
+    return f"{command} {shlex.join([*parts, f'--level={ensemble.level}'])}"
 
 
-def _evaluation_entry(system: Ensemble) -> dict:
-    return workdir.read_json(system.members[0].workdir / workdir.METRICS)[system.label]
+def _evaluation_entry(ensemble: Ensemble) -> dict:
+    return workdir.read_json(ensemble.members[0].workdir / workdir.METRICS)[ensemble.label]
 
 
-def _inputs(system: Ensemble) -> list[dict]:
+def _inputs(ensemble: Ensemble) -> list[dict]:
     """Return inputs of `pixels`: a few images of the lake that evaluate scored."""
-    folder = _evaluation_entry(system)["lake"]
-    has_test = splits.open_lake(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
-    records = images.from_lake(folder, SPLIT if has_test else system.run.data.val_split)
+    folder = _evaluation_entry(ensemble)["lake"]
+    has_test = manifest.load(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
+    records = images.from_lake(folder, SPLIT if has_test else ensemble.config.data.val_split)
 
-    def one(record) -> dict:
+    def pixels_and_window(record) -> dict:
         fields = parse_record(record, ("image", "window"))
         dtype = tf.as_dtype(records.dtype)
         levels = tf.io.decode_image(fields["image"], 1, dtype, expand_animations=False)
         return {"pixels": levels[None, ..., 0], "window": fields["window"][None]}
 
-    return list(records.records().take(IMAGES).map(one))
+    return list(records.records().take(IMAGES).map(pixels_and_window))
 
 
 def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
@@ -118,16 +118,16 @@ def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
     return [1000 * statistics.median(seconds) for seconds in latencies]
 
 
-def _row(system: Ensemble, folder: Path, ms: float) -> Level:
+def _row(ensemble: Ensemble, folder: Path, ms: float) -> Level:
     """Return one line of the table: scores, latency and size of an exported level."""
-    entry, name = _evaluation_entry(system), "dice_mean"
+    entry, name = _evaluation_entry(ensemble), "dice_mean"
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Level(
-        system.level,
+        ensemble.level,
         entry["splits"].get(SPLIT, {}).get(name),
         entry["intervals"].get(SPLIT, {}).get(name),
         ms,
-        export.num_parameters(system),
+        export.num_parameters(ensemble),
         num_bytes / 1e6,
     )
 

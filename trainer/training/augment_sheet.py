@@ -27,10 +27,11 @@ def write(config: Config, output: Path, examples: int, seed: int, each: bool) ->
     split = splits.training_split(lakes, config.lake, config.data, config.is_classifier)
     count = 1 if each else examples
     items = first_items(split, config.data, count, count)[:count]
+    transform_names = list(config.augment.possible_transforms())
     settings = {"": config.augment}
     if each:
-        settings = {name: config.augment.only(name) for name in config.augment.possible()}
-    if not config.augment.possible():
+        settings = {name: config.augment.only(name) for name in transform_names}
+    if not transform_names:
         raise InputError("augment: no transform has a probability above 0; there is nothing to see")
     rows, captions = [], []
     for name, transforms in settings.items():
@@ -39,8 +40,8 @@ def write(config: Config, output: Path, examples: int, seed: int, each: bool) ->
             captions.append(name or "before, then each draw" * (number == 0))
     sheet = Image.fromarray(panel.table(*map(np.stack, zip(*rows, strict=True)), captions))
     storage.make_folder(output.parent)
-    with storage.written(output) as unfinished:
-        sheet.save(unfinished)
+    with storage.whole_file(output) as unfinished_path:
+        sheet.save(unfinished_path)
     content = f"{len(rows)} transforms" if each else f"{len(items)} images"
     return f"{output}: {content}, before and {DRAWS} draws, at {config.data.side} px"
 

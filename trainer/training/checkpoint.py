@@ -75,7 +75,7 @@ class State:
         return self.step == int(self.saved_step.numpy())
 
     def is_due(self, minutes: float) -> bool:
-        """Whether so many minutes have passed since the last save, on any of the workers."""
+        """Return whether so many minutes have passed since the last save, on any of the workers."""
         return self.agreement.any(time.monotonic() - self.save_time > 60 * minutes)
 
     def _manager(self) -> tf.train.CheckpointManager:
@@ -118,7 +118,7 @@ class State:
                 print(f"{path} is damaged, going back to the one before: {reason}")
                 continue
             if position or self.manager.latest_checkpoint != str(path):
-                self._list_checkpoints(steps[position:], damaged=steps[:position])
+                self._list_checkpoints(steps[position:], damaged_steps=steps[:position])
             self._check_weights()
             print(f"resuming at step {step:,} from {path}")
             return step
@@ -129,10 +129,10 @@ class State:
             )
         return 0
 
-    def _list_checkpoints(self, steps: list[int], damaged: list[int]) -> None:
+    def _list_checkpoints(self, steps: list[int], damaged_steps: list[int]) -> None:
         """Write TensorFlow's list of the checkpoints anew, and move the damaged ones away."""
         folder = self.workdir / CHECKPOINTS
-        for step in damaged:
+        for step in damaged_steps:
             storage.make_folder(folder / "damaged")
             for path in folder.glob(f"ckpt-{step}.*"):
                 path.replace(folder / "damaged" / path.name)
@@ -149,13 +149,16 @@ class State:
         scores, epochs = self.best_scores.numpy(), self.best_epochs.numpy()
         if math.isfinite(scores[0]):
             check_weights(self.workdir / BEST)
-        rows = [row for row, entry in enumerate(self.kept_epochs()) if self._is_there(row, entry)]
-        if len(rows) < len(self.kept_epochs()):
+        entries = self.kept_epochs()
+        rows = [rank for rank, entry in enumerate(entries) if self._has_weights(rank, entry)]
+        if len(rows) < len(entries):
             num_missing = len(scores) - len(rows)
             self.best_scores.assign([*scores[rows], *[-math.inf] * num_missing])
             self.best_epochs.assign([*epochs[rows], *[0] * num_missing])
 
-    def _is_there(self, rank: int, entry: dict) -> bool:
+    def _has_weights(self, rank: int, entry: dict) -> bool:
+        """Return whether the weights of one of the best epochs are in their file, and print it if
+        not; raise InputError where they are damaged, or are the best and gone."""
         path = self.workdir / entry["weights"]
         if rank == 0 or path.exists():
             check_weights(path)
@@ -182,8 +185,8 @@ class State:
             self.best_epochs.assign(np.insert(epochs, rank, epoch)[:-1])
             path = self.weights_path(epoch)
             storage.make_folder(path.parent)
-            with storage.written(path) as unfinished:
-                self.network.save_weights(unfinished)
+            with storage.whole_file(path) as unfinished_path:
+                self.network.save_weights(unfinished_path)
             if is_best and path.name != BEST:
                 storage.write(self.workdir / BEST, path.read_bytes())
         return is_best

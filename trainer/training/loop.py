@@ -32,10 +32,11 @@ from trainer.training.validation import Validation
 from trainer.workdir import CONFIG, claim, write_metrics
 
 
-def train_stage(config: Config, shared: Path, workdir: Path, watch: Watch) -> None:
+def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watch) -> None:
     """Train one stage to its end; raise Interrupted where it was asked to stop before.
 
-    `shared`: the workdir of all workers; `workdir`: where this one writes, the same with the chief.
+    `shared_workdir`: that of all workers, which restore from it; `workdir`: where this one writes,
+    the same with the chief.
     """
     # --- build ---
     run = build_run(config)
@@ -45,10 +46,10 @@ def train_stage(config: Config, shared: Path, workdir: Path, watch: Watch) -> No
     # --- restore ---
     with run.strategy.scope():
         state = State(workdir, run.network, agreement, config.train.keep, **checkpoint_objects(run))
-    state.restore(shared)
+    state.restore(shared_workdir)
     run = run._replace(state=state)
     if end := why_ended(run):
-        print(f"{shared}: {end}")
+        print(f"{shared_workdir}: {end}")
         return
     run = run._replace(board=Board(workdir, state.step))
     stop_if_asked(run, watch, max_hours=None)  # before minutes of tracing
@@ -58,34 +59,34 @@ def train_stage(config: Config, shared: Path, workdir: Path, watch: Watch) -> No
     take_steps = functools.partial(compile_steps(run), iterator)
     validate = Validation(run)
     if not state.step:
-        run.board.introduce(files.hyperparameters(config), (workdir / CONFIG).read_text())
+        run.board.config(files.hyperparameters(config), (workdir / CONFIG).read_text())
     provenance.add_start(workdir, run.lakes, run.strategy, state.step)
     print(introduction(run), f"curves: tensorboard --logdir {workdir}", sep="\n", flush=True)
 
     # --- epochs ---
-    line = Progress(run.steps_per_epoch, config, state.step)
+    progress = Progress(run.steps_per_epoch, config, state.step)
     profile = Profile(workdir, config.train.profile)
     while True:
-        train_epoch(run, take_steps, watch, line, profile)
+        train_epoch(run, take_steps, watch, progress, profile)
         with weights_to_validate(run):
             sums = {"train": state.sums.take(), "val": validate(run.board, state.step)}
             curves = {curve: scores(values) for curve, values in sums.items()}
             score = run.epoch if config.score == "last" else curves["val"][config.score]
             is_best = state.keep_if_best(score, run.epoch)
-        draw(run, sums, curves, is_best)
+        write_curves(run, sums, curves, is_best)
         lower_on_plateau(config.optimizer, run.rate, int(state.stale_epochs.numpy()))
         record_scores(run, curves)  # before the checkpoint, or a kill between could lose them
         save(run)
-        line.epoch(run.epoch, curves, is_best)
+        progress.epoch(run.epoch, curves, is_best)
         if end := why_ended(run):
             break
         stop_if_asked(run, watch, config.train.max_hours)
     agreement.wait()  # until the chief has written the weights that the next stage starts from
-    print(f"{shared}: {end}")
+    print(f"{shared_workdir}: {end}")
 
 
 def train_epoch(
-    run: Run, take_steps: Callable, watch: Watch, line: Progress, profile: Profile
+    run: Run, take_steps: Callable, watch: Watch, progress: Progress, profile: Profile
 ) -> None:
     """Train what is left of the epoch, in calls of train.steps_per_call steps, and save when it is
     due; `take_steps`: number of steps -> sums over them."""
@@ -98,21 +99,22 @@ def train_epoch(
             # An epoch has more pixels than float32 can count.
             sums = {name: value.numpy().astype("float64") for name, value in sums.items()}
         state.step += count
-        skipped = round(float(sums["nonfinite_steps"]))
-        if skipped and (run.scale is None or run.scale.is_exhausted):
+        num_skipped = round(float(sums["nonfinite_steps"]))
+        if num_skipped and (run.scale is None or run.scale.is_exhausted):
             raise FloatingPointError(
                 f"the loss or a gradient is not a number between steps {state.step - count + 1} "
                 f"and {state.step}: {culprits.describe(run, state.step - count, count)}; look "
                 f"at them, or lower optimizer.learning_rate in a new workdir"
             )
         input_wait_share = sums.pop("input_wait_share")
-        state.sums.add({**sums, "steps": count - skipped})
-        line.show(state.step, state.sums.values)
-        scalars = {"input_wait_share": input_wait_share, **line.rates(run.optimizer)}
-        if count > skipped:
-            scalars |= {name: sums[name] / (count - skipped) for name in ("loss", "gradient_norm")}
+        num_steps = count - num_skipped
+        state.sums.add({**sums, "steps": num_steps})
+        progress.show(state.step, state.sums.values)
+        scalars = {"input_wait_share": input_wait_share, **progress.rates(run.optimizer)}
+        if num_steps > 0:
+            scalars |= {name: sums[name] / num_steps for name in ("loss", "gradient_norm")}
         if run.scale:
-            scalars |= {"loss_scale": float(run.scale.value.numpy()), "skipped_steps": skipped}
+            scalars |= {"loss_scale": float(run.scale.value.numpy()), "skipped_steps": num_skipped}
         run.board.scalars("train", state.step, scalars)
         if state.step < last_step:  # behind its last step an epoch is validated first, then saved
             stop_if_asked(run, watch, settings.max_hours)
@@ -144,14 +146,14 @@ def weights_to_validate(run: Run) -> Iterator[None]:
     run.averages.swap()
 
 
-def draw(run: Run, sums: dict, curves: dict, is_best: bool) -> None:
+def write_curves(run: Run, sums: dict, curves: dict, is_best: bool) -> None:
     """Write an epoch's curves for TensorBoard; the scores of the best epoch are the run's scores in
     its HParams table."""
     board, step = run.board, run.state.step
     for curve, values in curves.items():
         board.distributions(curve, step, sums[curve])
-        tagged = {name.replace("dice_", "dice/"): value for name, value in values.items()}
-        board.scalars(curve, step, tagged)
+        scalars = {name.replace("dice_", "dice/"): value for name, value in values.items()}
+        board.scalars(curve, step, scalars)
     board.scalars("train", step, {"peak_memory_gb": peak_memory_bytes(run.strategy) / 1e9})
     if is_best:
         board.scalars(RUN, step, {f"best/{name}": v for name, v in curves["val"].items()})
@@ -216,8 +218,8 @@ def introduction(run: Run) -> str:
     for split, purpose in ((run.split, "train"), (run.val_split, "validate")):
         records, counts = split.counts["records"], dict(split.counts)
         counts["labelled"] = records - counts["unknown"]
-        unlabelled = records - counts[labels]
-        note = f", {unlabelled:,} of them without a label {effect}" if unlabelled else ""
+        num_unlabelled = records - counts[labels]
+        note = f", {num_unlabelled:,} of them without a label {effect}" if num_unlabelled else ""
         parts.append(f"{records:,} images to {purpose} on{note}")
     classes = f" of {config.model.classes} classes" if config.is_classifier else ""
     return (

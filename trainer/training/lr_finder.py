@@ -65,8 +65,8 @@ def report(config: Config, workdir: Path, steps: int, lowest: float, highest: fl
     rates, averages = rates[: len(losses)], running_averages(losses)
     suggestion = suggest(rates, losses)
     folder = workdir / FOLDER
-    with stages.worker_folder(run.worker, workdir) as writable:
-        _write(writable / FOLDER, rates, losses, averages, suggestion)
+    with stages.worker_folder(run.worker, workdir) as worker_workdir:
+        _write(worker_workdir / FOLDER, rates, losses, averages, suggestion)
     end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
     if suggestion is None:
         raise InputError(
@@ -104,18 +104,18 @@ def losses_by_rate(run: Run, rates: np.ndarray) -> list[float]:
     an optimizer of their own. Network and moving statistics are left as they were."""
     with run.strategy.scope():
         table = tf.constant(rates, tf.float32)
-        growing = Rate(0.0, 0, lambda step: tf.gather(table, tf.cast(step, tf.int32)))
-        optimizer = build_optimizer(run.config.optimizer, growing)
+        rate_of_step = Rate(0.0, 0, lambda step: tf.gather(table, tf.cast(step, tf.int32)))
+        optimizer = build_optimizer(run.config.optimizer, rate_of_step)
         optimizer.build(run.network.trainable_variables)
     # Without averages of the weights, which would not change the loss.
     take_steps = compile_steps(
-        run._replace(optimizer=optimizer, rate=growing, averages=None, scale=None)
+        run._replace(optimizer=optimizer, rate=rate_of_step, averages=None, scale=None)
     )
     # The batches that training would see first; more epochs where its own are too few.
     epochs = max(run.config.train.epochs, -(-len(rates) // run.steps_per_epoch))
     iterator = iter(distribute(run.strategy, batches_from(run, 0, epochs)))
     losses, lowest = [], objective.lowest_loss(run.config.loss)
-    with restored_afterwards(run.network, run.strategy):
+    with restore_afterwards(run.network, run.strategy):
         for number, rate in enumerate(rates):
             sums = take_steps(iterator, tf.constant(1))
             loss, is_finite = float(sums["loss"]), not float(sums["nonfinite_steps"])
@@ -129,7 +129,7 @@ def losses_by_rate(run: Run, rates: np.ndarray) -> list[float]:
 
 
 @contextlib.contextmanager
-def restored_afterwards(network: keras.Model, strategy: tf.distribute.Strategy) -> Iterator[None]:
+def restore_afterwards(network: keras.Model, strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Give weights, moving statistics and the states of random generators back their values of the
     start, on each replica."""
     variables = [
@@ -137,11 +137,11 @@ def restored_afterwards(network: keras.Model, strategy: tf.distribute.Strategy) 
         for variable in network.variables
         for copy in strategy.experimental_local_results(variable.value)
     ]
-    before = [variable.numpy() for variable in variables]
+    old_values = [variable.numpy() for variable in variables]
     try:
         yield
     finally:
-        for variable, value in zip(variables, before, strict=True):
+        for variable, value in zip(variables, old_values, strict=True):
             variable.assign(value)
 
 
@@ -155,7 +155,7 @@ def running_averages(losses: list[float]) -> np.ndarray:
 
 
 def has_diverged(averages: np.ndarray, lowest: float) -> bool:
-    """Whether the last average is too high; `lowest`: the lowest possible loss."""
+    """Return whether the last average is too high; `lowest`: the lowest possible loss."""
     last = averages[-1] - lowest
     return not np.isfinite(last) or last > DIVERGED * (averages.min() - lowest)
 
@@ -191,9 +191,13 @@ def _write(folder: Path, rates, losses, averages, suggestion: Suggestion | None)
         }
     picture = plots.losses_by_rate(rates, losses, averages, marks)
     storage.write(folder / PICTURE, to_png(picture))
-    numbers = {"rates": list(rates), "losses": losses, "averages": list(averages)}
-    suggested = {"suggestion": suggestion and suggestion._asdict()}
-    write_json(folder / NUMBERS, suggested | numbers)
+    numbers = {
+        "suggestion": suggestion and suggestion._asdict(),
+        "rates": list(rates),
+        "losses": losses,
+        "averages": list(averages),
+    }
+    write_json(folder / NUMBERS, numbers)
     board = Board(folder.parent, 0, (FOLDER,))
     for step, values in enumerate(zip(rates, losses, averages, strict=True)):
         tags = ("find_lr/learning_rate", "find_lr/loss", "find_lr/average_loss")

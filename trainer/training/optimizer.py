@@ -18,40 +18,40 @@ from trainer.config import learning
 DECAY_OF_ADAMW = 1e-4
 
 
-class _Reduced:
-    """An optimizer of gradients that the caller has summed over the replicas: Keras would clip
-    first and sum later."""
+class _ReducedGradients:
+    """Makes an optimizer take gradients that the caller has summed over the replicas: Keras would
+    clip first and sum later."""
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
 
 
-class ReducedAdamW(_Reduced, keras.optimizers.AdamW):
+class ReducedAdamW(_ReducedGradients, keras.optimizers.AdamW):
     pass
 
 
-class ReducedAdam(_Reduced, keras.optimizers.Adam):
+class ReducedAdam(_ReducedGradients, keras.optimizers.Adam):
     pass
 
 
-class ReducedSGD(_Reduced, keras.optimizers.SGD):
+class ReducedSGD(_ReducedGradients, keras.optimizers.SGD):
     pass
 
 
 class Rate(schedules.LearningRateSchedule):
-    """Returns the rate by step: a warm-up from 0 to `peak`, then `after`(steps since the warm-up),
-    times a factor that a plateau lowers. Build it in the strategy's scope."""
+    """Returns the rate by step: a warm-up from 0 to `peak`, then `schedule`(steps since the
+    warm-up), times a factor that a plateau lowers. Build it in the strategy's scope."""
 
-    def __init__(self, peak: float, warmup_steps: int, after):
-        self.peak, self.warmup_steps, self.after = peak, warmup_steps, after
+    def __init__(self, peak: float, warmup_steps: int, schedule):
+        self.peak, self.warmup_steps, self.schedule = peak, warmup_steps, schedule
         self.factor = tf.Variable(1.0, trainable=False)
 
     def __call__(self, step):
         step = tf.cast(step, tf.float32)
-        rate = tf.cast(self.after(tf.maximum(step - self.warmup_steps, 0.0)), tf.float32)
+        rate = tf.cast(self.schedule(tf.maximum(step - self.warmup_steps, 0.0)), tf.float32)
         if self.warmup_steps:
-            warm = self.peak * step / self.warmup_steps
-            rate = tf.where(step < self.warmup_steps, warm, rate)
+            warmup_rate = self.peak * step / self.warmup_steps
+            rate = tf.where(step < self.warmup_steps, warmup_rate, rate)
         return self.factor * rate
 
 
@@ -79,10 +79,12 @@ def learning_rate(settings: learning.Optimizer, epochs: int, per_epoch: int) -> 
     warmup = round(min(settings.warmup_epochs, epochs / 2) * per_epoch)
     steps = max(1, epochs * per_epoch - warmup)
     cycle = settings.cycle_epochs and max(1, round(settings.cycle_epochs * per_epoch))
-    return Rate(settings.learning_rate, warmup, _after_warmup(settings, steps, cycle))
+    return Rate(settings.learning_rate, warmup, _schedule(settings, steps, cycle))
 
 
-def _after_warmup(settings: learning.Optimizer, steps: int, cycle: int | None):
+def _schedule(settings: learning.Optimizer, steps: int, cycle: int | None):
+    """Return the schedule after the warm-up: steps since then -> rate; `steps` and `cycle`: the
+    lengths of the whole of it and of a cycle."""
     peak, share = settings.learning_rate, settings.final_share
     match settings.schedule:
         case "constant" | "plateau":

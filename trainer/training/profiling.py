@@ -39,8 +39,8 @@ class Clock:
         """
         with tf.device("CPU:0"):
             values = [tf.reduce_sum(tf.cast(value, tf.float64)) for value in sums.values()]
-            assigned = self.arrivals.assign(tf.add_n(values))
-        with tf.control_dependencies([assigned]):
+            assignment = self.arrivals.assign(tf.add_n(values))
+        with tf.control_dependencies([assignment]):
             return self.now()
 
 

@@ -46,9 +46,9 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
             with (
                 interrupt_if_one_is_lost(worker, folder),
                 damage.locate_errors(stage, stage.lake),
-                worker_folder(worker, folder) as writable,
+                worker_folder(worker, folder) as worker_workdir,
             ):
-                train_stage(stage, folder, writable, watch)
+                train_stage(stage, folder, worker_workdir, watch)
             weights = folder / BEST
     if worker.is_chief and model_folder:
         copy_trained(workdir, model_folder)
@@ -89,16 +89,17 @@ def interrupt_if_one_is_lost(worker: Worker, workdir: Path) -> Iterator[None]:
     except WORKER_LOST as error:
         if worker.count == 1:
             raise
+        lost_workers = "; ".join(_lost_workers(worker)) or "all ports answer again"
         raise Interrupted(
             f"worker {worker.number}: another of the {worker.count} workers is gone "
-            f"({'; '.join(_lost(worker)) or 'all ports answer again'}); start all workers again "
-            f"with the same command, which goes on from the newest checkpoint in {workdir}"
+            f"({lost_workers}); start all workers again with the same command, which goes on from "
+            f"the newest checkpoint in {workdir}"
         ) from error
 
 
-def _lost(worker: Worker) -> list[str]:
+def _lost_workers(worker: Worker) -> list[str]:
     """Return the workers that do not answer, once there is one: a dying process may answer yet."""
     deadline = time.monotonic() + DYING_SECONDS
-    while not (missing := workers.silent(worker)) and time.monotonic() < deadline:
+    while not (silent := workers.silent_workers(worker)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-    return missing
+    return silent

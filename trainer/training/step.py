@@ -37,10 +37,10 @@ def training_step(run: Run) -> Callable[[dict], dict]:
     gradients_and_sums = replica_gradients(run)
     if is_compiled:
         gradients_and_sums = tf.function(gradients_and_sums, jit_compile=True, autograph=False)
-    undoable = _variables_of_step(run) if scale else []
+    step_variables = _variables_of_step(run) if scale else []
 
     def step(batch: dict) -> dict:
-        before = [tf.identity(variable) for variable in undoable]
+        old_values = [tf.identity(variable) for variable in step_variables]
 
         # --- gradients of this replica ---
         # In float16 small gradients would be rounded to 0, so that the loss is multiplied by a
@@ -62,7 +62,7 @@ def training_step(run: Run) -> Callable[[dict], dict]:
         # it is taken after the reduction: either all of them take the step, or none does.
         norm = tf.linalg.global_norm(gradients)  # []
         is_finite = tf.math.is_finite(norm)
-        gradients = [tf.where(is_finite, one, tf.zeros_like(one)) for one in gradients]
+        gradients = [tf.where(is_finite, value, tf.zeros_like(value)) for value in gradients]
 
         # --- weights and their moving average ---
         steps_before = tf.identity(optimizer.iterations)
@@ -75,12 +75,11 @@ def training_step(run: Run) -> Callable[[dict], dict]:
         if scale:
             # A step that is not finite leaves no trace. `tf.cond` around the step would need no
             # copies, but replicas cannot meet inside one.
-            for variable, value in zip(undoable, before, strict=True):
+            for variable, value in zip(step_variables, old_values, strict=True):
                 variable.assign(tf.where(is_finite, variable, value))
             scale.update(is_finite)
             sums = {
-                name: tf.where(is_finite, value, tf.zeros_like(value))
-                for name, value in sums.items()
+                k: tf.where(is_finite, value, tf.zeros_like(value)) for k, value in sums.items()
             }
         return {**sums, "nonfinite_steps": (1.0 - tf.cast(is_finite, tf.float32)) / replicas}
 
@@ -121,7 +120,7 @@ def prepare_batch(batch: dict, settings: Augment) -> tuple:
 def _in_parts(gradients: Callable, count: int) -> Callable:
     """Return the same function of a batch, computed in equal parts one after the other and added
     up; only one part's activations are in memory at a time."""
-    traced = tf.function(gradients, autograph=False)
+    traced_gradients = tf.function(gradients, autograph=False)
 
     @tf.function  # with AutoGraph, for the loop
     def gradients_in_parts(batch: dict, factor: tf.Tensor) -> tuple[list, dict]:
@@ -130,10 +129,10 @@ def _in_parts(gradients: Callable, count: int) -> Callable:
             for name, values in batch.items()
         }
         first = {name: values[0] for name, values in parts.items()}
-        total = zeros_like_result(traced, first, factor)
+        total = zeros_like_result(traced_gradients, first, factor)
         for number in tf.range(count):  # a loop in the graph, so that one part is in memory
             part = {name: values[number] for name, values in parts.items()}
-            total = tf.nest.map_structure(tf.add, total, traced(part, factor))
+            total = tf.nest.map_structure(tf.add, total, traced_gradients(part, factor))
         return total
 
     return gradients_in_parts
@@ -141,9 +140,9 @@ def _in_parts(gradients: Callable, count: int) -> Callable:
 
 def _variables_of_step(run: Run) -> list:
     """Return all variables that a step changes, but the states of random generators."""
-    trained = [v.value for v in (*run.network.trainable_variables, *run.optimizer.variables)]
+    variables = [v.value for v in (*run.network.trainable_variables, *run.optimizer.variables)]
     shadows = run.averages.shadows if run.averages else []
-    return [*trained, *averaging.moving_statistics(run.network), *shadows]
+    return [*variables, *averaging.moving_statistics(run.network), *shadows]
 
 
 def _check_reductions(config: Config, replicas: int, is_compiled: bool) -> None:
@@ -198,23 +197,23 @@ def steps_in_one_call(
         @tf.autograph.experimental.do_not_convert
         def one_step(end_before):
             batch = next(iterator)
-            waited = tf.maximum(clock.when_fetched(batch) - end_before, 0.0)
+            wait_seconds = tf.maximum(clock.when_fetched(batch) - end_before, 0.0)
             sums = sum_over_replicas(strategy, strategy.run(replica_step, args=(batch,)))
-            return (sums, waited), clock.when_computed(sums)
+            return (sums, wait_seconds), clock.when_computed(sums)
 
-        traced = tf.function(one_step, autograph=False)
-        total, _ = zeros_like_result(traced, tf.TensorSpec([], tf.float64))
+        traced_step = tf.function(one_step, autograph=False)
+        total, _ = zeros_like_result(traced_step, tf.TensorSpec([], tf.float64))
         # Several workers' collectives stay out of a nested function: in one, the loss of a worker
         # was now and then noticed after a minute instead of ten seconds.
-        step = one_step if has_several_workers(strategy) else traced
+        step = one_step if has_several_workers(strategy) else traced_step
         start = end = clock.now()
         for _ in tf.range(count):
             step_sums, end = step(end)
             total = tf.nest.map_structure(tf.add, total, step_sums)
         if per_replica_variables and strategy.num_replicas_in_sync > 1:
             strategy.run(_average, args=(per_replica_variables,))
-        sums, waited = total
-        return {**sums, "input_wait_share": waited / (end - start)}
+        sums, wait_seconds = total
+        return {**sums, "input_wait_share": wait_seconds / (end - start)}
 
     return several_steps
 
@@ -227,7 +226,7 @@ def zeros_like_result(function, *arguments):
     which takes seconds of a large network, traced twice and twice in the graph.
     """
     result = function.get_concrete_function(*arguments).structured_outputs
-    return tf.nest.map_structure(lambda one: tf.zeros(one.shape, one.dtype), result)
+    return tf.nest.map_structure(lambda tensor: tf.zeros(tensor.shape, tensor.dtype), result)
 
 
 def _average(variables: list) -> None:

@@ -352,7 +352,7 @@ def test_a_group_picks_at_most_one_each_as_often():
     assert happened.sum(axis=0).max() == 1
     assert happened.mean(axis=1) == pytest.approx([0.1] * 3, abs=0.01)
     never = settings_of(contrast={"probability": 1}, one_of=[{**group, "probability": 0}])
-    assert never.possible() == {}  # through its group alone
+    assert never.possible_transforms() == {}  # through its group alone
 
 
 def test_the_sheet_shows_each_example_and_each_transform(lake, tmp_path, capsys):

@@ -20,7 +20,7 @@ from beam.conversion import options
 from trainer import task
 from trainer.augmentation import augment
 from trainer.config import files, parts
-from trainer.config.run import Config, merged
+from trainer.config.run import Config, merge
 from trainer.models import encoders
 from trainer.models.build import build
 from trainer.training.step import training_step
@@ -114,10 +114,10 @@ def small(name: str, folder: Path) -> dict:
     }
     if "stages" in content:
         changes["stages"] = [
-            merged(stage, {"data": {"side": 32 * n, **small_batch(stage)}, "train": {"epochs": 2}})
+            merge(stage, {"data": {"side": 32 * n, **small_batch(stage)}, "train": {"epochs": 2}})
             for n, stage in enumerate(content["stages"], 1)
         ]
-    return merged(content, changes)
+    return merge(content, changes)
 
 
 def at_most(limits: dict[str, int], section: dict) -> dict:
@@ -217,12 +217,15 @@ def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
 # --- the step that a TPU takes ---
 
 
-def random_batch(run: Config) -> dict:
+def random_batch(config: Config) -> dict:
     """Return a batch as tf.data gives it; half of the images have a lesion."""
-    rng, shape = np.random.default_rng(0), (run.data.batch_size, run.data.side, run.data.side, 1)
+    rng, shape = (
+        np.random.default_rng(0),
+        (config.data.batch_size, config.data.side, config.data.side, 1),
+    )
     masks = np.zeros(shape, np.uint8)
     masks[::2, 4:12, 6:20] = 1
-    num_draws = augment.num_draws(run.augment, run.data.side)
+    num_draws = augment.num_draws(config.augment, config.data.side)
     batch = {
         "image": rng.integers(0, 256, shape).astype(np.uint8),
         "mask": masks,

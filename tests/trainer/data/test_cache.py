@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lake import InputError
+from lake.records import manifest
 from trainer.config import run
 from trainer.data import cache, splits
 from trainer.data.batches import evaluation_batches, training_batches
@@ -38,7 +39,7 @@ def place(request, tmp_path):
 )
 def test_batches_are_those_without_it(lake, place, settings):
     settings = run.Data(**settings, cache=place)
-    split = splits.training_split([splits.open_lake(str(lake))], str(lake), settings, False)
+    split = splits.training_split([manifest.load(str(lake))], str(lake), settings, False)
     images = decode(split, settings)
     for first_step in (0, 2):
         plain, cached = (batches(split, settings, d, first_step) for d in (None, images))
@@ -53,7 +54,7 @@ def test_batches_are_those_without_it(lake, place, settings):
 
 def test_of_part_of_a_split_only_that_is_kept(lake, place):
     settings = run.Data(side=32, batch_size=4, cache=place)
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
     kinds = np.where(np.arange(len(split.kinds)) % 3, split.kinds, -1).astype(np.int8)
     part = dataclasses.replace(split, kinds=kinds)
     images = decode(part, settings)
@@ -64,7 +65,7 @@ def test_of_part_of_a_split_only_that_is_kept(lake, place):
 
 def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, capsys):
     settings = run.Data(side=32, batch_size=8, cache=str(tmp_path))
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
 
     def first_word(changes=None, sha256=SHA256):
         decode(split, settings.model_copy(update=changes or {}), sha256)
@@ -85,7 +86,7 @@ def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, cap
 
 def test_what_ends_before_it_is_whole_leaves_nothing(lake, tmp_path):
     settings = run.Data(side=32, batch_size=8, cache=str(tmp_path))
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
 
     def broken(*_):
         raise KeyboardInterrupt
@@ -98,7 +99,7 @@ def test_what_ends_before_it_is_whole_leaves_nothing(lake, tmp_path):
 @pytest.mark.parametrize("where", ["memory", "folder"])
 def test_no_room(lake, tmp_path, where):
     place = "memory" if where == "memory" else str(tmp_path / "cache")
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
     settings = run.Data(side=16 * 2**18, batch_size=8, cache=place)  # 422,000 GB
     with pytest.raises(InputError, match=r"24 images at 4194304 px .* GB are free"):
         decode(split, settings)
@@ -106,6 +107,6 @@ def test_no_room(lake, tmp_path, where):
 
 def test_its_size_is_what_it_takes(lake, tmp_path):
     settings = run.Data(side=64, batch_size=8, cache=str(tmp_path))
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
     images = decode(split, settings)
     assert cache.num_bytes(split, settings) == images.image.nbytes + images.mask.nbytes

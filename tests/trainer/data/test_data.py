@@ -15,7 +15,7 @@ from PIL import Image
 
 from beam import synthetic
 from lake import InputError
-from lake.records import example
+from lake.records import example, manifest
 from trainer.config.run import Config, Data
 from trainer.data import damage, order, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
@@ -26,7 +26,7 @@ SETTINGS = Data(side=128, batch_size=4, group_shards=2)
 
 @pytest.fixture(scope="module")
 def train_split(lake) -> Split:
-    return splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    return splits.named_split(manifest.load(str(lake)), str(lake), "train")
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def folds_of(folder) -> dict[bytes, int]:
 
 def fold_splits(folder, **fields) -> tuple[Split, Split, Data]:
     settings = SETTINGS.model_copy(update=fields)
-    content = splits.open_lake(str(folder))
+    content = manifest.load(str(folder))
     return (
         splits.training_split([content], str(folder), settings, False),
         splits.validation_split(content, str(folder), settings),
@@ -317,7 +317,7 @@ def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, 
     split, settings = mixed(lake, other_lake, weight)
     batches = rows(split, 0, 2, settings=settings)
     first_lake = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
-    others = splits.named_split(splits.open_lake(str(other_lake)), str(other_lake), "train")
+    others = splits.named_split(manifest.load(str(other_lake)), str(other_lake), "train")
     per_epoch = 24 + round(24 * weight)
     assert len(batches) == 2 * per_epoch and others.num_records == 22
     for epoch in range(2):
@@ -400,7 +400,7 @@ def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
     shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
     damaging(shard)
     config = Config(model={"kind": "unet"}, data=SETTINGS)
-    split = splits.named_split(splits.open_lake(folder), folder, "train")
+    split = splits.named_split(manifest.load(folder), folder, "train")
     for load in (rows, lambda *_: list(evaluation_batches(split, SETTINGS))):
         with (
             pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
@@ -417,8 +417,8 @@ def test_an_error_of_another_kind_passes(lake):
 
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
     with pytest.raises(InputError, match="no manifest.json"):
-        splits.open_lake(str(tmp_path))
+        manifest.load(str(tmp_path))
     with pytest.raises(InputError, match="no records in split 'holdout'; it has test, train, val"):
-        splits.named_split(splits.open_lake(str(lake)), str(lake), "holdout")
+        splits.named_split(manifest.load(str(lake)), str(lake), "holdout")
     with pytest.raises(InputError, match="batch_size=64, but the training split has"):
         order.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))

@@ -16,6 +16,7 @@ from makers.marks import exhaustive
 from makers.runs import losses, scalars, weights
 
 from lake import InputError
+from lake.records import manifest
 from trainer import task
 from trainer.config import run
 from trainer.data import order, splits
@@ -28,7 +29,7 @@ SETTINGS = run.Data(side=32, batch_size=4, group_shards=2)
 
 @pytest.fixture(scope="module")
 def train_split(lake) -> Split:
-    return splits.named_split(splits.open_lake(str(lake)), str(lake), "train")
+    return splits.named_split(manifest.load(str(lake)), str(lake), "train")
 
 
 def ids(split, settings, first_step=0, worker=workers.ALONE, epochs=2) -> np.ndarray:

@@ -15,7 +15,7 @@ from makers.predictions import scores_at
 from PIL import Image
 
 from lake import InputError
-from lake.records import example
+from lake.records import example, manifest
 from trainer import task
 from trainer.config import files
 from trainer.data import batches, splits
@@ -33,8 +33,8 @@ def workdir(folder: Path, lake: Path, model: dict, seed: int, **sections) -> Pat
     """What a run of one epoch leaves that evaluate reads."""
     folder.mkdir(parents=True)
     trained = member("", model, seed, **sections)
-    run = trained.run.model_copy(update={"lake": str(lake)})
-    files.save(run, folder / "config.yaml")
+    config = trained.config.model_copy(update={"lake": str(lake)})
+    files.save(config, folder / "config.yaml")
     trained.network.save_weights(folder / "best.weights.h5")
     return folder
 
@@ -73,15 +73,19 @@ def painted(rle: str, height: int, width: int) -> np.ndarray:
     return mask.reshape(width, height).T
 
 
-def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -> list[float]:
+def slow_dices(
+    lake: Path, split: str, trained_member: ensemble.Member, chosen: Decision
+) -> list[float]:
     """One image at a time; they are square, so without padding."""
-    shards = splits.named_split(splits.open_lake(str(lake)), str(lake), split)
-    items = batches.evaluation_batches(shards, run.run.data).unbatch().as_numpy_iterator()
+    shards = splits.named_split(manifest.load(str(lake)), str(lake), split)
+    items = (
+        batches.evaluation_batches(shards, trained_member.config.data).unbatch().as_numpy_iterator()
+    )
     dices = []
     for record, item in zip(records(lake, split), items, strict=False):  # padding follows
         low, high = item["window"]
         unit = np.clip((np.float32(item["image"]) - low) / (high - low), 0, 1)
-        logits = run.network(unit[None], training=False).numpy()[0]
+        logits = trained_member.network(unit[None], training=False).numpy()[0]
         height, width = record["original_height"], record["original_width"]
         p = tf.image.resize(tf.sigmoid(logits), (height, width)).numpy()[..., 0]
         mask = p > np.float32(chosen.triplet.bottom)
@@ -95,7 +99,7 @@ def slow_dices(lake: Path, split: str, run: ensemble.Member, chosen: Decision) -
 
 
 def predictions_for(system: ensemble.Ensemble, lake: Path, split: str) -> Predictions:
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), split)
+    split = splits.named_split(manifest.load(str(lake)), str(lake), split)
     return predict(system, split).predictions
 
 
@@ -214,7 +218,7 @@ def test_folds_choose_on_images_that_their_members_did_not_train_on(
     entry = entry_of(members[0], "evaluate_of_2")
     assert list(entry["splits"]) == ["fold 0 and fold 1", "test"]
     assert entry["splits"]["fold 0 and fold 1"]["images"] == 32
-    content, chosen = splits.open_lake(str(folded)), Decision(Triplet(**entry["triplet"]))
+    content, chosen = manifest.load(str(folded)), Decision(Triplet(**entry["triplet"]))
     dices, fold_ids = [], []
     for number, folder in enumerate(members):
         alone = ensemble.load([folder])

@@ -63,7 +63,7 @@ def page_of(predicted, decision: Decision, folder: Path) -> str:
     folder.mkdir()
     model = UNET if decision.triplet else CLASSIFIER
     one = member(str(folder), model, 1, side=16)
-    files.save(one.run, folder / "config.yaml")
+    files.save(one.config, folder / "config.yaml")
     (folder / "best.weights.h5").touch()
     facts = results.describe(Ensemble(*([one], []) if decision.triplet else ([], [one])))
     outcomes = decide(predicted, decision)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from makers.members import CLASSIFIER, UNET, member
 
 from lake import InputError
+from lake.records import manifest
 from trainer.data import batches, splits
 from trainer.inference import views
 from trainer.inference.ensemble import Ensemble
@@ -67,8 +68,8 @@ def test_members_and_views_equal_a_slow_loop():
 def test_a_cascade_asks_its_classifiers_with_their_own_images(lake):
     classifiers = [member(f"c{seed}", CLASSIFIER, seed, side=16) for seed in (3, 4)]
     system = Ensemble([member("s", UNET, 1)], classifiers)
-    split = splits.named_split(splits.open_lake(str(lake)), str(lake), "val")
-    alone = batches.evaluation_batches(split, classifiers[0].run.data)
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "val")
+    alone = batches.evaluation_batches(split, classifiers[0].config.data)
     expected, actual = [], []
     for batch in alone:
         images = batch["image"].numpy() / np.float32(255)
@@ -140,7 +141,7 @@ def test_a_scale_that_a_network_cannot_have_is_refused():
     with pytest.raises(InputError, match=r"--tta=1.5, 48 px for deep: .*cannot be halved"):
         Ensemble([deep], [], ("1.5",))
     small = member("small", UNET, 1, side=16)
-    with pytest.raises(InputError, match="16 px times this is no other multiple of 16 px"):
+    with pytest.raises(InputError, match="16 px times this is not another multiple of 16 px"):
         Ensemble([small], [], ("0.5",))
     vae = {"kind": "vae", "filters": 8, "blocks": [1, 1], "latent": 8}
     vae = member("vae", vae, 1, loss={"reconstruction": 0.1})

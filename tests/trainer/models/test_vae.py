@@ -168,16 +168,16 @@ def entropy(target, logit):
 
 
 def test_reconstruction_and_divergence_count_on_every_image():
-    run = config_with({"kind": "vae"}, LOSS | {"reconstruction": 0.3, "kl_divergence": 0.2})
+    config = config_with({"kind": "vae"}, LOSS | {"reconstruction": 0.3, "kl_divergence": 0.2})
     section = vae(dropout=0)
-    forward = objective.outputs(build(section, 16), run.loss)
+    forward = objective.outputs(build(section, 16), config.loss)
     x = images(16)
     outputs = forward(x, training=True)
     logits, inputs, painted, mean, log_variance = (np.asarray(y, np.float64) for y in outputs)
     np.testing.assert_array_equal(inputs, x)
     masks = (x > 0.7).astype(np.float32)
     batch = {"label": np.float32([1, -1]), "has_mask": np.float32([1, 0])}
-    actual = np.asarray(objective.image_losses(run, 0.1)(masks, outputs, batch))
+    actual = np.asarray(objective.image_losses(config, 0.1)(masks, outputs, batch))
     p = 1 / (1 + np.exp(-logits[0]))
     dice = (2 * (p * masks[0]).sum() + 1) / (p.sum() + masks[0].sum() + 1)
     l2 = ((x - painted) ** 2).mean(axis=(1, 2, 3))
@@ -187,7 +187,7 @@ def test_reconstruction_and_divergence_count_on_every_image():
 
 def test_the_head_learns_from_the_mask_or_else_from_the_label():
     model = {"kind": "unet", "empty_head": True}
-    run = config_with(model, {"dice": 0, "bce": 1, "lesion": 2, "label_smoothing": 0.1})
+    config = config_with(model, {"dice": 0, "bce": 1, "lesion": 2, "label_smoothing": 0.1})
     masks = np.zeros((5, 16, 16, 1), np.float32)
     masks[0, :4] = 1
     batch = {
@@ -197,7 +197,7 @@ def test_the_head_learns_from_the_mask_or_else_from_the_label():
     }
     z = np.float32([0.3, -1, 2, 0.5, 9])
     logits = np.zeros_like(masks)  # whose BCE is log 2
-    actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits, z[:, None]], batch))
+    actual = np.asarray(objective.image_losses(config, 0.1)(masks, [logits, z[:, None]], batch))
     targets = np.array([0.95, 0.05, 0.95, 0.05, 0])
     expected = 2 * entropy(targets, z) * [1, 1, 1, 1, 0] + np.log(2) * batch["has_mask"]
     assert actual == pytest.approx(expected, rel=1e-5)
@@ -228,9 +228,9 @@ def test_terms_without_their_branch_and_branches_without_their_term(model, loss,
 def test_the_whole_loss_compiles_forwards_and_backwards(policy, request):
     keras.config.set_dtype_policy(policy)
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
-    run = config_with({"kind": "vae", "empty_head": True}, LOSS | {"lesion": 0.5})
+    config = config_with({"kind": "vae", "empty_head": True}, LOSS | {"lesion": 0.5})
     network = build(vae(blocks=(1, 1), empty_head=True), 16)
-    forward, loss_of = objective.outputs(network, run.loss), objective.image_losses(run, 0.1)
+    forward, loss_of = objective.outputs(network, config.loss), objective.image_losses(config, 0.1)
     batch = {"label": tf.constant([1.0, -1.0]), "has_mask": tf.constant([1.0, 0.0])}
 
     @tf.function(jit_compile=True)

@@ -45,12 +45,12 @@ def painter(low=0.0, high=1.0, **settings) -> Ensemble:
     """Return a predictor of p = 1 where an image, as a share of its window, is above the middle
     between low and high."""
     data = {"side": SIDE, "batch_size": 4, **settings}
-    run = Config.model_validate({"model": {"kind": "unet"}, "lake": "a", "data": data})
+    config = Config.model_validate({"model": {"kind": "unet"}, "lake": "a", "data": data})
     pixels = keras.Input((data["side"], data["side"], 1))
     layer = keras.layers.Conv2D(1, 1)
     network = keras.Model(pixels, layer(pixels))
     layer.set_weights([np.full((1, 1, 1, 1), 1000.0), np.array([-500.0 * (low + high)])])
-    return Ensemble([Member(Path("painter"), run, network)], ())
+    return Ensemble([Member(Path("painter"), config, network)], ())
 
 
 def picture(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
@@ -321,10 +321,10 @@ def workdirs(lake, tmp_path_factory) -> tuple[Path, Path]:
     ):
         workdir = tmp_path_factory.mktemp("runs") / name
         sections = {"model": model, "lake": str(lake), "data": {"side": 32, "batch_size": 3}}
-        run = Config.model_validate(sections)
+        config = Config.model_validate(sections)
         keras.utils.set_random_seed(1)
-        network = build(run.model, 32)
-        claim(workdir, run, [json.loads((lake / "manifest.json").read_text())])
+        network = build(config.model, 32)
+        claim(workdir, config, [json.loads((lake / "manifest.json").read_text())])
         network.save_weights(workdir / BEST)
         folders.append(workdir)
     return tuple(folders)
@@ -406,8 +406,8 @@ def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
         content = read_json(workdirs[0] / LAKE)
         content["options"]["clahe"] = clahe
         write_json(tmp_path / name / LAKE, content)
-    run, network = load_network(workdirs[0])
-    members = [Member(tmp_path / name, run, network) for name in "ab"]
+    config, network = load_network(workdirs[0])
+    members = [Member(tmp_path / name, config, network) for name in "ab"]
     with pytest.raises(InputError, match="clahe=True"):
         images.reader_settings(Ensemble(members, ()))
     assert images.reader_settings(Ensemble(members[:1], ())) == RADIOGRAPHS

@@ -28,9 +28,9 @@ def test_values_of_the_published_systems():
     weighted = value(losses.weighted_bce, SHARE)
     focal = value(losses.focal, gamma=2)
     soft = dice(smooth=1e-6)
-    assert dice(smooth=0, squared=True) == pytest.approx(0.178338, abs=1e-6)
+    assert dice(smooth=0, is_squared=True) == pytest.approx(0.178338, abs=1e-6)
     assert weighted == pytest.approx(45.173722, abs=1e-5)
-    assert 2 * dice(smooth=0, squared=True) + weighted == pytest.approx(45.530398, abs=1e-5)
+    assert 2 * dice(smooth=0, is_squared=True) + weighted == pytest.approx(45.530398, abs=1e-5)
     assert -value(losses.dice_score) == pytest.approx(-0.743686, abs=1e-6)  # JenifferWuUCLA
     assert dice() == pytest.approx(0.256314, abs=1e-6)  # jchen42703, Carrasquilla
     assert bce() == pytest.approx(0.563262, abs=1e-6)
@@ -87,7 +87,7 @@ TERMS = {
     "dice": (losses.dice, lambda y, p, z: 1 - score(y, p, 1)),
     "dice, no smooth": (lambda m, z: losses.dice(m, z, 0), lambda y, p, z: 1 - score(y, p, 0)),
     "dice squared": (
-        lambda m, z: losses.dice(m, z, 0, squared=True),
+        lambda m, z: losses.dice(m, z, 0, is_squared=True),
         lambda y, p, z: 1 - score(y, p, 0, power=2),
     ),
     "log dice": (losses.log_dice, lambda y, p, z: -np.log(score(y, p, 1))),

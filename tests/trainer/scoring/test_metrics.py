@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer.inference import counts
 from trainer.scoring import metrics
 
 TOPS, AREAS, BOTTOMS = [0.5, 0.7, 0.95], [0, 3, 12, 1000], [0.1, 0.3, 0.5, 0.99]
@@ -35,17 +36,42 @@ def test_hard_dice_scores_two_empty_masks_as_one(cases):
     assert scores[:3].tolist() == [1, 0, 0]
 
 
+def mask_by_rule(p, triplet):
+    """Return the mask of probabilities [H, W, 1] at (top, area, bottom), written out."""
+    top, area, bottom = triplet
+    is_kept = (p > np.float32(top)).sum() >= area
+    return (p > np.float32(bottom)) & is_kept
+
+
+TRIPLETS = list(itertools.product(TOPS, AREAS, BOTTOMS))
+
+
 @pytest.mark.parametrize("jit", [False, True])
-def test_triplet_dice_equals_the_rule_applied_one_by_one(cases, jit):
-    masks, probabilities = cases
-    score = tf.function(metrics.triplet_dice, jit_compile=True) if jit else metrics.triplet_dice
-    scores = score(masks.astype("uint8"), probabilities, TOPS, AREAS, BOTTOMS).numpy()
-    assert scores.shape == (8, 3, 4, 4)
-    for b, t, a, k in itertools.product(range(8), range(3), range(4), range(4)):
-        prediction = probabilities[b] > np.float32(BOTTOMS[k])
-        if (probabilities[b] > np.float32(TOPS[t])).sum() < AREAS[a]:
-            prediction = np.zeros_like(prediction)
-        assert scores[b, t, a, k] == pytest.approx(dice(masks[b], prediction))
+def test_masks_are_kept_by_the_rule(cases, jit):
+    _, probabilities = cases
+
+    def keep(probabilities):
+        return [metrics.keep_by_triplet(probabilities, *triplet) for triplet in TRIPLETS]
+
+    masks = (tf.function(keep, jit_compile=True) if jit else keep)(tf.constant(probabilities))
+    for triplet, kept in zip(TRIPLETS, masks, strict=True):
+        expected = [mask_by_rule(p, triplet) for p in probabilities]
+        assert np.array_equal(kept, expected)
+
+
+def test_the_dice_of_any_triplet_follows_from_pixel_counts(cases):
+    thresholds = np.unique(np.float32([*TOPS, *BOTTOMS]))
+    rows = [counts.from_image(p, mask, thresholds) for mask, p in zip(*cases, strict=True)]
+    image_counts = counts.stack(rows, thresholds)
+    shares = [area / 30 for area in AREAS]  # of 6 x 5 pixels
+    is_kept = image_counts.is_kept(TOPS, shares)  # [8, T, A]
+    dice_kept, dice_emptied = image_counts.dice_at(BOTTOMS), image_counts.dice_emptied()
+    for number, (mask, p) in enumerate(zip(*cases, strict=True)):
+        for (t, top), (a, area), (k, bottom) in itertools.product(
+            enumerate(TOPS), enumerate(AREAS), enumerate(BOTTOMS)
+        ):
+            actual = dice_kept[number, k] if is_kept[number, t, a] else dice_emptied[number]
+            assert actual == pytest.approx(dice(mask, mask_by_rule(p, (top, area, bottom))))
 
 
 def numpy_scores(mask, prediction):
@@ -85,18 +111,6 @@ def test_pixel_counts_of_batches_add_up_to_the_scores_of_all_pixels(cases):
     pooled = sum(count.astype(np.float64).sum(axis=1) for count in counts) * 4e7
     actual = [float(score(pooled)) for score in SCORES]
     assert actual == pytest.approx(numpy_scores(masks, predictions), abs=1e-6)
-
-
-def test_soft_dice_needs_no_threshold(cases):
-    masks, probabilities = cases
-    expected = [
-        2 * p[m].sum() / (m.sum() + p.sum()) if m.any() or p.any() else 1.0
-        for m, p in zip(masks, probabilities.astype(np.float64), strict=True)
-    ]
-    actual = metrics.soft_dice(masks, probabilities).numpy()
-    assert actual == pytest.approx(expected, abs=1e-6)
-    assert actual[:3].tolist() == [1, 0, 0]
-    assert metrics.soft_dice(masks, masks).numpy().tolist() == [1] * 8
 
 
 def rank_statistic(scores, labels):

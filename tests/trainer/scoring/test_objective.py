@@ -34,9 +34,9 @@ def truth() -> tuple[np.ndarray, dict]:
 
 def test_a_segmenter_sums_its_terms_and_leaves_unknown_masks_out(truth):
     masks, batch = truth
-    run = run_of(model={"kind": "unetpp"}, loss={"dice": 2, "bce": 1, "weighted_bce": 0.5})
+    config = run_of(model={"kind": "unetpp"}, loss={"dice": 2, "bce": 1, "weighted_bce": 0.5})
     logits = np.random.default_rng(0).normal(size=masks.shape).astype(np.float32)
-    actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits], batch))
+    actual = np.asarray(objective.image_losses(config, 0.1)(masks, [logits], batch))
     terms = (
         losses.dice(masks, logits),
         losses.bce(masks, logits),
@@ -58,7 +58,7 @@ def test_every_option_of_the_loss_counts(truth):
     for options, expected in (
         ({"dice": 2}, 2 * losses.dice(masks, logits)),
         ({"dice": 1, "smooth": 9}, losses.dice(masks, logits, 9)),
-        ({"dice": 1, "dice_squared": True}, losses.dice(masks, logits, squared=True)),
+        ({"dice": 1, "dice_squared": True}, losses.dice(masks, logits, is_squared=True)),
         ({"dice": 1, "dice_form": "-dice"}, losses.dice(masks, logits) - 1),
         ({"bce": 1, "dice": 1, "dice_form": "-log"},
          losses.bce(masks, logits) + losses.log_dice(masks, logits)),
@@ -92,10 +92,10 @@ def test_a_new_term_needs_its_weight_and_its_line_in_the_table_of_terms(truth, m
     monkeypatch.setitem(losses.TERMS, "hinge", term)
     masks, batch = truth
     logits = np.random.default_rng(4).normal(size=masks.shape).astype(np.float32)
-    run = run_of(model={"kind": "unetpp"})
+    config = run_of(model={"kind": "unetpp"})
     for weight in (0, 3):
-        run = run.model_copy(update={"loss": LossWithHinge(dice=0, bce=2, hinge=weight)})
-        actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits], batch))
+        config = config.model_copy(update={"loss": LossWithHinge(dice=0, bce=2, hinge=weight)})
+        actual = np.asarray(objective.image_losses(config, 0.1)(masks, [logits], batch))
         slack = np.maximum(0, 1 - (2 * masks[0] - 1) * logits[0]).mean()
         expected = 2 * float(losses.bce(masks, logits)[0]) + weight * slack
         assert actual == pytest.approx([expected, 0], rel=1e-5)
@@ -141,8 +141,8 @@ def test_a_batch_divides_once_and_leaves_padding_and_unknown_masks_out():
         "weight": np.float32([1, 1, 1, 0]),
     }
     terms = {"dice": 2, "bce": 0, "reduction": "batch"}
-    run = run_of(model={"kind": "unetpp"}, loss=terms)
-    actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits], batch))
+    config = run_of(model={"kind": "unetpp"}, loss=terms)
+    actual = np.asarray(objective.image_losses(config, 0.1)(masks, [logits], batch))
     y, p = masks[:2].astype(np.float64), 1 / (1 + np.exp(-logits[:2].astype(np.float64)))
     dice = 1 - (2 * (y * p).sum() + 1) / (y.sum() + p.sum() + 1)
     assert actual == pytest.approx([2 * dice, 2 * dice, 0, 2 * dice], rel=1e-5)
@@ -205,8 +205,8 @@ def test_smoothing_reaches_a_classifiers_labels_and_its_map(truth):
     masks, batch = truth
     logits, cells = np.array([[0.3], [5.0]], np.float32), np.full((2, 4, 4, 1), -1, np.float32)
     model = {"kind": "classifier", "encoder": "plain", "pooling": "lesion_map"}
-    run = run_of(model=model, loss={"lesion_map": 2, "label_smoothing": 0.1})
-    actual = np.asarray(objective.image_losses(run, 0.25)(masks, [logits, cells], batch))
+    config = run_of(model=model, loss={"lesion_map": 2, "label_smoothing": 0.1})
+    actual = np.asarray(objective.image_losses(config, 0.25)(masks, [logits, cells], batch))
     label = 0.95 * np.log1p(np.exp(-0.3)) + 0.05 * np.log1p(np.exp(0.3))
     shares = np.zeros((1, 4, 4, 1), np.float32)
     shares[:, :2, :2] = 1
@@ -216,28 +216,28 @@ def test_smoothing_reaches_a_classifiers_labels_and_its_map(truth):
 
 def test_a_classifier_leaves_unknown_labels_out(truth):
     masks, batch = truth
-    run = run_of(model={"kind": "classifier", "encoder": "plain"})
+    config = run_of(model={"kind": "classifier", "encoder": "plain"})
     logits = np.array([[0.3], [5.0]], np.float32)
-    actual = np.asarray(objective.image_losses(run, 0.1)(masks, [logits], batch))
+    actual = np.asarray(objective.image_losses(config, 0.1)(masks, [logits], batch))
     assert np.allclose(actual, [np.log1p(np.exp(-0.3)), 0])
 
 
 def test_more_than_two_classes_have_a_softmax(truth):
     masks, batch = truth
-    run = run_of(model={"kind": "unetpp", "classes": 3}, loss={"label_smoothing": 0.3})
+    config = run_of(model={"kind": "unetpp", "classes": 3}, loss={"label_smoothing": 0.3})
     logits = np.log(np.float32([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]]))  # label 1, and unknown
-    actual = np.asarray(objective.image_losses(run, 0.0)(masks, [logits], batch))
+    actual = np.asarray(objective.image_losses(config, 0.0)(masks, [logits], batch))
     expected = -0.8 * np.log(0.7) - 0.1 * np.log(0.2) - 0.1 * np.log(0.1)
     assert actual == pytest.approx([expected, 0], rel=1e-5)
 
 
 def test_the_lesion_map_is_rewarded_where_the_mask_is(truth):
     masks, batch = truth
-    run = run_of(
+    config = run_of(
         model={"kind": "classifier", "encoder": "plain", "pooling": "lesion_map"},
         loss={"lesion_map": 1.0},
     )
-    loss = objective.image_losses(run, 0.25)
+    loss = objective.image_losses(config, 0.25)
     right, wrong = np.full((2, 2, 2, 2, 1), -3, np.float32)
     right[:, 0, 0], wrong[:, 1, 1] = 3, 3
     logits = np.zeros((2, 1), np.float32)
@@ -263,9 +263,9 @@ def test_the_map_model_has_the_networks_own_logit_and_weights():
 
 
 def test_a_lake_without_positive_pixels_cannot_weigh_them():
-    run = run_of(model={"kind": "unetpp"}, loss={"weighted_bce": 1.0})
+    config = run_of(model={"kind": "unetpp"}, loss={"weighted_bce": 1.0})
     with pytest.raises(InputError, match="counts none"):
-        objective.image_losses(run, 0.0)
+        objective.image_losses(config, 0.0)
     # A classifier that carries a segmenter's config weighs no pixels.
     pretraining = run_of(model={"kind": "unetpp", "classes": 2}, loss={"weighted_bce": 1.0})
     objective.image_losses(pretraining, 0.0)

@@ -111,7 +111,7 @@ def test_an_average_of_the_last_epochs_is_what_is_kept():
         ValueError, match="swa_epochs=2 averages the last epochs, and train.epochs=1"
     ):
         run.Config(**swa, train={"epochs": 1})
-    waiting = run.merged(swa, {"optimizer": {"schedule": "plateau"}})
+    waiting = run.merge(swa, {"optimizer": {"schedule": "plateau"}})
     with pytest.raises(
         ValueError, match="plateau waits for a better score, and with optimizer.swa"
     ):

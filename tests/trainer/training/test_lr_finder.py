@@ -14,7 +14,7 @@ from makers.marks import exhaustive
 
 from trainer import task
 from trainer.config.files import load
-from trainer.config.run import Config, merged
+from trainer.config.run import Config, merge
 from trainer.training import lr_finder
 from trainer.training.run import batches_from, build_run
 from trainer.training.step import compile_steps, prepare_batch
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def config_with(lake, **changes) -> Config:
-    return Config.model_validate(merged({**SETTINGS, "lake": str(lake)}, changes))
+    return Config.model_validate(merge({**SETTINGS, "lake": str(lake)}, changes))
 
 
 def falling(rates, centre: float, noise: float = 0.0) -> np.ndarray:
@@ -131,7 +131,7 @@ def test_network_optimizer_and_random_states_are_left_as_they_were(lake):
 def test_the_network_is_left_as_it_was_after_an_error(lake):
     run = build_run(config_with(lake))
     before = [variable.numpy() for variable in run.network.variables]
-    with pytest.raises(KeyError), lr_finder.restored_afterwards(run.network, run.strategy):
+    with pytest.raises(KeyError), lr_finder.restore_afterwards(run.network, run.strategy):
         for variable in run.network.variables:
             variable.assign(variable + 1)
         raise KeyError

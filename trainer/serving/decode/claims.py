@@ -80,14 +80,14 @@ def _count_expanded_bytes(segment: tf.Tensor) -> tf.Tensor:
     counts = tf.where(is_literal, tf.minimum(heads + 1, rest), tf.where(rest > 0, 257 - heads, 0))
     counts = tf.cast(tf.where(is_literal | is_repeated, counts, 0), tf.int64)
     steps = tf.where(is_literal, heads + 2, tf.where(is_repeated, 2, 1))
-    following = tf.concat([tf.minimum(places + steps, size), [size]], 0)
+    next_places = tf.concat([tf.minimum(places + steps, size), [size]], 0)
     counts, _ = tf.while_loop(
-        lambda counts, following: following[0] < size,
-        lambda counts, following: (
-            counts + tf.gather(counts, following),
-            tf.gather(following, following),
+        lambda counts, next_places: next_places[0] < size,
+        lambda counts, next_places: (
+            counts + tf.gather(counts, next_places),
+            tf.gather(next_places, next_places),
         ),
-        (tf.concat([counts, [0]], 0), following),
+        (tf.concat([counts, [0]], 0), next_places),
     )
     return counts[0]
 
@@ -97,7 +97,7 @@ def _jpeg_2000_claims(frame: tf.Tensor, header: Header) -> tuple:
     A.5.1)."""
     part = octets(frame, tf.zeros([], tf.int64), 45)
     right, bottom, left, top = (number(part[start : start + 4]) for start in range(8, 24, 4))
-    is_right = tf.reduce_all(part[: len(J2K_START)] == list(J2K_START)) & _is_ended(frame)
+    is_right = tf.reduce_all(part[: len(J2K_START)] == list(J2K_START)) & _has_end(frame)
     is_right &= tf.reduce_all(part[43:45] == 1)  # not subsampled
     samples, bits = number(part[40:42]), part[42] % 128 + 1
     return bits, is_right & _is_size(header, bottom - top, right - left, samples, bits)
@@ -112,7 +112,7 @@ def _jpeg_claims(frame: tf.Tensor, header: Header) -> tuple:
         (header.syntax == syntax) & _is_one(part[1], markers)
         for syntax, markers in PROCESSES.items()
     ]
-    is_right = tf.reduce_any(is_process) & _is_ended(frame)
+    is_right = tf.reduce_any(is_process) & _has_end(frame)
     # The scan must have one component, the whole spectrum (JPEG Extended) or none (lossless), and
     # no point transform. DCMTK would accept others.
     is_spectrum = tf.reduce_all(scan[7:] == [0, 63, 0])
@@ -137,8 +137,8 @@ def _segment(frame: tf.Tensor, position: tf.Tensor, markers: list[int]) -> tf.Te
 
     def step(position):
         _, marker, high, low = tf.unstack(octets(frame, position, 4))
-        following = tf.where(marker == FILL, position + 1, position + 2 + high * 256 + low)
-        return (tf.minimum(following, size),)
+        next_position = tf.where(marker == FILL, position + 1, position + 2 + high * 256 + low)
+        return (tf.minimum(next_position, size),)
 
     start = (tf.minimum(position, size),)
     return tf.while_loop(goes_on, step, start, maximum_iterations=MAX_SEGMENTS)[0]
@@ -150,7 +150,7 @@ def _is_size(header: Header, height, width, samples, bits) -> tf.Tensor:
     return is_right & ((bits > 8) == (header.words[BITS_ALLOCATED] > 8))
 
 
-def _is_ended(frame: tf.Tensor) -> tf.Tensor:
+def _has_end(frame: tf.Tensor) -> tf.Tensor:
     """Return whether the codestream has its end marker, padded or not."""
     tail = octets(frame, tf.maximum(size_of(frame) - 3, 0), 3)
     return tf.reduce_all(tail[:2] == END) | tf.reduce_all(tail[1:] == END)

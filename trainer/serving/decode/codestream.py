@@ -1,5 +1,5 @@
-"""The frame in encapsulated pixel data, joined inside a TensorFlow graph by the rules of
-lake/sources/frames.py, and the shape that its JPEG states."""
+"""The one frame in encapsulated pixel data, joined from its fragments inside a TensorFlow graph by
+the rules of lake/sources/frames.py; and the shape that its JPEG states."""
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from trainer.serving.decode.elements import first_error, format_error, words
 MAX_FRAGMENTS = 20_000  # and the offset table
 
 
-def joined_fragments(data: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tuple:
+def join_fragments(data: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tuple:
     """Return (frame, error), [] strings, of the items between two positions.
 
     The items are the basic offset table, which with one frame can only say that it starts at 0, and

@@ -20,7 +20,7 @@ from lake.sources.elements import PIXEL_DATA
 from lake.sources.grey import MODALITY_LUTS
 from trainer.serving.decode import grey as decode_grey
 from trainer.serving.decode import header as decode_header
-from trainer.serving.decode.codestream import check_jpeg, joined_fragments, jpeg_levels
+from trainer.serving.decode.codestream import check_jpeg, join_fragments, jpeg_levels
 from trainer.serving.decode.elements import Walk, swap_bytes
 from trainer.serving.decode.grey import GreyTensor, shrunk_size
 from trainer.serving.decode.header import JPEG_BITS, SYNTAXES, Header
@@ -31,10 +31,10 @@ class Codec(NamedTuple):
     """A decoder of compressed frames that TensorFlow's own operations do not decode."""
 
     syntaxes: tuple[str, ...]  # transfer syntaxes
-    values: Callable  # (frame [] string, Header) -> (stored words [H, W] int32, error)
+    decode: Callable  # (frame [] string, Header) -> (stored words [H, W] int32, error)
 
 
-@tf.autograph.experimental.do_not_convert  # it has no Python branches on tensors
+@tf.autograph.experimental.do_not_convert  # no Python branch here depends on a tensor
 def stored_image(data: tf.Tensor, storage: Storage, codec: Codec | None = None) -> StoredImage:
     """Return the image of a whole DICOM file, [] string, as a lake with `storage` holds it."""
     if storage.clahe:
@@ -54,14 +54,14 @@ def _image(walk: Walk, header: Header, storage: Storage, codec: Codec | None) ->
     if codec:
         is_of_codec = tf.reduce_any(header.syntax == codec.syntaxes)
         cases.append((is_of_codec, lambda: _from_codec(walk, header, storage, codec)))
-    return tf.case(cases, default=lambda: _from_values(_native(walk, header), header, storage))
+    return tf.case(cases, default=lambda: _from_values(_read_words(walk, header), header, storage))
 
 
 def _from_codec(walk: Walk, header: Header, storage: Storage, codec: Codec) -> StoredImage:
     """Return the image of encapsulated pixel data, whose codestream `codec` decodes, or the
     error."""
     frame, frame_error = _frame(walk)
-    values, error = codec.values(frame, header)
+    values, error = codec.decode(frame, header)
     error = tf.where(frame_error == "", error, frame_error)
     return tf.cond(
         error == "", lambda: _from_values(values, header, storage), lambda: refuse(error, storage)
@@ -71,7 +71,7 @@ def _from_codec(walk: Walk, header: Header, storage: Storage, codec: Codec) -> S
 def _frame(walk: Walk) -> tuple:
     """Return (the one frame, error) of encapsulated pixel data, [] strings."""
     start, _, _, end = tf.unstack(walk.places[PIXEL_DATA])
-    return joined_fragments(walk.data, start, end)
+    return join_fragments(walk.data, start, end)
 
 
 def _from_jpeg(walk: Walk, header: Header, storage: Storage) -> StoredImage:
@@ -99,7 +99,7 @@ def _keep_jpeg(jpeg: tf.Tensor, header: Header, storage: Storage) -> StoredImage
     return from_jpeg(jpeg, grey, _size(header), storage)
 
 
-def _native(walk: Walk, header: Header) -> tf.Tensor:
+def _read_words(walk: Walk, header: Header) -> tf.Tensor:
     """Return the stored words of uncompressed pixel data, [H, W] int32."""
     start = walk.places[PIXEL_DATA][0]
     bits_allocated, size = header.words[frames.BITS_ALLOCATED], _size(header)

@@ -50,10 +50,10 @@ def from_values(
     # The value minus the lowest possible one.
     levels = tf.bitwise.bitwise_xor(tf.bitwise.bitwise_and(values, highest), sign)
     intercept -= slope * tf.cast(sign, tf.float64)
-    is_turned = is_monochrome1 != (slope < 0)
-    levels = tf.cond(is_turned, lambda: highest - levels, lambda: levels)
-    intercept += tf.where(is_turned, slope * tf.cast(highest, tf.float64), 0.0)
-    slope = tf.where(is_turned, -slope, slope)
+    is_inverted = is_monochrome1 != (slope < 0)
+    levels = tf.cond(is_inverted, lambda: highest - levels, lambda: levels)
+    intercept += tf.where(is_inverted, slope * tf.cast(highest, tf.float64), 0.0)
+    slope = tf.where(is_inverted, -slope, slope)
     darkest, brightest = tf.cond(
         bits > 8,
         lambda: (tf.reduce_min(levels), tf.reduce_max(levels)),

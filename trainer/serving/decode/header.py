@@ -141,7 +141,7 @@ def _read_header(walk: Walk, syntax: tf.Tensor) -> Header:
 
 def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     """Return why an image of a known syntax cannot be read here, [] string; "" where it can."""
-    rows, columns, samples, allocated, bits, signed = (header.words[tag] for tag in WORDS)
+    rows, columns, samples, word_bits, bits, sign = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
     frame_count = walk.text(frames.FRAMES)
     has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
@@ -167,14 +167,14 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
         ),
         (~is_grey, "unknown-colour: expected MONOCHROME1 or MONOCHROME2 with one sample per pixel"),
         (
-            ((allocated != 8) & (allocated != 16)) | (bits > allocated),
+            ((word_bits != 8) & (word_bits != 16)) | (bits > word_bits),
             format_error(
-                "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", bits, allocated
+                "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", bits, word_bits
             ),
         ),
-        ((signed != 0) & (signed != 1), "undecodable: a Pixel Representation other than 0 and 1"),
+        ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
         (
-            ~_is_read_alike(walk),
+            ~_reads_like_pydicom(walk),
             "undecodable: an element with an unusual representation or padding",
         ),
         (
@@ -188,12 +188,12 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
 
 def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
     """Return the checks (is wrong, error) of the pixel data, raw or encapsulated."""
-    rows, columns, _, allocated, bits, signed = (header.words[tag] for tag in WORDS)
+    rows, columns, _, word_bits, bits, sign = (header.words[tag] for tag in WORDS)
     is_native = tf.reduce_any(header.syntax == NATIVE)
-    is_jpeg_grey = (allocated == JPEG_BITS) & (bits == JPEG_BITS) & (signed == 0)
+    is_jpeg_grey = (word_bits == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
     has_offsets = walk.is_filled(frames.EXTENDED_OFFSETS) | walk.is_filled(frames.EXTENDED_LENGTHS)
     start, _, is_undefined_length, end = tf.unstack(walk.places[PIXEL_DATA])
-    size, expected = end - start, rows * columns * allocated // 8  # bytes
+    size, expected = end - start, rows * columns * word_bits // 8  # bytes
     has_all_bytes = (is_undefined_length == 0) & (size >= expected)
     too_few = format_error("undecodable: {} bytes of pixel data, expected {}", size, expected)
     return (
@@ -203,9 +203,9 @@ def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
     )
 
 
-def _is_read_alike(walk: Walk) -> tf.Tensor:
-    """Return whether pydicom would read the same: usual representations, no padding before the
-    colour, and pixels that are not swapped."""
+def _reads_like_pydicom(walk: Walk) -> tf.Tensor:
+    """Return whether pydicom would read the same values: usual representations, no padding before
+    the colour, and pixels that are not swapped."""
     # A big-endian word holds two pixels of 8 bits, swapped.
     has_swapped_pairs = walk.is_big & ~walk.has_vr(PIXEL_DATA, "OB")
     has_swapped_pairs &= walk.word(frames.BITS_ALLOCATED) == 8

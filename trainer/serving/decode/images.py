@@ -35,7 +35,7 @@ DAMAGED = "undecodable: damaged, or of a kind that TensorFlow does not decode"
 TOO_LARGE = f"too-large: expected 1 to {MAX_PIXELS:,} pixels"
 
 
-@tf.autograph.experimental.do_not_convert  # it has no Python branches on tensors
+@tf.autograph.experimental.do_not_convert  # no Python branch here depends on a tensor
 def stored_image(data, storage: Storage) -> StoredImage:
     """Return the image of a whole file, [] string, as a lake with `storage` holds it.
 
@@ -43,9 +43,9 @@ def stored_image(data, storage: Storage) -> StoredImage:
     """
     is_png = tf.strings.substr(data, 0, len(PNG_START)) == PNG_START
     is_jpeg = tf.strings.substr(data, 0, len(JPEG_START)) == JPEG_START
-    neither = tf.constant("not-an-image: neither PNG nor JPEG")
+    error = tf.constant("not-an-image: neither PNG nor JPEG")
     cases = [(is_png, lambda: _png(data, storage)), (is_jpeg, lambda: _jpeg(data, storage))]
-    return tf.case(cases, default=lambda: refuse(neither, storage))
+    return tf.case(cases, default=lambda: refuse(error, storage))
 
 
 def _png(data, storage: Storage) -> StoredImage:
@@ -120,18 +120,18 @@ def _jpeg(data, storage: Storage) -> StoredImage:
     is_whole = tf.reduce_all(shrunk_size(size, storage.max_side) == size)
     is_unchanged = (process == BASELINE) & (channels == 1) & is_whole & (storage.bits == 8)
 
-    def unchanged() -> StoredImage:
+    def keep_jpeg() -> StoredImage:
         levels = jpeg_levels(data) if storage.window == "percentile" else None
         return from_jpeg(data, _grey(levels, 8), size, storage)
 
-    def coloured() -> StoredImage:
+    def colour_image() -> StoredImage:
         pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
         return from_grey(_grey(_luma(pixels), 8), storage)
 
     cases = [
         (error != "", lambda: refuse(error, storage)),
-        (is_unchanged, unchanged),
-        (channels == 3, coloured),
+        (is_unchanged, keep_jpeg),
+        (channels == 3, colour_image),
     ]
     return tf.case(cases, default=lambda: from_grey(_grey(jpeg_levels(data), 8), storage))
 

@@ -39,7 +39,7 @@ def from_jpeg(jpeg: tf.Tensor, grey: GreyTensor, size: tf.Tensor, storage: Stora
 
 
 def refuse(error: tf.Tensor, storage: Storage) -> StoredImage:
-    """Return no image, and why, with the shapes and types of a StoredImage."""
+    """Return a StoredImage that holds no image, only the error."""
     zero_size, window = tf.zeros([2], tf.int32), (0.0, 1.0)
     image = _image(tf.constant(""), _no_pixels(storage), zero_size, zero_size, window)
     return image._replace(error=error)

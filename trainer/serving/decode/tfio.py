@@ -27,10 +27,10 @@ ITEM, SEQUENCE_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 def stored_image(data: tf.Tensor, storage: Storage) -> StoredImage:
     """Return what dicom.stored_image does, also for files of SYNTAXES."""
-    return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, values))
+    return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, decode))
 
 
-def values(frame: tf.Tensor, header: Header) -> tuple:
+def decode(frame: tf.Tensor, header: Header) -> tuple:
     """Decode the frame of a grey image: (stored words [H, W] int32, error)."""
     size = tf.stack([header.words[ROWS], header.words[COLUMNS]])
     bits = claimed_bits(frame, header)
@@ -59,17 +59,17 @@ def _decode_frame(frame: tf.Tensor, header: Header) -> tf.Tensor:
     """Return pixels [1, H, W, 1] uint16; [0] where tensorflow-io cannot decode them."""
     import tensorflow_io  # installed only where exports use it: lake/predictions/tfio.py
 
-    decode = tensorflow_io.image.decode_dicom_image
-    return decode(_file(frame, header), on_error="skip", scale="preserve", dtype=tf.uint16)
+    decode_file = tensorflow_io.image.decode_dicom_image
+    return decode_file(_file(frame, header), on_error="skip", scale="preserve", dtype=tf.uint16)
 
 
 def _are_within(words: tf.Tensor, header: Header) -> tf.Tensor:
     """Return whether the values of whole words fit into BITS_STORED bits."""
-    allocated, bits, sign = (
+    word_bits, bits, sign = (
         tf.cast(header.words[tag], tf.int32) for tag in (BITS_ALLOCATED, BITS_STORED, SIGNED)
     )
     lowest = tf.bitwise.left_shift(sign, bits - 1)
-    above = tf.bitwise.right_shift((words + lowest) % tf.bitwise.left_shift(1, allocated), bits)
+    above = tf.bitwise.right_shift((words + lowest) % tf.bitwise.left_shift(1, word_bits), bits)
     return tf.reduce_all(above == 0)
 
 
@@ -101,9 +101,9 @@ def _head(syntax: str) -> bytes:
     return bytes(128) + b"DICM" + length + meta + _word(SAMPLES, 1) + photometric
 
 
-def _depth(allocated: int) -> bytes:
-    """Return the elements that declare unsigned words of `allocated` bits."""
-    values = {BITS_ALLOCATED: allocated, BITS_STORED: allocated, HIGH_BIT: allocated - 1, SIGNED: 0}
+def _depth(word_bits: int) -> bytes:
+    """Return the elements that declare unsigned words of `word_bits` bits."""
+    values = {BITS_ALLOCATED: word_bits, BITS_STORED: word_bits, HIGH_BIT: word_bits - 1, SIGNED: 0}
     return b"".join(_word(tag, value) for tag, value in values.items())
 
 
