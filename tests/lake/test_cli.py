@@ -29,8 +29,8 @@ def raising(error: Exception):
 )
 def test_the_exit_code_of_a_command(command, code, out, err, capsys):
     assert cli.exit_code(command) == code
-    printed = capsys.readouterr()
-    assert printed.out == out and printed.err.startswith(err) and printed.err.count("\n") <= 1
+    output = capsys.readouterr()
+    assert output.out == out and output.err.startswith(err) and output.err.count("\n") <= 1
 
 
 def test_an_error_of_the_program_keeps_its_traceback():

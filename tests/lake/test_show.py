@@ -15,9 +15,9 @@ from lake.labels import rle
 from lake.records import manifest
 
 
-def table(printed: str, title: str) -> dict[str, list[str]]:
+def table(output: str, title: str) -> dict[str, list[str]]:
     """Rows of the table whose head begins with `title`, by their first word."""
-    lines = printed.splitlines()
+    lines = output.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith(title))
     end = lines.index("", start)
     return {line.split()[0]: line.split()[1:] for line in lines[start:end]}
@@ -25,9 +25,9 @@ def table(printed: str, title: str) -> dict[str, list[str]]:
 
 def test_numbers_are_those_of_the_manifest(lake, capsys):
     assert main(["show", str(lake)]) == 0
-    printed = capsys.readouterr().out
+    output = capsys.readouterr().out
     counts = manifest.load(str(lake))["counts"]
-    rows = table(printed, "split ")
+    rows = table(output, "split ")
     names = dict(zip(rows["split"], range(9), strict=False))
     for split, expected in counts["splits"].items():
         for column, key in (("records", "records"), ("positive", "positives")):
@@ -37,14 +37,14 @@ def test_numbers_are_those_of_the_manifest(lake, capsys):
     assert rows["all"][names["records"]] == str(counts["records"])
     positives = sum(split["positives"] for split in counts["splits"].values())
     # Phantoms are 128 px, so that sizes in % and in pixels agree.
-    assert "100% is 16,384 px" in printed
-    sizes = table(printed, "quantiles ")
+    assert "100% is 16,384 px" in output
+    sizes = table(output, "quantiles ")
     assert sizes["all"][0] == str(positives)
-    assert sum(int(n) for n in histogram(printed)) == positives
+    assert sum(int(n) for n in histogram(output)) == positives
 
 
-def histogram(printed: str) -> list[str]:
-    return [line.split()[3] for line in printed.splitlines() if "% to " in line]
+def histogram(output: str) -> list[str]:
+    return [line.split()[3] for line in output.splitlines() if "% to " in line]
 
 
 def test_one_split(lake, capsys):

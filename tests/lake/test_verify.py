@@ -31,14 +31,14 @@ def run_verify(capsys) -> Callable[..., tuple[set[str], str]]:
 
     def run(folder: Path, *options: str) -> tuple[set[str], str]:
         code = main(["verify", str(folder), *options])
-        printed = capsys.readouterr().out
-        lines = printed.splitlines()
+        output = capsys.readouterr().out
+        lines = output.splitlines()
         if code == 0:
             assert lines[-1] == "ok"
-            return set(), printed
+            return set(), output
         assert code == 1
         assert "ok" not in lines
-        return {line.split(":")[0] for line in lines[4:-1]}, printed
+        return {line.split(":")[0] for line in lines[4:-1]}, output
 
     return run
 
@@ -106,9 +106,9 @@ def png(pixels: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("options", [[], ["--quick"], ["--processes", "2"]])
 def test_a_whole_lake_is_ok(lake, run_verify, options):
-    kinds, printed = run_verify(lake, *options)
+    kinds, output = run_verify(lake, *options)
     assert not kinds
-    assert "40 records in" in printed
+    assert "40 records in" in output
 
 
 def test_the_helpers_of_these_tests_alone_damage_nothing(copy, run_verify):
@@ -122,18 +122,18 @@ def test_a_flipped_byte(copy, run_verify):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     for options in ([], ["--quick"], ["--processes", "2"]):
-        kinds, printed = run_verify(copy, *options)
+        kinds, output = run_verify(copy, *options)
         assert kinds == {"shard-sha256", "record-checksum"}
-        assert path.name in printed
+        assert path.name in output
 
 
 def test_a_truncated_shard(copy, run_verify):
     path = shard_paths(copy)[1]
     data = path.read_bytes()
     path.write_bytes(data[:-100])
-    kinds, printed = run_verify(copy)
+    kinds, output = run_verify(copy)
     assert kinds == {"shard-bytes", "shard-sha256", "frame"}
-    assert f"expected {len(data):,} by the manifest, found {len(data) - 100:,}" in printed
+    assert f"expected {len(data):,} by the manifest, found {len(data) - 100:,}" in output
 
 
 def test_a_wrong_length(copy, run_verify):
@@ -147,18 +147,18 @@ def test_a_wrong_length(copy, run_verify):
 def test_a_missing_and_an_unlisted_shard(copy, run_verify):
     path = shard_paths(copy)[0]
     path.rename(path.with_name("phantoms-more.tfrecord-00000-of-00001"))
-    kinds, printed = run_verify(copy)
+    kinds, output = run_verify(copy)
     assert kinds == {"shard-missing", "shard-unlisted"}
-    assert f"shard-missing: {path.name}" in printed
+    assert f"shard-missing: {path.name}" in output
 
 
 def test_swapped_records(copy, run_verify):
     path = next(path for path in shard_paths(copy) if len(payloads(path)) > 1)
     first, second, *others = payloads(path)
     write_payloads(path, [second, first, *others])
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert kinds == {"shard-sha256", "index"}
-    assert "its image_id is" in printed
+    assert "its image_id is" in output
 
 
 def test_a_lost_record(copy, run_verify):
@@ -171,28 +171,28 @@ def test_a_shard_that_is_not_of_examples(copy, run_verify):
     path = shard_paths(copy)[0]
     count = len(payloads(path))
     write_payloads(path, [b"abc"] * count)
-    kinds, printed = run_verify(copy)
+    kinds, output = run_verify(copy)
     assert kinds == {"shard-bytes", "shard-sha256", "fields"}
-    assert "not a tf.train.Example" in printed
+    assert "not a tf.train.Example" in output
 
 
 def test_an_image_twice(copy, run_verify):
     first, *_, last = shard_paths(copy)
     write_payloads(last, [*payloads(last), payloads(first)[0]])
     reseal(copy)
-    kinds, printed = run_verify(copy)
+    kinds, output = run_verify(copy)
     assert {"image-twice", "counts", "patient-across-splits"} == kinds
     name = example.decode(payloads(first)[0])["image_id"].decode()
-    assert f"image-twice: image_id {name}: test shard 0 record 0, val shard" in printed
+    assert f"image-twice: image_id {name}: test shard 0 record 0, val shard" in output
 
 
 def test_a_patient_across_splits(copy, run_verify):
     patient = example.decode(payloads(shard_paths(copy)[-1])[0])["patient"]
     # Where the patient has other images, one split loses a patient, which the counts show too.
     alter(copy, lambda fields: fields.update(patient=patient))
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert "patient-across-splits" in kinds and kinds <= {"patient-across-splits", "counts"}
-    assert patient.decode() in printed
+    assert patient.decode() in output
 
 
 def test_a_patient_across_folds(copy, run_verify):
@@ -202,9 +202,9 @@ def test_a_patient_across_folds(copy, run_verify):
         fields.update(patient=patient, fold=fold)
         write_payloads(path, [example.encode(fields), *payloads(path)[1:]])
     reseal(copy)
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert "patient-across-folds" in kinds and kinds <= {"patient-across-folds", "counts"}
-    assert "(fold 0)" in printed and "(fold 1)" in printed
+    assert "(fold 0)" in output and "(fold 1)" in output
 
 
 def test_an_edited_index(copy, run_verify):
@@ -214,9 +214,9 @@ def test_an_edited_index(copy, run_verify):
     column = table.column_names.index("age")
     table = table.set_column(column, index.SCHEMA.field("age"), pyarrow.array(ages))
     pyarrow.parquet.write_table(table, copy / manifest.INDEX)
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert kinds == {"index"}
-    assert f"its age is {ages[3] - 1}, the index has {ages[3]}" in printed
+    assert f"its age is {ages[3] - 1}, the index has {ages[3]}" in output
 
 
 @pytest.mark.parametrize("damage", ["row", "column", "type", "file"])
@@ -239,9 +239,9 @@ def test_an_incomplete_index(copy, run_verify, damage):
 
 def test_edited_counts(copy, run_verify):
     edit(copy / manifest.MANIFEST, lambda m: m["counts"]["splits"]["val"].update(positives=99))
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert kinds == {"counts"}
-    assert "counts.splits.val.positives: 99 in the manifest" in printed
+    assert "counts.splits.val.positives: 99 in the manifest" in output
 
 
 def test_a_lost_reject(copy, run_verify):
@@ -255,9 +255,9 @@ def test_a_lost_reject(copy, run_verify):
     edit(copy / manifest.MANIFEST, reject)
     assert run_verify(copy, "--quick")[0] == set()
     (copy / manifest.REJECTS).write_text("")
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert kinds == {"rejects"}
-    assert "not-dicom: 1 in the manifest, 0 listed" in printed
+    assert "not-dicom: 1 in the manifest, 0 listed" in output
 
 
 def test_edited_tfds_files(copy, run_verify):
@@ -266,9 +266,9 @@ def test_edited_tfds_files(copy, run_verify):
 
     edit(copy / "dataset_info.json", shorten)
     edit(copy / "features.json", lambda content: content["content"]["features"].pop("age"))
-    kinds, printed = run_verify(copy, "--quick")
+    kinds, output = run_verify(copy, "--quick")
     assert kinds == {"dataset-info", "features"}
-    assert "dataset_info.json.splits[0].shardLengths[0]" in printed
+    assert "dataset_info.json.splits[0].shardLengths[0]" in output
 
 
 DAMAGES = {
@@ -313,9 +313,9 @@ DAMAGES = {
 def test_a_record_that_contradicts_itself(copy, run_verify, name):
     change, kinds = DAMAGES[name]
     image_id = alter(copy, change, is_positive)
-    actual, printed = run_verify(copy)
+    actual, output = run_verify(copy)
     assert actual == kinds
-    assert f"({image_id}): " in printed
+    assert f"({image_id}): " in output
     quick = {"label", "counts"}
     assert run_verify(copy, "--quick")[0] == kinds & quick
 

@@ -23,9 +23,9 @@ def test_every_word_has_help_under_its_name(word, monkeypatch, capsys):
     monkeypatch.setattr(cli, "SPELLINGS", spellings("radlake"))
     with pytest.raises(SystemExit, match="^0$"):
         command.main([*word.split(), "--help"])
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"usage: radlake {word} ")
-    assert "python -m" not in printed
+    output = capsys.readouterr().out
+    assert output.startswith(f"usage: radlake {word} ")
+    assert "python -m" not in output
 
 
 def test_the_overview_lists_the_words_and_needs_none_of_their_packages():
@@ -58,15 +58,15 @@ def test_the_version(capsys):
 )
 def test_an_unknown_word_gets_the_nearest(words, message, capsys):
     assert command.main(words) == 2
-    printed = capsys.readouterr().err
-    assert message in printed and printed.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output and output.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", [[], ["launch"]])
 def test_without_a_word_the_overview_is_an_error(words, capsys):
     assert command.main(words) == 2
-    printed = capsys.readouterr().err
-    assert ("  convert  " in printed) == (not words) and "  launch vertex  " in printed
+    output = capsys.readouterr().err
+    assert ("  convert  " in output) == (not words) and "  launch vertex  " in output
 
 
 # --- extras ---
