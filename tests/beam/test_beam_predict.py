@@ -13,9 +13,8 @@ import pydicom
 import pytest
 import tensorflow as tf
 from makers.dicom import PACKAGED
-from makers.trained import UNET, predicted, run_task, with_thresholds, workdir_of
-from makers.volumes import volume, write_dicom_slices
-from makers.volumes import written as write_volume
+from makers.trained import UNET, read_predictions, run_task, with_thresholds, workdir_of
+from makers.volumes import volume, write_dicom_slices, write_volume
 from PIL import Image
 
 from beam import predict
@@ -83,7 +82,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def check_tables(actual: Path, expected: Path) -> dict[str, tuple[str, float, int]]:
     """Compare the tables of two folders; return the rows by image id."""
-    ours, theirs = predicted(actual), predicted(expected)
+    ours, theirs = read_predictions(actual), read_predictions(expected)
     assert list(ours) == list(theirs)  # in the order of the paths
     for image_id, (text, probability, lesion_px) in theirs.items():
         assert (ours[image_id][0], ours[image_id][2]) == (text, lesion_px), image_id

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from makers.dicom import ONE, PACKAGED, WINDOWS, deflated, headers, jpeg, make, mutated, table
+from makers.dicom import ONE, PACKAGED, WINDOWS, deflate, headers, jpeg, make, mutate, table
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -562,14 +562,14 @@ def assert_cheap(call, expected, mebibytes: int) -> None:
 def test_a_deflate_bomb_is_rejected(monkeypatch):
     monkeypatch.setattr(elements, "MAX_FILE_BYTES", 2**24)
     zeros = b"\x09\x00\x10\x00OB\x00\x00" + struct.pack("<L", 2**27) + bytes(2**27)
-    bomb = deflated(zeros)
+    bomb = deflate(zeros)
     assert len(bomb) < 2**18
     with pytest.raises(Reject) as caught:
         headers(bomb)
     assert caught.value.reason == "unreadable-header"
     plain = make(ONE)
     body = plain[144 + struct.unpack_from("<L", plain, 140)[0] :]
-    bomb = deflated(body + bytes(2**27))
+    bomb = deflate(body + bytes(2**27))
     assert_cheap(lambda: reason_of(bomb), "too-large", mebibytes=64)
 
 
@@ -692,7 +692,7 @@ def fuzz(log: str, count: int, paths: list[str]) -> None:
     for seed in range(count):
         place = seed % len(paths)
         Path(log).write_text(f"seed {seed} of {paths[place]}")
-        data, started = mutated(originals[place], random.Random(seed)), time.monotonic()
+        data, started = mutate(originals[place], random.Random(seed)), time.monotonic()
         try:
             for header in headers(data, "each")[:2]:
                 assert isinstance(dicom.read_scan(data, header, WIDE if seed % 2 else DEEP), Scan)

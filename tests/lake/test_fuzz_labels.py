@@ -34,7 +34,7 @@ ROWS = {
 ROWS["rle"] += ["a1,9 3,train", "a2,-1,test", "a3,,test"]
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
+def mutate(data: bytes, rng: random.Random) -> bytes:
     """Columns swapped, then bytes changed, cut out, put in, or cut off."""
     if rng.random() < 0.2:
         lines = [line.split(b",") for line in data.split(b"\n")]
@@ -110,7 +110,7 @@ def test_a_damaged_csv_gives_labels_or_errors_that_are_meant(kind):
     original = "\n".join(ROWS[kind]).encode()
     for number in range(500):
         split_column = "split" if number % 3 == 0 and kind != "nodule" else None
-        ends.update(outcomes(mutated(original, rng), split_column))
+        ends.update(outcomes(mutate(original, rng), split_column))
     expected = {
         "rle": {"rle label", "rle-not-numbers", "rle-odd-count", "rle-out-of-bounds"},
         "class": {"class label", "class-not-0-or-1", "conflicting-labels", "conflicting-splits"},
@@ -123,7 +123,7 @@ def test_a_damaged_csv_gives_labels_or_errors_that_are_meant(kind):
 def test_a_damaged_text_gives_its_mask_or_a_reject(dialect):
     rng, ends = random.Random(dialect), Counter()
     for number in range(600):
-        data = mutated(TEXTS[dialect][number % 3].encode(), rng)
+        data = mutate(TEXTS[dialect][number % 3].encode(), rng)
         text = data.decode("utf-8", "backslashreplace").strip()
         try:
             runs = rle.runs(text, HEIGHT, WIDTH, dialect)

@@ -63,7 +63,7 @@ def reason_of(function, *arguments) -> str:
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.float32])
 def test_a_slice_has_the_hu_of_the_volume(tmp_path, suffix, compress, kind):
     voxels = ramp().astype(kind)
-    path = volumes.written(volumes.volume(voxels), tmp_path, f"one.{suffix}", compress)
+    path = volumes.write_volume(volumes.volume(voxels), tmp_path, f"one.{suffix}", compress)
     (header,) = headers_of(path)
     assert (header.series, header.patient, header.modality, header.bits) == ("one", "", "CT", 16)
     assert (header.geometry.slices, header.height, header.width) == voxels.shape
@@ -82,7 +82,7 @@ def test_a_slice_has_the_hu_of_the_volume(tmp_path, suffix, compress, kind):
 def test_a_slice_outlives_the_volume_that_another_thread_replaces(tmp_path, monkeypatch):
     voxels, to_hu = ramp(), metaimage.to_hu
     paths = [
-        volumes.written(volumes.volume(voxels + k), tmp_path, f"{k}.mha", compress=True)
+        volumes.write_volume(volumes.volume(voxels + k), tmp_path, f"{k}.mha", compress=True)
         for k in range(3)
     ]
     slices = [replace(headers_of(path)[0], frame=3) for path in paths]
@@ -102,7 +102,7 @@ def test_a_slice_outlives_the_volume_that_another_thread_replaces(tmp_path, monk
 def test_eight_bits_hold_the_lung_window(tmp_path):
     voxels = np.full((1, 8, 8), -2000, np.int16)
     voxels[0, 0, :3] = -1000, -300, 3000
-    path = volumes.written(volumes.volume(voxels), tmp_path)
+    path = volumes.write_volume(volumes.volume(voxels), tmp_path)
     scan = metaimage.read_scan(str(path), headers_of(path)[0], Storage(bits=8, max_side=None))
     assert hu_of(scan)[0, :4] == pytest.approx([-1000, -300, 400, -1000], abs=3)
 
@@ -211,7 +211,7 @@ def test_pixels_that_are_not_there_are_a_reject(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "zeroed"])
 def test_damaged_compressed_pixels_are_a_reject(tmp_path, damage):
-    path = volumes.written(volumes.volume(ramp()), tmp_path, "one.mha", compress=True)
+    path = volumes.write_volume(volumes.volume(ramp()), tmp_path, "one.mha", compress=True)
     (header,) = headers_of(path)
     data = path.read_bytes()
     start = data.index(b"LOCAL\n") + 6
@@ -222,7 +222,7 @@ def test_damaged_compressed_pixels_are_a_reject(tmp_path, damage):
 @pytest.mark.parametrize("values", [(0.0, 1.0), (-1000.0, np.nan), (-1000.0, 1e6)])
 def test_values_that_are_no_hu_are_a_reject(tmp_path, values):
     voxels = np.resize(np.float32(values), (2, 8, 8))
-    path = volumes.written(volumes.volume(voxels), tmp_path)
+    path = volumes.write_volume(volumes.volume(voxels), tmp_path)
     assert reason_of(metaimage.read_scan, str(path), headers_of(path)[0], SIXTEEN) == "not-hu"
 
 

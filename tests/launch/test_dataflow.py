@@ -175,7 +175,7 @@ def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
 @pytest.fixture(scope="module")
 def storage(phantoms, tmp_path_factory):
     """Yield a stand-in of Cloud Storage with the phantoms in it."""
-    with cloud_storage.served(tmp_path_factory.mktemp("storage")) as served:
+    with cloud_storage.serve(tmp_path_factory.mktemp("storage")) as served:
         for path in [*(phantoms / "dicom").glob("*.dcm"), phantoms / "train-rle.csv"]:
             served.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
         yield served

@@ -116,7 +116,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[Served]:
+def serve(folder: Path) -> Iterator[Served]:
     """Run a stand-in, with a file in `folder`. Its proxy is another process, because no Python
     thread runs while TensorFlow reads a checkpoint."""
     behind = [binary(), "-backend=memory", "-host=127.0.0.1", "-scheme=http", "-log-level=error"]

@@ -88,7 +88,7 @@ WINDOWS = {
 ONE = np.zeros((4, 4), np.uint8)
 
 
-def deflated(data_set: bytes) -> bytes:
+def deflate(data_set: bytes) -> bytes:
     """A file of syntax Deflated Explicit VR Little Endian."""
     data = make(ONE, DeflatedExplicitVRLittleEndian)
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -96,7 +96,7 @@ def deflated(data_set: bytes) -> bytes:
     return data[:start] + compressor.compress(data_set) + compressor.flush()
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
+def mutate(data: bytes, rng: random.Random) -> bytes:
     """Bytes changed, cut, moved, or a length made absurd; most of it in the header."""
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):

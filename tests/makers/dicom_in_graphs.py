@@ -16,7 +16,7 @@ from lake.sources.dicom import read_scan
 from trainer.serving.decode.stored_image import StoredImage
 
 
-def converted(data: bytes, storage: Storage) -> Scan | Reject:
+def convert(data: bytes, storage: Storage) -> Scan | Reject:
     try:
         return read_scan(data, headers(data)[0], storage)
     except Reject as reject:
@@ -38,7 +38,7 @@ def compare(
     Both are "" where there is nothing to report. Two decoders of a lossy codestream may be
     `levels_apart`.
     """
-    scan = converted(data, storage)
+    scan = convert(data, storage)
     if image.error:
         is_empty = image.pixels.shape == (1, 1, 1) and not image.pixels.any() and not image.jpeg
         is_empty &= image.height == image.original_height == 0
@@ -58,7 +58,7 @@ def compare(
     return "", " and ".join(name for name, is_so in holds.items() if not is_so)
 
 
-def damaged(data: bytes, seed: int, cuts: int, changes: int, header: int) -> Iterator[bytes]:
+def damaged_copies(data: bytes, seed: int, cuts: int, changes: int, header: int) -> Iterator[bytes]:
     """Yield copies of a file: cut off, and with one to three of its first `header` bytes
     changed."""
     chance = random.Random(seed)

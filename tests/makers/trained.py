@@ -51,7 +51,7 @@ def run_task(*arguments) -> None:
     assert task.main([str(argument) for argument in arguments]) == 0
 
 
-def predicted(output: Path) -> dict[str, tuple[str, float, int]]:
+def read_predictions(output: Path) -> dict[str, tuple[str, float, int]]:
     """Return {image id: (run lengths, p, lesion pixels)} of a folder of predictions."""
     rows = {}
     with (output / "submission.csv").open() as texts, (output / "predictions.csv").open() as facts:

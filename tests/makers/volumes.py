@@ -21,7 +21,7 @@ def volume(voxels, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), spacing=(0.7, 0.9, 2.5
     return image
 
 
-def written(image, folder, name="volume.mhd", compress=False):
+def write_volume(image, folder, name="volume.mhd", compress=False):
     path = folder / name
     sitk.WriteImage(image, str(path), compress)
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from makers.dicom import PACKAGED, mutated
+from makers.dicom import PACKAGED, mutate
 
 from lake import Reject
 from lake.inspection import verify
@@ -35,7 +35,7 @@ def damaged(phantoms, tmp_path) -> tuple[Path, Path]:
     for number in range(300):
         path = rng.choice(sound) if rng.random() < 0.7 else PACKAGED / rng.choice(ODD)
         target = folder / "ab"[number % 2] / f"{path.stem}-{number}.dcm"
-        target.write_bytes(mutated(path.read_bytes(), rng))
+        target.write_bytes(mutate(path.read_bytes(), rng))
     for path in sound[:20]:
         (folder / "a" / path.name).write_bytes(path.read_bytes())
     for path in sorted(folder.glob("b/*.dcm"))[::8]:  # one id, two files

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.slow
 def storage(phantoms, tmp_path_factory):
     """Yield a stand-in with the phantoms; this process uses it, too."""
     folder = tmp_path_factory.mktemp("storage")
-    with cloud_storage.served(folder) as served, pytest.MonkeyPatch.context() as patch:
+    with cloud_storage.serve(folder) as served, pytest.MonkeyPatch.context() as patch:
         for name, value in served.environment.items():
             patch.setenv(name, value)
         images = sorted((phantoms / "dicom").glob("*.dcm"))[:20]

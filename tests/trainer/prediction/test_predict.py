@@ -14,7 +14,7 @@ import pydicom
 import pytest
 import tensorflow as tf
 from makers.dicom import seg_source
-from makers.volumes import volume, written
+from makers.volumes import volume, write_volume
 from PIL import Image
 
 from lake import InputError
@@ -265,9 +265,9 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
             voxels[radius_mm >= np.linalg.norm(apart, axis=-1).T] = 100
         return volume(voxels, spacing=spacing)
 
-    written(ct((20, 30, 4, 6.0), (50, 10, 8, 8.0)), tmp_path / "in", "one.mhd")
-    written(ct((33, 44, 6, 7.0)), tmp_path / "in", "two.mha")
-    written(ct(), tmp_path / "in", "without.mha")
+    write_volume(ct((20, 30, 4, 6.0), (50, 10, 8, 8.0)), tmp_path / "in", "one.mhd")
+    write_volume(ct((33, 44, 6, 7.0)), tmp_path / "in", "two.mha")
+    write_volume(ct(), tmp_path / "in", "without.mha")
     settings = reader.ReaderSettings(
         True, "name", Storage(bits=16, max_side=1024, window="-1000,400")
     )

@@ -138,7 +138,7 @@ def test_a_jpeg_is_kept_or_decoded_as_in_a_lake(pixels, attributes):
     data = make(pixels, JPEGBaseline8Bit, **attributes)
     for storage in OPTIONS:
         assert_equal(data, storage)
-    scan = dicom_in_graphs.converted(data, WIDE)
+    scan = dicom_in_graphs.convert(data, WIDE)
     assert read(data, WIDE).jpeg == (jpeg(pixels) if scan.encoding == "jpeg-kept" else b"")
 
 
@@ -263,7 +263,7 @@ def test_real_radiographs_have_the_levels_of_a_lake(real_data):
     for path in paths:
         image, scan = (
             read(path.read_bytes(), WIDE),
-            dicom_in_graphs.converted(path.read_bytes(), WIDE),
+            dicom_in_graphs.convert(path.read_bytes(), WIDE),
         )
         assert (image.error, tuple(image.window)) == (b"", scan.window)
         levels = np.asarray(Image.open(io.BytesIO(scan.image)))
@@ -286,7 +286,7 @@ def damage_differs(pixels, cuts: int, changes: int) -> tuple[list[str], int]:
     for number, data in enumerate(files):
         # Behind a changed quantisation or code two decoders of JPEG see different noise.
         header = data.index(b"\xff\xdb") if number < 2 else min(len(data), 900)
-        copies = dicom_in_graphs.damaged(data, number, cuts, changes, header)
+        copies = dicom_in_graphs.damaged_copies(data, number, cuts, changes, header)
         for copy, storage in zip(copies, itertools.cycle((WIDE, SMALL)), strict=False):
             error, difference = compared(copy, storage)
             num_read += not error

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
-from makers.trained import predicted, run_task, workdir_of
+from makers.trained import read_predictions, run_task, workdir_of
 from PIL import Image
 
 from lake.labels.rle import decode, encode
@@ -125,7 +125,7 @@ def test_the_answers_are_those_of_predict(exports, job, wrong):
     system, signature = job.split()
     ids = [Path(path).stem for path in answers.pop("paths")]
     ids = ["plain0", "no window"] if signature == "pixels" else ids
-    expected, masks = predicted(exports / f"{system}_predicted"), 0
+    expected, masks = read_predictions(exports / f"{system}_predicted"), 0
     for number, image_id in enumerate(ids):
         answer = {name: values[number] for name, values in answers.items()}
         if number in wrong:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from makers.dicom import PACKAGED, deflated, make
-from makers.dicom_in_graphs import compare, damaged
+from makers.dicom import PACKAGED, deflate, make
+from makers.dicom_in_graphs import compare, damaged_copies
 from makers.tfio_stored import STORAGE
-from makers.trained import predicted, run_task
+from makers.trained import read_predictions, run_task
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     JPEG2000,
@@ -135,7 +135,7 @@ def refused() -> Iterator[tuple[str, bytes]]:
     plain = pixels_of(10, False, "u2")
     deep = {"BitsStored": 10, "HighBit": 9}
     rgb = make(np.stack([pixels_of(8, False, "u1")] * 3, 2))
-    yield "unsupported-syntax", deflated(b"")
+    yield "unsupported-syntax", deflate(b"")
     yield "unknown-colour", compressed(rgb, RLELossless)
     yield "multi-frame", compressed(make(np.stack([plain] * 2), frames=2), RLELossless)
     for syntax in COMPRESSED:
@@ -156,7 +156,7 @@ def damage() -> Iterator[tuple[str, bytes]]:
         data = compressed(make(pixels_of(12, True, "i2"), BitsStored=12, HighBit=11), syntax)
         header = data.index(b"\xe0\x7f\x10\0OB") + 20
         header = len(data) if syntax == RLELossless else header
-        for number, copy in enumerate(damaged(data, 0, cuts=5, changes=30, header=header)):
+        for number, copy in enumerate(damaged_copies(data, 0, cuts=5, changes=30, header=header)):
             yield f"{syntax.keyword} {number}", copy
 
 
@@ -236,7 +236,7 @@ def test_an_export_answers_there_as_predict_does_here(systems, phantoms, tmp_pat
     outputs = json.loads(there("-I", "-c", CLIENT, tmp_path / "exported", *paths).splitlines()[-1])
     answers = {path.stem: answer for path, *answer in zip(paths, *outputs.values(), strict=True)}
     assert answers.pop("broken")[-1].startswith("unreadable-header: ")
-    expected = predicted(tmp_path / "predicted")
+    expected = read_predictions(tmp_path / "predicted")
     assert sorted(answers) == sorted(expected)
     for image_id, (probability, lesion_px, text, error) in answers.items():
         their_text, their_probability, _ = expected[image_id]
