@@ -30,7 +30,7 @@ WITH_TENSORFLOW := $(if $(TENSORFLOW),'tensorflow-cpu==$(TENSORFLOW).*')
 
 $(INSTALLED): setup.py radlake/__init__.py | same-python
 	@echo "== installing into $(VENV) (radlake[$(EXTRAS)]); about two minutes"
-	@$(BIN)/python -c '' 2> /dev/null || { python=$$($(FIND_PYTHON)) && $$python -m venv --clear $(VENV); }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { python=$$($(FIND_PYTHON)) && $$python -m venv --clear $(VENV); }
 	$(BIN)/$(PIP_INSTALL) --editable '.[$(EXTRAS)]' $(WITH_TENSORFLOW)
 	touch $@
 

@@ -51,6 +51,14 @@ def run(folder: Path, *command: str | Path) -> tuple[int, str, str]:
     return process.returncode, process.stdout.strip(), process.stderr
 
 
+def checkout(folder: Path, *files: str) -> None:
+    """Make what the installation depends on, and then empty files."""
+    for name in ("setup.py", "radlake/__init__.py", *files):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / ".ci").symlink_to(ROOT / ".ci")
+
+
 def choose(folder: Path, highest: str, *names: str) -> tuple[int, str, str]:
     return run(folder, ROOT / ".ci" / "python", highest, *names)
 
@@ -117,10 +125,18 @@ def test_tensorflow_io_is_skipped_where_no_python_fits(tmp_path):
     """The environment of the tests is there; of Python, only 3.13 and a name that lies."""
     newest = version("3.13")
     write(tmp_path, python3_12=SHIM, python3_11=DEBIAN, python3=newest, python3_13=newest)
-    for name in ("setup.py", "radlake/__init__.py", ".venv/.installed", ".venv/.tests-installed"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / ".ci").symlink_to(ROOT / ".ci")
+    checkout(tmp_path, ".venv/.installed", ".venv/.tests-installed")
     code, output, message = run(tmp_path, "make", f"--file={ROOT}/Makefile", "test-tfio")
     assert code == 0 and "skipped: make test-tfio" in output
     assert "  python3: Python 3.13\n" in message and "no Python from 3.11 to 3.12" in message
+
+
+def test_the_demo_installs_what_users_need_and_the_tests_add_theirs(tmp_path):
+    checkout(tmp_path)
+
+    def extras(target: str) -> list[str]:
+        _, output, _ = run(tmp_path, "make", f"--file={ROOT}/Makefile", "--dry-run", target)
+        return [text.split(",")[1:] for text in re.findall(r"--editable '\.\[(.*?)\]'", output)]
+
+    assert extras("demo") == [["seg"]]
+    assert extras("test") == [["seg"], ["seg", "test"]]

@@ -67,12 +67,12 @@ def check_the_small_way(python: Path, folder: Path, phantoms: Path, lake: Path, 
         return run(python, folder, "radlake", *words)
 
     assert radlake("--version") == f"radlake {__version__}\n"
-    phantom_options = "--images=40", "--seed=1", "--side=128", "--positive_share=0.4"
+    phantom_options = "--images=4", "--seed=1", "--side=128", "--positive_share=0.4"
     radlake("synthetic", "--output=xrays", *phantom_options)
     dicom = contents(folder / "xrays" / "dicom", "*.dcm")
-    assert dicom == contents(phantoms / "dicom", "*.dcm") and len(dicom) == 40
+    assert len(dicom) == 4 and dicom.items() <= contents(phantoms / "dicom", "*.dcm").items()
 
-    files = "--images=xrays/dicom/*.dcm", "--labels=xrays/train-rle.csv"
+    files = f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"
     options = f"--deidentify_key_file={key}", "--splits=train=0.6,val=0.2,test=0.2"
     converted = folder / "phantoms" / "1.0.0"
     radlake("convert", *files, *options, f"--output={converted}", "--runner=DirectRunner")
@@ -86,7 +86,7 @@ def check_the_small_way(python: Path, folder: Path, phantoms: Path, lake: Path, 
     script = (sdist.ROOT / "trainer" / "evaluation" / "report.js").read_text().strip()
     assert script in (folder / "run" / "report.html").read_text()
     radlake("predict", "--workdir=run", "--input=xrays/dicom", "--output=masks")
-    assert len((folder / "masks" / "submission.csv").read_text().splitlines()) == 1 + 40
+    assert len((folder / "masks" / "submission.csv").read_text().splitlines()) == 1 + 4
 
 
 def config_in(folder: Path) -> Path:
