@@ -20,7 +20,7 @@ DOCS_INSTALLED := $(DOCS)/.installed
 TRAIN := $(if $(TENSORFLOW),train-cpu,$(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup same-python demo test test-fast test-tfio bench lint docs audit clean
+.PHONY: setup same-python demo test test-all test-fast test-services test-tfio bench lint docs audit clean
 
 setup: $(TESTS_INSTALLED)
 
@@ -87,17 +87,37 @@ lint: $(TESTS_INSTALLED)
 	$(BIN)/ruff format --check .
 
 # Two files at a time: most of a test runs on one thread.
+PYTEST := $(BIN)/python -m pytest
+TWO := -n 2 --dist loadfile
+
+# What every change runs, and continuous integration.
 test: $(TESTS_INSTALLED) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not tfio'
+	$(PYTEST) $(TWO) -m 'not tfio and not services'
 
 test-fast: $(TESTS_INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not tfio'
+	$(PYTEST) $(TWO) -m 'not slow and not gpu and not tfio and not services'
+
+# Every encoder, norm, loss and kill too, and exports that decode with tensorflow-io.
+test-all: $(TESTS_INSTALLED) lint
+	RADLAKE_EXHAUSTIVE=1 $(PYTEST) $(TWO) -m 'not tfio and not services'
+	$(MAKE) --no-print-directory test-tfio
+
+# What programs of Debian's judge: the report's page in Chromium, DICOM SEG objects by dciodvfy.
+# It installs them where it may; the last lines say what is absent and was skipped.
+test-services: $(TESTS_INSTALLED)
+	@packages=; for pair in chromium:chromium dicom3tools:dciodvfy; do \
+	  command -v $${pair#*:} > /dev/null || packages="$$packages $${pair%:*}"; done; \
+	if [ -n "$$packages" ]; then \
+	  echo "== installing$$packages"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages > /dev/null \
+	    || echo "== they could not be installed; as root on Debian they can"; fi
+	$(PYTEST) -m services -rs
 
 # Exports that decode with tensorflow-io, in an environment of its own with an older TensorFlow.
 # Skipped, and that is said, where the machine has no Python for it.
 test-tfio: $(TESTS_INSTALLED)
 	@if [ -e $(TFIO_INSTALLED) ] || $(FIND_OLDER_PYTHON) > /dev/null; then \
-	  $(MAKE) --no-print-directory $(TFIO_INSTALLED) && $(BIN)/python -m pytest -m tfio; \
+	  $(MAKE) --no-print-directory $(TFIO_INSTALLED) && $(PYTEST) -m tfio; \
 	else echo "== skipped: make test-tfio, as tensorflow-io needs one of these Pythons"; fi
 
 # The documentation as a site, in site/; a warning, such as of a broken link, is an error.

@@ -83,7 +83,7 @@ def chromium() -> str:
     names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     browser = next(filter(None, map(shutil.which, names)), None)
     if not browser:
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+        pytest.skip(f"none of {', '.join(names)} is here; make test-services installs chromium")
     return browser
 
 
@@ -107,6 +107,7 @@ def compare(cells: dict, expected: dict, prefix: str) -> None:
             assert cells[f"{prefix}-{name}"] == text, name
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("has_lesion", [True, False])
 def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium, tmp_path):
     predicted, _ = example(with_lesion=has_lesion)
@@ -133,6 +134,7 @@ def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium,
     assert set(map(tuple, result["hidden"])) == {("truth", "hidden"), ("predicted", "visible")}
 
 
+@pytest.mark.services
 def test_a_classifiers_slider(chromium, tmp_path):
     predicted, _ = example()
     no_rows = Counts(predicted.counts.thresholds, *(part[:0] for part in predicted.counts[1:]))
