@@ -241,8 +241,8 @@ def test_a_classifier_trains_through_the_same_loop(lake, tmp_path):
     ],
 )
 def test_bad_input_is_refused(lake, tmp_path, capsys, options, message):
-    message = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
-    assert message in message
+    error = refusal(capsys, "--lake", lake, "--workdir", tmp_path / "run", *SMALL, *options)
+    assert message in error
 
 
 @pytest.mark.slow
