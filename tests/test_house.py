@@ -274,4 +274,7 @@ def test_no_secret_is_in_the_repository_or_may_get_into_an_image(tmp_path):
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "setup.py" in names
-    assert not secrets_in([ROOT / name for name in names.splitlines()])
+    texts = [
+        name for name in names.splitlines() if not name.endswith((".png", ".jpg", ".tfrecord"))
+    ]
+    assert not secrets_in([ROOT / name for name in texts])

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 import tensorflow as tf
 from makers.dicom import PACKAGED
+from makers.marks import exhaustive
 from makers.trained import UNET, read_predictions, run_task, with_thresholds, workdir_of
 from makers.volumes import volume, write_dicom_slices, write_volume
 from PIL import Image
@@ -131,7 +132,10 @@ def odd_files(tmp_path_factory) -> Path:
     ("dtype", "stored"),
     [
         ("uint8", {"clahe": True, "max_side": 200}),
-        ("uint16", {"max_side": 1024, "window": "percentile", "image_id_from": "name"}),
+        pytest.param(
+            *("uint16", {"max_side": 1024, "window": "percentile", "image_id_from": "name"}),
+            marks=exhaustive,
+        ),
     ],
 )
 def test_what_the_converter_takes_is_predicted_as_predict_does(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from makers.lakes import index, records, rejects, shards_of
+from makers.marks import exhaustive
 from PIL import Image
 
 from beam import convert
@@ -92,6 +93,7 @@ def test_verify_finds_a_label_that_is_no_class_and_counts_that_are_not_the_index
 
 
 @pytest.mark.slow
+@exhaustive  # test_convert.py has two processes
 def test_two_processes_and_a_second_run_give_the_same_bytes(classes, converted, tmp_path):
     one, two = (tmp_path / name / "tissues" / "1.0.0" for name in ("one", "two"))
     first = converted(classes / "*" / "*.png", one)

@@ -52,8 +52,8 @@ def twins(count, side=256):
 
 
 @pytest.fixture(scope="module")
-def forty_twins():
-    return list(twins(40))
+def twenty_twins():
+    return list(twins(20))
 
 
 def test_masks_in_the_csv_are_those_drawn(folder):
@@ -61,7 +61,7 @@ def test_masks_in_the_csv_are_those_drawn(folder):
     for image_id, text in rows(folder):
         texts.setdefault(image_id, []).append(text.strip())
     assert texts.keys() == {path.stem for path in folder.glob("dicom/*.dcm")}
-    for number, (image_id, texts_of_image) in enumerate(texts.items()):
+    for number, (image_id, texts_of_image) in list(enumerate(texts.items()))[::4]:
         dataset, masks = synthetic.make(number, 0, SIDE, 8, "MONOCHROME2", 0.22)
         assert dataset.SOPInstanceUID == image_id
         assert (texts_of_image == [rle.EMPTY]) == (masks == [])
@@ -134,8 +134,8 @@ def test_monochrome1_in_8_bits_is_the_inverse_but_for_the_jpeg():
 
 
 @pytest.mark.slow
-def test_a_lesion_changes_nothing_outside_it_but_its_line(forty_twins):
-    for view, mask, without in forty_twins:
+def test_a_lesion_changes_nothing_outside_it_but_its_line(twenty_twins):
+    for view, mask, without in twenty_twins:
         near = mask.copy()
         for _ in range(5):
             near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0)
@@ -145,16 +145,16 @@ def test_a_lesion_changes_nothing_outside_it_but_its_line(forty_twins):
 
 
 @pytest.mark.slow
-def test_a_lesion_has_no_lung_markings(forty_twins):
+def test_a_lesion_has_no_lung_markings(twenty_twins):
     ratios = []
-    for view, mask, without in forty_twins:
+    for view, mask, without in twenty_twins:
         # Three pixels inside, so that neither the chest wall nor the pleura counts.
         inside = mask.copy()
         for shift in (-3, 3):
             inside &= np.roll(mask, shift, 0) & np.roll(mask, shift, 1)
         if inside.sum() > 100:
             ratios.append(detail(view)[inside].std() / detail(without)[inside].std())
-    assert len(ratios) > 20
+    assert len(ratios) > 10
     assert np.median(ratios) < 0.7
 
 
@@ -166,8 +166,8 @@ def detail(view):
 
 
 @pytest.mark.slow
-def test_brightness_alone_does_not_find_a_lesion(forty_twins):
-    views, masks, withouts = (np.stack(parts) for parts in zip(*forty_twins, strict=True))
+def test_brightness_alone_does_not_find_a_lesion(twenty_twins):
+    views, masks, withouts = (np.stack(parts) for parts in zip(*twenty_twins, strict=True))
     inside = np.array([view[mask].mean() for view, mask in zip(views, masks, strict=True)])
     normal = np.array([view[mask].mean() for view, mask in zip(withouts, masks, strict=True)])
     assert 0.35 < (inside[:, None] < normal[None]).mean() < 0.65  # the area under the ROC curve

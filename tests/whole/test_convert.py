@@ -318,7 +318,7 @@ def test_the_command_line_prints_a_table(phantoms, tmp_path, key_file):
     assert "40 of 40 images (100%)" in process.stderr
 
 
-@pytest.mark.slow
+@marks.exhaustive  # the organisers' ten follow
 def test_all_real_images_convert(real_data, convert, tmp_path):
     source, output = real_data / "siim", tmp_path / "siim" / "1.0.0"
     manifest = convert(source / "dicom" / "*.dcm", source / "train-rle.csv", output)

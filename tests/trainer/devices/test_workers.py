@@ -171,8 +171,19 @@ def on_two_workers(command: list[str]) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-# test_installed.py asks two workers to stop, too.
-@pytest.mark.parametrize("is_stopped", [False, pytest.param(True, marks=exhaustive)])
+def test_two_workers_train_as_one_process_with_two_replicas(command, tmp_path):
+    expected, workdir = tmp_path / "one", tmp_path / "two"
+    few = "--train.epochs=2"
+    alone = subprocess.run(command(expected, few, "--train.replicas=2"), cwd=ROOT)
+    assert alone.returncode == 0
+    process = on_two_workers(command(workdir, few))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_alike(workdir, expected, epochs=2)
+
+
+@exhaustive
+@pytest.mark.parametrize("is_stopped", [False, True])
 def test_two_workers_stopped_and_then_one_lost_end_as_one_process_with_two_replicas(
     command, tmp_path, is_stopped
 ):
@@ -226,7 +237,7 @@ def signal_worker(process: subprocess.Popen, number: int, signal: str) -> None:
     subprocess.run(["kill", f"-{signal}", str(sorted(map(int, children))[number])], check=True)
 
 
-def assert_alike(workdir: Path, expected: Path) -> None:
+def assert_alike(workdir: Path, expected: Path, epochs: int = 10) -> None:
     actual_weights, expected_weights = weights(workdir), weights(expected)
     assert actual_weights.keys() == expected_weights.keys()
     numbers = {
@@ -237,7 +248,7 @@ def assert_alike(workdir: Path, expected: Path) -> None:
         np.testing.assert_allclose(actual_weights[name], values, atol=1e-5, err_msg=name)
     assert np.allclose(losses(workdir), losses(expected), atol=1e-5, rtol=0)
     val = [scalars(folder / "val")["loss"] for folder in (workdir, expected)]
-    assert val[0].keys() == val[1].keys() and len(val[0]) == 10
+    assert val[0].keys() == val[1].keys() and len(val[0]) == epochs
     assert np.allclose(list(val[0].values()), list(val[1].values()), atol=1e-5, rtol=0)
 
 
@@ -278,7 +289,7 @@ def test_images_whose_loss_is_no_number_are_named(lake, tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text(
         """
-        model: {kind: unetpp, depth: 1, filters: 8}
+        model: {kind: unet, depth: 1, filters: 4}
         data: {side: 16, batch_size: 8}
         train: {epochs: 1, device: cpu, steps_per_call: 3}
         """

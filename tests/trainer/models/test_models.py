@@ -117,8 +117,8 @@ ENCODED = {
     )
 }
 FAST = {("unet", "float32"), ("unetpp", "mixed_bfloat16")}
-# Each in one precision, in turn, of the encoders VGG16 under every kind and DenseNet under one; the
-# other families' networks, which cost up to half a minute each, run on demand.
+# One of each kind, and an encoder; the others, which cost up to half a minute each, run on demand.
+KINDS = ("unet, vgg16", "unetpp, empty head", "vae, empty head", "classifier, map")
 TURNS = {
     name: ("float32", "mixed_bfloat16")[number % 2]
     for names in (ARCHITECTURES, ENCODED)
@@ -129,8 +129,7 @@ TURNS = {
 def marks_for(name: str, policy: str) -> list:
     if (name, policy) in FAST:
         return []
-    is_heavy = name in ENCODED and not name.endswith(("vgg16", "unetpp, densenet121"))
-    is_rest = is_heavy or TURNS[name] != policy
+    is_rest = name not in KINDS or TURNS[name] != policy
     return [pytest.mark.slow, *([marks.exhaustive] if is_rest else [])]
 
 
@@ -178,14 +177,16 @@ def test_a_step_a_save_and_a_reload(config, policy, tmp_path, request):
 # --- XLA ---
 
 UPSAMPLINGS, NORMS = list(parts.UPSAMPLINGS), list(parts.NORMS)
-# Every norm and every way up, with no more compilations than needed.
+POLICIES = "mixed_bfloat16", "float32"
+# Every norm and every way up, with no more compilations than needed; each in one precision, in
+# turn, and in the other on demand.
 COMPILED = [
     pytest.param(
         *(upsampling, NORMS[number % len(NORMS)], policy),
-        marks=[] if (upsampling, policy) == ("bilinear", "mixed_bfloat16") else pytest.mark.slow,
+        marks=[pytest.mark.slow] + [marks.exhaustive] * (policy != POLICIES[number % 2]),
     )
     for number, upsampling in enumerate(UPSAMPLINGS)
-    for policy in ("float32", "mixed_bfloat16")
+    for policy in POLICIES
 ]
 
 
@@ -220,13 +221,9 @@ def test_unetpp_compiles_forwards_and_backwards(upsampling, norm, policy, reques
     assert distance(compiled_gradients, gradients) < tolerance
 
 
-# Those that sum over several axes or replicas; the others' gradients are compiled above.
-DEEPER = ("group", "sync_batch")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "norm", [n if n in DEEPER else pytest.param(n, marks=marks.exhaustive) for n in NORMS]
+@pytest.mark.parametrize(  # every norm's gradient is compiled above
+    "norm", [n if n == "group" else pytest.param(n, marks=marks.exhaustive) for n in NORMS]
 )
 def test_a_deeper_unetpp_compiles_with_each_norm(norm):
     network = build(plus(deep_supervision=True, norm=norm, dropout=0.2, residual=True), 16)
@@ -314,8 +311,12 @@ def test_jax_gives_the_same_numbers(tmp_path):
         pytest.param(
             *(plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240), marks=marks.exhaustive
         ),
-        (plain(norm="batch", empty_head=True), 48, 1e-2, 160),
-        (networks.vae(blocks=(1, 1, 2), dropout=0), 48, 5e-3, 150),
+        pytest.param(
+            *(plain(norm="batch", empty_head=True), 48, 1e-2, 160), marks=marks.exhaustive
+        ),
+        pytest.param(
+            *(networks.vae(blocks=(1, 1, 2), dropout=0), 48, 5e-3, 150), marks=marks.exhaustive
+        ),
     ],
     ids=["unet", "unetpp", "vgg16", "empty head", "vae"],
 )

@@ -161,7 +161,7 @@ def test_the_command_writes_one_folder_and_nothing_else_of_a_workdir(lake, tmp_p
     (workdir / "checkpoints").mkdir(parents=True)
     for name in ("config.yaml", "metrics.json", "best.weights.h5", "checkpoints/checkpoint"):
         (workdir / name).write_text("of another run")
-    options = ["--steps", 120, "--lowest", 1e-6, "--highest", 10]
+    options = ["--steps", 60, "--lowest", 1e-6, "--highest", 10]
     for _ in range(2):  # the second replaces the first
         assert task.main(command(lake, workdir, *options)) == 0
     files = {str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file()}

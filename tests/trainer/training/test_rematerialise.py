@@ -87,15 +87,14 @@ NETWORKS = {
 }
 
 
-# Dropout has batch norm, deep supervision has group norm.
-ON_DEMAND = "batch norm", "group norm"
+ALWAYS = "dropout", "classifier"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "section",
     [
-        pytest.param(section, id=name, marks=marks.exhaustive if name in ON_DEMAND else [])
+        pytest.param(section, id=name, marks=[] if name in ALWAYS else marks.exhaustive)
         for name, section in NETWORKS.items()
     ],
 )
@@ -118,10 +117,8 @@ def test_gradients_and_statistics_are_the_same_compiled(section):
     assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "encoder", [pytest.param("densenet121", marks=marks.exhaustive), "efficientnetb0"]
-)
+@marks.exhaustive
+@pytest.mark.parametrize("encoder", ["densenet121", "efficientnetb0"])
 def test_the_blocks_inside_an_encoder_give_the_same(encoder):
     actual = differences(fresh(plain(encoder=encoder, norm="batch"), 32))
     assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
@@ -136,7 +133,7 @@ def test_the_blocks_inside_a_whole_encoder_give_the_same():
     assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-5)
 
 
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=marks.exhaustive)])
 def test_mixed_precision_computes_in_the_same_types(jit, request):
     keras.config.set_dtype_policy("mixed_bfloat16")
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
@@ -176,7 +173,13 @@ def test_each_node_of_a_unetpp_is_one_block():
     "encoder, blocks, side",
     # Dense blocks have 6, 12, 24, 16 layers; EfficientNet-B0 has 16 blocks, VGG16 and Xception 5
     # and 14, the first of which are their first layers. Beside them: preprocessing, stem, head.
-    [("densenet121", 58, 32), ("efficientnetb0", 16, 32), ("vgg16", 5, 32), ("xception", 14, 71)],
+    [
+        ("vgg16", 5, 32),
+        *(
+            pytest.param(*row, marks=marks.exhaustive)
+            for row in [("densenet121", 58, 32), ("efficientnetb0", 16, 32), ("xception", 14, 71)]
+        ),
+    ],
 )
 def test_every_weight_is_in_one_block(encoder, blocks, side):
     network = fresh(classifier(encoder=encoder), side)
