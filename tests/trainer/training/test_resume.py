@@ -128,7 +128,7 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
+@pytest.mark.parametrize("part", ["index", pytest.param("data-00000-of-00001", marks=exhaustive)])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(command, finished, copied, capsys, part):
     cut(copied / "checkpoints" / f"ckpt-12.{part}")
     (copied / "checkpoints" / "checkpoint").write_text("model_checkpoint_path")
@@ -274,11 +274,11 @@ print(codes)
 """
 
 
-@pytest.mark.slow
+@exhaustive
 def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
-    kills = os.environ.get("RADLAKE_KILLS") or (10 if os.environ.get("RADLAKE_EXHAUSTIVE") else 3)
+    kills = os.environ.get("RADLAKE_KILLS") or 10
     options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
     runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
     process = subprocess.run(
