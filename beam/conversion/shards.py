@@ -29,9 +29,9 @@ from lake.sources import pixels, reader
 # One image in this many, and the first of each shard, is decoded for the manifest's mean and
 # standard deviation: decoding costs a dozen times what its record does.
 STATISTICS_EVERY = 256
-WRITER_VERSION = 3  # raise it when records of the same input change
+WRITER_VERSION = 4  # raise it when records of the same input change
 DECODERS = (
-    *("pydicom", "pillow", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "numpy"),
+    *("pydicom", "pillow", "imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "numpy"),
     *("scikit-image", "SimpleITK"),
 )
 

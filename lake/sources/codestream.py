@@ -166,6 +166,15 @@ def claimed_shape(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
+def check_end(frame: bytes) -> None:
+    """Raise Reject for a JPEG or JPEG-LS without an end marker behind its last scan.
+
+    libjpeg-turbo would fill the image up with grey, CharLS 2.4 look for the end half a minute.
+    """
+    if frame.rfind(b"\xff\xd9") < frame.rfind(b"\xff\xda"):
+        raise Reject("undecodable", "the JPEG scan has no end; it may be cut off")
+
+
 def check_runs(frame: bytes, pixels: int, segments: int) -> None:
     """Raise Reject for run-length segments (PS3.5 G) that expand to more than their pixels."""
     if len(frame) < 64:

@@ -11,7 +11,7 @@ no-uid              the image id is taken from the SOP Instance UID, and there i
 multi-frame         more than one frame, and `frames` is reject
 too-many-bits       more than 16 bits, or floating point: a record holds at most 16
 too-large           a file, or what it would expand to, is beyond the bounds of lake/scan.py
-unsupported-syntax  a transfer syntax (video, a private one) that no installed decoder reads
+unsupported-syntax  a transfer syntax (video, a private one) that decoders.py names no library for
 unknown-colour      a photometric interpretation that has no conversion to grey
 undecodable         pixel data is cut off, damaged, or contradicts the header
 """
@@ -31,6 +31,7 @@ from lake.scan import FRAME_BITS, MAX_FILE_BYTES, Coding, Header, Scan, Storage,
 from lake.sources import elements, frames, grey, pixels, vocabulary
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import broken_is
+from lake.sources.decoders import LOSSLESS_JPEG, LOSSY_JPEG
 from lake.sources.elements import PIXEL_DATA, Attributes, numbers, text, whole_number
 from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, FRAMES, PHOTOMETRIC, ROWS
 
@@ -49,9 +50,9 @@ SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
 HEADER_BYTES = (2**16, 2**20, 2**26)
 # Families of transfer syntaxes with like costs of decoding; any other is `uncompressed`.
 CODINGS = {
-    **dict.fromkeys((uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit), "jpeg"),
-    **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), "jpeg-lossless"),
-    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "jpeg-ls"),
+    **dict.fromkeys(LOSSY_JPEG, "jpeg"),
+    **dict.fromkeys(LOSSLESS_JPEG, "jpeg-lossless"),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "jpeg-ls"),
     **dict.fromkeys((uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL), "jpeg-2000"),
     **dict.fromkeys((uid.JPEG2000, uid.HTJ2K), "jpeg-2000-lossy"),
     uid.RLELossless: "rle",

@@ -10,13 +10,12 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels import apply_color_lut
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, RLELossless
 
-from lake import Reject
 from lake.scan import Header
-from lake.sources import codestream, elements
+from lake.sources import codestream, decoders, elements
 from lake.sources.elements import PIXEL_DATA, Attributes, Element, text, whole_number
 
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS = 0x00280002, 0x00280004, 0x00280008, 0x00280010
@@ -83,22 +82,18 @@ def read_codestream(attributes: Attributes, frame: int) -> bytes:
 def decode_frame(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
     """Return a decoded frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes.
 
-    Raises Reject where no decoder is installed or the frame would decode to another size.
+    Raises Reject where there is no decoder or the frame would decode to another size.
     """
     uid = UID(syntax)
-    try:
-        decoder = get_decoder(uid)
-    except NotImplementedError:
-        raise Reject(
-            "unsupported-syntax", f"no decoder reads transfer syntax {uid.name}; convert the file"
-        ) from None
+    decoder, plugin = decoders.find(uid)
     dataset = _image_pixel_module(attributes, uid)
+    index = 0 if decoder.is_encapsulated else header.frame
     if decoder.is_encapsulated:
         frame = read_codestream(attributes, header.frame)
         _check_expansion(frame, uid, header, attributes)
         dataset.NumberOfFrames = 1
         dataset.add_new(PIXEL_DATA, "OB", encapsulate([frame], has_bot=False))
-    pixels, _ = decoder.as_array(dataset, index=0 if decoder.is_encapsulated else header.frame)
+    pixels, _ = decoder.as_array(dataset, index=index, decoding_plugin=plugin)
     if text(attributes, PHOTOMETRIC) != "PALETTE COLOR":
         return pixels
     return _in_bits(apply_color_lut(pixels, dataset)[..., :3], header.bits)
@@ -110,8 +105,10 @@ def _check_expansion(frame: bytes, uid: UID, header: Header, attributes: Attribu
     if uid == RLELossless:
         sample_bytes = (whole_number(attributes, BITS_ALLOCATED) + 7) // 8
         codestream.check_runs(frame, header.height * header.width, samples * sample_bytes)
-    else:
-        codestream.check_claims(frame, header.height, header.width, samples)
+        return
+    codestream.check_claims(frame, header.height, header.width, samples)
+    if uid in decoders.BY_IMAGECODECS:
+        codestream.check_end(frame)
 
 
 def _image_pixel_module(attributes: Attributes, uid: UID) -> Dataset:

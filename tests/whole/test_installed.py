@@ -171,4 +171,6 @@ def test_an_empty_environment_installs_all_that_is_needed(
     run(python, tmp_path, "python", "-m", "pip", "install", "--quiet", f"{package}[train-cpu]")
     check = run(python, tmp_path, "python", "-m", "pip", "check")
     assert check == "No broken requirements found.\n"
+    frozen = run(python, tmp_path, "python", "-m", "pip", "freeze")
+    assert "pylibjpeg-libjpeg" not in frozen and "imagecodecs" in frozen  # the former is GPL-3.0
     check_the_small_way(python, tmp_path, phantoms, lake, key_file)

@@ -1,0 +1,284 @@
+"""Encoded frames of every transfer syntax -> pixels: by one named decoder each, and the right ones.
+
+What is expected is what was encoded, by encoders of other makers where there are some; of lossy
+codes, what a second decoder reads.
+"""
+
+import io
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from makers import lossless_jpeg
+from makers.dicom import headers, make
+from makers.marks import exhaustive
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    MPEG2MPML,
+    UID,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from lake import Reject
+from lake.scan import Storage
+from lake.sources import decoders, dicom
+
+DTYPES = (np.uint8, np.int8, np.uint16, np.int16)
+NEAR = 3  # levels that a near-lossless code may be off
+PREDICTORS = range(1, 8)
+
+
+def values_of(data: bytes) -> np.ndarray:
+    """The stored values [H, W] of a grey file, as a 16-bit record has them."""
+    scan = dicom.read_scan(data, headers(data)[0], Storage(bits=16, max_side=None))
+    slope, intercept = scan.rescale
+    return np.asarray(Image.open(io.BytesIO(scan.image))) * slope + intercept
+
+
+def noise(dtype, bits: int | None = None) -> np.ndarray:
+    """Values of `bits` bits [20, 27], smooth ones above rough ones."""
+    bits = bits or 8 * np.dtype(dtype).itemsize
+    rng = np.random.default_rng(bits)
+    values = rng.integers(0, 2**bits, (20, 27))
+    values[:10] = np.linspace(0, 2**bits - 1, 27)
+    return (values - (2 ** (bits - 1) if np.dtype(dtype).kind == "i" else 0)).astype(dtype)
+
+
+def encoded(pixels: np.ndarray, syntax: UID, frame: bytes, **attributes) -> bytes:
+    """A file of these pixels, whose one frame is `frame`."""
+    dataset = pydicom.dcmread(io.BytesIO(make(pixels, **attributes)))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    return saved(dataset)
+
+
+def saved(dataset: pydicom.Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def compressed(pixels: np.ndarray, syntax: UID, **options) -> bytes:
+    """The file as pydicom's encoders write it."""
+    dataset = pydicom.dcmread(io.BytesIO(make(pixels)))
+    dataset.compress(syntax, generate_instance_uid=False, **options)
+    return saved(dataset)
+
+
+def written_by_itk(pixels: np.ndarray, compressor: str, path: Path) -> bytes:
+    """The file as SimpleITK writes it, with GDCM."""
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(path))
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.Execute(SimpleITK.GetImageFromArray(pixels))
+    return path.read_bytes()
+
+
+def words(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Values of either sign as the unsigned words that JPEG and JPEG-LS have."""
+    return pixels.view(f"u{pixels.itemsize}") & np.array(2**bits - 1, f"u{pixels.itemsize}")
+
+
+def bits_attributes(bits: int) -> dict[str, int]:
+    return {"BitsStored": bits, "HighBit": bits - 1}
+
+
+def test_each_transfer_syntax_has_one_decoder_whatever_is_installed():
+    """pylibjpeg-libjpeg is, here; pydicom would take it for JPEG and JPEG-LS."""
+    for syntax, plugin in decoders.PLUGINS.items():
+        decoder, name = decoders.find(syntax)
+        assert name == plugin, syntax.name
+        assert plugin in decoder.available_plugins or not decoder.is_encapsulated
+    for syntax in decoders.BY_IMAGECODECS:
+        assert decoders.find(syntax)[0].available_plugins == ("imagecodecs",)
+    with pytest.raises(Reject, match="no decoder reads MPEG2"):
+        decoders.find(MPEG2MPML)
+
+
+def test_jpeg_lossless_counted_modulo_is_read_where_the_second_reader_fails():
+    pixels = noise(np.uint8)
+    data = encoded(
+        pixels, JPEGLosslessSV1, lossless_jpeg.encode(pixels, precision=8, is_modulo=True)
+    )
+    assert (values_of(data) == pixels).all()
+    theirs = pixel_array(pydicom.dcmread(io.BytesIO(data)), decoding_plugin="pylibjpeg")
+    assert (theirs != pixels).mean() > 0.3
+
+
+def assert_lossless(precision: int, predictor: int, shift: int, is_modulo: bool, is_signed: bool):
+    size = 1 if precision <= 8 else 2
+    pixels = noise(f"{'iu'[not is_signed]}{size}", precision)
+    frame = lossless_jpeg.encode(words(pixels, precision), precision, predictor, shift, is_modulo)
+    data = encoded(pixels, JPEGLossless, frame, **bits_attributes(precision))
+    expected = (pixels.astype(int) >> shift) << shift
+    case = (precision, predictor, shift, is_modulo, is_signed)
+    assert (values_of(data) == expected).all(), case
+
+
+@pytest.mark.parametrize("precision", [2, 8, 12, 16])
+def test_jpeg_lossless_of_every_predictor(precision):
+    for predictor in PREDICTORS:
+        assert_lossless(precision, predictor, 0, predictor in (2, 4), predictor % 2 == 1)
+    assert_lossless(precision, 1, 1, False, False)
+
+
+@exhaustive
+@pytest.mark.parametrize("precision", range(2, 17))
+def test_jpeg_lossless_of_every_predictor_point_transform_and_sign(precision):
+    cases = itertools.product(PREDICTORS, range(precision), (False, True), (False, True))
+    for predictor, shift, is_modulo, is_signed in cases:
+        if not is_modulo or predictor <= 4:  # halves need the values themselves
+            assert_lossless(precision, predictor, shift, is_modulo, is_signed)
+
+
+def encodings(pixels: np.ndarray, folder: Path) -> dict[str, bytes]:
+    """The pixels in every lossless code, by every encoder that there is."""
+    bits = 8 * pixels.itemsize
+    unsigned = words(pixels, bits)
+    turbo = imagecodecs.jpeg8_encode(unsigned, lossless=True, predictor=4, bitspersample=bits)
+    files = {
+        "RLE, pydicom": compressed(pixels, RLELossless),
+        "JPEG-LS, CharLS": compressed(pixels, JPEGLSLossless),
+        "JPEG 2000, OpenJPEG": compressed(pixels, JPEG2000Lossless),
+        "JPEG Lossless, libjpeg-turbo": encoded(pixels, JPEGLossless, turbo),
+        "JPEG Lossless, liblj92": encoded(
+            pixels, JPEGLosslessSV1, imagecodecs.ljpeg_encode(unsigned, bitspersample=bits)
+        ),
+    }
+    if pixels.dtype != np.int8:  # ITK writes it as 16 bits
+        files["JPEG Lossless, GDCM"] = written_by_itk(pixels, "JPEG", folder / "jpeg.dcm")
+        files["JPEG 2000, GDCM"] = written_by_itk(pixels, "JPEG2000", folder / "jpeg_2000.dcm")
+    if pixels.dtype.kind == "u":
+        high_throughput = imagecodecs.htj2k_encode(pixels, reversible=True)
+        files["HTJ2K, OpenJPH"] = encoded(pixels, HTJ2KLossless, high_throughput)
+    return files
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_every_lossless_code_gives_back_its_pixels(dtype, tmp_path):
+    pixels = np.tile(noise(dtype), (2, 2))  # OpenJPEG encodes no fewer than 32
+    for name, data in encodings(pixels, tmp_path).items():
+        assert (values_of(data) == pixels).all(), name
+
+
+@exhaustive
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_lossless_code_gives_back_large_pixels(dtype, tmp_path):
+    pixels = np.tile(noise(dtype), (16, 12))
+    for name, data in encodings(pixels, tmp_path).items():
+        assert (values_of(data) == pixels).all(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_near_lossless_jpeg_ls_is_as_near_as_it_says(dtype):
+    pixels = noise(dtype) // 2  # near the ends of the range, the sign of a word may change
+    values = values_of(compressed(pixels, JPEGLSNearLossless, jls_error=NEAR))
+    assert 0 < np.abs(values - pixels).max() <= NEAR
+
+
+def test_a_padded_jpeg_ls_is_read():
+    """As NEMA's own sample MR1_JLSL is: a zero before the end makes its length even."""
+    pixels = noise(np.uint16)
+    frame = imagecodecs.jpegls_encode(pixels)
+    padded = frame[:-2] + b"\0" + frame[-2:]
+    assert (values_of(encoded(pixels, JPEGLSLossless, padded)) == pixels).all()
+
+
+@pytest.mark.parametrize("syntax", sorted(decoders.LOSSY_JPEG))
+def test_lossy_jpeg_of_12_bits_is_what_a_second_decoder_reads(syntax):
+    pixels = noise(np.uint16, 12)
+    frame = imagecodecs.jpeg8_encode(pixels, level=90, bitspersample=12)
+    data = encoded(pixels, syntax, frame, **bits_attributes(12))
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    theirs = pixel_array(dataset, decoding_plugin="pylibjpeg")
+    assert np.abs(values_of(data) - theirs).max() <= 2  # two roundings of an inverse DCT
+    assert np.abs(values_of(data) - pixels)[:10].mean() < 60
+
+
+def test_a_codestream_of_fewer_bits_than_the_header_allocates_is_read():
+    pixels = noise(np.uint8).astype(np.uint16)
+    lossless = lossless_jpeg.encode(pixels, precision=8)
+    near = imagecodecs.jpegls_encode(pixels.astype(np.uint8))
+    for syntax, frame in ((JPEGLosslessSV1, lossless), (JPEGLSLossless, near)):
+        data = encoded(pixels, syntax, frame, **bits_attributes(8))
+        assert (values_of(data) == pixels).all()
+
+
+def reject_of(data: bytes) -> str:
+    with pytest.raises(Reject) as caught:
+        values_of(data)
+    assert caught.value.reason == "undecodable"
+    return caught.value.message
+
+
+def test_a_codestream_of_more_bits_than_the_header_allocates_is_a_reject():
+    pixels = noise(np.uint8)
+    for syntax, frame in (
+        (JPEGLosslessSV1, lossless_jpeg.encode(pixels, precision=12)),
+        (JPEGLSLossless, imagecodecs.jpegls_encode(pixels.astype(np.uint16) * 16)),
+    ):
+        message = reject_of(encoded(pixels, syntax, frame))
+        assert "samples of more than 8 bits, Bits Allocated is 8" in message
+
+
+def test_a_scan_that_is_cut_off_is_a_reject():
+    """libjpeg-turbo would fill the image up, CharLS look half a minute for the end."""
+    pixels = noise(np.uint8)
+    frames = {
+        JPEGBaseline8Bit: imagecodecs.jpeg8_encode(pixels, level=90),
+        JPEGLosslessSV1: lossless_jpeg.encode(pixels, precision=8),
+        JPEGLSLossless: imagecodecs.jpegls_encode(pixels),
+    }
+    for syntax, frame in frames.items():
+        data = encoded(pixels, syntax, frame[: len(frame) * 3 // 4])
+        assert "the JPEG scan has no end" in reject_of(data)
+
+
+@pytest.mark.parametrize("space", ["RGB", "YBR_FULL"])
+def test_colours_are_converted_once(space):
+    """By pydicom, as the header or a JFIF segment says; the codestream carries them as they are."""
+    rgb = np.stack([noise(np.uint8)] * 3, -1)
+    rgb[..., 1], rgb[..., 2] = rgb[::-1, :, 1], 255 - rgb[..., 2]
+    coded = np.asarray(Image.fromarray(rgb).convert("YCbCr")) if space == "YBR_FULL" else rgb
+    luma = np.asarray(Image.fromarray(rgb).convert("L")).astype(int)
+    name = "RGB" if space == "RGB" else "UNKNOWN"
+    options = {"colorspace": name, "outcolorspace": name}
+    frames = {
+        JPEGLossless: imagecodecs.jpeg8_encode(coded, lossless=True, **options),
+        JPEGLSLossless: imagecodecs.jpegls_encode(coded),
+    }
+    for syntax, frame in frames.items():
+        data = encoded(coded, syntax, frame, PhotometricInterpretation=space)
+        off = np.abs(values_of(data) - luma).max()
+        assert off <= (1 if space == "YBR_FULL" else 0)  # there and back is rounded
+
+
+def test_threads_decode_side_by_side():
+    pixels = np.tile(noise(np.uint16), (20, 10))
+    frames = {
+        JPEGLossless: imagecodecs.jpeg8_encode(pixels, lossless=True, bitspersample=16),
+        JPEGLSLossless: imagecodecs.jpegls_encode(pixels),
+        JPEG2000Lossless: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True),
+    }
+    files = [encoded(pixels, syntax, frame) for syntax, frame in frames.items()] * 8
+    with ThreadPoolExecutor(4) as pool:
+        assert all((values == pixels).all() for values in pool.map(values_of, files))
