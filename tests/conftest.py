@@ -1,7 +1,9 @@
 """Fixtures: phantom X-rays, the lake that the real Beam job makes of them, the real images where
 they are."""
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -13,13 +15,34 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory) -> Path:
+def shared_folder(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return a function: (name, write) -> the folder that `write` filled, once for all workers of
+    pytest-xdist; who comes later waits. Tests read it and change copies."""
+    base = tmp_path_factory.getbasetemp()
+    root = base if worker_id == "master" else base.parent
+
+    def folder_of(name: str, write: Callable[[Path], None]) -> Path:
+        folder, done = root / "shared" / name, root / f"{name}.done"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir(parents=True)
+                write(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def phantoms(shared_folder) -> Path:
     """A folder of 40 phantoms of 128 px: dicom/*.dcm and train-rle.csv."""
     from beam import synthetic
 
-    folder = tmp_path_factory.mktemp("phantoms")
-    synthetic.write(folder, images=40, seed=1, side=128, positive_share=0.4)
-    return folder
+    return shared_folder(
+        "phantoms",
+        lambda folder: synthetic.write(folder, images=40, seed=1, side=128, positive_share=0.4),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,34 +67,34 @@ def convert(key_file):
 
 
 @pytest.fixture(scope="session")
-def lake(phantoms, convert, tmp_path_factory) -> Path:
+def lake(phantoms, convert, shared_folder) -> Path:
     """The lake of the phantoms: 24 train, 8 val, 8 test."""
-    folder = tmp_path_factory.mktemp("lakes") / "phantoms" / "1.0.0"
-    convert(
-        phantoms / "dicom" / "*.dcm",
-        phantoms / "train-rle.csv",
-        folder,
-        "--splits=train=0.6,val=0.2,test=0.2",
-    )
-    return folder
+
+    def write(folder: Path) -> None:
+        output, splits = folder / "phantoms" / "1.0.0", "--splits=train=0.6,val=0.2,test=0.2"
+        convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", output, splits)
+
+    return shared_folder("lakes", write) / "phantoms" / "1.0.0"
 
 
 @pytest.fixture(scope="session")
-def systems(lake, tmp_path_factory) -> dict[str, list[str]]:
+def systems(lake, shared_folder) -> dict[str, list[str | Path]]:
     """The options of runs of random weights; trained.systems."""
     from makers import trained
 
-    return trained.systems(tmp_path_factory.mktemp("systems"), lake)
+    folder = shared_folder("systems", lambda folder: trained.write_systems(folder, lake))
+    return trained.systems(folder)
 
 
 @pytest.fixture(scope="session")
-def exported(systems, tmp_path_factory) -> Path:
+def exported(systems, shared_folder) -> Path:
     """An export of the cascade of `systems`."""
     from makers import trained
 
-    folder = tmp_path_factory.mktemp("exported") / "cascade"
-    trained.run_task("export", *systems["cascade"], "--output", folder)
-    return folder
+    def write(folder: Path) -> None:
+        trained.run_task("export", *systems["cascade"], "--output", folder / "cascade")
+
+    return shared_folder("exported", write) / "cascade"
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,9 @@ def read_predictions(output: Path) -> dict[str, tuple[str, float, int]]:
     return rows
 
 
-def systems(folder: Path, lake: Path) -> dict[str, list[str]]:
+def write_systems(folder: Path, lake: Path) -> None:
     """Write a cascade whose classifier has an input of its own, with mirrored views too, and a
-    network that learnt from 16 bits; return the options that name them."""
+    network that learnt from 16 bits."""
     segmenter = workdir_of(folder / "segmenter", lake, UNET, 32)
     classifier = workdir_of(folder / "classifier", lake, CLASSIFIER, 48)
     deep = workdir_of(folder / "deep", lake, UNET, 32, dtype="uint16")
@@ -71,5 +71,9 @@ def systems(folder: Path, lake: Path) -> dict[str, list[str]]:
     assert cascade.classifier_settings is not None
     with_thresholds(cascade, lake)
     with_thresholds(ensemble.load([deep]), lake)
-    options = ["--workdir", segmenter, "--classifier", classifier, "--tta", "flip"]
-    return {"cascade": options, "deep": ["--workdir", deep]}
+
+
+def systems(folder: Path) -> dict[str, list[str | Path]]:
+    """Return {name: the options of trainer.task} of what `write_systems` wrote."""
+    cascade = ["--workdir", folder / "segmenter", "--classifier", folder / "classifier"]
+    return {"cascade": [*cascade, "--tta", "flip"], "deep": ["--workdir", folder / "deep"]}

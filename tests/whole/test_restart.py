@@ -13,6 +13,7 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from makers import lakes
+from makers.marks import exhaustive
 
 from beam.running import files
 from lake import Stopped
@@ -71,15 +72,19 @@ def test_only_missing_and_changed_shards_are_written_again(copied, convert, tmp_
     assert content != lakes.shards_of(output) == lakes.shards_of(fresh)
 
 
+RARER = "--bits=16", "--clahe", "--window=10,200", "--image_id=hash"
+
+
 @pytest.mark.slow
-def test_other_options_never_reuse_a_shard(phantoms, convert, tmp_path):
-    output = tmp_path / "phantoms" / "1.0.0"
+@pytest.mark.parametrize(
+    "option", ["--max_side=64", *(pytest.param(option, marks=exhaustive) for option in RARER)]
+)
+def test_other_options_never_reuse_a_shard(phantoms, convert, tmp_path, option):
+    output, fresh = (tmp_path / name / "phantoms" / "1.0.0" for name in ("used", "fresh"))
     convert(*inputs(phantoms), output)
-    for option in ("--max_side=64", "--bits=16", "--clahe", "--window=10,200", "--image_id=hash"):
-        fresh = tmp_path / option.strip("-").replace("=", "") / "phantoms" / "1.0.0"
-        convert(*inputs(phantoms), output, option)
-        convert(*inputs(phantoms), fresh, option)
-        assert lakes.shards_of(output) == lakes.shards_of(fresh), option
+    convert(*inputs(phantoms), output, option)
+    convert(*inputs(phantoms), fresh, option)
+    assert lakes.shards_of(output) == lakes.shards_of(fresh)
 
 
 def test_shards_of_another_layout_and_unfinished_files_are_removed(phantoms, convert, tmp_path):
@@ -148,7 +153,7 @@ def command(folder: Path, output: Path, key_file: Path) -> list[str]:
     return [sys.executable, "-m", "beam.convert", *arguments]
 
 
-@pytest.mark.slow
+@exhaustive
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(phantoms, key_file, tmp_path):
     """RADLAKE_KILLS sets how often."""
     undisturbed, output = (

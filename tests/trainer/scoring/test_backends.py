@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from makers.marks import exhaustive
 
 ROOT = Path(__file__).parents[3]
 
@@ -140,7 +141,7 @@ for strategy in strategies:
 """
 
 
-@pytest.mark.slow
+@exhaustive
 def test_two_replicas_augment_a_batch_as_one_does():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     process = subprocess.run(

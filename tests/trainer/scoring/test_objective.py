@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from makers.marks import exhaustive
 
 from lake import InputError
 from trainer.config import learning
@@ -185,7 +186,7 @@ except InputError as error:
 """
 
 
-@pytest.mark.slow
+@exhaustive
 def test_the_dice_of_a_batch_is_the_same_on_one_and_on_two_replicas():
     process = subprocess.run(
         [sys.executable, "-c", ONE_STEP_ON_ONE_AND_TWO_REPLICAS],

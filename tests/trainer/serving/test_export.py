@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
+from makers.marks import exhaustive
 from makers.trained import read_predictions, run_task, workdir_of
 from PIL import Image
 
@@ -171,13 +172,20 @@ def test_run_lengths_in_the_graph_are_those_of_the_lake():
         assert text_of(mask).numpy().decode() == encode(mask)
 
 
-def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
+def test_levels_that_were_not_evaluated_are_refused(lake, tmp_path, capsys):
     workdir = workdir_of(tmp_path / "run", lake, UNETPP, 32)
-    arguments = ["export", "--workdir", str(workdir), "--level=all", "--output"]
-    assert task.main([*arguments, str(tmp_path / "early")]) == 2
+    words = ["export", "--workdir", str(workdir), "--level=all", "--output", str(tmp_path / "out")]
+    assert task.main(words) == 2
     message = capsys.readouterr().err
     assert "evaluate --workdir" in message
     assert "--level=1\n" in message and "--level=2\n" in message
+    assert not (tmp_path / "out").exists()
+
+
+@exhaustive
+def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
+    workdir = workdir_of(tmp_path / "run", lake, UNETPP, 32)
+    arguments = ["export", "--workdir", str(workdir), "--level=all", "--output"]
     for level in (1, 2):
         run_task("evaluate", "--workdir", workdir, f"--level={level}", "--bootstrap=0")
     run_task(*arguments, tmp_path / "out")
@@ -191,7 +199,7 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
         assert description["level"] == level and description["parameters"] == row["parameters"]
         assert row["ms_per_image"] > 0 and row["megabytes"] > 0
     assert rows[0]["parameters"] < rows[1]["parameters"]
-    assert not (tmp_path / "early").exists() and not (tmp_path / "unfinished.out").exists()
+    assert not (tmp_path / "unfinished.out").exists()
 
 
 @pytest.mark.parametrize(
