@@ -122,9 +122,8 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:  # of JSON or of UTF-8
-        only_scores = ", or delete it: only scores of the past are in it"
-        hint = only_scores if path.name == METRICS else ""
-        raise InputError(f"{path}: not JSON ({error}); put back a copy of it{hint}") from None
+        choice = ", or delete it: it holds scores and no weights" if path.name == METRICS else ""
+        raise InputError(f"{path}: not JSON ({error}); put back a copy of it{choice}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, not {content!r}")
     return content

@@ -87,8 +87,8 @@ class Ensemble:
                 f"{self.classifiers[0].config.model.classes} classes; before a segmenter it says "
                 f"whether there is a lesion, so expected 2"
             )
-        heads = [getattr(member.config.model, "empty_head", False) for member in self.segmenters]
-        self.has_heads = bool(heads) and all(heads) and not self.is_cascade
+        have_head = [getattr(m.config.model, "empty_head", False) for m in self.segmenters]
+        self.has_heads = bool(have_head) and all(have_head) and not self.is_cascade
         tta_views = views.parse_tta(self.tta)
         self._segment, self._classify = (
             [views.forward(member, view, has_head) for member in members for view in tta_views]

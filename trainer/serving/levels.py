@@ -105,15 +105,16 @@ def _inputs(ensemble: Ensemble) -> list[dict]:
 
 
 def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
-    """Return the median latency of each SavedModel; they take turns, the first round warms up."""
+    """Return the median latency of each SavedModel per image. They take turns, and the first round,
+    which warms them up, does not count."""
     calls = [tf.saved_model.load(str(folder)).signatures[PIXELS] for folder in folders]
     latencies = [[] for _ in folders]
-    for number in range(ROUNDS + 1):
+    for round_number in range(ROUNDS + 1):
         for inputs in images:
             for call, seconds in zip(calls, latencies, strict=True):
                 start = time.perf_counter()
                 call(**inputs)["lesion_px"].numpy()
-                if number:
+                if round_number > 0:
                     seconds.append(time.perf_counter() - start)
     return [1000 * statistics.median(seconds) for seconds in latencies]
 

@@ -150,6 +150,8 @@ def _read_head(
     is_delimiter = is_inside & ((tag == ITEM_END) | (tag == SEQUENCE_END))
     is_bare = is_delimiter | (is_inside & (tag == ITEM))  # without a representation
     kind = tf.where(is_bare, _IMPLICIT, kinds[vr])
+    # By kind: implicit, the four bytes behind the tag; short, the two behind the representation;
+    # long, the four behind those two.
     length = tf.stack([long(vr, short), short, long(*length)])[kind]
     length = tf.where(is_delimiter, _int64(0), length)
     offset = tf.where(kind == _LONG, _int64(12), _int64(8))
