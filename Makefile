@@ -127,6 +127,7 @@ $(DOCS_INSTALLED): requirements/docs.txt
 	$(DOCS)/bin/$(PIP_INSTALL) --requirement $<
 	touch $@
 
+# (The variable turns off an advertisement of mkdocs-material.)
 docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	@echo "the site: site/index.html"

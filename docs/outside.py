@@ -13,7 +13,8 @@ from pymdownx import slugs
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LINK = re.compile(r'(\]\(|\bsrc=")([^)"#\s:]+)')  # in a page's text, without the anchor
-ABOUT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")  # pages that the navigation has
+# Pages that the navigation has.
+ABOUT = ("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

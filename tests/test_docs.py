@@ -23,7 +23,8 @@ from trainer.config import files
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "reference.py"
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
-ABOUT = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # pages of the site outside docs/
+# Pages of the site outside docs/.
+ABOUT = ["README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md"]
 LONG = {"docs/reference.md", "docs/benchmarks.md"}  # to look things up, not to read
 LAUNCHERS = {  # {launcher: a part of the plan that it prints}
     "dataflow": "beam.convert",
