@@ -63,7 +63,7 @@ def run(argv: list[str]) -> dict | None:
             with progress.Line(progress_file):
                 runners.run_locally(pipeline)
         elif not runners.run_remotely(pipeline, runner, pipeline_options, flags.detach):
-            table_again = f"{cli.spelled('beam.table')} {options.folder}"
+            table_again = f"{cli.typed_command('beam.table')} {options.folder}"
             print(f"the table, when the job has ended: {table_again}")
             return None
     content = manifest.parse(files.read_text(options.path(manifest.MANIFEST)), options.folder)

@@ -17,7 +17,7 @@ from lake import InputError, Stopped, storage
 SPELLINGS: dict[str, str] = {}
 
 
-def spelled(command: str) -> str:
+def typed_command(command: str) -> str:
     """Return a command such as "lake verify" as the user types it: `python -m lake verify`, or
     `radlake verify`."""
     module, _, rest = command.partition(" ")
@@ -28,8 +28,8 @@ def parser(command: str, description: str, **more) -> argparse.ArgumentParser:
     """Return the parser of a command. It accepts no abbreviated option, and its help keeps the
     lines of the description; `more` goes to ArgumentParser."""
     return argparse.ArgumentParser(
-        prog=spelled(command),
-        description=description.replace(f"python -m {command}", spelled(command)),
+        prog=typed_command(command),
+        description=description.replace(f"python -m {command}", typed_command(command)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **more,

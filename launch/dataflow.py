@@ -19,7 +19,7 @@ MACHINE_TYPE, MAX_WORKERS, DISK_GB = "e2-standard-4", 20, 50
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of launch.dataflow."""
-    epilog = f"{cli.spelled('beam.convert')} --help lists the options of a conversion"
+    epilog = f"{cli.typed_command('beam.convert')} --help lists the options of a conversion"
     parser = cli.parser("launch.dataflow", __doc__, epilog=epilog)
     add, number = parser.add_argument, cli.at_least(1)
     add("--project", required=True)

@@ -144,7 +144,7 @@ def reasons() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ]
-    firsts = [call.args[0] for call in calls if call.func.id in ("Reject", "broken_is")]
+    firsts = [call.args[0] for call in calls if call.func.id in ("Reject", "reject_damage")]
     return {first.value for first in firsts if isinstance(first, ast.Constant)}
 
 

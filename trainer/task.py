@@ -129,7 +129,7 @@ def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
     if overrides:
         raise InputError(
             f"unknown options {' '.join(overrides)}; see "
-            f"{cli.spelled(f'trainer.task {flags.command}')} --help"
+            f"{cli.typed_command(f'trainer.task {flags.command}')} --help"
         )
 
 

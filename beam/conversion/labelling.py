@@ -84,7 +84,7 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
     """Yield (image id, Row) of each mask image of a chunk."""
     for path, _ in chunk:
         try:
-            with reader.unreadable_is_reject(path):
+            with reader.reject_unreadable(path):
                 text, size = images.read_mask(files.read(path), path)
             row = Row(0, text, size=size)
         except Reject as reject:

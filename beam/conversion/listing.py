@@ -69,7 +69,7 @@ def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> It
     series of a volume."""
     for path, size in chunk:
         try:
-            with reader.unreadable_is_reject(path), files.open_binary(path) as file:
+            with reader.reject_unreadable(path), files.open_binary(path) as file:
                 headers = headers_in(file, path, size, options)
         except Reject as reject:
             yield to_reject(path, reader.stem(options.source, path), reject, options)

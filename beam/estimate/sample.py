@@ -13,7 +13,7 @@ from beam.conversion.options import ConversionOptions
 from beam.estimate import costs
 from beam.running import files
 from lake import Reject
-from lake.sources.reader import quieten, read_coding, unreadable_is_reject
+from lake.sources.reader import quieten, read_coding, reject_unreadable
 from lake.storage import is_remote
 
 READERS = 16  # files open at a time: reading a header on gs:// is mostly waiting
@@ -69,7 +69,7 @@ def read_headers(
 
 def read_header(path: str, size: int, options: ConversionOptions) -> FileCost:
     """Return what a file would become; raise Reject, as the conversion would for its header."""
-    with unreadable_is_reject(path), files.open_binary(path) as file:
+    with reject_unreadable(path), files.open_binary(path) as file:
         headers = listing.headers_in(file, path, size, options)
         header, bits = headers[0], 8 if headers[0].bits <= 8 else 16
         storage = options.storage(options.bits or bits)

@@ -91,7 +91,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
     (first_path, matches), settings = chunk, options.reader_settings
     for path, size, update_time in matches:
         try:
-            with reader.unreadable_is_reject(path), files.open_binary(path) as file:
+            with reader.reject_unreadable(path), files.open_binary(path) as file:
                 source, headers = reader.read_file(file, path, size, settings)
                 data_files = data_files_of(file, path) if settings.is_ct else ()
         except Reject as reject:

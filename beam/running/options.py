@@ -19,7 +19,9 @@ def check_beam_arguments(arguments: list[str], command: str = "beam.convert") ->
         options._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise InputError(f"unknown options {' '.join(unknown)}; see {cli.spelled(command)} --help")
+        raise InputError(
+            f"unknown options {' '.join(unknown)}; see {cli.typed_command(command)} --help"
+        )
 
 
 def check_matches(name: str, pattern: str | None) -> None:

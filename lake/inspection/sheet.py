@@ -85,7 +85,7 @@ def read(folder: Path, content: dict, records: pyarrow.Table) -> list[tuple[str,
                 for position, record in tfrecord.records_at(file, positions):
                     fields_by_place[split, number, position] = example.decode(record)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: {error}; try {cli.spelled('lake verify')}") from None
+            raise InputError(f"{path}: {error}; try {cli.typed_command('lake verify')}") from None
     return [(place[0], fields_by_place[place]) for place in places]
 
 

@@ -16,7 +16,7 @@ from lake import Reject
 from lake.predictions import seg, submission
 from lake.scan import Files, Header
 from lake.sources import reader
-from lake.sources.damage import broken_is
+from lake.sources.damage import reject_damage
 
 TABLES = ("submission.csv", "predictions.csv", "rejects.csv")
 SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = TABLES
@@ -90,11 +90,11 @@ def seg_files(
     to `rejects` why."""
     path, image_id = header.path, header.image_id
     try:
-        with reader.unreadable_is_reject(path):
+        with reader.reject_unreadable(path):
             source = inputs.read(path)
         segmentation, copy = seg.segmentation(source, path, mask, finding, mint_uids)
         datasets = {".dcm": segmentation} | ({} if copy is None else {".source.dcm": copy})
-        with broken_is("unusable-source", path):
+        with reject_damage("unusable-source", path):
             return {
                 file_name(image_id, end): seg.encode(dataset) for end, dataset in datasets.items()
             }

@@ -25,7 +25,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
 from lake import InputError, Reject
-from lake.sources.damage import broken_is
+from lake.sources.damage import reject_damage
 
 # SNOMED CT codes and their meanings, from DICOM's CID 7151 and CID 7159 where those have them.
 FINDINGS = {
@@ -71,7 +71,7 @@ def segmentation(
     was examined. Where the file has no legal UIDs, `mint_uids` makes some and returns (SEG, copy of
     the source that has them); without it such a file is a Reject. Raise Reject.
     """
-    with broken_is("unusable-source", path):
+    with reject_damage("unusable-source", path):
         dataset = pydicom.dcmread(io.BytesIO(source), force=True)
         new_uids = _mint_uids(dataset, source) if mint_uids else {}
         dataset.update({UIDS[kind]: uid for kind, uid in new_uids.items()})

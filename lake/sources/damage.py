@@ -14,7 +14,7 @@ MESSAGE_CHARACTERS = 300  # of a decoder's message; some list the failure of eve
 
 
 @contextlib.contextmanager
-def broken_is(reason: str, path: str) -> Iterator[None]:
+def reject_damage(reason: str, path: str) -> Iterator[None]:
     """Turn the errors of parsing and decoding a damaged file into a Reject that names the file.
 
     The file may be cut off, contradict itself, or need more memory than there is.

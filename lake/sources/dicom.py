@@ -30,7 +30,7 @@ from lake import Reject, scan
 from lake.scan import FRAME_BITS, MAX_FILE_BYTES, Coding, Header, Scan, Storage, frame_id
 from lake.sources import elements, frames, grey, pixels, vocabulary
 from lake.sources.codestream import bare_jpeg
-from lake.sources.damage import broken_is
+from lake.sources.damage import reject_damage
 from lake.sources.decoders import LOSSLESS_JPEG, LOSSY_JPEG
 from lake.sources.elements import PIXEL_DATA, Attributes, numbers, text, whole_number
 from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, FRAMES, PHOTOMETRIC, ROWS
@@ -69,7 +69,7 @@ def read_headers(
     frame is a Reject with frames="reject"; with "first" its first frame stands for it.
     """
     attributes = before_pixels(file, path, HEADER_TAGS).elements
-    with broken_is("unreadable-header", path):
+    with reject_damage("unreadable-header", path):
         header = _header(attributes, path, size, image_id_from)
         count = whole_number(attributes, FRAMES) or 1
     if count <= 1 or frames == "first":
@@ -87,7 +87,7 @@ def read_headers(
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """Return how the pixels of the image are coded; reads only the header of the file."""
     dataset = before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
-    with broken_is("unreadable-header", header.path):
+    with reject_damage("unreadable-header", header.path):
         attributes = frames.frame_attributes(dataset.elements, header.frame, SCAN_TAGS)
         num_bytes = max(header.size - dataset.end, 0) // (whole_number(attributes, FRAMES) or 1)
         is_kept = _is_storable_unchanged(attributes, dataset.syntax, header, storage)
@@ -97,7 +97,7 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     """Return the frame `header` of a file as a lake stores it; raises Reject."""
-    with broken_is("undecodable", header.path):
+    with reject_damage("undecodable", header.path):
         if len(data) > MAX_FILE_BYTES:
             raise Reject("too-large", f"{len(data):,} bytes, expected at most {MAX_FILE_BYTES:,}")
         dataset = elements.read(data, SCAN_TAGS)
@@ -123,7 +123,7 @@ def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.D
     file_start = b""
     for size in HEADER_BYTES:
         file_start += file.read(size - len(file_start))
-        with broken_is("unreadable-header", path):
+        with reject_damage("unreadable-header", path):
             try:
                 dataset = elements.read(file_start, tags, inflated_bytes=size)
             except elements.Cut:

@@ -37,7 +37,7 @@ from lake.labels import rle
 from lake.scan import Coding, Header, Scan, Storage, check_pixels
 from lake.sources import pixels
 from lake.sources.codestream import bare_jpeg
-from lake.sources.damage import broken_is
+from lake.sources.damage import reject_damage
 from lake.sources.png import PNG_START, bare_png, chunks
 
 OPENERS = {PNG_START: PngImagePlugin.PngImageFile, b"\xff\xd8\xff": JpegImagePlugin.jpeg_factory}
@@ -66,7 +66,7 @@ MIN_WHITE = 128  # where the highest value is lower, several values are classes
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
     """Return the one Header of a PNG or JPEG file without reading its pixels; the image id is the
     file stem."""
-    with broken_is("unreadable-header", path):
+    with reject_damage("unreadable-header", path):
         image = _open_image(file, OPENERS)
         width, height = image.size
         if _orientation(image) >= 5:
@@ -77,7 +77,7 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """Return how the pixels are coded, without reading them."""
-    with broken_is("unreadable-header", header.path):
+    with reject_damage("unreadable-header", header.path):
         image = _open_image(file, OPENERS)
         is_kept = _is_storable_unchanged(image, header, storage) and image.mode in GREY_MODES
         return Coding(image.format.lower(), header.size, is_kept, len(image.getbands()))
@@ -85,7 +85,7 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     """Return the image as a lake stores it; its values have no unit, so rescale is (1, 0)."""
-    with broken_is("undecodable", header.path):
+    with reject_damage("undecodable", header.path):
         image = _open_image(io.BytesIO(data), OPENERS)
         bare = _bare(data, image, header, storage)
         # Pillow's decoder checks the entropy code of a JPEG; bare_png has checked that of a PNG.
@@ -108,7 +108,7 @@ def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
     Every pixel that is not 0 is lesion. A mask that went through a lossy code has values near 0 and
     near its highest, and is cut at half.
     """
-    with broken_is("undecodable", path):
+    with reject_damage("undecodable", path):
         levels = _grey(_open_image(io.BytesIO(data), MASK_OPENERS), data)
         return rle.to_text(rle.from_mask(_is_lesion(levels))), levels.shape
 

@@ -17,7 +17,7 @@ from lake import Reject, scan
 from lake.labels.nodules import axes
 from lake.scan import Coding, Geometry, Header, Scan, Storage
 from lake.sources import dicom, elements, frames, grey, lungs, pixels, series
-from lake.sources.damage import broken_is
+from lake.sources.damage import reject_damage
 from lake.sources.elements import numbers, text
 
 SUFFIXES = (".mhd", ".mha")
@@ -44,7 +44,7 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
     """Return the one Header of a whole MetaImage volume, or of one DICOM slice; raises Reject."""
     if not path.lower().endswith(SUFFIXES):
         return [_dicom_slice(file, path, size)]
-    with broken_is("unreadable-header", path):
+    with reject_damage("unreadable-header", path):
         return [_volume(file.read(HEADER_BYTES), path, size)]
 
 
@@ -74,7 +74,7 @@ def data_files(header_text: bytes) -> list[str]:
 
 def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
     """Return one slice as a lake stores it; the data file of a .mhd lies beside `local_path`."""
-    with broken_is("undecodable", header.path):
+    with reject_damage("undecodable", header.path):
         is_volume = local_path.lower().endswith(SUFFIXES)
         values = (_slice_of_volume if is_volume else _slice_of_dicom)(local_path, header)
         if values.shape != (header.height, header.width):
@@ -203,7 +203,7 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
         raise Reject("not-ct", f"{path}: modality {header.modality!r}, expected CT; leave it out")
     if not header.series:
         raise Reject("no-series", f"{path}: no (0020,000E) Series Instance UID to find its volume")
-    with broken_is("unreadable-header", path):
+    with reject_damage("unreadable-header", path):
         file.seek(0)
         attributes = dicom.before_pixels(file, path, SLICE_TAGS).elements
         if text(attributes, frames.PHOTOMETRIC) != "MONOCHROME2":

@@ -75,7 +75,7 @@ def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -
 
 def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> Scan:
     """Return the pixels of one image as a record stores them; raises Reject."""
-    with unreadable_is_reject(header.path):
+    with reject_unreadable(header.path):
         content = (inputs.local if source == METAIMAGE else inputs.read)(header.path)
     return _module(source).read_scan(content, header, storage)
 
@@ -90,7 +90,7 @@ def _module(source: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def unreadable_is_reject(path: str) -> Iterator[None]:
+def reject_unreadable(path: str) -> Iterator[None]:
     """Turn the error of a file that the system does not open or read into a Reject."""
     try:
         yield

@@ -23,7 +23,7 @@ def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Con
     except FileNotFoundError:
         raise InputError(
             f"--config={path}: no such file; give a YAML of your own, or a name that "
-            f"`{cli.spelled('radlake configs')}` lists"
+            f"`{cli.typed_command('radlake configs')}` lists"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from None

@@ -38,7 +38,7 @@ def locate_errors(config: Config, folder: str) -> Iterator[None]:
                 path, fault = damage
                 raise InputError(
                     f"{path}: {fault}; remove this file and repeat the lake's conversion, which "
-                    f"writes it again ({cli.spelled('lake verify')} {lake} finds all)"
+                    f"writes it again ({cli.typed_command('lake verify')} {lake} finds all)"
                 ) from error
         raise
 

@@ -199,7 +199,7 @@ def _read_index(
         raise InputError(
             f"{folder}/{manifest.INDEX} lists {len(rows)} records of {', '.join(names)}, "
             f"{manifest.MANIFEST} {len(split.kinds)}; look with "
-            f"{cli.spelled('lake verify')} {folder}"
+            f"{cli.typed_command('lake verify')} {folder}"
         )
     return index.in_order(rows)
 

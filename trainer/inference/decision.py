@@ -152,7 +152,7 @@ def read_decision(ensemble: Ensemble) -> Decision:
     workdir = ensemble.members[0].workdir
     path = workdir / METRICS
     entry = read_json(path).get(ensemble.label)
-    evaluate = cli.spelled("trainer.task evaluate")
+    evaluate = cli.typed_command("trainer.task evaluate")
     repeat = f"run {evaluate} with the same members, --tta and --level first"
     if entry is None:
         raise InputError(f"{path}: no {ensemble.label}, so no thresholds were chosen; {repeat}")

@@ -136,5 +136,5 @@ def _read_file(path: str, settings: ReaderSettings) -> tuple[str, list[Header]]:
         message = f"{path!a}: the name is not UTF-8; rename the file"
         raise Reject("unreadable-file", message) from None
     location = storage.path_of(path)
-    with reader.unreadable_is_reject(path), location.open("rb") as file:
+    with reader.reject_unreadable(path), location.open("rb") as file:
         return reader.read_file(file, path, storage.size_of(location), settings)

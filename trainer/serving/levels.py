@@ -81,7 +81,7 @@ def _command(ensemble: Ensemble) -> str:
     if ensemble.classifiers:
         parts += ["--classifier", *(str(member.workdir) for member in ensemble.classifiers)]
     parts += [] if ensemble.tta == ("none",) else ["--tta", *ensemble.tta]
-    command = cli.spelled("trainer.task evaluate")
+    command = cli.typed_command("trainer.task evaluate")
     return f"{command} {shlex.join([*parts, f'--level={ensemble.level}'])}"
 
 
