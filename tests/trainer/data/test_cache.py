@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from makers.marks import exhaustive
 
 from lake import InputError
 from lake.records import manifest
@@ -32,7 +33,7 @@ def place(request, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"side": 32, "batch_size": 8},
+        pytest.param({"side": 32, "batch_size": 8}, marks=exhaustive),
         {"side": 48, "batch_size": 4, "fit": "stretch", "positive_share": (0.8, 0.3)},
         {"side": 128, "batch_size": 4, "positives_only": True, "group_shards": 1},
     ],

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import tensorflow as tf
+from makers.marks import exhaustive
 from makers.members import CLASSIFIER, UNET, member
 from makers.predictions import scores_at
 from PIL import Image
@@ -206,7 +207,7 @@ def test_thresholds_belong_to_the_weights_that_they_were_chosen_for(runs, lake, 
         decision.read_decision(ensemble.load([moved]))
 
 
-@pytest.mark.slow
+@exhaustive  # test_ensemble.py has the choice alone
 def test_folds_choose_on_images_that_their_members_did_not_train_on(
     phantoms, convert, tmp_path, capsys
 ):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pydicom
 import pytest
+from makers.marks import exhaustive
 from makers.networks import images, plain, plus, with_random_weights
 from makers.runs import losses, scalars, task
 from PIL import Image
@@ -108,7 +109,7 @@ def pretrain(class_lakes: dict, classes: int, workdir: Path) -> set[str]:
     return scalars(workdir / "train").keys() & scalars(workdir / "val").keys()
 
 
-@pytest.mark.slow
+@exhaustive
 def test_from_two_class_folders_to_a_segmenter(lake, class_lakes, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert pretrain(class_lakes, 2, first) == {"loss", "auc", "ap"}

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from makers import replica_steps
+from makers.marks import exhaustive
 
 from lake import InputError
 from trainer.training import step
 
 
-@pytest.mark.parametrize(("is_compiled", "rematerialise"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("is_compiled", "rematerialise"), [(False, False), pytest.param(True, True, marks=exhaustive)]
+)
 def test_parts_of_a_batch_are_traced_once_and_add_up_to_it(is_compiled, rematerialise):
     def gradients_and_sums(accumulate: int, factor: float):
         config = replica_steps.config_with("group", accumulate, momentum=0.0)

@@ -70,7 +70,7 @@ def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
     path = tmp_path / "staged.yaml"
     path.write_text(
         """
-        model: {kind: unetpp, depth: 1, filters: 8, norm: batch}
+        model: {kind: unet, depth: 1, filters: 4, norm: batch}
         data: {side: 16, batch_size: 8, positive_share: [0.8, 0.4]}
         train: {epochs: 2, device: cpu}
         stages:
