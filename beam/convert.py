@@ -56,7 +56,7 @@ def run(argv: list[str]) -> dict | None:
     with tempfile.TemporaryDirectory() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, is_local, progress_file)
-        files.make_folder(options.work(""))
+        files.make_folder(options.work_path(""))
         pipeline = runners.pipeline(pipeline_options)
         build(pipeline, options, layout)
         if is_local:

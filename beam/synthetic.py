@@ -155,7 +155,8 @@ def uid(kind, seed, number):
 
 
 def header(seed, number, first_number, instance):
-    """Return a dataset with the elements of a SIIM-ACR file, for an invented patient."""
+    """Return a dataset with the elements of a SIIM-ACR file for phantom `number`, of an invented
+    patient; `first_number` and `instance` are those of `patient_of`."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage

@@ -99,14 +99,14 @@ def as_yaml(job: dict, flags: argparse.Namespace, package: str) -> str:
     command does, and how to do it by hand."""
     machine = machines.vertex(flags.accelerator, flags.gpus, flags.machines)
     labels = ",".join(f"{key}={value}" for key, value in job["labels"].items())
-    by_hand = ["gcloud", "ai", "custom-jobs", "create", f"--project={flags.project}"]
-    by_hand += [f"--region={flags.region}", f"--display-name={job['displayName']}"]
-    by_hand += [f"--labels={labels}", "--config=job.yaml"]
+    command = ["gcloud", "ai", "custom-jobs", "create", f"--project={flags.project}"]
+    command += [f"--region={flags.region}", f"--display-name={job['displayName']}"]
+    command += [f"--labels={labels}", "--config=job.yaml"]
     lines = [
         f"# {flags.machines} x {machine['machineType']}{' (spot)' if flags.spot else ''} in "
         f"{flags.region}, at most {flags.max_days:g} days",
         f"# uploads {package} and config.yaml to {staging(flags)}",
-        f"# the rest by hand: {shlex.join(by_hand)}",
+        f"# the rest by hand: {shlex.join(command)}",
         yaml.safe_dump(job["jobSpec"], sort_keys=False, width=1000).rstrip(),
     ]
     return "\n".join(lines)

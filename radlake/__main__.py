@@ -14,13 +14,13 @@ from lake import InputError, cli
 from radlake import __version__, words
 from radlake.words import WORDS, Word
 
-OWN = ("beam", "lake", "launch", "radlake", "trainer")  # our packages, which no extra brings
+OUR_PACKAGES = ("beam", "lake", "launch", "radlake", "trainer")  # no extra installs them
 
 
-def parser(words: dict[str, Word]) -> argparse.ArgumentParser:
-    """Return the parser of what comes before one of these words."""
-    width = max(map(len, words))
-    lines = [f"  {word:{width}}  {entry.help}" for word, entry in words.items()]
+def parser(entries: dict[str, Word]) -> argparse.ArgumentParser:
+    """Return the parser of what comes before the word of one of these entries."""
+    width = max(map(len, entries))
+    lines = [f"  {word:{width}}  {entry.help}" for word, entry in entries.items()]
     parser = argparse.ArgumentParser(
         prog="radlake",
         usage="radlake WORD …",
@@ -33,24 +33,26 @@ def parser(words: dict[str, Word]) -> argparse.ArgumentParser:
     return parser
 
 
-def group(argv: list[str]) -> dict[str, Word]:
-    """Return the words of two that begin with the first of `argv`, such as `launch vertex`."""
-    beginning = f"{argv[0]} " if argv else " "
-    return {word: entry for word, entry in WORDS.items() if word.startswith(beginning)}
+def words_of_group(argv: list[str]) -> dict[str, Word]:
+    """Return the entries of two words whose first word is that of `argv`, such as launch vertex."""
+    prefix = f"{argv[0]} " if argv else " "
+    return {word: entry for word, entry in WORDS.items() if word.startswith(prefix)}
 
 
 def find(argv: list[str]) -> tuple[Word, list[str]]:
     """Return the command that `argv` begins with and what follows it; raise InputError where there
     is none."""
-    length = 2 if group(argv) else 1
-    typed = " ".join(argv[:length])
-    if typed in WORDS:
-        return WORDS[typed], argv[length:]
-    words = group(argv) or [*WORDS, *(word.split()[0] for word in WORDS if " " in word)]
-    most = len(words) if group(argv) else 3
-    near = dict.fromkeys(difflib.get_close_matches(typed, words, n=most))
-    question = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(f"radlake {typed}: no such command; {question}radlake --help lists them all")
+    length = 2 if words_of_group(argv) else 1
+    command = " ".join(argv[:length])
+    if command in WORDS:
+        return WORDS[command], argv[length:]
+    first_words = (word.split()[0] for word in WORDS if " " in word)
+    candidates = words_of_group(argv) or [*WORDS, *first_words]
+    max_suggestions = len(candidates) if words_of_group(argv) else 3
+    matches = difflib.get_close_matches(command, candidates, n=max_suggestions)
+    suggestions = dict.fromkeys(matches)
+    question = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
+    raise InputError(f"radlake {command}: no such command; {question}radlake --help lists them all")
 
 
 def call(word: Word, arguments: list[str]) -> int:
@@ -60,7 +62,7 @@ def call(word: Word, arguments: list[str]) -> int:
         return importlib.import_module(word.module).main([*word.leading, *arguments])
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if word.extra is None or package in ("", *OWN):
+        if word.extra is None or package in ("", *OUR_PACKAGES):
             raise
         raise InputError(
             f"{package} is not installed, which this command needs; "
@@ -70,9 +72,9 @@ def call(word: Word, arguments: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     """Run the command that `argv` names and return its exit code."""
-    options = argv[1:] if group(argv) else argv
+    options = argv[1:] if words_of_group(argv) else argv
     if not options or options[0].startswith("-"):
-        overview = parser(group(argv) or WORDS)
+        overview = parser(words_of_group(argv) or WORDS)
         overview.parse_args(options)
         overview.print_help(sys.stderr)
         return 2

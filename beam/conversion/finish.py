@@ -222,7 +222,7 @@ def _write_rejects(
             file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
     with files.whole_file(options.path(manifest.ORPHANS)) as file:
         for part in sorted(orphans):
-            file.write(files.read(options.work(part)))
+            file.write(files.read(options.work_path(part)))
 
 
 def _remove_stale_files(
@@ -231,7 +231,7 @@ def _remove_stale_files(
     """Remove shards of an earlier conversion into this folder with other options, and unfinished
     files of a killed one."""
     current = {*names, *(f"{name}.json" for name in names), *orphans}
-    work = options.work("")
+    work = options.work_path("")
     for folder in (options.folder, work):
         for name in files.names_in(folder):
             is_ours = folder == work or ".tfrecord-" in name

@@ -85,8 +85,8 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
     for path, _ in chunk:
         try:
             with reader.reject_unreadable(path):
-                text, size = images.read_mask(files.read(path), path)
-            row = Row(0, text, size=size)
+                runs, size = images.read_mask(files.read(path), path)
+            row = Row(0, runs, size=size)
         except Reject as reject:
             row = Row(0, None, problem=(reject.reason, reject.message))
         yield images.file_stem(path), row
@@ -150,8 +150,11 @@ def join(key_and_sides: tuple, kind: str, options: ConversionOptions) -> Iterato
 
 
 def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Header]]:
-    """Return (what one id stands for, files beyond it): one image, or one volume, or all slices of
-    a series."""
+    """Return (the files that an id stands for, its duplicates), of files with the same id.
+
+    An id stands for all slices of a series, for one volume or for one image. A volume is whole by
+    itself, so that slices beside it are duplicates.
+    """
     volumes = [n for n, header in enumerate(headers) if listing.num_images(header) > 1]
     if headers[0].geometry is not None and not volumes:
         return headers, []
@@ -220,5 +223,5 @@ def write_orphans(
     number, ids = number_and_keys[0], sorted(number_and_keys[1])
     part = f"{ORPHAN_PART}{number:03d}"
     lines = "".join(name.replace("\n", "\\n") + "\n" for name in ids)
-    files.write_text(options.work(part), lines)
+    files.write_text(options.work_path(part), lines)
     return part, len(ids)

@@ -85,11 +85,11 @@ class ConversionOptions:
     def path(self, name: str) -> str:
         return FileSystems.join(self.folder, name)
 
-    def work(self, name: str) -> str:
+    def work_path(self, name: str) -> str:
         return FileSystems.join(self.folder, WORK, name)
 
     def sidecar(self, shard: str) -> str:
-        return self.work(f"{shard}.json")
+        return self.work_path(f"{shard}.json")
 
 
 # --- the parser ---

@@ -106,7 +106,7 @@ def _sidecars(names: list[str], options: PredictionOptions) -> Iterator[dict]:
     """Yield the sidecars one at a time, because the run lengths of ten million masks do not fit
     into a worker's memory."""
     for name in names:
-        yield json.loads(files.read_text(options.work(name)))
+        yield json.loads(files.read_text(options.work_path(name)))
 
 
 def table(options: PredictionOptions, seconds: float) -> str:

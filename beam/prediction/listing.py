@@ -197,7 +197,7 @@ def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str
 
 def _is_finished(shard: Shard, options: PredictionOptions) -> bool:
     """Return whether a shard with this fingerprint has its sidecar and all its SEGs."""
-    path = options.work(shard_name(shard.first_path))
+    path = options.work_path(shard_name(shard.first_path))
     if not FileSystems.exists(path):
         return False
     sidecar = json.loads(files.read_text(path))

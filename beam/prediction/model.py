@@ -53,19 +53,19 @@ class ExportHandler(ModelHandler):
     def run_inference(
         self, batch: Sequence[Shard], model: "LazyModel", inference_args=None
     ) -> Iterator[PredictionResult]:
-        """Yield (shard, ([(ImageToPredict, PredictionRow)], rows of rejects.csv)) for each shard,
-        both lists in the order of the images' places."""
+        """Yield a PredictionResult for each shard; its inference is ([(ImageToPredict,
+        PredictionRow)], rows of rejects.csv), both in the order of the shard's images."""
         for shard in batch:
-            rows, rejects = [], []
+            predictions, rejects = [], []
             for start in range(0, len(shard.images), self.options.batch_size):
                 images = shard.images[start : start + self.options.batch_size]
                 for image, result in predict(images, model().signatures[RECORDS], self.options):
                     if isinstance(result, PredictionRow):
-                        rows.append((image, result))
+                        predictions.append((image, result))
                     else:
                         header = image.header
                         rejects.append(folder.reject_row(header.path, header.image_id, result))
-            yield PredictionResult(shard, (rows, rejects))
+            yield PredictionResult(shard, (predictions, rejects))
 
 
 class LazyModel:

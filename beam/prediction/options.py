@@ -44,7 +44,7 @@ class PredictionOptions:
     def path(self, *names: str) -> str:
         return FileSystems.join(self.folder, *names)
 
-    def work(self, name: str) -> str:
+    def work_path(self, name: str) -> str:
         return self.path(WORK, name)
 
 
@@ -116,7 +116,7 @@ def _read_description(model: str) -> bytes:
 
 def _check_output(options: PredictionOptions) -> None:
     """Raise InputError where the folder holds something else, or predictions by another model."""
-    folder, owner = options.folder, options.work(OWNER)
+    folder, owner = options.folder, options.work_path(OWNER)
     if FileSystems.exists(owner):
         earlier, current = json.loads(files.read_text(owner)), options.for_predictions()
         changes = [f"{name}={earlier[name]}" for name in current if earlier[name] != current[name]]
@@ -132,7 +132,7 @@ def _check_output(options: PredictionOptions) -> None:
 
 def claim(options: PredictionOptions) -> None:
     """Make the folder, and write down what the predictions in it are made with."""
-    for folder in (options.work(""), *([options.path(SEGS)] if options.seg else [])):
+    for folder in (options.work_path(""), *([options.path(SEGS)] if options.seg else [])):
         files.make_folder(folder)
-    if not FileSystems.exists(options.work(OWNER)):
-        files.write_text(options.work(OWNER), json.dumps(options.for_predictions()))
+    if not FileSystems.exists(options.work_path(OWNER)):
+        files.write_text(options.work_path(OWNER), json.dumps(options.for_predictions()))

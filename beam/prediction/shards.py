@@ -17,13 +17,13 @@ SUMMARY = "predict.json"  # in the folder of predictions: they are whole
 
 def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, str]:
     """Write the files of a shard; return its (first path, fingerprint)."""
-    shard, (rows, rejects) = result.example, result.inference
+    shard, (predictions, rejects) = result.example, result.inference
     # Neither predict.json nor an old sidecar may stand beside new SEGs, should this worker die.
     files.remove(options.path(SUMMARY))
-    sidecar_path = options.work(shard_name(shard.first_path))
+    sidecar_path = options.work_path(shard_name(shard.first_path))
     files.remove(sidecar_path)
-    names = []  # of the SEGs
-    for image, row in rows if options.seg else []:
+    seg_names = []
+    for image, row in predictions if options.seg else []:
         header = image.header
         mask = rle.decode(row.rle, header.height, header.width)
         contents = folder.seg_files(
@@ -32,11 +32,16 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
         for name, content in contents.items():
             with files.whole_file(options.path(SEGS, name)) as file:
                 file.write(content)
-        names += contents
-    values = [row for _, row in rows]
-    sidecar = {"fingerprint": shard.fingerprint, "rows": values, "rejects": rejects, "segs": names}
+        seg_names += contents
+    rows = [row for _, row in predictions]
+    sidecar = {
+        "fingerprint": shard.fingerprint,
+        "rows": rows,
+        "rejects": rejects,
+        "segs": seg_names,
+    }
     files.write_text(sidecar_path, json.dumps(sidecar))
     num_rejected = sum(reject["what"] == "image" for reject in rejects)
-    events = progress.RECORD * len(rows) + progress.REJECTED * num_rejected
+    events = progress.RECORD * len(predictions) + progress.REJECTED * num_rejected
     progress.tick(options.progress_file, events)
     return shard.first_path, shard.fingerprint

@@ -55,15 +55,15 @@ class Line:
             offset += len(events)
             counts.update({event: events.count(event) for event in EVENTS})
             end = "\r" if sys.stderr.isatty() and not is_last else "\n"
-            sys.stderr.write(text(counts, time.monotonic() - start, self.activity) + end)
+            sys.stderr.write(progress_line(counts, time.monotonic() - start, self.activity) + end)
             sys.stderr.flush()
             if is_last:
                 return
 
 
-def text(counts: Counter, seconds: float, activity: str = "converting") -> str:
-    """Return the line: how many headers are read while files are listed, later how many images are
-    finished."""
+def progress_line(counts: Counter, seconds: float, activity: str = "converting") -> str:
+    """Return what a job shows of its progress: how many headers are read while it lists files,
+    later how many images are finished."""
     total = counts[MATCHED]
     num_finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:

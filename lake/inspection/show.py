@@ -122,11 +122,14 @@ def _splits(
 
 
 def _split_row(numbers: Sequence[float]) -> list[str]:
-    """Return the cells of a row: counts as whole numbers, the last number, MB, with one decimal."""
-    row = [f"{int(number):,}" for number in numbers[:-1]]
+    """Return the cells of a split's row.
+
+    `numbers`: its records, those of each class, those with a mask; its patients, shards and MB.
+    """
+    cells = [f"{int(number):,}" for number in numbers[:-1]]
     if numbers[-3] == 0:
-        row[-2] = "unknown"  # patients
-    return [*row, f"{numbers[-1]:,.1f}"]
+        cells[-2] = "unknown"  # patients
+    return [*cells, f"{numbers[-1]:,.1f}"]
 
 
 def _share_tables(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:

@@ -40,7 +40,10 @@ ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
 def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -> Attributes:
-    """Return the attributes of one frame: its functional groups override those of the data set."""
+    """Return the attributes of one frame: its functional groups override those of the data set.
+
+    `tags`: the attributes to look for in the groups; those that decoding needs are never there.
+    """
     result = dict(attributes)
     for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
         groups = elements.item(attributes, sequence, index, GROUPS)

@@ -183,10 +183,10 @@ def _reader(local_path: str) -> SimpleITK.ImageFileReader:
 
 def _check_geometry(geometry: Geometry) -> Geometry:
     """Return the geometry if it is bounded, has extent and has right angles; else raise Reject."""
-    numbers_mm = (*geometry.origin_mm, *geometry.spacing_mm, *geometry.direction)
+    components = (*geometry.origin_mm, *geometry.spacing_mm, *geometry.direction)
     matrix = axes(geometry)
     is_orthonormal = np.allclose(matrix.T @ matrix, np.eye(3), rtol=0, atol=series.COSINE_TOLERANCE)
-    is_bounded = (np.abs(numbers_mm) <= grey.LARGEST).all()
+    is_bounded = (np.abs(components) <= grey.LARGEST).all()
     if not (is_bounded and min(geometry.spacing_mm) > 0 and is_orthonormal):
         raise Reject(
             "bad-geometry",

@@ -81,8 +81,8 @@ def parameters(uniforms, settings: Augment, side: int) -> dict:
 
 
 def apply(images, masks, uniforms, settings: Augment):
-    """Return images in [0, 1] and masks of 0 and 1, float32, changed by the draws; where nothing
-    happens, the same bits."""
+    """Return the images in [0, 1] and masks of 0 and 1, float32, after the transforms that the
+    draws select; an image without a transform keeps its bits."""
     side = images.shape[1]
     values = parameters(uniforms, settings, side)
     images, masks = images[..., 0], masks[..., 0]  # [B, S, S]

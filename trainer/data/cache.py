@@ -32,7 +32,7 @@ class DecodedImages(NamedTuple):
     rows: np.ndarray  # per stored record: its row, -1 where it is not in the split
     image: np.ndarray  # [M, S, S, 1]
     mask: np.ndarray  # uint8 [M, S·S / 8]
-    others: dict[str, np.ndarray]  # window, label, has_mask, weight: [M, …]
+    other_fields: dict[str, np.ndarray]  # window, label, has_mask, weight: [M, …]
 
     def look_up(self, batch: dict) -> dict:
         """Return a batch of images for {"number": [B] in the split, …}, and what else was in it."""
@@ -43,11 +43,13 @@ class DecodedImages(NamedTuple):
             self._pixels, [rows], [self.image.dtype, self.mask.dtype], stateful=False
         )
         shape = (rows.shape[0], side, side, 1)
-        others = {n: tf.gather(tf.constant(values), rows) for n, values in self.others.items()}
+        other_fields = {
+            n: tf.gather(tf.constant(values), rows) for n, values in self.other_fields.items()
+        }
         return {
             "image": tf.ensure_shape(image, shape),
             "mask": tf.ensure_shape(mask, shape),
-            **others,
+            **other_fields,
             **batch,
         }
 
@@ -133,20 +135,20 @@ def _decode(
         batch["weight"] = is_real[is_real].astype(np.float32)
         for name, values in batch.items():
             parts_by_name.setdefault(name, []).append(values)
-    others = {name: np.concatenate(parts) for name, parts in parts_by_name.items()}
+    other_fields = {name: np.concatenate(parts) for name, parts in parts_by_name.items()}
     if folder:
         image.flush()
         mask.flush()
-        np.savez(folder / "others.npz", **others)
-    return DecodedImages(_row_numbers(split), image, mask, others)
+        np.savez(folder / "others.npz", **other_fields)
+    return DecodedImages(_row_numbers(split), image, mask, other_fields)
 
 
 def _load_images(folder: Path, split: Split) -> DecodedImages:
     """Return the images that `_decode` left in a folder; pixels stay on the disk."""
     with np.load(folder / "others.npz") as arrays:
-        others = {name: arrays[name] for name in arrays.files}
+        other_fields = {name: arrays[name] for name in arrays.files}
     image, mask = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "mask"))
-    return DecodedImages(_row_numbers(split), image, mask, others)
+    return DecodedImages(_row_numbers(split), image, mask, other_fields)
 
 
 def _row_numbers(split: Split) -> np.ndarray:

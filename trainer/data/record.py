@@ -86,7 +86,8 @@ def fit_image(
 
 
 def box_within(height, width, side: int, fit: str):
-    """Return the box of an image within [side, side]; whole numbers or integer tensors."""
+    """Return (top, left, height, width) of an image within [side, side]: all of it with the fit
+    "stretch"; else in the middle, with the image's aspect. Whole numbers or integer tensors."""
     if fit == "stretch":
         return 0, 0, side, side
     longest = tf.maximum(height, width) if tf.is_tensor(height) else max(height, width)

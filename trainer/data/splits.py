@@ -73,8 +73,8 @@ def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> 
             f"{content['dtype']}; convert one of them again with --bits"
         )
     classes = [lake.get("classes", ["0", "1"]) for lake in (content, other)]
-    both_named = "classes" in content and "classes" in other
-    if len(classes[0]) != len(classes[1]) or (both_named and classes[0] != classes[1]):
+    have_names = "classes" in content and "classes" in other
+    if len(classes[0]) != len(classes[1]) or (have_names and classes[0] != classes[1]):
         raise InputError(
             f"data.more_lakes: {other_folder} has the classes {', '.join(classes[1])}, {folder} "
             f"{', '.join(classes[0])}; expected the same"
@@ -154,8 +154,8 @@ def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
 
 
 def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
-    """Return a fold's records, or all others, of the splits that folds divide; their shards hold
-    both."""
+    """Return the records of one fold, or of all other folds; every shard of the splits that folds
+    divide has records of both."""
     num_folds = content["options"]["folds"]
     if not num_folds:
         raise InputError(

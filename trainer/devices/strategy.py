@@ -145,14 +145,16 @@ def _tpu_strategy(replicas: int | None, worker: workers.Worker) -> tf.distribute
 
 
 def distribute(strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
-    """Return a worker's batches, each cut into its replicas' parts."""
+    """Return the batches of one worker, each cut into a part per replica of this worker."""
     worker = workers.from_environment()
     if worker.count == 1:
         return strategy.experimental_distribute_dataset(batches)
+    # experimental_distribute_dataset would cut a batch among the replicas of all workers, but each
+    # worker reads records of its own, and its batch is for its own replicas.
     spec = tf.nest.flatten(batches.element_spec)[0]
-    part = spec.shape[0] * worker.count // strategy.num_replicas_in_sync
+    replica_batch_size = spec.shape[0] * worker.count // strategy.num_replicas_in_sync
     return strategy.distribute_datasets_from_function(
-        lambda _: batches.rebatch(part, drop_remainder=True)
+        lambda _: batches.rebatch(replica_batch_size, drop_remainder=True)
     )
 
 

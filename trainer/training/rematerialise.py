@@ -76,7 +76,8 @@ def _run_block(model: keras.Model, inputs: list, training: bool) -> list[tf.Tens
 
 
 def _blocks(network: keras.Model) -> tuple[list[Block], Callable]:
-    """Return the network's blocks in the order of their computation, and tensor -> its id."""
+    """Return the network's blocks in the order of their computation, and a function from a
+    tensor to its id."""
     calls, aliases = _calls(network)
 
     def identify(tensor: keras.KerasTensor) -> int:
