@@ -37,9 +37,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 def add_train(command: Callable) -> None:
     summary = "train, or resume by repeating the command"
     add = add_run(command("train", help=summary, epilog=OVERRIDES))
-    workdir_help = (
-        "required, except in a job of Vertex AI, where AIP_TENSORBOARD_LOG_DIR is the default"
-    )
+    workdir_help = "required; in a job of Vertex AI the default is AIP_TENSORBOARD_LOG_DIR"
     add("--workdir", metavar="FOLDER", help=workdir_help)
 
 

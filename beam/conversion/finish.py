@@ -194,9 +194,7 @@ def _check_counts(
     num_outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
     num_files = input_counts.get("files_listed", 0) + input_counts.get("files_rejected", 0)
     if (counts["files"], counts["images"]) != (num_files, num_outcomes):
-        raise Stopped(
-            f"inputs and outcomes differ, please report this: {counts} from {input_counts}"
-        )
+        raise Stopped(f"inputs and outcomes differ; report this: {counts} from {input_counts}")
     path = options.path(manifest.REJECTS)
     if num_rejects > options.max_reject_fraction * counts["images"]:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())

@@ -30,9 +30,7 @@ def class_name(path: str, root: str) -> str:
     """Return the name of an image's class; raise Reject where it has none."""
     folder = posixpath.dirname(path)
     if folder == root:
-        raise Reject(
-            "no-class", f"{path}: lies directly in {root or '.'}, not in the folder of a class"
-        )
+        raise Reject("no-class", f"{path}: lies directly in {root or '.'}, not in a class folder")
     return posixpath.basename(folder)
 
 

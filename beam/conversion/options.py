@@ -208,9 +208,7 @@ def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
     if len(names) > 1:
         raise InputError(f"{' and '.join(names)}: expected one of them")
     if flags.class_folders and flags.unlabelled != "reject":
-        raise InputError(
-            f"--unlabelled={flags.unlabelled}: with --class_folders every image has a label"
-        )
+        raise InputError(f"--unlabelled={flags.unlabelled}: --class_folders labels every image")
     if flags.class_folders and not folders.has_folders(flags.images):
         raise InputError(
             f"--class_folders: --images={flags.images} names one folder; expected a wildcard for "

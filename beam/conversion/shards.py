@@ -66,9 +66,7 @@ def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
         return option
     if len(examples) > 1:
         paths = " and ".join(f"{bits} bits: {path}" for bits, path in sorted(examples))
-        raise Stopped(
-            f"images of 8 and of more bits in one lake ({paths}); choose --bits 8 or --bits 16"
-        )
+        raise Stopped(f"images of 8 and of more bits ({paths}); choose --bits 8 or --bits 16")
     return examples[0][0] if examples else 8
 
 

@@ -27,9 +27,7 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
     left_out = counts.get("slices_left_out", 0)
     num_outcomes = counts["records"] + sum(counts["rejects"].values()) + left_out
     if counts["images"] != num_outcomes:
-        message = (
-            f"{counts['images']}, but records, rejects and slices left out make {num_outcomes}"
-        )
+        message = f"{counts['images']}, but records, rejects and slices left out are {num_outcomes}"
         problems.add("counts", f"counts.images: {message}")
 
 

@@ -59,9 +59,7 @@ def _pairs(text: str) -> np.ndarray:
     # ten times as long.
     pairs = np.fromstring(text, np.int64, sep=" ")
     if len(pairs) % 2:
-        raise Reject(
-            "rle-odd-count", f"run-length text has {len(pairs)} numbers; pairs are expected"
-        )
+        raise Reject("rle-odd-count", f"run lengths have {len(pairs)} numbers; pairs are expected")
     return pairs.reshape(-1, 2)
 
 

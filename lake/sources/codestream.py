@@ -189,6 +189,4 @@ def check_runs(frame: bytes, pixels: int, segments: int) -> None:
             expanded_bytes += 257 - run if run > 128 else run + 1 if run < 128 else 0
             position += 2 if run > 128 else run + 2 if run < 128 else 1
             if expanded_bytes > pixels + RLE_PADDING:
-                raise Reject(
-                    "too-large", f"a run-length segment expands to more than {pixels} pixels"
-                )
+                raise Reject("too-large", f"a run-length segment has more than {pixels} pixels")

@@ -158,9 +158,7 @@ def _header(attributes: Attributes, path: str, size: int, image_id_from: str) ->
         raise Reject("too-many-bits", f"{bits} bits per pixel, expected at most 16; leave it out")
     sop_uid = text(attributes, SOP_UID)
     if image_id_from == "uid" and not sop_uid:
-        raise Reject(
-            "no-uid", "no (0008,0018) SOP Instance UID to take the image id from; use file names"
-        )
+        raise Reject("no-uid", "no (0008,0018) SOP Instance UID for the image id; use file names")
     image_id = sop_uid if image_id_from == "uid" else file_stem(path)
     return Header(
         *(path, size, image_id, height, width, bits),

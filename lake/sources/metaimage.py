@@ -98,9 +98,7 @@ def to_hu(values: np.ndarray) -> np.ndarray:
     # Fractions between 0 and 1 are the result of a window that was applied before.
     is_scaled = values.dtype.kind == "f" and 0 <= low < high <= 1
     if is_scaled or not (low >= -ZERO_HU and high < ZERO_HU):
-        raise Reject(
-            "not-hu", f"values from {low:g} to {high:g}, expected HU; leave out what is not CT"
-        )
+        raise Reject("not-hu", f"values {low:g} to {high:g}, expected HU; leave out what is not CT")
     return np.rint(values).astype(np.int32)
 
 
@@ -130,9 +128,7 @@ def _volume(data: bytes, path: str, size: int) -> Header:
         header_path.write_bytes(data[:header_bytes])
         reader = _reader(str(header_path))
     if reader.GetSize() != (width, height, num_slices) or reader.GetNumberOfComponents() != 1:
-        raise Reject(
-            "unreadable-header", "SimpleITK reads another size than the header's text states"
-        )
+        raise Reject("unreadable-header", "SimpleITK reads another size than the header states")
     geometry = Geometry(num_slices, reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
     name, geometry = re.split(r"[/\\]", path)[-1][:-4], _check_geometry(geometry)
     return Header(
@@ -151,9 +147,7 @@ def _parse_size(fields: dict[str, str]) -> tuple[int, int, int, int]:
         raise Reject("not-grey", "more than one channel, expected a CT; leave it out")
     kind = fields.get("ElementType", "")
     if kind not in BYTES_PER_TYPE or not _is_true(fields, "BinaryData"):
-        raise Reject(
-            "unsupported-mhd", f"expected binary data of a type among {sorted(BYTES_PER_TYPE)}"
-        )
+        raise Reject("unsupported-mhd", f"expected binary data, one of {sorted(BYTES_PER_TYPE)}")
     if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){2}", fields.get("DimSize", "")):
         raise Reject("unreadable-header", "DimSize is not three whole numbers above 0")
     width, height, num_slices = map(int, fields["DimSize"].split())

@@ -136,7 +136,7 @@ def test_two_folders_are_a_binary_lake_and_what_has_no_class_is_listed(
     }
     beside = next(reject for reject in rejects(output) if reject["reason"] == "no-class")
     assert beside["message"].endswith(
-        f"air.png: lies directly in {classes}, not in the folder of a class"
+        f"air.png: lies directly in {classes}, not in a class folder"
     )
 
 
@@ -156,7 +156,7 @@ def test_a_class_without_a_readable_image_stops_the_conversion(classes, converte
     [
         (["--labels=train.csv"], "--labels and --class_folders: expected one of them"),
         (["--masks={classes}/air/*.png"], "--masks and --class_folders: expected one of them"),
-        (["--unlabelled=keep"], "with --class_folders every image has a label"),
+        (["--unlabelled=keep"], "--class_folders labels every image"),
         (["--source=dicom"], "--class_folders is for --source images, not dicom"),
         (["--images={classes}/air/*.png"], "names one folder; expected a wildcard"),
     ],

@@ -30,9 +30,7 @@ def check_sizes(side: int, depth: int, widths: tuple[int, ...], norm: str) -> No
         raise InputError(f"{cause} of side={side}; use a smaller depth or another norm")
     for filters in widths:
         if norm == "group" and filters % parts.GROUPS:
-            cause = (
-                f"filters={filters} cannot be split into the {parts.GROUPS} groups of norm=group"
-            )
+            cause = f"filters={filters} cannot be split into {parts.GROUPS} groups of norm=group"
             raise InputError(f"{cause}; use a multiple of {parts.GROUPS}")
 
 
