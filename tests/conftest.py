@@ -22,13 +22,13 @@ def shared_folder(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path]
     root = base if worker_id == "master" else base.parent
 
     def folder_of(name: str, write: Callable[[Path], None]) -> Path:
-        folder, done = root / "shared" / name, root / f"{name}.done"
+        folder, marker = root / "shared" / name, root / f"{name}.done"
         with open(root / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
+            if not marker.exists():
                 folder.mkdir(parents=True)
                 write(folder)
-                done.touch()
+                marker.touch()
         return folder
 
     return folder_of

@@ -41,8 +41,10 @@ def test_the_workflow_tests_every_python_of_the_classifiers():
     [job] = read(GITHUB / "workflows" / "test.yml")["jobs"].values()
     versions = job["strategy"]["matrix"]["python"]
     pattern = r"Programming Language :: Python :: (3\.\d+)"
-    classified = [m[1] for line in metadata("--classifiers") if (m := re.fullmatch(pattern, line))]
-    assert versions == classified and len(versions) >= 3
+    classifier_versions = [
+        m[1] for line in metadata("--classifiers") if (m := re.fullmatch(pattern, line))
+    ]
+    assert versions == classifier_versions and len(versions) >= 3
     assert job["env"]["PYTHON"] == "python${{ matrix.python }}"
     [setup] = [step for step in job["steps"] if "setup-python" in step.get("uses", "")]
     assert setup["with"]["python-version"] == "${{ matrix.python }}"

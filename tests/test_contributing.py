@@ -100,10 +100,10 @@ def test_the_way_of_an_image_is_short_and_its_files_import_one_another():
 def test_an_image_goes_through_these_files(lake):
     """Every file of the list takes part when a batch of a lake becomes losses; the network's own
     file takes part when it is built."""
-    entered = set()
+    filenames = set()
 
     def note(frame, event, _):
-        entered.add(frame.f_code.co_filename)
+        filenames.add(frame.f_code.co_filename)
 
     config = replica_steps.config_with("batch", accumulate=1, momentum=0.9)
     sys.setprofile(note)
@@ -116,7 +116,7 @@ def test_an_image_goes_through_these_files(lake):
         step.replica_gradients(run)(next(iter(dataset)), tf.constant(1.0))
     finally:
         sys.setprofile(None)
-    assert not [file for file in way() if str(ROOT / file) not in entered]
+    assert not [file for file in way() if str(ROOT / file) not in filenames]
 
 
 def test_a_loss_needs_a_term_and_a_weight_alone():

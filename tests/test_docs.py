@@ -151,8 +151,8 @@ def reasons() -> set[str]:
 def test_the_reasons_for_rejects_are_those_of_the_code():
     table = read("docs/troubleshooting.md").split("## Reasons for rejects\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    named = {name for cell in cells for name in re.findall(r"`(.+?)`", cell)}
-    assert len(named) > 40 and named == reasons()
+    table_reasons = {name for cell in cells for name in re.findall(r"`(.+?)`", cell)}
+    assert len(table_reasons) > 40 and table_reasons == reasons()
 
 
 def test_the_page_of_the_lake_has_every_field_of_a_record():
@@ -209,7 +209,7 @@ def test_links_lead_to_files_and_headings(page):
 def test_pictures_are_small_and_used():
     pictures = {path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".jpg")}
     assert all(path.stat().st_size < 200_000 for path in pictures)
-    shown = {
+    targets = {
         ((ROOT / page).parent / link).resolve() for page in (*ABOUT, *PAGES) for link in links(page)
     }
-    assert pictures <= shown
+    assert pictures <= targets

@@ -175,9 +175,9 @@ def test_every_package_is_in_setup():
         for top in FORBIDDEN
         for path in (ROOT / top).rglob("__init__.py")
     }
-    listed = re.search(r"packages=\[(.*?)\]", setup, re.DOTALL)[1]
+    package_list = re.search(r"packages=\[(.*?)\]", setup, re.DOTALL)[1]
     packages.add("radlake.configs")  # the folder configs/, which has no code
-    assert packages == set(re.findall(r'"(.*?)"', listed))
+    assert packages == set(re.findall(r'"(.*?)"', package_list))
 
 
 def test_conversion_and_help_need_no_tensorflow():
@@ -246,11 +246,11 @@ def test_names_say_what_the_thing_is(top):
 
 @pytest.mark.parametrize("top", CODE)
 def test_docstrings_are_sentences(top):
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     docstrings = [
         (file, ast.get_docstring(node) or "")
         for file, node in nodes(top)
-        if isinstance(node, documented)
+        if isinstance(node, kinds)
     ]
     assert not [(file, text) for file, text in docstrings if text.startswith("Of ")]
 
@@ -268,9 +268,9 @@ def secrets_in(paths: list[Path]) -> list[str]:
 @pytest.mark.slow
 def test_no_secret_is_in_the_repository_or_may_get_into_an_image(tmp_path):
     """What is committed, and what lies beside it untracked, which an engine would be sent."""
-    planted = tmp_path / "key.json"
-    planted.write_text('{"private_key": "-----BEGIN ' + 'PRIVATE KEY-----"}')
-    assert len(secrets_in([planted])) == 1
+    key_file = tmp_path / "key.json"
+    key_file.write_text('{"private_key": "-----BEGIN ' + 'PRIVATE KEY-----"}')
+    assert len(secrets_in([key_file])) == 1
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "setup.py" in names

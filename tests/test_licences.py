@@ -45,14 +45,14 @@ def requirements_of_users() -> list[str]:
     arguments = setup_arguments()
     extras = arguments["extras_require"]
     assert extras.keys() >= NOT_FOR_USERS
-    chosen = [lines for name, lines in extras.items() if name not in NOT_FOR_USERS]
-    return arguments["install_requires"] + [line for lines in chosen for line in lines]
+    lists = [lines for name, lines in extras.items() if name not in NOT_FOR_USERS]
+    return arguments["install_requires"] + [line for lines in lists for line in lines]
 
 
 def closure(requirements: list[str]) -> tuple[dict[str, metadata.Distribution], set[str]]:
     """Return the installed packages that these need, and what they need, by name; the names of
     those that are not installed."""
-    packages, missing, waiting, seen = {}, set(), [(line, "") for line in requirements], set()
+    packages, missing, waiting, visits = {}, set(), [(line, "") for line in requirements], set()
     while waiting:
         text, extra = waiting.pop()
         requirement = Requirement(text)
@@ -65,10 +65,10 @@ def closure(requirements: list[str]) -> tuple[dict[str, metadata.Distribution], 
             missing.add(name)
             continue
         packages[name] = package
-        for wanted in {"", *requirement.extras}:
-            if (name, wanted) not in seen:
-                seen.add((name, wanted))
-                waiting += [(line, wanted) for line in package.requires or ()]
+        for extra_name in {"", *requirement.extras}:
+            if (name, extra_name) not in visits:
+                visits.add((name, extra_name))
+                waiting += [(line, extra_name) for line in package.requires or ()]
     return packages, missing
 
 
@@ -97,8 +97,8 @@ def test_no_package_that_users_install_has_a_licence_that_does_not_fit():
     assert missing == ELSEWHERE
     assert len(packages) > 100 and {"imagecodecs", "pylibjpeg-openjpeg", "keras"} <= packages.keys()
     texts = {name: licence(package) for name, package in packages.items()}
-    refused = {name: text for name, text in texts.items() if objection(text)}
-    assert not refused.keys() - JUDGED.keys()
+    licences = {name: text for name, text in texts.items() if objection(text)}
+    assert not licences.keys() - JUDGED.keys()
     copyleft = {name for name, text in texts.items() if re.search("MPL|LGPL|Mozilla|EPL", text)}
     assert copyleft == JUDGED.keys()
     assert {name for name, text in texts.items() if not text} == SILENT.keys()

@@ -22,7 +22,7 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
     files.remove(options.path(SUMMARY))
     sidecar_path = options.work_path(shard_name(shard.first_path))
     files.remove(sidecar_path)
-    seg_names = []
+    segs = []  # names
     for image, row in predictions if options.seg else []:
         header = image.header
         mask = rle.decode(row.rle, header.height, header.width)
@@ -32,14 +32,9 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
         for name, content in contents.items():
             with files.whole_file(options.path(SEGS, name)) as file:
                 file.write(content)
-        seg_names += contents
+        segs += contents
     rows = [row for _, row in predictions]
-    sidecar = {
-        "fingerprint": shard.fingerprint,
-        "rows": rows,
-        "rejects": rejects,
-        "segs": seg_names,
-    }
+    sidecar = {"fingerprint": shard.fingerprint, "rows": rows, "rejects": rejects, "segs": segs}
     files.write_text(sidecar_path, json.dumps(sidecar))
     num_rejected = sum(reject["what"] == "image" for reject in rejects)
     events = progress.RECORD * len(predictions) + progress.REJECTED * num_rejected

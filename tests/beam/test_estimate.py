@@ -50,12 +50,12 @@ def test_it_says_what_the_conversion_then_makes(phantoms, lake, sampled):
 
 
 def test_no_more_files_are_opened_than_it_was_told(phantoms, monkeypatch):
-    opened, opening = [], files.open_binary
-    monkeypatch.setattr(files, "open_binary", lambda path: opened.append(path) or opening(path))
+    openings, opening = [], files.open_binary
+    monkeypatch.setattr(files, "open_binary", lambda path: openings.append(path) or opening(path))
     estimated(arguments_of(phantoms, "--sample=7"))
-    assert len(opened) == len(set(opened)) == 7
+    assert len(openings) == len(set(openings)) == 7
     paths = sorted(map(str, (phantoms / "dicom").glob("*.dcm")))
-    for number, path in enumerate(sorted(opened)):  # one of each seventh of the listing
+    for number, path in enumerate(sorted(openings)):  # one of each seventh of the listing
         assert number * 40 // 7 <= paths.index(path) < (number + 1) * 40 // 7
 
 
@@ -141,11 +141,9 @@ def test_a_total_is_that_of_the_sizes():
 
 def coded(kind: str, path, storage: Storage) -> tuple[bool, str]:
     """(whether the header says that a file is kept, as what it is then stored)."""
-    with path.open("rb") as opened:
-        [header] = reader.read_headers(
-            kind, opened, str(path), path.stat().st_size, "name", "first"
-        )
-        coding = reader.read_coding(kind, opened, header, storage)
+    with path.open("rb") as file:
+        [header] = reader.read_headers(kind, file, str(path), path.stat().st_size, "name", "first")
+        coding = reader.read_coding(kind, file, header, storage)
     scan = reader.read_scan(kind, files.Inputs(), header, storage)
     return coding.is_kept, scan.encoding
 

@@ -34,13 +34,13 @@ def classes(tmp_path) -> Path:
 
 
 @pytest.fixture
-def converted(key_file):
+def lake_of_folders(key_file):
     """Runs beam.convert on class folders; returns the manifest."""
 
     def run(pattern, output, *options: str) -> dict:
-        required = [f"--images={pattern}", f"--output={output}", "--source=images"]
-        required += ["--class_folders", f"--deidentify_key_file={key_file}"]
-        return convert.run([*required, "--splits=train=0.5,val=0.3,test=0.2", *options])
+        words = [f"--images={pattern}", f"--output={output}", "--source=images"]
+        words += ["--class_folders", f"--deidentify_key_file={key_file}"]
+        return convert.run([*words, "--splits=train=0.5,val=0.3,test=0.2", *options])
 
     return run
 
@@ -49,9 +49,9 @@ def level(record: dict) -> float:
     return float(np.asarray(Image.open(io.BytesIO(record["image"]))).mean())
 
 
-def test_a_folder_is_a_class_numbered_by_name(classes, converted, tmp_path, capsys):
+def test_a_folder_is_a_class_numbered_by_name(classes, lake_of_folders, tmp_path, capsys):
     output = tmp_path / "tissues" / "1.0.0"
-    manifest = converted(classes / "*" / "*.png", output)
+    manifest = lake_of_folders(classes / "*" / "*.png", output)
     assert manifest["classes"] == ["air", "bone", "water"]
     assert "classes: 0 air, 1 bone, 2 water\n" in capsys.readouterr().out
     lake_records = records(output)
@@ -63,9 +63,9 @@ def test_a_folder_is_a_class_numbered_by_name(classes, converted, tmp_path, caps
         assert (record["has_mask"], record["lesion_px"], record["original_rle"]) == (0, -1, b"-1")
     # Each class is dealt by the shares of its own: 10, 6 and 4 of 20.
     for split, share in (("train", 10), ("val", 6), ("test", 4)):
-        stated = manifest["counts"]["splits"][split]
-        assert stated["classes"] == [share] * 3
-        assert (stated["positives"], stated["negatives"], stated["unknown"]) == (
+        counts = manifest["counts"]["splits"][split]
+        assert counts["classes"] == [share] * 3
+        assert (counts["positives"], counts["negatives"], counts["unknown"]) == (
             2 * share,
             share,
             0,
@@ -80,10 +80,10 @@ def test_a_folder_is_a_class_numbered_by_name(classes, converted, tmp_path, caps
 
 
 def test_verify_finds_a_label_that_is_no_class_and_counts_that_are_not_the_indexs(
-    classes, converted, tmp_path, capsys
+    classes, lake_of_folders, tmp_path, capsys
 ):
     output = tmp_path / "tissues" / "1.0.0"
-    manifest = converted(classes / "*" / "*.png", output)
+    manifest = lake_of_folders(classes / "*" / "*.png", output)
     manifest["counts"]["splits"]["val"]["classes"] = [6, 5, 7]
     (output / "manifest.json").write_text(json.dumps({**manifest, "classes": ["air", "bone"]}))
     assert lake_command(["verify", str(output)]) == 1
@@ -94,29 +94,29 @@ def test_verify_finds_a_label_that_is_no_class_and_counts_that_are_not_the_index
 
 @pytest.mark.slow
 @exhaustive  # test_convert.py has two processes
-def test_two_processes_and_a_second_run_give_the_same_bytes(classes, converted, tmp_path):
+def test_two_processes_and_a_second_run_give_the_same_bytes(classes, lake_of_folders, tmp_path):
     one, two = (tmp_path / name / "tissues" / "1.0.0" for name in ("one", "two"))
-    first = converted(classes / "*" / "*.png", one)
+    first = lake_of_folders(classes / "*" / "*.png", one)
     spread = "--direct_running_mode=multi_processing", "--direct_num_workers=2"
-    converted(classes / "*" / "*.png", two, *spread)
+    lake_of_folders(classes / "*" / "*.png", two, *spread)
     assert shards_of(one) == shards_of(two)
-    assert converted(classes / "*" / "*.png", one) == first  # also the moment of its creation
+    assert lake_of_folders(classes / "*" / "*.png", one) == first  # also the moment of its creation
 
 
 @pytest.mark.slow
-def test_a_new_folder_renumbers_the_classes_behind_it(classes, converted, tmp_path):
+def test_a_new_folder_renumbers_the_classes_behind_it(classes, lake_of_folders, tmp_path):
     output, fresh = (tmp_path / name / "tissues" / "1.0.0" for name in ("again", "fresh"))
-    converted(classes / "*" / "*.png", output)
+    lake_of_folders(classes / "*" / "*.png", output)
     (classes / "bone").rename(classes / "zinc#1")  # no frame of a file called zinc
-    converted(classes / "*" / "*.png", output)
-    manifest = converted(classes / "*" / "*.png", fresh)
+    lake_of_folders(classes / "*" / "*.png", output)
+    manifest = lake_of_folders(classes / "*" / "*.png", fresh)
     assert manifest["classes"] == ["air", "water", "zinc#1"]
     assert manifest["counts"]["splits"]["val"]["classes"] == [6, 6, 6]
     assert shards_of(output) == shards_of(fresh)
 
 
 def test_two_folders_are_a_binary_lake_and_what_has_no_class_is_listed(
-    classes, converted, tmp_path, capsys
+    classes, lake_of_folders, tmp_path, capsys
 ):
     """A ** reaches every depth: also images that lie beside the folders, and one name twice."""
     output = tmp_path / "tissues" / "1.0.0"
@@ -126,7 +126,7 @@ def test_two_folders_are_a_binary_lake_and_what_has_no_class_is_listed(
     (classes / "more" / "bone").mkdir()
     for path in classes.glob("more/*.png"):
         path.rename(path.parent / "bone" / path.name)
-    manifest = converted(classes / "**.png", output, "--max_reject_fraction=0.5")
+    manifest = lake_of_folders(classes / "**.png", output, "--max_reject_fraction=0.5")
     assert manifest["classes"] == ["air", "bone"]
     assert manifest["counts"]["labels_without_image"] == 0
     assert Counter(row["label"] for row in index(output)) == {0: 19, 1: 19}
@@ -140,15 +140,15 @@ def test_two_folders_are_a_binary_lake_and_what_has_no_class_is_listed(
     )
 
 
-def test_a_class_without_a_readable_image_stops_the_conversion(classes, converted, tmp_path):
+def test_a_class_without_a_readable_image_stops_the_conversion(classes, lake_of_folders, tmp_path):
     for path in (classes / "water").iterdir():
         path.write_bytes(b"no image")
     output = tmp_path / "tissues" / "1.0.0"
     with pytest.raises(Stopped, match="class folder water: none of its images became a record"):
-        converted(classes / "*" / "*.png", output, "--max_reject_fraction=0.5")
+        lake_of_folders(classes / "*" / "*.png", output, "--max_reject_fraction=0.5")
     assert not (output / "manifest.json").exists() and len(rejects(output)) == 20
     with pytest.raises(Stopped, match=r"images in 1 folders \['air'\] of .*at least two classes"):
-        converted(classes / "a*" / "*.png", output)
+        lake_of_folders(classes / "a*" / "*.png", output)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_a_class_without_a_readable_image_stops_the_conversion(classes, converte
         (["--images={classes}/air/*.png"], "names one folder; expected a wildcard"),
     ],
 )
-def test_what_class_folders_do_not_go_with(classes, converted, tmp_path, options, message):
+def test_what_class_folders_do_not_go_with(classes, lake_of_folders, tmp_path, options, message):
     options = [option.format(classes=classes) for option in options]
     with pytest.raises(InputError, match=message):
-        converted(classes / "*" / "*.png", tmp_path / "tissues" / "1.0.0", *options)
+        lake_of_folders(classes / "*" / "*.png", tmp_path / "tissues" / "1.0.0", *options)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lake.scan import Geometry, Header, stable_hash
 SPLITS = quotas.parse("train=0.8,val=0.1,test=0.1")
 
 
-def chosen(**changes) -> options.ConversionOptions:
+def options_with(**changes) -> options.ConversionOptions:
     flags = options.parser().parse_args(
         ["--images=x", "--labels=y", "--output=a/b/1.0.0", "--deidentify=keep"]
     )
@@ -32,7 +32,7 @@ def make_image(name: str, patient: str = "", lesion_px: int = 0, split: str = ""
 
 def planned(images: list[LabelledImage], earlier=None, **changes) -> dict[str, tuple]:
     """{image id: (split, shard, shards, fold)} as the pipeline's functions make it."""
-    conversion = chosen(**changes)
+    conversion = options_with(**changes)
     gather = plan.Gather(conversion)
     rows = [plan.to_row(image, earlier, conversion) for image in images]
     accumulators = []
@@ -200,9 +200,9 @@ def test_slices_of_a_volume_stay_together_and_in_order():
 
 
 def test_shards_are_whole_balanced_and_not_empty():
-    assert plan.num_shards(3, 10, chosen()) == 3
-    assert plan.num_shards(900, 950_000_000, chosen()) == 10
-    assert plan.num_shards(5001, 10, chosen()) == 6  # at most 1000 images in one
+    assert plan.num_shards(3, 10, options_with()) == 3
+    assert plan.num_shards(900, 950_000_000, options_with()) == 10
+    assert plan.num_shards(5001, 10, options_with()) == 6  # at most 1000 images in one
     places = planned([make_image(f"i{n}") for n in range(100)], splits="train=1")
     assert Counter(shard for _, shard, _, _ in places.values()) == {0: 25, 1: 25, 2: 25, 3: 25}
 
@@ -218,7 +218,7 @@ def test_the_whole_plan_runs_on_a_runner():
         actual = (
             root
             | apache_beam.Create(images)
-            | plan.Plan(chosen())
+            | plan.Plan(options_with())
             | apache_beam.Map(lambda item: (item[1][2].header.image_id, item[0]))
         )
         assert_that(actual, equal_to(expected))

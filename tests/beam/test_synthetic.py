@@ -211,11 +211,11 @@ def test_another_runs_files_are_not_mixed_in(tmp_path):
 
 
 def test_what_a_killed_run_left_is_replaced_by_the_same_run(tmp_path):
-    left = tmp_path / "dicom" / f"unfinished.{synthetic.image_id(0, 1)}.dcm"
-    left.parent.mkdir()
-    left.write_bytes(b"the first half")
+    unfinished_file = tmp_path / "dicom" / f"unfinished.{synthetic.image_id(0, 1)}.dcm"
+    unfinished_file.parent.mkdir()
+    unfinished_file.write_bytes(b"the first half")
     synthetic.write(tmp_path, images=2, seed=0, side=64)
-    names = {path.name for path in left.parent.iterdir()}
+    names = {path.name for path in unfinished_file.parent.iterdir()}
     assert names == {f"{synthetic.image_id(0, number)}.dcm" for number in range(2)}
 
 

@@ -23,12 +23,12 @@ def planes_of(slices: int, spacing_mm, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)) ->
 
 
 def candidates_in(planes, masks: dict, height: int, width: int, probabilities=None) -> list:
-    gathered = candidates.Series("1.2.3")
+    slices = candidates.Series("1.2.3")
     for place, plane in enumerate(planes):
         mask = masks.get(place, np.zeros((height, width), bool))
         p = np.full((height, width), 0.5) if probabilities is None else probabilities[place]
-        gathered.add(plane, place, mask, p)
-    return gathered.candidates()
+        slices.add(plane, place, mask, p)
+    return slices.candidates()
 
 
 def test_spheres_come_back_as_they_were_drawn():
@@ -64,11 +64,11 @@ def test_corners_connect_and_a_gap_divides():
 
 def test_a_slice_that_is_missing_leaves_the_others_where_they_are():
     planes = planes_of(3, (1.0, 1.0, 5.0))
-    gathered = candidates.Series("1.2.3")
+    slices = candidates.Series("1.2.3")
     mask = np.ones((1, 1), bool)
     for place in (0, 2):
-        gathered.add(planes[place], place, mask, np.ones((1, 1)))
-    assert [one.center_mm[2] for one in gathered.candidates()] == [-200.0, -190.0]
+        slices.add(planes[place], place, mask, np.ones((1, 1)))
+    assert [one.center_mm[2] for one in slices.candidates()] == [-200.0, -190.0]
 
 
 def test_no_lesion_no_candidate():
@@ -94,7 +94,7 @@ def test_the_nodules_of_the_real_slabs(real_data):
         )
         [one] = candidates_in(planes, masks, first.height, first.width)
         offset = np.abs(np.subtract(one.center_mm, (x, y, z))) / planes[0].spacing_mm
-        cut = masks.keys() & {0, len(planes) - 1}  # a slab can end within the nodule
-        assert (offset[:2] < 0.5).all() and (cut or offset[2] < 0.5)
-        assert cut or math.isclose(one.diameter_mm, diameter_mm, rel_tol=0.05)
+        outermost = masks.keys() & {0, len(planes) - 1}  # a slab can end within the nodule
+        assert (offset[:2] < 0.5).all() and (outermost or offset[2] < 0.5)
+        assert outermost or math.isclose(one.diameter_mm, diameter_mm, rel_tol=0.05)
         assert first.series == row["seriesuid"]

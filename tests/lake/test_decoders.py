@@ -258,16 +258,16 @@ def test_colours_are_converted_once(space):
     """By pydicom, as the header or a JFIF segment says; the codestream carries them as they are."""
     rgb = np.stack([noise(np.uint8)] * 3, -1)
     rgb[..., 1], rgb[..., 2] = rgb[::-1, :, 1], 255 - rgb[..., 2]
-    coded = np.asarray(Image.fromarray(rgb).convert("YCbCr")) if space == "YBR_FULL" else rgb
+    planes = np.asarray(Image.fromarray(rgb).convert("YCbCr")) if space == "YBR_FULL" else rgb
     luma = np.asarray(Image.fromarray(rgb).convert("L")).astype(int)
     name = "RGB" if space == "RGB" else "UNKNOWN"
     options = {"colorspace": name, "outcolorspace": name}
     frames = {
-        JPEGLossless: imagecodecs.jpeg8_encode(coded, lossless=True, **options),
-        JPEGLSLossless: imagecodecs.jpegls_encode(coded),
+        JPEGLossless: imagecodecs.jpeg8_encode(planes, lossless=True, **options),
+        JPEGLSLossless: imagecodecs.jpegls_encode(planes),
     }
     for syntax, frame in frames.items():
-        data = encoded(coded, syntax, frame, PhotometricInterpretation=space)
+        data = encoded(planes, syntax, frame, PhotometricInterpretation=space)
         off = np.abs(values_of(data) - luma).max()
         assert off <= (1 if space == "YBR_FULL" else 0)  # there and back is rounded
 

@@ -208,17 +208,17 @@ def test_a_right_jpeg_is_kept_without_its_comment(pixels):
 
 def test_a_jpeg_with_broken_tables_is_not_kept(pixels):
     data = make(pixels, JPEGBaseline8Bit)
-    start, kept, refused = data.index(b"\xff\xdb"), 0, 0
+    start, num_kept, num_refused = data.index(b"\xff\xdb"), 0, 0
     for position in range(start, data.index(b"\xff\xda") + 14):
-        broken = data[:position] + bytes([data[position] ^ 0x81]) + data[position + 1 :]
+        content = data[:position] + bytes([data[position] ^ 0x81]) + data[position + 1 :]
         try:
-            scan = read(broken, WIDE)
+            scan = read(content, WIDE)
         except Reject as reject:
-            refused += reject.reason == "undecodable"
+            num_refused += reject.reason == "undecodable"
         else:
-            kept += scan.encoding == "jpeg-kept"
+            num_kept += scan.encoding == "jpeg-kept"
             assert stored(scan).shape == (24, 32)  # no decoder stops at it
-    assert kept > 50 and refused > 50
+    assert num_kept > 50 and num_refused > 50
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_functional_groups_hold_for_their_frame(pixels, is_undefined_length):
         item.is_undefined_length_sequence_item = is_undefined_length
         return item
 
-    shared = group(
+    shared_group = group(
         PixelMeasuresSequence={"PixelSpacing": [0.3, 0.4]},
         PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": -100},
     )
@@ -424,7 +424,7 @@ def test_functional_groups_hold_for_their_frame(pixels, is_undefined_length):
     data = make(
         np.stack([pixels, pixels]).astype(np.uint16),
         frames=2,
-        SharedFunctionalGroupsSequence=[shared],
+        SharedFunctionalGroupsSequence=[shared_group],
         PerFrameFunctionalGroupsSequence=frames,
     )
     first, second = (dicom.read_scan(data, header, DEEP) for header in headers(data, "each"))
@@ -553,8 +553,8 @@ def encapsulated(frame: bytes, syntax, **attributes) -> bytes:
     meta = data[144 : 144 + meta_length]
     element = b"\x02\x00\x10\x00UI" + struct.pack("<H", len(old)) + old
     new += b"\0" * (len(new) % 2)
-    changed = meta.replace(element, b"\x02\x00\x10\x00UI" + struct.pack("<H", len(new)) + new)
-    return data[:140] + struct.pack("<L", len(changed)) + changed + data[144 + meta_length :]
+    other_meta = meta.replace(element, b"\x02\x00\x10\x00UI" + struct.pack("<H", len(new)) + new)
+    return data[:140] + struct.pack("<L", len(other_meta)) + other_meta + data[144 + meta_length :]
 
 
 def test_bombs_are_rejected_before_they_go_off():
@@ -574,13 +574,13 @@ def test_bombs_are_rejected_before_they_go_off():
 def assert_cheap(call, expected, mebibytes: int) -> None:
     """`call` gives `expected` within 5 seconds and so much memory."""
     tracemalloc.start()
-    started = time.monotonic()
+    start_s = time.monotonic()
     try:
         assert call() == expected
         assert tracemalloc.get_traced_memory()[1] < mebibytes * 2**20
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - start_s < 5
 
 
 def test_a_deflate_bomb_is_rejected(monkeypatch):
@@ -604,14 +604,14 @@ def test_nested_and_endless_sequences_are_rejected():
     start = 144 + struct.unpack_from("<L", plain, 140)[0]
     close = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
     assert read(plain[:start] + (sequence + item) * 30 + close * 30 + plain[start:])
-    nested = plain[:start] + (sequence + item) * 5000 + close * 5000 + plain[start:]
+    deep_file = plain[:start] + (sequence + item) * 5000 + close * 5000 + plain[start:]
     absurd = plain[:start] + b"\x08\x00\x18\x00UN\x00\x00\xfe\xff\xff\xff" + plain[start:]
     assert_cheap(
-        lambda: [reason_of(data) for data in (nested, absurd)], ["unreadable-header"] * 2, 8
+        lambda: [reason_of(data) for data in (deep_file, absurd)], ["unreadable-header"] * 2, 8
     )
     endless = plain[:start] + sequence + b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 2_000_000
-    started = time.process_time()  # a busy machine is no slow reader
-    assert reason_of(endless) == "too-large" and time.process_time() - started < 5
+    start_s = time.process_time()  # a busy machine is no slow reader
+    assert reason_of(endless) == "too-large" and time.process_time() - start_s < 5
 
 
 # Files that a reader with every codec decodes, and that are no records.
@@ -659,14 +659,14 @@ def test_odd_files_are_right_records_or_fitting_rejects(real_data):
     reasons = {name: reason for reason, names in REASONS.items() for name in names}
     records = 0
     for name, row in rows.items():
-        data, started = (folder / name).read_bytes(), time.monotonic()
+        data, start_s = (folder / name).read_bytes(), time.monotonic()
         try:
             (header,) = headers(data, "first")
             dicom.read_scan(data, header, WIDE)
             reason = ""
         except Reject as reject:
             reason = reject.reason
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - start_s < 10
         if name in RECORDS or (row["decode"] == "decoded" and name not in TOO_MANY_BITS):
             assert reason == "", name
         else:
@@ -722,14 +722,14 @@ def fuzz(log: str, count: int, paths: list[str]) -> None:
     for seed in range(count):
         place = seed % len(paths)
         Path(log).write_text(f"seed {seed} of {paths[place]}")
-        data, started = mutate(originals[place], random.Random(seed)), time.monotonic()
+        data, start_s = mutate(originals[place], random.Random(seed)), time.monotonic()
         try:
             for header in headers(data, "each")[:2]:
                 assert isinstance(dicom.read_scan(data, header, WIDE if seed % 2 else DEEP), Scan)
                 scans += 1
         except Reject:
             pass
-        slowest = max(slowest, time.monotonic() - started)
+        slowest = max(slowest, time.monotonic() - start_s)
         assert slowest < 10, f"seed {seed} of {paths[place]}: {slowest:.1f} s"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     assert peak < 2048, f"{peak} MiB"
@@ -758,7 +758,7 @@ def test_a_jpeg_with_a_table_that_decoders_refuse_is_not_kept(segment):
     whole = buffer.getvalue()
     assert bare_jpeg(whole, 16, 16)
     head, scan = whole.split(b"\xff\xda")
-    damaged = b"".join([head, segment, b"\xff\xda", scan])
+    codestream = b"".join([head, segment, b"\xff\xda", scan])
     with pytest.raises(OSError, match="broken data stream"):
-        Image.open(io.BytesIO(damaged)).load()
-    assert bare_jpeg(damaged, 16, 16) is None
+        Image.open(io.BytesIO(codestream)).load()
+    assert bare_jpeg(codestream, 16, 16) is None

@@ -170,14 +170,14 @@ def test_transparency_is_told(grey):
     image.putalpha(Image.fromarray(hole))
     assert reason_of(scan_of, encoded(image)) == "transparent"
     assert reason_of(scan_of, encoded(grey, transparency=int(grey[0, 0]))) == "transparent"
-    unused = np.minimum(grey, 200)
-    scan = scan_of(encoded(unused, transparency=201))
-    assert (stored(scan) == unused).all() and b"tRNS" not in scan.image
+    opaque_grey = np.minimum(grey, 200)
+    scan = scan_of(encoded(opaque_grey, transparency=201))
+    assert (stored(scan) == opaque_grey).all() and b"tRNS" not in scan.image
     deep = grey.astype(np.uint16) * 256
-    shown = png(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep), 24, 32, bits=16)
-    (offset,) = [shown.index(b"IDAT") - 4]
+    content = png(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep), 24, 32, bits=16)
+    (offset,) = [content.index(b"IDAT") - 4]
     for value, is_told in ((int(deep[5, 5]), True), (1, False)):
-        data = shown[:offset] + chunk(b"tRNS", struct.pack(">H", value)) + shown[offset:]
+        data = content[:offset] + chunk(b"tRNS", struct.pack(">H", value)) + content[offset:]
         if is_told:
             assert reason_of(scan_of, data, DEEP) == "transparent"
         else:
@@ -232,14 +232,14 @@ def test_damaged_pixels_are_rejected(grey):
     whole = png(rows, 24, 32)
     assert (stored(scan_of(whole)) == grey).all()
     offset = whole.index(b"IDAT")
-    flipped = bytearray(whole)
-    flipped[offset + 40] ^= 1
+    wrong_bit = bytearray(whole)
+    wrong_bit[offset + 40] ^= 1
     checksum = bytearray(whole)
     checksum[-14] ^= 1
     unknown_filter = png(b"\x05" + rows[1:], 24, 32)
     short = png(rows[:-1], 24, 32)
     for storage in (AS_IS, Storage(8, 16)):  # kept, decoded
-        for data in (flipped, checksum, unknown_filter, short, whole[:-5], whole[: offset + 99]):
+        for data in (wrong_bit, checksum, unknown_filter, short, whole[:-5], whole[: offset + 99]):
             assert reason_of(scan_of, bytes(data), storage) == "undecodable"
     jpeg = encoded(grey, "JPEG")
     assert reason_of(scan_of, jpeg[: len(jpeg) // 2 + 200]) == "undecodable"
@@ -250,12 +250,12 @@ def test_damaged_pixels_are_rejected(grey):
 def test_what_hides_beside_the_pixels_is_not_kept(grey):
     rows = np.pad(grey, ((0, 0), (1, 0))).tobytes()
     parts = png(rows, 24, 32)[: png(rows, 24, 32).index(b"IDAT") - 4]
-    for coded, end in (
+    for scanlines, end in (
         (zlib.compress(rows) + b"Doe^Jane", b""),
         (zlib.compress(rows + b"Doe^Jane", 0), b""),
         (zlib.compress(rows), b"Doe^Jane"),
     ):
-        data = parts + chunk(b"IDAT", coded) + chunk(b"IEND", end) + b"Doe^Jane"
+        data = parts + chunk(b"IDAT", scanlines) + chunk(b"IEND", end) + b"Doe^Jane"
         scan = scan_of(data)
         assert b"Doe^Jane" not in scan.image and (stored(scan) == grey).all()
 
@@ -283,17 +283,17 @@ def test_mutated_files_are_scans_or_rejects(grey, deep):
     ends = set()
     for number in range(300):
         data, storage = sources[number % 4]
-        mutated = bytearray(data)
+        content = bytearray(data)
         for offset in rng.integers(0, len(data), rng.integers(1, 5)):
-            mutated[offset] = rng.integers(256)
+            content[offset] = rng.integers(256)
         if number % 5 == 0:
-            del mutated[rng.integers(len(data)) :]
+            del content[rng.integers(len(data)) :]
         if number % 3 == 0:  # right checksums, so that the damage lies deeper
-            mutated = with_right_checksums(mutated)
-        mutated = bytes(mutated)
+            content = with_right_checksums(content)
+        content = bytes(content)
         for read in (scan_of, images.read_mask):
             try:
-                result = read(mutated, storage if read is scan_of else "mask.png")
+                result = read(content, storage if read is scan_of else "mask.png")
             except Reject as reject:
                 ends.add(reject.reason)
             else:
@@ -348,10 +348,10 @@ def test_masks_that_are_none(lesion):
     dark[0, 0] = 7
     soft = lesion.astype(np.uint8) * 255
     soft[0, 0] = 100
-    coloured = np.zeros((48, 40, 3), np.uint8)
-    coloured[lesion] = 255, 0, 0
-    coloured[0, 0] = 0, 0, 255
-    for pixels in (classes, dark, soft, coloured, lesion * np.uint8(100) + np.uint8(50)):
+    colours = np.zeros((48, 40, 3), np.uint8)
+    colours[lesion] = 255, 0, 0
+    colours[0, 0] = 0, 0, 255
+    for pixels in (classes, dark, soft, colours, lesion * np.uint8(100) + np.uint8(50)):
         assert reason_of(images.read_mask, encoded(pixels), "mask.png") == "mask-not-binary"
     frames = [Image.fromarray(lesion), Image.fromarray(~lesion)]
     for kind in ("GIF", "TIFF"):
@@ -363,15 +363,15 @@ def test_masks_that_are_none(lesion):
 def test_real_pngs(real_data):
     paths = sorted((real_data / "nih_png" / "images").glob("*.png"))
     assert len(paths) == 20
-    kept = 0
+    num_kept = 0
     for path in paths:
         data = path.read_bytes()
         image = Image.open(path)
         (header,) = images.read_headers(io.BytesIO(data), str(path), len(data))
         scan = images.read_scan(data, header, Storage(bits=8, max_side=1024))
         assert (stored(scan) == np.asarray(image.convert("L"))).all()
-        kept += data[data.index(b"IDAT") : -16] in scan.image
-    assert kept == 19  # one is RGBA
+        num_kept += data[data.index(b"IDAT") : -16] in scan.image
+    assert num_kept == 19  # one is RGBA
 
 
 def test_real_masks_as_images(real_data):

@@ -82,7 +82,7 @@ def test_training_reads_a_record_of_the_writer_before():
     tf = pytest.importorskip("tensorflow")
     from trainer.data import record
 
-    [stored] = tf.data.TFRecordDataset(str(OLD_SHARD))
-    item = record.decode_record(stored, "uint8", 11, "pad")
+    [old_record] = tf.data.TFRecordDataset(str(OLD_SHARD))
+    item = record.decode_record(old_record, "uint8", 11, "pad")
     assert item["mask"].numpy()[..., 0].sum() == 21
     assert (item["mask"].numpy()[4:7, 2:9] == 1).all()  # three rows of padding above

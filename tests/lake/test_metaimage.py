@@ -253,9 +253,9 @@ def test_a_core_of_tissue_in_the_lung_stays_and_the_table_goes():
     hu[70:180, 40:115] = hu[70:180, 140:215] = -850
     hu[110:128, 60:78] = 30  # a nodule of 25 mm
     hu[222:226, :] = 300
-    kept = lungs.region(hu, (1.4, 1.4))
-    assert kept[70:180, 40:115].all() and kept[70:180, 140:215].all()
-    assert not kept[:50].any() and not kept[200:].any() and not kept[:, 232:].any()
+    region = lungs.region(hu, (1.4, 1.4))
+    assert region[70:180, 40:115].all() and region[70:180, 140:215].all()
+    assert not region[:50].any() and not region[200:].any() and not region[:, 232:].any()
     assert not lungs.region(np.full((64, 64), 40), (1.0, 1.0)).any()
 
 

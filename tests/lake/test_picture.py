@@ -89,5 +89,5 @@ def test_a_grid_is_filled_row_by_row():
 def test_a_png_holds_the_pixels():
     pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     for image in (pixels, picture.to_rgb(pixels)):
-        with Image.open(io.BytesIO(picture.to_png(image))) as stored:
-            assert np.array_equal(np.asarray(stored), image)
+        with Image.open(io.BytesIO(picture.to_png(image))) as image_file:
+            assert np.array_equal(np.asarray(image_file), image)

@@ -45,9 +45,9 @@ def test_round_trip_and_union_of_random_masks():
             np.uint8
         ) * 255
         assert (rle.decode(rle.encode(first), height, width) == first).all()
-        united = rle.unite([rle.from_mask(first), rle.from_mask(second)])
-        assert (rle.to_mask(united, height, width) == np.maximum(first, second)).all()
-        assert rle.area(united) == np.count_nonzero(first | second)
+        union = rle.unite([rle.from_mask(first), rle.from_mask(second)])
+        assert (rle.to_mask(union, height, width) == np.maximum(first, second)).all()
+        assert rle.area(union) == np.count_nonzero(first | second)
 
 
 @pytest.mark.parametrize("text", ["", "-1", " -1 ", "0 0", "3 0 2 0"])
@@ -178,8 +178,8 @@ def votes(masks, written: str, declared: str) -> tuple[int, int]:
     """Summed evidence of texts that were written in one order and read in another."""
     both = []
     for mask in masks:
-        joined = rle.runs(rle.encode(mask, written), *mask.shape, declared)
-        both.append(rle.order_votes(joined, *mask.shape, declared))
+        runs = rle.runs(rle.encode(mask, written), *mask.shape, declared)
+        both.append(rle.order_votes(runs, *mask.shape, declared))
     return tuple(np.sum(both, axis=0).tolist())
 
 

@@ -59,8 +59,8 @@ def test_an_error_of_another_kind_passes(text):
 def test_a_file_that_is_not_finished_leaves_the_one_that_was_there(tmp_path):
     path = tmp_path / "a.txt"
     storage.write(path, b"first")
-    with pytest.raises(ValueError, match="half"), storage.whole_file(path) as unfinished:
-        unfinished.write_bytes(b"sec")
+    with pytest.raises(ValueError, match="half"), storage.whole_file(path) as file:
+        file.write_bytes(b"sec")
         raise ValueError("half")
     assert path.read_bytes() == b"first"
     storage.write(path, b"second")

@@ -67,13 +67,13 @@ def test_a_dry_run_prints_the_command_and_nothing_starts_without_a_yes(
 
 
 def test_an_estimate_starts_nothing_to_be_asked_about(tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr(os, "execv", lambda _, words: started.append(words) or 0)
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda _, words: calls.append(words) or 0)
     monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
     assert dataflow.main([*PLACE, *CONVERSION, "--estimate", "--dry_run"]) == 0
-    assert not started
+    assert not calls
     assert dataflow.main([*PLACE, *CONVERSION, "--estimate"]) == 0
-    [words] = started
+    [words] = calls
     assert words[2] == "beam.convert" and "--estimate" in words
 
 
@@ -153,9 +153,9 @@ def test_says_where_the_job_is_and_waits_or_leaves(capsys):
 
 def test_a_failed_job_says_what_stopped_it():
     error = "Traceback … RuntimeError: [conversion stopped: 3 of 4 images rejected :end]"
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(Stopped) as info:
         wait(Jobs("FAILED"), error)
-    assert stopped.value.args == ("3 of 4 images rejected",)
+    assert info.value.args == ("3 of 4 images rejected",)
 
 
 def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
@@ -175,10 +175,10 @@ def test_ctrl_c_while_waiting_cancels_the_job(monkeypatch):
 @pytest.fixture(scope="module")
 def storage(phantoms, tmp_path_factory):
     """Yield a stand-in of Cloud Storage with the phantoms in it."""
-    with cloud_storage.serve(tmp_path_factory.mktemp("storage")) as served:
+    with cloud_storage.serve(tmp_path_factory.mktemp("storage")) as server:
         for path in [*(phantoms / "dicom").glob("*.dcm"), phantoms / "train-rle.csv"]:
-            served.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
-        yield served
+            server.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
+        yield server
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ DOCKERFILES = sorted((ROOT / "launch").glob("*.Dockerfile"))
 
 def pins(name: str) -> dict[str, str]:
     lines = (ROOT / "requirements" / name).read_text().splitlines()
-    pinned = [line.split("==") for line in lines if not line.startswith("#")]
-    return {re.sub(r"\[.*\]", "", package).lower(): version for package, version in pinned}
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {re.sub(r"\[.*\]", "", package).lower(): version for package, version in pairs}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
@@ -29,10 +29,10 @@ def test_the_linter_has_nothing_to_say(path):
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_an_image_has_every_package_and_no_more_is_sent_to_the_engine(path):
     packages = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} | {"configs"}
-    copied = set(re.findall(r"^COPY (\w+) \1$", path.read_text(), re.MULTILINE))
-    assert copied == packages
-    sent = (ROOT / ".dockerignore").read_text().splitlines()
-    assert {line[1:] for line in sent if line.startswith("!")} == {
+    folders = set(re.findall(r"^COPY (\w+) \1$", path.read_text(), re.MULTILINE))
+    assert folders == packages
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in patterns if line.startswith("!")} == {
         *packages,
         *("requirements", "pyproject.toml", "setup.py"),
     }
@@ -42,11 +42,11 @@ def test_an_image_has_every_package_and_no_more_is_sent_to_the_engine(path):
     ("name", "extra"), [("gpu.txt", "train-gpu"), ("tpu.txt", ""), ("beam.txt", "")]
 )
 def test_the_pins_are_within_the_bounds_of_setup_py(name, extra):
-    pinned = pins(name)
+    versions = pins(name)
     for text in metadata.requires("radlake"):
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            assert requirement.specifier.contains(pinned[requirement.name.lower()]), text
+            assert requirement.specifier.contains(versions[requirement.name.lower()]), text
 
 
 def test_the_worker_s_beam_is_the_image_s():

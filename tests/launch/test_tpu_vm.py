@@ -88,9 +88,9 @@ def machine(*words: str) -> gcloud.TpuVm:
 def rented(*words: str, restarts: int = 3) -> int:
     files = [Path("radlake-0.1.0.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
     job = tpu_vm.training_command(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
-    chosen = machine(*words)
-    with tpu_vm.delete_at_end(chosen):
-        return tpu_vm.train(chosen, files, job, restarts)
+    vm = machine(*words)
+    with tpu_vm.delete_at_end(vm):
+        return tpu_vm.train(vm, files, job, restarts)
 
 
 def test_rents_installs_trains_and_deletes(set_answers, tmp_path):
@@ -144,12 +144,10 @@ def test_a_machine_that_is_refused_is_deleted(set_answers, tmp_path):
 
 def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(set_answers, capfd):
     set_answers(delete=[1])
-    chosen = machine()
-    with tpu_vm.delete_at_end(chosen):
+    vm = machine()
+    with tpu_vm.delete_at_end(vm):
         pass
-    assert (
-        f"NOT DELETED, it may cost money: {shlex.join(chosen.delete())}" in capfd.readouterr().err
-    )
+    assert f"NOT DELETED, it may cost money: {shlex.join(vm.delete())}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -185,8 +183,8 @@ def test_every_flag_is_one_that_gcloud_has():
 
 def check(command: list[str]) -> None:
     name = " ".join(command[1:5])
-    used = {word.partition("=")[0] for word in command[5:] if word.startswith("--")}
-    assert used <= {*FLAGS[name], *FLAGS["all commands"]}, command
+    options = {word.partition("=")[0] for word in command[5:] if word.startswith("--")}
+    assert options <= {*FLAGS[name], *FLAGS["all commands"]}, command
 
 
 def test_an_argument_arrives_over_there_as_it_was_given(tmp_path):

@@ -83,8 +83,8 @@ def test_all_that_can_be_asked_for_is_in_the_message(types):
     words += ["--name=night-run", "--label=team=chest", "--service_account=a@b.com"]
     board = "projects/my-project/locations/us-central1/tensorboards/3"
     network = "projects/12/global/networks/n"
-    chosen = flags(*words, f"--tensorboard={board}", f"--network={network}")
-    job = types.CustomJob.from_json(json.dumps(custom_job.request(chosen, PACKAGE)))
+    options = flags(*words, f"--tensorboard={board}", f"--network={network}")
+    job = types.CustomJob.from_json(json.dumps(custom_job.request(options, PACKAGE)))
     spec = job.job_spec
     assert (job.display_name, dict(job.labels)) == (
         "night-run",
@@ -103,9 +103,11 @@ def test_all_that_can_be_asked_for_is_in_the_message(types):
 
 
 def test_every_machine_is_one_that_the_service_has_a_name_for(types):
-    named = {accelerator for accelerator, _ in machines.GPUS.values()}
-    named |= {tpu["acceleratorType"] for tpu in machines.TPUS.values() if "acceleratorType" in tpu}
-    assert named <= {one.name for one in types.AcceleratorType}
+    accelerators = {accelerator for accelerator, _ in machines.GPUS.values()}
+    accelerators |= {
+        tpu["acceleratorType"] for tpu in machines.TPUS.values() if "acceleratorType" in tpu
+    }
+    assert accelerators <= {one.name for one in types.AcceleratorType}
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,12 @@ def test_a_dry_run_prints_the_yaml_that_gcloud_takes(capsys):
     words = [*WORDS, "--accelerator=a100", "--machines=2", "--data.side=512", "--dry_run"]
     assert vertex.main(words) == 0
     output = capsys.readouterr().out
-    chosen = flags("--accelerator=a100", "--machines=2")
-    assert yaml.safe_load(output) == custom_job.request(chosen, PACKAGE)["jobSpec"]
+    options = flags("--accelerator=a100", "--machines=2")
+    assert yaml.safe_load(output) == custom_job.request(options, PACKAGE)["jobSpec"]
     [line] = [line for line in output.splitlines() if "by hand" in line]
     command = shlex.split(line.partition("by hand: ")[2])
-    used = {word.partition("=")[0] for word in command if word.startswith("--")}
-    assert used <= {*FLAGS["ai custom-jobs create"], *FLAGS["all commands"]}
+    option_names = {word.partition("=")[0] for word in command if word.startswith("--")}
+    assert option_names <= {*FLAGS["ai custom-jobs create"], *FLAGS["all commands"]}
 
 
 def test_a_wrong_value_of_the_config_is_reported_before_anything_costs(capsys):
@@ -162,9 +164,9 @@ def test_the_container_installs_the_sdist_and_becomes_the_trainer(tmp_path):
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\nprintf "%s|" "$@" >> "$NOTES"\necho >> "$NOTES"\n')
     fake.chmod(0o755)
-    chosen = flags("--accelerator=l4")
-    chosen.lake = "gs://bucket/$(touch oops)/a b/'/1.0.0"
-    spec = custom_job.request(chosen, PACKAGE)["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]
+    options = flags("--accelerator=l4")
+    options.lake = "gs://bucket/$(touch oops)/a b/'/1.0.0"
+    spec = custom_job.request(options, PACKAGE)["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
     subprocess.run([*spec["command"], *spec["args"]], env=environment, cwd=tmp_path, check=True)
     install, train = (tmp_path / "notes").read_text().splitlines()

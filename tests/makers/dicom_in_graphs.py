@@ -68,6 +68,6 @@ def damaged_copies(data: bytes, seed: int, cuts: int, changes: int, header: int)
         copy = bytearray(data)
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
             position = chance.randrange(header)
-            flipped = copy[position] ^ 1 << chance.randrange(8)
-            copy[position] = chance.choice((0, 0xFF, flipped, chance.randrange(256)))
+            value = copy[position] ^ 1 << chance.randrange(8)
+            copy[position] = chance.choice((0, 0xFF, value, chance.randrange(256)))
         yield bytes(copy)

@@ -19,11 +19,11 @@ def encode(
     odd value has the other difference that is the same modulo 2^P, whose sum with the prediction is
     no pixel value: some scanners write either.
     """
-    kept = pixels.astype(int) >> point_transform
+    values = pixels.astype(int) >> point_transform
     span = 1 << (precision - point_transform)
-    differences = kept - _predictions(kept, predictor, span // 2)
+    differences = values - _predictions(values, predictor, span // 2)
     if is_modulo:
-        differences += np.where(differences > 0, -span, span) * (kept % 2)
+        differences += np.where(differences > 0, -span, span) * (values % 2)
     bits = "".join(map(_code, differences.ravel().tolist()))
     bits += "1" * (-len(bits) % 8)
     scan = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))

@@ -22,10 +22,10 @@ STORAGE = Storage(16, None)  # every level is there
 
 
 def main(folder: Path, output: Path) -> None:
-    read, arrays = graph(STORAGE), {}
+    stored_image, arrays = graph(STORAGE), {}
     for path in folder.iterdir():
-        stored = read(tf.constant(path.read_bytes()))
-        fields = zip(stored._fields, stored, strict=True)
+        image = stored_image(tf.constant(path.read_bytes()))
+        fields = zip(image._fields, image, strict=True)
         arrays |= {f"{path.name} {name}": value.numpy() for name, value in fields}
     np.savez(output, **arrays)
 

@@ -41,8 +41,8 @@ def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
     outputs = system(batch)
     bottom = float(np.quantile(outputs.probabilities.numpy(), 0.7))
     gate = None if outputs.lesion is None else float(np.quantile(outputs.lesion.numpy(), 0.3))
-    chosen = Decision(Triplet(bottom, 0.25, bottom), gate)
-    entry = chosen.to_json() | {"weights_sha256": system.weights_sha256()}
+    decision = Decision(Triplet(bottom, 0.25, bottom), gate)
+    entry = decision.to_json() | {"weights_sha256": system.weights_sha256()}
     workdir.write_metrics(system.members[0].workdir, {system.label: entry})
 
 

@@ -35,8 +35,8 @@ def test_the_overview_lists_the_words_and_needs_none_of_their_packages():
         "finally: print(sorted({'apache_beam', 'keras', 'numpy', 'tensorflow'} & {*sys.modules}))"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    *lines, loaded = process.stdout.splitlines()
-    assert (process.returncode, loaded) == (0, "[]")
+    *lines, module_names = process.stdout.splitlines()
+    assert (process.returncode, module_names) == (0, "[]")
     assert [line.split("  ")[1] for line in lines if line.startswith("  ")][2:] == [*WORDS]
 
 
@@ -124,10 +124,10 @@ def test_python_m_radlake_says_so():
 
 
 def test_a_config_is_found_by_its_name_and_a_file_by_its_path(tmp_path):
-    named = files.load("unetpp_small", [])
-    assert named == files.load(ROOT / "configs" / "unetpp_small.yaml", [])
+    config = files.load("unetpp_small", [])
+    assert config == files.load(ROOT / "configs" / "unetpp_small.yaml", [])
     mine = tmp_path / "unetpp_small.yaml"
-    files.save(named, mine)
+    files.save(config, mine)
     assert files.load(mine, ["--data.side=64"]).data.side == 64
     for path in ("unetpp_small.yaml", "./unetpp_small", "gs://b/unetpp_small", Path("a/b")):
         assert shipped.find(path) == path

@@ -39,13 +39,11 @@ def plain_labels(path: Path, side: int) -> dict[str, tables.Label]:
 def check_against_files(folder: Path, images: list[Path], csv_path: Path) -> None:
     """Every file is a record; its pixels are within 1 grey level of pydicom's and its mask is the
     united rows."""
-    converted = {record["image_id"].decode(): record for record in lakes.records(folder)}
-    assert converted.keys() == {
-        path.stem if path.suffix == ".dcm" else path.name for path in images
-    }
+    records = {record["image_id"].decode(): record for record in lakes.records(folder)}
+    assert records.keys() == {path.stem if path.suffix == ".dcm" else path.name for path in images}
     truth = plain_labels(csv_path, pydicom.dcmread(images[0], stop_before_pixels=True).Rows)
     for path in images:
-        record, dataset = converted[path.stem], pydicom.dcmread(path)
+        record, dataset = records[path.stem], pydicom.dcmread(path)
         difference = np.abs(lakes.pixels(record["image"]).astype(int) - dataset.pixel_array)
         assert difference.max() <= 1, path
         expected = truth[path.stem]
@@ -138,21 +136,21 @@ def test_no_name_travels_and_the_key_matters(phantoms, convert, tmp_path, lake):
     inputs = (phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv")
     raw = b"".join(path.read_bytes() for path in lake.iterdir() if path.is_file())
     assert b"PHANTOM" not in raw and b"Phantom^" not in raw
-    plain, hashed = tmp_path / "kept" / "1.0.0", tmp_path / "hashed" / "1.0.0"
+    plain, hashed_lake = tmp_path / "kept" / "1.0.0", tmp_path / "hashed" / "1.0.0"
     convert(*inputs, plain, "--deidentify=keep")
     assert all(record["patient"].startswith(b"PHANTOM-") for record in lakes.records(plain))
     other_key = tmp_path / "other.key"
     other_key.write_bytes(bytes(range(1, 33)))
-    convert(*inputs, hashed, f"--deidentify_key_file={other_key}", "--image_id=hash")
+    convert(*inputs, hashed_lake, f"--deidentify_key_file={other_key}", "--image_id=hash")
     patients = [
-        {record["patient"] for record in lakes.records(folder)} for folder in (lake, hashed)
+        {record["patient"] for record in lakes.records(folder)} for folder in (lake, hashed_lake)
     ]
     assert len(patients[0]) == len(patients[1]) and not patients[0] & patients[1]
-    ids = {record["image_id"] for record in lakes.records(hashed)}
+    ids = {record["image_id"] for record in lakes.records(hashed_lake)}
     assert len(ids) == 40 and not ids & {record["image_id"] for record in lakes.records(lake)}
     secret = other_key.read_bytes()
     assert not [
-        path for path in hashed.rglob("*") if path.is_file() and secret in path.read_bytes()
+        path for path in hashed_lake.rglob("*") if path.is_file() and secret in path.read_bytes()
     ]
 
 
@@ -213,9 +211,9 @@ def test_unlabelled_images_and_class_labels(phantoms, convert, tmp_path):
     )
     output = tmp_path / "x" / "1.0.0"
     manifest = convert(phantoms / "dicom" / "*.dcm", csv_path, output, "--unlabelled=keep")
-    converted = {record["image_id"].decode(): record for record in lakes.records(output)}
-    assert [converted[name]["label"] for name in names] == [0, 1] * 15 + [-1] * 10
-    assert {(record["has_mask"], record["lesion_px"]) for record in converted.values()} == {(0, -1)}
+    records = {record["image_id"].decode(): record for record in lakes.records(output)}
+    assert [records[name]["label"] for name in names] == [0, 1] * 15 + [-1] * 10
+    assert {(record["has_mask"], record["lesion_px"]) for record in records.values()} == {(0, -1)}
     assert sum(split["unknown"] for split in manifest["counts"]["splits"].values()) == 10
 
 
@@ -231,15 +229,15 @@ def test_12_bit_images_make_a_16_bit_lake_and_a_mix_must_be_decided(phantoms, co
         assert (lakes.pixels(record["image"]) == 4095 - dataset.pixel_array).all()
     for path in list(phantoms.glob("dicom/*.dcm"))[:3]:
         (deep / "dicom" / path.name).write_bytes(path.read_bytes())
-    mixed = (
+    files = (
         deep / "dicom" / "*.dcm",
         deep / "train-rle.csv",
         tmp_path / "mixed" / "1.0.0",
         "--unlabelled=negative",
     )
     with pytest.raises(Stopped, match="--bits 8 or --bits 16"):
-        convert(*mixed)
-    assert convert(*mixed, "--bits=8")["counts"]["records"] == 9
+        convert(*files)
+    assert convert(*files, "--bits=8")["counts"]["records"] == 9
 
 
 @pytest.mark.parametrize(
@@ -293,9 +291,9 @@ def test_bad_input_is_one_message_and_exit_code_2(phantoms, tmp_path, capsys, ch
     ],
 )
 def test_impossible_numbers_are_refused_by_the_parser(flag, capsys):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as error:
         options.parser().parse_args(["--images=x", "--labels=y", "--output=z", flag])
-    assert stopped.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
+    assert error.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
 
 
 @pytest.mark.slow

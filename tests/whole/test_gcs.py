@@ -46,13 +46,13 @@ pytestmark = pytest.mark.slow
 def storage(phantoms, tmp_path_factory):
     """Yield a stand-in with the phantoms; this process uses it, too."""
     folder = tmp_path_factory.mktemp("storage")
-    with cloud_storage.serve(folder) as served, pytest.MonkeyPatch.context() as patch:
-        for name, value in served.environment.items():
+    with cloud_storage.serve(folder) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
             patch.setenv(name, value)
         images = sorted((phantoms / "dicom").glob("*.dcm"))[:20]
         for path in [*images, phantoms / "train-rle.csv"]:
-            served.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
-        yield served
+            server.bucket.blob(str(path.relative_to(phantoms))).upload_from_filename(str(path))
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +85,13 @@ def finished(storage, converted, config):
     command, output = [sys.executable, "-m", "trainer.task", *words], io.StringIO()
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as killed:
+    ) as process:
         deadline = time.monotonic() + 900
         while len(steps_of(storage)) < 2:
-            assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[0]
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
             time.sleep(0.1)
-        killed.send_signal(signal.SIGKILL)
-        first = killed.communicate()[0]
+        process.send_signal(signal.SIGKILL)
+        first = process.communicate()[0]
     newest = f"runs/tiny/checkpoints/ckpt-{max(steps_of(storage))}.index"
     storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:20])
     with contextlib.redirect_stdout(output):
@@ -189,8 +189,8 @@ def test_events_behind_a_checkpoint_are_dropped(storage):
         for step in range(1, 5):
             file.write(tf.compat.v1.Event(step=step).SerializeToString())
     board.drop_after(storage_of_lake.path_of(path), 2)
-    left = tf.data.TFRecordDataset(path).as_numpy_iterator()
-    assert [tf.compat.v1.Event.FromString(record).step for record in left] == [1, 2]
+    events = tf.data.TFRecordDataset(path).as_numpy_iterator()
+    assert [tf.compat.v1.Event.FromString(record).step for record in events] == [1, 2]
 
 
 @pytest.fixture
@@ -200,9 +200,9 @@ def run_task(capfd):
 
     def run(*words: str, code: int = 0) -> str:
         assert task.main([*words]) == code
-        printed = capfd.readouterr()
-        assert cloud_storage.TOKEN not in printed.out + printed.err
-        return printed.out + printed.err
+        streams = capfd.readouterr()
+        assert cloud_storage.TOKEN not in streams.out + streams.err
+        return streams.out + streams.err
 
     return run
 
@@ -224,8 +224,8 @@ def last_written(storage, prefix: str) -> str:
 def test_evaluate(evaluated, storage, run_task):
     assert {"runs/tiny/report.html", PICTURE} <= {*storage.names("runs/")}
     scores = storage.read("runs/tiny/metrics.json")
-    refused = run_task("evaluate", f"--workdir={RUN}", "--report=gs://typo/report.html", code=2)
-    assert "error: gs://typo: there is no bucket" in refused
+    message = run_task("evaluate", f"--workdir={RUN}", "--report=gs://typo/report.html", code=2)
+    assert "error: gs://typo: there is no bucket" in message
     assert storage.read("runs/tiny/metrics.json") == scores  # nothing was scored in vain
 
 
@@ -234,8 +234,8 @@ def test_predict_and_vote(evaluated, storage, run_task, phantoms, tmp_path):
     images = [str(path) for path in sorted((phantoms / "dicom").glob("*.dcm"))[:20]]
     predict = ["predict", f"--workdir={RUN}", "--overlays", "--probabilities"]
     for output, inputs in ((remote, ["gs://bucket/dicom/"]), (local, images)):
-        printed = run_task(*predict, f"--output={output}", "--input", *inputs)
-        assert "20 images predicted" in printed
+        report = run_task(*predict, f"--output={output}", "--input", *inputs)
+        assert "20 images predicted" in report
     files = {str(path.relative_to(local)): path for path in local.rglob("*.*")}
     assert {f"runs/out/{name}" for name in files} == {*storage.names("runs/out/")}
     assert len(files) == 3 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
@@ -251,14 +251,14 @@ def test_predict_and_vote(evaluated, storage, run_task, phantoms, tmp_path):
 
 
 def test_export(evaluated, storage, run_task, phantoms, tmp_path):
-    exported, output = "gs://bucket/runs/exported", tmp_path / "out"
-    printed = run_task("export", f"--workdir={RUN}", f"--output={exported}")
-    assert f'tf.saved_model.load("{exported}")' in printed
+    export_folder, output = "gs://bucket/runs/exported", tmp_path / "out"
+    report = run_task("export", f"--workdir={RUN}", f"--output={export_folder}")
+    assert f'tf.saved_model.load("{export_folder}")' in report
     assert last_written(storage, "runs/exported/") == "export.json"
     run_task("predict", f"--workdir={RUN}", f"--output={output}")
     rows = submission.read(output / "submission.csv")
     files = [(phantoms / "dicom" / f"{image_id}.dcm").read_bytes() for image_id in rows]
-    answers = tf.saved_model.load(exported).signatures["dicom"](files=tf.constant(files))
+    answers = tf.saved_model.load(export_folder).signatures["dicom"](files=tf.constant(files))
     assert answers["rle"].numpy().tolist() == [text.encode() for text in rows.values()]
 
 
@@ -271,13 +271,13 @@ def test_augment(storage, converted, config, run_task):
 def test_what_cannot_be_reached_is_one_message(
     storage, converted, config, run_task, capfd, tmp_path
 ):
-    refused = "error: Cloud Storage refuses: "
+    message = "error: Cloud Storage refuses: "
     typo = run_task(*train(config, "gs://typo/runs/tiny"), code=2)
     assert "error: gs://typo/runs/tiny: there is no bucket" in typo
-    assert refused in run_task(*train(config, "gs://private/runs/tiny"), code=2)
+    assert message in run_task(*train(config, "gs://private/runs/tiny"), code=2)
     config = tmp_path / "two_lakes.yaml"
     config.write_text(TINY.replace("batch_size: 4", "more_lakes: {gs://private/lake/1.0.0: 1.0}"))
-    assert refused in run_task(*train(config, tmp_path), code=2)
+    assert message in run_task(*train(config, tmp_path), code=2)
     assert lake_command.main(["show", "gs://private/lake/1.0.0"]) == 2
     assert "gcloud auth application-default login" in capfd.readouterr().err
     assert lake_command.main(["show", "gs://typo/lake/1.0.0"]) == 2
@@ -297,6 +297,6 @@ def test_a_conversion_to_where_nothing_can_be_written(storage, bucket, expected)
 
 def test_no_credential_is_printed_or_written(storage, converted, finished):
     output = converted.stdout + converted.stderr + finished
-    written = [storage.read(name) for name in storage.names("runs/") + storage.names("lakes/")]
+    contents = [storage.read(name) for name in storage.names("runs/") + storage.names("lakes/")]
     token = cloud_storage.TOKEN
-    assert token not in output and not [text for text in written if token.encode() in text]
+    assert token not in output and not [text for text in contents if token.encode() in text]

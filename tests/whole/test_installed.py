@@ -74,12 +74,12 @@ def check_the_small_way(python: Path, folder: Path, phantoms: Path, lake: Path, 
 
     files = f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"
     options = f"--deidentify_key_file={key}", "--splits=train=0.6,val=0.2,test=0.2"
-    converted = folder / "phantoms" / "1.0.0"
-    radlake("convert", *files, *options, f"--output={converted}", "--runner=DirectRunner")
-    assert contents(converted, "*.tfrecord-*") == contents(lake, "*.tfrecord-*")
+    lake_folder = folder / "phantoms" / "1.0.0"
+    radlake("convert", *files, *options, f"--output={lake_folder}", "--runner=DirectRunner")
+    assert contents(lake_folder, "*.tfrecord-*") == contents(lake, "*.tfrecord-*")
 
     small = "--data.side=16", "--data.batch_size=8", "--model.depth=1", "--train.epochs=1"
-    names = "--config=demo_unetpp", f"--lake={converted}", "--workdir=run"
+    names = "--config=demo_unetpp", f"--lake={lake_folder}", "--workdir=run"
     radlake("train", *names, *small, "--train.device=cpu", "--train.steps_per_call=1")
     output = radlake("evaluate", "--workdir=run", "--bootstrap=10")
     assert "thresholds chosen on validation" in output
@@ -150,8 +150,8 @@ def test_two_machines_of_vertex_train_are_taken_and_go_on(package, lake, tmp_pat
 
     starts = json.loads((base / "logs" / "run.json").read_text())["starts"]
     assert [start["commit"] for start in starts] == [None, None]  # no checkout
-    [trained] = ensemble.load([base / "model"]).members
-    assert trained.config.lake == str(lake) and (base / "model" / "metrics.json").exists()
+    [member] = ensemble.load([base / "model"]).members
+    assert member.config.lake == str(lake) and (base / "model" / "metrics.json").exists()
 
 
 def test_the_command_on_the_path_goes_from_phantoms_to_masks(

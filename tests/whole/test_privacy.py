@@ -19,25 +19,25 @@ def plant(path, target) -> int:
     comment = b"\xff\xfe\x00\x12Zaphod^Comment."
     profile = b"\xff\xe1\x00\x11Zaphod\x00in-Exif"
     dataset.PixelData = encapsulate([frame[:2] + comment + profile + frame[2:]])
-    planted = 0
+    num_values = 0
     with pydicom.config.disable_value_validation():
         for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
             group = tag >> 16
             if vr in TEXT and keyword and keyword not in NEEDED and 0x0008 <= group < 0x7FE0:
                 dataset.add_new(tag, vr, f"Zaphod^{keyword}"[:60])
-                planted += 1
+                num_values += 1
         block = dataset.private_block(0x0011, "Zaphod Systems", create=True)
         block.add_new(0x01, "LO", "Zaphod^Private")
-        nested = pydicom.Dataset()
-        nested.add_new(tag_for_keyword("PatientName"), "PN", "Zaphod^Nested")
+        item = pydicom.Dataset()
+        item.add_new(tag_for_keyword("PatientName"), "PN", "Zaphod^Nested")
         deeper = pydicom.Dataset()
-        deeper.OtherPatientIDsSequence = [nested]
+        deeper.OtherPatientIDsSequence = [item]
         dataset.ReferencedPatientSequence = [deeper]
         dataset.file_meta.ImplementationVersionName = "Zaphod"
         dataset.file_meta.SourceApplicationEntityTitle = "Zaphod"
         dataset.preamble = b"Zaphod".ljust(128, b"\0")
         dataset.save_as(target)
-    return planted
+    return num_values
 
 
 def test_planted_values_are_nowhere_in_the_lake(phantoms, convert, tmp_path):
@@ -52,9 +52,9 @@ def test_planted_values_are_nowhere_in_the_lake(phantoms, convert, tmp_path):
     (folder / "labels.csv").write_text(f"ImageId,EncodedPixels\n{rows}")
     manifest = convert(folder / "*.dcm", folder / "labels.csv", output, "--image_id=hash")
     assert manifest["counts"]["records"] == 4
-    checked = [path for path in output.rglob("*") if path.is_file()]
-    assert len(checked) > 10
-    for path in checked:
+    lake_files = [path for path in output.rglob("*") if path.is_file()]
+    assert len(lake_files) > 10
+    for path in lake_files:
         assert MARK not in path.read_bytes() and not re.search("zaphod", str(path), re.I), path
         # Nor where a text encoding or a compressed column would hide it.
         assert MARK.lower() not in path.read_bytes().lower()

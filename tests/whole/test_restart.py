@@ -30,7 +30,7 @@ def inputs(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def copied(phantoms, tmp_path) -> Path:
+def phantoms_copy(phantoms, tmp_path) -> Path:
     """Phantoms that a test may change."""
     folder = tmp_path / "copy"
     (folder / "dicom").mkdir(parents=True)
@@ -52,23 +52,23 @@ def test_repeating_a_finished_conversion_changes_no_file_but_the_list_of_rejects
 
 
 @pytest.mark.slow
-def test_only_missing_and_changed_shards_are_written_again(copied, convert, tmp_path):
+def test_only_missing_and_changed_shards_are_written_again(phantoms_copy, convert, tmp_path):
     output = tmp_path / "phantoms" / "1.0.0"
-    convert(*inputs(copied), output)
+    convert(*inputs(phantoms_copy), output)
     before, content = stamps(output), lakes.shards_of(output)
     victim = sorted(content)[0]
     (output / victim).unlink()
-    convert(*inputs(copied), output)
+    convert(*inputs(phantoms_copy), output)
     after = stamps(output)
     assert lakes.shards_of(output) == content
     assert {name for name in content if after[name] != before[name]} == {victim}
-    lines = (copied / "train-rle.csv").read_text().splitlines()
+    lines = (phantoms_copy / "train-rle.csv").read_text().splitlines()
     position = next(n for n, text in enumerate(lines) if text.endswith("-1"))
     lines[position] = lines[position].removesuffix("-1") + "5 3"
-    (copied / "train-rle.csv").write_text("\n".join(lines) + "\n")
+    (phantoms_copy / "train-rle.csv").write_text("\n".join(lines) + "\n")
     fresh = tmp_path / "fresh" / "phantoms" / "1.0.0"
-    convert(*inputs(copied), output)
-    convert(*inputs(copied), fresh)
+    convert(*inputs(phantoms_copy), output)
+    convert(*inputs(phantoms_copy), fresh)
     assert content != lakes.shards_of(output) == lakes.shards_of(fresh)
 
 
@@ -90,8 +90,8 @@ def test_other_options_never_reuse_a_shard(phantoms, convert, tmp_path, option):
 def test_shards_of_another_layout_and_unfinished_files_are_removed(phantoms, convert, tmp_path):
     output = tmp_path / "phantoms" / "1.0.0"
     convert(*inputs(phantoms), output, "--min_shards=6")
-    left = output / f"phantoms-train.tfrecord-00000-of-00004{files.UNFINISHED}abc"
-    left.write_bytes(b"x")
+    unfinished_shard = output / f"phantoms-train.tfrecord-00000-of-00004{files.UNFINISHED}abc"
+    unfinished_shard.write_bytes(b"x")
     (output / ".work" / f"x.json{files.UNFINISHED}abc").write_bytes(b"x")
     manifest = convert(*inputs(phantoms), output, "--min_shards=2")
     assert lakes.shards_of(output).keys() == {shard["name"] for shard in manifest["shards"]}
@@ -127,23 +127,23 @@ def test_what_another_worker_removes_first_is_gone(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_job_and_the_lake_is_absent(phantoms, key_file, tmp_path):
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    size = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mounted)]
+    small_disk = tmp_path / "small"
+    small_disk.mkdir()
+    size = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small_disk)]
     if subprocess.run(size, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root")
-    output = mounted / "phantoms" / "1.0.0"
+    output = small_disk / "phantoms" / "1.0.0"
     try:
         process = subprocess.run(command(phantoms, output, key_file), cwd=ROOT, capture_output=True)
         error = process.stderr.decode().splitlines()
         assert process.returncode == 1 and "No space left on device" in error[-1]
         assert error[-1].startswith("failed: cannot write ") and b"Traceback" not in process.stderr
         assert not (output / "manifest.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=20m", str(mounted)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
         subprocess.run(command(phantoms, output, key_file), cwd=ROOT, check=True)
         assert json.loads((output / "manifest.json").read_text())["counts"]["records"] == 40
     finally:
-        subprocess.run(["umount", str(mounted)], check=True)
+        subprocess.run(["umount", str(small_disk)], check=True)
 
 
 def command(folder: Path, output: Path, key_file: Path) -> list[str]:
@@ -156,13 +156,13 @@ def command(folder: Path, output: Path, key_file: Path) -> list[str]:
 @exhaustive
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(phantoms, key_file, tmp_path):
     """RADLAKE_KILLS sets how often."""
-    undisturbed, output = (
+    expected_folder, output = (
         tmp_path / "a" / "phantoms" / "1.0.0",
         tmp_path / "b" / "phantoms" / "1.0.0",
     )
-    started = time.monotonic()
-    subprocess.run(command(phantoms, undisturbed, key_file), cwd=ROOT, check=True)
-    seconds = time.monotonic() - started
+    start_s = time.monotonic()
+    subprocess.run(command(phantoms, expected_folder, key_file), cwd=ROOT, check=True)
+    seconds = time.monotonic() - start_s
     generator = random.Random(0)
     for _ in range(int(os.environ.get("RADLAKE_KILLS", 4))):
         process = subprocess.Popen(command(phantoms, output, key_file), cwd=ROOT)
@@ -170,7 +170,9 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(phantoms, key_file, 
         process.send_signal(signal.SIGKILL)
         process.wait()
         if (output / "manifest.json").exists():  # it was quicker: its lake must be whole
-            assert lakes.shards_of(output) == lakes.shards_of(undisturbed)
+            assert lakes.shards_of(output) == lakes.shards_of(expected_folder)
     subprocess.run(command(phantoms, output, key_file), cwd=ROOT, check=True)
-    assert lakes.shards_of(output) == lakes.shards_of(undisturbed)
-    assert (output / "index.parquet").read_bytes() == (undisturbed / "index.parquet").read_bytes()
+    assert lakes.shards_of(output) == lakes.shards_of(expected_folder)
+    assert (output / "index.parquet").read_bytes() == (
+        expected_folder / "index.parquet"
+    ).read_bytes()

@@ -43,13 +43,12 @@ class DecodedImages(NamedTuple):
             self._pixels, [rows], [self.image.dtype, self.mask.dtype], stateful=False
         )
         shape = (rows.shape[0], side, side, 1)
-        other_fields = {
-            n: tf.gather(tf.constant(values), rows) for n, values in self.other_fields.items()
-        }
+        columns = self.other_fields
+        fields = {name: tf.gather(tf.constant(columns[name]), rows) for name in columns}
         return {
             "image": tf.ensure_shape(image, shape),
             "mask": tf.ensure_shape(mask, shape),
-            **other_fields,
+            **fields,
             **batch,
         }
 

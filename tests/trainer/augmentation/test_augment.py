@@ -111,14 +111,14 @@ def test_flip_exchanges_left_and_right_exactly(apply):
 
 @pytest.mark.parametrize(("fill", "mode"), [("constant", "grid-constant"), ("nearest", "nearest")])
 def test_affine_is_scaling_shear_rotation_and_shift_about_the_centre(fill, mode):
-    fixed = {
+    sections = {
         "rotate_deg": [25, 25],
         "shear_deg": [10, 10],
         "zoom": [1.1, 1.1],
         "shift": [0.1, 0.1],
         "scale": [0.8, 1.3],
     }
-    settings = settings_of(affine={"probability": 1, **fixed}, fill=fill)
+    settings = settings_of(affine={"probability": 1, **sections}, fill=fill)
     images, masks = batch(1)
     after, masks_after = applied(
         settings, images, masks, affine__scale_rows=0, affine__scale_columns=1
@@ -158,12 +158,12 @@ def displacements(settings: Augment, side: int, batch_size=1, **columns) -> np.n
 def test_elastic_moves_as_far_and_as_smoothly_as_a_filtered_noise():
     field = displacements(always("elastic"), 256, batch_size=4)
     noise = np.random.default_rng(1).uniform(-1, 1, (8, 256, 256))
-    filtered = 120 * scipy.ndimage.gaussian_filter(noise, (0, 6, 6))
-    assert field.std() == pytest.approx(filtered.std(), rel=0.06)
+    smooth_noise = 120 * scipy.ndimage.gaussian_filter(noise, (0, 6, 6))
+    assert field.std() == pytest.approx(smooth_noise.std(), rel=0.06)
     for lag in (6, 12, 24):
         along_columns, along_rows, of_noise = (
             np.mean(part[..., lag:] * part[..., :-lag]) / part.var()
-            for part in (field, field.swapaxes(-1, -2), filtered)
+            for part in (field, field.swapaxes(-1, -2), smooth_noise)
         )
         assert along_columns == pytest.approx(of_noise, abs=0.06)
         assert along_rows == pytest.approx(of_noise, abs=0.06)
@@ -281,11 +281,11 @@ def test_cutout_blackens_squares_of_the_image_alone():
 
 def test_the_window_moves_before_grey_values_become_0_to_1():
     settings = always("window", shift=[0.1, 0.1], width=[1.5, 1.5])
-    stored = np.arange(0, 64 * 1024, 64, np.uint16).reshape(1, 32, 32, 1)
+    pixels = np.arange(0, 64 * 1024, 64, np.uint16).reshape(1, 32, 32, 1)
     window = np.float32([[10_000, 30_000]])
-    batch = {"image": stored, "mask": stored * 0, "window": window, "uniforms": uniforms(settings)}
+    batch = {"image": pixels, "mask": pixels * 0, "window": window, "uniforms": uniforms(settings)}
     low, high = 22_000 - 15_000, 22_000 + 15_000
-    expected = np.clip((stored.astype(np.float64) - low) / (high - low), 0, 1)
+    expected = np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1)
     batch["uniforms"] = batch["uniforms"][:1]
     np.testing.assert_allclose(step.prepare_batch(batch, settings)[0], expected, atol=1e-5)
 
@@ -339,7 +339,7 @@ def test_a_group_picks_at_most_one_each_as_often():
     group = {"transforms": ["contrast", "gamma", "brightness"], "probability": 0.3}
     settings = settings_of(contrast={"probability": 1}, one_of=[group])
     values = augment.parameters(uniforms(settings, 20_000), settings, 32)
-    happened = np.stack(
+    is_active = np.stack(
         [
             np.ravel(values[name]) != neutral
             for name, neutral in (
@@ -349,8 +349,8 @@ def test_a_group_picks_at_most_one_each_as_often():
             )
         ]
     )
-    assert happened.sum(axis=0).max() == 1
-    assert happened.mean(axis=1) == pytest.approx([0.1] * 3, abs=0.01)
+    assert is_active.sum(axis=0).max() == 1
+    assert is_active.mean(axis=1) == pytest.approx([0.1] * 3, abs=0.01)
     never = settings_of(contrast={"probability": 1}, one_of=[{**group, "probability": 0}])
     assert never.possible_transforms() == {}  # through its group alone
 

@@ -53,7 +53,7 @@ def commands_in(header: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_opens_with_commands_that_work(name):
     files.load(ROOT / "configs" / f"{name}.yaml", [])
-    header, trained = read_header(name), []
+    header, runs = read_header(name), []
     for module, *arguments in commands_in(header):
         if module == "beam.convert":
             assert options.parser().parse_known_args(arguments)[1] == []
@@ -61,8 +61,8 @@ def test_a_config_opens_with_commands_that_work(name):
         flags, overrides = task.parser().parse_known_args(arguments)
         if "config" in flags:
             files.load(ROOT / flags.config, overrides)
-            trained.append(flags.config)
-    assert set(trained) == {f"configs/{name}.yaml"} or (
+            runs.append(flags.config)
+    assert set(runs) == {f"configs/{name}.yaml"} or (
         name.startswith("demo") and "`make demo`" in header
     )
 
@@ -207,8 +207,8 @@ def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
     capsys.readouterr()
     assert task.main(command) == 0, capsys.readouterr().err
     assert "resuming at step" in capsys.readouterr().out
-    resumed = read_metrics(workdir)["last"]
-    assert resumed["val"]["loss"] == pytest.approx(expected["val"]["loss"], rel=1e-3)
+    last = read_metrics(workdir)["last"]
+    assert last["val"]["loss"] == pytest.approx(expected["val"]["loss"], rel=1e-3)
     picture = tmp_path / "picture.png"
     assert task.main(["evaluate", "--workdir", str(workdir), "--picture", str(picture)]) == 0
     assert picture.exists() and len(read_metrics(workdir)["evaluate"]["splits"]) == 2

@@ -43,14 +43,14 @@ def test_batches_are_those_without_it(lake, place, settings):
     split = splits.training_split([manifest.load(str(lake))], str(lake), settings, False)
     images = decode(split, settings)
     for first_step in (0, 2):
-        plain, cached = (batches(split, settings, d, first_step) for d in (None, images))
-        assert len(plain) == len(cached) > 2
-        for one, other in zip(plain, cached, strict=True):
+        plain, from_cache = (batches(split, settings, d, first_step) for d in (None, images))
+        assert len(plain) == len(from_cache) > 2
+        for one, other in zip(plain, from_cache, strict=True):
             assert one.keys() == other.keys()
             for name, values in one.items():
                 assert values.dtype == other[name].dtype, name
                 np.testing.assert_array_equal(values, other[name], err_msg=name)
-    assert any(batch["mask"].any() for batch in cached)
+    assert any(batch["mask"].any() for batch in from_cache)
 
 
 def test_of_part_of_a_split_only_that_is_kept(lake, place):

@@ -30,7 +30,7 @@ def train_split(lake) -> Split:
 
 
 @pytest.fixture(scope="module")
-def stored(train_split) -> list[dict]:
+def records(train_split) -> list[dict]:
     """The training records in the order of their shards."""
     dataset = tf.data.TFRecordDataset(train_split.paths)
     return [
@@ -61,9 +61,9 @@ def test_batches_have_the_stated_shapes_and_types(train_split):
     }
 
 
-def test_at_stored_size_pixels_and_masks_are_the_records(train_split, stored):
+def test_at_stored_size_pixels_and_masks_are_the_records(train_split, records):
     expected = {}
-    for record in stored:
+    for record in records:
         pixels = tf.io.decode_jpeg(
             record["image"], channels=1, dct_method="INTEGER_ACCURATE"
         ).numpy()
@@ -116,14 +116,14 @@ def test_resuming_gives_the_rest_of_the_same_batches(train_split, first_step):
         assert all((expected[name] == batch[name]).all() for name in batch)
 
 
-def test_evaluation_shows_every_record_once_and_pads(train_split, stored):
+def test_evaluation_shows_every_record_once_and_pads(train_split, records):
     settings = SETTINGS.model_copy(update={"batch_size": 5})
     batches = list(evaluation_batches(train_split, settings, ("image_id",)).as_numpy_iterator())
     weights = np.concatenate([batch["weight"] for batch in batches])
     ids = np.concatenate([batch["image_id"] for batch in batches])
     assert all(len(batch["image"]) == 5 for batch in batches)
-    assert weights.sum() == train_split.num_records == len(stored)
-    assert list(ids[weights > 0]) == [record["image_id"] for record in stored]
+    assert weights.sum() == train_split.num_records == len(records)
+    assert list(ids[weights > 0]) == [record["image_id"] for record in records]
     assert all(
         np.isfinite(batch["window"]).all() and np.ptp(batch["window"], axis=1).min() > 0
         for batch in batches
@@ -131,14 +131,14 @@ def test_evaluation_shows_every_record_once_and_pads(train_split, stored):
 
 
 @pytest.mark.parametrize("side", [32, 64, 80])
-def test_smaller_sides_are_near_an_area_average(train_split, stored, side):
+def test_smaller_sides_are_near_an_area_average(train_split, records, side):
     settings = SETTINGS.model_copy(update={"side": side})
     batch = next(evaluation_batches(train_split, settings).as_numpy_iterator())
     for number in range(4):
-        pixels = Image.open(io.BytesIO(stored[number]["image"]))
+        pixels = Image.open(io.BytesIO(records[number]["image"]))
         expected = np.asarray(pixels.resize((side, side), Image.Resampling.BOX), float)
         assert np.abs(batch["image"][number, ..., 0] - expected).mean() < 6
-        lesion = np.asarray(Image.open(io.BytesIO(stored[number]["mask"]))).mean()
+        lesion = np.asarray(Image.open(io.BytesIO(records[number]["mask"]))).mean()
         assert abs(batch["mask"][number].mean() - lesion) < 0.01
 
 
@@ -163,10 +163,10 @@ def with_positives(lake, **fields) -> tuple[Split, Data]:
     return splits.training_split(lakes, str(lake), settings, False), settings
 
 
-def test_the_split_knows_which_records_are_positive(lake, stored):
+def test_the_split_knows_which_records_are_positive(lake, records):
     split, _ = with_positives(lake, positives_only=True)
     assert (split.kinds == order.POSITIVE).tolist() == [
-        record["lesion_px"] > 0 for record in stored
+        record["lesion_px"] > 0 for record in records
     ]
 
 
@@ -247,12 +247,12 @@ def test_an_epoch_of_the_other_folds_shows_each_of_their_records_once(folded):
     batches = rows(train, 0, 2, settings=settings)
     per_epoch = order.steps_per_epoch(train, settings)
     assert per_epoch == train.num_records and len(batches) == 2 * per_epoch
-    evaluated = evaluation_batches(train, settings).as_numpy_iterator()
-    expected = Counter(fingerprints(evaluated))
+    padded_batches = evaluation_batches(train, settings).as_numpy_iterator()
+    expected = Counter(fingerprints(padded_batches))
     assert Counter(fingerprints(batches[:per_epoch])) == expected
     assert Counter(fingerprints(batches[per_epoch:])) == expected
-    hidden = fingerprints(evaluation_batches(held_out, settings).as_numpy_iterator())
-    assert not expected.keys() & set(hidden)
+    held_out_prints = fingerprints(evaluation_batches(held_out, settings).as_numpy_iterator())
+    assert not expected.keys() & set(held_out_prints)
     resumed = rows(train, 0, 2, first_step=per_epoch + 5, settings=settings)
     assert fingerprints(resumed) == fingerprints(batches[per_epoch + 5 :])
 
@@ -265,8 +265,8 @@ def test_a_share_of_positives_is_drawn_of_the_other_folds_alone(folded):
     assert len(batches) == 4 * (train.num_records // 4)
     shares = [batch["label"] > 0 for batch in batches]
     assert np.mean(shares) == pytest.approx(0.6, abs=0.06)
-    hidden = fingerprints(evaluation_batches(held_out, SETTINGS).as_numpy_iterator())
-    assert not set(fingerprints(batches)) & set(hidden)
+    held_out_prints = fingerprints(evaluation_batches(held_out, SETTINGS).as_numpy_iterator())
+    assert not set(fingerprints(batches)) & set(held_out_prints)
     assert fingerprints(rows(train, 0, 4, 9, settings)) == fingerprints(batches[9:])
     only, _, settings = fold_splits(folded, fold=1, positives_only=True, batch_size=1)
     assert order.steps_per_epoch(only, settings) == train.counts["positives"]
@@ -308,13 +308,13 @@ def other_lake(convert, tmp_path_factory) -> Path:
     return lake
 
 
-def mixed(lake, other_lake, weight: float, **fields) -> tuple[Split, Data]:
+def two_lakes(lake, other_lake, weight: float, **fields) -> tuple[Split, Data]:
     return with_positives(lake, more_lakes={str(other_lake): weight}, batch_size=1, **fields)
 
 
 @pytest.mark.parametrize("weight", [pytest.param(0.5, marks=exhaustive), 2.75])
 def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, weight):
-    split, settings = mixed(lake, other_lake, weight)
+    split, settings = two_lakes(lake, other_lake, weight)
     batches = rows(split, 0, 2, settings=settings)
     first_lake = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
     others = splits.named_split(manifest.load(str(other_lake)), str(other_lake), "train")
@@ -335,7 +335,7 @@ def test_an_epoch_draws_from_two_lakes_by_weight(lake, other_lake, train_split, 
 
 
 def test_two_lakes_alternate_within_an_epoch_and_share_positives(lake, other_lake, train_split):
-    split, settings = mixed(lake, other_lake, 1, positive_share=(0.5, 0.5), group_shards=3)
+    split, settings = two_lakes(lake, other_lake, 1, positive_share=(0.5, 0.5), group_shards=3)
     batches = rows(split, 0, 1, settings=settings)
     first_lake = set(fingerprints(evaluation_batches(train_split, SETTINGS).as_numpy_iterator()))
     is_first = np.array([name in first_lake for name in fingerprints(batches)])
@@ -343,21 +343,24 @@ def test_two_lakes_alternate_within_an_epoch_and_share_positives(lake, other_lak
     assert 6 <= is_first[:24].sum() <= 18  # neither lake waits for the other's end
     assert np.mean([batch["label"] for batch in batches]) == pytest.approx(0.5, abs=0.1)
     assert split.counts["records"] == 46 == split.num_records
-    only, settings = mixed(lake, other_lake, 0.5, positives_only=True)
+    only, settings = two_lakes(lake, other_lake, 0.5, positives_only=True)
     positives = train_split.counts["positives"]
     assert order.steps_per_epoch(only, settings) == positives + round(positives / 2)
 
 
 def test_lakes_that_do_not_go_together_are_input_errors(lake, tmp_path):
     deep, classes = tmp_path / "deep", tmp_path / "classes"
-    for folder, changed in ((deep, {"dtype": "uint16"}), (classes, {"classes": ["a", "b", "c"]})):
+    for folder, other_fields in (
+        (deep, {"dtype": "uint16"}),
+        (classes, {"classes": ["a", "b", "c"]}),
+    ):
         folder.mkdir()
-        content = json.loads((lake / "manifest.json").read_text()) | changed
+        content = json.loads((lake / "manifest.json").read_text()) | other_fields
         (folder / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"{deep} has uint16 images, {lake} uint8; convert"):
-        mixed(lake, deep, 1)
+        two_lakes(lake, deep, 1)
     with pytest.raises(InputError, match=f"{classes} has the classes a, b, c, {lake} 0, 1"):
-        mixed(lake, classes, 1)
+        two_lakes(lake, classes, 1)
 
 
 def wrong_checksum(shard: Path) -> None:

@@ -55,8 +55,8 @@ def test_each_worker_reads_groups_of_its_own(train_split):
     for stream in range(2):
         rows = order.group_rows(train_split, SETTINGS, 0, 1, 0, stream, 2)
         shards.append(set(rows["shards"].ravel()) - {-1})
-    shared = shards[0] & shards[1]  # of a group in which one's stretch ends
-    assert shards[0] | shards[1] == {0, 1, 2, 3} and len(shared) <= SETTINGS.group_shards
+    both = shards[0] & shards[1]  # of a group in which one's stretch ends
+    assert shards[0] | shards[1] == {0, 1, 2, 3} and len(both) <= SETTINGS.group_shards
 
 
 def test_fewer_shards_than_workers_are_refused_with_the_fix(train_split):
@@ -277,9 +277,9 @@ def free_config() -> str:
 
 def test_images_whose_loss_is_no_number_are_named(lake, tmp_path, capsys):
     """A record with a window of NaN, whose image is then NaN as well."""
-    spoilt = tmp_path / "phantoms" / "1.0.0"
-    shutil.copytree(lake, spoilt)
-    shard = sorted(spoilt.glob("*train*"))[0]
+    lake_copy = tmp_path / "phantoms" / "1.0.0"
+    shutil.copytree(lake, lake_copy)
+    shard = sorted(lake_copy.glob("*train*"))[0]
     records = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(shard))]
     window = records[2].features.feature["window"].float_list.value
     window[:] = [float("nan")] * 2
@@ -294,7 +294,12 @@ def test_images_whose_loss_is_no_number_are_named(lake, tmp_path, capsys):
         train: {epochs: 1, device: cpu, steps_per_call: 3}
         """
     )
-    arguments = ["train", f"--config={path}", f"--lake={spoilt}", f"--workdir={tmp_path / 'run'}"]
+    arguments = [
+        "train",
+        f"--config={path}",
+        f"--lake={lake_copy}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     assert task.main(arguments) == 1
     image_id = records[2].features.feature["image_id"].bytes_list.value[0].decode()
     error = capsys.readouterr().err

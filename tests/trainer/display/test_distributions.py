@@ -66,8 +66,8 @@ def test_dice_over_thresholds_and_sizes_is_that_of_each_image(images):
     shares = [masks[n].mean() for n in positive]
     edges, heights = bars["lesion size, log10 of its share/truth"]
     assert heights.tolist() == np.histogram(np.log10(shares) - 1e-6, edges)[0].tolist()
-    _, predicted = bars["lesion size, log10 of its share/prediction"]
-    assert predicted.sum() == sum((probabilities[n] > 0.5).any() for n in numbers)
+    _, prediction_bars = bars["lesion size, log10 of its share/prediction"]
+    assert prediction_bars.sum() == sum((probabilities[n] > 0.5).any() for n in numbers)
 
 
 def test_pr_counts_are_those_of_each_pixel_and_image(images):

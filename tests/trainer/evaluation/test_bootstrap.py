@@ -12,16 +12,16 @@ def mean_of(values: np.ndarray):
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     """Patients of one to four images that are alike, so that images are no independent draws."""
-    generator, covered, data_sets = np.random.default_rng(7), 0, 800
+    generator, num_covered, data_sets = np.random.default_rng(7), 0, 800
     for seed in range(data_sets):
         images = generator.integers(1, 5, size=150)
         patients = np.repeat(np.arange(150), images)
         # Of mean 0.3; two thirds of the variance are the patient's.
-        shared, rest = generator.gamma(2, 0.1, 150), generator.gamma(1, 0.1, len(patients))
-        measure = mean_of(shared[patients] + rest)
+        patient_effect, rest = generator.gamma(2, 0.1, 150), generator.gamma(1, 0.1, len(patients))
+        measure = mean_of(patient_effect[patients] + rest)
         low, high = bootstrap.intervals(measure, patients, replicates=400, seed=seed)["mean"]
-        covered += low <= 0.3 <= high
-    assert 0.93 <= covered / data_sets <= 0.97
+        num_covered += low <= 0.3 <= high
+    assert 0.93 <= num_covered / data_sets <= 0.97
 
 
 def test_a_patient_is_drawn_with_all_images():

@@ -33,10 +33,10 @@ FAST = ScoreOptions(replicates=50)
 def workdir(folder: Path, lake: Path, model: dict, seed: int, **sections) -> Path:
     """What a run of one epoch leaves that evaluate reads."""
     folder.mkdir(parents=True)
-    trained = member("", model, seed, **sections)
-    config = trained.config.model_copy(update={"lake": str(lake)})
+    segmenter = member("", model, seed, **sections)
+    config = segmenter.config.model_copy(update={"lake": str(lake)})
     files.save(config, folder / "config.yaml")
-    trained.network.save_weights(folder / "best.weights.h5")
+    segmenter.network.save_weights(folder / "best.weights.h5")
     return folder
 
 
@@ -108,10 +108,10 @@ def test_mean_dice_equals_an_independent_implementation(lake, runs):
     system = ensemble.load([runs["segmenter"]])
     table = evaluate.evaluate(system, None, FAST)
     entry = entry_of(runs["segmenter"])
-    chosen = Decision(Triplet(**entry["triplet"]))
+    frozen = Decision(Triplet(**entry["triplet"]))
     for split in ("val", "test"):
         actual = entry["splits"][split]
-        dices = slow_dices(lake, split, system.members[0], chosen)
+        dices = slow_dices(lake, split, system.members[0], frozen)
         assert len(dices) == actual["images"] == 8
         assert actual["dice_mean"] == pytest.approx(np.mean(dices), abs=1e-9)
         negatives = [record["label"] == 0 for record in records(lake, split)]
@@ -133,15 +133,15 @@ def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
         monkeypatch.setattr(module, "AREAS_SHARE", (0.0, 0.004, 0.016, 0.064))
         monkeypatch.setattr(module, "LESIONS", (0.0,))
     system = ensemble.load([runs["segmenter"]])
-    predicted = {name: predictions_for(system, lake, name) for name in ("val", "test")}
-    chosen = {name: decision.choose(part.counts, None) for name, part in predicted.items()}
-    assert chosen["val"] != chosen["test"]
+    parts = {name: predictions_for(system, lake, name) for name in ("val", "test")}
+    decisions = {name: decision.choose(part.counts, None) for name, part in parts.items()}
+    assert decisions["val"] != decisions["test"]
     evaluate.evaluate(system, None, FAST)
     entry = entry_of(runs["segmenter"])
-    assert Decision(Triplet(**entry["triplet"])) == chosen["val"]
-    frozen = scores_at(predicted["test"], chosen["val"])["dice_mean"]
+    assert Decision(Triplet(**entry["triplet"])) == decisions["val"]
+    frozen = scores_at(parts["test"], decisions["val"])["dice_mean"]
     assert entry["splits"]["test"]["dice_mean"] == frozen
-    assert scores_at(predicted["test"], chosen["test"])["dice_mean"] > frozen
+    assert scores_at(parts["test"], decisions["test"])["dice_mean"] > frozen
 
 
 @pytest.mark.slow
@@ -199,12 +199,12 @@ def test_thresholds_belong_to_the_weights_that_they_were_chosen_for(runs, lake, 
     shutil.copytree(runs["classifier"], copy)
     if not (copy / "metrics.json").exists():
         evaluate.evaluate(ensemble.load([copy]), None, FAST)
-    moved = copy.rename(tmp_path / "moved")  # a folder's name does not matter
-    assert decision.read_decision(ensemble.load([moved])).triplet is None
+    new_place = copy.rename(tmp_path / "moved")  # a folder's name does not matter
+    assert decision.read_decision(ensemble.load([new_place])).triplet is None
     other = workdir(tmp_path / "other", lake, CLASSIFIER, 9, side=16)
-    shutil.copy(other / "best.weights.h5", moved)
+    shutil.copy(other / "best.weights.h5", new_place)
     with pytest.raises(InputError, match="were chosen for other weights"):
-        decision.read_decision(ensemble.load([moved]))
+        decision.read_decision(ensemble.load([new_place]))
 
 
 @exhaustive  # test_ensemble.py has the choice alone
@@ -243,13 +243,15 @@ def test_a_patient_in_both_splits_is_refused(lake, runs, tmp_path):
     shutil.copytree(lake, copy)
     table = pyarrow.parquet.read_table(copy / "index.parquet")
     patients, splits = table["patient"].to_pylist(), table["split"].to_pylist()
-    shared = patients[splits.index("val")]
-    patients[splits.index("test")] = shared
+    val_patients = patients[splits.index("val")]
+    patients[splits.index("test")] = val_patients
     place = table.column_names.index("patient")
     kind = table.schema.field("patient").type
     table = table.set_column(place, "patient", pyarrow.array(patients, kind))
     pyarrow.parquet.write_table(table, copy / "index.parquet")
-    with pytest.raises(InputError, match=f"1 patient is in val and in test, such as {shared}"):
+    with pytest.raises(
+        InputError, match=f"1 patient is in val and in test, such as {val_patients}"
+    ):
         evaluate.evaluate(ensemble.load([runs["segmenter"]]), str(copy), FAST)
 
 

@@ -57,7 +57,7 @@ document.body.append(pre);
 """
 
 
-def page_of(predicted, decision: Decision, folder: Path) -> str:
+def page_of(predictions, decision: Decision, folder: Path) -> str:
     """Return the page of predictions that no network made; the run's folder and ids are nasty."""
     folder = folder / "<b>run"
     folder.mkdir()
@@ -66,7 +66,7 @@ def page_of(predicted, decision: Decision, folder: Path) -> str:
     files.save(one.config, folder / "config.yaml")
     (folder / "best.weights.h5").touch()
     facts = results.describe(Ensemble(*([one], []) if decision.triplet else ([], [one])))
-    outcomes = decide(predicted, decision)
+    outcomes = decide(predictions, decision)
     of_split = scores.score(outcomes, OPTIONS)
     subgroups = {"view": {NASTY: of_split}}
     split = SplitScores(outcomes, of_split, subgroups, curves.from_outcomes(outcomes))
@@ -110,9 +110,9 @@ def compare(cells: dict, expected: dict, prefix: str) -> None:
 @pytest.mark.services
 @pytest.mark.parametrize("has_lesion", [True, False])
 def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium, tmp_path):
-    predicted, _ = example(with_lesion=has_lesion)
+    predictions, _ = example(with_lesion=has_lesion)
     decision = DECISION if has_lesion else DECISION._replace(lesion_threshold=None)
-    page = page_of(predicted, decision, tmp_path)
+    page = page_of(predictions, decision, tmp_path)
     generator, moves = np.random.default_rng(0), []
     grid = {"top": decisions.TOPS, "area": decisions.AREAS_SHARE, "bottom": decisions.BOTTOMS}
     grid |= {"lesion": decisions.LESIONS} if has_lesion else {}
@@ -123,12 +123,12 @@ def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium,
     for positions, cells in zip(moves, result["shown"], strict=False):
         values = {name: grid[name][position] for name, position in positions.items()}
         triplet = Triplet(values["top"], values["area"], values["bottom"])
-        compare(cells, scores_at(predicted, Decision(triplet, values.get("lesion"))), "now")
+        compare(cells, scores_at(predictions, Decision(triplet, values.get("lesion"))), "now")
         means.add(cells["now-dice_mean"])
         assert cells["value-top"] == f"{values['top']:g}"
         assert cells["value-area"] == f"{values['area']:.2%}"
     for prefix in ("now", "frozen"):
-        compare(result["shown"][-1], scores_at(predicted, decision), prefix)
+        compare(result["shown"][-1], scores_at(predictions, decision), prefix)
     assert len(means) > 10
     # Its checkbox hides the truth and leaves the prediction.
     assert set(map(tuple, result["hidden"])) == {("truth", "hidden"), ("predicted", "visible")}
@@ -136,23 +136,23 @@ def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium,
 
 @pytest.mark.services
 def test_a_classifiers_slider(chromium, tmp_path):
-    predicted, _ = example()
-    no_rows = Counts(predicted.counts.thresholds, *(part[:0] for part in predicted.counts[1:]))
-    predicted = predicted._replace(has_mask=np.zeros(40, bool), counts=no_rows)
-    decision = decisions.choose_for_classifier(predicted.lesion, predicted.labels)
-    page = page_of(predicted, decision, tmp_path)
+    predictions, _ = example()
+    no_rows = Counts(predictions.counts.thresholds, *(part[:0] for part in predictions.counts[1:]))
+    predictions = predictions._replace(has_mask=np.zeros(40, bool), counts=no_rows)
+    decision = decisions.choose_for_classifier(predictions.lesion, predictions.labels)
+    page = page_of(predictions, decision, tmp_path)
     values = sorted({*report.PERCENT, decision.lesion_threshold})
     moves = [{"lesion": position} for position in range(0, len(values), 9)]
     result = after_moves(chromium, page, [*moves, "reset"], tmp_path)
     for positions, cells in zip(moves, result["shown"], strict=False):
         threshold = values[positions["lesion"]]
-        compare(cells, scores_at(predicted, Decision(None, threshold)), "now")
-    compare(result["shown"][-1], scores_at(predicted, decision), "frozen")
+        compare(cells, scores_at(predictions, Decision(None, threshold)), "now")
+    compare(result["shown"][-1], scores_at(predictions, decision), "frozen")
 
 
 def test_the_page_is_whole_and_what_comes_from_data_is_text(tmp_path):
-    predicted, _ = example()
-    page = page_of(predicted._replace(ids=np.array([NASTY] * 40)), DECISION, tmp_path)
+    predictions, _ = example()
+    page = page_of(predictions._replace(ids=np.array([NASTY] * 40)), DECISION, tmp_path)
     assert NASTY not in page and "<b>run" not in page and "<i>" not in page
     assert html.escape(NASTY) in page and "&lt;b&gt;run/config.yaml" in page
     # Nothing is fetched: all there is of an address is the name of SVG.
@@ -164,14 +164,14 @@ def test_the_page_is_whole_and_what_comes_from_data_is_text(tmp_path):
 
 
 def test_galleries_hold_the_best_the_worst_and_the_false_alarms():
-    predicted, _ = example()
-    outcomes = decide(predicted, DECISION)
+    predictions, _ = example()
+    outcomes = decide(predictions, DECISION)
     rows, dices = list(gallery.choose(outcomes).values()), outcomes.dice
-    positives = sorted(dices[p] for p in np.flatnonzero(predicted.labels > 0))
+    positives = sorted(dices[p] for p in np.flatnonzero(predictions.labels > 0))
     best, median, worst, alarms = ([dices[p] for p in row] for row in rows)
     assert best == positives[::-1][:4] and worst == positives[:4]
     assert min(median) <= np.median(positives) <= max(median)
-    assert alarms and not any(alarms) and all(predicted.labels[p] == 0 for p in rows[3])
+    assert alarms and not any(alarms) and all(predictions.labels[p] == 0 for p in rows[3])
 
 
 def test_an_overlay_lies_on_its_mask():

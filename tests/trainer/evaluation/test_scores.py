@@ -20,8 +20,8 @@ DECISIONS = [
 
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_scores_equal_a_loop_over_images(decision):
-    predicted, pairs = predictions.example(with_lesion=decision.lesion_threshold is not None)
-    lesion = [None] * len(pairs) if predicted.lesion is None else predicted.lesion
+    outputs, pairs = predictions.example(with_lesion=decision.lesion_threshold is not None)
+    lesion = [None] * len(pairs) if outputs.lesion is None else outputs.lesion
     masks = [
         predictions.slow_mask(p, p_lesion, decision)
         for (p, _), p_lesion in zip(pairs, lesion, strict=True)
@@ -29,8 +29,8 @@ def test_scores_equal_a_loop_over_images(decision):
     dices = np.array(
         [predictions.slow_dice(truth, m) for (_, truth), m in zip(pairs, masks, strict=True)]
     )
-    actual = predictions.scores_at(predicted, decision, prevalence=0.1)
-    has_lesion, is_called = predicted.labels > 0, np.array([mask.any() for mask in masks])
+    actual = predictions.scores_at(outputs, decision, prevalence=0.1)
+    has_lesion, is_called = outputs.labels > 0, np.array([mask.any() for mask in masks])
     ious = [
         (t & m).sum() / (t | m).sum() if (t | m).any() else 1.0
         for (_, t), m in zip(pairs, masks, strict=True)
@@ -56,14 +56,14 @@ def test_scores_equal_a_loop_over_images(decision):
 
 
 def test_the_all_empty_prediction_scores_the_share_of_negatives():
-    predicted, _ = predictions.example(images=36)
-    actual = predictions.scores_at(predicted, Decision(Triplet(0.99, 0.016, 0.9), 1.5))
+    outputs, _ = predictions.example(images=36)
+    actual = predictions.scores_at(outputs, Decision(Triplet(0.99, 0.016, 0.9), 1.5))
     assert actual["dice_mean"] == actual["dice_all_empty"] == 24 / 36
     assert actual["dice_positives"] == actual["sensitivity"] == 0 and np.isnan(actual["ppv"])
 
 
 def test_calibration_equals_a_loop_over_pixels_and_images():
-    predicted, pairs = predictions.example(images=12)
+    outputs, pairs = predictions.example(images=12)
 
     def slow(p: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
         gap = 0.0
@@ -73,13 +73,13 @@ def test_calibration_equals_a_loop_over_pixels_and_images():
             gap += abs((np.float64(p[is_in]) - truth[is_in]).sum())
         return gap / len(p), np.mean((np.float64(p) - truth) ** 2)
 
-    actual = predictions.scores_at(predicted, DECISIONS[0])
+    actual = predictions.scores_at(outputs, DECISIONS[0])
     pixels = [np.concatenate([pair[part].ravel() for pair in pairs]) for part in (0, 1)]
-    expected_pixels, expected_images = slow(*pixels), slow(predicted.lesion, predicted.labels)
+    expected_pixels, expected_images = slow(*pixels), slow(outputs.lesion, outputs.labels)
     pixels, images = ([actual[f"{kind}ece"], actual[f"{kind}brier"]] for kind in ("pixel_", ""))
     assert pixels == pytest.approx(expected_pixels, abs=1e-9)
     assert images == pytest.approx(expected_images, abs=1e-9)
-    curve = curves.from_outcomes(decide(predicted, DECISIONS[0]))["calibration"]
+    curve = curves.from_outcomes(decide(outputs, DECISIONS[0]))["calibration"]
     assert sum(curve["number"]) == 12
 
 
@@ -96,49 +96,49 @@ def test_ranking_equals_a_loop_over_pairs_and_repeated_images():
     precision = scores.average_precision(values, is_positive, weights)
     for row in range(6):
         times = weights[row].astype(int)
-        repeated, truth = np.repeat(values, times), np.repeat(is_positive, times)
-        assert auc[row] == pytest.approx(slow_auc(repeated, truth))
-        histogram = metrics.score_histogram(repeated, truth, np.ones(len(truth)))
+        copies, truth = np.repeat(values, times), np.repeat(is_positive, times)
+        assert auc[row] == pytest.approx(slow_auc(copies, truth))
+        histogram = metrics.score_histogram(copies, truth, np.ones(len(truth)))
         assert precision[row] == pytest.approx(metrics.average_precision(histogram))
     assert np.isnan(scores.auc(values, np.ones(40, bool), weights)).all()
 
 
 def test_weights_are_as_good_as_repeating_images():
     """What the bootstrap relies on, of every score."""
-    predicted, _ = predictions.example(images=12)
+    outputs, _ = predictions.example(images=12)
     times = np.array([0, 2, 1, 3, 1, 1, 0, 2, 1, 1, 4, 1])
     places = np.repeat(np.arange(12), times)
     for decision in DECISIONS:
-        outcomes = decide(predicted, decision)
-        weighted = scores.measures(outcomes, None)(times[None].astype(float))
-        repeated = scores.score_values(outcomes.take(places), None)
-        anew = predictions.scores_at(predicted.take(places), decision)
-        assert repeated == pytest.approx(anew, rel=0, abs=0, nan_ok=True)
-        for name, value in weighted.items():
-            assert value[0] == pytest.approx(repeated[name], nan_ok=True), name
+        outcomes = decide(outputs, decision)
+        by_weights = scores.measures(outcomes, None)(times[None].astype(float))
+        by_copies = scores.score_values(outcomes.take(places), None)
+        anew = predictions.scores_at(outputs.take(places), decision)
+        assert by_copies == pytest.approx(anew, rel=0, abs=0, nan_ok=True)
+        for name, value in by_weights.items():
+            assert value[0] == pytest.approx(by_copies[name], nan_ok=True), name
 
 
 def test_more_than_two_classes():
     logits = np.float32([[2, 1, 0], [0, 3, 1], [0, 1, 0.5], [1, 0, 2], [5, 1, 1]])
-    predicted, _ = predictions.example(images=6)
-    predicted = predicted.take(np.arange(5))
-    predicted.labels[:] = [0, 1, 2, 2, -1]
-    actual = predictions.scores_at(predicted._replace(scores=logits), None)
+    outputs, _ = predictions.example(images=6)
+    outputs = outputs.take(np.arange(5))
+    outputs.labels[:] = [0, 1, 2, 2, -1]
+    actual = predictions.scores_at(outputs._replace(scores=logits), None)
     odds = np.exp(logits[:4]) / np.exp(logits[:4]).sum(axis=1, keepdims=True)
     aucs = [slow_auc(odds[:, c], np.array([0, 1, 2, 2]) == c) for c in range(3)]
     assert actual["accuracy"] == 0.75 and actual["auc"] == pytest.approx(np.mean(aucs))
 
 
 def test_curves_have_31_thresholds():
-    predicted, pairs = predictions.example()
-    outcomes = decide(predicted, Decision(Triplet(0.5, 0.0, 0.3), 0.4))
+    outputs, pairs = predictions.example()
+    outcomes = decide(outputs, Decision(Triplet(0.5, 0.0, 0.3), 0.4))
     actual = curves.from_outcomes(outcomes)
     assert np.allclose(CURVE, np.arange(31) / 30)
     for place in (0, 7, 21, 30):
         threshold = np.float32(CURVE[place])
         masks = [
             (p > threshold) & (p_lesion >= np.float32(0.4))
-            for (p, _), p_lesion in zip(pairs, predicted.lesion, strict=True)
+            for (p, _), p_lesion in zip(pairs, outputs.lesion, strict=True)
         ]
         dices = [
             predictions.slow_dice(truth, m) for (_, truth), m in zip(pairs, masks, strict=True)
@@ -147,30 +147,30 @@ def test_curves_have_31_thresholds():
         hits = sum(((p > threshold) & truth).sum() for p, truth in pairs)
         recall = hits / sum(truth.sum() for _, truth in pairs)
         assert actual["pixels"]["recall"][place] == pytest.approx(recall)
-        is_called = predicted.lesion >= threshold
-        recall = is_called[predicted.labels > 0].mean()
+        is_called = outputs.lesion >= threshold
+        recall = is_called[outputs.labels > 0].mean()
         assert actual["images"]["recall"][place] == pytest.approx(recall)
     assert actual["images"]["precision"][30] is None  # nobody is called positive at p >= 1
     roc = actual["roc"]
     area = np.trapezoid(roc["sensitivity"], roc["false_positive_rate"])
-    assert area == pytest.approx(slow_auc(predicted.scores, predicted.labels > 0))
+    assert area == pytest.approx(slow_auc(outputs.scores, outputs.labels > 0))
 
 
 def test_subgroups():
-    predicted, _ = predictions.example(images=42)
-    groups = subgroups.by_field(predicted)
+    outputs, _ = predictions.example(images=42)
+    groups = subgroups.by_field(outputs)
     assert list(groups) == ["view", "sex", "age", "lesion size"]
     assert list(groups["view"]) == ["AP", "PA", "unknown"]
     assert list(groups["age"]) == ["0-17", "18-39", "40-59", "60-79", "80+", "unknown"]
     for field in ("view", "sex", "age"):
         places = np.concatenate(list(groups[field].values()))
         assert sorted(places) == list(range(42))
-    assert all(40 <= predicted.ages[place] <= 59 for place in groups["age"]["40-59"])
+    assert all(40 <= outputs.ages[place] <= 59 for place in groups["age"]["40-59"])
     sizes = list(groups["lesion size"].values())
     assert len(sizes) == 10 and sum(map(len, sizes)) == 14
-    share = predicted.counts.truth / predicted.counts.pixels
+    share = outputs.counts.truth / outputs.counts.pixels
     assert all(share[a].max() <= share[b].min() for a, b in zip(sizes, sizes[1:], strict=False))
-    unknown = predicted.take(np.flatnonzero(predicted.ages < 0))
+    unknown = outputs.take(np.flatnonzero(outputs.ages < 0))
     assert "age" not in subgroups.by_field(unknown)
 
 

@@ -19,8 +19,8 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
     monkeypatch.setattr(decision, "BOTTOMS", (0.2, 0.5, 0.7))
     monkeypatch.setattr(decision, "AREAS_SHARE", (0.0, 0.004, 0.016))
     monkeypatch.setattr(decision, "LESIONS", (0.0, 0.3, 0.6))
-    predicted, pairs = example(images=15, with_lesion=has_lesion)
-    lesion = predicted.lesion if has_lesion else [None] * 15
+    outputs, pairs = example(images=15, with_lesion=has_lesion)
+    lesion = outputs.lesion if has_lesion else [None] * 15
     best = {}
     grid = itertools.product((0.3, 0.8), (0.0, 0.004, 0.016), (0.2, 0.5, 0.7))
     for triplet, gate in itertools.product(grid, (0.0, 0.3, 0.6) if has_lesion else (None,)):
@@ -30,9 +30,9 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
             for (p, _), p_lesion in zip(pairs, lesion, strict=True)
         ]
         best[candidate] = np.mean([slow_dice(t, m) for (_, t), m in zip(pairs, masks, strict=True)])
-    chosen = decision.choose(predicted.counts, predicted.lesion_of_masks)
+    chosen = decision.choose(outputs.counts, outputs.lesion_of_masks)
     assert best[chosen] == pytest.approx(max(best.values()), abs=1e-12)
-    assert scores_at(predicted, chosen)["dice_mean"] == pytest.approx(best[chosen], abs=1e-12)
+    assert scores_at(outputs, chosen)["dice_mean"] == pytest.approx(best[chosen], abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
 )
 def test_the_threshold_on_p_of_a_lesion_is_chosen_with_the_triplet(lesion, threshold):
     """Two images without a lesion, predicted wrongly everywhere; two with, of dice 0.8 and 0.6."""
-    predicted, _ = example(images=4)
-    counted = predicted.counts._replace(
+    outputs, _ = example(images=4)
+    counts = outputs.counts._replace(
         truth=np.array([0, 0, 100, 100]),
-        hits=np.repeat([[0], [0], [80], [60]], len(predicted.counts.thresholds), axis=1),
-        above=np.full_like(predicted.counts.above, 100),
+        hits=np.repeat([[0], [0], [80], [60]], len(outputs.counts.thresholds), axis=1),
+        above=np.full_like(outputs.counts.above, 100),
     )
-    chosen = decision.choose(counted, np.float32(lesion))
+    chosen = decision.choose(counts, np.float32(lesion))
     assert chosen.lesion_threshold == threshold
     end = f" or the image's own p of a lesion is < {threshold}"
     assert str(chosen).endswith(end if threshold else "; the image's own p empties none")
@@ -65,8 +65,8 @@ def test_a_classifiers_threshold_has_the_highest_sensitivity_and_specificity():
     chosen = decision.choose_for_classifier(lesion, labels)
 
     def youden(threshold):
-        called = lesion >= np.float32(threshold)
-        return called[labels == 1].mean() + (~called)[labels == 0].mean()
+        is_positive = lesion >= np.float32(threshold)
+        return is_positive[labels == 1].mean() + (~is_positive)[labels == 0].mean()
 
     best = max(youden(threshold) for threshold in lesion)
     assert youden(chosen.lesion_threshold) == pytest.approx(best)
@@ -76,9 +76,9 @@ def test_a_classifiers_threshold_has_the_highest_sensitivity_and_specificity():
 
 
 def test_without_a_mask_nothing_can_be_chosen():
-    predicted, _ = example(images=3)
+    outputs, _ = example(images=3)
     with pytest.raises(InputError, match="no image with a mask"):
-        decision.choose(predicted.take(np.array([], int)).counts, None)
+        decision.choose(outputs.take(np.array([], int)).counts, None)
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
@@ -98,8 +98,8 @@ def test_a_mask_at_the_sources_size_lies_where_the_image_lay(fit):
 
 
 def test_one_mask_follows_the_rule():
-    predicted, pairs = example(images=9)
-    for (p, _), lesion in zip(pairs, predicted.lesion, strict=True):
+    outputs, pairs = example(images=9)
+    for (p, _), lesion in zip(pairs, outputs.lesion, strict=True):
         for chosen in (Decision(Triplet(0.5, 0.016, 0.3), 0.5), Decision(Triplet(0.9, 0.0, 0.2))):
             mask = decision.mask_of(p[..., None], chosen, lesion)
             assert np.array_equal(mask, slow_mask(p, lesion, chosen))

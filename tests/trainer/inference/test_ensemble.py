@@ -109,8 +109,8 @@ def test_thresholds_are_chosen_on_folds_that_a_member_did_not_train_on():
     members = [member(f"fold{n}", UNET, n, data={"fold": n}) for n in (0, 1)]
     twin = member("other", UNET, 5, data={"fold": 0})
     parts = Ensemble([*members, twin], []).fold_ensembles()
-    named = [[one.workdir.name for one in part.segmenters] for part in parts]
-    assert named == [["fold0", "other"], ["fold1"]]
+    names = [[one.workdir.name for one in part.segmenters] for part in parts]
+    assert names == [["fold0", "other"], ["fold1"]]
     classifier = member("c", CLASSIFIER, 3, data={"fold": 0})
     with pytest.raises(InputError, match="fold 0, fold 1 after classifiers that hold out fold 0"):
         Ensemble(members, [classifier]).fold_ensembles()

@@ -107,9 +107,9 @@ def test_a_classifier_has_a_hidden_layer_of_44_or_a_plain_head(name):
     channels = network.get_layer(name).output[0].shape[-1]
     in_encoder = network.get_layer(name).count_params()
     assert network.count_params() == in_encoder + channels + 1
-    hidden = build(section.model_copy(update={"hidden": 44}), side)
-    assert hidden.count_params() == in_encoder + 44 * channels + 44 + 44 + 1
-    assert hidden(images(side)).shape == (2, 1)
+    with_hidden = build(section.model_copy(update={"hidden": 44}), side)
+    assert with_hidden.count_params() == in_encoder + 44 * channels + 44 + 44 + 1
+    assert with_hidden(images(side)).shape == (2, 1)
 
 
 def test_the_frozen_vgg16_ends_at_its_fourth_pooling():
@@ -126,8 +126,8 @@ def test_missing_rows_are_behind():
     feature = np.ones((1, 3, 3, 2), np.float32)
     padded = encoders.pad(keras.Input((3, 3, 2)), 6, "pad")
     assert padded.shape == (None, 6, 6, 2)
-    placed = keras.Model(x := keras.Input((3, 3, 2)), encoders.pad(x, 6, "pad"))(feature)
-    assert np.asarray(placed)[0, :, 2, 0].tolist() == [0, 1, 1, 1, 0, 0]
+    outputs = keras.Model(x := keras.Input((3, 3, 2)), encoders.pad(x, 6, "pad"))(feature)
+    assert np.asarray(outputs)[0, :, 2, 0].tolist() == [0, 1, 1, 1, 0, 0]
 
 
 def frozen(encoder, freeze):
@@ -136,14 +136,14 @@ def frozen(encoder, freeze):
 
 
 def test_freezing_is_by_stage():
-    trained = {}
+    trainable = {}
     for freeze in ("none", 1, 2, 5, "all"):
         layers = frozen("vgg16", freeze).get_layer("vgg16").layers
-        trained[freeze] = {layer.name for layer in layers if layer.trainable_variables}
+        trainable[freeze] = {layer.name for layer in layers if layer.trainable_variables}
     first = {"block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"}
-    assert trained["none"] - trained[1] == first
-    assert trained[1] - trained[2] == {"block3_conv1", "block3_conv2", "block3_conv3"}
-    assert len(trained["none"]) == 13 and trained[5] == trained["all"] == set()
+    assert trainable["none"] - trainable[1] == first
+    assert trainable[1] - trainable[2] == {"block3_conv1", "block3_conv2", "block3_conv3"}
+    assert len(trainable["none"]) == 13 and trainable[5] == trainable["all"] == set()
 
 
 @pytest.mark.slow
@@ -152,13 +152,13 @@ def test_frozen_statistics_stay_as_they_are():
     encoder = network.get_layer("densenet121")
     before = {layer.name: layer.get_weights() for layer in encoder.layers}
     network(images(32), training=True)
-    moved = {
+    changes = {
         layer.name
         for layer in encoder.layers
         if not all(map(np.array_equal, before[layer.name], layer.get_weights()))
     }
-    assert not [name for name in moved if name.startswith(("conv1", "conv2", "pool2"))]
-    assert {"conv3_block1_0_bn", "bn"} <= moved
+    assert not [name for name in changes if name.startswith(("conv1", "conv2", "pool2"))]
+    assert {"conv3_block1_0_bn", "bn"} <= changes
     # And they are what normalises in training, too.
     first = keras.Model(encoder.input, encoder.get_layer("pool2_relu").output)
     x = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
@@ -199,8 +199,8 @@ def test_every_row_is_a_name_that_the_config_takes():
 def test_the_row_that_contributing_shows_is_enough(monkeypatch):
     text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
     [row] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    written = ast.parse(f"{{{row}}}", mode="eval").body
-    name, *values = map(ast.literal_eval, (*written.keys, *written.values[0].args))
+    row_dict = ast.parse(f"{{{row}}}", mode="eval").body
+    name, *values = map(ast.literal_eval, (*row_dict.keys, *row_dict.values[0].args))
     encoder = parts.Encoder(*values)
     monkeypatch.setitem(parts.ENCODERS, name, encoder)
     monkeypatch.setitem(parts.ACTIVATIONS, "gelu", ("Activation", {"activation": "gelu"}))

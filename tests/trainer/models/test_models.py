@@ -167,10 +167,10 @@ def test_a_step_a_save_and_a_reload(config, policy, tmp_path, request):
     assert np.isfinite(loss) and all(np.isfinite(gradient).all() for gradient in gradients)
     assert any((old != new).any() for old, new in zip(before, network.get_weights(), strict=True))
     network.save_weights(tmp_path / "network.weights.h5")
-    restored = build(config, side)
-    assert np.abs(restored(x) - network(x)).max() > 1e-6
-    restored.load_weights(tmp_path / "network.weights.h5")
-    np.testing.assert_array_equal(restored(x), network(x))
+    copy = build(config, side)
+    assert np.abs(copy(x) - network(x)).max() > 1e-6
+    copy.load_weights(tmp_path / "network.weights.h5")
+    np.testing.assert_array_equal(copy(x), network(x))
     assert np.isfinite(network(x)).all()
 
 
@@ -354,9 +354,9 @@ def test_four_phantoms_are_learned_by_heart(config, side, rate, steps):
 
     for _ in range(steps):
         step()
-    predicted = np.asarray(network(x))[..., -1:] > 0
-    overlap = (predicted * masks).sum(axis=(1, 2, 3))
-    dice = 2 * overlap / (predicted.sum(axis=(1, 2, 3)) + masks.sum(axis=(1, 2, 3)))
+    output_masks = np.asarray(network(x))[..., -1:] > 0
+    overlap = (output_masks * masks).sum(axis=(1, 2, 3))
+    dice = 2 * overlap / (output_masks.sum(axis=(1, 2, 3)) + masks.sum(axis=(1, 2, 3)))
     assert dice.mean() > 0.95, dice
 
 

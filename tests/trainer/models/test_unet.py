@@ -35,11 +35,11 @@ def trained_and_moving(network) -> tuple[int, int]:
     ],
 )
 def test_unetpp_has_the_published_number_of_parameters(depth, one_head, all_heads, rgb):
-    published = networks.plus(filters=32, depth=depth)
-    supervised = networks.plus(filters=32, depth=depth, deep_supervision=True)
-    assert build(published, side=16).count_params() == one_head
-    assert build(supervised, side=16).count_params() == all_heads
-    assert unetpp.build(published, 16, channels=3).count_params() == rgb
+    network = networks.plus(filters=32, depth=depth)
+    with_heads = networks.plus(filters=32, depth=depth, deep_supervision=True)
+    assert build(network, side=16).count_params() == one_head
+    assert build(with_heads, side=16).count_params() == all_heads
+    assert unetpp.build(network, 16, channels=3).count_params() == rgb
 
 
 @pytest.mark.parametrize(
@@ -359,12 +359,14 @@ def test_a_pruned_network_is_its_head_of_the_whole_one(fields):
         network = networks.with_random_weights(network)
     logits = np.asarray(network(networks.images(32)))
     for level in range(1, config.depth + 1):
-        smaller, cut = unetpp.prune(network, config, 32, level)
+        smaller, small_network = unetpp.prune(network, config, 32, level)
         expected = logits[..., level - 1 : level]
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(cut(networks.images(32)) / scale, expected / scale, atol=1e-6)
+        np.testing.assert_allclose(
+            small_network(networks.images(32)) / scale, expected / scale, atol=1e-6
+        )
         # It has no more than it needs: as many as a network built from the smaller config.
-        assert cut.count_params() == build(smaller, 32).count_params()
+        assert small_network.count_params() == build(smaller, 32).count_params()
         assert smaller.depth == level and not smaller.deep_supervision
 
 

@@ -94,10 +94,10 @@ def test_the_noise_is_of_training_alone_and_has_the_variance():
     _, mean, _, draw, first = forward(images(16), training=False)
     np.testing.assert_array_equal(draw, mean)
     np.testing.assert_array_equal(first, forward(images(16), training=False)[4])
-    logits, mean, log_variance, draw, painted = forward(images(16), training=True)
+    logits, mean, log_variance, draw, reconstruction = forward(images(16), training=True)
     again = forward(images(16), training=True)
     np.testing.assert_array_equal(logits, again[0])  # the branch disturbs no mask
-    assert np.abs(painted - again[4]).max() > 1e-3
+    assert np.abs(reconstruction - again[4]).max() > 1e-3
     noise = (draw - mean) / np.exp(log_variance / 2)
     # 1,024 numbers of N(0, 1): their mean is within 5/32 of 0, their deviation within 5/45 of 1.
     assert abs(np.mean(noise)) < 0.16 and abs(np.std(noise) - 1) < 0.12
@@ -144,10 +144,14 @@ def test_a_pruned_network_has_the_empty_head_only_at_full_depth():
     section = plus(deep_supervision=True, empty_head=True)
     network = build(section, 16)
     for level in (1, 2):
-        smaller, cut = unetpp.prune(network, section, 16, level)
-        assert smaller.empty_head == (level == 2) == isinstance(cut.layers[-1], blocks.FirstOf)
+        smaller, small_network = unetpp.prune(network, section, 16, level)
+        assert (
+            smaller.empty_head
+            == (level == 2)
+            == isinstance(small_network.layers[-1], blocks.FirstOf)
+        )
         np.testing.assert_allclose(
-            cut(images(16)), network(images(16))[..., level - 1 : level], atol=1e-6
+            small_network(images(16)), network(images(16))[..., level - 1 : level], atol=1e-6
         )
 
 
@@ -173,14 +177,16 @@ def test_reconstruction_and_divergence_count_on_every_image():
     forward = objective.outputs(build(section, 16), config.loss)
     x = images(16)
     outputs = forward(x, training=True)
-    logits, inputs, painted, mean, log_variance = (np.asarray(y, np.float64) for y in outputs)
+    logits, inputs, reconstruction, mean, log_variance = (
+        np.asarray(y, np.float64) for y in outputs
+    )
     np.testing.assert_array_equal(inputs, x)
     masks = (x > 0.7).astype(np.float32)
     batch = {"label": np.float32([1, -1]), "has_mask": np.float32([1, 0])}
     actual = np.asarray(objective.image_losses(config, 0.1)(masks, outputs, batch))
     p = 1 / (1 + np.exp(-logits[0]))
     dice = (2 * (p * masks[0]).sum() + 1) / (p.sum() + masks[0].sum() + 1)
-    l2 = ((x - painted) ** 2).mean(axis=(1, 2, 3))
+    l2 = ((x - reconstruction) ** 2).mean(axis=(1, 2, 3))
     kl = (mean**2 + np.exp(log_variance) - log_variance - 1).sum(axis=1) / 16**2
     assert actual == pytest.approx(0.3 * l2 + 0.2 * kl - [dice, 0], rel=1e-5)
 
@@ -303,10 +309,10 @@ def test_a_run_from_the_command_line(name, lake, tmp_path, capsys):
     assert "all 1 epochs are done" in capsys.readouterr().out
     assert task.main(["evaluate", *arguments, "--picture", str(tmp_path / "p.png")]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    evaluated, last = metrics["evaluate"], metrics["last"]
+    evaluation, last = metrics["evaluate"], metrics["last"]
     # The one epoch is the best: in the loop and in the evaluation, the head's AUC.
-    assert evaluated["splits"]["val"]["auc"] == pytest.approx(last["val"]["auc"])
-    assert np.isfinite(last["val"]["loss"]) and evaluated["lesion_threshold"] in decision.LESIONS
+    assert evaluation["splits"]["val"]["auc"] == pytest.approx(last["val"]["auc"])
+    assert np.isfinite(last["val"]["loss"]) and evaluation["lesion_threshold"] in decision.LESIONS
     assert "the image's own p " in capsys.readouterr().out
     if model["kind"] == "unetpp":
         assert task.main(["evaluate", *arguments, "--level=1"]) == 0

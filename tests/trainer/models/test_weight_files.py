@@ -72,8 +72,8 @@ def test_other_shapes_are_reported(tmp_path, capsys):
         "another shape: level_1_conv1 [(3, 3, 8, 16), (16,)] instead of [(3, 3, 8, 8), (8,)]"
         in output
     )
-    with h5py.File(file) as stored:
-        kernel = stored["layers/conv2d/vars/0"][:]
+    with h5py.File(file) as h5:
+        kernel = h5["layers/conv2d/vars/0"][:]
     np.testing.assert_array_equal(network.get_layer("level_0_conv1").get_weights()[0], kernel)
 
 
@@ -83,12 +83,12 @@ def test_a_classifiers_encoder_goes_into_a_unet(tmp_path, capsys):
         (classifier(), plain(norm="batch", weights=file), "level_2_conv2"),
         (classifier(encoder="vgg16"), plain(encoder="vgg16", depth=5, weights=file), "vgg16"),
     ):
-        trained = with_random_weights(build(first, 32))
-        trained.save_weights(file)
+        source = with_random_weights(build(first, 32))
+        source.save_weights(file)
         network = build(second, 32)
         for ours, theirs in zip(
             network.get_layer(layer).get_weights(),
-            trained.get_layer(layer).get_weights(),
+            source.get_layer(layer).get_weights(),
             strict=True,
         ):
             np.testing.assert_array_equal(ours, theirs)
@@ -98,15 +98,15 @@ def test_a_classifiers_encoder_goes_into_a_unet(tmp_path, capsys):
 @pytest.mark.parametrize(("first", "second"), [(classifier, plus), (plain, plus), (plus, plain)])
 def test_an_encoders_levels_are_found_under_both_of_their_names(first, second, tmp_path, capsys):
     file = str(tmp_path / "first.weights.h5")
-    trained = with_random_weights(build(first(norm="batch"), 32))
-    trained.save_weights(file)
+    source = with_random_weights(build(first(norm="batch"), 32))
+    source.save_weights(file)
     network = build(second(norm="batch", weights=file), 32)
     names = {plus: "x_{}_0_{}"}
     for level in range(3):
         for part in ("conv1", "norm1", "conv2", "norm2"):
             ours, theirs = (
                 model.get_layer(names.get(kind, "level_{}_{}").format(level, part)).get_weights()
-                for kind, model in ((second, network), (first, trained))
+                for kind, model in ((second, network), (first, source))
             )
             for pair in zip(ours, theirs, strict=True):
                 np.testing.assert_array_equal(*pair)
@@ -121,9 +121,9 @@ def test_layers_that_keras_does_not_name_are_found_again(tmp_path):
     section = classifier(encoder="xception")
     build(section, 71).save_weights(file)
     network = build(section.model_copy(update={"weights": file}), 71)
-    stored = build(section, 71)
-    stored.load_weights(file)
-    for ours, theirs in zip(network.get_weights(), stored.get_weights(), strict=True):
+    source = build(section, 71)
+    source.load_weights(file)
+    for ours, theirs in zip(network.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

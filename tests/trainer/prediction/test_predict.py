@@ -230,18 +230,18 @@ def test_segs_hold_the_masks_of_the_submission(tmp_path):
     for name, uid in uids.items():
         save_dicom(tmp_path / "in" / f"{name}.dcm", pixels, SOPInstanceUID=uid)
     save_png(tmp_path / "in" / "c.png", pixels)
-    for mint_uids, failed in ((False, ["b", "c"]), (True, ["c"])):
+    for mint_uids, failed_ids in ((False, ["b", "c"]), (True, ["c"])):
         output = tmp_path / f"out{mint_uids}"
         message = predict_files(tmp_path / "in", output, seg="nodule", mint_uids=mint_uids)
-        assert f"0 rejected, {len(failed)} without a SEG" in message
+        assert f"0 rejected, {len(failed_ids)} without a SEG" in message
         rejects = table(output / REJECTS_CSV)
-        assert [row["image_id"] for row in rejects] == failed
+        assert [row["image_id"] for row in rejects] == failed_ids
         assert {row["what"] for row in rejects} == {"seg"}
         masks = masks_in(output, dict.fromkeys("abc", (64, 48)))
-        for name in {"a", "b"} - set(failed):
+        for name in {"a", "b"} - set(failed_ids):
             segmentation = highdicom.seg.segread(output / "seg" / f"{name}.dcm")
-            [referred] = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-            uid = referred.ReferencedSOPInstanceUID
+            [reference] = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+            uid = reference.ReferencedSOPInstanceUID
             mask = segmentation.get_pixels_by_source_instance([uid])[0, ..., 0]
             assert (mask > 0).tolist() == masks[name].tolist() == (pixels == BRIGHT).tolist()
             source = (
@@ -296,7 +296,7 @@ def test_plainly_empty_masks_are_empty():
     for _ in range(200):
         side, height, width = (int(n) for n in rng.integers(16, 60, 3))
         p = (rng.random((side, side, 1)) * rng.random()).astype(np.float32)
-        chosen = Decision(
+        thresholds = Decision(
             Triplet(*(float(x) for x in rng.choice([0, 0.2, 0.5, p.max()], 3))),
             rng.choice([None, 0.5]),
         )
@@ -304,8 +304,8 @@ def test_plainly_empty_masks_are_empty():
         settings = Data(side=16)
         sizes = decision.Sizes(side, side, height, width)
         resized = decision.resize_to_source(p, sizes, settings.model_copy(update={"side": side}))
-        mask = decision.mask_of(resized, chosen, lesion).numpy()
-        is_empty = decision.is_plainly_empty(p.max(), chosen, lesion)
+        mask = decision.mask_of(resized, thresholds, lesion).numpy()
+        is_empty = decision.is_plainly_empty(p.max(), thresholds, lesion)
         assert not (is_empty and mask.any())
         num_empty += is_empty
     assert 20 < num_empty < 180
@@ -387,8 +387,8 @@ def test_mistakes_of_a_user(workdirs, tmp_path, capsys, arguments, message):
         argument.format(used=tmp_path / "used", texts=tmp_path / "texts") for argument in arguments
     ]
     output = () if "--output" in arguments else ("--output", tmp_path / "out")
-    code, printed = commanded(capsys, "predict", "--workdir", segmenter, *output, *arguments)
-    assert code == 2 and message in printed
+    code, report = commanded(capsys, "predict", "--workdir", segmenter, *output, *arguments)
+    assert code == 2 and message in report
     assert not (tmp_path / "out" / SUBMISSION_CSV).exists()
 
 
@@ -444,11 +444,11 @@ def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, messa
         if shape:
             save_png(tmp_path / name / "a.png", np.zeros(shape, np.uint8))
     paths = [tmp_path / name for name in predictions]
-    code, printed = commanded(capsys, "vote", *paths, "--output", tmp_path / "o.csv", *options)
-    assert code == 2 and message in printed
+    code, report = commanded(capsys, "vote", *paths, "--output", tmp_path / "o.csv", *options)
+    assert code == 2 and message in report
     assert not (tmp_path / "o.csv").exists()
-    code, printed = commanded(capsys, "vote", *[tmp_path / "a.csv"] * 2, "--output", "/no/o.csv")
-    assert code == 2 and "--output=/no/o.csv: No such file" in printed
+    code, report = commanded(capsys, "vote", *[tmp_path / "a.csv"] * 2, "--output", "/no/o.csv")
+    assert code == 2 and "--output=/no/o.csv: No such file" in report
 
 
 def test_the_mean_of_maps_equals_a_slow_one(tmp_path):
@@ -489,12 +489,12 @@ def test_the_sample_s_submission_is_as_the_challenge_takes_it(real_data, tmp_pat
 def test_records_of_files_are_as_the_converter_writes_them(phantoms, lake):
     """But for the label and for what tells of the patient."""
     shards = [str(path) for path in lake.glob("*-val.tfrecord-*")]
-    stored = [example.decode(each) for each in tf.data.TFRecordDataset(shards).as_numpy_iterator()]
-    stored = {fields["image_id"]: fields for fields in stored}
-    paths = [str(phantoms / "dicom" / f"{name.decode()}.dcm") for name in stored]
+    records = [example.decode(each) for each in tf.data.TFRecordDataset(shards).as_numpy_iterator()]
+    records = {fields["image_id"]: fields for fields in records}
+    paths = [str(phantoms / "dicom" / f"{name.decode()}.dcm") for name in records]
     for record in input_files.from_files(paths, RADIOGRAPHS).records().as_numpy_iterator():
         fields = example.decode(record)
-        theirs = stored[fields["image_id"]]
+        theirs = records[fields["image_id"]]
         same = ("image", "encoding", "height", "width", "window", "rescale", "pixel_spacing_mm")
         same += ("original_height", "original_width", "original_bits")
         assert {name: fields[name] for name in same} == {name: theirs[name] for name in same}

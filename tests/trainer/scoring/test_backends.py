@@ -69,10 +69,10 @@ def numbers() -> dict[str, list]:
     numbers = np.array([0, 1, 2, 2, 1, -1, 0, 1])
     classes = rng.normal(size=(8, 3)).astype(np.float32)
     batch, settings = augmented()
-    images, changed = compiled(lambda: step.prepare_batch(batch, settings))()
+    images, augmented_images = compiled(lambda: step.prepare_batch(batch, settings))()
     tensors = {
         "augmented images": images,
-        "augmented masks": changed,
+        "augmented masks": augmented_images,
         "dice": losses.dice(masks, logits),
         "squared dice": losses.dice(masks, logits, 0.0, is_squared=True),
         "log dice": losses.log_dice(masks, logits),

@@ -25,12 +25,12 @@ def bce():
 
 
 def test_values_of_the_published_systems():
-    weighted = value(losses.weighted_bce, SHARE)
+    weighted_bce = value(losses.weighted_bce, SHARE)
     focal = value(losses.focal, gamma=2)
     soft = dice(smooth=1e-6)
     assert dice(smooth=0, is_squared=True) == pytest.approx(0.178338, abs=1e-6)
-    assert weighted == pytest.approx(45.173722, abs=1e-5)
-    assert 2 * dice(smooth=0, is_squared=True) + weighted == pytest.approx(45.530398, abs=1e-5)
+    assert weighted_bce == pytest.approx(45.173722, abs=1e-5)
+    assert 2 * dice(smooth=0, is_squared=True) + weighted_bce == pytest.approx(45.530398, abs=1e-5)
     assert -value(losses.dice_score) == pytest.approx(-0.743686, abs=1e-6)  # JenifferWuUCLA
     assert dice() == pytest.approx(0.256314, abs=1e-6)  # jchen42703, Carrasquilla
     assert bce() == pytest.approx(0.563262, abs=1e-6)
@@ -177,8 +177,8 @@ def test_cross_entropy_is_stable_and_right_at_sure_logits():
     labels = np.float32([[0], [1], [1], [0]])
     assert losses.bce(labels, logits).numpy().tolist() == [0, 0, 1000, 1000]
     assert losses.focal(labels, logits, 2.0).numpy().tolist() == [0, 0, 1000, 1000]
-    weighted = losses.weighted_bce(labels, logits, positive_share=0.5)
-    assert weighted.numpy().tolist() == [0, 0, 2000, 1000]
+    weighted_bce = losses.weighted_bce(labels, logits, positive_share=0.5)
+    assert weighted_bce.numpy().tolist() == [0, 0, 2000, 1000]
 
 
 def test_smoothing_leaves_the_background_below_one_half():

@@ -54,9 +54,9 @@ def test_masks_are_kept_by_the_rule(cases, jit):
         return [metrics.keep_by_triplet(probabilities, *triplet) for triplet in TRIPLETS]
 
     masks = (tf.function(keep, jit_compile=True) if jit else keep)(tf.constant(probabilities))
-    for triplet, kept in zip(TRIPLETS, masks, strict=True):
+    for triplet, mask in zip(TRIPLETS, masks, strict=True):
         expected = [mask_by_rule(p, triplet) for p in probabilities]
-        assert np.array_equal(kept, expected)
+        assert np.array_equal(mask, expected)
 
 
 def test_the_dice_of_any_triplet_follows_from_pixel_counts(cases):

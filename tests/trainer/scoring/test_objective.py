@@ -43,8 +43,8 @@ def test_a_segmenter_sums_its_terms_and_leaves_unknown_masks_out(truth):
         losses.bce(masks, logits),
         losses.weighted_bce(masks, logits, 0.1),
     )
-    dice, bce, weighted = (np.asarray(term) for term in terms)
-    assert np.allclose(actual, [2 * dice[0] + bce[0] + 0.5 * weighted[0], 0])
+    dice, bce, weighted_bce = (np.asarray(term) for term in terms)
+    assert np.allclose(actual, [2 * dice[0] + bce[0] + 0.5 * weighted_bce[0], 0])
 
 
 def loss_of(masks, logits, **terms):
@@ -119,8 +119,8 @@ def test_heads_of_deep_supervision_are_averaged_by_their_weights(truth):
     of_each = [loss_of(masks, head, dice=2, bce=1) for head in heads]
     together = np.concatenate(heads, axis=-1)
     assert loss_of(masks, together, dice=2, bce=1) == pytest.approx(np.mean(of_each))
-    weighted = loss_of(masks, together, dice=2, bce=1, head_weights=[1, 0, 3])
-    assert weighted == pytest.approx((of_each[0] + 3 * of_each[2]) / 4)
+    mean_loss = loss_of(masks, together, dice=2, bce=1, head_weights=[1, 0, 3])
+    assert mean_loss == pytest.approx((of_each[0] + 3 * of_each[2]) / 4)
 
 
 def test_weights_of_other_heads_than_the_networks_are_refused():

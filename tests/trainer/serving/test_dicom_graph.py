@@ -145,8 +145,8 @@ def test_a_jpeg_is_kept_or_decoded_as_in_a_lake(pixels, attributes):
 def test_fragments_are_joined_whatever_their_offset_table(pixels):
     frame, expected = jpeg(pixels), read(make(pixels, JPEGBaseline8Bit), WIDE).jpeg
     for fragments, has_table in itertools.product((1, 2, 7), (True, False)):
-        joined = encapsulate([frame], fragments_per_frame=fragments, has_bot=has_table)
-        data = make(pixels, JPEGBaseline8Bit, PixelData=joined)
+        element = encapsulate([frame], fragments_per_frame=fragments, has_bot=has_table)
+        data = make(pixels, JPEGBaseline8Bit, PixelData=element)
         assert_equal(data, WIDE, (fragments, has_table))
         assert read(data, WIDE).jpeg == expected
     padded = make(pixels, JPEGBaseline8Bit, PixelData=encapsulate([frame + bytes(5)]))
@@ -195,7 +195,7 @@ def test_numbers_are_those_that_python_reads(pixels):
         "--1",
         "1d2",
     )
-    refused = set()
+    errors = set()
     for text, storage in itertools.product(texts, (WIDE, DEEP)):
         dataset = pydicom.dcmread(io.BytesIO(make(pixels.astype(np.uint16))))
         for tag in ("WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope"):
@@ -204,8 +204,8 @@ def test_numbers_are_those_that_python_reads(pixels):
         dataset.save_as(buffer := io.BytesIO())
         error, difference = compared(buffer.getvalue(), storage)
         assert not difference, text
-        refused |= {text} if error else set()
-    assert refused == {"1_0", "0x10", "4,5", "1 2", "1\0002", "\u0664\u0662", "--1", "1d2"}
+        errors |= {text} if error else set()
+    assert errors == {"1_0", "0x10", "4,5", "1 2", "1\0002", "\u0664\u0662", "--1", "1d2"}
 
 
 def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):

@@ -84,9 +84,9 @@ def exports(systems, exported, files, tmp_path_factory) -> Path:
     run_task("export", *systems["deep"], "--output", folder / "deep")
     for name, options in systems.items():
         run_task("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
-    stored = reader.ReaderSettings(False, "name", Storage(bits=16, max_side=1024))
+    settings = reader.ReaderSettings(False, "name", Storage(bits=16, max_side=1024))
     [record] = (
-        input_files.from_files([str(files / "plain0.dcm")], stored).records().as_numpy_iterator()
+        input_files.from_files([str(files / "plain0.dcm")], settings).records().as_numpy_iterator()
     )
     fields = example.decode(record)
     levels = tf.io.decode_png(fields["image"], 1, tf.uint16)[..., 0].numpy()
@@ -216,8 +216,8 @@ def test_every_level_of_a_unetpp(lake, tmp_path, capsys):
 def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, message):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "a.txt").write_text("a")
-    named = {"deep": systems["deep"][1], "classifier": systems["cascade"][3]}
-    arguments = [text.format(used=tmp_path / "used", **named) for text in arguments]
+    workdirs = {"deep": systems["deep"][1], "classifier": systems["cascade"][3]}
+    arguments = [text.format(used=tmp_path / "used", **workdirs) for text in arguments]
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
     assert task.main(["export", *arguments, *output]) == 2
     assert message in capsys.readouterr().err
@@ -233,5 +233,5 @@ def test_where_the_graph_cannot_convert_there_are_no_files(systems, lake, tmp_pa
     write_json(workdir / LAKE, content)
     run_task("export", "--workdir", workdir, "--output", tmp_path / "out")
     assert "the signatures pixels, records;" in capsys.readouterr().out
-    loaded = tf.saved_model.load(str(tmp_path / "out"))
-    assert set(loaded.signatures) == {"pixels", "records", "serving_default"}
+    model = tf.saved_model.load(str(tmp_path / "out"))
+    assert set(model.signatures) == {"pixels", "records", "serving_default"}

@@ -72,12 +72,12 @@ def files() -> dict[str, bytes]:
     }
     contents["cut.png"] = contents["deep.png"][:-900]
     contents["cut.jpg"] = contents["kept.jpg"][:-300]
-    damaged, huge = bytearray(contents["deep.png"]), bytearray(contents["grey.png"])
-    damaged[200] ^= 1
+    wrong_checksum, huge = bytearray(contents["deep.png"]), bytearray(contents["grey.png"])
+    wrong_checksum[200] ^= 1
     huge[16:24] = b"\x7f\xff\xff\xff" * 2
     backwards = contents["grey.png"][:33] + b"\xff\xff\xff\xf4aaaa" + contents["grey.png"][33:]
     return contents | {
-        "damaged.png": bytes(damaged),
+        "damaged.png": bytes(wrong_checksum),
         "huge.png": bytes(huge),
         "backwards.png": backwards,
     }
@@ -90,7 +90,7 @@ def test_files_are_as_the_converter_stores_them_or_refused(storage):
     dtype = tf.uint8 if storage.bits == 8 else tf.uint16
     otherwise = refuse(tf.constant(graph.DAMAGED), storage)
 
-    def read(data):
+    def stored_image(data):
         def stored():
             image = decode_images.stored_image(data, storage)
             # As training does, which is where a kept JPEG's scan is read.
@@ -103,9 +103,9 @@ def test_files_are_as_the_converter_stores_them_or_refused(storage):
 
         return graph.attempt(stored, otherwise)
 
-    read = tf.function(read, [tf.TensorSpec([], tf.string)], autograph=False)
+    stored_image = tf.function(stored_image, [tf.TensorSpec([], tf.string)], autograph=False)
     for name, data in files().items():
-        image = read(data)
+        image = stored_image(data)
         try:
             header = read_headers(io.BytesIO(data), name, len(data))[0]
             scan = read_scan(data, header, storage)

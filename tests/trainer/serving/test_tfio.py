@@ -143,11 +143,11 @@ def refused() -> Iterator[tuple[str, bytes]]:
         dataset = pydicom.dcmread(io.BytesIO(whole))
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         dataset.PixelData = encapsulate([frame[:-40]])
-        dataset.save_as(cut := io.BytesIO())
+        dataset.save_as(short_file := io.BytesIO())
         rows = struct.pack("<HH2sHH", 0x0028, 0x0010, b"US", 2, len(plain))
         other = whole.replace(rows, rows[:-2] + struct.pack("<H", len(plain) + 1))
         yield f"undecodable {syntax.keyword} size", other
-        yield f"undecodable {syntax.keyword} cut", cut.getvalue()
+        yield f"undecodable {syntax.keyword} cut", short_file.getvalue()
 
 
 def damage() -> Iterator[tuple[str, bytes]]:
@@ -164,7 +164,7 @@ def damage() -> Iterator[tuple[str, bytes]]:
 def stored_images(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
     """Return a file, and what the graph makes of it, by kind and name."""
     kinds = {"lossless": lossless(), "lossy": lossy(), "refused": refused(), "damage": damage()}
-    files = {f"{kind} {name}": data for kind, named in kinds.items() for name, data in named}
+    files = {f"{kind} {name}": data for kind, pairs in kinds.items() for name, data in pairs}
     folders = [PACKAGED]
     if real := os.environ.get("RADLAKE_REAL_DATA"):
         folders.append(Path(real) / "odd_dicom")
@@ -186,17 +186,17 @@ def stored_images(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
 
 def comparisons(stored_images: dict, kind: str) -> Iterator[tuple[str, str, str]]:
     """Yield (name, why it is refused, how it differs from the converter's) of each file."""
-    for name, (data, stored) in stored_images.items():
+    for name, (data, image) in stored_images.items():
         if name.startswith(kind):
             # Two decoders of a discrete cosine transform.
             is_near = JPEGExtended12Bit.encode() in data[:2000]
-            yield name, *compare(stored, data, STORAGE, levels_apart=int(is_near))
+            yield name, *compare(image, data, STORAGE, levels_apart=int(is_near))
 
 
 def test_pixels_are_the_converters(stored_images):
-    for kind, least in (("lossless", 30), ("lossy", 3)):
+    for kind, minimum in (("lossless", 30), ("lossy", 3)):
         rows = list(comparisons(stored_images, kind))
-        assert len(rows) >= least
+        assert len(rows) >= minimum
         assert [one for one in rows if one[1:] != ("", "")] == []
 
 
@@ -206,10 +206,10 @@ def test_what_it_cannot_decode_is_refused_with_the_reason(stored_images):
 
 
 def test_odd_and_damaged_files_are_stored_as_in_a_lake_or_refused(stored_images):
-    for kind, least in (("odd", 20), ("damage", 50)):
+    for kind, minimum in (("odd", 20), ("damage", 50)):
         rows = list(comparisons(stored_images, kind))
         assert [one for one in rows if one[2]] == []
-        assert sum(not error for _, error, _ in rows) >= least, kind
+        assert sum(not error for _, error, _ in rows) >= minimum, kind
 
 
 def recoded(phantoms: Path) -> Iterator[bytes]:
@@ -227,10 +227,10 @@ def test_an_export_answers_there_as_predict_does_here(systems, phantoms, tmp_pat
     for number, data in enumerate(recoded(phantoms)):
         (files / f"{number}.dcm").write_bytes(data)
     run_task("predict", *options, "--input", files, "--output", tmp_path / "predicted")
-    exported = ["--decoder", "tfio", "--output", tmp_path / "exported"]
-    there("-m", "trainer.task", "export", *options, *exported)
-    described = json.loads((tmp_path / "exported" / "export.json").read_text())
-    assert described["decoder"] == "tfio" and described["packages"]["tensorflow-io"] == "0.37.1"
+    words = ["--decoder", "tfio", "--output", tmp_path / "exported"]
+    there("-m", "trainer.task", "export", *options, *words)
+    description = json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert description["decoder"] == "tfio" and description["packages"]["tensorflow-io"] == "0.37.1"
     (files / "broken.dcm").write_bytes(data[:-100])
     paths = sorted(files.iterdir())
     outputs = json.loads(there("-I", "-c", CLIENT, tmp_path / "exported", *paths).splitlines()[-1])

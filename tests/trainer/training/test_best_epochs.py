@@ -51,24 +51,24 @@ def test_the_weights_of_the_best_epochs_are_kept_the_earlier_of_two_alike(tmp_pa
     state = fresh(tmp_path, keep)
     for epoch in range(1, len(SCORES) + 1):
         finish(state, epoch)
-        ranked = sorted(range(1, epoch + 1), key=lambda number: (-SCORES[number - 1], number))
-        assert [one["epoch"] for one in state.kept_epochs()] == ranked[:keep]
+        best_first = sorted(range(1, epoch + 1), key=lambda number: (-SCORES[number - 1], number))
+        assert [one["epoch"] for one in state.kept_epochs()] == best_first[:keep]
         assert [one["value"] for one in state.kept_epochs()] == [
-            SCORES[n - 1] for n in ranked[:keep]
+            SCORES[n - 1] for n in best_first[:keep]
         ]
-        assert weight_in(tmp_path / "best.weights.h5") == ranked[0]
-        assert int(state.stale_epochs.numpy()) == epoch - ranked[0]
+        assert weight_in(tmp_path / "best.weights.h5") == best_first[0]
+        assert int(state.stale_epochs.numpy()) == epoch - best_first[0]
         for one in state.kept_epochs():
             assert weight_in(tmp_path / one["weights"]) == one["epoch"]
         if keep > 1:
-            assert sorted(files(tmp_path).values()) == sorted(ranked[:keep])
+            assert sorted(files(tmp_path).values()) == sorted(best_first[:keep])
     assert (tmp_path / "best").exists() == (keep > 1)
 
 
 def test_killed_before_its_checkpoint_an_epoch_comes_again_to_the_same_files(tmp_path):
-    undisturbed = fresh(tmp_path / "a", 2)
+    whole_run = fresh(tmp_path / "a", 2)
     for epoch in range(1, len(SCORES) + 1):
-        finish(undisturbed, epoch)
+        finish(whole_run, epoch)
         fresh_one = fresh(tmp_path / "b", 2)
         fresh_one.restore(tmp_path / "b")
         assert fresh_one.step == epoch - 1
@@ -76,7 +76,7 @@ def test_killed_before_its_checkpoint_an_epoch_comes_again_to_the_same_files(tmp
         again = fresh(tmp_path / "b", 2)
         again.restore(tmp_path / "b")
         finish(again, epoch)
-        assert again.kept_epochs() == undisturbed.kept_epochs()
+        assert again.kept_epochs() == whole_run.kept_epochs()
         assert files(tmp_path / "a") == files(tmp_path / "b")
 
 

@@ -87,10 +87,10 @@ def test_it_has_diverged_above_four_times_the_lowest_average():
 def test_the_line_to_copy_is_read_as_a_number(rate, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("model: {kind: unet}\n" + lr_finder.yaml_line(rate) + "\n")
-    loaded = load(path, []).optimizer.learning_rate
-    assert isinstance(loaded, float) and loaded == pytest.approx(rate, rel=0.05)
+    loaded_rate = load(path, []).optimizer.learning_rate
+    assert isinstance(loaded_rate, float) and loaded_rate == pytest.approx(rate, rel=0.05)
     override = [f"--optimizer.learning_rate={rate:.1e}"]
-    assert load(path, override).optimizer.learning_rate == loaded
+    assert load(path, override).optimizer.learning_rate == loaded_rate
 
 
 @pytest.mark.slow

@@ -34,14 +34,14 @@ def same_weights(one: keras.Layer, other: keras.Layer) -> bool:
 @pytest.mark.parametrize("section", [plain, plus])
 def test_all_but_the_last_layer_goes_into_a_segmenter(section, classes, tmp_path, capsys):
     file, options = str(tmp_path / "classes.weights.h5"), {"norm": "batch", "dropout": 0.1}
-    pretrained = with_random_weights(build(section(**options, classes=classes), 16))
-    pretrained.save_weights(file)
+    source = with_random_weights(build(section(**options, classes=classes), 16))
+    source.save_weights(file)
     capsys.readouterr()
     segmenter = build(section(**options, weights=file), 16)
     head = "head" if section is plain else "head_2"
     layers = weight_files.layers_with_weights(segmenter)
     for (name,), layer in layers.items():
-        assert name == head or same_weights(layer, pretrained.get_layer(name))
+        assert name == head or same_weights(layer, source.get_layer(name))
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"weights {file}: {len(layers) - 1} of {len(layers)} layers loaded",
@@ -51,9 +51,9 @@ def test_all_but_the_last_layer_goes_into_a_segmenter(section, classes, tmp_path
     # The class logits are of the mean of what the segmenter's head sees.
     head_input = keras.Model(segmenter.input, segmenter.get_layer(head).input)
     features = np.asarray(head_input(images(16))).mean(axis=(1, 2))  # [2, 8]
-    kernel, bias = pretrained.get_layer("class_head").get_weights()
+    kernel, bias = source.get_layer("class_head").get_weights()
     assert kernel.shape == (8, 1 if classes == 2 else 3)
-    assert np.allclose(pretrained(images(16)), features @ kernel + bias, rtol=1e-4, atol=1e-4)
+    assert np.allclose(source(images(16)), features @ kernel + bias, rtol=1e-4, atol=1e-4)
 
 
 def test_heads_of_deep_supervision_wait_for_the_segmenter():

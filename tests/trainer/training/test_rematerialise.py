@@ -39,13 +39,13 @@ def fresh(section, side: int) -> keras.Model:
     return build(section, side)
 
 
-def gradient_of(called, network: keras.Model, jit: bool):
+def gradient_of(network_or_copy, network: keras.Model, jit: bool):
     """images -> the gradient of a loss of every output, and the state behind the step."""
 
     @tf.function(jit_compile=jit)
     def step(images):
         with tf.GradientTape() as tape:
-            outputs = keras.tree.flatten(called(images, training=True))
+            outputs = keras.tree.flatten(network_or_copy(images, training=True))
             loss = sum(tf.reduce_mean(tf.square(tf.cast(x, tf.float32) - 0.3)) for x in outputs)
         return tape.gradient(loss, network.trainable_variables)
 
@@ -63,10 +63,10 @@ def differences(network: keras.Model, jit: bool = False) -> dict[str, float]:
     images = tf.constant(np.random.default_rng(0).random((2, side, side, 1), np.float32))
     before = [variable.numpy() for variable in network.non_trainable_variables]
     results = []
-    for called in (network, rematerialise.rematerialise(network)):
+    for network_or_copy in (network, rematerialise.rematerialise(network)):
         for variable, value in zip(network.non_trainable_variables, before, strict=True):
             variable.assign(value)
-        gradients = gradient_of(called, network, jit)(images)
+        gradients = gradient_of(network_or_copy, network, jit)(images)
         results.append([vector(gradients), vector(network.non_trainable_variables)])
     (gradient, state), (again, state_again) = results
     assert np.linalg.norm(gradient) > 1e-3
@@ -189,10 +189,10 @@ def test_every_weight_is_in_one_block(encoder, blocks, side):
     assert len(names) == blocks
 
 
-def convolutions(called, network: keras.Model, compiled: bool) -> int:
+def convolutions(network_or_copy, network: keras.Model, compiled: bool) -> int:
     """Return the number of forward convolutions in the gradient's graph; XLA's graph is read after
     its optimisation."""
-    images, step = tf.ones((1, 16, 16, 1)), gradient_of(called, network, compiled)
+    images, step = tf.ones((1, 16, 16, 1)), gradient_of(network_or_copy, network, compiled)
     if compiled:
         text = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
         return len(re.findall(r'convolution\(.*op_type="Conv2D"', text))

@@ -42,8 +42,8 @@ def command(lake, tmp_path_factory):
     path.write_text(STAGED.partition("stages:")[0])
 
     def arguments(workdir: Path, *options: str, config: Path = path) -> list[str]:
-        required = ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}"]
-        return [*required, *options]
+        words = ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}"]
+        return [*words, *options]
 
     return arguments
 
@@ -63,10 +63,10 @@ def assert_same_end(actual: Path, expected: Path, tolerance: float = 1e-5) -> No
 def test_a_staged_run_stopped_by_the_clock_goes_on_to_the_same_end(command, tmp_path, capsys):
     path = tmp_path / "staged.yaml"
     path.write_text(STAGED)
-    expected, stopped = tmp_path / "expected", tmp_path / "stopped"
+    expected, workdir = tmp_path / "expected", tmp_path / "stopped"
     assert task.main(command(expected, config=path)) == 0
     capsys.readouterr()
-    short = command(stopped, "--train.max_hours=1e-6", config=path)
+    short = command(workdir, "--train.max_hours=1e-6", config=path)
     for stage in (1, 2):  # the first call of each is the last of a start
         assert task.main(short) == 42
         output = capsys.readouterr().out
@@ -74,8 +74,8 @@ def test_a_staged_run_stopped_by_the_clock_goes_on_to_the_same_end(command, tmp_
         last = "train.max_hours=1e-06: stopped at step 3 and saved; the same command goes on from"
         assert output.splitlines()[-1].startswith(last)
     assert task.main(short) == 0
-    assert_same_end(stopped, expected)
-    assert_same_end(stopped / "stage_1", expected / "stage_1")
+    assert_same_end(workdir, expected)
+    assert_same_end(workdir / "stage_1", expected / "stage_1")
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process():
 
 
 @pytest.fixture(scope="module")
-def finished(command, tmp_path_factory) -> Path:
+def finished_run(command, tmp_path_factory) -> Path:
     """A run of two epochs of 6 steps, with a checkpoint after each."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     assert task.main(command(workdir, "--train.epochs=2")) == 0
@@ -119,8 +119,8 @@ def finished(command, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def copied(finished, tmp_path) -> Path:
-    return shutil.copytree(finished, tmp_path / "copied")
+def run_copy(finished_run, tmp_path) -> Path:
+    return shutil.copytree(finished_run, tmp_path / "copied")
 
 
 def cut(path: Path) -> None:
@@ -129,22 +129,26 @@ def cut(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["index", pytest.param("data-00000-of-00001", marks=exhaustive)])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(command, finished, copied, capsys, part):
-    cut(copied / "checkpoints" / f"ckpt-12.{part}")
-    (copied / "checkpoints" / "checkpoint").write_text("model_checkpoint_path")
-    assert task.main(command(copied, "--train.epochs=2")) == 0
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    command, finished_run, run_copy, capsys, part
+):
+    cut(run_copy / "checkpoints" / f"ckpt-12.{part}")
+    (run_copy / "checkpoints" / "checkpoint").write_text("model_checkpoint_path")
+    assert task.main(command(run_copy, "--train.epochs=2")) == 0
     output = capsys.readouterr().out
     assert "ckpt-12 is damaged, going back to the one before: " in output
     assert "resuming at step 6 from " in output
-    assert_same_end(copied, finished)
-    names = {path.stem for path in (copied / "checkpoints").glob("ckpt-*.index")}
-    assert names == {"ckpt-6", "ckpt-12"} and list((copied / "checkpoints" / "damaged").iterdir())
+    assert_same_end(run_copy, finished_run)
+    names = {path.stem for path in (run_copy / "checkpoints").glob("ckpt-*.index")}
+    assert names == {"ckpt-6", "ckpt-12"} and list((run_copy / "checkpoints" / "damaged").iterdir())
 
 
 @pytest.mark.slow
-def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished, copied, capsys):
+def test_damage_that_cannot_be_passed_over_is_one_clear_error(
+    command, finished_run, run_copy, capsys
+):
     def refusal() -> str:
-        assert task.main(command(copied, "--train.epochs=2")) == 2
+        assert task.main(command(run_copy, "--train.epochs=2")) == 2
         return capsys.readouterr().err
 
     for name, message in (
@@ -154,16 +158,16 @@ def test_damage_that_cannot_be_passed_over_is_one_clear_error(command, finished,
         ("config.yaml", "config.yaml: cut off: no stages: at its end"),
     ):
         if name == "config.yaml":  # a whole number of lines is still YAML
-            lines = (copied / name).read_text().splitlines(keepends=True)
-            (copied / name).write_text("".join(lines[:-1]))
+            lines = (run_copy / name).read_text().splitlines(keepends=True)
+            (run_copy / name).write_text("".join(lines[:-1]))
         else:
-            cut(copied / name)
+            cut(run_copy / name)
         assert message in refusal()
-        shutil.copy(finished / name, copied / name)
-    for path in (copied / "checkpoints").glob("ckpt-*.data*"):
+        shutil.copy(finished_run / name, run_copy / name)
+    for path in (run_copy / "checkpoints").glob("ckpt-*.data*"):
         path.write_bytes(b"")
     assert "all 2 are damaged; put back a copy" in refusal()
-    assert len(list((copied / "checkpoints").glob("ckpt-*.data*"))) == 2  # none was thrown away
+    assert len(list((run_copy / "checkpoints").glob("ckpt-*.data*"))) == 2  # none was thrown away
 
 
 def curves(workdir: Path) -> dict[str, dict[int, bytes]]:
@@ -190,24 +194,24 @@ def steps_of(workdir: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.slow
-def test_tensorboard_sees_each_step_of_a_resumed_run_once(command, finished, copied):
-    expected = steps_of(finished)
+def test_tensorboard_sees_each_step_of_a_resumed_run_once(command, finished_run, run_copy):
+    expected = steps_of(finished_run)
     assert expected["train/gradient_norm"] == [3, 6, 9, 12] and expected["val/loss"] == [6, 12]
     # As if killed behind step 12, with the newest checkpoint at step 6 and an event half written.
-    for path in (copied / "checkpoints").glob("ckpt-12.*"):
+    for path in (run_copy / "checkpoints").glob("ckpt-12.*"):
         path.unlink()
-    [path] = (copied / "train").glob("events.*")
+    [path] = (run_copy / "train").glob("events.*")
     path.write_bytes(path.read_bytes() + b"half")
-    assert task.main(command(copied, "--train.epochs=2")) == 0
-    assert steps_of(copied) == expected
-    assert not list(copied.rglob("unfinished*"))
-    starts = json.loads((copied / "run.json").read_text())["starts"]
+    assert task.main(command(run_copy, "--train.epochs=2")) == 0
+    assert steps_of(run_copy) == expected
+    assert not list(run_copy.rglob("unfinished*"))
+    starts = json.loads((run_copy / "run.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, 6]
 
 
 @pytest.mark.slow
-def test_a_run_says_what_it_was_made_with(finished, lake):
-    text = (finished / "run.json").read_text()
+def test_a_run_says_what_it_was_made_with(finished_run, lake):
+    text = (finished_run / "run.json").read_text()
     [start] = json.loads(text)["starts"]
     assert start["packages"]["tensorflow"] == tf.__version__
     assert start["devices"] == [f"CPU:0 {platform.machine()}"]
@@ -219,15 +223,17 @@ def test_a_run_says_what_it_was_made_with(finished, lake):
 
 
 @pytest.mark.slow
-def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished):
-    accumulator = event_accumulator.EventAccumulator(str(finished), size_guidance={"tensors": 0})
+def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished_run):
+    accumulator = event_accumulator.EventAccumulator(
+        str(finished_run), size_guidance={"tensors": 0}
+    )
     accumulator.Reload()
     metadata = accumulator.SummaryMetadata("_hparams_/session_start_info")
     content = hparams_metadata.parse_session_start_info_plugin_data(metadata.plugin_data.content)
     assert content.hparams["model.filters"].number_value == 4
     assert content.hparams["optimizer.clip_norm"].number_value == 1
     assert content.hparams["model.kind"].string_value == "unetpp"
-    best = json.loads((finished / "metrics.json").read_text())["best"]
+    best = json.loads((finished_run / "metrics.json").read_text())["best"]
     value = tf.make_ndarray(accumulator.Tensors(f"best/{best['score']}")[-1].tensor_proto)
     assert value == np.float32(best["value"])
     [text] = accumulator.Tensors("config")
@@ -277,12 +283,14 @@ print(codes)
 @exhaustive
 def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     """RADLAKE_KILLS sets how often; a start costs seconds of tracing."""
-    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    expected_workdir, killed_workdir = tmp_path / "a", tmp_path / "b"
     kills = os.environ.get("RADLAKE_KILLS") or 10
     options = ["--train.deterministic=true", "--train.epochs=4", "--train.checkpoint_minutes=1e-9"]
-    runs = [json.dumps(command(workdir, *options)) for workdir in (undisturbed, killed)]
+    runs = [
+        json.dumps(command(workdir, *options)) for workdir in (expected_workdir, killed_workdir)
+    ]
     process = subprocess.run(
-        [sys.executable, "-c", KILLED, *runs, str(killed), str(kills), "24"],
+        [sys.executable, "-c", KILLED, *runs, str(killed_workdir), str(kills), "24"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -290,13 +298,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     assert process.returncode == 0, process.stderr
     codes = json.loads(process.stdout.splitlines()[-1])
     assert -signal.SIGKILL in codes and codes[-2:] == [0, 0], codes
-    actual, expected = weights(killed), weights(undisturbed)
+    actual, expected = weights(killed_workdir), weights(expected_workdir)
     assert actual.keys() == expected.keys()
     assert not [name for name in expected if actual[name].tobytes() != expected[name].tobytes()]
-    assert best_weights(killed) == best_weights(undisturbed)
-    assert curves(killed) == curves(undisturbed)
-    assert steps_of(killed)["train/gradient_norm"] == list(range(3, 25, 3))
-    assert {"train/dice/mean", "train/images/pr_curves", "train/loss"} <= curves(killed).keys()
+    assert best_weights(killed_workdir) == best_weights(expected_workdir)
+    assert curves(killed_workdir) == curves(expected_workdir)
+    assert steps_of(killed_workdir)["train/gradient_norm"] == list(range(3, 25, 3))
+    assert {"train/dice/mean", "train/images/pr_curves", "train/loss"} <= curves(
+        killed_workdir
+    ).keys()
 
 
 def best_weights(workdir: Path) -> dict[str, bytes]:

@@ -51,8 +51,8 @@ def test_a_plateau_lowers_the_rate_each_time_the_score_stays_where_it_is():
     for stale_epochs in (0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3):
         lower_on_plateau(settings, rate, stale_epochs)
         actual.append(float(rate(100)))
-    halved = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125]
-    assert actual == pytest.approx(np.array(halved) * 1e-3)
+    factors = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125]
+    assert actual == pytest.approx(np.array(factors) * 1e-3)
 
 
 @pytest.mark.parametrize(

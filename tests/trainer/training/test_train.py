@@ -26,7 +26,7 @@ def refusal(capsys, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(lake, tmp_path_factory) -> Path:
+def run_folder(lake, tmp_path_factory) -> Path:
     """A finished run of four epochs, two steps each, on one device."""
     workdir = tmp_path_factory.mktemp("runs") / "one"
     process = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
@@ -35,11 +35,13 @@ def trained(lake, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained) -> tuple[str, dict]:
+def evaluation_of_run(run_folder) -> tuple[str, dict]:
     """What the evaluation of the run printed, and the metrics.json that it left."""
-    process = runs.task("evaluate", "--workdir", trained, "--picture", trained / "picture.png")
+    process = runs.task(
+        "evaluate", "--workdir", run_folder, "--picture", run_folder / "picture.png"
+    )
     assert process.returncode == 0, process.stderr
-    return process.stdout, json.loads((trained / "metrics.json").read_text())
+    return process.stdout, json.loads((run_folder / "metrics.json").read_text())
 
 
 @marks.exhaustive  # test_replicas.py has the steps alone
@@ -83,12 +85,12 @@ def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
     assert process.returncode == 0, process.stderr
     for text in ("stage 1 of 2", "at 16 px", "stage 2 of 2", "at 32 px"):
         assert text in process.stdout
-    loaded = [line for line in process.stdout.splitlines() if "layers loaded" in line]
-    assert len(loaded) == 1 and "stage_1/best.weights.h5: 14 of 14 layers loaded" in loaded[0]
+    lines = [line for line in process.stdout.splitlines() if "layers loaded" in line]
+    assert len(lines) == 1 and "stage_1/best.weights.h5: 14 of 14 layers loaded" in lines[0]
     again = runs.task("train", *command, config_name=None)
     assert again.returncode == 0 and again.stdout.count("all 2 epochs are done") == 2, again.stderr
-    scored = runs.task("evaluate", "--workdir", tmp_path / "run")
-    assert scored.returncode == 0, scored.stderr
+    evaluation = runs.task("evaluate", "--workdir", tmp_path / "run")
+    assert evaluation.returncode == 0, evaluation.stderr
 
 
 BATCH_NORM_ON_TWO_REPLICAS = """
@@ -128,11 +130,11 @@ def test_plain_batch_norm_statistics_are_averaged_over_replicas():
 
 
 @pytest.mark.slow
-def test_a_stopped_run_resumes_to_the_same_end(lake, trained, tmp_path):
+def test_a_stopped_run_resumes_to_the_same_end(lake, run_folder, tmp_path):
     import shutil
 
     workdir = tmp_path / "stopped"
-    shutil.copytree(trained, workdir)
+    shutil.copytree(run_folder, workdir)
     # As if killed after the third epoch: the fourth epoch's checkpoint and curve are gone.
     (workdir / "checkpoints" / "checkpoint").unlink()
     assert list((workdir / "checkpoints").glob("ckpt-9.*"))
@@ -145,31 +147,31 @@ def test_a_stopped_run_resumes_to_the_same_end(lake, trained, tmp_path):
     process = runs.task("train", "--lake", lake, "--workdir", workdir, *SMALL)
     assert process.returncode == 0, process.stderr
     assert "resuming at step 9" in process.stdout
-    assert np.allclose(runs.losses(workdir), runs.losses(trained)[9:], atol=1e-6, rtol=0)
+    assert np.allclose(runs.losses(workdir), runs.losses(run_folder)[9:], atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
-def test_repeating_a_finished_command_does_nothing_more(lake, trained):
-    before = runs.losses(trained)
-    process = runs.task("train", "--lake", lake, "--workdir", trained, *SMALL)
+def test_repeating_a_finished_command_does_nothing_more(lake, run_folder):
+    before = runs.losses(run_folder)
+    process = runs.task("train", "--lake", lake, "--workdir", run_folder, *SMALL)
     assert (
         process.returncode == 0
         and "all 4 epochs are done" in process.stdout
-        and runs.losses(trained) == before
+        and runs.losses(run_folder) == before
     )
 
 
 @pytest.mark.slow
-def test_tensorboard_has_both_curves_under_the_same_tags_and_panels(trained):
-    train, val = runs.scalars(trained / "train"), runs.scalars(trained / "val")
-    shared = {"loss", "auc", "dice/mean", "dice/positives", "dice/all_empty"}
-    shared |= {"ap", "iou", "sensitivity", "specificity"}  # ppv: where something is predicted
-    assert shared <= train.keys() and shared <= val.keys()
+def test_tensorboard_has_both_curves_under_the_same_tags_and_panels(run_folder):
+    train, val = runs.scalars(run_folder / "train"), runs.scalars(run_folder / "val")
+    common_tags = {"loss", "auc", "dice/mean", "dice/positives", "dice/all_empty"}
+    common_tags |= {"ap", "iou", "sensitivity", "specificity"}  # ppv: where something is predicted
+    assert common_tags <= train.keys() and common_tags <= val.keys()
     assert {"learning_rate", "images_per_second"} <= train.keys()
     assert list(val["dice/mean"]) == [3, 6, 9, 12]
     panels = [
         value
-        for path in (trained / "val").glob("events.*")
+        for path in (run_folder / "val").glob("events.*")
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
         if value.metadata.plugin_data.plugin_name == "images"
@@ -180,8 +182,8 @@ def test_tensorboard_has_both_curves_under_the_same_tags_and_panels(trained):
 
 
 @pytest.mark.slow
-def test_evaluate_scores_a_run_and_draws_it(trained, evaluated):
-    output, metrics = evaluated
+def test_evaluate_scores_a_run_and_draws_it(run_folder, evaluation_of_run):
+    output, metrics = evaluation_of_run
     assert {"last", "evaluate"} <= metrics.keys()
     for split in ("val", "test"):
         scores = metrics["evaluate"]["splits"][split]
@@ -191,30 +193,32 @@ def test_evaluate_scores_a_run_and_draws_it(trained, evaluated):
     assert (
         val["dice_mean"] >= val["dice_all_empty"] - 1e-9
     )  # an area threshold can empty every mask
-    assert (trained / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (run_folder / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_evaluate_with_mirror_images_has_scores_of_its_own(trained, evaluated):
-    process = runs.task("evaluate", "--workdir", trained, "--tta=flip")
+def test_evaluate_with_mirror_images_has_scores_of_its_own(run_folder, evaluation_of_run):
+    process = runs.task("evaluate", "--workdir", run_folder, "--tta=flip")
     assert process.returncode == 0 and "with its mirror images" in process.stdout, process.stderr
-    metrics = json.loads((trained / "metrics.json").read_text())
-    assert metrics["evaluate"] == evaluated[1]["evaluate"]
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert metrics["evaluate"] == evaluation_of_run[1]["evaluate"]
     plain, mirrored = metrics["evaluate"], metrics["evaluate_tta_flip"]
     assert (plain["tta"], mirrored["tta"]) == ("none", "flip")
     assert plain["splits"] != mirrored["splits"]
 
 
 @pytest.mark.slow
-def test_evaluate_scores_the_smaller_network_in_a_deeper_one(trained, evaluated):
-    process = runs.task("evaluate", "--workdir", trained, "--level", 1)
+def test_evaluate_scores_the_smaller_network_in_a_deeper_one(run_folder, evaluation_of_run):
+    process = runs.task("evaluate", "--workdir", run_folder, "--level", 1)
     assert process.returncode == 0, process.stderr
     # Three blocks and an upsampling of 8 and 16 filters: 6,425; their norms have 2 a filter more.
     assert "pruned to L1: 6,553 parameters" in process.stdout
-    pruned = json.loads((trained / "metrics.json").read_text())["evaluate_l1"]
-    assert pruned["splits"]["val"]["images"] == 8 and pruned != evaluated[1]["evaluate"]
-    refused = runs.task("evaluate", "--workdir", trained, "--level", 3)
-    assert refused.returncode == 2 and "level=3: expected 1 to model.depth=2" in refused.stderr
+    pruned = json.loads((run_folder / "metrics.json").read_text())["evaluate_l1"]
+    assert pruned["splits"]["val"]["images"] == 8 and pruned != evaluation_of_run[1]["evaluate"]
+    other_level = runs.task("evaluate", "--workdir", run_folder, "--level", 3)
+    assert (
+        other_level.returncode == 2 and "level=3: expected 1 to model.depth=2" in other_level.stderr
+    )
 
 
 @pytest.mark.slow
@@ -226,8 +230,10 @@ def test_a_classifier_trains_through_the_same_loop(lake, tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert "auc" in runs.scalars(tmp_path / "run" / "val")
-    scored = runs.task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
-    assert scored.returncode == 0 and "auc" in scored.stdout, scored.stderr
+    evaluation = runs.task(
+        "evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png"
+    )
+    assert evaluation.returncode == 0 and "auc" in evaluation.stdout, evaluation.stderr
 
 
 @pytest.mark.parametrize(
@@ -257,10 +263,12 @@ def test_bad_input_is_one_message_and_exit_code_2(lake, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_lake_in_the_same_workdir_is_refused(phantoms, convert, trained, tmp_path, capsys):
+def test_another_lake_in_the_same_workdir_is_refused(
+    phantoms, convert, run_folder, tmp_path, capsys
+):
     other = tmp_path / "phantoms" / "1.0.0"
     convert(phantoms / "dicom" / "*.dcm", phantoms / "train-rle.csv", other)
-    message = refusal(capsys, "--lake", other, "--workdir", trained, *SMALL)
+    message = refusal(capsys, "--lake", other, "--workdir", run_folder, *SMALL)
     assert "-> others in" in message
 
 
@@ -276,8 +284,8 @@ def test_a_lake_without_masks_trains_no_segmenter(phantoms, convert, tmp_path, c
 
 
 @pytest.mark.slow
-def test_another_config_in_the_same_workdir_is_refused(lake, trained, capsys):
-    message = refusal(capsys, "--lake", lake, "--workdir", trained, *SMALL, "--model.depth=1")
+def test_another_config_in_the_same_workdir_is_refused(lake, run_folder, capsys):
+    message = refusal(capsys, "--lake", lake, "--workdir", run_folder, *SMALL, "--model.depth=1")
     assert "model.depth: 2 -> 1" in message
 
 
