@@ -135,9 +135,7 @@ def test_two_folders_are_a_binary_lake_and_what_has_no_class_is_listed(
         "duplicate-id": 19,
     }
     beside = next(reject for reject in rejects(output) if reject["reason"] == "no-class")
-    assert beside["message"].endswith(
-        f"air.png: lies directly in {classes}, not in a class folder"
-    )
+    assert beside["message"].endswith(f"air.png: lies directly in {classes}, not in a class folder")
 
 
 def test_a_class_without_a_readable_image_stops_the_conversion(classes, lake_of_folders, tmp_path):

@@ -198,8 +198,8 @@ def test_a_padded_jpeg_ls_is_read():
     """As NEMA's own sample MR1_JLSL is: a zero before the end makes its length even."""
     pixels = noise(np.uint16)
     frame = imagecodecs.jpegls_encode(pixels)
-    padded = frame[:-2] + b"\0" + frame[-2:]
-    assert (values_of(encoded(pixels, JPEGLSLossless, padded)) == pixels).all()
+    content = frame[:-2] + b"\0" + frame[-2:]
+    assert (values_of(encoded(pixels, JPEGLSLossless, content)) == pixels).all()
 
 
 @pytest.mark.parametrize("syntax", sorted(decoders.LOSSY_JPEG))

@@ -55,14 +55,14 @@ def reason_of(data: bytes, storage: Storage = DEEP) -> str:
     return caught.value.reason
 
 
-def stored(scan: Scan) -> np.ndarray:
+def stored_pixels(scan: Scan) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(scan.image)))
 
 
 def view(scan: Scan) -> np.ndarray:
     """What a viewer of the record shows, 0 ... 1."""
     low, high = scan.window
-    return np.clip((stored(scan).astype(float) - low) / (high - low), 0, 1)
+    return np.clip((stored_pixels(scan).astype(float) - low) / (high - low), 0, 1)
 
 
 def second_reading(dataset: Dataset, frame: int) -> np.ndarray:
@@ -154,12 +154,12 @@ def assert_is_right(data: bytes, name: str = "") -> None:
     if syntax in decoders.LOSSY_JPEG and header.bits > 8:
         deep = 2.01 / (scan.window[1] - scan.window[0])
     assert np.abs(view(scan) - expected).max() <= deep, name
-    assert header.bits > 8 or stored(scan).max() <= 255, name
+    assert header.bits > 8 or stored_pixels(scan).max() <= 255, name
     scan = read(data, WIDE, "first")
     levels = 2.5 if scan.encoding == "jpeg-kept" else 0.51
     step = 1 / (scan.window[1] - scan.window[0])
     assert np.abs(view(scan) - expected).max() <= levels * step + deep, name
-    assert stored(scan).dtype == np.uint8
+    assert stored_pixels(scan).dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_nonsense_of_a_header_never_reaches_a_record(attributes, storage):
         buffer = io.BytesIO()
         dataset.save_as(buffer)
     actual, expected = read(buffer.getvalue(), storage), read(make(values), storage)
-    assert (stored(actual) == stored(expected)).all()
+    assert (stored_pixels(actual) == stored_pixels(expected)).all()
     assert (actual.window, actual.rescale) == (expected.window, expected.rescale)
     assert actual.pixel_spacing_mm == (0, 0)
 
@@ -203,7 +203,7 @@ def test_a_right_jpeg_is_kept_without_its_comment(pixels):
     assert b"Doe" in data and b"Doe" not in scan.image and b"JFIF" not in scan.image
     original = jpeg(pixels)
     assert scan.image.endswith(original[original.index(b"\xff\xda") :])  # scan data bit for bit
-    assert (stored(scan) == np.asarray(Image.open(io.BytesIO(original)))).all()
+    assert (stored_pixels(scan) == np.asarray(Image.open(io.BytesIO(original)))).all()
 
 
 def test_a_jpeg_with_broken_tables_is_not_kept(pixels):
@@ -217,7 +217,7 @@ def test_a_jpeg_with_broken_tables_is_not_kept(pixels):
             num_refused += reject.reason == "undecodable"
         else:
             num_kept += scan.encoding == "jpeg-kept"
-            assert stored(scan).shape == (24, 32)  # no decoder stops at it
+            assert stored_pixels(scan).shape == (24, 32)  # no decoder stops at it
     assert num_kept > 50 and num_refused > 50
 
 
@@ -255,7 +255,7 @@ def test_a_kept_jpeg_takes_the_window_that_was_asked_for(pixels):
     scan = read(data, Storage(8, None, window="10,210"))
     assert scan.encoding == "jpeg-kept" and scan.window == (10, 110)
     scan = read(data, Storage(8, None, window="percentile"))
-    assert scan.window == tuple(np.percentile(stored(scan), (1, 99)))
+    assert scan.window == tuple(np.percentile(stored_pixels(scan), (1, 99)))
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
@@ -270,7 +270,7 @@ def test_every_encoding_of_signed_and_unsigned_pixels(pixels, syntax, dtype):
         data = buffer.getvalue()
     assert_is_right(data)
     scan = read(data)
-    assert np.allclose(stored(scan) * scan.rescale[0] + scan.rescale[1], values)
+    assert np.allclose(stored_pixels(scan) * scan.rescale[0] + scan.rescale[1], values)
 
 
 def test_monochrome1_is_turned_over_and_hounsfield_units_stay(pixels):
@@ -278,8 +278,8 @@ def test_monochrome1_is_turned_over_and_hounsfield_units_stay(pixels):
         pixels, PhotometricInterpretation="MONOCHROME1", RescaleSlope=2, RescaleIntercept=-10
     )
     scan = read(data, WIDE)
-    assert (stored(scan) == 255 - pixels).all()
-    assert np.allclose(stored(scan) * scan.rescale[0] + scan.rescale[1], pixels * 2.0 - 10)
+    assert (stored_pixels(scan) == 255 - pixels).all()
+    assert np.allclose(stored_pixels(scan) * scan.rescale[0] + scan.rescale[1], pixels * 2.0 - 10)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -305,12 +305,12 @@ def test_a_modality_table_makes_the_values_that_windows_are_in(pixels, photometr
     assert headers(data)[0].bits == 16
     assert_is_right(data)
     scan = read(data)
-    assert np.allclose(stored(scan) * scan.rescale[0] + scan.rescale[1], curve[pixels])
+    assert np.allclose(stored_pixels(scan) * scan.rescale[0] + scan.rescale[1], curve[pixels])
 
 
 def test_a_curve_of_more_bits_than_its_pixels_fits_their_lake(pixels):
     scan = read(make(pixels, VOILUTSequence=[table(np.arange(256) ** 2, 0, 16)]))
-    assert stored(scan).max() <= 255 and scan.window == (0, 255) and scan.rescale == (1, 0)
+    assert stored_pixels(scan).max() <= 255 and scan.window == (0, 255) and scan.rescale == (1, 0)
 
 
 def test_windows_without_width_are_not_believed(pixels):
@@ -331,8 +331,8 @@ def test_more_bits_go_through_the_window_into_an_8_bit_lake(pixels):
     values = pixels.astype(np.uint16) * 16
     window = {"WindowCenter": 2040.5, "WindowWidth": 4081}  # 0 ... 4080
     scan = read(make(values, BitsStored=12, HighBit=11, **window), WIDE)
-    assert (stored(scan) == pixels).all() and scan.window == (0, 255)
-    assert np.allclose(stored(scan) * scan.rescale[0] + scan.rescale[1], values)
+    assert (stored_pixels(scan) == pixels).all() and scan.window == (0, 255)
+    assert np.allclose(stored_pixels(scan) * scan.rescale[0] + scan.rescale[1], values)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -347,7 +347,9 @@ def test_colours_become_luma(dtype, planar):
         )
     assert_is_right(data)
     if dtype == np.uint8:
-        assert (stored(read(data, WIDE)) == np.asarray(Image.fromarray(rgb).convert("L"))).all()
+        assert (
+            stored_pixels(read(data, WIDE)) == np.asarray(Image.fromarray(rgb).convert("L"))
+        ).all()
 
 
 def test_palettes_become_luma(pixels):
@@ -367,7 +369,7 @@ def test_shrinking_keeps_aspect_and_scales_the_spacing(pixels):
     scan = read(make(pixels, PixelSpacing=[0.1, 0.2]), Storage(8, 16))
     assert (scan.height, scan.width) == (12, 16) and np.allclose(scan.pixel_spacing_mm, (0.2, 0.4))
     expected = pixels.reshape(12, 2, 16, 2).mean(axis=(1, 3))
-    assert np.abs(stored(scan) - expected).max() <= 0.5
+    assert np.abs(stored_pixels(scan) - expected).max() <= 0.5
 
 
 def test_spacing_of_the_detector_and_the_slice(pixels):
@@ -393,7 +395,7 @@ def test_frames_are_rejected_first_or_each(pixels, syntax):
         assert scan.encoding == ("png" if syntax == ExplicitVRLittleEndian else "jpeg-kept")
         if syntax == JPEGBaseline8Bit:
             frame = np.asarray(Image.open(io.BytesIO(jpeg(frame))))
-        assert (stored(scan) == frame).all()
+        assert (stored_pixels(scan) == frame).all()
 
 
 @pytest.mark.parametrize("is_undefined_length", [False, True])
@@ -503,7 +505,9 @@ def test_an_image_without_prefix_and_file_meta_is_read(pixels, syntax):
     data = make(values, syntax)
     meta_length = struct.unpack_from("<L", data, 140)[0]
     bare = data[144 + meta_length :]
-    assert (stored(read(bare)) == values).all() and (stored(read(data[132:])) == values).all()
+    assert (stored_pixels(read(bare)) == values).all() and (
+        stored_pixels(read(data[132:])) == values
+    ).all()
     assert reason_of(bare[: -values.nbytes - 30]) in ("not-dicom", "unreadable-header")
 
 

@@ -36,7 +36,7 @@ def scan_of(data: bytes, storage: Storage = AS_IS) -> Scan:
     return images.read_scan(data, header_of(data), storage)
 
 
-def stored(scan: Scan) -> np.ndarray:
+def stored_pixels(scan: Scan) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(scan.image)))
 
 
@@ -98,7 +98,7 @@ def test_a_plain_png_keeps_its_pixel_data_and_nothing_else(grey, deep):
         first, last = data.index(b"IDAT"), data.index(b"IEND")
         assert data[first : last - 4] in scan.image
         assert len(scan.image) == 8 + 25 + (last - first) + 12
-        assert scan.encoding == "png" and (stored(scan) == pixels).all()
+        assert scan.encoding == "png" and (stored_pixels(scan) == pixels).all()
         assert scan.window == (0, np.iinfo(pixels.dtype).max) and scan.rescale == (1, 0)
         assert (scan.height, scan.width, scan.pixel_spacing_mm) == (24, 32, (0, 0))
 
@@ -108,7 +108,7 @@ def test_a_plain_jpeg_keeps_its_scan(grey):
     scan = scan_of(data)
     assert scan.encoding == "jpeg-kept" and b"Doe" not in scan.image
     assert scan.image.endswith(data[data.index(b"\xff\xda") :])
-    assert (stored(scan) == np.asarray(Image.open(io.BytesIO(data)))).all()
+    assert (stored_pixels(scan) == np.asarray(Image.open(io.BytesIO(data)))).all()
 
 
 def test_what_needs_a_change_is_stored_anew(grey, deep):
@@ -116,11 +116,11 @@ def test_what_needs_a_change_is_stored_anew(grey, deep):
     for data in (encoded(grey), encoded(grey, "JPEG")):
         scan = scan_of(data, small)
         means = np.asarray(Image.open(io.BytesIO(data))).reshape(12, 2, 16, 2).mean((1, 3))
-        assert scan.encoding == "png" and np.abs(stored(scan) - means).max() <= 0.5
+        assert scan.encoding == "png" and np.abs(stored_pixels(scan) - means).max() <= 0.5
         wide = scan_of(data, DEEP)
-        assert stored(wide).dtype == np.uint16 and wide.window == (0, 255)
-        assert (stored(wide) == np.asarray(Image.open(io.BytesIO(data)))).all()
-    narrow = stored(scan_of(encoded(deep)))
+        assert stored_pixels(wide).dtype == np.uint16 and wide.window == (0, 255)
+        assert (stored_pixels(wide) == np.asarray(Image.open(io.BytesIO(data)))).all()
+    narrow = stored_pixels(scan_of(encoded(deep)))
     assert np.abs(narrow - deep / 257).max() <= 0.5
     assert (
         scan_of(encoded(grey), Storage(8, None, clahe=True)).image != scan_of(encoded(grey)).image
@@ -132,7 +132,8 @@ def test_window_of_kept_pixels(grey):
         pixels = np.asarray(Image.open(io.BytesIO(data)))
         scan = scan_of(data, Storage(8, None, window="percentile"))
         assert (
-            scan.window == tuple(np.percentile(pixels, (1, 99))) and (stored(scan) == pixels).all()
+            scan.window == tuple(np.percentile(pixels, (1, 99)))
+            and (stored_pixels(scan) == pixels).all()
         )
         assert scan_of(data, Storage(8, None, window="10,90")).window == (10, 90)
 
@@ -159,8 +160,11 @@ def test_every_mode_becomes_luma(mode):
     else:
         data, expected = encoded(image.convert(mode)), luma
     scan = scan_of(data)
-    assert stored(scan).ndim == 2 and np.abs(stored(scan).astype(float) - expected).max() <= 1
-    assert np.ptp(stored(scan)) > 100
+    assert (
+        stored_pixels(scan).ndim == 2
+        and np.abs(stored_pixels(scan).astype(float) - expected).max() <= 1
+    )
+    assert np.ptp(stored_pixels(scan)) > 100
 
 
 def test_transparency_is_told(grey):
@@ -172,7 +176,7 @@ def test_transparency_is_told(grey):
     assert reason_of(scan_of, encoded(grey, transparency=int(grey[0, 0]))) == "transparent"
     opaque_grey = np.minimum(grey, 200)
     scan = scan_of(encoded(opaque_grey, transparency=201))
-    assert (stored(scan) == opaque_grey).all() and b"tRNS" not in scan.image
+    assert (stored_pixels(scan) == opaque_grey).all() and b"tRNS" not in scan.image
     deep = grey.astype(np.uint16) * 256
     content = png(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep), 24, 32, bits=16)
     (offset,) = [content.index(b"IDAT") - 4]
@@ -181,7 +185,7 @@ def test_transparency_is_told(grey):
         if is_told:
             assert reason_of(scan_of, data, DEEP) == "transparent"
         else:
-            assert (stored(scan_of(data, DEEP)) == deep).all()
+            assert (stored_pixels(scan_of(data, DEEP)) == deep).all()
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -193,7 +197,7 @@ def test_orientation(grey, orientation):
         upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
         header, scan = header_of(data), scan_of(data)
         assert (header.height, header.width) == (scan.height, scan.width) == upright.shape
-        assert (stored(scan) == upright).all()
+        assert (stored_pixels(scan) == upright).all()
         mark = b"IDAT" if kind == "PNG" else b"\xff\xda"
         is_kept = data[data.index(mark) : -16] in scan.image
         assert is_kept == (orientation not in range(2, 9))
@@ -230,7 +234,7 @@ def test_frames_and_deep_colours_are_rejected(grey):
 def test_damaged_pixels_are_rejected(grey):
     rows = np.pad(grey, ((0, 0), (1, 0))).tobytes()
     whole = png(rows, 24, 32)
-    assert (stored(scan_of(whole)) == grey).all()
+    assert (stored_pixels(scan_of(whole)) == grey).all()
     offset = whole.index(b"IDAT")
     wrong_bit = bytearray(whole)
     wrong_bit[offset + 40] ^= 1
@@ -257,7 +261,7 @@ def test_what_hides_beside_the_pixels_is_not_kept(grey):
     ):
         data = parts + chunk(b"IDAT", scanlines) + chunk(b"IEND", end) + b"Doe^Jane"
         scan = scan_of(data)
-        assert b"Doe^Jane" not in scan.image and (stored(scan) == grey).all()
+        assert b"Doe^Jane" not in scan.image and (stored_pixels(scan) == grey).all()
 
 
 def test_a_bomb_of_zeros_costs_no_more_than_its_pixels():
@@ -266,7 +270,7 @@ def test_a_bomb_of_zeros_costs_no_more_than_its_pixels():
     scan = scan_of(data)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak_bytes < 2**20 and not stored(scan).any()
+    assert peak_bytes < 2**20 and not stored_pixels(scan).any()
 
 
 def test_mutated_files_are_scans_or_rejects(grey, deep):
@@ -299,7 +303,7 @@ def test_mutated_files_are_scans_or_rejects(grey, deep):
             else:
                 if isinstance(result, Scan):
                     ends.add("scan")
-                    assert stored(result).shape == (result.height, result.width)
+                    assert stored_pixels(result).shape == (result.height, result.width)
     assert ends >= {"scan", "undecodable", "unreadable-header", "not-an-image"}
 
 
@@ -369,7 +373,7 @@ def test_real_pngs(real_data):
         image = Image.open(path)
         (header,) = images.read_headers(io.BytesIO(data), str(path), len(data))
         scan = images.read_scan(data, header, Storage(bits=8, max_side=1024))
-        assert (stored(scan) == np.asarray(image.convert("L"))).all()
+        assert (stored_pixels(scan) == np.asarray(image.convert("L"))).all()
         num_kept += data[data.index(b"IDAT") : -16] in scan.image
     assert num_kept == 19  # one is RGBA
 

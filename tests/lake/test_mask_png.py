@@ -39,8 +39,8 @@ def test_pillow_reads_back_what_was_written(claim):
         image.verify()  # checksums of the chunks
     with Image.open(io.BytesIO(png)) as image:
         assert image.mode == "1" and (np.asarray(image) == claim).all()
-    decoded = mask_png.decode(png)
-    assert decoded.dtype == np.uint8 and (decoded == mask).all()
+    pixels = mask_png.decode(png)
+    assert pixels.dtype == np.uint8 and (pixels == mask).all()
 
 
 @pytest.mark.parametrize("channels", [0, 1])
@@ -48,8 +48,8 @@ def test_tensorflow_reads_it_too(channels):
     tf = pytest.importorskip("tensorflow")
     for claim in masks():
         mask = claim.astype(np.uint8) * 255
-        decoded = tf.io.decode_png(mask_png.encode(mask), channels).numpy()
-        assert decoded.shape == (*mask.shape, 1) and (decoded[..., 0] == mask).all()
+        pixels = tf.io.decode_png(mask_png.encode(mask), channels).numpy()
+        assert pixels.shape == (*mask.shape, 1) and (pixels[..., 0] == mask).all()
 
 
 def test_the_same_mask_gives_the_same_bytes():

@@ -53,7 +53,7 @@ def slice_headers(image: sitk.Image) -> list[Header]:
     return [headers[k] for k in np.random.default_rng(2).permutation(len(headers))]
 
 
-def moved(header: Header, by_mm: tuple[float, float, float]) -> Header:
+def shift_header(header: Header, by_mm: tuple[float, float, float]) -> Header:
     origin_mm = tuple(np.add(header.geometry.origin_mm, by_mm).tolist())
     return replace(header, geometry=replace(header.geometry, origin_mm=origin_mm))
 
@@ -142,8 +142,8 @@ def test_slices_that_are_no_volume_are_a_reject():
     assert reason_of(in_order[:4] + in_order[5:]) == "uneven-slices"  # one missing
     assert reason_of([*headers, headers[3]]) == "uneven-slices"  # one twice
     assert reason_of([headers[0], headers[0]]) == "uneven-slices"
-    assert reason_of([*headers[1:], moved(headers[0], (3.0, 0, 0))]) == "uneven-slices"
-    series.slices([*headers[1:], moved(headers[0], (0.02, 0, 0))], None, 0.0)  # rounded
+    assert reason_of([*headers[1:], shift_header(headers[0], (3.0, 0, 0))]) == "uneven-slices"
+    series.slices([*headers[1:], shift_header(headers[0], (0.02, 0, 0))], None, 0.0)  # rounded
     first = headers[0]
     for other in (
         replace(first, geometry=replace(first.geometry, spacing_mm=(0.7, 0.8, 5.0))),

@@ -8,7 +8,7 @@ from lake import InputError, storage
 from trainer.prediction import input_files
 
 
-def failed(error: Exception) -> tf.data.Dataset:
+def fail(error: Exception) -> tf.data.Dataset:
     def read(_):
         raise error
 
@@ -27,7 +27,7 @@ def test_a_refusal_is_explained_also_from_within_tf_data(kind, message):
     with pytest.raises(InputError, match=f"^Cloud Storage {message}"), storage.explain_errors():
         raise error
     with pytest.raises(InputError, match=f"^Cloud Storage {message}"), storage.explain_errors():
-        list(failed(error))
+        list(fail(error))
 
 
 @pytest.mark.parametrize(

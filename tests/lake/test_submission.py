@@ -9,7 +9,7 @@ from lake.labels import rle
 from lake.predictions import submission
 
 
-def written(path, *lines: str):
+def write_lines(path, *lines: str):
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
 
@@ -49,12 +49,12 @@ def test_what_is_written_is_read(tmp_path):
 )
 def test_a_submission_with_a_mistake_is_refused(tmp_path, lines, message):
     with pytest.raises(InputError) as caught:
-        submission.read(written(tmp_path / "s.csv", *lines), num_pixels=16)
+        submission.read(write_lines(tmp_path / "s.csv", *lines), num_pixels=16)
     assert message in str(caught.value) and "s.csv" in str(caught.value)
 
 
 def test_each_image_has_its_own_size(tmp_path):
-    path = written(tmp_path / "s.csv", "ImageId,EncodedPixels", "small,0 5", "large,0 5")
+    path = write_lines(tmp_path / "s.csv", "ImageId,EncodedPixels", "small,0 5", "large,0 5")
     with pytest.raises(InputError, match="row 2: small"):
         submission.read(path, {"small": 4, "large": 16})
 

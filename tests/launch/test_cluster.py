@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 INDEX = "import json, os; n = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
 
 
-def started(code: str, *options: str) -> subprocess.Popen:
+def start(code: str, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "launch.cluster", "--workers=2", *options, "--"]
     return subprocess.Popen(
         [*command, sys.executable, "-c", INDEX + code],
@@ -30,14 +30,14 @@ def started(code: str, *options: str) -> subprocess.Popen:
 def test_each_worker_has_its_place_in_one_cluster_and_its_name_in_front():
     first, second = map(json.loads, cluster.configs(2))
     assert first["cluster"] == second["cluster"] and len(set(first["cluster"]["worker"])) == 2
-    process = started("print('I am', n)")
+    process = start("print('I am', n)")
     output, _ = process.communicate()
     assert process.returncode == 0
     assert sorted(output.splitlines()) == ["worker 0: I am 0", "worker 1: I am 1"]
 
 
 def test_one_bad_end_ends_all_with_its_code():
-    process = started("import sys, time; n or sys.exit(3); time.sleep(600)", "--grace_seconds=0.1")
+    process = start("import sys, time; n or sys.exit(3); time.sleep(600)", "--grace_seconds=0.1")
     _, error = process.communicate()
     assert process.returncode == 3
     assert error.startswith("worker 0 ended with exit code 3; the others have 0.1 s")
@@ -52,7 +52,7 @@ for number in (signal.SIGTERM, signal.SIGINT):
 print(os.getpid())
 time.sleep(600)
 """
-    process = started(code)
+    process = start(code)
     pids = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
     process.send_signal(number)
     process.communicate()

@@ -85,7 +85,7 @@ def machine(*words: str) -> gcloud.TpuVm:
     return tpu_vm.machine_of(flags)
 
 
-def rented(*words: str, restarts: int = 3) -> int:
+def rent(*words: str, restarts: int = 3) -> int:
     files = [Path("radlake-0.1.0.tar.gz"), Path("tpu.txt"), Path("config.yaml")]
     job = tpu_vm.training_command(tpu_vm.parser().parse_args([*WORDS, "--accelerator=v2-8"]))
     vm = machine(*words)
@@ -95,13 +95,13 @@ def rented(*words: str, restarts: int = 3) -> int:
 
 def test_rents_installs_trains_and_deletes(set_answers, tmp_path):
     set_answers(states=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
-    assert rented() == 0
+    assert rent() == 0
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
 
 
 def test_goes_on_after_exit_code_42_on_the_same_machine(set_answers, tmp_path):
     set_answers(codes=[142, 142, 0])
-    assert rented() == 0
+    assert rent() == 0
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "train", "delete"]
 
 
@@ -109,21 +109,21 @@ def test_goes_on_after_exit_code_42_on_the_same_machine(set_answers, tmp_path):
 @pytest.mark.parametrize(("words", "gone"), [([], "SUSPENDED"), (["--now"], "PREEMPTED")])
 def test_rents_another_machine_where_this_one_is_taken(set_answers, tmp_path, code, words, gone):
     set_answers(codes=[code, 0], states=["READY", gone, "READY"])
-    assert rented(*words) == 0
+    assert rent(*words) == 0
     once = ["create", "scp", "ssh", "train", "delete"]
     assert verbs(tmp_path) == once * 2
 
 
 def test_an_error_of_the_run_is_not_repeated(set_answers, tmp_path):
     set_answers(codes=[102])
-    assert rented() == 2
+    assert rent() == 2
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "delete"]
 
 
 def test_gives_up_after_so_many_restarts(set_answers, tmp_path):
     set_answers(codes=[142, 142, 142])
     with pytest.raises(InputError, match="--restarts=1"):
-        rented(restarts=1)
+        rent(restarts=1)
     assert verbs(tmp_path) == ["create", "scp", "ssh", "train", "train", "delete"]
 
 
@@ -131,14 +131,14 @@ def test_gives_up_after_so_many_restarts(set_answers, tmp_path):
 def test_what_cannot_be_set_up_is_deleted(set_answers, tmp_path, failing):
     set_answers(**{failing: [1]})
     with pytest.raises(InputError, match="exit code 1 of gcloud compute tpus"):
-        rented()
+        rent()
     assert verbs(tmp_path)[-2:] == [failing, "delete"]
 
 
 def test_a_machine_that_is_refused_is_deleted(set_answers, tmp_path):
     set_answers(states=["ACCEPTED", "FAILED"])
     with pytest.raises(InputError, match="is FAILED instead of ready"):
-        rented()
+        rent()
     assert verbs(tmp_path) == ["create", "delete"]
 
 
@@ -155,7 +155,7 @@ def test_ctrl_c_deletes_the_machine(set_answers, tmp_path, number):
     set_answers(codes=["sleep"])
     code = (
         "import sys, tests.launch.test_tpu_vm\n"
-        "try: tests.launch.test_tpu_vm.rented()\n"
+        "try: tests.launch.test_tpu_vm.rent()\n"
         "except KeyboardInterrupt: sys.exit(130)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)

@@ -155,7 +155,7 @@ def test_no_name_travels_and_the_key_matters(phantoms, convert, tmp_path, lake):
 
 
 @pytest.fixture
-def broken(phantoms, tmp_path) -> tuple[Path, Path]:
+def broken_inputs(phantoms, tmp_path) -> tuple[Path, Path]:
     """Twelve good images, a text file, and a label file whose first three rows are impossible."""
     folder = tmp_path / "dicom"
     folder.mkdir()
@@ -170,8 +170,8 @@ def broken(phantoms, tmp_path) -> tuple[Path, Path]:
     return folder, csv_path
 
 
-def test_every_input_is_a_record_or_a_reject(broken, convert, tmp_path):
-    folder, csv_path = broken
+def test_every_input_is_a_record_or_a_reject(broken_inputs, convert, tmp_path):
+    folder, csv_path = broken_inputs
     manifest = convert(
         folder / "*", csv_path, tmp_path / "x" / "1.0.0", "--max_reject_fraction=0.5"
     )
@@ -188,8 +188,8 @@ def test_every_input_is_a_record_or_a_reject(broken, convert, tmp_path):
     assert all(Path(row["path"]).exists() for row in rejects)
 
 
-def test_too_many_rejects_leave_no_manifest(broken, tmp_path, capsys):
-    folder, csv_path = broken
+def test_too_many_rejects_leave_no_manifest(broken_inputs, tmp_path, capsys):
+    folder, csv_path = broken_inputs
     output = tmp_path / "x" / "1.0.0"
     arguments = [
         f"--images={folder}/*",

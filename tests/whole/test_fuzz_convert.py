@@ -25,7 +25,7 @@ ODD = [
 
 
 @pytest.fixture
-def damaged(phantoms, tmp_path) -> tuple[Path, Path]:
+def damaged_inputs(phantoms, tmp_path) -> tuple[Path, Path]:
     """(folder of 300 damaged DICOM files and 20 sound ones, a label CSV of broken rows, rows given
     twice and rows of nobody)."""
     rng, folder = random.Random(7), tmp_path / "dicom"
@@ -75,8 +75,8 @@ def plain_count(paths: list[Path]) -> tuple[Counter, Counter]:
 
 
 @pytest.mark.slow
-def test_damaged_inputs_are_all_accounted_for(damaged, convert, tmp_path):
-    folder, labels = damaged
+def test_damaged_inputs_are_all_accounted_for(damaged_inputs, convert, tmp_path):
+    folder, labels = damaged_inputs
     lake, paths = tmp_path / "fuzz" / "1.0.0", sorted(folder.glob("*/*.dcm"))
     options = ("--max_reject_fraction=1", "--unlabelled=keep", "--bits=8", "--frames=each")
     counts = convert(folder / "*" / "*.dcm", labels, lake, *options)["counts"]

@@ -255,13 +255,13 @@ def test_noise_is_normal_independent_and_the_hash_of_its_seed():
         rows, columns = other.shape[1:]
         assert abs(np.mean(noise[:, :rows, :columns] * other)) < 0.01
 
-    def mixed(x: int) -> int:
+    def mix(x: int) -> int:
         x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
         x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
         return x ^ (x >> 16)
 
     for pixel in (0, 1, 65535):
-        total = sum(mixed(pixel ^ mixed(123456)).to_bytes(4))
+        total = sum(mix(pixel ^ mix(123456)).to_bytes(4))
         expected = (total - 510) / np.sqrt((256**2 - 1) / 3)
         assert noise[2].ravel()[pixel] == pytest.approx(expected, abs=1e-5)
 

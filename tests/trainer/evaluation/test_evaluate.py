@@ -64,7 +64,7 @@ def records(lake: Path, split: str):
             place += 16 + length
 
 
-def painted(rle: str, height: int, width: int) -> np.ndarray:
+def paint(rle: str, height: int, width: int) -> np.ndarray:
     """The challenge's code: a gap, a length, …, down the columns."""
     mask, place = np.zeros(height * width, bool), 0
     numbers = [] if rle == "-1" else list(map(int, rle.split()))
@@ -93,7 +93,7 @@ def slow_dices(
         area = chosen.triplet.area_share * height * width
         if (p > np.float32(chosen.triplet.top)).sum() < area:
             mask = np.zeros_like(mask)
-        truth = painted(record["original_rle"].decode(), height, width)
+        truth = paint(record["original_rle"].decode(), height, width)
         total = int(mask.sum()) + int(truth.sum())
         dices.append(2 * int((mask & truth).sum()) / total if total else 1.0)
     return dices

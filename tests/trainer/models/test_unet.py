@@ -279,8 +279,8 @@ def test_a_residual_block_adds_its_input_before_the_last_activation():
     assert network.get_layer("level_0_shortcut").kernel.shape == (1, 1, 1, 8)  # 1 channel to 8
     names = ("level_0_norm2", "level_0_shortcut", "level_0_relu2")
     inner = keras.Model(network.input, [network.get_layer(name).output for name in names])
-    normed, shortcut, block = inner(networks.images(16))
-    np.testing.assert_allclose(block, np.maximum(normed + shortcut, 0), rtol=1e-6)
+    after_norm, shortcut, block = inner(networks.images(16))
+    np.testing.assert_allclose(block, np.maximum(after_norm + shortcut, 0), rtol=1e-6)
     same_width = build(networks.plain(residual=True, filters=(8, 8, 8)), 16)
     assert not [x for x in same_width.layers if x.name == "level_1_shortcut"]
     assert same_width.get_layer("level_1_add")

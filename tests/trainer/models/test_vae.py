@@ -81,9 +81,9 @@ def test_a_block_adds_its_input_to_norm_relu_convolution_twice():
         norm, conv = (network.get_layer(f"level_1_block1_{part}{k}") for part in ("norm", "conv"))
         groups = np.asarray(expected, np.float64).reshape(2, 8, 8, 8, 2)  # 16 channels, 8 groups
         mean, variance = groups.mean((1, 2, 4), keepdims=True), groups.var((1, 2, 4), keepdims=True)
-        normed = ((groups - mean) / np.sqrt(variance + norm.epsilon)).reshape(2, 8, 8, 16)
+        after_norm = ((groups - mean) / np.sqrt(variance + norm.epsilon)).reshape(2, 8, 8, 16)
         gamma, beta = norm.get_weights()
-        expected = conv(np.maximum(normed * gamma + beta, 0).astype(np.float32))
+        expected = conv(np.maximum(after_norm * gamma + beta, 0).astype(np.float32))
     np.testing.assert_allclose(actual, x + expected, rtol=1e-4, atol=1e-4)
 
 
@@ -316,5 +316,5 @@ def test_a_run_from_the_command_line(name, lake, tmp_path, capsys):
     assert "the image's own p " in capsys.readouterr().out
     if model["kind"] == "unetpp":
         assert task.main(["evaluate", *arguments, "--level=1"]) == 0
-        pruned = json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluate_l1"]
-        assert "lesion_threshold" not in pruned
+        small_scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluate_l1"]
+        assert "lesion_threshold" not in small_scores

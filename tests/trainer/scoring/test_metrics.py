@@ -108,8 +108,8 @@ def test_pixel_counts_of_batches_add_up_to_the_scores_of_all_pixels(cases):
     parts = [slice(0, 3), slice(3, 8)]
     counts = [metrics.pixel_counts(masks[p], predictions[p]).numpy() for p in parts]
     # An image without a lesion adds nothing to the sensitivity; 10^10 pixels are an epoch's.
-    pooled = sum(count.astype(np.float64).sum(axis=1) for count in counts) * 4e7
-    actual = [float(score(pooled)) for score in SCORES]
+    all_counts = sum(count.astype(np.float64).sum(axis=1) for count in counts) * 4e7
+    actual = [float(score(all_counts)) for score in SCORES]
     assert actual == pytest.approx(numpy_scores(masks, predictions), abs=1e-6)
 
 

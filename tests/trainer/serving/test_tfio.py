@@ -130,7 +130,7 @@ def lossy() -> Iterator[tuple[str, bytes]]:
     yield "extended", baseline.replace(JPEGBaseline8Bit.encode(), JPEGExtended12Bit.encode())
 
 
-def refused() -> Iterator[tuple[str, bytes]]:
+def refused_files() -> Iterator[tuple[str, bytes]]:
     """By the reason."""
     plain = pixels_of(10, False, "u2")
     deep = {"BitsStored": 10, "HighBit": 9}
@@ -163,7 +163,12 @@ def damage() -> Iterator[tuple[str, bytes]]:
 @pytest.fixture(scope="module")
 def stored_images(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
     """Return a file, and what the graph makes of it, by kind and name."""
-    kinds = {"lossless": lossless(), "lossy": lossy(), "refused": refused(), "damage": damage()}
+    kinds = {
+        "lossless": lossless(),
+        "lossy": lossy(),
+        "refused": refused_files(),
+        "damage": damage(),
+    }
     files = {f"{kind} {name}": data for kind, pairs in kinds.items() for name, data in pairs}
     folders = [PACKAGED]
     if real := os.environ.get("RADLAKE_REAL_DATA"):

@@ -221,7 +221,7 @@ SMALL = [
 ]
 
 
-def trained(lake: Path, workdir: Path, *options: str) -> str:
+def train(lake: Path, workdir: Path, *options: str) -> str:
     command = ["train", "--config", "configs/unetpp.yaml", "--lake", lake, "--workdir", workdir]
     process = subprocess.run(
         [sys.executable, "-m", "trainer.task", *map(str, command), *SMALL, *options],
@@ -242,7 +242,7 @@ def last_of(workdir: Path) -> dict:
 @pytest.mark.parametrize("norm", ["batch", "sync_batch"])
 def test_a_run_on_two_replicas_goes_on_the_same_with_it(lake, tmp_path, norm):
     workdir = tmp_path / "run"
-    trained(lake, workdir, f"--model.norm={norm}")
+    train(lake, workdir, f"--model.norm={norm}")
     expected = last_of(workdir)
     # As if killed after the first epoch.
     (workdir / "checkpoints" / "checkpoint").write_text(
@@ -251,7 +251,7 @@ def test_a_run_on_two_replicas_goes_on_the_same_with_it(lake, tmp_path, norm):
     for path in (workdir / "checkpoints").glob("ckpt-6.*"):
         path.unlink()
     (workdir / "metrics.json").unlink()
-    output = trained(lake, workdir, f"--model.norm={norm}", "--train.rematerialise=on")
+    output = train(lake, workdir, f"--model.norm={norm}", "--train.rematerialise=on")
     assert "resuming at step 3" in output
     for curve in ("train", "val"):
         assert last_of(workdir)[curve] == pytest.approx(expected[curve], rel=1e-5, nan_ok=True)

@@ -123,7 +123,7 @@ def run_copy(finished_run, tmp_path) -> Path:
     return shutil.copytree(finished_run, tmp_path / "copied")
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -132,7 +132,7 @@ def cut(path: Path) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     command, finished_run, run_copy, capsys, part
 ):
-    cut(run_copy / "checkpoints" / f"ckpt-12.{part}")
+    truncate(run_copy / "checkpoints" / f"ckpt-12.{part}")
     (run_copy / "checkpoints" / "checkpoint").write_text("model_checkpoint_path")
     assert task.main(command(run_copy, "--train.epochs=2")) == 0
     output = capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_damage_that_cannot_be_passed_over_is_one_clear_error(
             lines = (run_copy / name).read_text().splitlines(keepends=True)
             (run_copy / name).write_text("".join(lines[:-1]))
         else:
-            cut(run_copy / name)
+            truncate(run_copy / name)
         assert message in refusal()
         shutil.copy(finished_run / name, run_copy / name)
     for path in (run_copy / "checkpoints").glob("ckpt-*.data*"):

@@ -202,9 +202,9 @@ def test_evaluate_with_mirror_images_has_scores_of_its_own(run_folder, evaluatio
     assert process.returncode == 0 and "with its mirror images" in process.stdout, process.stderr
     metrics = json.loads((run_folder / "metrics.json").read_text())
     assert metrics["evaluate"] == evaluation_of_run[1]["evaluate"]
-    plain, mirrored = metrics["evaluate"], metrics["evaluate_tta_flip"]
-    assert (plain["tta"], mirrored["tta"]) == ("none", "flip")
-    assert plain["splits"] != mirrored["splits"]
+    plain, mirror_scores = metrics["evaluate"], metrics["evaluate_tta_flip"]
+    assert (plain["tta"], mirror_scores["tta"]) == ("none", "flip")
+    assert plain["splits"] != mirror_scores["splits"]
 
 
 @pytest.mark.slow
@@ -213,8 +213,11 @@ def test_evaluate_scores_the_smaller_network_in_a_deeper_one(run_folder, evaluat
     assert process.returncode == 0, process.stderr
     # Three blocks and an upsampling of 8 and 16 filters: 6,425; their norms have 2 a filter more.
     assert "pruned to L1: 6,553 parameters" in process.stdout
-    pruned = json.loads((run_folder / "metrics.json").read_text())["evaluate_l1"]
-    assert pruned["splits"]["val"]["images"] == 8 and pruned != evaluation_of_run[1]["evaluate"]
+    small_scores = json.loads((run_folder / "metrics.json").read_text())["evaluate_l1"]
+    assert (
+        small_scores["splits"]["val"]["images"] == 8
+        and small_scores != evaluation_of_run[1]["evaluate"]
+    )
     other_level = runs.task("evaluate", "--workdir", run_folder, "--level", 3)
     assert (
         other_level.returncode == 2 and "level=3: expected 1 to model.depth=2" in other_level.stderr
