@@ -127,6 +127,7 @@ def odd_files(tmp_path_factory) -> Path:
     return folder
 
 
+@exhaustive
 @pytest.mark.slow  # two exports
 @pytest.mark.parametrize(
     ("dtype", "stored"),
@@ -173,6 +174,7 @@ def chest(rng: np.random.Generator, num_slices: int) -> np.ndarray:
     return hu
 
 
+@exhaustive
 @pytest.mark.slow  # an export
 def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
     options = json.loads((lake / "manifest.json").read_text())["options"]

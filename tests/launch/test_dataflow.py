@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from makers import cloud_storage
+from makers.marks import exhaustive
 
 from beam import convert, table
 from beam.conversion.options import parser
@@ -182,7 +183,11 @@ def storage(phantoms, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--image=some/image:1"]], ids=["sdist", "container"])
+@pytest.mark.parametrize(
+    "more",
+    [[], pytest.param(["--image=some/image:1"], marks=exhaustive)],
+    ids=["sdist", "container"],
+)
 def test_a_rehearsal_stages_everything_and_writes_the_job(storage, more):
     """Runs the launcher's command, and writes a template instead of submitting a job."""
     # Without credentials Beam would look for some for 20 s.

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from makers import cloud_storage
+from makers.marks import exhaustive
 
 from lake import __main__ as lake_command
 from lake import storage as storage_of_lake
@@ -144,7 +145,9 @@ def test_an_estimate_from_the_listing(storage):
     assert process.stdout.splitlines()[0] == expected
 
 
-@pytest.mark.parametrize(("bucket", "status"), [("typo", "404"), ("private", "403")])
+@pytest.mark.parametrize(
+    ("bucket", "status"), [("typo", "404"), pytest.param("private", "403", marks=exhaustive)]
+)
 def test_a_bucket_that_cannot_be_listed_is_one_message(storage, bucket, status):
     words = [f"--images=gs://{bucket}/dicom/*.dcm", "--labels=gs://bucket/train-rle.csv"]
     words += [f"--output={LAKE}", "--estimate", "--no_auth"]
@@ -250,6 +253,7 @@ def test_predict_and_vote(evaluated, storage, run_task, phantoms, tmp_path):
         assert storage.read("runs/out.csv") == (tmp_path / "out.csv").read_bytes()
 
 
+@exhaustive
 def test_export(evaluated, storage, run_task, phantoms, tmp_path):
     export_folder, output = "gs://bucket/runs/exported", tmp_path / "out"
     report = run_task("export", f"--workdir={RUN}", f"--output={export_folder}")
@@ -262,6 +266,7 @@ def test_export(evaluated, storage, run_task, phantoms, tmp_path):
     assert answers["rle"].numpy().tolist() == [text.encode() for text in rows.values()]
 
 
+@exhaustive
 def test_augment(storage, converted, config, run_task):
     sheet = "gs://bucket/runs/sheet.png"
     run_task("augment", f"--config={config}", f"--lake={LAKE}", f"--output={sheet}", "--examples=1")

@@ -120,6 +120,7 @@ def places() -> list[str]:
     ]
 
 
+@exhaustive  # test_workers.py has two workers
 def test_two_machines_of_vertex_train_are_taken_and_go_on(package, lake, tmp_path):
     pythons = [borrowing(tmp_path / name / "venv") for name in ("chief", "worker")]
     base, words = tmp_path / "base", [f"--config={config_in(tmp_path)}", f"--lake={lake}"]

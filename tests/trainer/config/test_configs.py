@@ -249,7 +249,7 @@ def bfloat16():
 NOT_FOR_A_TPU = r"\[<=|,<=|set-dimension-size|infeed|outfeed|send\(|recv\(|custom-call"
 
 
-@pytest.mark.parametrize("name", cases("unetpp_l3_cascade"))
+@pytest.mark.parametrize("name", cases())
 def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bfloat16, tmp_path):
     config = Config.model_validate(small(name, tmp_path)).as_stages()[0]
     # Two images per part: in a loop XLA convolves naively on a CPU, eight take Xception minutes.

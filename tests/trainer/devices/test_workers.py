@@ -252,7 +252,7 @@ def assert_alike(workdir: Path, expected: Path, epochs: int = 10) -> None:
     assert np.allclose(list(val[0].values()), list(val[1].values()), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_a_worker_that_does_not_come_is_an_error_in_time(command, tmp_path):
     cluster = {"worker": ["127.0.0.1:0", "127.0.0.1:1"]}
     cluster["worker"][0] = json.loads(free_config())["cluster"]["worker"][0]
@@ -275,6 +275,7 @@ def free_config() -> str:
     return cluster.configs(1)[0]
 
 
+@exhaustive
 def test_images_whose_loss_is_no_number_are_named(lake, tmp_path, capsys):
     """A record with a window of NaN, whose image is then NaN as well."""
     lake_copy = tmp_path / "phantoms" / "1.0.0"

@@ -146,7 +146,7 @@ def test_freezing_is_by_stage():
     assert len(trainable["none"]) == 13 and trainable[5] == trainable["all"] == set()
 
 
-@pytest.mark.slow
+@marks.exhaustive
 def test_frozen_statistics_stay_as_they_are():
     network = frozen("densenet121", 2)
     encoder = network.get_layer("densenet121")

@@ -221,7 +221,7 @@ def test_unetpp_compiles_forwards_and_backwards(upsampling, norm, policy, reques
     assert distance(compiled_gradients, gradients) < tolerance
 
 
-@pytest.mark.slow
+@marks.exhaustive
 @pytest.mark.parametrize(  # every norm's gradient is compiled above
     "norm", [n if n == "group" else pytest.param(n, marks=marks.exhaustive) for n in NORMS]
 )
@@ -262,7 +262,7 @@ for name, text in json.loads(sys.argv[1]).items():
 """
 
 
-@pytest.mark.slow
+@marks.exhaustive  # test_backends.py asks JAX about losses
 def test_jax_gives_the_same_numbers(tmp_path):
     pytest.importorskip("jax")
     alike = {"filters": (8, 8, 8)}  # JAX compiles the first weights of each shape anew

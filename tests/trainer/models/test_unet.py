@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from makers import networks
+from makers.marks import exhaustive
 from makers.networks import ALBERTSOKOL
 
 from lake import InputError
@@ -347,7 +348,7 @@ def test_impossible_networks_are_refused(config, side, message):
     [
         {"depth": 4},
         {"depth": 3, "filters": (8, 8, 16, 8), "decoder_filters": (4, 8, 8)} | ALBERTSOKOL,
-        {"depth": 4, "encoder": "vgg16", "filters": 4},
+        pytest.param({"depth": 4, "encoder": "vgg16", "filters": 4}, marks=exhaustive),
     ],
     ids=["published", "albertsokol", "vgg16"],
 )

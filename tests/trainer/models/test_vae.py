@@ -287,7 +287,7 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
+@marks.exhaustive
 @pytest.mark.parametrize(
     "name", ["vae", *(pytest.param(n, marks=marks.exhaustive) for n in RUNS if n != "vae")]
 )

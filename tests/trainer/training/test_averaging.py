@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from makers.marks import exhaustive
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,7 +58,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
+@exhaustive
 def test_averages_on_two_replicas_are_those_of_a_plain_loop():
     process = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS], cwd=ROOT, capture_output=True, text=True

@@ -78,6 +78,7 @@ def test_what_cannot_be_measured(config_file, lake, capsys):
     assert "data.batch_size=3" in capsys.readouterr().err
 
 
+@exhaustive
 def test_a_process_that_fails_says_its_own_reason(config_file, tmp_path, capsys):
     options = ["--replicas", "1"]
     assert run(config_file, tmp_path / "nowhere", *options) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import pytest
 import tensorflow as tf
+from makers.marks import exhaustive
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -155,7 +156,7 @@ def test_a_run_without_a_better_score_ends_early_and_says_so_again(command, fini
     assert line.endswith("for train.patience=2 epochs")
 
 
-@pytest.mark.slow
+@exhaustive
 def test_the_last_epochs_are_kept_whatever_they_score(command, tmp_path, capsys):
     last = [*command[:3], f"--workdir={tmp_path}", "--train.keep_best=last", "--train.epochs=3"]
     assert task.main(last) == 0

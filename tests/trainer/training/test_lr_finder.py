@@ -113,7 +113,7 @@ def test_each_loss_is_the_one_before_the_step_with_its_rate(lake):
     assert losses == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_network_optimizer_and_random_states_are_left_as_they_were(lake):
     run = build_run(config_with(lake, optimizer={"warmup_epochs": 0, "ema": 0.9}))
     compile_steps(run)(iter(batches_from(run, 0)), tf.constant(2))  # in mid-training

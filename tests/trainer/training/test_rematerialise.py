@@ -87,7 +87,7 @@ NETWORKS = {
 }
 
 
-ALWAYS = "dropout", "classifier"
+ALWAYS = ("dropout",)
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def convolutions(network_or_copy, network: keras.Model, compiled: bool) -> int:
     return sum(operation.type == "Conv2D" for operation in operations)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=marks.exhaustive)])
 def test_each_convolution_is_computed_again(compiled):
     """XLA would save the second computation, were it not made to wait for the gradient."""
     network = fresh(plus(depth=1, norm="group", activation="elu"), 16)

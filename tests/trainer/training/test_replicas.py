@@ -1,13 +1,13 @@
 """One step whatever the replicas, and in float16 none that one of them cannot take."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from makers.marks import exhaustive
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,13 +25,10 @@ def replica_steps(*arguments: str) -> list[dict]:
     return [{name: np.asarray(value) for name, value in json.loads(line).items()} for line in lines]
 
 
-@pytest.mark.slow
+@exhaustive  # test_workers.py has two replicas
 def test_one_two_and_four_replicas_end_twenty_steps_with_the_same_weights():
-    """1 x 16 = 2 x 8 = 4 x 4 with group norm and two parts each; 1 = 2 with synchronised BN. Each
-    is a process: without RADLAKE_EXHAUSTIVE group norm's one and four alone."""
-    all_others = {"group": "24", "sync_batch": "2"}
-    others_of_norm = all_others if os.environ.get("RADLAKE_EXHAUSTIVE") else {"group": "4"}
-    for norm, others in others_of_norm.items():
+    """1 x 16 = 2 x 8 = 4 x 4 with group norm and two parts each; 1 = 2 with synchronised BN."""
+    for norm, others in (("group", "24"), ("sync_batch", "2")):
         [one] = replica_steps("equal", norm, "1")
         assert one["loss"][-1] < one["loss"][0]
         assert min(one["norm"]) > 0.05  # every step is clipped: after the reduction, or it shows
@@ -60,7 +57,7 @@ def test_an_inf_of_the_last_replica_skips_the_step_of_all():
         assert (step["weights"][0] == step["weights"][1]).all()
 
 
-@pytest.mark.slow
+@exhaustive
 def test_each_replica_resumes_with_the_moving_statistics_that_were_saved():
     [results] = replica_steps("resume")
     # Means and variances of four norms of 8 and two of 16 values, and their moving averages.

@@ -193,7 +193,7 @@ def steps_of(workdir: Path) -> dict[str, list[int]]:
     return {tag: list(events) for tag, events in curves(workdir).items()}
 
 
-@pytest.mark.slow
+@exhaustive
 def test_tensorboard_sees_each_step_of_a_resumed_run_once(command, finished_run, run_copy):
     expected = steps_of(finished_run)
     assert expected["train/gradient_norm"] == [3, 6, 9, 12] and expected["val/loss"] == [6, 12]

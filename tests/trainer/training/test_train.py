@@ -65,7 +65,7 @@ def test_replicas_and_parts_of_a_batch_give_the_same_losses(lake, tmp_path):
     assert np.allclose(losses[1], losses[4], atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@marks.exhaustive
 def test_stages_follow_each_other_and_keep_what_they_learned(lake, tmp_path):
     """Two stages; the first with a moving average and a falling share of positives, the second with
     the mean of its last epochs, at twice the side."""
@@ -129,7 +129,7 @@ def test_plain_batch_norm_statistics_are_averaged_over_replicas():
     assert means.shape == (2, 3) and np.allclose(means, expected)
 
 
-@pytest.mark.slow
+@marks.exhaustive
 def test_a_stopped_run_resumes_to_the_same_end(lake, run_folder, tmp_path):
     import shutil
 
@@ -196,7 +196,7 @@ def test_evaluate_scores_a_run_and_draws_it(run_folder, evaluation_of_run):
     assert (run_folder / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@marks.exhaustive
 def test_evaluate_with_mirror_images_has_scores_of_its_own(run_folder, evaluation_of_run):
     process = runs.task("evaluate", "--workdir", run_folder, "--tta=flip")
     assert process.returncode == 0 and "with its mirror images" in process.stdout, process.stderr
@@ -207,7 +207,7 @@ def test_evaluate_with_mirror_images_has_scores_of_its_own(run_folder, evaluatio
     assert plain["splits"] != mirror_scores["splits"]
 
 
-@pytest.mark.slow
+@marks.exhaustive
 def test_evaluate_scores_the_smaller_network_in_a_deeper_one(run_folder, evaluation_of_run):
     process = runs.task("evaluate", "--workdir", run_folder, "--level", 1)
     assert process.returncode == 0, process.stderr
