@@ -88,7 +88,7 @@ lint: $(TESTS_INSTALLED)
 
 # Two files at a time: most of a test runs on one thread.
 PYTEST := $(BIN)/python -m pytest
-TWO := -n 2 --dist loadfile
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 # What every change runs, and continuous integration.
 test: $(TESTS_INSTALLED) lint

@@ -114,7 +114,7 @@ setup(
             # A second reader of JPEG and JPEG-LS, for tests alone: it is GPL-3.0.
             "pylibjpeg-libjpeg>=2.5",
             "pytest>=8",
-            "pytest-xdist>=3.6",  # two files of tests at a time: most of a test is one thread
+            "pytest-xdist>=3.8",  # two files of tests at a time: most of a test is one thread
             "ruff>=0.12",
             "tensorflow-datasets>=4.9.9",  # a second reader of the lake
             "trustme>=1.2",  # TensorFlow speaks TLS alone, also to the stand-in

@@ -65,7 +65,7 @@ def test_rows_of_one_image_are_united():
 
 
 def test_a_bad_row_is_named():
-    with pytest.raises(Reject, match="row 7: .* has 3 numbers") as caught:
+    with pytest.raises(Reject, match="row 7: .* have 3 numbers") as caught:
         tables.unite([tables.Row(2, "1 2"), tables.Row(7, "1 2 3")], "rle", 4, 4, "relative")
     assert caught.value.reason == "rle-odd-count"
 

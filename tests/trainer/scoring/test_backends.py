@@ -100,7 +100,7 @@ def numbers() -> dict[str, list]:
     }
 
 
-@pytest.mark.slow
+@exhaustive
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 def test_jax_gives_the_same_losses_metrics_and_augmentation():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])

@@ -124,7 +124,7 @@ def test_from_two_class_folders_to_a_segmenter(lake, class_lakes, tmp_path):
     assert np.isfinite(losses(second)).all() and len(losses(second)) == 3
 
 
-@pytest.mark.slow
+@exhaustive
 def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
     assert pretrain(class_lakes, 3, tmp_path / "run") == {"loss", "auc", "accuracy"}
     process = task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
