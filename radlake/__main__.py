@@ -42,14 +42,14 @@ def words_of_group(argv: list[str]) -> dict[str, Word]:
 def find(argv: list[str]) -> tuple[Word, list[str]]:
     """Return the command that `argv` begins with and what follows it; raise InputError where there
     is none."""
-    length = 2 if words_of_group(argv) else 1
+    group = words_of_group(argv)
+    length = 2 if group else 1
     command = " ".join(argv[:length])
     if command in WORDS:
         return WORDS[command], argv[length:]
     first_words = (word.split()[0] for word in WORDS if " " in word)
-    candidates = words_of_group(argv) or [*WORDS, *first_words]
-    max_suggestions = len(candidates) if words_of_group(argv) else 3
-    matches = difflib.get_close_matches(command, candidates, n=max_suggestions)
+    candidates = group or [*WORDS, *first_words]
+    matches = difflib.get_close_matches(command, candidates, n=len(group) or 3)
     suggestions = dict.fromkeys(matches)
     question = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
     raise InputError(f"radlake {command}: no such command; {question}radlake --help lists them all")
@@ -72,9 +72,10 @@ def call(word: Word, arguments: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     """Run the command that `argv` names and return its exit code."""
-    options = argv[1:] if words_of_group(argv) else argv
+    group = words_of_group(argv)
+    options = argv[1:] if group else argv
     if not options or options[0].startswith("-"):
-        overview = parser(words_of_group(argv) or WORDS)
+        overview = parser(group or WORDS)
         overview.parse_args(options)
         overview.print_help(sys.stderr)
         return 2

@@ -29,13 +29,14 @@ def find(config: str | Path) -> str | Path:
     text = str(config)
     if Path(text).suffix or "/" in text:
         return config
-    if text in names():
+    config_names = names()
+    if text in config_names:
         return folder() / f"{text}.yaml"
-    near = difflib.get_close_matches(text, names(), n=1)
+    near = difflib.get_close_matches(text, config_names, n=1)
     question = f"; did you mean {near[0]}?" if near else ";"
     raise InputError(
-        f"--config={text}: no config of this name{question} The names are {', '.join(names())}; a "
-        f"file of your own has a suffix or a slash, as in ./{text}"
+        f"--config={text}: no config of this name{question} The names are "
+        f"{', '.join(config_names)}; a file of your own has a suffix or a slash, as in ./{text}"
     )
 
 
@@ -48,8 +49,9 @@ def summary(name: str) -> str:
 
 
 def listing() -> str:
-    width = max(map(len, names()))
-    return "\n".join(f"{name:{width}}  {summary(name)}" for name in names())
+    config_names = names()
+    width = max(map(len, config_names))
+    return "\n".join(f"{name:{width}}  {summary(name)}" for name in config_names)
 
 
 def parser() -> argparse.ArgumentParser:
