@@ -13,6 +13,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pytest
 
+from lake import storage
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
@@ -22,13 +24,13 @@ def shared_folder(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path]
     root = base if worker_id == "master" else base.parent
 
     def folder_of(name: str, write: Callable[[Path], None]) -> Path:
-        folder, marker = root / "shared" / name, root / f"{name}.done"
+        folder = root / "shared" / name
+        folder.parent.mkdir(exist_ok=True)
         with open(root / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not marker.exists():
-                folder.mkdir(parents=True)
-                write(folder)
-                marker.touch()
+            if not folder.exists():
+                with storage.whole_folder(folder) as unfinished_folder:
+                    write(unfinished_folder)
         return folder
 
     return folder_of

@@ -119,6 +119,7 @@ def test_moved_sliders_give_the_scores_of_their_thresholds(has_lesion, chromium,
     for _ in range(25):
         moves.append({name: int(generator.integers(len(v))) for name, v in grid.items()})
     result = after_moves(chromium, page, [*moves, "reset"], tmp_path)
+    assert len(result["shown"]) == len(moves) + 1
     means = set()
     for positions, cells in zip(moves, result["shown"], strict=False):
         values = {name: grid[name][position] for name, position in positions.items()}
@@ -144,6 +145,7 @@ def test_a_classifiers_slider(chromium, tmp_path):
     values = sorted({*report.PERCENT, decision.lesion_threshold})
     moves = [{"lesion": position} for position in range(0, len(values), 9)]
     result = after_moves(chromium, page, [*moves, "reset"], tmp_path)
+    assert len(result["shown"]) == len(moves) + 1
     for positions, cells in zip(moves, result["shown"], strict=False):
         threshold = values[positions["lesion"]]
         compare(cells, scores_at(predictions, Decision(None, threshold)), "now")
