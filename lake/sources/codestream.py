@@ -14,6 +14,9 @@ KEPT_SEGMENTS = frozenset((0xC0, 0xC4, 0xDB, 0xDD, 0xDA))
 # Frame headers of all JPEG processes (T.81 table B.1, without DHT, JPG and DAC) and of JPEG-LS.
 FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 J2K_START = b"\xff\x4f\xff\x51"  # start of codestream, then image size (T.800 A.4, A.5)
+# A progressive JPEG has about ten scans. Each costs 3 ms per megapixel, with or without data: 32 of
+# the largest image are nine seconds.
+MAX_SCANS = 32
 RLE_PADDING = 2**16  # bytes that a run-length segment may expand to beyond its pixels
 # Bytes that may follow FF within entropy-coded data: a stuffed zero, a restart marker, a fill byte.
 IN_SCAN = np.isin(np.arange(256), (0x00, *range(0xD0, 0xD8), 0xFF))
@@ -144,6 +147,7 @@ def check_claims(frame: bytes, height: int, width: int, samples: int) -> None:
             f"the codestream says (height, width, samples) = {shape}, Rows, Columns and Samples "
             f"per Pixel say {(height, width, samples)}",
         )
+    check_scans(frame)
 
 
 def claimed_shape(frame: bytes) -> tuple[int, int, int] | None:
@@ -164,6 +168,25 @@ def claimed_shape(frame: bytes) -> tuple[int, int, int] | None:
         else:
             position += 2 + struct.unpack_from(">H", frame, position + 2)[0]
     return None
+
+
+def check_scans(frame: bytes) -> None:
+    """Raise Reject for a JPEG of so many scans that decoding them would take minutes."""
+    if frame.count(b"\xff\xda") <= MAX_SCANS:  # also counts those of a thumbnail
+        return
+    position, scans = 2, 0
+    while position >= 0 and position + 4 <= len(frame) and scans <= MAX_SCANS:
+        if frame[position] != 0xFF or frame[position + 1] == 0xFF:  # garbage, or a fill byte
+            position += 1
+            continue
+        if frame[position + 1] == 0xD9:  # another picture may follow
+            return
+        is_scan = frame[position + 1] == 0xDA
+        position += 2 + struct.unpack_from(">H", frame, position + 2)[0]
+        if is_scan:
+            scans, position = scans + 1, _scan_end(frame, position)
+    if scans > MAX_SCANS:
+        raise Reject("too-large", f"the JPEG has more than {MAX_SCANS} scans; save it with fewer")
 
 
 def check_end(frame: bytes) -> None:

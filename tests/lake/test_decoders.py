@@ -253,6 +253,21 @@ def test_a_scan_that_is_cut_off_is_a_reject():
         assert "the JPEG scan has no end" in reject_of(data)
 
 
+def test_a_jpeg_of_hundreds_of_scans_is_too_large():
+    """Every scan takes as long as one with data, whatever it is made of."""
+    pixels = np.full((64, 64), 128, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", progressive=True)
+    few, end = buffer.getvalue()[:-2], b"\xff\xd9"
+    scan = few[few.rfind(b"\xff\xda") :]
+    thumbnail = b"\xff\xe1" + (2 + 1000).to_bytes(2, "big") + b"\xff\xda" * 500
+    for frame in (few + end, few + 20 * scan + end, few[:2] + thumbnail + few[2:] + end):
+        assert (values_of(encoded(pixels, JPEGBaseline8Bit, frame)) == pixels).all()
+    with pytest.raises(Reject, match="more than 32 scans") as caught:
+        values_of(encoded(pixels, JPEGBaseline8Bit, few + 40 * scan + end))
+    assert caught.value.reason == "too-large"
+
+
 @pytest.mark.parametrize("space", ["RGB", "YBR_FULL"])
 def test_colours_are_converted_once(space):
     """By pydicom, as the header or a JFIF segment says; the codestream carries them as they are."""
