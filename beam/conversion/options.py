@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion import deidentify, earlier_lake, folders, quotas
+from beam.conversion.parser import parser
 from beam.running import files, options
-from beam.running.options import BEAM_OPTIONS, WORK
-from lake import InputError, cli
+from beam.running.options import WORK
+from lake import InputError
 from lake.labels import rle, tables
 from lake.scan import Storage
-from lake.sources import pixels, reader
 
 # flag -> (the only source that has it, its default)
 SINGLE_SOURCE_FLAGS = {
@@ -90,110 +90,6 @@ class ConversionOptions:
 
     def sidecar(self, shard: str) -> str:
         return self.work_path(f"{shard}.json")
-
-
-# --- the parser ---
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of beam.convert."""
-    summary = "Convert image files and labels to a lake, on any Beam runner."
-    parser = cli.parser("beam.convert", summary, epilog=BEAM_OPTIONS)
-    _add_inputs(parser.add_argument_group("input").add_argument)
-    _add_pixels(parser.add_argument_group("pixels").add_argument)
-    _add_splits(parser.add_argument_group("splits and shards").add_argument)
-    _add_privacy(parser.add_argument_group("privacy").add_argument)
-    _add_estimate(parser.add_argument_group("estimate").add_argument)
-    return parser
-
-
-def _add_inputs(add) -> None:
-    """Add the options of files and labels."""
-    add("--source", choices=reader.NAMES, default="dicom", help="kind of the image files")
-    add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
-    add("--labels", metavar="CSV", help="run lengths, classes or nodules per image; may be .gz")
-    add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
-    class_folders = (
-        "instead of a CSV: the folder of an image names its class, as in --images 'ROOT/*/*.png'; "
-        "classes are numbered from 0 in the order of their names, an image's id is FOLDER/NAME"
-    )
-    add("--class_folders", action="store_true", help=class_folders)
-    add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
-    rle_help = "run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major"
-    add("--rle", dest="dialect", choices=rle.DIALECTS, default="relative", help=rle_help)
-    policies = ("reject", "negative", "keep")
-    unlabelled_help = "what becomes of an image without a row or mask"
-    add("--unlabelled", choices=policies, default="reject", help=unlabelled_help)
-    id_help = "take an image's id from its file's name or its SOPInstanceUID"
-    add("--image_id_from", choices=("name", "uid"), default="name", help=id_help)
-    frames_help = "what becomes of a file with several frames"
-    add("--frames", choices=("reject", "first", "each"), default="reject", help=frames_help)
-    share = {"type": cli.share, "metavar": "SHARE"}
-    slices_help = "share of a volume's slices without a nodule that become records"
-    add("--empty_slices", default=0.1, help=slices_help, **share)
-    rejects_help = "share of rejected images above which the job fails"
-    add("--max_reject_fraction", default=0.01, help=rejects_help, **share)
-    add("--detach", action="store_true", help="do not wait for a remote job once it is submitted")
-
-
-def _add_pixels(add) -> None:
-    """Add the options of how pixels are stored."""
-    add("--max_side", type=_side, default=1024, help="longest side in pixels, or none")
-    add("--bits", type=int, choices=(8, 16), help="stored bits; for images of 8 and of more bits")
-    add("--window", type=_window, default="default", metavar="default|percentile|LOW,HIGH")
-    add("--clahe", action="store_true", help="equalise the contrast of every image's tiles")
-    add("--lung_roi", action="store_true", help="CT: replace everything but the lungs by air")
-
-
-def _add_splits(add) -> None:
-    """Add the options of splits and folds."""
-    whole, positive = cli.at_least(1, int), cli.at_least(0.1, float)
-    add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
-    add("--folds", type=cli.at_least(2, int), default=0, metavar="K", help="of train and val")
-    add("--split_column", metavar="NAME", help="column of the label CSV with the names of splits")
-    add("--splits_from", metavar="LAKE", help="keep this lake's splits, deal only new patients")
-    add("--shard_mb", type=positive, default=100, help="size of a shard, 10^6 bytes")
-    add("--shard_images", type=whole, default=1000, help="most images in a shard")
-    add("--min_shards", type=whole, default=4, help="fewest shards of a split")
-
-
-def _add_privacy(add) -> None:
-    """Add the options of de-identification."""
-    hashes = "what becomes of patient, study and series ids"
-    add("--deidentify", choices=("hash", "keep"), default="hash", help=hashes)
-    image_ids = "what becomes of image ids; hash needs --deidentify hash"
-    add("--image_id", choices=("keep", "hash"), default="keep", help=image_ids)
-    secret = f"secret of the hash; created at {deidentify.KEY_FILE} when absent"
-    add("--deidentify_key_file", metavar="FILE", help=secret)
-
-
-def _add_estimate(add) -> None:
-    """Add the options of --estimate."""
-    estimate_help = (
-        "convert nothing: print the shards, bytes and core time that a conversion would take, from "
-        "the listing and the headers of a sample"
-    )
-    add("--estimate", action="store_true", help=estimate_help)
-    sample_help = "files whose headers are read"
-    add("--sample", type=cli.at_least(1, int), default=200, metavar="N", help=sample_help)
-    number = {"type": cli.at_least(0, float)}
-    instead = "instead of what beam/estimate/costs.py calculates"
-    add("--core_seconds", metavar="S", help=f"core time per record, {instead}", **number)
-    add("--record_kb", metavar="KB", help=f"10^3 bytes per record, {instead}", **number)
-
-
-def _window(text: str) -> str:
-    """Return the text if it is a window; an argparse type."""
-    try:
-        pixels.parse_window(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _side(text: str) -> int | None:
-    """Return a number of pixels, None for `none`; an argparse type."""
-    return None if text == "none" else cli.at_least(1, int)(text)
 
 
 # --- inputs: files and labels ---
