@@ -29,7 +29,7 @@ from lake.sources import pixels, reader
 # One image in this many, and the first of each shard, is decoded for the manifest's mean and
 # standard deviation: decoding costs a dozen times what its record does.
 STATISTICS_EVERY = 256
-WRITER_VERSION = 4  # raise it when records of the same input change
+WRITER_VERSION = 5  # raise it when records of the same input change
 DECODERS = (
     *("pydicom", "pillow", "imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "numpy"),
     *("scikit-image", "SimpleITK"),

@@ -27,7 +27,8 @@ DECODE_S = {
     "jpeg-2000": 0.138,
     "jpeg-2000-lossy": 0.026,
     "rle": 0.080,
-    "png": 0.006,
+    **dict.fromkeys(("png", "tiff", "gif"), 0.006),
+    "bmp": 0.004,
     "metaimage": 0.004,
     "uncompressed": 0.004,
 }

@@ -20,7 +20,7 @@ from lake.scan import Header, stable_hash
 from lake.sources import reader, series
 
 LONGEST_SHARD = 2  # times shard_images: its files
-WRITER_VERSION = 3  # raise it when the predictions for the same files change
+WRITER_VERSION = 4  # raise it when the predictions for the same files change
 # The tagged outputs of the steps below.
 REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files", "finished shards"
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from lake import Reject
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
-from lake.sources import dicom, images
+from lake.sources import dicom, formats, images
 
 NAMES = DICOM, IMAGES, METAIMAGE = ("dicom", "images", "metaimage")
 # A pattern such as ct/** matches them, too, but they belong to the .mhd that names them.
@@ -38,10 +38,11 @@ def stem(source: str, path: str) -> str:
 
 
 def quieten() -> None:
-    """Silence pydicom, whose plug-ins each log a traceback when they fail; the reject's message
-    says it once."""
+    """Silence pydicom, whose plug-ins each log a traceback when they fail, and Pillow, which warns
+    of odd metadata; the reject's message says it once."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module="pydicom")
+    for module in ("pydicom", "PIL"):
+        warnings.filterwarnings("ignore", module=module)
 
 
 def read_headers(
@@ -58,11 +59,13 @@ def read_headers(
 def read_file(
     file: BinaryIO, path: str, size: int, settings: ReaderSettings
 ) -> tuple[str, list[Header]]:
-    """Return (source that reads the file, its images) of a file that lies in no lake: PNG and JPEG
-    are told from DICOM by their first bytes, and every frame is an image. Raises Reject."""
-    start = file.read(8)
+    """Return (source that reads the file, its images) of a file that lies in no lake: PNG, JPEG,
+    TIFF, BMP and GIF are told from DICOM by their first bytes, and every frame is an image. Raises
+    Reject."""
+    start = file.read(132)
     file.seek(0)
-    is_image = start.startswith(tuple(images.OPENERS))
+    # A DICOM file may begin as a TIFF, for viewers of slides: its prefix comes after 128 bytes.
+    is_image = start[128:] != b"DICM" and formats.name_of(start) is not None
     source = METAIMAGE if settings.is_ct else IMAGES if is_image else DICOM
     return source, read_headers(source, file, path, size, settings.image_id_from, "each")
 

@@ -15,7 +15,7 @@ from trainer.serving.decode import images as decode_images
 from trainer.serving.decode.stored_image import refuse
 
 # What the converter takes and the graph says it cannot.
-GRAPH_ALONE = {"cmyk.jpg", "turned.jpg", "turned_big_endian.jpg", "turned.png"}
+GRAPH_ALONE = {"a.gif", "cmyk.jpg", "turned.jpg", "turned_big_endian.jpg", "turned.png"}
 # Orientation 6 in an EXIF block of big-endian numbers.
 BIG_ENDIAN = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
 pytestmark = pytest.mark.slow  # the graph takes seconds to make
@@ -47,6 +47,8 @@ def files() -> dict[str, bytes]:
     contents = {
         "grey.png": encoded(grey, "PNG"),
         "deep.png": encoded(deep, "PNG"),
+        "twelve_bits.png": encoded(deep >> 4, "PNG"),
+        "constant.png": encoded(np.full_like(deep, 900), "PNG"),
         "bits.png": encoded(grey, "PNG", "1"),
         "palette.png": encoded(colour, "PNG", "P"),
         "colour.png": encoded(colour, "PNG"),

@@ -198,9 +198,13 @@ def _luma(pixels):
 
 
 def _grey(levels, bits: int) -> GreyTensor:
-    """Return levels without a unit as grey levels of `bits` bits."""
+    """Return levels without a unit as grey levels of `bits` bits; those of more than 8 are shown
+    from the darkest to the brightest that is there."""
     highest = 2**bits - 1
     slope, intercept, low, high = tf.unstack(tf.constant([1.0, 0.0, 0.0, highest], tf.float64))
+    if bits > 8:
+        low = tf.cast(tf.reduce_min(levels), tf.float64)
+        high = tf.maximum(tf.cast(tf.reduce_max(levels), tf.float64), low + 1)
     return GreyTensor(levels, tf.constant(highest), (slope, intercept), (low, high))
 
 
