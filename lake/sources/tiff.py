@@ -26,15 +26,34 @@ SIZES |= {16: 8, 17: 8, 18: 8}
 WHOLE = {1: "B", 3: "H", 4: "L", 16: "Q"}
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 STRIPS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANES = 273, 274, 277, 278, 279, 284
-COLOURS, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, FORMAT = 320, 322, 323, 324, 325, 339
+PREDICTOR, COLOURS, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, FORMAT = (
+    317,
+    320,
+    322,
+    323,
+    324,
+    325,
+    339,
+)
 READ = frozenset(
     (
         *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, ORIENTATION, SAMPLES, PLANES),
-        *(ROWS_PER_STRIP, STRIP_BYTES, COLOURS, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, FORMAT),
+        *(
+            ROWS_PER_STRIP,
+            STRIP_BYTES,
+            PREDICTOR,
+            COLOURS,
+            TILE_WIDTH,
+            TILE_HEIGHT,
+            TILES,
+            TILE_BYTES,
+            FORMAT,
+        ),
     )
 )
 WHITE_IS_0, BLACK_IS_0, PALETTE, YCBCR = 0, 1, 3, 6  # photometric interpretations
 UNCOMPRESSED, JPEG = 1, 7
+PREDICTED = (5, 8, 32946, 34925, 50000)  # LZW, deflate twice, LZMA, Zstandard; libtiff's list
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # sample formats; others are complex
 IMAGEJ_STACK = re.compile(rb"\AImageJ=.*^images=(\d+)", re.DOTALL | re.MULTILINE)
 
@@ -199,6 +218,8 @@ def _check_samples(numbers: dict) -> tuple[int, int, bool]:
         raise Reject(
             "deep-colour", f"{bits} bits per channel in colour or with alpha; make it grey"
         )
+    if _first(numbers, PREDICTOR, 1) != 1 and _first(numbers, COMPRESSION, 1) not in PREDICTED:
+        raise Malformed("the TIFF has a predictor that its compression cannot have")
     if PHOTOMETRIC not in numbers:
         raise Malformed("the TIFF has no PhotometricInterpretation: is 0 black or white?")
     photometric, is_signed = numbers[PHOTOMETRIC][0], formats == {SIGNED}

@@ -313,6 +313,9 @@ def test_every_tiff_that_tifffile_writes_is_what_it_reads():
     for coding, shape, byteorder, dtype, is_white in kinds:
         info = np.iinfo(dtype)
         pixels = rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+        highest = info.max
+        if coding == "jpeg" and dtype == "u2":  # which has 12 bits
+            pixels, highest = pixels & 4095, 4095
         for layout in ({}, {"tile": (16, 32)}, {"rowsperstrip": 3}, {"predictor": True}):
             photometric = "miniswhite" if is_white else "minisblack"
             options = {"compression": coding, "photometric": photometric, **layout}
@@ -326,7 +329,7 @@ def test_every_tiff_that_tifffile_writes_is_what_it_reads():
                 levels = levels_of(data)
             except Reject:
                 continue
-            expected = info.max - expected if is_white else expected
+            expected = highest - expected if is_white else expected
             tolerance = 6 if coding in ("jpeg", "webp") else 0
             assert np.abs(levels - expected).max() <= tolerance, (options, byteorder, dtype)
     assert count > 300
