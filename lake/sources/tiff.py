@@ -219,7 +219,12 @@ def _check_samples(numbers: dict) -> tuple[int, int, bool]:
             "deep-colour", f"{bits} bits per channel in colour or with alpha; make it grey"
         )
     if _first(numbers, PREDICTOR, 1) != 1 and _first(numbers, COMPRESSION, 1) not in PREDICTED:
-        raise Malformed("the TIFF has a predictor that its compression cannot have")
+        message = "a predictor with a compression that has none; save it without"
+        raise Reject("unsupported-tiff", message)
+    if bits == 12 and _first(numbers, WIDTH, 0) % 2:  # Pillow 12 leaves the last column black
+        raise Reject(
+            "unsupported-tiff", "samples of 12 bits and an odd width; save them as 16 bits"
+        )
     if PHOTOMETRIC not in numbers:
         raise Malformed("the TIFF has no PhotometricInterpretation: is 0 black or white?")
     photometric, is_signed = numbers[PHOTOMETRIC][0], formats == {SIGNED}
