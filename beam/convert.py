@@ -17,7 +17,7 @@ from beam.estimate.estimate import estimate
 from beam.running import files, progress, runners
 from beam.running.options import check_beam_arguments
 from lake import InputError, cli
-from lake.labels.tables import Layout
+from lake.labels.columns import Layout
 from lake.records import manifest
 
 

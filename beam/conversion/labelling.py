@@ -14,7 +14,8 @@ from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Packed, Reject, Stopped
 from lake.labels import nodules, tables
-from lake.labels.tables import Label, Layout, Row
+from lake.labels.columns import Layout
+from lake.labels.tables import Label, Row
 from lake.scan import Header
 from lake.sources import images, reader, series
 
@@ -86,9 +87,9 @@ def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
         try:
             with reader.reject_unreadable(path):
                 runs, size = images.read_mask(files.read(path), path)
-            row = Row(0, runs, size=size)
+            row = Row(0, runs, size=size, path=path)
         except Reject as reject:
-            row = Row(0, None, problem=(reject.reason, reject.message))
+            row = Row(0, None, problem=(reject.reason, reject.message), path=path)
         yield images.file_stem(path), row
 
 
@@ -164,10 +165,12 @@ def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Heade
 
 def _label_image(header: Header, rows: list[Row], kind: str, options: ConversionOptions):
     """Return the LabelledImage of an image and its rows; raise Reject where it gets no label."""
-    if rows:
-        label = tables.unite(rows, kind, header.height, header.width, options.dialect)
+    telling = [row for row in rows if not tables.is_silent(row, kind, options.unlabelled)]
+    if telling:
+        label = tables.unite(telling, kind, header.height, header.width, options.dialect)
     else:
-        label = tables.label_without_rows(options.unlabelled, kind)
+        sought = _sought(header.image_id, rows, options)
+        label = tables.label_without_rows(options.unlabelled, kind, sought)
     return LabelledImage(header, label, _split(rows, options))
 
 
@@ -175,7 +178,10 @@ def _label_slices(
     headers: list[Header], rows: list[Row], kind: str, options: ConversionOptions
 ) -> Iterator:
     """Yield the slices of one series that become records, and the number of the others."""
-    label = None if rows else tables.label_without_rows(options.unlabelled, kind)
+    label = None
+    if not rows:
+        sought = _sought(headers[0].series, rows, options)
+        label = tables.label_without_rows(options.unlabelled, kind, sought)
     spheres = None if label == tables.UNKNOWN else [_nodule(row) for row in rows]
     split = _split(rows, options)
     slices, num_left_out = series.slices(headers, spheres, options.empty_slices)
@@ -185,6 +191,15 @@ def _label_slices(
     yield beam.pvalue.TaggedOutput(LEFT_OUT, num_left_out)
     for header, slice_label in slices:
         yield LabelledImage(header, slice_label, split)
+
+
+def _sought(key: str, rows: list[Row], options: ConversionOptions) -> str:
+    """Return the message about an image, or a series, that gets no label from its rows."""
+    if rows:
+        return f"{rows[0].place} of {options.labels} says nothing of {key}"
+    if options.masks:
+        return f"no mask file is named {key}.png, or {key} with another ending: {options.masks}"
+    return f"no row of {options.labels or 'a label CSV'} has the id {key}"
 
 
 def _split(rows: list[Row], options: ConversionOptions) -> str:

@@ -2,17 +2,16 @@
 the flags is reported before a worker starts."""
 
 import argparse
-import itertools
 from dataclasses import dataclass
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion import deidentify, earlier_lake, folders, quotas
+from beam.conversion import deidentify, earlier_lake, folders, label_file, quotas
 from beam.conversion.parser import parser
-from beam.running import files, options
+from beam.running import options
 from beam.running.options import WORK
 from lake import InputError
-from lake.labels import rle, tables
+from lake.labels import columns
 from lake.scan import Storage
 
 # flag -> (the only source that has it, its default)
@@ -24,7 +23,6 @@ SINGLE_SOURCE_FLAGS = {
     "empty_slices": ("metaimage", 0.1),
 }
 ESTIMATE_FLAGS = ("sample", "core_seconds", "record_kb")
-CHECKED_TEXTS = 1000  # run-length texts whose dialect is checked before a conversion starts
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,9 @@ class ConversionOptions:
     splits: str
     folds: int
     split_column: str | None
+    id_column: str | None
+    label_column: str | None
+    classes: tuple[str, ...]  # of the label file: those that are the lesion
     splits_from: str | None  # folder of an earlier lake
     deidentify: str  # hash | keep
     key_file: str | None  # where workers read the secret; it never travels in the pipeline
@@ -79,7 +80,7 @@ class ConversionOptions:
         """Return the options that change the content of the lake, as the manifest lists them."""
         names = ("dataset", "version", "image_id_from", "frames", "class_folders", "dialect")
         names += ("unlabelled", "empty_slices", "splits", "folds", "split_column", "splits_from")
-        names += ("shard_mb", "shard_images", "min_shards")
+        names += ("shard_mb", "shard_images", "min_shards", "id_column", "label_column", "classes")
         return {**{name: getattr(self, name) for name in names}, **self.for_records()}
 
     def path(self, name: str) -> str:
@@ -95,7 +96,7 @@ class ConversionOptions:
 # --- inputs: files and labels ---
 
 
-def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
+def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
     """Return the columns of the label CSV, None without one; raise InputError where inputs are
     missing or do not fit together."""
     for name in ("images", "masks"):
@@ -112,40 +113,16 @@ def check_inputs(flags: argparse.Namespace) -> tables.Layout | None:
         )
     if flags.masks and flags.source == "metaimage":
         raise InputError("--source metaimage takes its labels from a nodule CSV, not from --masks")
-    if flags.split_column and not flags.labels:
-        raise InputError("--split_column needs --labels")
+    for name in ("split_column", "id_column", "label_column", "classes"):
+        if getattr(flags, name) and not flags.labels:
+            raise InputError(f"--{name} needs --labels")
     if flags.split_column and flags.splits_from:
         raise InputError("--split_column and --splits_from: expected one of them")
     if not names and flags.unlabelled == "reject":
         raise InputError(
             "without --labels, --masks or --class_folders say --unlabelled keep (or negative)"
         )
-    return _layout(flags) if flags.labels else None
-
-
-def _layout(flags: argparse.Namespace) -> tables.Layout:
-    """Return the columns of the label CSV; raise InputError where its first rows do not fit the
-    flags."""
-    if not FileSystems.exists(flags.labels):
-        raise InputError(f"--labels={flags.labels}: no such file")
-    conflict = None
-    try:
-        with files.open_unpacked(flags.labels) as file:
-            layout = tables.layout(file, flags.labels, flags.split_column)
-        if layout.kind == "rle":
-            with files.open_unpacked(flags.labels) as file:
-                rows = itertools.islice(tables.read(file, layout), CHECKED_TEXTS)
-                conflict = rle.dialect_conflict([row.value or "" for _, row in rows], flags.dialect)
-    except tables.DAMAGED as error:
-        raise InputError(f"--labels={flags.labels}: not readable: {error}") from None
-    if conflict:
-        raise InputError(f"--labels={flags.labels}: {conflict}")
-    if (layout.kind == "nodule") != (flags.source == "metaimage"):
-        raise InputError(
-            f"--labels={flags.labels} is a {layout.kind} CSV; --source metaimage takes "
-            f"seriesuid,coordX,coordY,coordZ,diameter_mm, the other sources run lengths or classes"
-        )
-    return layout
+    return label_file.layout(flags) if flags.labels else None
 
 
 # --- the other flags ---

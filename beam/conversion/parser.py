@@ -14,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
     summary = "Convert image files and labels to a lake, on any Beam runner."
     parser = cli.parser("beam.convert", summary, epilog=BEAM_OPTIONS)
     _add_inputs(parser.add_argument_group("input").add_argument)
+    _add_labels(parser.add_argument_group("labels").add_argument)
     _add_pixels(parser.add_argument_group("pixels").add_argument)
     _add_splits(parser.add_argument_group("splits and shards").add_argument)
     _add_privacy(parser.add_argument_group("privacy").add_argument)
@@ -22,22 +23,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_inputs(add) -> None:
-    """Add the options of files and labels."""
+    """Add the options of files."""
     add("--source", choices=reader.NAMES, default="dicom", help="kind of the image files")
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
-    add("--labels", metavar="CSV", help="run lengths, classes or nodules per image; may be .gz")
-    add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
-    class_folders = (
-        "instead of a CSV: the folder of an image names its class, as in --images 'ROOT/*/*.png'; "
-        "classes are numbered from 0 in the order of their names, an image's id is FOLDER/NAME"
-    )
-    add("--class_folders", action="store_true", help=class_folders)
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
-    rle_help = "run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major"
-    add("--rle", dest="dialect", choices=rle.DIALECTS, default="relative", help=rle_help)
-    policies = ("reject", "negative", "keep")
-    unlabelled_help = "what becomes of an image without a row or mask"
-    add("--unlabelled", choices=policies, default="reject", help=unlabelled_help)
     id_help = "take an image's id from its file's name or its SOPInstanceUID"
     add("--image_id_from", choices=("name", "uid"), default="name", help=id_help)
     frames_help = "what becomes of a file with several frames"
@@ -48,6 +37,28 @@ def _add_inputs(add) -> None:
     rejects_help = "share of rejected images above which the job fails"
     add("--max_reject_fraction", default=0.01, help=rejects_help, **share)
     add("--detach", action="store_true", help="do not wait for a remote job once it is submitted")
+
+
+def _add_labels(add) -> None:
+    """Add the options of labels and masks."""
+    add("--labels", metavar="CSV", help="run lengths, classes or nodules per image; may be .gz")
+    ids = "column of the label CSV with the images' ids; else one of a known name"
+    add("--id_column", metavar="NAME", help=ids)
+    values = "column of the label CSV with run lengths or classes; else one of a known name"
+    add("--label_column", metavar="NAME", help=values)
+    classes = "of a label file with several classes: those that are the lesion, or all"
+    add("--classes", type=_names, default=(), metavar="NAME,NAME", help=classes)
+    add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
+    class_folders = (
+        "instead of a CSV: the folder of an image names its class, as in --images 'ROOT/*/*.png'; "
+        "classes are numbered from 0 in the order of their names, an image's id is FOLDER/NAME"
+    )
+    add("--class_folders", action="store_true", help=class_folders)
+    rle_help = "run lengths: relative (SIIM), absolute (Kaggle's 1-based, down columns), row_major"
+    add("--rle", dest="dialect", choices=rle.DIALECTS, default="relative", help=rle_help)
+    policies = ("reject", "negative", "keep")
+    unlabelled_help = "what becomes of an image without a row or mask"
+    add("--unlabelled", choices=policies, default="reject", help=unlabelled_help)
 
 
 def _add_pixels(add) -> None:
@@ -103,6 +114,14 @@ def _window(text: str) -> str:
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names between commas; an argparse type."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names with commas between them")
+    return names
 
 
 def _side(text: str) -> int | None:

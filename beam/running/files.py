@@ -4,11 +4,14 @@ A file is written whole or not at all. lake/storage.py does the same for one pro
 TensorFlow.
 """
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import os
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +26,7 @@ UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, 
 # A runner's own work per element takes longer than reading a header, so an element is a chunk of
 # this many files.
 CHUNK_FILES = 32
+UNPACKERS = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -33,10 +37,25 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def open_unpacked(path: str) -> BinaryIO:
-    """Open a file for reading, unpacked where its name ends in .gz; reading a damaged one raises
-    EOFError, OSError or zlib.error. (Beam would unpack a truncated file without an error.)"""
+    """Open a file for reading, unpacked where its name ends in .gz, .bz2, .xz or .zip; reading a
+    damaged one raises EOFError, OSError, zlib.error, lzma.LZMAError or zipfile.BadZipFile. (Beam
+    would unpack a truncated file without an error.)"""
     file = open_binary(path)
-    return gzip.open(file) if path.endswith(".gz") else file
+    ending = path.lower().rpartition(".")[2]
+    if ending in UNPACKERS:
+        return UNPACKERS[ending](file)
+    return _only_member(file, path) if ending == "zip" else file
+
+
+def _only_member(file: BinaryIO, path: str) -> BinaryIO:
+    """Open the one file in a ZIP archive, beside which macOS adds its own; raise OSError where it
+    has none or several."""
+    archive = zipfile.ZipFile(file)
+    names = [name for name in archive.namelist() if not name.endswith("/")]
+    names = [name for name in names if not name.startswith("__MACOSX/")]
+    if len(names) != 1:
+        raise OSError(f"{path} holds {len(names)} files, expected one; unpack it")
+    return archive.open(names[0])
 
 
 def read(path: str) -> bytes:

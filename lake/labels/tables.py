@@ -1,57 +1,42 @@
-"""Label CSVs -> labels. In: open CSV files; out: rows by image id, then one Label per image.
+"""Rows of label CSVs, or mask files -> labels. In: open CSV files; out: rows by image id, then one
+Label per image.
 
-Run-length CSVs (`ImageId,EncodedPixels` in all its spellings), class CSVs (`ImageId,Class`) and
-nodule CSVs (`seriesuid,coordX,coordY,coordZ,diameter_mm`) are recognised by their header or,
-without one, by the values of the second column.
+`columns` says which columns count, `cells` what a cell says, `csv_text` how a CSV is written.
 """
 
 import csv
-import io
 import itertools
-import re
+import lzma
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
-from lake import InputError, Packed, Reject
-from lake.labels import rle
+from lake import Packed, Reject
+from lake.labels import cells, csv_text, rle
+from lake.labels.columns import MAX_QUOTED, Layout, excerpt
 
-ID_COLUMNS = ("imageid", "image_id", "id", "image")
-RLE_COLUMNS = ("encodedpixels", "rle")
-CLASS_COLUMNS = ("class", "label", "target")
-NODULE_COLUMNS = ("seriesuid", "coordx", "coordy", "coordz", "diameter_mm")
-NUMBERS = re.compile(r"-?\d+(\s+-?\d+)*")
-HEAD_ROWS = 100  # from which the columns are recognised
 # Errors of reading a damaged CSV, compressed or not.
-DAMAGED = (csv.Error, EOFError, OSError, zlib.error)
-# Characters. A run-length text can be longer than the csv module's 128 KiB, but an open quote or a
-# file without line ends must not fill the memory.
-FIELD_LIMIT = LINE_LIMIT = 2**24
+DAMAGED = (csv.Error, EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 MAX_SPLIT_NAME = 16
-MAX_QUOTED = 8  # names, values or rows that a message quotes
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Says which columns of a label CSV hold what, by number."""
-
-    kind: Literal["rle", "class", "nodule"]
-    id_column: int
-    value_columns: tuple[int, ...]
-    has_header: bool
-    split_column: int | None = None
 
 
 @dataclass(frozen=True)
 class Row(Packed):
-    """Holds what one row of a CSV, or one mask image, says about an image."""
+    """Holds what one row of a CSV, or one mask file, says about an image."""
 
-    number: int  # line of the CSV from 1, 0 for a mask image
+    number: int  # line of the CSV from 1, 0 for a mask file
     value: str | None  # None: the row ends before its column
     split: str | None = None  # from --split_column
-    size: tuple[int, int] | None = None  # height, width of a mask image
-    problem: tuple[str, str] | None = None  # reason, message of a mask image that is rejected
+    size: tuple[int, int] | None = None  # height, width of the mask, where the row says it
+    problem: tuple[str, str] | None = None  # reason, message of a mask that is rejected
+    path: str = ""  # of a mask file
+
+    @property
+    def place(self) -> str:
+        """Return where a message finds the row."""
+        return self.path or f"row {self.number}"
 
 
 @dataclass(frozen=True)
@@ -76,75 +61,84 @@ UNKNOWN = label_without_mask(-1)
 # --- reading ---
 
 
-def _rows(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of each row; bytes that are not UTF-8 are escaped, so that they spoil
-    only their own row."""
-    csv.field_size_limit(FIELD_LIMIT)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="backslashreplace", newline="")
-    reader = csv.reader(_text_lines(text))
-    for fields in reader:
-        if any(field.strip() for field in fields):
-            yield reader.line_num, [field.strip() for field in fields]
-
-
-def _text_lines(text: io.TextIOBase) -> Iterator[str]:
-    """Yield the lines of a text; raise csv.Error for one that is too long."""
-    while line := text.readline(LINE_LIMIT):
-        if len(line) == LINE_LIMIT:
-            raise csv.Error(f"a line of {LINE_LIMIT:,} characters or more")
-        yield line
-
-
-def layout(file: BinaryIO, path: str, split_column: str | None = None) -> Layout:
-    """Return the Layout of a label CSV, from its first rows; raise InputError where its columns
-    cannot be recognised or it lacks `split_column`."""
-    try:
-        head = [fields for _, fields in itertools.islice(_rows(file), HEAD_ROWS)]
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV: {error}") from None
-    if not head:
-        raise InputError(f"{path}: the label CSV is empty")
-    names = [name.lower() for name in head[0]]
-    numbers = {name: names.index(name) for name in names}  # by name; of equal names the first
-    split_number = None
-    if split_column is not None:
-        split_number = numbers.get(split_column.lower())
-        if split_number is None:
-            raise InputError(
-                f"{path}: no column {split_column!r} for --split_column; its first row is "
-                f"{_excerpt(head[0])}"
-            )
-    if all(name in numbers for name in NODULE_COLUMNS):
-        series, *values = (numbers[name] for name in NODULE_COLUMNS)
-        return Layout("nodule", series, tuple(values), True, split_number)
-    for kind, value_columns in (("rle", RLE_COLUMNS), ("class", CLASS_COLUMNS)):
-        ids = [numbers[name] for name in ID_COLUMNS if name in numbers]
-        values = [numbers[name] for name in value_columns if name in numbers]
-        if ids and values:
-            return Layout(kind, ids[0], (values[0],), True, split_number)
-    # Without a header. Values are empty or missing where negatives were left blank.
-    second_texts = [fields[1] for fields in head if len(fields) == 2 and fields[1]]
-    if len(head[0]) == 2 and second_texts and all(NUMBERS.fullmatch(text) for text in second_texts):
-        is_class = all(text in ("0", "1") for text in second_texts)
-        return Layout("class" if is_class else "rle", 0, (1,), has_header=False)
-    raise InputError(
-        f"{path}: no known columns in its first row {_excerpt(head[0])}; expected "
-        f"ImageId,EncodedPixels or ImageId,Class or {','.join(NODULE_COLUMNS)}"
-    )
-
-
 def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
     """Yield (image id, Row) of every row below the header; raise csv.Error where the text stops
     being a CSV."""
-    numbers = (columns.id_column, *columns.value_columns)
-    for line, fields in itertools.islice(_rows(file), columns.has_header, None):
-        cells = dict(enumerate(fields))
-        image_id, *values = (cells.get(number) for number in numbers)
-        split = None
-        if columns.split_column is not None:
-            split = cells.get(columns.split_column, "")
+    for line, fields in rows_below_header(file, columns):
+        cell_of = dict(enumerate(fields))
+        image_id = "_".join(cell_of.get(number, "") for number in columns.id_columns)
+        values = [cell_of.get(number) for number in columns.value_columns]
         value = None if None in values else " ".join(values)
-        yield image_id or "", Row(line, value, split)
+        split = size = None
+        if columns.split_column is not None:
+            split = cell_of.get(columns.split_column, "")
+        if columns.kind == "nodule" and value is not None:
+            value = value.replace(",", ".")  # decimal commas
+        if columns.kind == "finding" and value is not None and not cells.is_nothing(value):
+            value = str(int(cells.is_chosen(cells.class_names(value), columns.classes)))
+        if columns.has_classes:
+            image_id, class_text = class_of_row(image_id, cell_of, columns)
+            is_chosen = cells.is_chosen([cells.class_name(class_text)], columns.classes)
+            if columns.classes and not is_chosen:
+                value = rle.EMPTY  # it says nothing of the classes that were chosen
+        if columns.size_columns is not None:
+            size = _size(cell_of, columns.size_columns)
+        yield image_id, Row(line, value, split, size)
+
+
+def class_of_row(image_id: str, cell_of: dict[int, str], columns: Layout) -> tuple[str, str]:
+    """Return (image id, class) of a row of run lengths that names one."""
+    if columns.has_class_in_id:
+        image_id, _, class_text = image_id.rpartition("_")
+        return image_id, class_text
+    return image_id, cell_of.get(columns.class_column, "")
+
+
+def _size(cell_of: dict[int, str], size_columns: tuple[int, int]) -> tuple[int, int] | None:
+    """Return (height, width) of the mask of a row, None where its cells hold none."""
+    numbers = [cells.number(cell_of.get(number, "")) for number in size_columns]
+    if any(number is None or number < 1 or number != int(number) for number in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1])
+
+
+def rows_below_header(file: BinaryIO, columns: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, fields) of the rows of a CSV; raise csv.Error where it stops being one, or where
+    a quotation has taken in the rows below it."""
+    rows = csv_text.rows(file, columns.form)
+    for line, fields in itertools.islice(rows, columns.has_header, None):
+        is_long = any("\n" in field or "\r" in field for field in fields)
+        if is_long and _holds_rows(fields, columns):
+            raise csv.Error(
+                f"row {line}: a quotation begins in it that takes in the rows below; close it, or "
+                f"remove its quotation mark"
+            )
+        yield line, fields
+
+
+def _holds_rows(fields: list[str], columns: Layout) -> bool:
+    """Return whether a quotation in a row has swallowed others: its id or class has more than one
+    line, or a field has a line that is a row by itself."""
+    cell_of = dict(enumerate(fields))
+    names = [*columns.id_columns, *(columns.value_columns if columns.kind != "rle" else ())]
+    if any(len(cell_of.get(number, "").splitlines()) > 1 for number in names):
+        return True
+    for text in itertools.chain.from_iterable(field.splitlines() for field in fields):
+        parts = text.split(columns.form.delimiter)
+        numbers = columns.value_columns
+        is_row = len(parts) == len(fields) > max(numbers)
+        if is_row and all(_is_value(parts[number], columns) for number in numbers):
+            return True
+    return False
+
+
+def _is_value(text: str, columns: Layout) -> bool:
+    """Return whether a cell holds what the layout's value columns do."""
+    text = text.strip("\"' ")
+    if columns.kind == "rle":
+        numbers = cells.run_lengths(text)
+        return not numbers or cells.RUNS.fullmatch(numbers) is not None
+    return cells.number(text) is not None
 
 
 # --- labels ---
@@ -152,18 +146,23 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
 
 def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str) -> Label:
     """Return the label of an image of [height, width] pixels from all its rows of one kind (rle,
-    class or folder); raise Reject naming the row."""
-    rows = sorted(rows, key=lambda row: row.number)
+    class, finding or folder); raise Reject naming the row."""
+    rows = sorted(rows, key=lambda row: (row.number, row.path))
     for row in rows:
         if row.problem is not None:
             raise Reject(*row.problem)
         if row.value is None:
-            raise Reject("row-without-value", f"row {row.number} ends before its label")
+            raise Reject("row-without-value", f"{row.place} ends before its label")
         if row.size not in (None, (height, width)):
+            is_turned = row.size == (width, height)
+            hint = "; are its rows and columns exchanged?" if is_turned else ""
             raise Reject(
                 "mask-size",
-                f"the mask has {row.size[0]}x{row.size[1]} pixels, the image {height}x{width}",
+                f"{row.place}: the mask has {row.size[0]}x{row.size[1]} pixels, the image "
+                f"{height}x{width}{hint}",
             )
+    if kind == "finding":  # a chosen class in any row is one
+        return label_without_mask(max(int(row.value) for row in rows))
     if kind == "class":
         return _class_label(rows)
     if kind == "folder":
@@ -171,13 +170,21 @@ def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str)
     parts = []
     for row in rows:
         try:
-            parts.append(rle.runs(row.value, height, width, dialect))
+            text = cells.run_lengths(row.value)
+            parts.append(rle.runs(text, height, width, dialect))
         except Reject as reject:
-            raise Reject(reject.reason, f"row {row.number}: {reject.message}") from None
-    if len({len(part) > 0 for part in parts}) > 1:
-        empty = next(row.number for row, part in zip(rows, parts, strict=True) if not len(part))
-        raise Reject("conflicting-labels", f"row {empty} says no lesion, another row has one")
+            raise Reject(reject.reason, f"{row.place}: {reject.message}") from None
     return label_from_runs(rle.unite(parts))
+
+
+def is_silent(row: Row, kind: str, unlabelled: str) -> bool:
+    """Return whether a row says nothing of its image's class: its cell is empty, or it says -1 and
+    unknown labels are kept."""
+    if kind not in ("class", "finding") or row.value is None:
+        return False
+    return cells.is_nothing(row.value) or (
+        kind == "class" and unlabelled == "keep" and cells.truth(row.value) == -1
+    )
 
 
 def split_of(rows: Iterable[Row]) -> str:
@@ -185,7 +192,7 @@ def split_of(rows: Iterable[Row]) -> str:
     rows = list(rows)
     names = {row.split for row in rows}
     if len(names) > 1:
-        texts = _excerpt(sorted(names))
+        texts = excerpt(sorted(names))
         raise Reject("conflicting-splits", f"rows {_lines(rows)} name the splits {texts}")
     [name] = names or {""}
     if not name:
@@ -208,31 +215,28 @@ def label_from_runs(runs) -> Label:
 def _class_label(rows: list[Row]) -> Label:
     """Return the label that all rows of an image state, 0 or 1; raise Reject where one states
     another, or two differ."""
-    values = {row.value for row in rows}
-    if not values <= {"0", "1"}:
+    truths = {cells.truth(row.value) for row in rows}
+    if not truths <= {0, 1}:
+        values = excerpt(sorted({row.value for row in rows}))
+        is_known = None not in truths
+        hint = "; --unlabelled keep stores -1 as unknown" if is_known else ""
         raise Reject(
             "class-not-0-or-1",
-            f"row {_lines(rows)}: class {' and '.join(_excerpt(sorted(values)))!r}, expected 0 or "
-            f"1",
+            f"row {_lines(rows)}: class {' and '.join(values)!r}, expected 0 or 1{hint}",
         )
-    if len(values) > 1:
+    if len(truths) > 1:
         raise Reject("conflicting-labels", f"row {_lines(rows)}: both class 0 and class 1")
-    return label_without_mask(int(values.pop()))
+    return label_without_mask(truths.pop())
 
 
-def label_without_rows(policy: str, kind: str) -> Label:
-    """Return the label of an image without a row, by `--unlabelled reject|negative|keep`; raise
-    Reject."""
+def label_without_rows(policy: str, kind: str, sought: str) -> Label:
+    """Return the label of an image without a row, by `--unlabelled reject|negative|keep`; raise a
+    Reject with what was `sought`."""
     if policy == "reject":
-        raise Reject("no-label", "no row in the label CSV")
+        raise Reject("no-label", sought)
     if policy == "keep":
         return UNKNOWN
     return NO_LESION if kind == "rle" else label_without_mask(0)
-
-
-def _excerpt(texts: list[str]) -> list[str]:
-    """Return what a message quotes of texts that can be many and long."""
-    return [text[:40] for text in texts[:MAX_QUOTED]]
 
 
 def _lines(rows: list[Row]) -> str:

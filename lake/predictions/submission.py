@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lake import InputError, Reject, storage
-from lake.labels import rle, tables
+from lake.labels import csv_text, rle
 from lake.scan import MAX_PIXELS
 
 HEADER = ("ImageId", "EncodedPixels")
@@ -74,7 +74,7 @@ def majority(texts: list[str], votes: int) -> str:
 
 def _read_cells(path: Path) -> Iterator[list[str]]:
     """Yield the cells of each row; raise InputError where the file is not a CSV."""
-    csv.field_size_limit(tables.FIELD_LIMIT)
+    csv.field_size_limit(csv_text.FIELD_LIMIT)
     try:
         with storage.local(path) as local, local.open(encoding="utf-8", newline="") as file:
             yield from csv.reader(file, strict=True)

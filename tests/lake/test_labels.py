@@ -6,12 +6,12 @@ import io
 import pytest
 
 from lake import InputError, Reject
-from lake.labels import tables
+from lake.labels import columns, tables
 
 
-def read(text: str, encoding: str = "utf-8") -> tuple[tables.Layout, list]:
+def read(text: str, encoding: str = "utf-8") -> tuple[columns.Layout, list]:
     data = text.encode(encoding)
-    layout = tables.layout(io.BytesIO(data), "labels.csv")
+    layout = columns.layout(io.BytesIO(data), "labels.csv")
     return layout, list(tables.read(io.BytesIO(data), layout))
 
 
@@ -116,7 +116,7 @@ def test_nodule_rows_come_as_one_text_of_four_numbers():
 
 def test_the_split_column_is_read_and_must_agree():
     data = b"ImageId,Fold,Class,Split\na,0,1,train\na,0,1,val\nb,0,0,\nc,0,1,my split\nd,0,1,test\n"
-    layout = tables.layout(io.BytesIO(data), "x.csv", "split")
+    layout = columns.layout(io.BytesIO(data), "x.csv", columns.ColumnChoice(split="split"))
     rows = {}
     for name, row in tables.read(io.BytesIO(data), layout):
         rows.setdefault(name, []).append(row)
@@ -126,25 +126,25 @@ def test_the_split_column_is_read_and_must_agree():
             tables.split_of(rows[name])
         assert caught.value.reason == reason
     with pytest.raises(InputError, match="no column 'nosuch'"):
-        tables.layout(io.BytesIO(data), "x.csv", "nosuch")
+        columns.layout(io.BytesIO(data), "x.csv", columns.ColumnChoice(split="nosuch"))
 
 
-def test_a_lesion_and_no_lesion_for_one_image_conflict():
-    with pytest.raises(Reject, match="row 2 says no lesion") as caught:
-        tables.unite([tables.Row(3, "1 2"), tables.Row(2, "-1")], "rle", 4, 4, "relative")
-    assert caught.value.reason == "conflicting-labels"
+def test_an_empty_row_takes_nothing_from_the_lesion_of_another():
+    rows = [tables.Row(3, "1 2"), tables.Row(2, "-1"), tables.Row(4, "")]
+    label = tables.unite(rows, "rle", 4, 4, "relative")
+    assert (label.label, label.rle, label.lesion_px) == (1, "1 2", 2)
 
 
 def test_a_mask_image_must_have_the_size_of_its_image():
-    row = tables.Row(0, "1 2", size=(4, 5))
+    row = tables.Row(0, "1 2", size=(4, 5), path="masks/a.png")
     assert tables.unite([row], "rle", 4, 5, "relative").lesion_px == 2
-    with pytest.raises(Reject, match="4x5 pixels, the image 5x4"):
+    with pytest.raises(Reject, match="masks/a.png: .* 4x5 pixels, the image 5x4; are its rows"):
         tables.unite([row], "rle", 5, 4, "relative")
 
 
 def test_bytes_that_are_not_utf8_spoil_their_own_row_only():
     data = b"ImageId,Class\na,1\n\xff\xfe,1\nb,\xff\nc,0\n"
-    layout = tables.layout(io.BytesIO(data), "x.csv")
+    layout = columns.layout(io.BytesIO(data), "x.csv")
     rows = dict(tables.read(io.BytesIO(data), layout))
     assert rows["a"].value == "1" and rows["c"].value == "0" and len(rows) == 4
     with pytest.raises(Reject):
