@@ -1,5 +1,5 @@
-"""What --labels holds, before a conversion starts. In: the flags; out: the columns of the file, or an
-InputError that says what it looks like."""
+"""What --labels holds, before a conversion starts. In: the flags; out: the columns of the file, or
+an InputError that says what it looks like."""
 
 import argparse
 import itertools
