@@ -81,64 +81,79 @@ def fit_image(
 
     `size`: (height, width) as stored; `box`: box_within of it.
     """
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(jpeg, box, *size, dtype), otherwise)
-    return tf.ensure_shape(_resize_into_box(image, box, side), [side, side, 1])
+    ratio = tf.where(is_jpeg, _jpeg_ratio(size, box), 1)
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(jpeg, ratio, dtype), otherwise)
+    # libjpeg rounds a reduced side up, so that its last pixel reaches beyond the image: the sides
+    # in reduced pixels are no whole numbers.
+    sides = tf.cast(tf.stack(size), tf.float32) / tf.cast(ratio, tf.float32)
+    return tf.ensure_shape(_resize_into_box(image, sides, box, side), [side, side, 1])
 
 
 def box_within(height, width, side: int, fit: str):
     """Return (top, left, height, width) of an image within [side, side]: all of it with the fit
-    "stretch"; else in the middle, with the image's aspect. Whole numbers or integer tensors."""
+    "stretch"; else in the middle, with the image's aspect, and at least a pixel thick. Whole
+    numbers or integer tensors."""
     if fit == "stretch":
         return 0, 0, side, side
-    longest = tf.maximum(height, width) if tf.is_tensor(height) else max(height, width)
-    inner_height = (height * side + longest // 2) // longest
-    inner_width = (width * side + longest // 2) // longest
+    larger = tf.maximum if tf.is_tensor(height) else max
+    longest = larger(height, width)
+    inner_height = larger((height * side + longest // 2) // longest, 1)
+    inner_width = larger((width * side + longest // 2) // longest, 1)
     return (side - inner_height) // 2, (side - inner_width) // 2, inner_height, inner_width
 
 
 def _mask(fields: dict, box: tuple, side: int):
     # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
-    mask = tf.cond(
-        fields["lesion_px"] > 0,
-        lambda: tf.cast(
-            _resize_into_box(tf.io.decode_png(fields["mask"], channels=1), box, side) >= 128,
-            tf.uint8,
-        ),
-        lambda: tf.zeros([side, side, 1], tf.uint8),
-    )
+    def decode():
+        pixels = tf.io.decode_png(fields["mask"], channels=1)
+        sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
+        return tf.cast(_resize_into_box(pixels, sides, box, side) >= 128, tf.uint8)
+
+    mask = tf.cond(fields["lesion_px"] > 0, decode, lambda: tf.zeros([side, side, 1], tf.uint8))
     return tf.ensure_shape(mask, [side, side, 1])
 
 
-def _decode_jpeg(data, box, height, width, dtype: str):
-    """Return the pixels at the smallest of libjpeg's scales that is not below the box's size."""
-    *_, box_height, box_width = box
+def _jpeg_ratio(size: tuple, box: tuple):
+    """Return the largest of libjpeg's reductions at which an image is not below its box's size, a
+    whole number as a scalar tensor."""
+    (height, width), (*_, box_height, box_width) = size, box
+    largest = tf.minimum(height // box_height, width // box_width)
+    ratios = tf.constant(JPEG_RATIOS)
+    return tf.reduce_max(tf.where(ratios <= largest, ratios, 1))
 
-    def decode(ratio: int):
+
+def _decode_jpeg(data, ratio, dtype: str):
+    """Return the pixels of a JPEG, each side reduced by `ratio` and rounded up."""
+
+    def decode(number: int):
         return lambda: tf.cast(
-            tf.io.decode_jpeg(data, channels=1, ratio=ratio, dct_method="INTEGER_ACCURATE"), dtype
+            tf.io.decode_jpeg(data, channels=1, ratio=number, dct_method="INTEGER_ACCURATE"), dtype
         )
 
-    cases = [
-        (tf.logical_and(height >= box_height * ratio, width >= box_width * ratio), decode(ratio))
-        for ratio in JPEG_RATIOS
-    ]
+    cases = [(tf.equal(ratio, number), decode(number)) for number in JPEG_RATIOS]
     return tf.case(cases, default=decode(1))
 
 
-def _resize_into_box(pixels, box, side: int):
+def _resize_into_box(pixels, sides, box, side: int):
     """Return pixels [h, w, 1] as [side, side, 1] of the same type: resized into the box, 0 around
-    it."""
+    it. `sides` [2] float32 says how many of the pixels the image is high and wide."""
     top, left, inner_height, inner_width = box
     size = tf.stack([inner_height, inner_width])
-    has_size = tf.reduce_all(tf.shape(pixels)[:2] == size)
+    inner_sides = tf.cast(size, tf.float32)
 
     def resize():
-        return tf.cast(
-            tf.round(tf.image.resize(tf.cast(pixels, tf.float32), size, antialias=True)),
-            pixels.dtype,
+        # tf.image.resize with antialias=True does this with the pixels' own number for `sides`.
+        resized = tf.raw_ops.ScaleAndTranslate(
+            images=tf.cast(pixels, tf.float32)[None],
+            size=size,
+            scale=inner_sides / sides,
+            translation=tf.zeros([2]),
+            kernel_type="triangle",
+            antialias=True,
         )
+        return tf.cast(tf.round(resized[0]), pixels.dtype)
 
-    inner_pixels = tf.cond(has_size, lambda: pixels, resize)
+    inner_pixels = tf.cond(tf.reduce_all(sides == inner_sides), lambda: pixels, resize)
     return tf.cond(
         tf.reduce_all(size == side),
         lambda: inner_pixels,

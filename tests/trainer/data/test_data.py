@@ -149,6 +149,7 @@ def test_smaller_sides_are_near_an_area_average(train_split, records, side):
         (50, 100, "pad", (16, 0, 32, 64)),
         (100, 30, "pad", (0, 22, 64, 19)),
         (50, 100, "stretch", (0, 0, 64, 64)),
+        (1, 300, "pad", (31, 0, 1, 64)),
     ],
 )
 def test_the_box_of_an_image_within_a_square(height, width, fit, box):
