@@ -102,10 +102,11 @@ test-all: $(TESTS_INSTALLED) lint
 	RADLAKE_EXHAUSTIVE=1 $(PYTEST) $(TWO) -m 'not tfio and not services'
 	$(MAKE) --no-print-directory test-tfio
 
-# What programs of Debian's judge: the report's page in Chromium, DICOM SEG objects by dciodvfy.
+# What programs of Debian's judge: the report's page in Chromium, DICOM SEG objects by dciodvfy,
+# decoded pixels by DCMTK.
 # It installs them where it may; the last lines say what is absent and was skipped.
 test-services: $(TESTS_INSTALLED)
-	@packages=; for pair in chromium:chromium dicom3tools:dciodvfy; do \
+	@packages=; for pair in chromium:chromium dicom3tools:dciodvfy dcmtk:dcmdjpls; do \
 	  command -v $${pair#*:} > /dev/null || packages="$$packages $${pair%:*}"; done; \
 	if [ -n "$$packages" ]; then \
 	  echo "== installing$$packages"; \
