@@ -211,7 +211,7 @@ def labels() -> dict[str, bytes]:
 
 
 # Not read yet.
-WAITING = ("BMP", "TIFF", "nii", "nrrd", "semicolons", "runs in", "mha comp", "mhd comp")
+WAITING = ("nii", "nrrd", "mha comp", "mhd comp")
 SEEDS: dict[str, Callable[[], dict[str, bytes]]] = {
     "dicom": dicom,
     "pictures": pictures,
