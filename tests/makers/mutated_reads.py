@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from makers import mutation_seeds, mutations  # noqa: E402
 
 from lake import InputError, Reject  # noqa: E402
-from lake.labels import tables  # noqa: E402
+from lake.labels import columns, tables  # noqa: E402
 from lake.scan import Scan, Storage  # noqa: E402
 from lake.sources import reader, series  # noqa: E402
 
@@ -96,7 +96,7 @@ class Mutant:
 def label_rows(data: bytes) -> list:
     """Return (id, label or reason) of each image of a label CSV; raise InputError."""
     try:
-        layout = tables.layout(io.BytesIO(data), "labels.csv", None)
+        layout = columns.layout(io.BytesIO(data), "labels.csv")
         rows = list(tables.read(io.BytesIO(data), layout))
     except tables.DAMAGED as error:
         raise InputError(str(error)[:500]) from None
