@@ -107,15 +107,13 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
 
 
 def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
-    """Return (bytes, time) of the files beside a MetaImage header that hold its pixels; None for a
-    file that is not there. A pattern need not match them."""
+    """Return (bytes, time) of the files beside the header of a volume that hold its voxels; None
+    for a file that is not there. A pattern need not match them."""
     from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
 
-    if not path.lower().endswith(metaimage.SUFFIXES):
-        return ()
     file.seek(0)
     versions = []
-    for name in metaimage.data_files(file.read(metaimage.HEADER_BYTES)):
+    for name in metaimage.data_files(path, file.read(metaimage.HEADER_BYTES)):
         data_path = FileSystems.join(FileSystems.split(path)[0], name)
         try:
             status = FileSystems.get_filesystem(data_path).metadata(data_path)

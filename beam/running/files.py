@@ -187,7 +187,7 @@ class Inputs:
         return read(path)
 
     def local(self, path: str) -> str:
-        """Return a local path of the file, and of the data files beside a MetaImage header."""
+        """Return a local path of the file, and of the data files beside the header of a volume."""
         if not storage.is_remote(path):
             return path
         from lake.sources import metaimage
@@ -195,7 +195,7 @@ class Inputs:
         parent, name = FileSystems.split(path)
         if path != self.copied_path:
             self.folder, header = tempfile.TemporaryDirectory(), read(path)
-            data_files = metaimage.data_files(header) if name.lower().endswith(".mhd") else []
+            data_files = metaimage.data_files(path, header)
             for file_name in [name, *data_files]:
                 copy = Path(self.folder.name, os.path.basename(file_name))
                 copy.write_bytes(header if file_name == name else read(f"{parent}/{file_name}"))

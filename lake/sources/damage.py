@@ -32,7 +32,9 @@ def reject_damage(reason: str, path: str) -> Iterator[None]:
         *(OSError, RuntimeError, StopIteration, SyntaxError, SystemError, TypeError, ValueError),
         *(struct.error, zlib.error),
     ) as error:
+        message = " ".join(str(error).split())[:MESSAGE_CHARACTERS]
+        if isinstance(error, Malformed):
+            raise Reject(reason, f"{path}: {message}") from None
         # The message of any other error may quote a name from the header.
-        is_safe = reason == "undecodable" or isinstance(error, Malformed)
-        detail = f": {' '.join(str(error).split())[:MESSAGE_CHARACTERS]}" if is_safe else ""
+        detail = f": {message}" if reason == "undecodable" else ""
         raise Reject(reason, f"{path}: {type(error).__name__}{detail}") from None

@@ -13,8 +13,8 @@ from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
 from lake.sources import dicom, formats, images
 
 NAMES = DICOM, IMAGES, METAIMAGE = ("dicom", "images", "metaimage")
-# A pattern such as ct/** matches them, too, but they belong to the .mhd that names them.
-METAIMAGE_DATA = (".raw", ".zraw")
+# A pattern such as ct/** matches them, too, but they belong to the header that names them.
+METAIMAGE_DATA = (".raw", ".zraw", ".raw.gz")
 
 
 class ReaderSettings(NamedTuple):

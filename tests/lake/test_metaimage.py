@@ -194,8 +194,8 @@ def test_a_header_that_is_no_ct_is_a_reject(tmp_path, line, instead, reason):
 
 
 def test_an_mhd_names_its_data_file():
-    assert metaimage.data_files(MHD.encode()) == ["a.raw"]
-    assert metaimage.data_files(MHD.replace("a.raw", "LOCAL").encode() + b"\0\1\2") == []
+    assert metaimage.data_files("x/a.MHD", MHD.encode()) == ["a.raw"]
+    assert metaimage.data_files("a.mhd", MHD.replace("a.raw", "LOCAL").encode() + b"\0\1\2") == []
 
 
 def test_pixels_that_are_not_there_are_a_reject(tmp_path):
