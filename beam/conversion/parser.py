@@ -24,7 +24,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_inputs(add) -> None:
     """Add the options of files."""
-    add("--source", choices=reader.NAMES, default="dicom", help="kind of the image files")
+    source = (
+        "dicom; images: PNG, JPEG, TIFF, BMP, GIF; metaimage: CT as MetaImage, NIfTI, NRRD, DICOM"
+    )
+    add("--source", choices=reader.NAMES, default="dicom", help=source)
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
     id_help = "take an image's id from its file's name or its SOPInstanceUID"
