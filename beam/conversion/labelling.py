@@ -17,7 +17,7 @@ from lake.labels import nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
-from lake.sources import images, reader, series
+from lake.sources import dicom_masks, masks, reader, series
 
 FRAME = re.compile(r"#\d+$")  # as lake.scan.frame_id ends an id
 ORPHAN_PART = "labels-without-image-"
@@ -68,7 +68,7 @@ def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layo
         | "Pattern" >> beam.Create([options.masks] if options.masks else [])
         | "Match" >> beam.FlatMap(listing.match, "masks", "images", None)
         | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
-        | "Read" >> beam.FlatMap(read_masks)
+        | "Read" >> beam.FlatMap(read_masks, options)
     )
 
 
@@ -81,16 +81,25 @@ def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
         raise Stopped(f"--labels={path}: not readable to its end: {error}") from None
 
 
-def read_masks(chunk: list[tuple[str, int]]) -> Iterator[tuple[str, Row]]:
-    """Yield (image id, Row) of each mask image of a chunk."""
+def read_masks(
+    chunk: list[tuple[str, int]], options: ConversionOptions
+) -> Iterator[tuple[str, Row]]:
+    """Yield (image id, Row) of each mask in the files of a chunk whose names end in
+    `--mask_suffix`."""
     for path, _ in chunk:
+        if masks.image_id(path, options.mask_suffix) is None:
+            continue
+        is_dicom = False
         try:
             with reader.reject_unreadable(path):
-                runs, size = images.read_mask(files.read(path), path)
-            row = Row(0, runs, size=size, path=path)
+                data = files.read(path)
+            is_dicom = dicom_masks.is_dicom(data)
+            parts = masks.read(data, path, options.mask_values)
+            rows = [(part.sop_uid, Row(0, part.text, size=part.size, path=path)) for part in parts]
         except Reject as reject:
-            row = Row(0, None, problem=(reject.reason, reject.message), path=path)
-        yield images.file_stem(path), row
+            rows = [("", Row(0, None, problem=(reject.reason, reject.message), path=path))]
+        for sop_uid, row in rows:
+            yield sop_uid or masks.image_id(path, options.mask_suffix, is_dicom), row
 
 
 # --- the join ---
@@ -198,7 +207,8 @@ def _sought(key: str, rows: list[Row], options: ConversionOptions) -> str:
     if rows:
         return f"{rows[0].place} of {options.labels} says nothing of {key}"
     if options.masks:
-        return f"no mask file is named {key}.png, or {key} with another ending: {options.masks}"
+        name = key + options.mask_suffix
+        return f"no mask file is named {name}.png, or {name} with another ending: {options.masks}"
     return f"no row of {options.labels or 'a label CSV'} has the id {key}"
 
 

@@ -35,7 +35,9 @@ class ConversionOptions:
     source: str  # dicom | images | metaimage
     images: str  # pattern of files
     labels: str | None  # path of a CSV
-    masks: str | None  # pattern of mask images
+    masks: str | None  # pattern of mask files
+    mask_suffix: str  # pattern of what their names have behind those of the images
+    mask_values: tuple[str, ...]  # of the lesion; none: all but 0
     class_folders: bool  # an image's folder names its class
     image_id_from: str  # name | uid
     frames: str  # reject | first | each
@@ -81,6 +83,7 @@ class ConversionOptions:
         names = ("dataset", "version", "image_id_from", "frames", "class_folders", "dialect")
         names += ("unlabelled", "empty_slices", "splits", "folds", "split_column", "splits_from")
         names += ("shard_mb", "shard_images", "min_shards", "id_column", "label_column", "classes")
+        names += ("mask_suffix", "mask_values")
         return {**{name: getattr(self, name) for name in names}, **self.for_records()}
 
     def path(self, name: str) -> str:
@@ -116,6 +119,9 @@ def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
     for name in ("split_column", "id_column", "label_column", "classes"):
         if getattr(flags, name) and not flags.labels:
             raise InputError(f"--{name} needs --labels")
+    for name in ("mask_suffix", "mask_values"):
+        if getattr(flags, name) and not flags.masks:
+            raise InputError(f"--{name} needs --masks")
     if flags.split_column and flags.splits_from:
         raise InputError("--split_column and --splits_from: expected one of them")
     if not names and flags.unlabelled == "reject":

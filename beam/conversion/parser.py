@@ -6,7 +6,7 @@ from beam.conversion import deidentify
 from beam.running.options import BEAM_OPTIONS
 from lake import InputError, cli
 from lake.labels import rle
-from lake.sources import pixels, reader
+from lake.sources import lesions, pixels, reader
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +51,13 @@ def _add_labels(add) -> None:
     add("--label_column", metavar="NAME", help=values)
     classes = "of a label file with several classes: those that are the lesion, or all"
     add("--classes", type=_names, default=(), metavar="NAME,NAME", help=classes)
-    add("--masks", metavar="PATTERN", help="instead of a CSV: mask images of the same file names")
+    add("--masks", metavar="PATTERN", help="instead of a CSV: mask files with the images' names")
+    suffix = "what masks' names have behind those of images, such as _mask or, for several, '_*'"
+    add("--mask_suffix", default="", metavar="TEXT", help=suffix)
+    values = (
+        "of masks with several classes: the values, or colours, of the lesion, as 1,2 or #ff0000"
+    )
+    add("--mask_values", type=_values, default=(), metavar="VALUE,VALUE", help=values)
     class_folders = (
         "instead of a CSV: the folder of an image names its class, as in --images 'ROOT/*/*.png'; "
         "classes are numbered from 0 in the order of their names, an image's id is FOLDER/NAME"
@@ -117,6 +123,14 @@ def _window(text: str) -> str:
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def _values(text: str) -> tuple[str, ...]:
+    """Return the values of a mask's pixels; an argparse type."""
+    try:
+        return lesions.parse_values(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -104,13 +104,7 @@ def open_image(file: BinaryIO) -> ImageFile:
 def grey(file: ImageFile, data: bytes) -> np.ndarray:
     """Decode the image into upright levels [H, W]: uint8, uint16, signed or floating point where a
     TIFF is; `data` is the whole file. Raises Reject."""
-    image = file.image
-    if file.name == "PNG":
-        # Pillow does not check the checksums of pixel data.
-        image = PngImagePlugin.PngImageFile(io.BytesIO(png.pixel_chunks(data)), "")
-    if file.name == "JPEG":
-        codestream.check_scans(data)
-    image.load()
+    image = decode(file, data)
     if image.mode.startswith(("I", "F")):
         levels = np.asarray(image)
         levels = levels.astype(np.uint16) if file.bits == 16 else levels
@@ -124,7 +118,24 @@ def grey(file: ImageFile, data: bytes) -> np.ndarray:
         raise Reject("transparent", "it has pixels that are not opaque; save it without alpha")
     if file.directory:
         levels = tiff.values(levels, file.directory)
-    return TURNS[file.orientation](levels) if file.orientation in TURNS else levels
+    return upright(levels, file)
+
+
+def decode(file: ImageFile, data: bytes) -> Image.Image:
+    """Return Pillow's image, decoded, not turned; `data` is the whole file. Raises Reject."""
+    image = file.image
+    if file.name == "PNG":
+        # Pillow does not check the checksums of pixel data.
+        image = PngImagePlugin.PngImageFile(io.BytesIO(png.pixel_chunks(data)), "")
+    if file.name == "JPEG":
+        codestream.check_scans(data)
+    image.load()
+    return image
+
+
+def upright(pixels: np.ndarray, file: ImageFile) -> np.ndarray:
+    """Return pixels [H, W] turned as the file's EXIF says."""
+    return TURNS[file.orientation](pixels) if file.orientation in TURNS else pixels
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,5 +1,4 @@
-"""PNG, JPEG, TIFF, BMP and GIF files: their bytes become a Header and a Scan; mask images become
-run-length texts.
+"""PNG, JPEG, TIFF, BMP and GIF files: their bytes become a Header and a Scan.
 
 The coded pixels of a baseline grey JPEG and of a plain grey PNG with the lake's bits are stored as
 they are, and the rest of the file, which could name a person, is dropped. Everything else is
@@ -16,7 +15,6 @@ multi-frame         an animation, pages, or several pictures in one file: which 
 deep-colour         16 bits per channel with colour or alpha, which Pillow would cut down to 8
 transparent         pixels that are not opaque: the background is unknown
 undecodable         pixel data is cut off, damaged, or contradicts the header
-mask-not-binary     a mask with values between background and lesion, or with several classes
 """
 
 import io
@@ -27,18 +25,12 @@ from typing import BinaryIO
 import numpy as np
 
 from lake import Reject
-from lake.labels import rle
 from lake.scan import Coding, Header, Scan, Storage
 from lake.sources import formats, pixels
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import reject_damage
 from lake.sources.formats import ImageFile
 from lake.sources.png import bare_png
-
-# JPEG of quality 75 moves a mask's values by up to 43 of 255, and none across half; quality 50
-# moves them by up to 98 (60 masks of SIIM-ACR). A mask with values between these ends is refused.
-STRAY = 1 / 4
-MIN_WHITE = 128  # where the highest value is lower, several values are classes
 
 
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
@@ -89,17 +81,6 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
         return Scan(bare, encoding, header.height, header.width, spacing_mm, rescale, window)
 
 
-def read_mask(data: bytes, path: str) -> tuple[str, tuple[int, int]]:
-    """Return (relative run-length text, (height, width)) of a mask image, at its own size.
-
-    Every pixel that is not 0 is lesion. A mask that went through a lossy code has values near 0 and
-    near its highest, and is cut at half.
-    """
-    with reject_damage("undecodable", path):
-        levels = formats.grey(formats.open_image(io.BytesIO(data)), data)
-        return rle.to_text(rle.from_mask(_is_lesion(levels))), levels.shape
-
-
 def file_stem(path: str) -> str:
     """Return the file's name without its last extension."""
     return PurePosixPath(re.split(r"[/\\]", path)[-1]).stem
@@ -123,20 +104,3 @@ def _is_storable_unchanged(image: ImageFile, header: Header, storage: Storage) -
     is_upright = image.shape == size and image.orientation == 1
     is_coded = image.name in ("PNG", "JPEG")
     return is_coded and is_upright and pixels.is_stored_unchanged(header.bits, *size, storage)
-
-
-def _is_lesion(levels: np.ndarray) -> np.ndarray:
-    """Return the mask [H, W] bool of a mask image's levels; raises Reject."""
-    is_bytes = levels.dtype == np.uint8  # bincount takes 4 ms per megapixel, sorting 10
-    values = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
-    if len(values) == 1 or (len(values) == 2 and values[0] == 0):
-        return levels != 0
-    highest = int(values[-1])
-    is_near = (values <= highest * STRAY) | (values >= highest * (1 - STRAY))
-    if highest < MIN_WHITE or not is_near.all():
-        raise Reject(
-            "mask-not-binary",
-            f"{len(values)} grey values, {values[:4].tolist()} ... {highest}; expected 0 and one "
-            f"other",
-        )
-    return levels > highest / 2

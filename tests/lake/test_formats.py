@@ -16,7 +16,7 @@ from PIL import Image
 
 from lake import Reject
 from lake.scan import Storage
-from lake.sources import images
+from lake.sources import images, masks
 
 AS_IS, DEEP = Storage(bits=8, max_side=None), Storage(bits=16, max_side=None)
 
@@ -246,7 +246,7 @@ def test_a_bmp_of_eight_bits_with_two_colours(grey):
     black_and_white = bytes([0, 0, 0, 0, 255, 255, 255, 0])
     data = bmp(mask[::-1].tobytes(), 24, 32, black_and_white)
     assert (levels_of(data) == mask * 255).all()
-    assert images.read_mask(data, "mask.png")[1] == (24, 32)
+    assert masks.read(data, "mask.png")[0].size == (24, 32)
     white_and_black = bytes([255, 255, 255, 0, 0, 0, 0, 0])
     assert (levels_of(bmp(mask[::-1].tobytes(), 24, 32, white_and_black)) == 255 - mask * 255).all()
 

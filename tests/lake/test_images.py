@@ -1,7 +1,6 @@
-"""PNG and JPEG files -> headers and scans, mask images -> run lengths; independent of the module by
+"""PNG and JPEG files -> headers and scans; independent of the module by
 Pillow alone."""
 
-import csv
 import io
 import struct
 import tracemalloc
@@ -13,9 +12,8 @@ from makers.images import AS_IS, chunk, encoded, header_of, png, reason_of, scan
 from PIL import Image, ImageOps, PngImagePlugin
 
 from lake import Reject
-from lake.labels import rle
 from lake.scan import Scan, Storage
-from lake.sources import images
+from lake.sources import images, masks
 
 DEEP = Storage(bits=16, max_side=None)
 
@@ -255,7 +253,7 @@ def test_mutated_files_are_scans_or_rejects(grey, deep):
         if number % 3 == 0:  # right checksums, so that the damage lies deeper
             content = with_right_checksums(content)
         content = bytes(content)
-        for read in (scan_of, images.read_mask):
+        for read in (scan_of, masks.read):
             try:
                 result = read(content, storage if read is scan_of else "mask.png")
             except Reject as reject:
@@ -278,52 +276,6 @@ def with_right_checksums(data: bytearray) -> bytearray:
     return data
 
 
-@pytest.fixture
-def lesion() -> np.ndarray:
-    rows, columns = np.ogrid[:48, :40]
-    return (rows - 20) ** 2 + 2 * (columns - 15) ** 2 < 150
-
-
-def test_masks_of_every_kind(lesion):
-    expected = (rle.encode(lesion), (48, 40))
-    palette = Image.fromarray(lesion.astype(np.uint8)).convert("P")
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    files = [
-        encoded(lesion),
-        encoded(lesion.astype(np.uint8)),
-        encoded(lesion.astype(np.uint8) * 255, "BMP"),
-        encoded(lesion.astype(np.uint8) * 255, "GIF"),
-        encoded(lesion.astype(np.uint16) * 65535),
-        encoded(lesion.astype(np.float32), "TIFF"),
-        encoded(lesion.astype(np.uint8) * 255, "JPEG", quality=75),
-        encoded(Image.fromarray(lesion.astype(np.uint8) * 255).convert("RGBA")),
-        encoded(palette),
-    ]
-    for data in files:
-        assert images.read_mask(data, "mask.png") == expected
-    assert images.read_mask(encoded(np.zeros((3, 2), np.uint8)), "a") == ("-1", (3, 2))
-    assert images.read_mask(encoded(np.full((3, 2), 255, np.uint8)), "a") == ("0 6", (3, 2))
-
-
-def test_masks_that_are_none(lesion):
-    classes = lesion.astype(np.uint8)
-    classes[0, 0] = 2
-    dark = lesion.astype(np.uint8) * 8
-    dark[0, 0] = 7
-    soft = lesion.astype(np.uint8) * 255
-    soft[0, 0] = 100
-    colours = np.zeros((48, 40, 3), np.uint8)
-    colours[lesion] = 255, 0, 0
-    colours[0, 0] = 0, 0, 255
-    for pixels in (classes, dark, soft, colours, lesion * np.uint8(100) + np.uint8(50)):
-        assert reason_of(images.read_mask, encoded(pixels), "mask.png") == "mask-not-binary"
-    frames = [Image.fromarray(lesion), Image.fromarray(~lesion)]
-    for kind in ("GIF", "TIFF"):
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert reason_of(images.read_mask, data, "mask.png") == "multi-frame"
-    assert reason_of(images.read_mask, b"nothing", "mask.png") == "not-an-image"
-
-
 def test_real_pngs(real_data):
     paths = sorted((real_data / "nih_png" / "images").glob("*.png"))
     assert len(paths) == 20
@@ -336,13 +288,3 @@ def test_real_pngs(real_data):
         assert (stored_pixels(scan) == np.asarray(image.convert("L"))).all()
         num_kept += data[data.index(b"IDAT") : -16] in scan.image
     assert num_kept == 19  # one is RGBA
-
-
-def test_real_masks_as_images(real_data):
-    with open(real_data / "nih_png" / "train-rle.csv", newline="") as file:
-        texts = [row[1].strip() for row in csv.reader(file)][1:]
-    for text in texts[:8]:
-        mask = rle.decode(text, 1024, 1024)
-        expected = rle.to_text(rle.runs(text, 1024 * 1024)), (1024, 1024)
-        assert images.read_mask(encoded(mask), "a.png") == expected
-        assert images.read_mask(encoded(mask, "JPEG"), "a.jpg") == expected

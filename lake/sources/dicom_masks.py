@@ -1,0 +1,155 @@
+"""Masks in DICOM files: grey or colour images, and SEG objects, which name the images that they are
+of. In: bytes; out: lesions, bool arrays [H, W], and SOP Instance UIDs.
+
+A mask's values are its stored ones: no window and no rescale changes what is 0.
+"""
+
+import io
+from collections import defaultdict
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels import iter_pixels
+
+from lake import Reject
+from lake.labels import rle
+from lake.scan import MAX_PIXELS, frame_id
+from lake.sources import dicom, elements, frames, lesions
+from lake.sources.elements import text
+
+PREFIX, PREFIX_PLACE = b"DICM", 128
+SOP_CLASS = 0x00080016
+SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+LOSSY_CODINGS = ("jpeg", "jpeg-2000-lossy")  # of dicom.CODINGS
+MAX_FRAMES = 2**16
+# PS3.3 10.4: the frame's pixels do not lie where those of its source image do.
+MOVED = ("NO", "REORIENTED_ONLY")
+
+
+def is_dicom(data: bytes) -> bool:
+    return data[PREFIX_PLACE : PREFIX_PLACE + len(PREFIX)] == PREFIX
+
+
+def read(data: bytes, path: str, values: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    """Return [(SOP Instance UID of the image or "", lesion [H, W])]: one of an image, of a SEG one
+    per image that it refers to. Raises Reject."""
+    sop_class = text(elements.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
+    if sop_class in (SEGMENTATION, LABEL_MAP):
+        return _read_seg(pydicom.dcmread(io.BytesIO(data)), lesions.numbers_of(values))
+    return [("", _read_image(data, path, values))]
+
+
+def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
+    """Return the lesion of a DICOM image of one frame."""
+    [header] = dicom.read_headers(io.BytesIO(data), path, len(data), "name", "reject")
+    dataset = elements.read(data, dicom.SCAN_TAGS)
+    attributes = frames.frame_attributes(dataset.elements, 0, dicom.SCAN_TAGS)
+    photometric = text(attributes, frames.PHOTOMETRIC)
+    if photometric not in ("MONOCHROME2", "RGB", *dicom.COLOURS):
+        raise Reject(
+            "unknown-colour",
+            f"a mask in {photometric or 'no Photometric Interpretation'}: whether its background "
+            f"is 0 is unclear; save it as MONOCHROME2 or PNG",
+        )
+    levels = frames.decode_frame(attributes, dataset.syntax, header)
+    is_lossy = dicom.CODINGS.get(dataset.syntax) in LOSSY_CODINGS
+    if levels.ndim == 2:
+        return lesions.of_levels(levels, is_lossy, values)
+    if levels.dtype != np.uint8:
+        raise Reject("deep-colour", "16 bits per channel in colour; save it as grey")
+    return lesions.of_colours(levels, is_lossy, values)
+
+
+# --- SEG objects ---
+
+
+def _read_seg(seg: Dataset, numbers: list[int]) -> list[tuple[str, np.ndarray]]:
+    """Return [(SOP Instance UID, lesion)] of a SEG: its frames of the chosen segments, united by
+    the image that they refer to. An image that it refers to without a frame has no lesion."""
+    size, num_frames = (int(seg.Rows), int(seg.Columns)), int(seg.get("NumberOfFrames") or 1)
+    if size[0] * size[1] > MAX_PIXELS or num_frames > MAX_FRAMES:
+        raise Reject("too-large", f"{num_frames} frames of {size[0]} x {size[1]} pixels")
+    chosen = _chosen_segments(seg, numbers)
+    sources = [_source(seg, number) for number in range(num_frames)]
+    parts = defaultdict(list)  # UID -> runs
+    for uid in _referenced_uids(seg):
+        parts[uid] = []
+    is_label_map = seg.SOPClassUID == LABEL_MAP
+    frames_of = defaultdict(set)
+    for uid, frame, _ in sources:
+        frames_of[uid].add(frame)
+    for (uid, frame, segment), values in zip(sources, iter_pixels(seg), strict=True):
+        # An image of several frames is known by the number of each.
+        key = frame_id(uid, frame - 1) if len(frames_of[uid]) > 1 else uid
+        if is_label_map:
+            parts[key].append(rle.from_mask(np.isin(values, chosen)))
+        elif segment in chosen:
+            parts[key].append(rle.from_mask(_binary(values, seg)))
+    return [(uid, rle.to_mask(rle.unite(runs), *size) > 0) for uid, runs in parts.items()]
+
+
+def _chosen_segments(seg: Dataset, numbers: list[int]) -> list[int]:
+    """Return the numbers of the segments that are lesion: those chosen, else the only one."""
+    labels = {
+        int(item.SegmentNumber): str(item.get("SegmentLabel", ""))
+        for item in seg.SegmentSequence
+        if int(item.SegmentNumber) > 0  # 0 is the background of a label map
+    }
+    if not numbers and len(labels) > 1:
+        listed = ", ".join(f"{number} {label[:40]}" for number, label in sorted(labels.items())[:8])
+        raise Reject(
+            "mask-not-binary",
+            f"{len(labels)} segments: {listed}; choose those of the lesion with --mask_values",
+        )
+    return numbers or list(labels)
+
+
+def _source(seg: Dataset, number: int) -> tuple[str, int, int]:
+    """Return (UID of the image that a frame of a SEG is of, its frame from 1, or 0, segment)."""
+    groups = [seg.SharedFunctionalGroupsSequence[0]]
+    if "PerFrameFunctionalGroupsSequence" in seg:
+        groups.insert(0, seg.PerFrameFunctionalGroupsSequence[number])
+    segment = next(
+        (
+            int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            for group in groups
+            if "SegmentIdentificationSequence" in group
+        ),
+        0,
+    )
+    items = [
+        item
+        for group in groups
+        for derivation in group.get("DerivationImageSequence") or ()
+        for item in derivation.get("SourceImageSequence") or ()
+    ]
+    if any(item.get("SpatialLocationsPreserved") in MOVED for item in items):
+        raise Reject("mask-axes", "its frames do not lie as the pixels of their images do")
+    uids = sorted({str(item.ReferencedSOPInstanceUID) for item in items}) or _referenced_uids(seg)
+    if len(uids) != 1:
+        raise Reject(
+            "mask-without-image", f"frame {number + 1} refers to {len(uids)} images, expected one"
+        )
+    numbers = items[0].get("ReferencedFrameNumber") if items else None
+    if isinstance(numbers, pydicom.multival.MultiValue):
+        raise Reject("mask-without-image", f"frame {number + 1} refers to several frames")
+    return uids[0], int(numbers or 0), segment
+
+
+def _referenced_uids(seg: Dataset) -> list[str]:
+    """Return the UIDs of all images that a SEG says it refers to."""
+    return [
+        str(item.ReferencedSOPInstanceUID)
+        for series in seg.get("ReferencedSeriesSequence") or ()
+        for item in series.get("ReferencedInstanceSequence") or ()
+    ]
+
+
+def _binary(values: np.ndarray, seg: Dataset) -> np.ndarray:
+    """Return the lesion of a frame of one segment; raise Reject for shares between all and none."""
+    if seg.get("SegmentationType") == "FRACTIONAL":
+        whole = int(seg.MaximumFractionalValue)
+        if not np.isin(values, (0, whole)).all():
+            raise Reject("mask-not-binary", "shares of pixels (FRACTIONAL), expected a binary SEG")
+    return values != 0

@@ -1,0 +1,157 @@
+"""Which pixels of a decoded mask are lesion. In: grey levels, palette numbers or colours; out: a
+bool array [H, W], or a Reject `mask-not-binary` or `transparent`.
+
+Whatever is not 0, in whichever channel, is lesion, unless the user chose values. A mask that went
+through a lossy code has values near background and near its lesion's, and is cut at half; several
+values that are not that are classes, and are never merged unasked.
+"""
+
+import re
+
+import numpy as np
+
+from lake import Reject
+
+# JPEG of quality 75 moves a mask's values by up to 43 of 255, and none across half; quality 50
+# moves them by up to 98 (60 masks of SIIM-ACR). A mask with values between these ends is refused.
+STRAY = 1 / 4
+# A lossless mask of so few values has none from noise, but a few from soft edges or from classes.
+FEW_VALUES, FEW_STRAY = 8, 1 / 16
+MIN_WHITE = 128  # where the highest value is lower, several values are classes
+COLOUR = re.compile(r"#[0-9a-f]{6}")
+NUMBER = re.compile(r"[0-9]{1,10}")
+ADVICE = "name those of the lesion with --mask_values"
+
+
+def parse_values(text: str) -> tuple[str, ...]:
+    """Return the values of `--mask_values`: whole numbers, or colours as #ff0000; raise ValueError
+    for any other text."""
+    values = tuple(part.strip().lower() for part in text.split(","))
+    if not all(NUMBER.fullmatch(value) or COLOUR.fullmatch(value) for value in values):
+        raise ValueError(f"{text!r}: expected whole numbers or colours, such as 1,2 or #ff0000")
+    return tuple(str(int(value)) if NUMBER.fullmatch(value) else value for value in values)
+
+
+def numbers_of(values: tuple[str, ...]) -> list[int]:
+    """Return the numbers among the values that were chosen."""
+    return [int(value) for value in values if not value.startswith("#")]
+
+
+def of_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
+    """Return the lesion of a mask's levels or numbers [H, W], of any type."""
+    if values:
+        _check_exact(is_lossy)
+        return np.isin(levels, numbers_of(values))
+    is_bytes = levels.dtype == np.uint8  # bincount takes 4 ms per megapixel, sorting 10
+    present = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
+    is_plain = len(present) == 1 or (len(present) == 2 and present[0] == 0)
+    highest = int(present[-1])
+    if is_plain and (not is_lossy or highest >= MIN_WHITE or highest == 0):
+        return levels != 0
+    stray = highest * _stray(len(present), is_lossy)
+    is_near = (present <= stray) | (present >= highest - stray)
+    if highest < MIN_WHITE or present[0] < 0 or not is_near.all():
+        raise Reject(
+            "mask-not-binary",
+            f"{len(present)} grey values, {present[:4].tolist()} ... {highest}; expected 0 and one "
+            f"other; {ADVICE}",
+        )
+    return levels > highest / 2
+
+
+def of_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
+    """Return the lesion of colours uint8 [H, W, 3]."""
+    if values:
+        return _of_chosen_colours(colours, is_lossy, values)
+    levels = colours.max(axis=2)  # a channel is enough
+    highest = int(levels.max())
+    codes, counts = np.unique(_codes(colours)[levels > 0], return_counts=True)
+    if len(codes) <= 1 and (not is_lossy or highest >= MIN_WHITE or highest == 0):
+        return levels > 0
+    present = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)  # [N, 3]
+    stray = highest * _stray(1 + len(codes), is_lossy)
+    is_dark = present.max(axis=1) <= stray
+    # The lesion's own colour is the commonest of the bright ones.
+    own = present[np.argmax(np.where(is_dark, 0, counts))]
+    is_near = np.abs(present - own).max(axis=1) <= stray
+    if highest < MIN_WHITE or not (is_near | is_dark).all():
+        shown = [_colour(code) for code in codes[np.argsort(-counts)][:4]]
+        raise Reject(
+            "mask-not-binary",
+            f"{len(codes)} colours besides black, {', '.join(shown)} ...; expected one; {ADVICE}",
+        )
+    return levels > highest / 2
+
+
+def painted(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Return the colours [H, W, 3] of a mask that are seen on black; raise Reject where it cannot
+    be told whether the transparent pixels or the others are the lesion."""
+    if not alpha.any():  # no picture is meant to be invisible: the channel says nothing
+        return colours
+    is_clear = alpha == 0
+    if is_clear.any():
+        if len(np.unique(_codes(colours)[is_clear])) > 1:
+            raise Reject("transparent", "transparent pixels of several colours; save without alpha")
+        if not colours[~is_clear].any():
+            raise Reject("transparent", "black pixels on a transparent ground; save without alpha")
+    # Rounded up, because a faint colour is one.
+    return -(-colours.astype(np.uint16) * alpha[..., None] // 255)
+
+
+def check_palette(numbers: np.ndarray, colours: np.ndarray) -> None:
+    """Raise Reject where it is unclear which of a palette's numbers [H, W] is the background, whose
+    colour [H, W, 3] should be black: all are black, or none is."""
+    is_black = ~colours.any(axis=2)
+    if is_black.all() and numbers.any():
+        raise Reject("mask-not-binary", f"every colour of its palette is black; {ADVICE}")
+    if not is_black.any() and (numbers == 0).any():
+        raise Reject(
+            "mask-not-binary",
+            f"its background is unclear: number 0 of its palette is {_colour_at(numbers, colours)} "
+            f"and no pixel is black; {ADVICE}",
+        )
+
+
+def _colour_at(numbers: np.ndarray, colours: np.ndarray) -> str:
+    """Return the colour of a palette's number 0."""
+    return _colour(int(_codes(colours)[numbers == 0][0]))
+
+
+def _of_chosen_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...]) -> np.ndarray:
+    """Return the pixels of chosen colours; numbers are levels, where only one channel has any, or
+    all are alike."""
+    _check_exact(is_lossy)
+    codes = _codes(colours)
+    chosen = [int(value[1:], 16) for value in values if value.startswith("#")]
+    lesion = np.isin(codes, chosen)
+    if numbers := numbers_of(values):
+        is_grey = (colours == colours[..., :1]).all()
+        if not is_grey and colours.any(axis=(0, 1)).sum() > 1:
+            raise Reject(
+                "mask-not-binary",
+                "a mask in colour; expected --mask_values with colours, such as #ff0000",
+            )
+        lesion |= np.isin(colours.max(axis=2), numbers)
+    return lesion
+
+
+def _check_exact(is_lossy: bool) -> None:
+    if is_lossy:
+        raise Reject(
+            "mask-not-binary", "a lossy code, whose values are not exact; --mask_values needs PNG"
+        )
+
+
+def _stray(num_values: int, is_lossy: bool) -> float:
+    """Return by what share of the highest value noise may move a mask's values."""
+    return FEW_STRAY if num_values <= FEW_VALUES and not is_lossy else STRAY
+
+
+def _codes(colours: np.ndarray) -> np.ndarray:
+    """Return colours [H, W, 3] as one number each [H, W]."""
+    red, green, blue = (colours[..., channel].astype(np.int64) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _colour(code: int) -> str:
+    return f"#{int(code):06x}"
