@@ -45,6 +45,7 @@ MAX_SEGMENTS = 10_000  # of a JPEG before its pixels; most have ten
 MAX_RUN_BYTES = 2**22
 BMP_BITS, BMP_COMPRESSION, BMP_COLOURS = 28, 30, 46  # positions in a file
 BMP_RUN_LENGTHS = (1, 2)  # compressions
+BMP_HEADERS = [bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)]
 
 
 class ImageFile(NamedTuple):
@@ -65,7 +66,10 @@ class ImageFile(NamedTuple):
 
 def name_of(start: bytes) -> str | None:
     """Return the name of the format that a file's first bytes tell, None for any other."""
-    return next((name for magic, name in STARTS.items() if start.startswith(magic)), None)
+    name = next((name for magic, name in STARTS.items() if start.startswith(magic)), None)
+    # Two letters are few: texts begin with them, too.
+    is_text = name == "BMP" and start[14:18] not in BMP_HEADERS
+    return None if is_text else name
 
 
 def open_image(file: BinaryIO) -> ImageFile:

@@ -10,9 +10,10 @@ from typing import BinaryIO, NamedTuple
 
 from lake import Reject
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
-from lake.sources import dicom, formats, images
+from lake.sources import dicom, images, kinds
+from lake.sources.kinds import DICOM, IMAGES, METAIMAGE
 
-NAMES = DICOM, IMAGES, METAIMAGE = ("dicom", "images", "metaimage")
+NAMES = DICOM, IMAGES, METAIMAGE  # the values of --source
 # A pattern such as ct/** matches them, too, but they belong to the header that names them.
 METAIMAGE_DATA = (".raw", ".zraw", ".raw.gz")
 
@@ -49,11 +50,32 @@ def read_headers(
     source: str, file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
     """Return the Headers of the images in one file, at least one; raises Reject."""
+    with _advise(source, file, path, has_choice=True):
+        return _read_headers(source, file, path, size, image_id_from, frames)
+
+
+def _read_headers(
+    source: str, file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
+) -> list[Header]:
     if size > MAX_FILE_BYTES:
         raise Reject("too-large", f"{path}: {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
     if source == DICOM:
         return dicom.read_headers(file, path, size, image_id_from, frames)
     return _module(source).read_headers(file, path, size)
+
+
+@contextlib.contextmanager
+def _advise(source: str, file: BinaryIO, path: str, has_choice: bool) -> Iterator[None]:
+    """Let the Reject of a file that this source does not read say what the file is instead."""
+    try:
+        yield
+    except Reject:
+        file.seek(0)
+        advice = kinds.advice(file.read(kinds.START_BYTES), path, source, has_choice)
+        if advice is None:
+            raise
+        reason = {DICOM: "not-dicom", IMAGES: "not-an-image", METAIMAGE: "not-a-volume"}[source]
+        raise Reject(reason, f"{path}: {advice}") from None
 
 
 def read_file(
@@ -62,12 +84,12 @@ def read_file(
     """Return (source that reads the file, its images) of a file that lies in no lake: PNG, JPEG,
     TIFF, BMP and GIF are told from DICOM by their first bytes, and every frame is an image. Raises
     Reject."""
-    start = file.read(132)
+    kind = kinds.kind_of(file.read(kinds.START_BYTES), path)
     file.seek(0)
-    # A DICOM file may begin as a TIFF, for viewers of slides: its prefix comes after 128 bytes.
-    is_image = start[128:] != b"DICM" and formats.name_of(start) is not None
+    is_image = kind is not None and kind.sources == (IMAGES,)
     source = METAIMAGE if settings.is_ct else IMAGES if is_image else DICOM
-    return source, read_headers(source, file, path, size, settings.image_id_from, "each")
+    with _advise(source, file, path, has_choice=False):
+        return source, _read_headers(source, file, path, size, settings.image_id_from, "each")
 
 
 def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:
