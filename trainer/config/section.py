@@ -2,12 +2,15 @@
 frozen object, and a message for each group of its values that do not fit together."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# How people write that a field has no value, besides YAML's null. Read as a text, --data.cache=None
+# would be a folder of that name.
+NO_VALUE = ("None", "none", "")
 FIELDS_ALONE = "fields alone"  # the context of a validation that does not look for clashes
 
 
@@ -20,6 +23,22 @@ class Section(BaseModel):
         A message names every field that takes part.
         """
         yield from ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_no_value(cls, content: Any) -> Any:
+        """Return the content with null where a field that may be null has one of NO_VALUE."""
+        if not isinstance(content, dict):
+            return content
+        optional = {
+            name
+            for name, field in cls.model_fields.items()
+            if type(None) in get_args(field.annotation)
+        }
+        return {
+            name: None if name in optional and value in NO_VALUE else value
+            for name, value in content.items()
+        }
 
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> "Section":

@@ -1,8 +1,11 @@
 """Configs: defaults, overrides, and every mistake reported at once."""
 
+from operator import attrgetter
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from lake import InputError
 from trainer.config import files, network
@@ -43,6 +46,33 @@ def test_overrides(yaml_file):
         "gs://b/x/1.0.0",
     )
     assert run.optimizer.learning_rate == 1e-4  # PyYAML reads 1e-4 as text
+
+
+def optional_fields(section, prefix: str = "") -> list[str]:
+    """The fields, `section.field`, of a config that may be null."""
+    names = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            names += optional_fields(value, f"{prefix}{name}.")
+        elif type(None) in get_args(field.annotation) and prefix:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+@pytest.mark.parametrize("value", ["None", "none", "", "null", "~"])
+def test_no_value_is_null_however_it_is_written(yaml_file, tmp_path, value):
+    expected = files.load(yaml_file, [])
+    names = optional_fields(expected)
+    assert {"data.cache", "data.fold", "model.weights", "optimizer.clip_norm"} <= {*names}
+    overrides = [f"--{name}={value}" for name in names]
+    nulls = dict.fromkeys(names)
+    config = files.load(yaml_file, overrides)
+    assert {name: attrgetter(name)(config) for name in names} == nulls
+    in_yaml = tmp_path / "null.yaml"
+    in_yaml.write_text(f"model: {{kind: unetpp}}\ndata:\n  cache: {value}\n")
+    assert files.load(in_yaml, []).data.cache is None
+    assert files.load(yaml_file, ["--model.norm=none"]).model.norm == "none"
 
 
 def test_overrides_reach_into_nested_sections(yaml_file):
