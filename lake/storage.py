@@ -8,6 +8,7 @@ GCS_RETRY_CONFIG_MAX_RETRIES.
 
 import contextlib
 import importlib.util
+import os
 import re
 import shutil
 import tempfile
@@ -29,6 +30,11 @@ PROBE = "unfinished-"  # before the name of an object that is written to try whe
 def is_remote(path: str | Path) -> bool:
     """Return whether a path is a URL, such as gs://BUCKET/PATH."""
     return "://" in str(path)
+
+
+def whole_path(path: str) -> str:
+    """Return the path from the root on, with its symbolic links; a URL is whole already."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def path_of(text: str | Path) -> Path:

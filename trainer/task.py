@@ -136,7 +136,7 @@ def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
 def _load_config(flags: argparse.Namespace, overrides: list[str]):
     from trainer.config import files
 
-    return files.load(flags.config, overrides, lake=flags.lake)
+    return files.with_whole_paths(files.load(flags.config, overrides, lake=flags.lake))
 
 
 def _ensemble(flags: argparse.Namespace, level: int | None):

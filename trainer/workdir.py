@@ -69,14 +69,16 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> None:
     }
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if checkpoint_steps(workdir):
-        differences = files.differences(read_config(workdir), config)
+        # An older run kept relative paths.
+        differences = files.differences(files.with_whole_paths(read_config(workdir)), config)
         changes = [line for line in differences if not line.startswith(FREE_TO_CHANGE)]
         lake = read_json(workdir / LAKE)
         if lake.get("shards") != identity["shards"]:
             changes.append(f"lake: the shards of {lake.get('lake')} -> others in {config.lake}")
         if changes:
             raise InputError(
-                f"{workdir} holds another run; use another --workdir, or repeat its values:\n  "
+                f"{workdir} holds another run; repeat its values, or use another --workdir, where "
+                f"--model.weights={workdir / BEST} starts from what this one learnt:\n  "
                 + "\n  ".join(changes)
             )
     storage.make_folder(workdir)
@@ -169,7 +171,7 @@ def copy_trained(workdir: Path, folder: Path) -> None:
 def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "keras.Model"]:
     """Return a run's config and network with its best weights; raise InputError for an unfinished
     run. `level`: the U-Net++ of that depth in it (trainer/models/unetpp.py)."""
-    from trainer.models import unetpp
+    from trainer.models import unetpp, weight_files
     from trainer.models.build import build
 
     if not (workdir / CONFIG).exists():
@@ -180,6 +182,12 @@ def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "kera
     check_weights(workdir / BEST)
     # Without the weights that training started from: their file may be gone, and is not needed.
     network = build(config.model.model_copy(update={"weights": None}), config.data.side)
+    # Not left to Keras, which warns and goes on where a file lacks layers.
+    if misfit := weight_files.first_misfit(network, workdir / BEST):
+        raise InputError(
+            f"{workdir / BEST} and {workdir / CONFIG} do not belong together: {misfit}; put back "
+            f"the files of one run"
+        )
     with storage.local(workdir / BEST) as weights:
         network.load_weights(weights)
     if level is None:

@@ -40,6 +40,22 @@ def load(path: str | Path, overrides: list[str], lake: str | None = None) -> Con
     return Config.model_validate(content)
 
 
+def with_whole_paths(config: Config) -> Config:
+    """Return the config with whole paths of its lakes and weights: it is used from other folders
+    later."""
+
+    def whole(path: str | None) -> str | None:
+        return path if path in (None, "imagenet") else storage.whole_path(path)
+
+    more_lakes = {whole(lake): weight for lake, weight in config.data.more_lakes.items()}
+    sections = {
+        "lake": whole(config.lake),
+        "data": config.data.model_copy(update={"more_lakes": more_lakes}),
+        "model": config.model.model_copy(update={"weights": whole(config.model.weights)}),
+    }
+    return config.model_copy(update=sections)
+
+
 def save(config: Config, path: Path) -> None:
     """Write every value of the run, defaults included, as YAML that `load` reads."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -33,7 +33,7 @@ def evaluate(
 ) -> str:
     """Score the best weights of runs; write metrics.json, curves and report.html (or `page`) into
     the first workdir; return a table to print."""
-    lake = lake or _lake_of_members(ensemble)
+    lake = lake or ensemble.trained_on()
     content = manifest.load(lake)
     workdir = ensemble.members[0].workdir
     page = page or workdir / f"report{ensemble.label.removeprefix('evaluate')}.html"
@@ -82,17 +82,6 @@ def _unfinished_lines(ensemble: Ensemble) -> list[str]:
         if epoch is not None and epoch < config.train.epochs:
             lines.append(f"{workdir}: the best of {epoch} epochs so far, of {config.train.epochs}")
     return lines
-
-
-def _lake_of_members(ensemble: Ensemble) -> str:
-    """Return the lake that all members were trained on; raise InputError where they differ."""
-    lakes = {member.config.lake for member in ensemble.everyone}
-    if len(lakes) > 1:
-        raise InputError(
-            f"the members were trained on {', '.join(sorted(map(str, lakes)))}; say with --lake "
-            f"which one to score on"
-        )
-    return lakes.pop()
 
 
 def _open_splits(

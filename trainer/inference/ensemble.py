@@ -13,7 +13,8 @@ from typing import NamedTuple
 import tensorflow as tf
 from keras import ops
 
-from lake import InputError
+from lake import InputError, storage
+from lake.records import manifest
 from trainer.config.run import Data
 from trainer.data.batches import Split, evaluation_batches
 from trainer.inference import views
@@ -100,6 +101,23 @@ class Ensemble:
     def settings(self) -> Data:
         """The side, fit and size of the batches."""
         return self.config.data
+
+    def trained_on(self) -> str:
+        """Return the lake that all members were trained on; raise InputError where they differ, or
+        where it is not there any more."""
+        lakes = {member.config.lake for member in self.everyone}
+        if len(lakes) > 1:
+            raise InputError(
+                f"the members were trained on {', '.join(sorted(map(str, lakes)))}; say with "
+                f"--lake which one to use"
+            )
+        [lake] = lakes
+        if not (storage.path_of(lake) / manifest.MANIFEST).exists():
+            raise InputError(
+                f"{storage.whole_path(lake)}: no lake here, and {self.members[0].workdir} was "
+                f"trained on it; say with --lake where it lies now"
+            )
+        return lake
 
     @property
     def label(self) -> str:

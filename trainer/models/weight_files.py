@@ -5,6 +5,7 @@ A .weights.h5 of Keras 3 keeps each layer's tensors under …/vars/0, 1, …, an
 """
 
 import re
+from pathlib import Path
 
 import h5py
 import keras
@@ -12,6 +13,8 @@ import numpy as np
 
 from lake import InputError, storage
 
+# What Keras and h5py raise for a file that is damaged or of another network.
+ERRORS = (ValueError, KeyError, OSError)
 INPUT = "images"  # the name of our networks' first layer; no network of keras.applications has it
 MOST_NAMES = 12  # of the layers that a report lists
 
@@ -28,8 +31,11 @@ def is_radlake_file(path: str) -> bool:
     with storage.local(file_path) as local:
         if not h5py.is_hdf5(local):
             raise InputError(f"weights={path}: not an HDF5 file, such as .weights.h5 or .h5")
-        with h5py.File(local) as file:
-            return (INPUT,) in read_tensors(file)
+        try:
+            with h5py.File(local) as file:
+                return (INPUT,) in read_tensors(file)
+        except ERRORS as error:
+            raise InputError(f"weights={path}: {_damage(error)}") from None
 
 
 def load_application(network: keras.Model, path: str, title: str) -> None:
@@ -37,11 +43,12 @@ def load_application(network: keras.Model, path: str, title: str) -> None:
     try:
         with storage.local(storage.path_of(path)) as local:
             network.load_weights(local)
-    except (ValueError, KeyError, OSError) as error:
+    except ERRORS:
+        misfit = first_misfit(network, path)
         raise InputError(
             f"weights={path}: not the weights of {title} without its top, as keras.applications "
-            f"saves them: {error}"
-        ) from error
+            f"saves them{misfit and f': {misfit}'}"
+        ) from None
     print(f"weights {path}: all {len(network.weights)} tensors of {title} loaded")
 
 
@@ -69,8 +76,37 @@ def load_radlake(network: keras.Model, path: str) -> None:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         report += [f"  {title}: {', '.join(names[:MOST_NAMES])}{more}"] if names else []
     if not matches:
-        raise InputError("\n".join([*report, "nothing fits; is it another network's file?"]))
+        raise InputError(
+            f"weights={path}: none of the {len(layers)} layers fits, so it is another network's "
+            f"file; {first_misfit(network, path)}"
+        )
     print("\n".join(report))
+
+
+def first_misfit(network: keras.Model, path: str | Path) -> str:
+    """Return which layer of the network is the first that a file of weights does not fit, the
+    shapes that it expects and those that the file has; or that the file is damaged; "" where every
+    layer fits."""
+    try:
+        with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
+            tensors_by_name = read_tensors(file)
+    except ERRORS as error:
+        return _damage(error)
+    in_file = {shared_name(name): tensors for name, tensors in tensors_by_name.items() if tensors}
+    absent = ""
+    for name, layer in layers_with_weights(network).items():
+        expected = [tuple(weight.shape) for weight in layer.weights]
+        shapes = [tensor.shape for tensor in in_file.get(shared_name(name), [])]
+        title = f"layer {'/'.join(name)} expects weights of {expected}"
+        if shapes and shapes != expected:
+            return f"{title}, the file has {shapes}"
+        absent = absent or ("" if shapes else f"{title}, the file has none of that name")
+    return absent
+
+
+def _damage(error: Exception) -> str:
+    """Return what an error says about a file that is no whole HDF5 file, in one line."""
+    return f"cut short or damaged; copy it again ({' '.join(str(error).split())[:200]})"
 
 
 def shared_name(name: tuple[str, ...]) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def run(
     if paths:
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
         return predict(ensemble, decision, inputs, output, options)
-    lake = lake or ensemble.config.lake
+    lake = lake or ensemble.trained_on()
     with damage.locate_errors(ensemble.config, lake):
         return predict(ensemble, decision, images.from_lake(lake, split), output, options)
 

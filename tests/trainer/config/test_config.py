@@ -75,6 +75,16 @@ def test_no_value_is_null_however_it_is_written(yaml_file, tmp_path, value):
     assert files.load(yaml_file, ["--model.norm=none"]).model.norm == "none"
 
 
+def test_the_paths_that_a_run_keeps_are_whole(yaml_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = ["--data.more_lakes={b/1.0.0: 0.5, gs://b/c/1.0.0: 1}", "--model.weights=a.h5"]
+    config = files.with_whole_paths(files.load(yaml_file, overrides, lake="a/../x/1.0.0"))
+    assert (config.lake, config.model.weights) == (f"{tmp_path}/x/1.0.0", f"{tmp_path}/a.h5")
+    assert config.data.more_lakes == {f"{tmp_path}/b/1.0.0": 0.5, "gs://b/c/1.0.0": 1}
+    other = files.load(yaml_file, ["--model.weights=imagenet"], lake="gs://b/x/1.0.0")
+    assert files.with_whole_paths(other) == other
+
+
 def test_overrides_reach_into_nested_sections(yaml_file):
     run = files.load(
         yaml_file,

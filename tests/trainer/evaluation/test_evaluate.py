@@ -265,6 +265,8 @@ def test_members_of_different_lakes_need_to_be_told_which(runs, lake, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("--workdir MIXED", "config.yaml do not belong together: layer "),
+        ("--workdir MOVED", "/lakes/gone/1.0.0: no lake here, and "),
         ("--workdir HALF", "no best.weights.h5: the run has not finished its first epoch"),
         ("--workdir EMPTY", "no config.yaml, so no run was trained here"),
         ("--workdir SEGMENTER --classifier HALF", "no best.weights.h5"),
@@ -284,7 +286,14 @@ def test_bad_input_is_one_message(runs, tmp_path, capsys, arguments, message):
     half = tmp_path / "half"
     half.mkdir()
     shutil.copy(runs["segmenter"] / "config.yaml", half)
+    mixed, moved = tmp_path / "mixed", tmp_path / "moved"
+    for folder in (mixed, moved):
+        shutil.copytree(runs["segmenter"], folder)
+    shutil.copy(runs["classifier"] / "best.weights.h5", mixed)
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(re.sub("^lake: .*", "lake: lakes/gone/1.0.0", config))
     folders = {name.upper(): str(folder) for name, folder in runs.items()}
+    folders |= {"MIXED": str(mixed), "MOVED": str(moved)}
     folders |= {"HALF": str(half), "EMPTY": str(tmp_path / "none")}
     words = [folders.get(word, word) for word in arguments.split()]
     try:
