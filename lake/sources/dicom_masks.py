@@ -55,10 +55,10 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
     levels = frames.decode_frame(attributes, dataset.syntax, header)
     is_lossy = dicom.CODINGS.get(dataset.syntax) in LOSSY_CODINGS
     if levels.ndim == 2:
-        return lesions.of_levels(levels, is_lossy, values)
+        return lesions.from_levels(levels, is_lossy, values)
     if levels.dtype != np.uint8:
         raise Reject("deep-colour", "16 bits per channel in colour; save it as grey")
-    return lesions.of_colours(levels, is_lossy, values)
+    return lesions.from_colours(levels, is_lossy, values)
 
 
 # --- SEG objects ---

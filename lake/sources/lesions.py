@@ -37,7 +37,7 @@ def numbers_of(values: tuple[str, ...]) -> list[int]:
     return [int(value) for value in values if not value.startswith("#")]
 
 
-def of_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
+def from_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
     """Return the lesion of a mask's levels or numbers [H, W], of any type."""
     if values:
         _check_exact(is_lossy)
@@ -59,10 +59,10 @@ def of_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) 
     return levels > highest / 2
 
 
-def of_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
+def from_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
     """Return the lesion of colours uint8 [H, W, 3]."""
     if values:
-        return _of_chosen_colours(colours, is_lossy, values)
+        return _from_chosen_colours(colours, is_lossy, values)
     levels = colours.max(axis=2)  # a channel is enough
     highest = int(levels.max())
     codes, counts = np.unique(_codes(colours)[levels > 0], return_counts=True)
@@ -72,8 +72,8 @@ def of_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()
     stray = highest * _stray(1 + len(codes), is_lossy)
     is_dark = present.max(axis=1) <= stray
     # The lesion's own colour is the commonest of the bright ones.
-    own = present[np.argmax(np.where(is_dark, 0, counts))]
-    is_near = np.abs(present - own).max(axis=1) <= stray
+    lesion_colour = present[np.argmax(np.where(is_dark, 0, counts))]
+    is_near = np.abs(present - lesion_colour).max(axis=1) <= stray
     if highest < MIN_WHITE or not (is_near | is_dark).all():
         shown = [_colour(code) for code in codes[np.argsort(-counts)][:4]]
         raise Reject(
@@ -117,7 +117,9 @@ def _colour_at(numbers: np.ndarray, colours: np.ndarray) -> str:
     return _colour(int(_codes(colours)[numbers == 0][0]))
 
 
-def _of_chosen_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...]) -> np.ndarray:
+def _from_chosen_colours(
+    colours: np.ndarray, is_lossy: bool, values: tuple[str, ...]
+) -> np.ndarray:
     """Return the pixels of chosen colours; numbers are levels, where only one channel has any, or
     all are alike."""
     _check_exact(is_lossy)

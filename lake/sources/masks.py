@@ -42,7 +42,7 @@ def read(data: bytes, path: str, values: tuple[str, ...] = ()) -> list[Mask]:
                 for uid, lesion in dicom_masks.read(data, path, values)
             ]
         if nifti_masks.is_nifti(data[: nifti_masks.HEADER_BYTES]):
-            lesion = lesions.of_levels(nifti_masks.read(data), False, values)
+            lesion = lesions.from_levels(nifti_masks.read(data), False, values)
         else:
             lesion = _lesion_of_picture(data, values)
         return [Mask(rle.to_text(rle.from_mask(lesion)), lesion.shape)]
@@ -72,11 +72,11 @@ def _lesion_of_picture(data: bytes, values: tuple[str, ...]) -> np.ndarray:
         levels = formats.grey(file, data)
         if values:
             levels = levels // _step(file, data)
-        return lesions.of_levels(levels, is_lossy, values)
+        return lesions.from_levels(levels, is_lossy, values)
     picture = formats.decode(file, data)
     is_palette = picture.mode == "P"
     if is_palette and values and not any(value.startswith("#") for value in values):
-        lesion = lesions.of_levels(np.asarray(picture), is_lossy, values)
+        lesion = lesions.from_levels(np.asarray(picture), is_lossy, values)
         return formats.upright(lesion, file)
     picture = picture.convert("RGB") if picture.mode == "CMYK" else picture
     colours, alpha = np.split(np.asarray(picture.convert("RGBA")), [3], axis=2)
@@ -84,7 +84,7 @@ def _lesion_of_picture(data: bytes, values: tuple[str, ...]) -> np.ndarray:
         colours = lesions.painted(colours, alpha[..., 0])
     elif is_palette and not values:
         lesions.check_palette(np.asarray(picture), colours)
-    return formats.upright(lesions.of_colours(colours, is_lossy, values), file)
+    return formats.upright(lesions.from_colours(colours, is_lossy, values), file)
 
 
 def _step(file: formats.ImageFile, data: bytes) -> int:

@@ -261,9 +261,9 @@ def test_a_seg_has_the_masks_of_the_images_that_it_names(lesion, options):
     pixels[1], pixels[2, 7, 9:12] = lesion, 1
     expected = {f"1.2.840.9.{k}": pixels[k] > 0 for k in range(4)}
     for omit in (True, False):
-        found = lesions_of(seg(pixels, omit_empty_frames=omit, **options))
-        assert found.keys() == expected.keys()
-        assert all((found[uid] == expected[uid]).all() for uid in expected)
+        result = lesions_of(seg(pixels, omit_empty_frames=omit, **options))
+        assert result.keys() == expected.keys()
+        assert all((result[uid] == expected[uid]).all() for uid in expected)
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
@@ -274,9 +274,9 @@ def test_segments_are_chosen_never_merged(lesion, kind):
     with pytest.raises(Reject, match="3 segments: 1 Segment 1, 2 .* --mask_values"):
         masks.read(data, "seg.dcm")
     for text, numbers in (("1", [1]), ("2,3", [2, 3])):
-        found = lesions_of(data, text)
+        result = lesions_of(data, text)
         for k in range(2):
-            assert (found[f"1.2.840.9.{k}"] == np.isin(pixels[k], numbers)).all()
+            assert (result[f"1.2.840.9.{k}"] == np.isin(pixels[k], numbers)).all()
 
 
 def test_segs_whose_place_or_lesion_is_unclear(lesion):
