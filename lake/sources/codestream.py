@@ -1,23 +1,25 @@
-"""Encoded frames (JPEG, JPEG-LS, JPEG 2000, RLE), examined without decoding: the shape that they
-claim, and the bare JPEG that a record stores."""
+"""The segments of a JPEG or JPEG-LS, examined without decoding: how many scans there are, and the
+bare JPEG that a record stores."""
 
+import itertools
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
 from lake import Reject
-from lake.scan import MAX_PIXELS
 
 # The segments of a baseline JPEG that are stored: frame header, Huffman and quantisation tables,
 # restart interval, start of scan. Any other segment could hold a name.
 KEPT_SEGMENTS = frozenset((0xC0, 0xC4, 0xDB, 0xDD, 0xDA))
+LS_FRAME = 0xF7
 # Frame headers of all JPEG processes (T.81 table B.1, without DHT, JPG and DAC) and of JPEG-LS.
-FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
-J2K_START = b"\xff\x4f\xff\x51"  # start of codestream, then image size (T.800 A.4, A.5)
+FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), LS_FRAME)) - {0xC4, 0xC8, 0xCC}
+STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length (T.81 B.1.1.3)
+MAX_SEGMENTS = 10_000  # an image has a dozen; markers, fill bytes and garbage count, too
 # A progressive JPEG has about ten scans. Each costs 3 ms per megapixel, with or without data: 32 of
 # the largest image are nine seconds.
 MAX_SCANS = 32
-RLE_PADDING = 2**16  # bytes that a run-length segment may expand to beyond its pixels
 # Bytes that may follow FF within entropy-coded data: a stuffed zero, a restart marker, a fill byte.
 IN_SCAN = np.isin(np.arange(256), (0x00, *range(0xD0, 0xD8), 0xFF))
 
@@ -30,7 +32,7 @@ def bare_jpeg(frame: bytes | memoryview, height: int, width: int) -> bytes | Non
     """
     if frame[:2] != b"\xff\xd8":
         return None
-    segments, position = [], 2  # (marker, segment with its marker)
+    kept, position = [], 2  # (marker, segment with its marker)
     while position + 4 <= len(frame):
         if frame[position] != 0xFF:
             return None
@@ -42,17 +44,17 @@ def bare_jpeg(frame: bytes | memoryview, height: int, width: int) -> bytes | Non
         if 0xC1 <= marker <= 0xCF and marker != 0xC4:  # another process than baseline
             return None
         if marker in KEPT_SEGMENTS:
-            segments.append((marker, bytes(frame[position:end])))
+            kept.append((marker, bytes(frame[position:end])))
         position = end
         if marker == 0xDA:
-            scan_end = _scan_end(frame, position)
-            if scan_end < 0:
+            end = scan_end(frame, position)
+            if end < 0:
                 raise ValueError("the JPEG scan has no end")
-            is_end = frame[scan_end : scan_end + 2] == b"\xff\xd9"
-            if not is_end or not _is_sound(segments, height, width):
+            is_end = frame[end : end + 2] == b"\xff\xd9"
+            if not is_end or not _is_sound(kept, height, width):
                 return None
-            headers = [segment for _, segment in segments]
-            return b"".join([b"\xff\xd8", *headers, frame[position : scan_end + 2]])
+            headers = [segment for _, segment in kept]
+            return b"".join([b"\xff\xd8", *headers, frame[position : end + 2]])
     raise ValueError("the JPEG ends before its scan")
 
 
@@ -118,7 +120,7 @@ def _huffman_tables(segment: bytes) -> set[int]:
     return tables if position == len(segment) else set()
 
 
-def _scan_end(frame: bytes | memoryview, position: int) -> int:
+def scan_end(frame: bytes | memoryview, position: int) -> int:
     """Return the position of the first marker from `position` on that ends the scan, -1 without
     one.
 
@@ -130,86 +132,36 @@ def _scan_end(frame: bytes | memoryview, position: int) -> int:
     return position + int(ends[0]) if len(ends) else -1
 
 
-def check_claims(frame: bytes, height: int, width: int, samples: int) -> None:
-    """Raise Reject for a frame that would decode to another shape than [height, width, samples]."""
-    shape = claimed_shape(frame)
-    if shape is None:
-        raise Reject("undecodable", "the codestream has no frame header; it may be cut off")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise Reject(
-            "too-large",
-            f"the codestream says {shape[0]} x {shape[1]} pixels, expected at most "
-            f"{MAX_PIXELS} in all",
-        )
-    if shape != (height, width, samples):
-        raise Reject(
-            "undecodable",
-            f"the codestream says (height, width, samples) = {shape}, Rows, Columns and Samples "
-            f"per Pixel say {(height, width, samples)}",
-        )
-    check_scans(frame)
-
-
-def claimed_shape(frame: bytes) -> tuple[int, int, int] | None:
-    """Return (height, width, samples) of the frame header of a JPEG, JPEG-LS or JPEG 2000
-    codestream; None without one."""
-    start = frame.find(J2K_START, 0, 4096)  # may follow a JP2 file's boxes, against the standard
-    if start >= 0:
-        if len(frame) < start + 42:
-            return None
-        right, bottom, left, top = struct.unpack_from(">4L", frame, start + 8)
-        return bottom - top, right - left, struct.unpack_from(">H", frame, start + 40)[0]
+def segments(frame: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of the segments of a JPEG or JPEG-LS up to its end; the data of a
+    scan lies between two of them. Raises Reject where there are too many."""
     position = 2
-    while position + 10 <= len(frame):
-        if frame[position] != 0xFF or frame[position + 1] == 0xFF:  # garbage, or a fill byte
+    for _ in range(MAX_SEGMENTS):
+        position = frame.find(b"\xff", position)  # between segments there may be garbage
+        if position < 0 or position + 4 > len(frame):
+            return
+        marker = frame[position + 1]
+        if marker in (0x00, 0xFF):  # garbage, or a fill byte
             position += 1
-        elif frame[position + 1] in FRAME_HEADERS:
-            return struct.unpack_from(">HHB", frame, position + 5)
+        elif marker in STANDALONE:
+            position += 2
+        elif marker == 0xD9:  # another picture may follow
+            return
         else:
-            position += 2 + struct.unpack_from(">H", frame, position + 2)[0]
-    return None
+            end = position + 2 + struct.unpack_from(">H", frame, position + 2)[0]
+            yield marker, position, end
+            if end >= len(frame):
+                return
+            position = scan_end(frame, end) if marker == 0xDA else end
+            if position < 0:
+                return
+    raise Reject("too-large", f"the JPEG has more than {MAX_SEGMENTS:,} segments")
 
 
 def check_scans(frame: bytes) -> None:
     """Raise Reject for a JPEG of so many scans that decoding them would take minutes."""
     if frame.count(b"\xff\xda") <= MAX_SCANS:  # also counts those of a thumbnail
         return
-    position, scans = 2, 0
-    while position >= 0 and position + 4 <= len(frame) and scans <= MAX_SCANS:
-        if frame[position] != 0xFF or frame[position + 1] == 0xFF:  # garbage, or a fill byte
-            position += 1
-            continue
-        if frame[position + 1] == 0xD9:  # another picture may follow
-            return
-        is_scan = frame[position + 1] == 0xDA
-        position += 2 + struct.unpack_from(">H", frame, position + 2)[0]
-        if is_scan:
-            scans, position = scans + 1, _scan_end(frame, position)
-    if scans > MAX_SCANS:
+    scans = (1 for marker, _, _ in segments(frame) if marker == 0xDA)
+    if sum(itertools.islice(scans, MAX_SCANS + 1)) > MAX_SCANS:
         raise Reject("too-large", f"the JPEG has more than {MAX_SCANS} scans; save it with fewer")
-
-
-def check_end(frame: bytes) -> None:
-    """Raise Reject for a JPEG or JPEG-LS without an end marker behind its last scan.
-
-    libjpeg-turbo would fill the image up with grey, CharLS 2.4 look for the end half a minute.
-    """
-    if frame.rfind(b"\xff\xd9") < frame.rfind(b"\xff\xda"):
-        raise Reject("undecodable", "the JPEG scan has no end; it may be cut off")
-
-
-def check_runs(frame: bytes, pixels: int, segments: int) -> None:
-    """Raise Reject for run-length segments (PS3.5 G) that expand to more than their pixels."""
-    if len(frame) < 64:
-        raise Reject("undecodable", f"a run-length frame of {len(frame)} bytes has no header")
-    count, *starts = struct.unpack_from("<16L", frame)
-    if count != segments:
-        raise Reject("undecodable", f"{count} run-length segments, expected {segments}")
-    for start, end in zip(starts[:count], [*starts[1:count], len(frame)], strict=True):
-        position, expanded_bytes = start, 0
-        while position < min(end, len(frame)):
-            run = frame[position]
-            expanded_bytes += 257 - run if run > 128 else run + 1 if run < 128 else 0
-            position += 2 if run > 128 else run + 2 if run < 128 else 1
-            if expanded_bytes > pixels + RLE_PADDING:
-                raise Reject("too-large", f"a run-length segment has more than {pixels} pixels")

@@ -1,8 +1,6 @@
 """Damaged files: the errors that parsers and decoders raise on them become Rejects."""
 
 import contextlib
-import struct
-import zlib
 from collections.abc import Iterator
 
 from PIL import Image
@@ -27,11 +25,10 @@ def reject_damage(reason: str, path: str) -> Iterator[None]:
         raise Reject(reject.reason, f"{path}: {reject.message}") from None
     except (Image.DecompressionBombError, MemoryError):
         raise Reject("too-large", f"{path}: decoding takes more memory than there is") from None
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError),
-        *(OSError, RuntimeError, StopIteration, SyntaxError, SystemError, TypeError, ValueError),
-        *(struct.error, zlib.error),
-    ) as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    # Whatever a library raises is the file's fault; some have exceptions that are no Exception.
+    except BaseException as error:
         message = " ".join(str(error).split())[:MESSAGE_CHARACTERS]
         if isinstance(error, Malformed):
             raise Reject(reason, f"{path}: {message}") from None

@@ -189,6 +189,8 @@ def _kept_jpeg(
     """Return the file's own JPEG where a lake may store it unchanged, else None."""
     if not _is_storable_unchanged(attributes, syntax, header, storage):
         return None
+    if not frames.is_encapsulated(attributes[PIXEL_DATA]):  # whatever the transfer syntax says
+        return None
     frame = frames.only_fragment(attributes) if header.frame == 0 else None
     frame = frame or frames.read_codestream(attributes, header.frame)
     return bare_jpeg(frame, header.height, header.width)
@@ -233,11 +235,11 @@ def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage)
             f"MONOCHROME1, MONOCHROME2 and PALETTE COLOR with 1, or {sorted(COLOURS)} with 3; "
             f"convert the file",
         )
-    values = frames.decode_frame(attributes, syntax, header)  # [H, W] or [H, W, 3]
-    if values.ndim == 3:
-        return grey.from_colour(values, header.bits)
-    is_presented = storage.window == "default"
-    return grey.from_values(values, attributes, photometric == "MONOCHROME1", is_presented)
+    frame = frames.decode_frame(attributes, syntax, header)
+    if frame.values.ndim == 3:
+        return grey.from_colour(frame.values, frame.bits)
+    is_presented, attributes = storage.window == "default", frames.with_layout(attributes, frame)
+    return grey.from_values(frame.values, attributes, photometric == "MONOCHROME1", is_presented)
 
 
 def _spacing_mm(attributes: Attributes) -> tuple[float, float]:

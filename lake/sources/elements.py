@@ -26,6 +26,8 @@ PIXEL_TAGS = frozenset((PIXEL_DATA, 0x7FE00008, 0x7FE00009))  # integer, float, 
 LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+# What may follow the pixel data: signatures and padding.
+AFTER_PIXELS = (0xFFFAFFFA, 0xFFFCFFFC)
 BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 TRANSFER_SYNTAX = 0x00020010
 
@@ -182,7 +184,12 @@ def _walk(
         is_pixels = group == 0x7FE0 and tag in PIXEL_TAGS
         if is_pixels and tag not in tags:
             return elements, position, tag
-        position = _end_of(data, start, order, budget) if length == UNDEFINED else start + length
+        if length != UNDEFINED:
+            position = start + length
+        elif is_pixels:
+            position = _end_of_fragments(data, start, budget)
+        else:
+            position = _end_of(data, start, order, budget)
         if tag in tags:
             if position > end:
                 raise Cut(f"the data ends inside {name(tag)}")
@@ -230,6 +237,27 @@ def _end_of(data: bytes, position: int, order: str, budget: Iterator[int]) -> in
         if depth == 0:
             return position
     raise Reject("too-large", f"more than {MAX_ELEMENTS} elements")
+
+
+def _end_of_fragments(data: bytes, position: int, budget: Iterator[int]) -> int:
+    """Return the end of encapsulated pixel data: behind its delimiter or, as some writers leave it
+    out, behind the last whole fragment with which the data ends."""
+    for _ in budget:
+        head = data[position : position + 8].ljust(8, b"\0")
+        group, element, length = struct.unpack("<HHL", head)
+        tag = group << 16 | element
+        if tag == SEQUENCE_END:
+            return position + 8
+        if tag != ITEM:
+            break
+        position += 8 + length
+        if position > len(data):
+            raise Cut("the data ends inside a fragment of the pixel data")
+    rest = data[position:]
+    is_end = tag in AFTER_PIXELS or b"\xfe\xff\xdd\xe0\0\0\0\0".startswith(rest)
+    if rest.strip(b"\0") and not is_end:
+        raise Malformed("the pixel data do not end in a delimiter")
+    return position
 
 
 def _inflate(data: bytes, limit: int | None) -> tuple[bytes, bool]:

@@ -4,22 +4,25 @@ A frame is only decoded once its codestream is known to expand to the size that 
 """
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import apply_color_lut
+from pydicom.encaps import get_frame
+from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
+from lake import Reject
 from lake.scan import Header
-from lake.sources import codestream, decoders, elements
+from lake.sources import decoders, elements, run_lengths, words
+from lake.sources.claims import check_claims, read_claims
 from lake.sources.elements import PIXEL_DATA, Attributes, Element, text, whole_number
 
-SAMPLES, PHOTOMETRIC, FRAMES, ROWS = 0x00280002, 0x00280004, 0x00280008, 0x00280010
-COLUMNS, BITS_ALLOCATED, BITS_STORED, SIGNED = 0x00280011, 0x00280100, 0x00280101, 0x00280103
+SAMPLES, PHOTOMETRIC, PLANAR, FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
+ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED = 0x00280010, 0x00280011, 0x00280100, 0x00280101
+SIGNED = 0x00280103
 PALETTE = 0x00281101  # descriptor of red; green, blue, then the data, plain and segmented
 EXTENDED_OFFSETS, EXTENDED_LENGTHS = 0x7FE00001, 0x7FE00002
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
@@ -29,14 +32,25 @@ GROUPS = frozenset((0x00209113, 0x00289110, 0x00289132, 0x00289145))
 # The attributes that decoding needs: the Image Pixel module with its palettes.
 DECODED_TAGS = frozenset(
     (
-        *(SAMPLES, PHOTOMETRIC, 0x00280006, FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED),
+        *(SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED),
         *(0x00280102, SIGNED, *range(PALETTE, PALETTE + 3), *range(0x00281201, 0x00281204)),
         *(*range(0x00281221, 0x00281224), PIXEL_DATA),
     )
 )
-TAGS = DECODED_TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_LENGTHS}
+TAGS = DECODED_TAGS | words.TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_LENGTHS}
 # Little endian, as all encapsulated data is.
 ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+UNDEFINED_LENGTH = b"\xff\xff\xff\xff"
+YBR = ("YBR_FULL", "YBR_FULL_422")  # JPEG 2000 transforms its own YBR back to RGB
+COLOUR_BLOCK = 2**18  # pixels that are converted at a time
+
+
+class Frame(NamedTuple):
+    """A decoded frame."""
+
+    values: np.ndarray  # [H, W], or [H, W, 3] RGB
+    bits: int  # of a value; a codestream may have others than the header states
+    is_signed: bool
 
 
 def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -> Attributes:
@@ -70,6 +84,12 @@ def only_fragment(attributes: Attributes) -> memoryview | None:
     return view[table_end + 8 : end] if is_last else None
 
 
+def is_encapsulated(element: Element) -> bool:
+    """Return whether the pixel data are encapsulated frames: of undefined length, or items."""
+    length = element.data[element.start - 4 : element.start]
+    return length == UNDEFINED_LENGTH or element.data[element.start : element.start + 4] == ITEM_TAG
+
+
 def read_codestream(attributes: Attributes, frame: int) -> bytes:
     """Return the codestream of one frame of encapsulated pixel data."""
     tags = (EXTENDED_OFFSETS, EXTENDED_LENGTHS)
@@ -82,46 +102,119 @@ def read_codestream(attributes: Attributes, frame: int) -> bytes:
     )
 
 
-def decode_frame(attributes: Attributes, syntax: str, header: Header) -> np.ndarray:
+def decode_frame(attributes: Attributes, syntax: str, header: Header) -> Frame:
     """Return a decoded frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes.
 
-    Raises Reject where there is no decoder or the frame would decode to another size.
+    Raises Reject where there is no decoder, the frame would decode to another size, or it is
+    unclear which bits are the pixels.
     """
-    uid = UID(syntax)
-    decoder, plugin = decoders.find(uid)
-    dataset = _image_pixel_module(attributes, uid)
-    index = 0 if decoder.is_encapsulated else header.frame
-    if decoder.is_encapsulated:
-        frame = read_codestream(attributes, header.frame)
-        _check_expansion(frame, uid, header, attributes)
-        dataset.NumberOfFrames = 1
-        dataset.add_new(PIXEL_DATA, "OB", encapsulate([frame], has_bot=False))
-    pixels, _ = decoder.as_array(dataset, index=index, decoding_plugin=plugin)
+    decoders.check_syntax(syntax)
+    layout = words.read_layout(attributes)
+    if is_encapsulated(attributes[PIXEL_DATA]):
+        frame = _encapsulated(attributes, syntax, header, layout)
+    else:
+        frame = _uncompressed(attributes, syntax, header, layout)
     if text(attributes, PHOTOMETRIC) != "PALETTE COLOR":
-        return pixels
-    return _in_bits(apply_color_lut(pixels, dataset)[..., :3], header.bits)
+        return frame
+    colours = apply_color_lut(frame.values, _image_pixel_module(attributes))[..., :3]
+    return Frame(_in_bits(colours, header.bits), header.bits, False)
 
 
-def _check_expansion(frame: bytes, uid: UID, header: Header, attributes: Attributes) -> None:
-    """Raise Reject unless the frame will decode to the size that the header states."""
-    samples = whole_number(attributes, SAMPLES) or 1
-    if uid == RLELossless:
-        sample_bytes = (whole_number(attributes, BITS_ALLOCATED) + 7) // 8
-        codestream.check_runs(frame, header.height * header.width, samples * sample_bytes)
-        return
-    codestream.check_claims(frame, header.height, header.width, samples)
-    if uid in decoders.BY_IMAGECODECS:
-        codestream.check_end(frame)
+def with_layout(attributes: Attributes, frame: Frame) -> Attributes:
+    """Return the attributes with the bits and the sign that the values have, whatever the header
+    says."""
+    bits, sign = (struct.pack("<H", number) for number in (frame.bits, frame.is_signed))
+    layout = {words.BITS_STORED: bits, words.SIGNED: sign}
+    return attributes | {tag: Element(b"US", data, 0, 2, "<") for tag, data in layout.items()}
 
 
-def _image_pixel_module(attributes: Attributes, uid: UID) -> Dataset:
-    """Return the attributes as the data set that pydicom's decoders take."""
-    is_little = attributes[ROWS].order == "<"
-    tags = sorted(map(BaseTag, DECODED_TAGS & attributes.keys()))
+def _uncompressed(
+    attributes: Attributes, syntax: str, header: Header, layout: words.Layout
+) -> Frame:
+    """Return a frame of uncompressed pixel data."""
+    element, photometric = attributes[PIXEL_DATA], text(attributes, PHOTOMETRIC)
+    samples, count = (whole_number(attributes, tag) or 1 for tag in (SAMPLES, FRAMES))
+    num_bytes = header.height * header.width * samples * count * layout.allocated // 8
+    if UID(syntax).is_encapsulated and element.end - element.start - num_bytes not in (0, 1):
+        raise Reject(
+            "undecodable", f"the transfer syntax says {UID(syntax).name}, the pixel data are native"
+        )
+    decoder = get_decoder(ExplicitVRBigEndian if element.order == ">" else ExplicitVRLittleEndian)
+    samples, _ = decoder.as_array(
+        memoryview(element.data)[element.start : element.end],
+        index=header.frame,
+        raw=True,
+        rows=header.height,
+        columns=header.width,
+        number_of_frames=count,
+        samples_per_pixel=samples,
+        photometric_interpretation=photometric,
+        planar_configuration=whole_number(attributes, PLANAR),
+        bits_allocated=layout.allocated,
+        bits_stored=layout.stored,
+        pixel_representation=0,
+        pixel_keyword="PixelData",
+        pixel_vr=(element.vr or b"OW").decode(),
+        correct_unused_bits=False,
+        view_only=layout.allocated > 8,  # others are copied, or unpacked
+    )
+    values = words.values_of_words(samples, layout)
+    if values.ndim == 3 and photometric in YBR:
+        values = _rgb(values)
+    return Frame(values, layout.stored, layout.is_signed)
+
+
+def _encapsulated(
+    attributes: Attributes, syntax: str, header: Header, layout: words.Layout
+) -> Frame:
+    """Return an encapsulated frame, read by its own code, whatever the transfer syntax says."""
+    codestream, photometric = (
+        read_codestream(attributes, header.frame),
+        text(attributes, PHOTOMETRIC),
+    )
+    is_run_lengths = run_lengths.is_header(codestream)
+    claims = None if is_run_lengths else read_claims(codestream)
+    shape = (header.height, header.width, whole_number(attributes, SAMPLES) or 1)
+    if claims is not None:
+        check_claims(codestream, claims, *shape)
+        samples = decoders.decode(codestream, claims)
+        values, bits = words.values_of_code(samples, claims, layout)
+        is_ybr = claims.colours == "YBR" or (photometric in YBR and claims.colours != "RGB")
+    elif is_run_lengths or syntax == RLELossless:
+        samples = run_lengths.decode(codestream, shape, layout.allocated)
+        values, bits, is_ybr = (
+            words.values_of_words(samples, layout),
+            layout.stored,
+            photometric in YBR,
+        )
+    elif not UID(syntax).is_encapsulated:
+        raise Reject(
+            "undecodable",
+            f"the transfer syntax says {UID(syntax).name}, the pixel data are encapsulated",
+        )
+    else:
+        raise Reject("undecodable", "the codestream has no frame header; it may be cut off")
+    if values.ndim == 3 and is_ybr:
+        values = _rgb(values)
+    return Frame(values, bits, layout.is_signed)
+
+
+def _rgb(values: np.ndarray) -> np.ndarray:
+    """Return YCbCr colours [H, W, 3] as RGB; of more than 8 bits, as greys of their luma."""
+    if values.dtype != np.uint8:
+        return np.broadcast_to(values[..., :1], values.shape)
+    result, step = np.empty_like(values), max(1, COLOUR_BLOCK // values.shape[1])
+    for start in range(0, len(values), step):  # as floats they take eight times the memory
+        block = values[start : start + step]
+        result[start : start + step] = convert_color_space(block, "YBR_FULL", "RGB")
+    return result
+
+
+def _image_pixel_module(attributes: Attributes) -> Dataset:
+    """Return the attributes as a data set of pydicom's."""
+    tags = sorted(map(BaseTag, DECODED_TAGS & attributes.keys() - {PIXEL_DATA}))
     dataset = Dataset({tag: _raw(tag, attributes[tag]) for tag in tags})
-    dataset.set_original_encoding(attributes[ROWS].vr is None, is_little)
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid
+    dataset.set_original_encoding(attributes[ROWS].vr is None, attributes[ROWS].order == "<")
     return dataset
 
 

@@ -155,6 +155,7 @@ def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
     attributes = dataset.elements
     if frames.PIXEL_DATA not in attributes:
         raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
-    values = frames.decode_frame(attributes, dataset.syntax, header)
-    levels, _, (slope, intercept), _ = grey.from_values(values, attributes, False, False)
+    frame = frames.decode_frame(attributes, dataset.syntax, header)
+    attributes = frames.with_layout(attributes, frame)
+    levels, _, (slope, intercept), _ = grey.from_values(frame.values, attributes, False, False)
     return levels * slope + intercept

@@ -5,6 +5,8 @@ SimpleITK), or from another where GDCM has the decoder that the converter uses: 
 libjpeg (pylibjpeg-libjpeg) for JPEG-LS and lossy JPEG, OpenJPH for High-Throughput JPEG 2000.
 """
 
+import io
+from pathlib import Path
 from typing import NamedTuple
 
 import imagecodecs
@@ -33,6 +35,9 @@ def read(path: str) -> Reading:
     """Return the frames of a file by the first reader that has them; raises the error of the last,
     of any kind, where none does."""
     dataset = pydicom.dcmread(path, force=True)
+    if "PixelData" not in dataset:  # pydicom leaves them out where their delimiter is missing
+        content = Path(path).read_bytes() + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        dataset = pydicom.dcmread(io.BytesIO(content), force=True)
     syntax = dataset.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian)
     is_lossy = syntax in (*LOSSY_JPEG, uid.JPEGLSNearLossless)
     is_colour = dataset.get("SamplesPerPixel", 1) == 3
@@ -62,7 +67,10 @@ def _by_libjpeg(path: str, dataset: pydicom.Dataset, levels_apart: float) -> Rea
     """Read JPEG of the retired processes too, which pydicom refuses by their names."""
     if dataset.file_meta.TransferSyntaxUID in LOSSY_JPEG and dataset.BitsStored > 8:
         dataset.file_meta.TransferSyntaxUID = uid.JPEGExtended12Bit
-    stored = pixel_array(dataset, decoding_plugin="pylibjpeg")
+    # pydicom would cut the bits above Bits Stored off, into which a lossy code may swing.
+    is_lossy = dataset.file_meta.TransferSyntaxUID in LOSSY_JPEG
+    options = {"correct_unused_bits": False} if is_lossy else {}
+    stored = pixel_array(dataset, decoding_plugin="pylibjpeg", **options)
     return _meaning(stored if _num_frames(dataset) > 1 else stored[None], dataset, levels_apart)
 
 
