@@ -109,13 +109,16 @@ def test_every_file_is_accounted_for(actual):
 @pytest.fixture(scope="module")
 def odd_files(tmp_path_factory) -> Path:
     """A folder of pydicom's own files, of every transfer syntax, colours and palettes, frames and
-    damage; a 16-bit PNG, a palette, a colour JPEG that lies on its side, and a damaged PNG."""
+    damage; a 16-bit PNG, and TIFF, a palette, a BMP, a colour JPEG that lies on its side, and a
+    damaged PNG."""
     folder = tmp_path_factory.mktemp("odd")
     for path in PACKAGED.glob("*.dcm"):
         shutil.copy(path, folder)
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 40_000, (70, 90)).astype(np.uint16)
     Image.fromarray(deep).save(folder / "deep.png")
+    Image.fromarray(deep >> 4).save(folder / "twelve_bits.tif", compression="tiff_lzw")
+    Image.fromarray((deep >> 8).astype(np.uint8)).save(folder / "bitmap.bmp")
     colours = Image.fromarray(rng.integers(0, 256, (80, 60, 3)).astype(np.uint8))
     colours.quantize(16).save(folder / "palette.png")
     exif = Image.Exif()
@@ -157,6 +160,8 @@ def test_what_the_converter_takes_is_predicted_as_predict_does(
         "examples_rgb_color",
         "examples_ybr_color#0029",
         "deep",
+        "twelve_bits",
+        "bitmap",
         "palette",
     }
     assert names <= rows.keys() and len({text for text, *_ in rows.values()}) > 8
@@ -184,7 +189,7 @@ def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
     run_task("export", "--workdir", workdir, "--output", tmp_path / "exported")
     (tmp_path / "in" / "again").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for number, name in enumerate(("one.mhd", "two.mha", "again/one.mhd")):
+    for number, name in enumerate(("one.mhd", "two.nii.gz", "again/one.mhd")):
         voxels = chest(rng, 5 + number)
         write_volume(volume(voxels), tmp_path / "in", name)
     write_volume(volume(voxels), tmp_path / "in", "three.mhd", compress=True)

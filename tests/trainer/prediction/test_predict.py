@@ -61,7 +61,8 @@ def picture(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.nd
     return pixels
 
 
-def save_png(path: Path, pixels: np.ndarray) -> None:
+def save_image(path: Path, pixels: np.ndarray) -> None:
+    """Write an image in the format that the path's ending names."""
     Image.fromarray(pixels).save(path)
 
 
@@ -104,7 +105,7 @@ def shapes(tmp_path) -> dict[str, np.ndarray]:
     (tmp_path / "in" / "below").mkdir(parents=True)
     for number, (name, pixels) in enumerate(images.items()):
         if number % 2:
-            save_png(tmp_path / "in" / f"{name}.png", pixels)
+            save_image(tmp_path / "in" / f"{name}.png", pixels)
         else:
             save_dicom(tmp_path / "in" / "below" / f"{name}.dcm", pixels, PixelSpacing=[0.2, 0.5])
     return images
@@ -112,7 +113,7 @@ def shapes(tmp_path) -> dict[str, np.ndarray]:
 
 def test_masks_lie_where_the_lesions_are(shapes, tmp_path):
     save_dicom(tmp_path / "in" / "g.dcm", picture(64, 64, (0, 0, 2, 2)), PixelSpacing=None)
-    save_png(tmp_path / "in" / ".hidden.png", picture(64, 64))
+    save_image(tmp_path / "in" / ".hidden.png", picture(64, 64))
     paths = [str(path) for path in (tmp_path / "in").rglob("*") if path.is_file()]
     inputs = input_files.from_files(
         [path for path in reversed(paths) if ".hidden" not in path], RADIOGRAPHS
@@ -156,7 +157,8 @@ def test_one_file_without_pixels_among_100(tmp_path):
     sizes = {}
     for number in range(98):
         name, box = f"image{number:02d}", (number % 16, 3, 1, 5)
-        save_png(tmp_path / "in" / f"{name}.png", picture(16, 16, box))
+        suffix = {10: "tif", 11: "bmp", 12: "gif"}.get(number, "png")
+        save_image(tmp_path / "in" / f"{name}.{suffix}", picture(16, 16, box))
         sizes[name] = (16, 16)
     save_dicom(tmp_path / "in" / "image50.dcm", picture(16, 16))  # after image50.png's id
     save_dicom(tmp_path / "in" / "none.dcm", picture(16, 16), PixelData=None)
@@ -229,7 +231,7 @@ def test_segs_hold_the_masks_of_the_submission(tmp_path):
     uids = {"a": "1.2.826.0.1.3680043.9.7", "b": "ID_b"}
     for name, uid in uids.items():
         save_dicom(tmp_path / "in" / f"{name}.dcm", pixels, SOPInstanceUID=uid)
-    save_png(tmp_path / "in" / "c.png", pixels)
+    save_image(tmp_path / "in" / "c.png", pixels)
     for mint_uids, failed_ids in ((False, ["b", "c"]), (True, ["c"])):
         output = tmp_path / f"out{mint_uids}"
         message = predict_files(tmp_path / "in", output, seg="nodule", mint_uids=mint_uids)
@@ -266,8 +268,8 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
         return volume(voxels, spacing=spacing)
 
     write_volume(ct((20, 30, 4, 6.0), (50, 10, 8, 8.0)), tmp_path / "in", "one.mhd")
-    write_volume(ct((33, 44, 6, 7.0)), tmp_path / "in", "two.mha")
-    write_volume(ct(), tmp_path / "in", "without.mha")
+    write_volume(ct((33, 44, 6, 7.0)), tmp_path / "in", "two.nii.gz")
+    write_volume(ct(), tmp_path / "in", "without.nrrd")
     settings = reader.ReaderSettings(
         True, "name", Storage(bits=16, max_side=1024, window="-1000,400")
     )
@@ -284,7 +286,7 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
         origin_mm = (-120.5, 33.0, -210.25)
         np.testing.assert_allclose(at_mm, np.multiply(index, spacing) + origin_mm, atol=0.2)
         assert float(row["probability"]) == 1
-    save_png(tmp_path / "in" / "x.png", picture(64, 64))
+    save_image(tmp_path / "in" / "x.png", picture(64, 64))
     with pytest.raises(InputError, match="--candidates"):
         predict_files(tmp_path / "in" / "x.png", tmp_path / "no", candidates=True)
 
@@ -442,7 +444,7 @@ def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, messa
     ):
         (tmp_path / name).mkdir()
         if shape:
-            save_png(tmp_path / name / "a.png", np.zeros(shape, np.uint8))
+            save_image(tmp_path / name / "a.png", np.zeros(shape, np.uint8))
     paths = [tmp_path / name for name in predictions]
     code, report = commanded(capsys, "vote", *paths, "--output", tmp_path / "o.csv", *options)
     assert code == 2 and message in report
@@ -456,7 +458,7 @@ def test_the_mean_of_maps_equals_a_slow_one(tmp_path):
     maps = rng.integers(0, 256, (3, 9, 7), np.uint8)
     for number, levels in enumerate(maps):
         (tmp_path / str(number)).mkdir()
-        save_png(tmp_path / str(number) / "odd%2Fname%23.png", levels)
+        save_image(tmp_path / str(number) / "odd%2Fname%23.png", levels)
     vote.run([tmp_path / str(n) for n in range(3)], tmp_path / "o.csv", None, "0.9,0.01,0.6")
     rows = submission.read(tmp_path / "o.csv", 63)
     mean = maps.astype(np.float64).mean(axis=0) / 255
