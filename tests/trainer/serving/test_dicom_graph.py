@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
-from makers import dicom_in_graphs
+from makers import dicom_in_graphs, easily_misread
 from makers.dicom import WINDOWS, jpeg, make, table
 from makers.marks import exhaustive
 from PIL import Image
@@ -242,6 +242,16 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
     assert_equal(make(pixels, **lut), DEEP)  # its window is another
     with pytest.raises(InputError, match="clahe"):
         dicom.stored_image(tf.constant(b""), Storage(8, None, clahe=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", OPTIONS, ids=str)
+def test_files_that_are_easily_misread_are_stored_as_in_a_lake_or_refused(storage):
+    results = {
+        name: compared(data, storage) for name, (data, _) in easily_misread.files().items()
+    }
+    assert {name: difference for name, (_, difference) in results.items() if difference} == {}
+    assert sum(not error for error, _ in results.values()) >= 10
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from makers import easily_misread
 from makers.dicom import PACKAGED, deflate, make
 from makers.dicom_in_graphs import compare, damaged_copies
 from makers.tfio_stored import STORAGE
@@ -168,6 +169,7 @@ def stored_images(tmp_path_factory) -> dict[str, tuple[bytes, StoredImage]]:
         "lossy": lossy(),
         "refused": refused_files(),
         "damage": damage(),
+        "misread": ((name, data) for name, (data, _) in easily_misread.files().items()),
     }
     files = {f"{kind} {name}": data for kind, pairs in kinds.items() for name, data in pairs}
     folders = [PACKAGED]
@@ -211,7 +213,7 @@ def test_what_it_cannot_decode_is_refused_with_the_reason(stored_images):
 
 
 def test_odd_and_damaged_files_are_stored_as_in_a_lake_or_refused(stored_images):
-    for kind, minimum in (("odd", 20), ("damage", 50)):
+    for kind, minimum in (("odd", 20), ("damage", 50), ("misread", 20)):
         rows = list(comparisons(stored_images, kind))
         assert [one for one in rows if one[2]] == []
         assert sum(not error for _, error, _ in rows) >= minimum, kind
