@@ -127,7 +127,6 @@ def read_all(kind: str, first: int, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seeds, expected = mutation_seeds.SEEDS[kind](), {}
-    seeds = {k: v for k, v in seeds.items() if not k.startswith(mutation_seeds.WAITING)}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, first + count):
             mutant = Mutant(kind, number, seeds)
@@ -193,7 +192,6 @@ def run(kind: str, count: int, first: int = 0) -> list[dict]:
             raise RuntimeError(f"mutation {crash} of {kind}: {message}")
         problem = f"ended the process: {signal.Signals(-code).name}"
         seeds = mutation_seeds.SEEDS[kind]()
-        seeds = {k: v for k, v in seeds.items() if not k.startswith(mutation_seeds.WAITING)}
         rows.append({"number": crash, "name": list(seeds)[crash % len(seeds)], "problem": problem})
         start = crash + 1
     return rows

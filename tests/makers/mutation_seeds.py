@@ -210,8 +210,6 @@ def labels() -> dict[str, bytes]:
     return files | {"runs in UTF-16": "\n".join(rows["runs"]).encode("utf-16")}
 
 
-# Not read yet.
-WAITING = ("nii", "nrrd", "mha comp", "mhd comp")
 SEEDS: dict[str, Callable[[], dict[str, bytes]]] = {
     "dicom": dicom,
     "pictures": pictures,

@@ -247,9 +247,7 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", OPTIONS, ids=str)
 def test_files_that_are_easily_misread_are_stored_as_in_a_lake_or_refused(storage):
-    results = {
-        name: compared(data, storage) for name, (data, _) in easily_misread.files().items()
-    }
+    results = {name: compared(data, storage) for name, (data, _) in easily_misread.files().items()}
     assert {name: difference for name, (_, difference) in results.items() if difference} == {}
     assert sum(not error for error, _ in results.values()) >= 10
 
