@@ -247,15 +247,14 @@ def _end_of_fragments(data: bytes, position: int, budget: Iterator[int]) -> int:
         group, element, length = struct.unpack("<HHL", head)
         tag = group << 16 | element
         if tag == SEQUENCE_END:
-            return position + 8
+            return min(position + 8, len(data))
         if tag != ITEM:
             break
         position += 8 + length
         if position > len(data):
             raise Cut("the data ends inside a fragment of the pixel data")
     rest = data[position:]
-    is_end = tag in AFTER_PIXELS or b"\xfe\xff\xdd\xe0\0\0\0\0".startswith(rest)
-    if rest.strip(b"\0") and not is_end:
+    if rest.strip(b"\0") and tag not in AFTER_PIXELS:
         raise Malformed("the pixel data do not end in a delimiter")
     return position
 

@@ -6,6 +6,7 @@ codes, what a second decoder reads.
 
 import io
 import itertools
+import random
 import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +157,59 @@ def test_jpeg_lossless_of_every_predictor_point_transform_and_sign(precision):
             assert_halves_are_refused(precision, predictor, shift)
         else:
             assert_lossless(precision, predictor, shift, is_modulo, is_signed)
+
+
+@pytest.mark.parametrize("is_modulo", [False, True])
+def test_lossless_colours_and_restarts_are_read_modulo_or_not(is_modulo):
+    colours = np.stack([noise(np.uint8), noise(np.uint8)[::-1], 255 - noise(np.uint8)], -1)
+    luma = np.asarray(Image.fromarray(colours).convert("L"))
+    deep = noise(np.uint16, 12)
+    for rows in (0, 1, 7):
+        for predictor in (1, 2, 3, 4) if is_modulo else PREDICTORS:
+            options = {"predictor": predictor, "is_modulo": is_modulo, "restart_rows": rows}
+            frame = lossless_jpeg.encode(colours, 8, **options)
+            assert (values_of(encoded(colours, JPEGLossless, frame)) == luma).all(), options
+            frame = lossless_jpeg.encode(deep, 12, **options)
+            data = encoded(deep, JPEGLossless, frame, **bits_attributes(12))
+            assert (values_of(data) == deep).all(), options
+
+
+def damaged(frame: bytes, seed: int) -> bytes:
+    """The frame with bytes of its scan changed, left out, or written twice."""
+    rng = random.Random(seed)
+    position = rng.randrange(frame.index(b"\xff\xda") + 16, len(frame) - 42)
+    length = rng.randrange(1, 40)
+    match seed % 3:
+        case 0:
+            other = bytes(rng.randrange(255) for _ in range(length))  # no marker
+        case 1:
+            other = b""
+        case 2:
+            other = 2 * frame[position : position + length]
+    return frame[:position] + other + frame[position + length :]
+
+
+@pytest.mark.parametrize("shape", ["grey", "colour"])
+def test_damage_inside_a_lossless_jpeg_is_seen(shape):
+    """By the number of bits: the decoder itself takes whatever there is. What is left out or
+    doubled is always seen, of other bytes half or more: some codes have the same lengths."""
+    y, x = np.mgrid[:60, :80]
+    rough = np.random.default_rng(0).normal(0, 3, (60, 80))
+    pixels = (128 + 60 * np.sin(x / 9) + 50 * np.cos(y / 13) + rough).astype(np.uint8)
+    if shape == "colour":
+        pixels = np.stack([pixels, pixels[::-1], 255 - pixels], -1)
+    spaces = {"colorspace": "RGB", "outcolorspace": "RGB"} if shape == "colour" else {}
+    frame = imagecodecs.jpeg8_encode(pixels, lossless=True, **spaces)
+    values = values_of(encoded(pixels, JPEGLossless, frame))
+    seen = [0, 0, 0]
+    for seed in range(90):
+        try:
+            theirs = values_of(encoded(pixels, JPEGLossless, damaged(frame, seed)))
+            seen[seed % 3] += (theirs == values).all()
+        except Reject as reject:
+            assert reject.reason == "undecodable"
+            seen[seed % 3] += 1
+    assert seen[0] >= 12 and seen[1:] == [30, 30]
 
 
 def encodings(pixels: np.ndarray, folder: Path) -> dict[str, bytes]:

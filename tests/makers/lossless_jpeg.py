@@ -12,26 +12,42 @@ def encode(
     predictor: int = 1,
     point_transform: int = 0,
     is_modulo: bool = False,
+    restart_rows: int = 0,
 ) -> bytes:
-    """Return the JPEG of grey pixels [H, W], 0 ... 2^precision - 1.
+    """Return the JPEG of pixels [H, W] or colours [H, W, 3], 0 ... 2^precision - 1, in one scan.
 
-    The lowest `point_transform` bits are lost. With `is_modulo`, and a `predictor` of 1 to 4, every
-    odd value has the other difference that is the same modulo 2^P, whose sum with the prediction is
-    no pixel value: some scanners write either.
+    The lowest `point_transform` bits are lost. With `is_modulo` every odd value has the other
+    difference that is the same modulo 2^P, whose sum with the prediction is no pixel value: some
+    scanners write either. With `restart_rows` there is a restart marker behind so many rows.
     """
-    values = pixels.astype(int) >> point_transform
-    span = 1 << (precision - point_transform)
-    differences = values - _predictions(values, predictor, span // 2)
-    if is_modulo:
-        differences += np.where(differences > 0, -span, span) * (values % 2)
-    bits = "".join(map(_code, differences.ravel().tolist()))
-    bits += "1" * (-len(bits) % 8)
-    scan = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
-    frame = struct.pack(">HBHHB3B", 11, precision, *pixels.shape, 1, 1, 0x11, 0)
+    planes = pixels.reshape(*pixels.shape[:2], -1).astype(int) >> point_transform
+    height, width, samples = planes.shape
+    span, rows = 1 << (precision - point_transform), restart_rows or height
+    intervals = []
+    for start in range(0, height, rows):
+        codes = []
+        for values in np.moveaxis(planes[start : start + rows], -1, 0):
+            differences = values - _predictions(values, predictor, span // 2)
+            if is_modulo:
+                differences += np.where(differences > 0, -span, span) * (values % 2)
+            codes.append(map(_code, differences.ravel().tolist()))
+        bits = "".join("".join(pixel) for pixel in zip(*codes, strict=True))
+        bits += "1" * (-len(bits) % 8)
+        data = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+        intervals.append(data.replace(b"\xff", b"\xff\0"))
+    scan = intervals[0]
+    for number, interval in enumerate(intervals[1:]):
+        scan += bytes((0xFF, 0xD0 + number % 8)) + interval
+    frame = struct.pack(">HBHHB", 8 + 3 * samples, precision, height, width, samples)
+    frame += bytes(value for sample in range(samples) for value in (1 + sample, 0x11, 0))
     table = struct.pack(">HB", 36, 0) + bytes([0, 0, 0, 0, 17, *[0] * 11, *range(17)])
-    start = struct.pack(">HB2B3B", 8, 1, 1, 0, predictor, 0, point_transform)
-    segments = (b"\xff\xc3" + frame, b"\xff\xc4" + table, b"\xff\xda" + start)
-    return b"\xff\xd8" + b"".join(segments) + scan.replace(b"\xff", b"\xff\0") + b"\xff\xd9"
+    start = struct.pack(">HB", 6 + 2 * samples, samples)
+    start += bytes(value for sample in range(samples) for value in (1 + sample, 0))
+    start += bytes((predictor, 0, point_transform))
+    segments = [b"\xff\xc3" + frame, b"\xff\xc4" + table, b"\xff\xda" + start]
+    if restart_rows:
+        segments.insert(0, b"\xff\xdd" + struct.pack(">HH", 4, rows * width))
+    return b"\xff\xd8" + b"".join(segments) + scan + b"\xff\xd9"
 
 
 def _predictions(values: np.ndarray, predictor: int, first: int) -> np.ndarray:
