@@ -6,7 +6,9 @@ TensorFlow repeats a failed request, ten times within some minutes unless the en
 GCS_RETRY_CONFIG_MAX_RETRIES.
 """
 
+import atexit
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -23,6 +25,8 @@ from lake import InputError
 REFUSED = re.compile(
     r"(PermissionDenied|Aborted|FailedPrecondition)Error: (.*?gs://\S+)", re.DOTALL
 )
+# What TensorFlow reads as a pattern where it restores variables or deletes checkpoints.
+PATTERN = re.compile(r"[*?\[\]\\]")
 UNFINISHED = "unfinished."  # before the name of a local file that is being written
 PROBE = "unfinished-"  # before the name of an object that is written to try whether one can be
 
@@ -52,6 +56,25 @@ def path_of(text: str | Path) -> Path:
     from etils import epath
 
     return epath.Path(text)
+
+
+@functools.cache
+def without_pattern(folder: str) -> str:
+    """Return a path of the folder, which exists, that TensorFlow takes for a name: the folder's
+    own, or a symbolic link to it that lasts as long as the process; raise InputError for a remote
+    one, which has no links."""
+    if not PATTERN.search(folder):
+        return folder
+    if is_remote(folder):
+        raise InputError(
+            f"{folder}: TensorFlow reads the characters * ? [ ] and \\ as a pattern; choose a path "
+            f"without them"
+        )
+    link_folder = tempfile.mkdtemp(prefix="radlake-")
+    atexit.register(shutil.rmtree, link_folder, ignore_errors=True)
+    link = os.path.join(link_folder, "link")
+    os.symlink(os.path.abspath(folder), link)
+    return link
 
 
 def make_folder(path: Path) -> None:

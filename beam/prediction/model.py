@@ -15,7 +15,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from beam.prediction.listing import ImageToPredict, Shard
 from beam.prediction.options import PredictionOptions
 from beam.running import files
-from lake import Reject
+from lake import Reject, storage
 from lake.predictions import folder
 from lake.predictions.exported import RECORDS
 from lake.predictions.folder import PredictionRow
@@ -48,7 +48,7 @@ class ExportHandler(ModelHandler):
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         reader.quieten()
-        return tf.saved_model.load(self.options.model)
+        return tf.saved_model.load(storage.without_pattern(self.options.model))
 
     def run_inference(
         self, batch: Sequence[Shard], model: "LazyModel", inference_args=None

@@ -107,7 +107,10 @@ def _inputs(ensemble: Ensemble) -> list[dict]:
 def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:
     """Return the median latency of each SavedModel per image. They take turns, and the first round,
     which warms them up, does not count."""
-    calls = [tf.saved_model.load(str(folder)).signatures[PIXELS] for folder in folders]
+    calls = [
+        tf.saved_model.load(storage.without_pattern(str(folder))).signatures[PIXELS]
+        for folder in folders
+    ]
     latencies = [[] for _ in folders]
     for round_number in range(ROUNDS + 1):
         for inputs in images:

@@ -79,8 +79,15 @@ class State:
         return self.agreement.any(time.monotonic() - self.save_time > 60 * minutes)
 
     def _manager(self) -> tf.train.CheckpointManager:
-        folder = str(self.workdir / CHECKPOINTS)
-        return tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=2)
+        folder = self.workdir / CHECKPOINTS
+        storage.make_folder(folder)
+        path = storage.without_pattern(str(folder))
+        return tf.train.CheckpointManager(self.checkpoint, path, max_to_keep=2)
+
+    def _restore(self, path: Path) -> None:
+        """Restore a checkpoint, or raise one of UNREADABLE."""
+        plain_path = f"{storage.without_pattern(str(path.parent))}/{path.name}"
+        self.checkpoint.restore(plain_path).assert_consumed()
 
     # --- restoring ---
 
@@ -99,8 +106,7 @@ class State:
                 f"give a --workdir that all {worker.count} workers share"
             )
         if self.step:
-            path = workdir / CHECKPOINTS / f"ckpt-{self.step}"
-            self.checkpoint.restore(str(path)).assert_consumed()
+            self._restore(workdir / CHECKPOINTS / f"ckpt-{self.step}")
 
     def _restore_newest(self) -> int:
         """Restore the newest checkpoint that can be read; return its step, 0 where there is none.
@@ -112,12 +118,13 @@ class State:
         for position, step in enumerate(steps):
             path = folder / f"ckpt-{step}"
             try:
-                self.checkpoint.restore(str(path)).assert_consumed()
+                self._restore(path)
             except UNREADABLE as error:
                 reason = str(error).strip().partition("\n")[0]
                 print(f"{path} is damaged, going back to the one before: {reason}")
                 continue
-            if position or self.manager.latest_checkpoint != str(path):
+            newest_path = self.manager.latest_checkpoint or ""
+            if position or Path(newest_path).name != path.name:
                 self._list_checkpoints(steps[position:], damaged_steps=steps[:position])
             self._check_weights()
             print(f"resuming at step {step:,} from {path}")
@@ -136,8 +143,9 @@ class State:
             storage.make_folder(folder / "damaged")
             for path in folder.glob(f"ckpt-{step}.*"):
                 path.replace(folder / "damaged" / path.name)
-        paths = [str(folder / f"ckpt-{step}") for step in reversed(steps)]
-        tf.compat.v1.train.update_checkpoint_state(str(folder), paths[-1], paths)
+        plain_folder = storage.without_pattern(str(folder))
+        paths = [f"{plain_folder}/ckpt-{step}" for step in reversed(steps)]
+        tf.compat.v1.train.update_checkpoint_state(plain_folder, paths[-1], paths)
         self.manager = self._manager()
 
     def _check_weights(self) -> None:

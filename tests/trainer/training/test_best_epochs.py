@@ -189,3 +189,26 @@ def test_tensorboard_gets_a_trace_of_the_asked_steps_and_the_best_scores(finishe
     assert len(waits) == 9 and all(0 <= share <= 1 for share in waits)
     memory_gb = train["peak_memory_gb"]
     assert len(memory_gb) == 3 and 0.1 < memory_gb[0] <= memory_gb[-1] < 100
+
+
+def test_a_folder_s_name_is_no_pattern(tmp_path):
+    """As hyperparameter sweeps name folders; the name as a pattern matches the neighbour's."""
+    workdir, neighbour = tmp_path / "b [lr=1e-3]*?", tmp_path / "b l"
+    for folder in (neighbour, workdir):
+        state = fresh(folder, keep=1)
+        for epoch in range(1, 6):
+            finish(state, epoch)
+    for folder in (neighbour, workdir):
+        indices = sorted(path.name for path in (folder / "checkpoints").glob("*.index"))
+        assert indices == ["ckpt-4.index", "ckpt-5.index"]
+    restarted = fresh(workdir, keep=1)
+    restarted.restore(workdir)
+    assert restarted.step == 5 and float(restarted.network.layers[0].kernel[0, 0]) == 5
+    # The newest one is damaged: the one before is read, and this one is moved away.
+    data = workdir / "checkpoints" / "ckpt-5.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:20])
+    restarted = fresh(workdir, keep=1)
+    restarted.restore(workdir)
+    assert restarted.step == 4 and float(restarted.network.layers[0].kernel[0, 0]) == 4
+    assert (workdir / "checkpoints" / "damaged" / data.name).exists()
+    assert len(list((neighbour / "checkpoints").glob("ckpt-*"))) == 4
