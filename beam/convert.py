@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from beam.conversion import finish, labelling, listing, plan, shards
+from beam.conversion import finish, labelling, listing, plan, shards, summary
 from beam.conversion.options import ConversionOptions, check_inputs, from_flags, parser
 from beam.estimate import table
 from beam.estimate.estimate import estimate
@@ -24,14 +24,14 @@ from lake.records import manifest
 def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None) -> None:
     """Pipe the whole conversion: from the root to a finished lake in `options.folder`."""
     inputs = root | listing.ReadHeaders(options)
-    # inputs.headers: (key, Header); the key is an image's id or a volume's series
-    rows = inputs | labelling.ReadLabels(options, layout)  # (key, Row)
+    # inputs.headers: (id by which labels know it, Header)
+    rows = inputs | labelling.ReadLabels(options, layout)  # (id, Row)
     outcomes = {"headers": inputs.headers, "rows": rows} | labelling.Join(options, layout)
     # outcomes.images: LabelledImage
     bits = outcomes.images | shards.LakeBits(options)  # 8 or 16
     _ = (
         outcomes.images
-        | plan.Plan(options)  # ((split, shard, shards), (key, fold, LabelledImage))
+        | plan.Plan(options, outcomes.tally)  # ((split, shard, shards), (key, fold, LabelledImage))
         | shards.WriteShards(options, bits)  # the shard's name
         | finish.Finish(inputs, outcomes, bits, options)
     )
@@ -57,6 +57,7 @@ def run(argv: list[str]) -> dict | None:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, is_local, progress_file)
         files.make_folder(options.work_path(""))
+        earlier_versions = files.versions_in(options.folder)
         pipeline = runners.pipeline(pipeline_options)
         build(pipeline, options, layout)
         if is_local:
@@ -67,7 +68,9 @@ def run(argv: list[str]) -> dict | None:
             print(f"the table, when the job has ended: {table_again}")
             return None
     content = manifest.parse(files.read_text(options.path(manifest.MANIFEST)), options.folder)
-    print(finish.table(content, time.monotonic() - start))
+    print(summary.table(content, time.monotonic() - start))
+    if options.keeps_finished and files.versions_in(options.folder) == earlier_versions:
+        print(f"nothing was written: {options.folder} has all of this already")
     return content
 
 

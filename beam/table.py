@@ -5,7 +5,7 @@ import sys
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion import finish
+from beam.conversion import summary
 from beam.running import files
 from lake import InputError, cli
 from lake.records import manifest
@@ -16,7 +16,7 @@ def table(folder: str) -> str:
     path = FileSystems.join(folder, manifest.MANIFEST)
     if not FileSystems.exists(path):
         raise InputError(f"no {path}: the conversion has not finished, or has failed")
-    return finish.table(manifest.parse(files.read_text(path), folder))
+    return summary.table(manifest.parse(files.read_text(path), folder))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -43,4 +43,11 @@ class Stopped(RuntimeError):
         if cls.OPEN not in text:
             return None
         message = text.split(cls.OPEN)[1].split(cls.CLOSE)[0]
-        return re.sub(r" \[while running '.*?'\]$", "", message)  # Beam's addition
+        return re.sub(r"(\s*\[while running '.*?'\])+\s*$", "", message)  # Beam's addition
+
+
+class Refused(Stopped):
+    """A job would do what its user has not allowed. Its command prints the message and exits with
+    code 2."""
+
+    OPEN, CLOSE = "[conversion refused: ", " :end]"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import InputError, Stopped, storage
+from lake import InputError, Refused, Stopped, storage
 
 # {what follows `python -m`: how users of this process type it}. The command `radlake` fills it when
 # it starts; otherwise it is empty.
@@ -107,6 +107,9 @@ def exit_code(command: Callable[[], object]) -> int:
             result = command()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Refused as error:
+        print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
     except Stopped as error:
         print(f"failed: {error.args[0]}", file=sys.stderr)

@@ -49,11 +49,12 @@ ARROWS = {
         "inspection": "records sources labels cli scan storage picture",
         "predictions": "sources labels scan storage",
         "records": "sources labels scan storage",
-        "sources": "labels scan storage",
+        "sources": "labels scan storage ids",
         "labels": "scan storage",
         "cli": "storage",
         "picture": "",
         "scan": "",
+        "ids": "",
         "storage": "",
     },
     "beam": {

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
+from beam.conversion import finished, summary
 from beam.conversion.labelling import JoinOutcomes
 from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
@@ -68,13 +69,29 @@ def finalise(
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
-    _write_rejects(rejects, orphans, options)
-    counts = totals.counts(rejects, sum(orphans.values()), input_counts)
+    counts = totals.counts(rejects, sum(orphans.values()), input_counts, options)
+    content = _manifest(counts, totals, lake_bits, classes, options)
+    is_same = _has_this_manifest(content, options)
+    if options.keeps_finished:
+        finished.check_manifest(content, options)
+    if not options.keeps_finished or not is_same:
+        _write_rejects(rejects, orphans, options)  # they explain why a conversion stops
     _check_counts(counts, input_counts, classes, options)
     votes = totals.sums["order_as_columns"], totals.sums["order_as_rows"]
     if conflict := rle.order_conflict(votes, options.dialect):
         raise Stopped(f"{conflict}; the lake is not finished")
-    content = {
+    if not options.keeps_finished or not is_same:
+        _remove_stale_files(names, orphans, options)
+    if not is_same:
+        _write_lake_files(names, content, options)
+
+
+def _manifest(
+    counts: dict, totals: "_Totals", lake_bits: int, classes: list[str], options: ConversionOptions
+) -> dict:
+    """Return the manifest of the lake."""
+    warnings = summary.warnings(counts, options)
+    return {
         "schema_version": manifest.SCHEMA_VERSION,
         "dataset": options.dataset,
         "version": options.version,
@@ -85,10 +102,8 @@ def finalise(
         "statistics": totals.statistics(),
         "shards": totals.shards,
         **({"classes": classes} if classes else {}),
+        **({"warnings": warnings} if warnings else {}),
     }
-    _remove_stale_files(names, orphans, options)
-    if not _has_this_manifest(content, options):
-        _write_lake_files(names, content, options)
 
 
 def _write_lake_files(names: list[str], content: dict, options: ConversionOptions) -> None:
@@ -112,9 +127,7 @@ def _has_this_manifest(content: dict, options: ConversionOptions) -> bool:
     path = options.path(manifest.MANIFEST)
     if not FileSystems.exists(path):
         return False
-    old_content = json.loads(files.read_text(path))
-    # Tuples become lists on the way through JSON.
-    return {**old_content, "created": ""} == {**json.loads(json.dumps(content)), "created": ""}
+    return finished.is_same(json.loads(files.read_text(path)), content)
 
 
 def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
@@ -124,13 +137,22 @@ def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
         yield json.loads(files.read_text(options.sidecar(name)))
 
 
+def _per_patient(pairs: list[np.ndarray]) -> np.ndarray:
+    """Return the number of images of each patient, from (hash, images) [P, 2] of several shards."""
+    hashes, images = np.concatenate(pairs).T
+    _, position = np.unique(hashes, return_inverse=True)
+    return np.bincount(position, images).astype(np.int64)
+
+
 class _Totals:
     """Adds up the sidecars of all shards."""
 
     def __init__(self, classes: list[str]):
         self.classes = classes
         self.shards, self.rejects, self.sums = [], [], Counter()
+        # split -> [counts of a shard]; split -> [(hash, images) of each patient of a shard, [P, 2]]
         self.splits, self.patients = {}, {}
+        self.folds = set()
 
     def add(self, sidecar: dict) -> None:
         """Add the sidecar of one shard."""
@@ -140,33 +162,43 @@ class _Totals:
         counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
         self.splits.setdefault(sidecar["split"], []).append(counts)
         # Hashes, because ten million names would take a gigabyte.
-        patients = {stable_hash(row["patient"]) for row in sidecar["rows"] if row["patient"]}
-        arrays = self.patients.setdefault(sidecar["split"], [])
-        arrays.append(np.fromiter(patients, np.uint64, len(patients)))
+        patients = Counter(stable_hash(row["patient"]) for row in sidecar["rows"] if row["patient"])
+        pairs = np.array(list(patients.items()), np.uint64).reshape(-1, 2)
+        self.patients.setdefault(sidecar["split"], []).append(pairs)
+        self.folds.update(row["fold"] for row in sidecar["rows"])
 
-    def counts(self, rejects: list[dict], num_orphans: int, input_counts: dict[str, int]) -> dict:
+    def counts(
+        self,
+        rejects: list[dict],
+        num_orphans: int,
+        input_counts: dict[str, int],
+        options: ConversionOptions,
+    ) -> dict:
         """Return the manifest's `counts`, from the rejects of the whole lake, the number of labels
         without an image and the counts of input files and images."""
         reasons = Counter()
         for reject in rejects:
             reasons[reject["reason"]] += reject["images"]
+        images_per_patient = {name: _per_patient(pairs) for name, pairs in self.patients.items()}
+        largest = [numbers.max(initial=0) for numbers in images_per_patient.values()]
         splits = {
-            name: {
-                **index.total(self.splits[name]),
-                "patients": len(np.unique(np.concatenate(self.patients[name]))),
-            }
+            name: {**index.total(self.splits[name]), "patients": len(images_per_patient[name])}
             for name in sorted(self.splits)
         }
         kinds = ("patient", "study", "series", "image")
         grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
         return {
             "files": input_counts.get("files", 0),
+            "files_left_out": input_counts.get("files_left_out", 0),
             "images": input_counts.get("images", 0) + input_counts.get("files_rejected", 0),
             "records": sum(split["records"] for split in splits.values()),
             "rejects": dict(sorted(reasons.items())),
             "slices_left_out": input_counts.get("left_out", 0),
             "labels_without_image": num_orphans,
             "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
+            "images_of_largest_patient": int(max(largest, default=0)),
+            "empty_splits": summary.empty_splits(splits, options),
+            "empty_folds": sorted({*range(options.folds)} - self.folds),
             "splits": splits,
         }
 
@@ -235,33 +267,3 @@ def _remove_stale_files(
             is_ours = folder == work or ".tfrecord-" in name
             if files.UNFINISHED in name or (is_ours and name not in current):
                 files.remove(FileSystems.join(folder, name))
-
-
-def table(content: dict, seconds: float | None = None) -> str:
-    """Return what a user reads at the end of a conversion: a manifest's counts, and the speed where
-    the seconds are known."""
-    counts, shards = content["counts"], content["shards"]
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
-    lines = [
-        *(f"{name:<9}{counts[name]:>9,}" for name in ("files", "images", "records")),
-        f"rejects  {sum(counts['rejects'].values()):>9,}  {reasons}",
-        f"{'split':<9}{'records':>9} {'positive':>9} {'negative':>9} {'unknown':>9} "
-        f"{'patients':>9} {'shards':>7} {'MB':>9}",
-    ]
-    for name, split in sorted(counts["splits"].items()):
-        keys = ("records", "positives", "negatives", "unknown", "patients")
-        numbers = " ".join(f"{split[key]:>9,}" for key in keys)
-        megabytes = [shard["bytes"] / 1e6 for shard in shards if shard["split"] == name]
-        lines.append(f"{name:<9}{numbers} {len(megabytes):>7} {sum(megabytes):>9.1f}")
-    if names := content.get("classes"):
-        lines.append(f"classes: {', '.join(manifest.class_titles(names))}")
-    if counts["slices_left_out"]:
-        lines.append(f"{counts['slices_left_out']:,} slices without a nodule left out")
-    if counts["labels_without_image"]:
-        lines.append(f"{counts['labels_without_image']:,} labels have no image: {manifest.ORPHANS}")
-    groups = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]
-    if groups:
-        lines.append(f"images without a patient id, split {', '.join(groups)}")
-    speed = f" in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s" if seconds else ""
-    lines.append(f"{sum(shard['bytes'] for shard in shards) / 1e6:.1f} MB{speed}")
-    return "\n".join(lines)

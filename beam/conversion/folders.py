@@ -4,26 +4,19 @@ In: listed files and headers; out: one list of names, and the row of each image'
 """
 
 import posixpath
-import re
 
 import apache_beam as beam
 
+from beam.running import patterns
 from lake import Reject, Stopped
 from lake.labels.tables import Row
 from lake.scan import Header
-
-WILDCARD = re.compile(r"[*?[]")
 
 
 def has_folders(pattern: str) -> bool:
     """Return whether a pattern matches images in more than one folder."""
     folder, name = posixpath.split(pattern)
-    return bool(WILDCARD.search(folder)) or "**" in name
-
-
-def folder_of_classes(pattern: str) -> str:
-    """Return the folder above a pattern's first wildcard; an image directly in it has no class."""
-    return posixpath.dirname(WILDCARD.split(pattern)[0])
+    return bool(patterns.WILDCARD.search(folder)) or "**" in name
 
 
 def class_name(path: str, root: str) -> str:
@@ -36,7 +29,7 @@ def class_name(path: str, root: str) -> str:
 
 @beam.ptransform_fn
 def Classes(chunks, root: str | None):
-    """List the names of all classes: [(path, bytes)] -> one sorted list, empty without a root."""
+    """List the names of all classes: chunks of files -> one sorted list, empty without a root."""
     if root is None:
         return chunks.pipeline | beam.Create([[]])
     return (
@@ -48,9 +41,9 @@ def Classes(chunks, root: str | None):
     )
 
 
-def names_in_chunk(chunk: list[tuple[str, int]], root: str) -> set[str]:
+def names_in_chunk(chunk: list[tuple], root: str) -> set[str]:
     """Return the names of the folders, other than `root`, in which the files of a chunk lie."""
-    folders = {posixpath.dirname(path) for path, _ in chunk}
+    folders = {posixpath.dirname(path) for path, *_ in chunk}
     return {posixpath.basename(folder) for folder in folders - {root}}
 
 

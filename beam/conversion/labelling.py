@@ -1,7 +1,6 @@
-"""Headers meet their labels: rows of a CSV, mask images or class folders -> one LabelledImage per
+"""Headers get their labels: rows of a CSV, mask images or class folders -> one LabelledImage per
 image. Pixels are read here of mask images alone."""
 
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,20 +8,20 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from beam.conversion import folders, listing
+from beam.conversion import folders, listing, meeting
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
-from lake import Packed, Reject, Stopped
+from lake import Packed, Reject, Stopped, ids
 from lake.labels import nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
 from lake.sources import dicom_masks, masks, reader, series
 
-FRAME = re.compile(r"#\d+$")  # as lake.scan.frame_id ends an id
 ORPHAN_PART = "labels-without-image-"
 ORPHAN_PARTS = 64  # ten million ids are 160,000 in each
-ORPHAN, LEFT_OUT = "label without an image", "slices left out"  # tags of outputs
+# Tags of outputs.
+ORPHAN, LEFT_OUT, TALLY = "label without an image", "slices left out", "who met whom"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class LabelledImage(Packed):
             return "study", header.study
         if header.geometry is not None:
             return "series", header.series
-        return "image", FRAME.sub("", header.image_id)  # frames of one file together
+        return "image", ids.without_frame(header.image_id)  # frames of one file together
 
     @property
     def group(self) -> str:
@@ -56,7 +55,7 @@ class LabelledImage(Packed):
 
 @beam.ptransform_fn
 def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layout | None):
-    """Read all labels: Listing -> (key, Row), nothing where no image has a label."""
+    """Read all labels: Listing -> (id, Row), nothing where no image has a label."""
     root = inputs.headers.pipeline
     if options.class_folders:
         classes = beam.pvalue.AsSingleton(inputs.classes)
@@ -67,7 +66,7 @@ def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layo
         root
         | "Pattern" >> beam.Create([options.masks] if options.masks else [])
         | "Match" >> beam.FlatMap(listing.match, "masks", "images", None)
-        | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
+        | "Spread" >> beam.Reshuffle()  # [(path, bytes, time)]
         | "Read" >> beam.FlatMap(read_masks, options)
     )
 
@@ -82,11 +81,11 @@ def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
 
 
 def read_masks(
-    chunk: list[tuple[str, int]], options: ConversionOptions
+    chunk: list[tuple[str, int, float]], options: ConversionOptions
 ) -> Iterator[tuple[str, Row]]:
     """Yield (image id, Row) of each mask in the files of a chunk whose names end in
     `--mask_suffix`."""
-    for path, _ in chunk:
+    for path, *_ in chunk:
         if masks.image_id(path, options.mask_suffix) is None:
             continue
         is_dicom = False
@@ -98,8 +97,11 @@ def read_masks(
             rows = [(part.sop_uid, Row(0, part.text, size=part.size, path=path)) for part in parts]
         except Reject as reject:
             rows = [("", Row(0, None, problem=(reject.reason, reject.message), path=path))]
+        name = masks.image_id(path, options.mask_suffix, is_dicom)
+        if options.image_id_from == "path":
+            name = listing.path_id(path, options.masks, name)
         for sop_uid, row in rows:
-            yield sop_uid or masks.image_id(path, options.mask_suffix, is_dicom), row
+            yield sop_uid or name, row
 
 
 # --- the join ---
@@ -112,74 +114,83 @@ class JoinOutcomes(NamedTuple):
     rejects: beam.PCollection  # lines of rejects.jsonl
     orphans: beam.PCollection  # (name of a part of the list of labels without an image, its length)
     counts: beam.PCollection  # (name, number), to be added up
+    tally: beam.PCollection  # one Tally; Stopped where the labels are of other images
 
 
 @beam.ptransform_fn
 def Join(sides, options: ConversionOptions, layout: Layout | None) -> JoinOutcomes:
-    """Join headers and rows: {"headers": (key, Header), "rows": (key, Row)} -> JoinOutcomes."""
+    """Join headers and rows: {"headers": (id, Header), "rows": (id, Row)} -> JoinOutcomes."""
     kind = layout.kind if layout else "folder" if options.class_folders else "rle"
     outputs = (
         sides
-        | "By key" >> beam.CoGroupByKey()  # (key, {"headers": [Header], "rows": [Row]})
+        | meeting.ByKey(options)  # (key, {"headers": [Header], "rows": [(id, Row)]})
         | "Join"
         >> beam.FlatMap(join, kind, options).with_outputs(
-            listing.REJECT, ORPHAN, LEFT_OUT, main="images"
+            listing.REJECT, ORPHAN, LEFT_OUT, TALLY, main="images"
         )
     )
     orphans = (
         outputs[ORPHAN]
-        | "Deal orphans" >> beam.Map(orphan_part)  # (number of its part, key)
+        | "Deal orphans" >> beam.Map(orphan_part)  # (number of its part, id)
         | "Parts" >> beam.GroupByKey()
         | "Write orphans" >> beam.Map(write_orphans, options)
     )
+    tally = (
+        outputs[TALLY]
+        | "Tally" >> beam.CombineGlobally(meeting.AddUp())
+        | "Check tally" >> beam.Map(meeting.check, options)
+    )
     counts = outputs[LEFT_OUT] | "Left out" >> beam.Map(lambda number: ("left_out", number))
-    return JoinOutcomes(outputs["images"], outputs[listing.REJECT], orphans, counts)
+    return JoinOutcomes(outputs["images"], outputs[listing.REJECT], orphans, counts, tally)
 
 
 def join(key_and_sides: tuple, kind: str, options: ConversionOptions) -> Iterator:
-    """Yield the LabelledImages of (key, {"headers": [Header], "rows": [Row]}) and, as tagged
-    outputs, its rejects, the key itself where it has labels and no image, and the number of slices
-    left out. `kind` says what the rows hold: rle, class, folder or nodule."""
-    key, sides = key_and_sides
-    headers = sorted(sides["headers"], key=lambda header: header.path)
-    if not headers:
-        yield beam.pvalue.TaggedOutput(ORPHAN, key)  # its rows stay unread: they can be many
-        return
-    rows, (headers, duplicates) = list(sides["rows"]), _without_duplicates(headers)
-    for header in duplicates:
-        message = f"{header.path}: id {key} is already at {headers[0].path}"
-        yield _reject_header(header, Reject("duplicate-id", message), options)
+    """Yield the LabelledImages of (key, {"headers": [Header], "rows": [(id, Row)]}) and, as tagged
+    outputs, its rejects, the ids of labels without an image, the number of slices left out and a
+    Tally. `kind` says what the rows hold: rle, class, folder or nodule."""
+    sides = key_and_sides[1]
+    headers = list(sides["headers"])
+    if not headers:  # the rows' labels stay unread: they can be many
+        orphans = sorted({image_id for image_id, _ in sides["rows"]})
+        tally = meeting.Tally(text=orphans[0])
+    else:
+        groups, orphans, tally = meeting.meet(headers, sides["rows"], options)
+        for group in groups:
+            yield from _label_group(group, kind, options)
+    for image_id in orphans:
+        yield beam.pvalue.TaggedOutput(ORPHAN, image_id)
+    yield beam.pvalue.TaggedOutput(TALLY, tally)
+
+
+def _label_group(group: meeting.Group, kind: str, options: ConversionOptions) -> Iterator:
+    """Yield the LabelledImages, or the rejects, of the headers of one id."""
     try:
-        if headers[0].geometry is None:
-            yield _label_image(headers[0], rows, kind, options)
+        if group.reject is not None:
+            raise group.reject
+        if group.headers[0].geometry is None:
+            yield _label_image(group, kind, options)
         else:
-            yield from _label_slices(headers, rows, kind, options)
+            yield from _label_slices(group.headers, group.rows, kind, options)
     except Reject as reject:
-        for header in headers:
+        for header in group.headers:
             yield _reject_header(header, reject, options)
 
 
-def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Header]]:
-    """Return (the files that an id stands for, its duplicates), of files with the same id.
-
-    An id stands for all slices of a series, for one volume or for one image. A volume is whole by
-    itself, so that slices beside it are duplicates.
-    """
-    volumes = [n for n, header in enumerate(headers) if listing.num_images(header) > 1]
-    if headers[0].geometry is not None and not volumes:
-        return headers, []
-    position = volumes[0] if volumes else 0
-    return [headers[position]], headers[:position] + headers[position + 1 :]
-
-
-def _label_image(header: Header, rows: list[Row], kind: str, options: ConversionOptions):
+def _label_image(group: meeting.Group, kind: str, options: ConversionOptions) -> LabelledImage:
     """Return the LabelledImage of an image and its rows; raise Reject where it gets no label."""
+    [header], rows = group.headers, group.rows
     telling = [row for row in rows if not tables.is_silent(row, kind, options.unlabelled)]
     if telling:
         label = tables.unite(telling, kind, header.height, header.width, options.dialect)
     else:
-        sought = _sought(header.image_id, rows, options)
+        sought = _sought(header, rows, options)
         label = tables.label_without_rows(options.unlabelled, kind, sought)
+    if group.is_of_file and label.lesion_px > 0:
+        raise Reject(
+            "no-label",
+            f"{header.path}: the mask of {ids.without_frame(header.image_id)!r} may belong to any "
+            f"of its frames; expected the id of a frame, such as {header.image_id!r}",
+        )
     return LabelledImage(header, label, _split(rows, options))
 
 
@@ -189,7 +200,7 @@ def _label_slices(
     """Yield the slices of one series that become records, and the number of the others."""
     label = None
     if not rows:
-        sought = _sought(headers[0].series, rows, options)
+        sought = _sought(headers[0], rows, options)
         label = tables.label_without_rows(options.unlabelled, kind, sought)
     spheres = None if label == tables.UNKNOWN else [_nodule(row) for row in rows]
     split = _split(rows, options)
@@ -202,14 +213,17 @@ def _label_slices(
         yield LabelledImage(header, slice_label, split)
 
 
-def _sought(key: str, rows: list[Row], options: ConversionOptions) -> str:
-    """Return the message about an image, or a series, that gets no label from its rows."""
+def _sought(header: Header, rows: list[Row], options: ConversionOptions) -> str:
+    """Return the message about an image, or a volume, that gets no label from its rows."""
+    image_id = meeting.label_id(header)
     if rows:
-        return f"{rows[0].place} of {options.labels} says nothing of {key}"
+        return f"{header.path}: {rows[0].place} of {options.labels} says nothing of {image_id!r}"
     if options.masks:
-        name = key + options.mask_suffix
-        return f"no mask file is named {name}.png, or {name} with another ending: {options.masks}"
-    return f"no row of {options.labels or 'a label CSV'} has the id {key}"
+        name = image_id + options.mask_suffix
+        expected = f"{name!r}, with an ending of its own"
+        return f"{header.path}: no mask file is named {expected}: {options.masks}"
+    where = options.labels or "a label CSV"
+    return f"{header.path}: no row of {where} has the id {image_id!r}"
 
 
 def _split(rows: list[Row], options: ConversionOptions) -> str:
@@ -235,9 +249,9 @@ def _reject_header(
     return listing.to_reject(header.path, header.image_id, reject, options, num_slices)
 
 
-def orphan_part(key: str) -> tuple[int, str]:
-    """Return (number of the part that lists a label without an image, the label's key)."""
-    return zlib.crc32(key.encode()) % ORPHAN_PARTS, key
+def orphan_part(image_id: str) -> tuple[int, str]:
+    """Return (number of the part that lists a label without an image, the label's id)."""
+    return zlib.crc32(image_id.encode()) % ORPHAN_PARTS, image_id
 
 
 def write_orphans(

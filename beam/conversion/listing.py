@@ -1,5 +1,6 @@
 """The first pass over the files: a pattern -> paths -> headers. No pixel is read here."""
 
+import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
@@ -8,13 +9,14 @@ import apache_beam as beam
 
 from beam.conversion import folders
 from beam.conversion.options import ConversionOptions
-from beam.running import files, progress
+from beam.running import files, patterns, progress
 from beam.running.files import CHUNK_FILES
-from lake import Reject
-from lake.scan import Header
+from lake import Reject, ids
+from lake.scan import Header, stable_hash
 from lake.sources import reader
 
 REJECT = "reject"  # tag of the output that becomes rejects.jsonl
+NUM_LEFT_OUT = "files left out"  # tag of the output of their number
 
 
 class Listing(NamedTuple):
@@ -29,12 +31,15 @@ class Listing(NamedTuple):
 @beam.ptransform_fn
 def ReadHeaders(root, options: ConversionOptions) -> Listing:
     """List the files of `--images` and read their headers: the pipeline's root -> Listing."""
-    chunks = (
+    matches = (
         root
         | "Pattern" >> beam.Create([options.images])
-        | "Match" >> beam.FlatMap(match, "images", options.source, options.progress_file)
-        | "Spread" >> beam.Reshuffle()  # [(path, bytes)]
+        | "Match"
+        >> beam.FlatMap(match, "images", options.source, options.progress_file).with_outputs(
+            NUM_LEFT_OUT, main="chunks"
+        )
     )
+    chunks = matches["chunks"] | "Spread" >> beam.Reshuffle()  # [(path, bytes, time)]
     outputs = chunks | "Read" >> beam.FlatMap(read_headers, options).with_outputs(
         REJECT, main="headers"
     )
@@ -42,6 +47,7 @@ def ReadHeaders(root, options: ConversionOptions) -> Listing:
         chunks | "Files" >> beam.Map(lambda chunk: ("files", len(chunk))),
         outputs["headers"] | "Images" >> beam.FlatMap(counts_of_header),
         outputs[REJECT] | "Rejected" >> beam.Map(lambda _: ("files_rejected", 1)),
+        matches[NUM_LEFT_OUT] | "Left out" >> beam.Map(lambda count: ("files_left_out", count)),
     )
     return Listing(
         headers=outputs["headers"],
@@ -53,31 +59,37 @@ def ReadHeaders(root, options: ConversionOptions) -> Listing:
 
 def match(
     pattern: str, option: str, source: str, progress_file: str | None
-) -> Iterator[list[tuple[str, int]]]:
-    """Yield chunks of (path, bytes) of the files of an option's pattern."""
-    matches = [
-        (files.printable(file.path), file.size_in_bytes)
-        for file in files.image_files_on_worker(option, pattern, source)
+) -> Iterator[list[tuple[str, int, float]]]:
+    """Yield chunks of (path, bytes, time of its last change) of the files of an option's pattern
+    and, tagged, the number of files of the system that are left out."""
+    matches = patterns.image_files_on_worker(option, pattern, source)
+    rows = [
+        (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
+        for file in matches.files
     ]
-    progress.tick(progress_file, progress.MATCHED * len(matches))
-    for start in range(0, len(matches), CHUNK_FILES):
-        yield matches[start : start + CHUNK_FILES]
+    yield beam.pvalue.TaggedOutput(NUM_LEFT_OUT, matches.num_left_out)
+    progress.tick(progress_file, progress.MATCHED * len(rows))
+    for start in range(0, len(rows), CHUNK_FILES):
+        yield rows[start : start + CHUNK_FILES]
 
 
-def read_headers(chunk: list[tuple[str, int]], options: ConversionOptions) -> Iterator:
-    """Yield (key of its labels, Header) of each image of a chunk; the key is the image's id, or the
-    series of a volume."""
-    for path, size in chunk:
+def read_headers(chunk: list[tuple[str, int, float]], options: ConversionOptions) -> Iterator:
+    """Yield (id by which its labels know it, Header) of each image of a chunk."""
+    for path, size, update_time in chunk:
         try:
             with reader.reject_unreadable(path), files.open_binary(path) as file:
                 headers = headers_in(file, path, size, options)
+                data_files = files.data_files_of(file, path) if headers[0].geometry else ()
         except Reject as reject:
+            progress.tick(options.progress_file, progress.LISTED)
             yield to_reject(path, reader.stem(options.source, path), reject, options)
             continue
         # Frames beyond the first are more images than files were matched.
-        events = progress.MATCHED * (len(headers) - 1)
-        progress.tick(options.progress_file, progress.LISTED + events)
+        events = progress.MATCHED * (len(headers) - 1) + progress.LISTED * len(headers)
+        progress.tick(options.progress_file, events)
+        version = stable_hash(f"{update_time} {data_files}") if data_files else update_time
         for header in headers:
+            header = header.of_version(version)
             yield header.series if header.geometry else header.image_id, header
 
 
@@ -87,11 +99,30 @@ def headers_in(file: BinaryIO, path: str, size: int, options: ConversionOptions)
     headers = reader.read_headers(
         options.source, file, path, size, options.image_id_from, options.frames
     )
+    if options.image_id_from == "path":
+        return [_with_folders(header, options) for header in headers]
     if not options.class_folders:
         return headers
     # Two folders may have files of one name.
     folder = folders.class_name(path, options.classes_root)
     return [replace(header, image_id=f"{folder}/{header.image_id}") for header in headers]
+
+
+def _with_folders(header: Header, options: ConversionOptions) -> Header:
+    """Return the header of a file with the folders of its path in its id; a volume that is named
+    after its file has them in its series."""
+    if header.geometry is None:
+        return replace(header, image_id=path_id(header.path, options.images, header.image_id))
+    if not header.image_id:  # a volume of one file, whose name is its series
+        return replace(header, series=path_id(header.path, options.images, header.series))
+    return header
+
+
+def path_id(path: str, pattern: str, name: str) -> str:
+    """Return an image's id with the folders of its path from the pattern's first wildcard on;
+    `name` is its id without them."""
+    folder = posixpath.dirname(ids.below(path, patterns.fixed_folder(pattern)))
+    return f"{folder}/{name}" if folder else name
 
 
 def num_images(header: Header) -> int:

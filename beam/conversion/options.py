@@ -8,16 +8,16 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion import deidentify, earlier_lake, folders, label_file, quotas
 from beam.conversion.parser import parser
-from beam.running import options
+from beam.running import patterns
 from beam.running.options import WORK
 from lake import InputError
 from lake.labels import columns
+from lake.records import manifest
 from lake.scan import Storage
 
 # flag -> (the only source that has it, its default)
 SINGLE_SOURCE_FLAGS = {
     "frames": ("dicom", "reject"),
-    "image_id_from": ("dicom", "name"),
     "class_folders": ("images", False),
     "lung_roi": ("metaimage", False),
     "empty_slices": ("metaimage", 0.1),
@@ -39,7 +39,7 @@ class ConversionOptions:
     mask_suffix: str  # pattern of what their names have behind those of the images
     mask_values: tuple[str, ...]  # of the lesion; none: all but 0
     class_folders: bool  # an image's folder names its class
-    image_id_from: str  # name | uid
+    image_id_from: str  # name | uid | path
     frames: str  # reject | first | each
     dialect: str  # of run-length texts
     unlabelled: str  # reject | negative | keep
@@ -64,11 +64,12 @@ class ConversionOptions:
     min_shards: int
     max_reject_fraction: float
     progress_file: str | None
+    keeps_finished: bool = False  # the folder has a finished version, which must stay as it is
 
     @property
     def classes_root(self) -> str | None:
         """Return the folder that holds the class folders, None without `--class_folders`."""
-        return folders.folder_of_classes(self.images) if self.class_folders else None
+        return patterns.fixed_folder(self.images) if self.class_folders else None
 
     def storage(self, lake_bits: int) -> Storage:
         return Storage(lake_bits, self.max_side, self.window, self.clahe, self.lung_roi)
@@ -103,7 +104,7 @@ def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
     """Return the columns of the label CSV, None without one; raise InputError where inputs are
     missing or do not fit together."""
     for name in ("images", "masks"):
-        options.check_matches(name, getattr(flags, name))
+        patterns.check_matches(name, getattr(flags, name))
     names = [f"--{name}" for name in ("labels", "masks", "class_folders") if getattr(flags, name)]
     if len(names) > 1:
         raise InputError(f"{' and '.join(names)}: expected one of them")
@@ -155,6 +156,8 @@ def from_flags(
     for name, (source, default) in SINGLE_SOURCE_FLAGS.items():
         if flags.source != source and getattr(flags, name) != default:
             raise InputError(f"--{name} is for --source {source}, not {flags.source}")
+    if flags.image_id_from == "uid" and flags.source != "dicom":
+        raise InputError(f"--image_id_from=uid is for --source dicom, not {flags.source}")
     if flags.splits_from:
         earlier_lake.check(flags.splits_from, {name for name, _ in splits}, flags.folds)
     if flags.estimate and flags.detach:
@@ -172,4 +175,10 @@ def from_flags(
         version=parts[-1],
         key_file=deidentify.key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
         progress_file=progress_file,
+        keeps_finished=not flags.replace and not flags.estimate and _is_finished(flags.output),
     )
+
+
+def _is_finished(output: str) -> bool:
+    """Return whether the folder holds a finished lake."""
+    return FileSystems.exists(FileSystems.join(output.rstrip("/"), manifest.MANIFEST))

@@ -30,8 +30,13 @@ def _add_inputs(add) -> None:
     add("--source", choices=reader.NAMES, default="dicom", help=source)
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
-    id_help = "take an image's id from its file's name or its SOPInstanceUID"
-    add("--image_id_from", choices=("name", "uid"), default="name", help=id_help)
+    replace_help = "write a finished version anew where the command changes it"
+    add("--replace", action="store_true", help=replace_help)
+    id_help = (
+        "take an image's id from its file's name, its SOPInstanceUID, or its path from the first "
+        "wildcard of --images on, which tells files of one name apart (folders may name people)"
+    )
+    add("--image_id_from", choices=("name", "uid", "path"), default="name", help=id_help)
     frames_help = "what becomes of a file with several frames"
     add("--frames", choices=("reject", "first", "each"), default="reject", help=frames_help)
     share = {"type": cli.share, "metavar": "SHARE"}

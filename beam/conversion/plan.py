@@ -60,8 +60,9 @@ class Assignment:
 
 
 @beam.ptransform_fn
-def Plan(images, options: ConversionOptions):
-    """Give every image its place: LabelledImage -> ((split, shard, shards), (key, fold, image))."""
+def Plan(images, options: ConversionOptions, tally: beam.PCollection):
+    """Give every image its place: LabelledImage -> ((split, shard, shards), (key, fold, image)).
+    It waits for `tally`, which stops a conversion whose labels are of other images."""
     earlier = (
         images.pipeline
         | "Earlier lake" >> beam.Create([options.splits_from])
@@ -71,6 +72,9 @@ def Plan(images, options: ConversionOptions):
         images
         | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
         | "Gather and deal" >> beam.CombineGlobally(Gather(options))  # Assignment
+    )
+    assignment = assignment | "Wait" >> beam.Map(
+        lambda assignment, _: assignment, beam.pvalue.AsSingleton(tally)
     )
     return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(assignment))
 

@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 
 import apache_beam as beam
@@ -15,7 +17,8 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from PIL import Image as PillowImage
 
-from beam.conversion import deidentify
+from beam.conversion import deidentify, finished
+from beam.conversion.finished import FinishedLake, PlannedShard
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.listing import reject_line
 from beam.conversion.options import ConversionOptions
@@ -50,8 +53,19 @@ def LakeBits(images, options: ConversionOptions):
 
 @beam.ptransform_fn
 def WriteShards(entries, options: ConversionOptions, bits: beam.PCollection):
-    """Write the shards: ((split, shard, shards), (key, fold, image)) -> the name of each."""
-    return entries | beam.GroupByKey() | beam.Map(write, beam.pvalue.AsSingleton(bits), options)
+    """Write the shards: ((split, shard, shards), (key, fold, image)) -> the name of each. Raises
+    Refused, and writes nothing, where a finished lake would change that has to stay as it is."""
+    bits, shards = beam.pvalue.AsSingleton(bits), entries | beam.GroupByKey()
+    if not options.keeps_finished:
+        return shards | beam.Map(write, bits, options)
+    finished_lake = shards.pipeline | beam.Create([options]) | "Finished" >> beam.Map(finished.read)
+    check = (
+        shards
+        | "Compare" >> beam.Map(compare, bits, beam.pvalue.AsSingleton(finished_lake), options)
+        | "Planned" >> beam.combiners.ToList()
+        | "Check" >> beam.Map(finished.check, bits, options)  # None
+    )
+    return shards | beam.Map(write, bits, options, beam.pvalue.AsSingleton(check))
 
 
 def bits_of_image(image: LabelledImage) -> tuple[int, str]:
@@ -70,15 +84,42 @@ def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
     return examples[0][0] if examples else 8
 
 
-def write(shard_and_entries: tuple, lake_bits: int, options: ConversionOptions) -> str:
-    """Write the shard of ((split, shard, shards), [(key, fold, LabelledImage)]) and its sidecar,
-    unless they are already there; return its name."""
+def compare(
+    shard_and_entries: tuple, lake_bits: int, lake: FinishedLake, options: ConversionOptions
+) -> PlannedShard:
+    """Return how a shard, as `write` takes it, differs from what the finished lake has. Where files
+    are newer than the lake and nothing else differs, their records are made to see whether their
+    bytes do."""
     (split, shard, num_shards), entries = shard_and_entries
-    entries = sorted(entries, key=lambda entry: (entry[0], entry[2].header.image_id))
-    images = [(image, fold) for _, fold, image in entries]
+    images = in_order(entries)
     name = manifest.shard_name(options.dataset, split, shard, num_shards)
-    digest = fingerprint(images, lake_bits, options)
-    if _is_complete(name, digest, options):
+    sidecar = _sidecar(name, options) or {}
+    is_changed = sidecar.get("fingerprint") != fingerprint(images, lake_bits, options)
+    if not is_changed and sidecar["versions"] != file_versions(images):
+        silent_options = replace(options, progress_file=None)
+        totals = _Writer(split, shard, lake_bits, silent_options).write(images, io.BytesIO())
+        totals = json.loads(json.dumps(totals))
+        is_changed = any(totals[key] != sidecar[key] for key in ("sha256", "rejects"))
+    return finished.plan_shard(name, split, images, is_changed, lake, options)
+
+
+def in_order(entries: Iterable[tuple]) -> list[tuple[LabelledImage, int]]:
+    """Return [(image, fold)] of (key, fold, image), as a shard has them."""
+    entries = sorted(entries, key=lambda entry: (entry[0], entry[2].header.image_id))
+    return [(image, fold) for _, fold, image in entries]
+
+
+def write(
+    shard_and_entries: tuple, lake_bits: int, options: ConversionOptions, leave: None = None
+) -> str:
+    """Write the shard of ((split, shard, shards), [(key, fold, LabelledImage)]) and its sidecar,
+    unless they are already there; return its name. `leave` is what `finished.check` returns: with
+    it, newer files are known to give the same bytes."""
+    (split, shard, num_shards), entries = shard_and_entries
+    images = in_order(entries)
+    name = manifest.shard_name(options.dataset, split, shard, num_shards)
+    digest, versions = fingerprint(images, lake_bits, options), file_versions(images)
+    if _is_complete(name, digest, versions, options):
         progress.tick(options.progress_file, progress.RECORD * len(images))
         return name
     # From here on the worker may die after any step; no manifest, and no sidecar of other bytes,
@@ -87,31 +128,50 @@ def write(shard_and_entries: tuple, lake_bits: int, options: ConversionOptions) 
     files.remove(options.sidecar(name))
     writer = _Writer(split, shard, lake_bits, options)
     with files.whole_file(options.path(name)) as file:
-        for image, fold in images:
-            writer.add(image, fold, file)
-    sidecar = {"fingerprint": digest, "name": name, "split": split, **writer.totals()}
-    files.write_text(options.sidecar(name), json.dumps(sidecar))
+        totals = writer.write(images, file)
+    sidecar = {"fingerprint": digest, "versions": versions, "name": name, "split": split}
+    files.write_text(options.sidecar(name), json.dumps({**sidecar, **totals}))
     return name
 
 
 def fingerprint(
     images: list[tuple[LabelledImage, int]], lake_bits: int, options: ConversionOptions
 ) -> str:
-    """Return a hash of everything that the bytes of a shard of [(image, fold)] depend on."""
+    """Return a hash of everything that the bytes of a shard of [(image, fold)] depend on, as far as
+    headers tell; `file_versions` tells of the rest."""
     versions = {name: metadata.version(name) for name in DECODERS}
-    inputs = [(vars(image.header), vars(image.label), fold) for image, fold in images]
+    inputs = [
+        (vars(image.header) | {"version": 0}, vars(image.label), fold) for image, fold in images
+    ]
     content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
     content.append(deidentify.key_digest(options.key_file))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()
 
 
-def _is_complete(name: str, digest: str, options: ConversionOptions) -> bool:
+def file_versions(images: list[tuple[LabelledImage, int]]) -> str:
+    """Return a hash that differs where the file of an image was written again."""
+    versions = [image.header.version for image, _ in images]
+    return hashlib.sha256(json.dumps(versions).encode()).hexdigest()
+
+
+def _sidecar(name: str, options: ConversionOptions) -> dict | None:
+    """Return the sidecar of a shard, None where it has none."""
+    path = options.sidecar(name)
+    return json.loads(files.read_text(path)) if FileSystems.exists(path) else None
+
+
+def _is_complete(name: str, digest: str, versions: str, options: ConversionOptions) -> bool:
     """Return whether a shard with this fingerprint is on disk, whole."""
-    if not (FileSystems.exists(options.sidecar(name)) and FileSystems.exists(options.path(name))):
+    sidecar = _sidecar(name, options)
+    if (
+        sidecar is None
+        or sidecar["fingerprint"] != digest
+        or not FileSystems.exists(options.path(name))
+    ):
         return False
-    sidecar = json.loads(files.read_text(options.sidecar(name)))
-    [file] = FileSystems.match([options.path(name)])[0].metadata_list
-    return (sidecar["fingerprint"], sidecar["bytes"]) == (digest, file.size_in_bytes)
+    # In a finished lake that stays as it is, `compare` has looked at files that are newer.
+    is_newer = not options.keeps_finished and sidecar["versions"] != versions
+    return not is_newer and sidecar["bytes"] == files.size_of(options.path(name))
 
 
 class _Writer:
@@ -125,6 +185,12 @@ class _Writer:
         reader.quieten()
         self.rows, self.rejects, self.bytes, self.sha256 = [], [], 0, hashlib.sha256()
         self.sums = Counter()
+
+    def write(self, images: list[tuple[LabelledImage, int]], file) -> dict:
+        """Write the records of [(image, fold)]; return what the sidecar says of them."""
+        for image, fold in images:
+            self.add(image, fold, file)
+        return self.totals()
 
     def add(self, image: LabelledImage, fold: int, file) -> None:
         """Write one record, or list the image as a reject."""

@@ -11,7 +11,7 @@ import numpy as np
 from beam.conversion import listing, plan
 from beam.conversion.options import ConversionOptions
 from beam.estimate import costs
-from beam.running import files
+from beam.running import files, patterns
 from lake import Reject
 from lake.sources.reader import quieten, read_coding, reject_unreadable
 from lake.storage import is_remote
@@ -38,7 +38,8 @@ class FileCost:
 
 def list_files(pattern: str, source: str) -> tuple[list[str], np.ndarray]:
     """Return (paths, sorted; their bytes, int64 [N]) of the files of --images that hold images."""
-    matches = sorted(files.image_files("images", pattern, source), key=lambda file: file.path)
+    matches = patterns.image_files("images", pattern, source).files
+    matches = sorted(matches, key=lambda file: file.path)
     sizes = np.fromiter((file.size_in_bytes for file in matches), np.int64, len(matches))
     return [file.path for file in matches], sizes
 

@@ -6,14 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import BinaryIO
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from beam.prediction.options import PredictionOptions
-from beam.running import files, progress
+from beam.running import files, patterns, progress
 from lake import Packed, Reject
 from lake.predictions.folder import reject_row
 from lake.scan import Header, stable_hash
@@ -33,7 +31,7 @@ class ImageToPredict(Packed):
     source: str  # that reads it: dicom | images | metaimage
     place: tuple[str, int]  # orders images: (path, frame), or (first path, number) in a series
     update_time: float  # seconds since 1970; 0 where the file system does not say
-    data_files: tuple  # what data_files_of returns
+    data_files: tuple  # what files.data_files_of returns
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[
     source = reader.METAIMAGE if options.reader_settings.is_ct else reader.IMAGES
     matches = sorted(
         (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
-        for file in files.image_files_on_worker("images", pattern, source)
+        for file in patterns.image_files_on_worker("images", pattern, source).files
     )
     progress.tick(options.progress_file, progress.MATCHED * len(matches))
     for shard in divide(matches, options.shard_images):
@@ -93,34 +91,18 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         try:
             with reader.reject_unreadable(path), files.open_binary(path) as file:
                 source, headers = reader.read_file(file, path, size, settings)
-                data_files = data_files_of(file, path) if settings.is_ct else ()
+                data_files = files.data_files_of(file, path) if settings.is_ct else ()
         except Reject as reject:
+            progress.tick(options.progress_file, progress.LISTED)
             yield to_reject(path, "", reject, options)
             continue
-        progress.tick(options.progress_file, progress.LISTED)
+        progress.tick(options.progress_file, progress.LISTED * len(headers))
         yield from more_images(len(headers) - 1, options)
         for header in headers:
             key = header.series if header.geometry else header.image_id
             place = path, header.frame
             image = ImageToPredict(header, source, place, update_time, data_files)
             yield key, (first_path, image)
-
-
-def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
-    """Return (bytes, time) of the files beside the header of a volume that hold its voxels; None
-    for a file that is not there. A pattern need not match them."""
-    from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
-
-    file.seek(0)
-    versions = []
-    for name in metaimage.data_files(path, file.read(metaimage.HEADER_BYTES)):
-        data_path = FileSystems.join(FileSystems.split(path)[0], name)
-        try:
-            status = FileSystems.get_filesystem(data_path).metadata(data_path)
-            versions.append((status.size_in_bytes, status.last_updated_in_seconds))
-        except BeamIOError:
-            versions.append(None)
-    return tuple(versions)
 
 
 def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from beam.running import files
-from beam.running.options import BEAM_OPTIONS, WORK, check_matches
+from beam.running import files, patterns
+from beam.running.options import BEAM_OPTIONS, WORK
 from lake import InputError, cli
 from lake.predictions import seg
 from lake.predictions.exported import DESCRIPTION, RECORDS, SAVED_MODEL, settings_from_json
@@ -78,7 +78,7 @@ def from_flags(
     flags: argparse.Namespace, beam_options: PipelineOptions, progress_file: str | None
 ) -> PredictionOptions:
     """Return the workers' options; raise InputError."""
-    check_matches("images", flags.images)
+    patterns.check_matches("images", flags.images)
     seg.check_options(flags.seg, flags.mint_uids)
     model = flags.model.rstrip("/")
     text = _read_description(model)
@@ -126,7 +126,7 @@ def _check_output(options: PredictionOptions) -> None:
                 f"same model and options to go on, or a new folder"
             )
     # Files in the folders below count, too: files in seg/ that are not ours would be removed.
-    elif os.path.isfile(folder) or files.matching_files("output", f"{folder}/**", limit=1):
+    elif os.path.isfile(folder) or patterns.matching_files("output", f"{folder}/**", limit=1):
         raise InputError(f"--output={folder} is there and not by beam.predict; give a new folder")
 
 

@@ -19,8 +19,8 @@ from typing import BinaryIO
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from beam.running import patterns
 from lake import InputError, Stopped, storage
-from lake.sources import reader
 
 UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, before a random text
 # A runner's own work per element takes longer than reading a header, so an element is a chunk of
@@ -121,7 +121,7 @@ def make_folder(path: str) -> None:
         try:
             remove(probe)
         except BeamIOError as error:
-            message = f"{probe} cannot be deleted: {_cause(error)}"
+            message = f"{probe} cannot be deleted: {patterns.cause_of(error)}"
             raise InputError(storage.refusal(message)) from None
     elif not FileSystems.exists(path):
         try:
@@ -132,48 +132,44 @@ def make_folder(path: str) -> None:
 
 def names_in(folder: str) -> list[str]:
     """Return the names of the files directly in a folder."""
-    files = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
-    return [FileSystems.split(file.path)[1] for file in files]
+    return [FileSystems.split(file.path)[1] for file in _files_in(folder)]
 
 
-def matching_files(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
-    """Return the files that match an option's pattern, at most `limit`; raise InputError where
-    they cannot be listed."""
-    try:
-        return FileSystems.match([pattern], limits=[limit])[0].metadata_list
-    except (BeamIOError, ValueError) as error:  # ValueError: Beam does not know the scheme
-        raise InputError(
-            f"--{option}={pattern}: cannot be listed: {_cause(error)}; expected an existing folder "
-            f"or bucket that you may list"
-        ) from None
+def versions_in(folder: str) -> set[tuple]:
+    """Return (path, bytes, time of its last change) of each file directly in a folder: what differs
+    where one was written."""
+    return {(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in _files_in(folder)}
 
 
-def _cause(error: Exception) -> Exception:
-    """Return the error inside Beam's, whose details are a dict from patterns to errors."""
-    while isinstance(error, BeamIOError) and error.exception_details:
-        error = next(iter(error.exception_details.values()))
-    return error
+def _files_in(folder: str) -> list[FileMetadata]:
+    return patterns.matching_files("output", FileSystems.join(patterns.as_it_stands(folder), "*"))
 
 
-def image_files(option: str, pattern: str, kind: str) -> list[FileMetadata]:
-    """Return the files that match an option's pattern, without the data files of MetaImage headers;
-    raise InputError where they cannot be listed."""
-    files = matching_files(option, pattern)
-    return [file for file in files if not reader.is_data_file(kind, file.path)]
-
-
-def image_files_on_worker(option: str, pattern: str, kind: str) -> list[FileMetadata]:
-    """Return what `image_files` does, on a worker: its error is a Stopped, which reaches the
-    launcher."""
-    try:
-        return image_files(option, pattern, kind)
-    except InputError as error:
-        raise Stopped(str(error)) from None
+def size_of(path: str) -> int:
+    """Return the bytes of a file."""
+    return FileSystems.get_filesystem(path).size(path)
 
 
 def printable(path: str) -> str:
     """Return the path with bytes that are not UTF-8 escaped, as runners and JSON need it."""
     return path.encode("utf-8", "backslashreplace").decode()
+
+
+def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
+    """Return (bytes, time) of the files beside the header of a volume that hold its voxels; None
+    for a file that is not there. A pattern need not match them."""
+    from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
+
+    file.seek(0)
+    versions = []
+    for name in metaimage.data_files(path, file.read(metaimage.HEADER_BYTES)):
+        data_path = FileSystems.join(FileSystems.split(path)[0], name)
+        try:
+            status = FileSystems.get_filesystem(data_path).metadata(data_path)
+            versions.append((status.size_in_bytes, status.last_updated_in_seconds))
+        except BeamIOError:
+            versions.append(None)
+    return tuple(versions)
 
 
 class Inputs:

@@ -1,10 +1,9 @@
-"""Checks of options that every pipeline has: Beam's own arguments, and patterns of files."""
+"""Options that every pipeline has: Beam's own arguments, and the folder of its work."""
 
 import argparse
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam.running import files
 from lake import InputError, cli
 
 BEAM_OPTIONS = "Beam's own options (--runner, --direct_num_workers, --project, …) pass through."
@@ -21,12 +20,4 @@ def check_beam_arguments(arguments: list[str], command: str = "beam.convert") ->
     if unknown:
         raise InputError(
             f"unknown options {' '.join(unknown)}; see {cli.typed_command(command)} --help"
-        )
-
-
-def check_matches(name: str, pattern: str | None) -> None:
-    """Raise InputError where the pattern of an option matches no file, or cannot be listed."""
-    if pattern and not files.matching_files(name, pattern, limit=1):
-        raise InputError(
-            f"--{name}={pattern}: no file matches; quote the pattern, or the shell expands it"
         )

@@ -67,8 +67,7 @@ def progress_line(counts: Counter, seconds: float, activity: str = "converting")
     total = counts[MATCHED]
     num_finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:
-        num_listed = counts[LISTED] + counts[REJECTED]
-        return f"listing: {num_listed:,} of {total:,} headers read, {seconds:.0f} s"
+        return f"listing: {counts[LISTED]:,} of {total:,} headers read, {seconds:.0f} s"
     return (
         f"{activity}: {num_finished:,} of {total:,} images ({num_finished / total:.0%}), "
         f"{num_finished / seconds:.0f} images/s, {counts[REJECTED]:,} rejected, {seconds:.0f} s"

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from lake import InputError, Stopped
+from lake import InputError, Refused, Stopped
 
 # Beam's DirectRunner becomes this one in the end, but first looks for others on the internet.
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -44,7 +44,7 @@ def run_locally(pipeline: beam.Pipeline) -> None:
     """Run to the end; raise Stopped where a worker stopped."""
     # The command prints Stopped's message; without this Beam would log it too, with a traceback.
     common = logging.getLogger("apache_beam.runners.common")
-    common.addFilter(lambda record: Stopped.OPEN not in record.getMessage())
+    common.addFilter(lambda record: _stopped_in(record.getMessage()) is None)
     with _restore_stopped():
         pipeline.run().wait_until_finish()
 
@@ -60,17 +60,24 @@ def run_remotely(
 
 @contextlib.contextmanager
 def _restore_stopped() -> Iterator[None]:
-    """Raise again the Stopped of a worker, of which a runner left only the text in its own
-    error."""
+    """Raise again the Stopped of a worker: a runner adds to its text, or leaves only the text in
+    its own error."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, Stopped):
+        stopped = _stopped_in(str(error))
+        if stopped is None:
             raise
-        message = Stopped.message_in(str(error))
-        if message is None:
-            raise
-        raise Stopped(message) from None
+        raise stopped from None
+
+
+def _stopped_in(text: str) -> Stopped | None:
+    """Return the Stopped whose message is in the text of a runner's error, None without one."""
+    for kind in (Refused, Stopped):
+        message = kind.message_in(text)
+        if message is not None:
+            return kind(message)
+    return None
 
 
 def wait(result, runner: str, options: PipelineOptions, detach: bool) -> bool:
@@ -99,7 +106,7 @@ def _wait_for_dataflow(result) -> None:
     try:
         result.wait_until_finish()
     except DataflowRuntimeException as error:
-        raise Stopped(Stopped.message_in(str(error)) or str(error)) from None
+        raise _stopped_in(str(error)) or Stopped(str(error)) from None
     except KeyboardInterrupt:
         print("cancelling the job", file=sys.stderr, flush=True)
         result.cancel()

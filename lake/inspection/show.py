@@ -83,11 +83,14 @@ def _head(folder: Path, content: dict) -> list[str]:
         ("records", f"{counts['records']:,}"),
         ("rejects", f"{num_rejects:,}{f': {reasons}' if reasons else ''}"),
     ]
+    if left_out := counts.get("files_left_out"):
+        rows.append(("files left out", f"{left_out:,} that a system left, or hidden"))
     if left_out := counts.get("slices_left_out"):
         rows.append(("slices left out", f"{left_out:,}"))
     rows.append(("labels without image", f"{counts['labels_without_image']:,}"))
     if grouped_by := counts.get("grouped_by"):
         rows.append(("splits dealt by", ", ".join(f"{k} {n:,}" for k, n in grouped_by.items())))
+    rows += [("warning", text) for text in content.get("warnings", ())]
     return [f"{name:<21} {value}" for name, value in rows]
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from pydicom import uid
 
-from lake import Reject, scan
+from lake import Reject, ids, scan
 from lake.scan import FRAME_BITS, MAX_FILE_BYTES, Coding, Header, Scan, Storage, frame_id
 from lake.sources import elements, frames, grey, pixels, vocabulary
 from lake.sources.codestream import bare_jpeg
@@ -113,9 +113,10 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
 
 
 def file_stem(path: str) -> str:
-    """Return the file's name without .dcm; other endings, parts of a UID, stay."""
+    """Return the file's name without an ending of DICOM; other endings, parts of a UID, stay."""
     name = re.split(r"[/\\]", path)[-1]
-    return name[:-4] if name.lower().endswith(".dcm") else name
+    stem, ending = ids.split_ending(name)
+    return stem if ending in ids.DICOM_ENDINGS else name
 
 
 def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:

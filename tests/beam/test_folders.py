@@ -13,7 +13,8 @@ from PIL import Image
 
 from beam import convert
 from beam.conversion import folders
-from lake import InputError, Stopped
+from beam.running import patterns
+from lake import InputError, Refused, Stopped
 from lake.__main__ import main as lake_command
 
 NAMES = ("bone", "air", "water")  # not in the order of their numbers
@@ -108,7 +109,9 @@ def test_a_new_folder_renumbers_the_classes_behind_it(classes, lake_of_folders, 
     output, fresh = (tmp_path / name / "tissues" / "1.0.0" for name in ("again", "fresh"))
     lake_of_folders(classes / "*" / "*.png", output)
     (classes / "bone").rename(classes / "zinc#1")  # no frame of a file called zinc
-    lake_of_folders(classes / "*" / "*.png", output)
+    with pytest.raises(Refused, match="40 images more; 40 images fewer|20 images more"):
+        lake_of_folders(classes / "*" / "*.png", output)
+    lake_of_folders(classes / "*" / "*.png", output, "--replace")
     manifest = lake_of_folders(classes / "*" / "*.png", fresh)
     assert manifest["classes"] == ["air", "water", "zinc#1"]
     assert manifest["counts"]["splits"]["val"]["classes"] == [6, 6, 6]
@@ -118,21 +121,22 @@ def test_a_new_folder_renumbers_the_classes_behind_it(classes, lake_of_folders, 
 def test_two_folders_are_a_binary_lake_and_what_has_no_class_is_listed(
     classes, lake_of_folders, tmp_path, capsys
 ):
-    """A ** reaches every depth: also images that lie beside the folders, and one name twice."""
+    """A ** reaches every depth: also images that lie beside the folders."""
     output = tmp_path / "tissues" / "1.0.0"
     for name in NAMES:
         (classes / name / "case00.png").rename(classes / f"{name}.png")
     (classes / "water").rename(classes / "more")
     (classes / "more" / "bone").mkdir()
     for path in classes.glob("more/*.png"):
-        path.rename(path.parent / "bone" / path.name)
+        name = path.name if path.name == "case01.png" else f"more_{path.name}"
+        path.rename(path.parent / "bone" / name)
     manifest = lake_of_folders(classes / "**.png", output, "--max_reject_fraction=0.5")
     assert manifest["classes"] == ["air", "bone"]
     assert manifest["counts"]["labels_without_image"] == 0
-    assert Counter(row["label"] for row in index(output)) == {0: 19, 1: 19}
+    assert Counter(row["label"] for row in index(output)) == {0: 19, 1: 36}
     assert Counter(reject["reason"] for reject in rejects(output)) == {
         "no-class": 3,
-        "duplicate-id": 19,
+        "duplicate-id": 2,
     }
     beside = next(reject for reject in rejects(output) if reject["reason"] == "no-class")
     assert beside["message"].endswith(f"air.png: lies directly in {classes}, not in a class folder")
@@ -177,6 +181,4 @@ def test_what_class_folders_do_not_go_with(classes, lake_of_folders, tmp_path, o
     ],
 )
 def test_the_root_of_a_pattern(pattern, root, has_folders):
-    assert (
-        folders.folder_of_classes(pattern) == root and folders.has_folders(pattern) == has_folders
-    )
+    assert patterns.fixed_folder(pattern) == root and folders.has_folders(pattern) == has_folders

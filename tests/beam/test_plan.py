@@ -10,6 +10,7 @@ import pytest
 
 from beam.conversion import earlier_lake, options, plan, quotas
 from beam.conversion.labelling import LabelledImage
+from beam.conversion.meeting import Tally
 from beam.running import runners
 from lake import InputError, Stopped
 from lake.labels import tables
@@ -218,7 +219,7 @@ def test_the_whole_plan_runs_on_a_runner():
         actual = (
             root
             | apache_beam.Create(images)
-            | plan.Plan(options_with())
+            | plan.Plan(options_with(), root | "Tally" >> apache_beam.Create([Tally()]))
             | apache_beam.Map(lambda item: (item[1][2].header.image_id, item[0]))
         )
         assert_that(actual, equal_to(expected))

@@ -16,7 +16,7 @@ from makers import lakes
 from makers.marks import exhaustive
 
 from beam.running import files
-from lake import Stopped
+from lake import Refused, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,15 +40,18 @@ def phantoms_copy(phantoms, tmp_path) -> Path:
     return folder
 
 
-def test_repeating_a_finished_conversion_changes_no_file_but_the_list_of_rejects(
-    phantoms, convert, tmp_path
+def test_repeating_a_finished_conversion_changes_no_file_and_says_so(
+    phantoms_copy, convert, tmp_path, capsys
 ):
     output = tmp_path / "phantoms" / "1.0.0"
-    first = convert(*inputs(phantoms), output)
+    first = convert(*inputs(phantoms_copy), output)
+    assert "nothing was written" not in capsys.readouterr().out
     before = stamps(output)
-    assert convert(*inputs(phantoms), output) == first  # also the moment of its creation
-    lists = {"rejects.jsonl", "labels_without_image.txt"}
-    assert {name for name, time_ns in stamps(output).items() if before[name] != time_ns} <= lists
+    for path in list(phantoms_copy.glob("dicom/*.dcm"))[:3]:
+        os.utime(path, (0, 0))  # the same bytes, written at another time
+    assert convert(*inputs(phantoms_copy), output) == first  # also the moment of its creation
+    assert stamps(output) == before
+    assert f"nothing was written: {output} has all of this" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -67,7 +70,9 @@ def test_only_missing_and_changed_shards_are_written_again(phantoms_copy, conver
     lines[position] = lines[position].removesuffix("-1") + "5 3"
     (phantoms_copy / "train-rle.csv").write_text("\n".join(lines) + "\n")
     fresh = tmp_path / "fresh" / "phantoms" / "1.0.0"
-    convert(*inputs(phantoms_copy), output)
+    with pytest.raises(Refused, match="images in another split, such as .* of 12 shards"):
+        convert(*inputs(phantoms_copy), output)
+    convert(*inputs(phantoms_copy), output, "--replace")
     convert(*inputs(phantoms_copy), fresh)
     assert content != lakes.shards_of(output) == lakes.shards_of(fresh)
 
@@ -82,7 +87,9 @@ RARER = "--bits=16", "--clahe", "--window=10,200", "--image_id=hash"
 def test_other_options_never_reuse_a_shard(phantoms, convert, tmp_path, option):
     output, fresh = (tmp_path / name / "phantoms" / "1.0.0" for name in ("used", "fresh"))
     convert(*inputs(phantoms), output)
-    convert(*inputs(phantoms), output, option)
+    with pytest.raises(Refused, match=option.replace("=", " ").split(",")[0]):
+        convert(*inputs(phantoms), output, option)
+    convert(*inputs(phantoms), output, option, "--replace")
     convert(*inputs(phantoms), fresh, option)
     assert lakes.shards_of(output) == lakes.shards_of(fresh)
 
@@ -93,7 +100,7 @@ def test_shards_of_another_layout_and_unfinished_files_are_removed(phantoms, con
     unfinished_shard = output / f"phantoms-train.tfrecord-00000-of-00004{files.UNFINISHED}abc"
     unfinished_shard.write_bytes(b"x")
     (output / ".work" / f"x.json{files.UNFINISHED}abc").write_bytes(b"x")
-    manifest = convert(*inputs(phantoms), output, "--min_shards=2")
+    manifest = convert(*inputs(phantoms), output, "--min_shards=2", "--replace")
     assert lakes.shards_of(output).keys() == {shard["name"] for shard in manifest["shards"]}
     assert not list(output.rglob(f"*{files.UNFINISHED}*"))
 

@@ -1,0 +1,144 @@
+"""A finished version is never changed in silence: what a command would write, beside what is there.
+
+In: the planned shards of a conversion into a folder with a finished lake. Out: leave to go on, or
+Refused with what would change.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam.conversion import earlier_lake
+from beam.conversion.earlier_lake import EarlierLake
+from beam.conversion.labelling import LabelledImage
+from beam.conversion.options import ConversionOptions
+from beam.running import files
+from lake import Refused
+from lake.records import manifest
+
+
+class FinishedLake(NamedTuple):
+    """Holds where the images of the finished lake are."""
+
+    places: EarlierLake
+    rejected_ids: set[str]
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """Says of a shard that would be written how it differs from what the finished lake has."""
+
+    name: str
+    is_changed: bool  # its bytes would be others
+    counts: Counter  # images that are `known`, `new`, `moved` to another split, `refolded`
+    example: str = ""  # of a moved image
+
+
+def read(options: ConversionOptions) -> FinishedLake:
+    """Return the finished lake in the folder of a conversion."""
+    path = options.path(manifest.REJECTS)
+    lines = files.read_text(path).splitlines() if FileSystems.exists(path) else []
+    rejected_ids = {json.loads(line)["image_id"] for line in lines}
+    return FinishedLake(earlier_lake.read(options.folder), rejected_ids)
+
+
+def plan_shard(
+    name: str,
+    split: str,
+    images: list[tuple[LabelledImage, int]],
+    is_changed: bool,
+    lake: FinishedLake,
+    options: ConversionOptions,
+) -> PlannedShard:
+    """Return the PlannedShard of [(image, fold)]."""
+    counts, examples = Counter(), []
+    for image, fold in images:
+        names = earlier_lake.names(image.header, options.key_file)[-2:]  # without the patient
+        old_split, old_fold = lake.places.find(names)
+        if not old_split:
+            counts["new"] += image.header.image_id not in lake.rejected_ids
+            continue
+        counts["known"] += 1
+        if old_split.decode() != split:
+            counts["moved"] += 1
+            examples.append(f"{image.header.image_id} from {old_split.decode()} to {split}")
+        elif old_fold != fold:
+            counts["refolded"] += 1
+    return PlannedShard(name, is_changed, counts, min(examples, default=""))
+
+
+def check(shards: list[PlannedShard], lake_bits: int, options: ConversionOptions) -> None:
+    """Raise Refused where the shards are not those of the finished lake."""
+    content = _manifest(options)
+    if content is None:  # removed meanwhile
+        return
+    old_names = {shard["name"] for shard in content["shards"]}
+    removed = old_names - {shard.name for shard in shards}
+    changed = [shard for shard in shards if shard.is_changed]
+    if not removed and not changed:
+        return
+    counts = sum((shard.counts for shard in shards), Counter())
+    num_gone = content["counts"]["records"] - counts["known"]
+    example = min((shard.example for shard in shards if shard.example), default="")
+    numbers = (
+        (counts["new"], "images more"),
+        (num_gone, "images fewer"),
+        (counts["moved"], f"images in another split, such as {example}"),
+        (counts["refolded"], "images in another fold"),
+        (len(changed), f"of {len(shards)} shards written anew"),
+        (len(removed), "shards removed"),
+    )
+    changes = [f"{number:,} {what}" for number, what in numbers if number > 0]
+    raise refusal(changes + option_changes(content, lake_bits, options), options)
+
+
+def option_changes(content: dict, lake_bits: int, options: ConversionOptions) -> list[str]:
+    """Return how the options differ from those of the finished lake with this manifest."""
+    new_options, old_options = {**options.for_lake(), "bits": lake_bits}, content["options"]
+    new_options = json.loads(json.dumps(new_options))  # tuples become lists on the way
+    return [
+        f"--{name} {new_options[name]} instead of {old_options[name]}"
+        for name in new_options
+        if name in old_options and new_options[name] != old_options[name]
+    ]
+
+
+def check_manifest(content: dict, options: ConversionOptions) -> None:
+    """Raise Refused where the finished lake has another manifest than `content`, whatever its
+    `created`."""
+    old_content = _manifest(options)
+    if old_content is None or is_same(old_content, content):
+        return
+    counts = old_content["counts"]
+    changes = [
+        f"{name.replace('_', ' ')} {value:,} instead of {counts.get(name, 0):,}"
+        for name, value in content["counts"].items()
+        if isinstance(value, int) and counts.get(name, 0) != value
+    ]
+    bits = content["options"]["bits"]
+    raise refusal(changes + option_changes(old_content, bits, options), options)
+
+
+def is_same(old_content: dict, content: dict) -> bool:
+    """Return whether two manifests say the same, whatever their `created`."""
+    content = json.loads(json.dumps(content))  # tuples become lists on the way
+    return {**old_content, "created": ""} == {**content, "created": ""}
+
+
+def refusal(changes: list[str], options: ConversionOptions) -> Refused:
+    """Return the error of a command that would make these changes."""
+    what = "; ".join(changes) or "what its manifest says"
+    return Refused(
+        f"{options.folder} is finished, and this command would change it: {what}. Nothing was "
+        f"written. Give a new version with --splits_from {options.folder}, which keeps its splits, "
+        f"or write this one anew: --replace"
+    )
+
+
+def _manifest(options: ConversionOptions) -> dict | None:
+    """Return the manifest of the finished lake; None where there is none any more."""
+    path = options.path(manifest.MANIFEST)
+    return json.loads(files.read_text(path)) if FileSystems.exists(path) else None

@@ -1,0 +1,182 @@
+"""Which files a pattern names: a pattern of the command line -> files, without what systems leave
+beside them."""
+
+import itertools
+import os
+import posixpath
+import re
+import unicodedata
+import warnings
+from typing import NamedTuple
+
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from lake import InputError, Stopped, storage
+from lake.sources import reader
+
+WILDCARD = re.compile(r"[*?[]")
+LITERAL_BRACKET = "[[]"  # stands for [ in a pattern
+BRACKET = re.compile(r"\[(?!\[\])")  # begins a set of letters, or is meant as it stands
+MOST_BRACKETS = 4  # are tried both ways
+# Files and folders that systems put beside those of people.
+OF_SYSTEMS = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
+
+
+class Matches(NamedTuple):
+    """Holds the files that a pattern names."""
+
+    files: list[FileMetadata]
+    num_left_out: int  # files of the system
+
+
+def fixed_folder(pattern: str) -> str:
+    """Return the folder above a pattern's first wildcard."""
+    return posixpath.dirname(WILDCARD.split(pattern)[0])
+
+
+def as_it_stands(path: str) -> str:
+    """Return the pattern that matches a path alone, brackets included."""
+    return path.replace("[", LITERAL_BRACKET)
+
+
+def image_files(option: str, pattern: str, kind: str) -> Matches:
+    """Return the files that match an option's pattern, without those of the system and the data
+    files of MetaImage headers; raise InputError where they cannot be listed."""
+    matches = matching_files(option, pattern)
+    files = [file for file in matches if not is_of_system(file.path, pattern)]
+    images = [file for file in files if not reader.is_data_file(kind, file.path)]
+    return Matches(images, len(matches) - len(files))
+
+
+def image_files_on_worker(option: str, pattern: str, kind: str) -> Matches:
+    """Return what `image_files` does, on a worker: its error is a Stopped, which reaches the
+    launcher."""
+    try:
+        return image_files(option, pattern, kind)
+    except InputError as error:
+        raise Stopped(str(error)) from None
+
+
+def is_of_system(path: str, pattern: str) -> bool:
+    """Return whether a wildcard of the pattern met a hidden file or folder, or one that a system
+    left: what a shell's * leaves out, __MACOSX, Thumbs.db and the like."""
+    fixed_parts = _parts(fixed_folder(pattern))
+    parts = _parts(path)[len(fixed_parts) :]
+    is_hidden_meant = any(part.startswith(".") for part in _parts(pattern)[len(fixed_parts) :])
+    return any(part.lower() in OF_SYSTEMS for part in parts) or (
+        not is_hidden_meant and any(part.startswith(".") for part in parts)
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def matching_files(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
+    """Return the files that match an option's pattern, about `limit` at most; raise InputError
+    where they cannot be listed, or where its [ ] can be read in two ways."""
+    matches, first = {}, None
+    for reading in _readings(pattern):
+        paths = {}
+        for form in _forms(reading):
+            paths |= {file.path: file for file in _match(option, form, limit)}
+        if paths and first is not None and paths.keys() != matches.keys():
+            raise InputError(
+                f"--{option}={pattern}: [ ] matches as a set of letters, such as {min(matches)}, "
+                f"and as it stands, such as {min(paths)}; write {LITERAL_BRACKET} for a [ that "
+                f"stands for itself, or rename the folder"
+            )
+        if paths:
+            matches, first = paths, reading
+    return list(matches.values())
+
+
+def _readings(pattern: str) -> list[str]:
+    """Return the pattern, and with each [ as it stands: folders may have it in their names."""
+    brackets = [match.start() for match in BRACKET.finditer(pattern)]
+    if not 0 < len(brackets) <= MOST_BRACKETS:
+        return [pattern]
+    readings = []
+    for choice in itertools.product((False, True), repeat=len(brackets)):
+        is_literal = dict(zip(brackets, choice, strict=True))
+        letters = (
+            LITERAL_BRACKET if is_literal.get(n) else letter for n, letter in enumerate(pattern)
+        )
+        readings.append("".join(letters))
+    return readings
+
+
+def _forms(pattern: str) -> list[str]:
+    """Return the pattern with its letters composed as they stand, as one and as several: names on
+    disk may be written in another way."""
+    forms = (pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD")))
+    return list(dict.fromkeys(forms))
+
+
+def _match(option: str, pattern: str, limit: int | None) -> list[FileMetadata]:
+    """Return the files of one pattern; raise InputError where they cannot be listed."""
+    warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)  # by LITERAL_BRACKET
+    try:
+        return FileSystems.match([pattern], limits=[limit])[0].metadata_list
+    except (BeamIOError, ValueError) as error:  # ValueError: Beam does not know the scheme
+        cause = cause_of(error)
+        if isinstance(cause, re.error):  # such as [3-1]
+            return []
+        raise InputError(
+            f"--{option}={pattern}: cannot be listed: {cause}; expected an existing folder or "
+            f"bucket that you may list"
+        ) from None
+
+
+def cause_of(error: Exception) -> Exception:
+    """Return the error inside Beam's, whose details are a dict from patterns to errors."""
+    while isinstance(error, BeamIOError) and error.exception_details:
+        error = next(iter(error.exception_details.values()))
+    return error
+
+
+# --- before a job starts ---
+
+
+def check_matches(name: str, pattern: str | None) -> None:
+    """Raise InputError where the pattern of an option matches no file, names a folder, or cannot
+    be listed."""
+    if not pattern:
+        return
+    is_plain = not WILDCARD.search(pattern) and not pattern.endswith("/")  # FOLDER/ means FOLDER/*
+    if is_plain and _is_folder(name, pattern):
+        raise InputError(f"--{name}={pattern}: is a folder; expected {_inside(pattern)}")
+    matches = matching_files(name, pattern, limit=1)
+    if matches and not is_of_system(matches[0].path, pattern):
+        return
+    matches = matching_files(name, pattern)
+    if all(is_of_system(file.path, pattern) for file in matches):
+        raise InputError(f"--{name}={pattern}: {_why_none(name, pattern, len(matches))}")
+
+
+def _why_none(name: str, pattern: str, num_left_out: int) -> str:
+    """Return why a pattern matches no file."""
+    if num_left_out:
+        return (
+            f"no file matches but {num_left_out} that are hidden or that a system left there "
+            f"(.NAME, __MACOSX, Thumbs.db)"
+        )
+    if _is_folder(name, pattern):
+        return f"matches folders alone; expected {_inside(pattern)}"
+    message = "no file matches; quote the pattern, or the shell expands it"
+    if BRACKET.search(pattern):
+        message += f". [ ] stands for one of the letters inside; write {LITERAL_BRACKET} for a ["
+    return message
+
+
+def _is_folder(name: str, pattern: str) -> bool:
+    """Return whether the pattern matches a folder with files, instead of files."""
+    if not storage.is_remote(pattern) and os.path.isdir(pattern):
+        return True
+    return bool(_match(name, f"{pattern.rstrip('/')}/**", limit=1))
+
+
+def _inside(folder: str) -> str:
+    """Return what to write instead of a folder."""
+    return f"a pattern of the files in it, such as '{folder.rstrip('/')}/**'"
