@@ -59,7 +59,7 @@ class Header(Packed):
     geometry: Geometry | None = None  # of a volume or of one of its slices
     version: float = 0.0  # differs where the file, or a data file beside it, was written again
 
-    def of_version(self, version: float) -> "Header":
+    def with_version(self, version: float) -> "Header":
         """Return the header with a version; dataclasses.replace takes ten times as long, per
         image."""
         header = object.__new__(Header)

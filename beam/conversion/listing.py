@@ -89,7 +89,7 @@ def read_headers(chunk: list[tuple[str, int, float]], options: ConversionOptions
         progress.tick(options.progress_file, events)
         version = stable_hash(f"{update_time} {data_files}") if data_files else update_time
         for header in headers:
-            header = header.of_version(version)
+            header = header.with_version(version)
             yield header.series if header.geometry else header.image_id, header
 
 

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
-from makers import lakes
+from makers import lakes, volumes
 from makers.marks import exhaustive
 
+from beam import convert as converter
 from beam.running import files
 from lake import Refused, Stopped
 
@@ -75,6 +77,51 @@ def test_only_missing_and_changed_shards_are_written_again(phantoms_copy, conver
     convert(*inputs(phantoms_copy), output, "--replace")
     convert(*inputs(phantoms_copy), fresh)
     assert content != lakes.shards_of(output) == lakes.shards_of(fresh)
+
+
+def test_a_finished_version_is_never_dealt_anew(phantoms_copy, convert, tmp_path, key_file, capsys):
+    output, later = tmp_path / "phantoms" / "1.0.0", phantoms_copy / "later"
+    later.mkdir()
+    paths = sorted(phantoms_copy.glob("dicom/*.dcm"))
+    for path in paths[:10]:
+        path.rename(later / path.name)
+    convert(*inputs(phantoms_copy), output)
+    before = stamps(output)
+    for path in paths[:10]:
+        (later / path.name).rename(path)
+    capsys.readouterr()
+    images, labels = inputs(phantoms_copy)
+    arguments = [f"--images={images}", f"--labels={labels}", f"--output={output}", "--folds=2"]
+    assert converter.main([*arguments, f"--deidentify_key_file={key_file}"]) == 2
+    [*_, message] = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"error: {output} is finished, and this command would change it: ")
+    for part in ("10 images more; ", " images in another split, such as ", " in another fold; "):
+        assert part in message
+    assert " shards written anew; " in message
+    assert "; --folds 2 instead of 0. Nothing was written. " in message
+    assert message.endswith("or write this one anew: --replace")
+    assert stamps(output) == before
+    # Fewer images, and none that moves: the splits are those of the version itself.
+    for path in paths[:12]:
+        path.unlink()
+    with pytest.raises(Refused, match=r"change it: 2 images fewer; \d+ of \d+ shards"):
+        convert(*inputs(phantoms_copy), output, f"--splits_from={output}")
+
+
+def test_voxels_that_changed_behind_their_header_are_noticed(tmp_path):
+    voxels = np.random.default_rng(0).integers(-900, 900, (3, 16, 20)).astype(np.int16)
+    path = volumes.write_volume(volumes.volume(voxels), tmp_path)
+    arguments = [f"--images={path}", "--source=metaimage", "--unlabelled=keep"]
+    arguments += [f"--output={tmp_path}/ct/1.0.0", "--deidentify=keep"]
+    converter.run(arguments)
+    data_path = path.with_suffix(".raw")
+    data = data_path.read_bytes()
+    data_path.write_bytes(data)
+    os.utime(data_path, (0, 0))
+    converter.run(arguments)  # the same bytes
+    data_path.write_bytes(data[2:] + data[:2])
+    with pytest.raises(Refused, match=r"change it: \d of \d shards written anew"):
+        converter.run(arguments)
 
 
 RARER = "--bits=16", "--clahe", "--window=10,200", "--image_id=hash"
