@@ -99,6 +99,8 @@ class Scan:
     rescale: tuple[float, float]  # modality value = stored * slope + intercept
     window: tuple[float, float]  # low, high in stored values
     slice_mm: float = math.nan  # world z of a CT slice
+    is_flat: bool = False  # all pixels have one grey level in the view of the window
+    padding_px: int = 0  # pixels at which nothing was measured; stored as 0
 
 
 class Files(Protocol):

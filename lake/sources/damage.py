@@ -29,9 +29,16 @@ def reject_damage(reason: str, path: str) -> Iterator[None]:
         raise
     # Whatever a library raises is the file's fault; some have exceptions that are no Exception.
     except BaseException as error:
-        message = " ".join(str(error).split())[:MESSAGE_CHARACTERS]
-        if isinstance(error, Malformed):
-            raise Reject(reason, f"{path}: {message}") from None
-        # The message of any other error may quote a name from the header.
-        detail = f": {message}" if reason == "undecodable" else ""
-        raise Reject(reason, f"{path}: {type(error).__name__}{detail}") from None
+        raise Reject(reason, f"{path}: {_sentence(error, reason)}") from None
+
+
+def _sentence(error: BaseException, reason: str) -> str:
+    """Return what is wrong with the file and what to do; only decoders' messages are quoted, as
+    that of any other error may quote a name from the header."""
+    if isinstance(error, Malformed):
+        advice = "" if ";" in str(error) else "; copy it again, or leave it out"
+        return f"{error}{advice}"
+    part = "pixel data is" if reason == "undecodable" else "header is"
+    detail = " ".join(str(error).split())[:MESSAGE_CHARACTERS] if reason == "undecodable" else ""
+    quoted = f" ({detail})" if detail else ""
+    return f"its {part} damaged or contradicts itself{quoted}; copy it again, or leave it out"

@@ -28,24 +28,37 @@ from pydicom import uid
 
 from lake import Reject, ids, scan
 from lake.scan import FRAME_BITS, MAX_FILE_BYTES, Coding, Header, Scan, Storage, frame_id
-from lake.sources import elements, frames, grey, pixels, vocabulary
+from lake.sources import (
+    data_set,
+    elements,
+    frames,
+    grey,
+    image_module,
+    lookup,
+    padding,
+    pixels,
+    vocabulary,
+)
 from lake.sources.codestream import bare_jpeg
 from lake.sources.damage import reject_damage
 from lake.sources.decoders import LOSSLESS_JPEG, LOSSY_JPEG
-from lake.sources.elements import PIXEL_DATA, Attributes, numbers, text, whole_number
-from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, FRAMES, PHOTOMETRIC, ROWS
+from lake.sources.elements import PIXEL_DATA, Attributes, text
+from lake.sources.image_module import BITS_STORED, COLOURS, COLUMNS, FRAMES, PHOTOMETRIC, ROWS
+from lake.sources.values import numbers, whole_number
 
 SOP_UID, MODALITY, STUDY_UID, SERIES_UID = 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
 PATIENT_ID, SEX, AGE, VIEW = 0x00100020, 0x00100040, 0x00101010, 0x00185101
-PIXEL_SPACING, IMAGER_SPACING, POSITION = 0x00280030, 0x00181164, 0x00200032
+POSITION = 0x00200032
+# Row and column distances, the most trusted first: at the patient, at the detector, on the film.
+PIXEL_SPACING, IMAGER_SPACING, SCANNED_SPACING = 0x00280030, 0x00181164, 0x00182010
+SPACINGS = (PIXEL_SPACING, IMAGER_SPACING, SCANNED_SPACING)
 HEADER_TAGS = frozenset(
     (
         *(SOP_UID, MODALITY, STUDY_UID, SERIES_UID, PATIENT_ID, SEX, AGE, VIEW),
-        *(FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, PHOTOMETRIC, frames.PALETTE),
-        grey.MODALITY_LUTS,
+        *(*image_module.TAGS, image_module.PALETTE, grey.MODALITY_LUTS, grey.SOP_CLASS),
     )
 )
-SCAN_TAGS = grey.TAGS | frames.TAGS | {PIXEL_SPACING, IMAGER_SPACING, POSITION}
+SCAN_TAGS = grey.TAGS | lookup.PALETTE_TAGS | frames.TAGS | {*SPACINGS, POSITION}
 # Nearly every header ends within the first size; a file of many frames may have megabytes of it.
 HEADER_BYTES = (2**16, 2**20, 2**26)
 # Families of transfer syntaxes with like costs of decoding; any other is `uncompressed`.
@@ -57,7 +70,7 @@ CODINGS = {
     **dict.fromkeys((uid.JPEG2000, uid.HTJ2K), "jpeg-2000-lossy"),
     uid.RLELossless: "rle",
 }
-COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
+LOSSY_SYNTAXES = LOSSY_JPEG | {uid.JPEG2000, uid.HTJ2K, uid.JPEGLSNearLossless}
 
 
 def read_headers(
@@ -68,8 +81,9 @@ def read_headers(
     `image_id_from` is "name", the file's, or "uid", its SOP Instance UID. A file of more than one
     frame is a Reject with frames="reject"; with "first" its first frame stands for it.
     """
-    attributes = before_pixels(file, path, HEADER_TAGS).elements
+    dataset = before_pixels(file, path, HEADER_TAGS)
     with reject_damage("unreadable-header", path):
+        attributes = image_module.complete(dataset.elements, dataset.syntax)
         header = _header(attributes, path, size, image_id_from)
         count = whole_number(attributes, FRAMES) or 1
     if count <= 1 or frames == "first":
@@ -88,10 +102,10 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
     """Return how the pixels of the image are coded; reads only the header of the file."""
     dataset = before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
     with reject_damage("unreadable-header", header.path):
-        attributes = frames.frame_attributes(dataset.elements, header.frame, SCAN_TAGS)
+        attributes = frame_attributes(dataset, header.frame)
         num_bytes = max(header.size - dataset.end, 0) // (whole_number(attributes, FRAMES) or 1)
         is_kept = _is_storable_unchanged(attributes, dataset.syntax, header, storage)
-        channels = whole_number(attributes, frames.SAMPLES) or 1
+        channels = whole_number(attributes, image_module.SAMPLES)
     return Coding(CODINGS.get(dataset.syntax, "uncompressed"), num_bytes, is_kept, channels)
 
 
@@ -100,16 +114,24 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     with reject_damage("undecodable", header.path):
         if len(data) > MAX_FILE_BYTES:
             raise Reject("too-large", f"{len(data):,} bytes, expected at most {MAX_FILE_BYTES:,}")
-        dataset = elements.read(data, SCAN_TAGS)
-        attributes = frames.frame_attributes(dataset.elements, header.frame, SCAN_TAGS)
-        if PIXEL_DATA not in attributes:
-            raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
+        dataset = data_set.read(data, SCAN_TAGS)
+        attributes = frame_attributes(dataset, header.frame)
         jpeg = _kept_jpeg(attributes, dataset.syntax, header, storage)
         if jpeg is not None:
             return _kept_scan(jpeg, attributes, header, storage)
-        levels, highest, rescale, window = _grey(attributes, dataset.syntax, header, storage)
-        spacing_mm, slice_mm = _spacing_mm(attributes), _slice_mm(attributes)
-        return pixels.store(levels, highest, rescale, window, spacing_mm, storage, slice_mm)
+        levels, *rest, is_padding = _grey(attributes, dataset.syntax, header, storage)
+        spacing_mm, slice_mm = spacing(attributes), _slice_mm(attributes)
+        return pixels.store(levels, *rest, spacing_mm, storage, slice_mm, is_padding)
+
+
+def frame_attributes(dataset: data_set.DataSet, frame: int) -> Attributes:
+    """Return the attributes of one frame of a file with a whole Image Pixel Module; raise Reject
+    where its pixel data is there, but empty."""
+    attributes = frames.frame_attributes(dataset.elements, frame, SCAN_TAGS)
+    data = attributes.get(PIXEL_DATA)
+    if data is not None and data.start == data.end:
+        raise Reject("no-pixels", "(7FE0,0010) Pixel Data is empty: not an image; leave it out")
+    return image_module.complete(attributes, dataset.syntax)
 
 
 def file_stem(path: str) -> str:
@@ -119,14 +141,14 @@ def file_stem(path: str) -> str:
     return stem if ending in ids.DICOM_ENDINGS else name
 
 
-def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> elements.DataSet:
+def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> data_set.DataSet:
     """Return the elements `tags` before the pixel data; reads no more of the file than needed."""
     file_start = b""
     for size in HEADER_BYTES:
         file_start += file.read(size - len(file_start))
         with reject_damage("unreadable-header", path):
             try:
-                dataset = elements.read(file_start, tags, inflated_bytes=size)
+                dataset = data_set.read(file_start, tags, inflated_bytes=size)
             except elements.Cut:
                 dataset = None
         if dataset and dataset.pixel_tag:
@@ -177,11 +199,10 @@ def _bits(attributes: Attributes) -> int:
     """Return the bits of a grey level: those of the palette or Modality LUT, if the file has
     one."""
     if text(attributes, PHOTOMETRIC) == "PALETTE COLOR":
-        return int((numbers(attributes, frames.PALETTE) or [0, 0, 0])[-1])
-    table = grey.lookup_table(attributes, grey.MODALITY_LUTS)
-    if table:
-        return table.bits
-    return whole_number(attributes, BITS_STORED) or whole_number(attributes, BITS_ALLOCATED)
+        return lookup.palette_bits(attributes)
+    is_grey = whole_number(attributes, image_module.SAMPLES) == 1
+    table = grey.modality_table(attributes) if is_grey else None
+    return table.bits if table else whole_number(attributes, BITS_STORED)
 
 
 def _kept_jpeg(
@@ -206,9 +227,10 @@ def _is_storable_unchanged(
         and pixels.is_stored_unchanged(8, header.height, header.width, storage)
         and text(attributes, PHOTOMETRIC) == "MONOCHROME2"
         and whole_number(attributes, BITS_STORED) == 8
-        and not whole_number(attributes, frames.SIGNED)
-        and grey.MODALITY_LUTS not in attributes
+        and not whole_number(attributes, image_module.SIGNED)
+        and not (grey.MODALITY_LUTS in attributes and grey.modality_table(attributes))
         and grey.rescale(attributes)[0] > 0
+        and padding.is_dark(attributes)
         and not (storage.window == "default" and grey.has_curve(attributes))
     )
 
@@ -219,15 +241,24 @@ def _kept_scan(jpeg: bytes, attributes: Attributes, header: Header, storage: Sto
     window = grey.window(attributes, *rescale, whole=(0.0, 255.0))
     if storage.window != "default":
         levels = np.asarray(Image.open(io.BytesIO(jpeg)))
-        window = pixels.view(storage.window, window, rescale, levels)
-    size, spacing_mm = (header.height, header.width), _spacing_mm(attributes)
-    return Scan(jpeg, "jpeg-kept", *size, spacing_mm, rescale, window, _slice_mm(attributes))
+        is_padding = padding.mask(levels, attributes, is_lossy=True)
+        window = pixels.view(storage.window, window, rescale, levels, is_padding)
+    size, spacing_mm = (header.height, header.width), spacing(attributes)
+    is_flat = pixels.is_flat_jpeg(jpeg, *size, window)
+    slice_mm = _slice_mm(attributes)
+    return Scan(jpeg, "jpeg-kept", *size, spacing_mm, rescale, window, slice_mm, is_flat)
 
 
 def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage) -> grey.Grey:
     """Return the decoded frame as grey levels; raise Reject for colours without a conversion."""
     photometric = text(attributes, PHOTOMETRIC)
-    samples = whole_number(attributes, frames.SAMPLES) or 1
+    samples = whole_number(attributes, image_module.SAMPLES)
+    if not photometric:
+        raise Reject(
+            "unknown-colour",
+            f"(0028,0004) Photometric Interpretation is missing, and {samples} samples per pixel "
+            f"can be of several; add it",
+        )
     is_grey = photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") and samples == 1
     if not is_grey and not (photometric in COLOURS and samples == 3):
         raise Reject(
@@ -237,18 +268,27 @@ def _grey(attributes: Attributes, syntax: str, header: Header, storage: Storage)
             f"convert the file",
         )
     frame = frames.decode_frame(attributes, syntax, header)
+    if photometric == "PALETTE COLOR":
+        return grey.from_colour(lookup.colours(frame.values, attributes), header.bits)
     if frame.values.ndim == 3:
         return grey.from_colour(frame.values, frame.bits)
-    is_presented, attributes = storage.window == "default", frames.with_layout(attributes, frame)
-    return grey.from_values(frame.values, attributes, photometric == "MONOCHROME1", is_presented)
+    return grey.from_values(
+        frame.values,
+        frames.with_layout(attributes, frame),
+        is_monochrome1=photometric == "MONOCHROME1",
+        is_presented=storage.window == "default",
+        is_lossy=syntax in LOSSY_SYNTAXES,
+    )
 
 
-def _spacing_mm(attributes: Attributes) -> tuple[float, float]:
-    """Return (row, column) spacing of the pixels, at the patient or else at the detector; (0, 0)
-    where neither is known."""
-    spacing = numbers(attributes, PIXEL_SPACING) or numbers(attributes, IMAGER_SPACING)
-    is_sound = len(spacing) == 2 and all(0 < mm <= grey.LARGEST for mm in spacing)
-    return (spacing[0], spacing[1]) if is_sound else (0.0, 0.0)
+def spacing(attributes: Attributes) -> tuple[float, float]:
+    """Return (row, column) spacing of the pixels in mm, the first of SPACINGS that is sound; (0, 0)
+    where none is."""
+    for tag in SPACINGS:
+        values = numbers(attributes, tag)
+        if len(values) == 2 and all(0 < mm <= grey.LARGEST for mm in values):
+            return values[0], values[1]
+    return 0.0, 0.0
 
 
 def _slice_mm(attributes: Attributes) -> float:

@@ -15,7 +15,7 @@ from pydicom.pixels import iter_pixels
 from lake import Reject
 from lake.labels import rle
 from lake.scan import MAX_PIXELS, frame_id
-from lake.sources import dicom, elements, frames, lesions
+from lake.sources import data_set, dicom, frames, image_module, lesions
 from lake.sources.elements import text
 
 PREFIX, PREFIX_PLACE = b"DICM", 128
@@ -34,7 +34,7 @@ def is_dicom(data: bytes) -> bool:
 def read(data: bytes, path: str, values: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
     """Return [(SOP Instance UID of the image or "", lesion [H, W])]: one of an image, of a SEG one
     per image that it refers to. Raises Reject."""
-    sop_class = text(elements.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
+    sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
     if sop_class in (SEGMENTATION, LABEL_MAP):
         return _read_seg(pydicom.dcmread(io.BytesIO(data)), lesions.numbers_of(values))
     return [("", _read_image(data, path, values))]
@@ -43,16 +43,16 @@ def read(data: bytes, path: str, values: tuple[str, ...]) -> list[tuple[str, np.
 def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
     """Return the lesion of a DICOM image of one frame."""
     [header] = dicom.read_headers(io.BytesIO(data), path, len(data), "name", "reject")
-    dataset = elements.read(data, dicom.SCAN_TAGS)
-    attributes = frames.frame_attributes(dataset.elements, 0, dicom.SCAN_TAGS)
-    photometric = text(attributes, frames.PHOTOMETRIC)
-    if photometric not in ("MONOCHROME2", "RGB", *dicom.COLOURS):
+    dataset = data_set.read(data, dicom.SCAN_TAGS)
+    attributes = dicom.frame_attributes(dataset, 0)
+    photometric = text(attributes, image_module.PHOTOMETRIC)
+    if photometric not in ("MONOCHROME2", "RGB", *image_module.COLOURS):
         raise Reject(
             "unknown-colour",
             f"a mask in {photometric or 'no Photometric Interpretation'}: whether its background "
             f"is 0 is unclear; save it as MONOCHROME2 or PNG",
         )
-    levels = frames.decode_frame(attributes, dataset.syntax, header)
+    levels = frames.decode_frame(attributes, dataset.syntax, header).values
     is_lossy = dicom.CODINGS.get(dataset.syntax) in LOSSY_CODINGS
     if levels.ndim == 2:
         return lesions.from_levels(levels, is_lossy, values)

@@ -7,36 +7,24 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 from pydicom.encaps import get_frame
-from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
-from pydicom.tag import BaseTag
+from pydicom.pixels import convert_color_space, get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from lake import Reject
 from lake.scan import Header
-from lake.sources import decoders, elements, run_lengths, words
+from lake.sources import data_set, decoders, image_module, run_lengths, words
 from lake.sources.claims import check_claims, read_claims
-from lake.sources.elements import PIXEL_DATA, Attributes, Element, text, whole_number
+from lake.sources.elements import PIXEL_DATA, Attributes, Element, text
+from lake.sources.image_module import FRAMES, PHOTOMETRIC, PLANAR, SAMPLES
+from lake.sources.values import whole_number
 
-SAMPLES, PHOTOMETRIC, PLANAR, FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
-ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED = 0x00280010, 0x00280011, 0x00280100, 0x00280101
-SIGNED = 0x00280103
-PALETTE = 0x00281101  # descriptor of red; green, blue, then the data, plain and segmented
 EXTENDED_OFFSETS, EXTENDED_LENGTHS = 0x7FE00001, 0x7FE00002
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 # Functional groups (PS3.3 C.7.6.16.2): plane position, pixel measures, frame VOI LUT, pixel value
 # transformation.
 GROUPS = frozenset((0x00209113, 0x00289110, 0x00289132, 0x00289145))
-# The attributes that decoding needs: the Image Pixel module with its palettes.
-DECODED_TAGS = frozenset(
-    (
-        *(SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED),
-        *(0x00280102, SIGNED, *range(PALETTE, PALETTE + 3), *range(0x00281201, 0x00281204)),
-        *(*range(0x00281221, 0x00281224), PIXEL_DATA),
-    )
-)
+DECODED_TAGS = image_module.TAGS | {PIXEL_DATA}
 TAGS = DECODED_TAGS | words.TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_LENGTHS}
 # Little endian, as all encapsulated data is.
 ITEM_TAG, SEQUENCE_END_TAG = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -60,9 +48,9 @@ def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -
     """
     result = dict(attributes)
     for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
-        groups = elements.item(attributes, sequence, index, GROUPS)
+        groups = data_set.item(attributes, sequence, index, GROUPS)
         for group in groups:
-            result |= elements.item(groups, group, 0, tags - DECODED_TAGS)
+            result |= data_set.item(groups, group, 0, tags - DECODED_TAGS)
     return result
 
 
@@ -103,7 +91,7 @@ def read_codestream(attributes: Attributes, frame: int) -> bytes:
 
 
 def decode_frame(attributes: Attributes, syntax: str, header: Header) -> Frame:
-    """Return a decoded frame: stored values [H, W], or RGB [H, W, 3] of colours and palettes.
+    """Return a decoded frame: stored values [H, W], or RGB [H, W, 3] of colours.
 
     Raises Reject where there is no decoder, the frame would decode to another size, or it is
     unclear which bits are the pixels.
@@ -111,20 +99,15 @@ def decode_frame(attributes: Attributes, syntax: str, header: Header) -> Frame:
     decoders.check_syntax(syntax)
     layout = words.read_layout(attributes)
     if is_encapsulated(attributes[PIXEL_DATA]):
-        frame = _encapsulated(attributes, syntax, header, layout)
-    else:
-        frame = _uncompressed(attributes, syntax, header, layout)
-    if text(attributes, PHOTOMETRIC) != "PALETTE COLOR":
-        return frame
-    colours = apply_color_lut(frame.values, _image_pixel_module(attributes))[..., :3]
-    return Frame(_in_bits(colours, header.bits), header.bits, False)
+        return _encapsulated(attributes, syntax, header, layout)
+    return _uncompressed(attributes, syntax, header, layout)
 
 
 def with_layout(attributes: Attributes, frame: Frame) -> Attributes:
     """Return the attributes with the bits and the sign that the values have, whatever the header
     says."""
     bits, sign = (struct.pack("<H", number) for number in (frame.bits, frame.is_signed))
-    layout = {words.BITS_STORED: bits, words.SIGNED: sign}
+    layout = {image_module.BITS_STORED: bits, image_module.SIGNED: sign}
     return attributes | {tag: Element(b"US", data, 0, 2, "<") for tag, data in layout.items()}
 
 
@@ -154,7 +137,7 @@ def _uncompressed(
         bits_stored=layout.stored,
         pixel_representation=0,
         pixel_keyword="PixelData",
-        pixel_vr=(element.vr or b"OW").decode(),
+        pixel_vr="OB" if element.vr == b"OB" else "OW",
         correct_unused_bits=False,
         view_only=layout.allocated > 8,  # others are copied, or unpacked
     )
@@ -208,30 +191,3 @@ def _rgb(values: np.ndarray) -> np.ndarray:
         block = values[start : start + step]
         result[start : start + step] = convert_color_space(block, "YBR_FULL", "RGB")
     return result
-
-
-def _image_pixel_module(attributes: Attributes) -> Dataset:
-    """Return the attributes as a data set of pydicom's."""
-    tags = sorted(map(BaseTag, DECODED_TAGS & attributes.keys() - {PIXEL_DATA}))
-    dataset = Dataset({tag: _raw(tag, attributes[tag]) for tag in tags})
-    dataset.set_original_encoding(attributes[ROWS].vr is None, attributes[ROWS].order == "<")
-    return dataset
-
-
-def _raw(tag: BaseTag, element: Element) -> RawDataElement:
-    """Return an element as pydicom holds one that it has read but not yet parsed."""
-    vr = element.vr.decode() if element.vr else None
-    return RawDataElement(
-        *(tag, vr, element.end - element.start, element.value),
-        value_tell=0,
-        is_implicit_VR=vr is None,
-        is_little_endian=element.order == "<",
-    )
-
-
-def _in_bits(colours: np.ndarray, bits: int) -> np.ndarray:
-    """Return colours [H, W, 3] scaled to the bits that the palette's descriptor states; its entries
-    may have others."""
-    if colours.dtype == np.uint8:
-        return colours if bits <= 8 else colours.astype(np.uint16) * 257
-    return colours >> 8 if bits <= 8 and colours.max() > 255 else colours

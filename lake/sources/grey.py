@@ -7,19 +7,25 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lake.sources import elements
+from lake.sources import elements, lookup, padding
 from lake.sources.elements import Attributes
-from lake.sources.frames import BITS_STORED, SIGNED
+from lake.sources.image_module import BITS_STORED, SIGNED
+from lake.sources.lookup import MODALITY_LUTS, VOI_LUTS
+from lake.sources.values import first_number, whole_number
 
+SOP_CLASS = 0x00080016
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x00281052, 0x00281053
 WINDOW_CENTER, WINDOW_WIDTH, VOI_FUNCTION = 0x00281050, 0x00281051, 0x00281056
-MODALITY_LUTS, VOI_LUTS = 0x00283000, 0x00283010
-LUT_DESCRIPTOR, LUT_DATA = 0x00283002, 0x00283006
 TAGS = frozenset(
     (
         *(RESCALE_INTERCEPT, RESCALE_SLOPE, WINDOW_CENTER, WINDOW_WIDTH, VOI_FUNCTION),
-        *(MODALITY_LUTS, VOI_LUTS),
+        *(MODALITY_LUTS, VOI_LUTS, SOP_CLASS, *padding.TAGS),
     )
+)
+# X-ray angiography and fluoroscopy, biplane and enhanced. Their Modality LUT leads back to X-ray
+# intensity and is not for display (PS3.3 C.8.7.1.1.2).
+ANGIOGRAPHY = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.12.{suffix}" for suffix in ("1", "1.1", "2", "2.1", "3")
 )
 # The width that a LINEAR window of width 1, a threshold, gets. The smallest at which float32, the
 # type in a record, still tells its ends apart at 65,535.
@@ -36,53 +42,75 @@ class Grey(NamedTuple):
     highest: int
     rescale: tuple[float, float]  # modality value = level * slope + intercept
     window: tuple[float, float]  # low, high in levels
-
-
-class Table(NamedTuple):
-    """A lookup table in a file."""
-
-    outputs: np.ndarray  # [N]
-    first: int  # the input value that maps to the first output
-    bits: int  # per output
+    padding: np.ndarray | None = None  # [H, W] bool: where nothing was measured; level 0
 
 
 def from_values(
-    values: np.ndarray, attributes: Attributes, is_monochrome1: bool, is_presented: bool
+    values: np.ndarray,
+    attributes: Attributes,
+    is_monochrome1: bool,
+    is_presented: bool,
+    is_lossy: bool,
 ) -> Grey:
     """Return the grey levels of stored values [H, W].
 
     `is_presented` applies the file's own curve (VOI LUT or sigmoid), if it has one. Without a
     window in the file, an image of more than 8 bits is displayed from its darkest to its brightest
-    level. Only MONOCHROME1 inverts the levels: Presentation LUT Shape INVERSE accompanies it
-    (PS3.3 C.8.11.3) and must not invert them a second time.
+    level, padding aside, which gets the darkest of all. Only MONOCHROME1 inverts the levels:
+    Presentation LUT Shape INVERSE accompanies it (PS3.3 C.8.11.3) and must not invert them a second
+    time. `is_lossy`: the codestream moves values a little.
     """
-    table = lookup_table(attributes, MODALITY_LUTS)
-    bits, is_signed = (elements.whole_number(attributes, tag) for tag in (BITS_STORED, SIGNED))
+    is_padding = padding.mask(values, attributes, is_lossy)
+    table = modality_table(attributes)
     if table:
-        values, bits, lowest = look_up(values, table), table.bits, 0
+        values, bits, lowest = table.look_up(values), table.bits, 0
         slope, intercept = 1.0, 0.0
     else:
         slope, intercept = rescale(attributes)
-        lowest = -(2 ** (bits - 1)) if is_signed == 1 else 0
+        bits = whole_number(attributes, BITS_STORED)
+        lowest = int(_stored_range(attributes)[0])
     highest = 2**bits - 1
     levels = np.clip(values.astype(np.int32) - lowest, 0, highest)
     intercept += slope * lowest
     is_curved = is_presented and has_curve(attributes)
     if is_curved:
-        levels, highest = presentation(levels * slope + intercept, attributes, bits)
+        modality_range = sorted((intercept, intercept + slope * highest))
+        modality = levels * slope + intercept
+        levels, highest = presentation(modality, attributes, bits, modality_range)
         slope, intercept, attributes = 1.0, 0.0, {}  # the curve has applied the file's window
     if is_monochrome1 != (slope < 0):  # invert, so that what is displayed darker has lower levels
         levels, slope, intercept = highest - levels, -slope, intercept + slope * highest
     whole = (0.0, float(highest))
     if bits > 8 and not is_curved:  # the image may use a small part of its bits
-        whole = (float(levels.min()), max(float(levels.max()), levels.min() + 1.0))
-    return Grey(levels, highest, (slope, intercept), window(attributes, slope, intercept, whole))
+        measured = levels if is_padding is None else levels[~is_padding]
+        whole = (float(measured.min()), max(float(measured.max()), measured.min() + 1.0))
+    if is_padding is not None:
+        levels[is_padding] = 0
+    view = window(attributes, slope, intercept, whole)
+    return Grey(levels, highest, (slope, intercept), view, is_padding)
+
+
+def modality_table(attributes: Attributes) -> lookup.Table | None:
+    """Return the Modality LUT of a grey image, None without one that is for display."""
+    if MODALITY_LUTS not in attributes or elements.text(attributes, SOP_CLASS) in ANGIOGRAPHY:
+        return None
+    return lookup.table(attributes, MODALITY_LUTS, _stored_range(attributes))
+
+
+def _stored_range(attributes: Attributes) -> tuple[float, float]:
+    """Return the (lowest, highest) value that the stored bits can hold."""
+    bits, is_signed = (whole_number(attributes, tag) for tag in (BITS_STORED, SIGNED))
+    lowest = -(2 ** (bits - 1)) if is_signed == 1 else 0
+    return float(lowest), float(lowest + 2**bits - 1)
 
 
 def from_colour(pixels: np.ndarray, bits: int) -> Grey:
-    """Return the luma of colours [H, W, 3] of at most `bits` bits as grey levels."""
-    if pixels.dtype.kind != "u":
-        raise elements.Malformed("signed colours, expected unsigned ones")
+    """Return the luma of colours [H, W, 3] of at most `bits` bits as grey levels.
+
+    The sign, the rescale, the tables and the padding of a header are for grey images.
+    """
+    if pixels.dtype.kind == "i":
+        pixels = pixels.view(f"u{pixels.itemsize}") & (2**bits - 1)
     if pixels.dtype == np.uint8:
         levels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
     else:
@@ -118,34 +146,25 @@ def window(
 
 def has_curve(attributes: Attributes) -> bool:
     """Return whether the file's default view is a curve, a VOI LUT or a sigmoid, not a window."""
-    if lookup_table(attributes, VOI_LUTS):
+    if VOI_LUTS in attributes and lookup.table(attributes, VOI_LUTS, (0.0, 0.0)):
         return True
     return elements.text(attributes, VOI_FUNCTION) == "SIGMOID" and len(_sigmoid(attributes)) == 2
 
 
-def presentation(values: np.ndarray, attributes: Attributes, bits: int) -> tuple[np.ndarray, int]:
-    """Return (levels [H, W], highest) of modality values [H, W] of `bits` bits, through the file's
-    curve (VOI LUT or sigmoid)."""
-    table = lookup_table(attributes, VOI_LUTS)
+def presentation(
+    values: np.ndarray, attributes: Attributes, bits: int, value_range: list[float]
+) -> tuple[np.ndarray, int]:
+    """Return (levels [H, W], highest) of modality values [H, W] of `bits` bits, which lie in
+    `value_range`, through the file's curve (VOI LUT or sigmoid)."""
+    table = lookup.table(attributes, VOI_LUTS, tuple(value_range))
     if table is None:
         (center, width), highest = _sigmoid(attributes), 2**bits - 1  # PS3.3 C.11.2.1.3.1
         exponent = np.clip(-4 * (values - center) / width, -700, 700)  # exp within float64
         return np.rint(highest / (1 + np.exp(exponent))).astype(np.int32), highest
-    levels, highest = look_up(np.rint(values), table), 2**table.bits - 1
+    levels, highest = table.look_up(np.rint(values)), 2**table.bits - 1
     if bits <= 8 < table.bits:  # a lake stores files of 8 bits in 8 bits, whatever their LUT has
         levels, highest = np.rint(levels * (255 / highest)).astype(np.int32), 255
     return levels, highest
-
-
-def look_up(values: np.ndarray, table: Table) -> np.ndarray:
-    """Return the outputs of values; values outside the table take its first or last output."""
-    places = np.clip(values - float(table.first), 0, len(table.outputs) - 1)
-    return table.outputs[places.astype(np.int32)]
-
-
-def first_number(attributes: Attributes, tag: int, default: float = math.nan) -> float:
-    """Return the first value of a numeric element, or `default` where it is absent."""
-    return (elements.numbers(attributes, tag) or [default])[0]
 
 
 def _sigmoid(attributes: Attributes) -> tuple[float, ...]:
@@ -153,21 +172,3 @@ def _sigmoid(attributes: Attributes) -> tuple[float, ...]:
     center, width = (first_number(attributes, tag) for tag in (WINDOW_CENTER, WINDOW_WIDTH))
     is_sound = math.isfinite(center) and math.isfinite(width) and width > 0
     return (center, width) if is_sound else ()
-
-
-def lookup_table(attributes: Attributes, tag: int) -> Table | None:
-    """Return the first table of the sequence `tag` (PS3.3 C.11.1.1), None without one."""
-    lut = elements.item(attributes, tag, 0, (LUT_DESCRIPTOR, LUT_DATA))
-    descriptor, data = elements.numbers(lut, LUT_DESCRIPTOR), lut.get(LUT_DATA)
-    if len(descriptor) != 3 or data is None or data.start == data.end:
-        return None
-    count, start, bits = (int(number) for number in descriptor)
-    count = count % 2**16 or 2**16
-    if not 1 <= bits <= 16:
-        raise elements.Malformed(f"a lookup table of {bits} bits, expected at most 16")
-    is_packed = bits <= 8 and data.end - data.start in (count, count + 1)  # one byte per output
-    outputs = np.frombuffer(data.value, np.uint8 if is_packed else data.order + "u2", count)
-    # Implicit elements do not tell the sign of the first value; no table starts at 2^15 or above.
-    if lut[LUT_DESCRIPTOR].vr is None and start >= 2**15:
-        start -= 2**16
-    return Table(np.minimum(outputs, 2**bits - 1).astype(np.int32), start, bits)

@@ -14,16 +14,29 @@ import numpy as np
 from lake import Reject
 from lake.labels.nodules import axes
 from lake.scan import Coding, Geometry, Header, Scan, Storage
-from lake.sources import dicom, elements, frames, grey, lungs, mhd, nifti, nrrd, pixels, volume
+from lake.sources import (
+    data_set,
+    dicom,
+    frames,
+    grey,
+    image_module,
+    lungs,
+    mhd,
+    nifti,
+    nrrd,
+    pixels,
+    volume,
+)
 from lake.sources.damage import reject_damage
-from lake.sources.elements import numbers, text
+from lake.sources.elements import text
+from lake.sources.values import numbers
 
 # {ending: the module of its headers}
 HEADERS = {suffix: module for module in (mhd, nifti, nrrd) for suffix in module.SUFFIXES}
 HEADER_BYTES = 2**16  # a header has hundreds of bytes, thousands with DICOM's fields
 ORIENTATION, IMAGE_TYPE, THICKNESS = 0x00200037, 0x00080008, 0x00180050
 SLICE_TAGS = frozenset(
-    (ORIENTATION, IMAGE_TYPE, THICKNESS, dicom.POSITION, dicom.PIXEL_SPACING, frames.PHOTOMETRIC)
+    (ORIENTATION, IMAGE_TYPE, THICKNESS, dicom.POSITION, *dicom.SPACINGS, *image_module.TAGS)
 )
 ZERO_HU = 32768  # the stored value of 0 HU
 AIR_HU = -1000
@@ -116,14 +129,15 @@ def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
         raise Reject("no-series", f"{path}: no (0020,000E) Series Instance UID to find its volume")
     with reject_damage("unreadable-header", path):
         file.seek(0)
-        attributes = dicom.before_pixels(file, path, SLICE_TAGS).elements
-        if text(attributes, frames.PHOTOMETRIC) != "MONOCHROME2":
+        dataset = dicom.before_pixels(file, path, SLICE_TAGS)
+        attributes = image_module.complete(dataset.elements, dataset.syntax)
+        if text(attributes, image_module.PHOTOMETRIC) != "MONOCHROME2":
             raise Reject("not-grey", "expected MONOCHROME2, as CT has it; leave it out")
         if "LOCALIZER" in text(attributes, IMAGE_TYPE).upper().split("\\"):
             raise Reject("localizer", "a scout view, not a slice; leave it out")
         position, cosines = numbers(attributes, dicom.POSITION), numbers(attributes, ORIENTATION)
-        spacing_mm = numbers(attributes, dicom.PIXEL_SPACING)
-        if (len(position), len(cosines), len(spacing_mm)) != (3, 6, 2):
+        spacing_mm = dicom.spacing(attributes)
+        if (len(position), len(cosines)) != (3, 6) or spacing_mm == (0, 0):
             raise Reject(
                 "bad-geometry",
                 "no Image Position, Image Orientation or Pixel Spacing; leave it out",
@@ -151,11 +165,16 @@ def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
 
 def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
     """Return a DICOM slice [H, W] in HU."""
-    dataset = elements.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
-    attributes = dataset.elements
-    if frames.PIXEL_DATA not in attributes:
-        raise Reject("no-pixels", "no (7FE0,0010) Pixel Data")
+    dataset = data_set.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
+    attributes = dicom.frame_attributes(dataset, header.frame)
     frame = frames.decode_frame(attributes, dataset.syntax, header)
-    attributes = frames.with_layout(attributes, frame)
-    levels, _, (slope, intercept), _ = grey.from_values(frame.values, attributes, False, False)
-    return levels * slope + intercept
+    is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
+    levels, _, (slope, intercept), _, is_padding = grey.from_values(
+        frame.values,
+        frames.with_layout(attributes, frame),
+        is_monochrome1=False,
+        is_presented=False,
+        is_lossy=is_lossy,
+    )
+    hu = levels * slope + intercept
+    return hu if is_padding is None else np.where(is_padding, AIR_HU, hu)

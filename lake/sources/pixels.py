@@ -13,6 +13,8 @@ from lake.scan import Scan, Storage
 # core).
 PNG_LEVEL = 4
 PERCENTILES = (1, 99)  # of `--window percentile`
+# A block of 8 x 8 equal pixels takes about a byte of a JPEG's scan, and its tables some hundreds.
+FLAT_HEADER_BYTES, FLAT_PIXELS_PER_BYTE = 1000, 64
 CLAHE_CLIP = 0.01  # scikit-image's default: bins are cut at this share of a tile's pixels
 
 
@@ -24,15 +26,17 @@ def store(
     spacing_mm: tuple[float, float],
     storage: Storage,
     slice_mm: float = math.nan,
+    is_padding: np.ndarray | None = None,
 ) -> Scan:
     """Return the Scan of grey pixels [H, W], whole numbers 0 … highest <= 65535, larger is
     brighter.
 
     `rescale`, the default `window` and `spacing_mm` (row, column) describe `pixels`. Where the lake
-    has fewer bits than the pixels, the window is mapped to 0 … 255.
+    has fewer bits than the pixels, the window is mapped to 0 … 255. Pixels [H, W] that are padding
+    are stored as 0.
     """
     slope, intercept = rescale
-    low, high = view(storage.window, window, rescale, pixels)
+    low, high = view(storage.window, window, rescale, pixels, is_padding)
     if storage.clahe:
         pixels, highest = equalise(pixels, low, high, storage.bits), 2**storage.bits - 1
         (slope, intercept), (low, high) = (1.0, 0.0), (0.0, float(highest))
@@ -40,11 +44,13 @@ def store(
         pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255)
         slope, intercept = slope * (high - low) / 255, intercept + slope * low
         low, high = 0.0, 255.0
+    if is_padding is not None:
+        pixels = np.where(is_padding, 0, pixels)
     rows, columns = pixels.shape
     height, width = shrunk_size(rows, columns, storage.max_side)
-    dtype = np.uint8 if storage.bits == 8 else np.uint16
+    stored = shrink(pixels.astype(np.uint8 if storage.bits == 8 else np.uint16), height, width)
     return Scan(
-        image=to_png(shrink(pixels.astype(dtype), height, width)),
+        image=to_png(stored),
         encoding="png",
         height=height,
         width=width,
@@ -52,7 +58,32 @@ def store(
         rescale=(slope, intercept),
         window=(low, high),
         slice_mm=slice_mm,
+        is_flat=is_flat(stored, (low, high)),
+        padding_px=0 if is_padding is None else _count_whole(is_padding, height, width),
     )
+
+
+def is_flat(pixels: np.ndarray, window: tuple[float, float]) -> bool:
+    """Return whether all pixels have one grey level in the view of `window`, (low, high)."""
+    darkest, brightest = int(pixels.min()), int(pixels.max())
+    return darkest == brightest or brightest <= window[0] or darkest >= window[1]
+
+
+def is_flat_jpeg(jpeg: bytes, height: int, width: int, window: tuple[float, float]) -> bool:
+    """Return whether a grey JPEG of 8 bits has one grey level in the view of `window`.
+
+    It is decoded only where it is so short that it can hold hardly more than one level.
+    """
+    if window[0] >= 255 or window[1] <= 0:
+        return True
+    if len(jpeg) > FLAT_HEADER_BYTES + height * width / FLAT_PIXELS_PER_BYTE:
+        return False
+    return is_flat(np.asarray(Image.open(io.BytesIO(jpeg))), window)
+
+
+def _count_whole(is_padding: np.ndarray, height: int, width: int) -> int:
+    """Return how many pixels of a copy of [height, width] are padding alone."""
+    return int(np.count_nonzero(shrink(is_padding.astype(np.uint8) * 255, height, width) == 255))
 
 
 def is_stored_unchanged(bits: int, height: int, width: int, storage: Storage) -> bool:
@@ -81,11 +112,16 @@ def parse_window(text: str) -> tuple[float, float] | None:
 
 
 def view(
-    window: str, default: tuple[float, float], rescale: tuple[float, float], pixels: np.ndarray
+    window: str,
+    default: tuple[float, float],
+    rescale: tuple[float, float],
+    pixels: np.ndarray,
+    is_padding: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Return (low, high), in stored values, of a record's default view, as `--window` says:
-    `default`, percentiles of `pixels` [H, W], or LOW,HIGH in modality units."""
+    `default`, percentiles of `pixels` [H, W] that are no padding, or LOW,HIGH in modality units."""
     if window == "percentile":
+        pixels = pixels if is_padding is None else pixels[~is_padding]
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         return low, max(high, low + 1)  # a constant image needs a width, too, to divide by
     modality_window = parse_window(window)

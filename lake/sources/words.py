@@ -13,10 +13,10 @@ import numpy as np
 
 from lake import Reject
 from lake.sources.claims import Claims
-from lake.sources.elements import Attributes, whole_number
+from lake.sources.elements import Attributes
+from lake.sources.image_module import BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SAMPLES, SIGNED
+from lake.sources.values import whole_number
 
-SAMPLES, BITS_ALLOCATED, BITS_STORED = 0x00280002, 0x00280100, 0x00280101
-HIGH_BIT, SIGNED = 0x00280102, 0x00280103
 # Overlays in the pixels' words: (60xx,0102) Overlay Bit Position, unless there is (60xx,3000)
 # Overlay Data (PS3.3 C.9.2).
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)

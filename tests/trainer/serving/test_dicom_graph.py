@@ -215,7 +215,7 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
         b"unsupported-syntax": make(pixels, JPEGBaseline8Bit).replace(b".4.50", b".4.80"),
         b"unknown-colour": make(rgb),
         b"multi-frame": make(np.stack([pixels] * 2), frames=2),
-        b"no-pixels": make(pixels).replace(b"\x28\0\x10\0US\2\0", b"\x28\0\x12\0US\2\0"),
+        b"no-pixels": make(pixels).replace(b"\x28\0\x10\0US\2\0", b"\x28\0\x09\0US\2\0"),
         b"too-many-bits": make(pixels.astype(np.uint32)),
         b"not-dicom": b"\x89PNG" + bytes(500),
         b"unreadable-header": make(pixels)[:-50],

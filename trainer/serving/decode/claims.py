@@ -8,7 +8,7 @@ import tensorflow as tf
 from pydicom import uid
 
 from lake.sources.claims import J2K_START, RLE_PADDING
-from lake.sources.frames import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS
+from lake.sources.image_module import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS
 from trainer.serving.decode.elements import number, octets, size_of
 from trainer.serving.decode.header import Header
 

@@ -15,9 +15,8 @@ import tensorflow as tf
 
 from lake import InputError
 from lake.scan import Storage
-from lake.sources import frames, pixels
+from lake.sources import image_module, pixels
 from lake.sources.elements import PIXEL_DATA
-from lake.sources.grey import MODALITY_LUTS
 from trainer.serving.decode import grey as decode_grey
 from trainer.serving.decode import header as decode_header
 from trainer.serving.decode.codestream import check_jpeg, join_fragments, jpeg_levels
@@ -81,7 +80,6 @@ def _from_jpeg(walk: Walk, header: Header, storage: Storage) -> StoredImage:
     error = tf.cond(error == "", lambda: check_jpeg(jpeg, size), lambda: error)
     is_unchanged = header.photometric == "MONOCHROME2"
     is_unchanged &= tf.reduce_all(shrunk_size(size, storage.max_side) == size)
-    is_unchanged &= ~walk.is_there(MODALITY_LUTS)
     is_unchanged &= (header.numbers.slope > 0) & (storage.bits == 8)
     cases = [
         (error != "", lambda: refuse(error, storage)),
@@ -102,7 +100,7 @@ def _keep_jpeg(jpeg: tf.Tensor, header: Header, storage: Storage) -> StoredImage
 def _read_words(walk: Walk, header: Header) -> tf.Tensor:
     """Return the stored words of uncompressed pixel data, [H, W] int32."""
     start = walk.places[PIXEL_DATA][0]
-    bits_allocated, size = header.words[frames.BITS_ALLOCATED], _size(header)
+    bits_allocated, size = header.words[image_module.BITS_ALLOCATED], _size(header)
     num_bytes = tf.reduce_prod(tf.cast(size, tf.int64)) * bits_allocated // 8
     content = tf.strings.substr(walk.data, start, num_bytes)
     values = tf.cond(
@@ -119,8 +117,8 @@ def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> StoredI
     grey = decode_grey.from_values(
         values,
         header.numbers,
-        bits=tf.cast(header.words[frames.BITS_STORED], tf.int32),
-        is_signed=header.words[frames.SIGNED] == 1,
+        bits=tf.cast(header.words[image_module.BITS_STORED], tf.int32),
+        is_signed=header.words[image_module.SIGNED] == 1,
         is_monochrome1=header.photometric == "MONOCHROME1",
     )
     return from_grey(grey, storage)
@@ -128,4 +126,6 @@ def _from_values(values: tf.Tensor, header: Header, storage: Storage) -> StoredI
 
 def _size(header: Header) -> tf.Tensor:
     """Return (height, width) in the file, [2] int32."""
-    return tf.cast(tf.stack([header.words[frames.ROWS], header.words[frames.COLUMNS]]), tf.int32)
+    return tf.cast(
+        tf.stack([header.words[image_module.ROWS], header.words[image_module.COLUMNS]]), tf.int32
+    )

@@ -8,24 +8,30 @@ import tensorflow as tf
 from pydicom import uid
 
 from lake.scan import MAX_FILE_BYTES, MAX_PIXELS
-from lake.sources import dicom, frames, grey
-from lake.sources.elements import MAX_DEPTH, MAX_TEXT_BYTES, PIXEL_DATA, TRANSFER_SYNTAX
+from lake.sources import dicom, frames, grey, image_module, padding
+from lake.sources.elements import (
+    MAX_DEPTH,
+    MAX_TEXT_BYTES,
+    PIXEL_DATA,
+    REPRESENTATIONS,
+    TRANSFER_SYNTAX,
+)
 from trainer.serving.decode import elements
 from trainer.serving.decode.elements import Stop, Walk, first_error, format_error, walk_elements
 from trainer.serving.decode.grey import Numbers, rescale
 
 PLANAR_CONFIGURATION = 0x00280006
 WORDS = (
-    *(frames.ROWS, frames.COLUMNS, frames.SAMPLES),
-    *(frames.BITS_ALLOCATED, frames.BITS_STORED, frames.SIGNED),
+    *(image_module.ROWS, image_module.COLUMNS, image_module.SAMPLES),
+    *(image_module.BITS_ALLOCATED, image_module.BITS_STORED, image_module.SIGNED),
 )
 DECIMALS = (
     *(grey.RESCALE_SLOPE, grey.RESCALE_INTERCEPT, grey.WINDOW_CENTER, grey.WINDOW_WIDTH),
-    *(dicom.PIXEL_SPACING, dicom.IMAGER_SPACING, dicom.POSITION),
+    *(*dicom.SPACINGS, dicom.POSITION),
 )
 DEFAULTS = (1.0, 0.0, math.nan, math.nan)  # of the first four of DECIMALS
 TAGS = sorted({*dicom.HEADER_TAGS, *dicom.SCAN_TAGS, PLANAR_CONFIGURATION})
-TEXTS = dicom.HEADER_TAGS - {*WORDS, frames.PALETTE, grey.MODALITY_LUTS}
+TEXTS = dicom.HEADER_TAGS - {*WORDS, image_module.PALETTE, grey.MODALITY_LUTS}
 TEXTS = sorted({*TEXTS, *DECIMALS, grey.VOI_FUNCTION})
 NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
 SYNTAXES = (*NATIVE, uid.JPEGBaseline8Bit)  # TensorFlow's own operations decode these
@@ -69,7 +75,9 @@ def _read_elements(data: tf.Tensor, syntaxes: tuple[str, ...]) -> tuple:
     group = tf.strings.substr(data, start, 2)
     is_dicom = has_prefix | tf.reduce_any(group == [b"\2\0", b"\x08\0", b"\0\x08"])
     has_meta = group == b"\2\0"
-    meta = walk_elements(data, tf.where(has_meta, start, size), (TRANSFER_SYNTAX,), last_group=2)
+    has_no_vr = tf.constant(False)
+    meta_start = tf.where(has_meta, start, size)
+    meta = walk_elements(data, meta_start, (TRANSFER_SYNTAX,), has_no_vr, last_group=2)
     start = tf.where(has_meta, meta.position, start)
     syntax = meta.text(TRANSFER_SYNTAX)
     syntax = tf.where(syntax == "", _guess_syntax(data, start), syntax)
@@ -90,12 +98,17 @@ def _read_elements(data: tf.Tensor, syntaxes: tuple[str, ...]) -> tuple:
     start = tf.where(error == "", start, size)
     walk = tf.cond(
         syntax == uid.ExplicitVRBigEndian,
-        lambda: walk_elements(data, start, TAGS, is_big=True),
-        lambda: walk_elements(data, start, TAGS),
+        lambda: walk_elements(data, start, TAGS, has_no_vr, is_big=True),
+        lambda: walk_elements(data, start, TAGS, syntax == uid.ImplicitVRLittleEndian),
     )
     no_image = tf.where(has_prefix, "no-pixels", "not-dicom")
     walk_error = first_error(
         (walk.stop == Stop.CUT, "unreadable-header: the file ends inside an element"),
+        (
+            walk.stop == Stop.ODD,
+            "unreadable-header: elements out of order or of an unexpected representation; use "
+            "predict",
+        ),
         (walk.stop == Stop.DEEP, f"unreadable-header: sequences nested deeper than {MAX_DEPTH}"),
         (
             walk.stop == Stop.NONE,
@@ -113,9 +126,8 @@ def _read_elements(data: tf.Tensor, syntaxes: tuple[str, ...]) -> tuple:
 def _guess_syntax(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """Guess the uncompressed syntax of a data set from its first group and representation."""
     head = tf.strings.substr(data, start, 6)
-    is_explicit = tf.strings.regex_full_match(
-        tf.strings.substr(head, tf.minimum(elements.size_of(head), 4), 2), "[A-Z]{2}"
-    )
+    representation = tf.strings.substr(head, tf.minimum(elements.size_of(head), 4), 2)
+    is_explicit = tf.reduce_any(representation == sorted(REPRESENTATIONS))
     is_big = tf.strings.substr(head, 0, 1) == b"\0"
     explicit = tf.where(is_big, uid.ExplicitVRBigEndian, uid.ExplicitVRLittleEndian)
     return tf.where(is_explicit, explicit, uid.ImplicitVRLittleEndian)
@@ -131,7 +143,7 @@ def _read_header(walk: Walk, syntax: tf.Tensor) -> Header:
     return Header(
         syntax=syntax,
         is_jpeg=syntax == uid.JPEGBaseline8Bit,
-        photometric=walk.text(frames.PHOTOMETRIC),
+        photometric=walk.text(image_module.PHOTOMETRIC),
         words={tag: walk.word(tag) for tag in WORDS},
         are_decimals=tf.reduce_all(are_decimals),
         numbers=Numbers(*rescale(slope, intercept), center, width, function == "LINEAR_EXACT"),
@@ -143,7 +155,7 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     """Return why an image of a known syntax cannot be read here, [] string; "" where it can."""
     rows, columns, samples, word_bits, bits, sign = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
-    frame_count = walk.text(frames.FRAMES)
+    frame_count = walk.text(image_module.FRAMES)
     has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
     has_curve = walk.is_filled(grey.VOI_LUTS) | header.is_sigmoid
     return first_error(
@@ -178,6 +190,10 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             "undecodable: an element with an unusual representation or padding",
         ),
         (
+            walk.is_filled(padding.VALUE),
+            "undecodable: Pixel Padding Value, which has no part in the window; use predict",
+        ),
+        (
             walk.is_filled(grey.MODALITY_LUTS) | (has_curve & is_presented),
             "undecodable: a lookup table or a sigmoid, expected rescale and a linear window; use "
             "predict",
@@ -208,14 +224,14 @@ def _reads_like_pydicom(walk: Walk) -> tf.Tensor:
     the colour, and pixels that are not swapped."""
     # A big-endian word holds two pixels of 8 bits, swapped.
     has_swapped_pairs = walk.is_big & ~walk.has_vr(PIXEL_DATA, "OB")
-    has_swapped_pairs &= walk.word(frames.BITS_ALLOCATED) == 8
+    has_swapped_pairs &= walk.word(image_module.BITS_ALLOCATED) == 8
     planar_start, _, _, planar_end = tf.unstack(walk.places[PLANAR_CONFIGURATION])
-    first_letter = tf.strings.substr(walk.data, walk.places[frames.PHOTOMETRIC][0], 1)
+    first_letter = tf.strings.substr(walk.data, walk.places[image_module.PHOTOMETRIC][0], 1)
     return (
         (first_letter == "M")  # pydicom strips no padding before it
         & ~has_swapped_pairs
-        & walk.has_vr(frames.PHOTOMETRIC, "CS")
-        & walk.has_vr(frames.FRAMES, "IS")
+        & walk.has_vr(image_module.PHOTOMETRIC, "CS")
+        & walk.has_vr(image_module.FRAMES, "IS")
         & walk.has_vr(PIXEL_DATA, "OB", "OW")
         & walk.has_vr(PLANAR_CONFIGURATION, "US")
         & ((planar_start == 0) | (planar_end - planar_start == 2))
