@@ -6,6 +6,7 @@ libjpeg (pylibjpeg-libjpeg) for JPEG-LS and lossy JPEG, OpenJPH for High-Through
 """
 
 import io
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from lake.sources.decoders import HIGH_THROUGHPUT, LOSSLESS_JPEG, LOSSY_JPEG
 from lake.sources.grey import LUMA
 
+LOSSY_SHARE = 0.02  # of the range of values: padding may be off by it
 BY_LIBJPEG = LOSSY_JPEG | {*uid.JPEGLSTransferSyntaxes}
 
 
@@ -29,6 +31,7 @@ class Reading(NamedTuple):
 
     values: np.ndarray  # [F, H, W]: after the rescale or Modality LUT; the luma of colours
     levels_apart: float  # what two right decoders may differ by
+    padding: tuple[float, float] = (math.inf, -math.inf)  # values at which nothing was measured
 
 
 def read(path: str) -> Reading:
@@ -52,11 +55,27 @@ def read(path: str) -> Reading:
         readers.append(by_numpy)
     for reader in readers:
         try:
-            return reader(path, dataset, levels_apart)
+            return without_padding(reader(path, dataset, levels_apart), dataset)
         except Exception:
             if reader is readers[-1]:
                 raise
     raise AssertionError("there is a reader")
+
+
+def without_padding(reading: Reading, dataset: pydicom.Dataset) -> Reading:
+    """Return a reading that says which modality values of the file are padding; a lossy code moves
+    them by a share of the range."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or dataset.get("SamplesPerPixel", 1) != 1:
+        return reading
+    limit = dataset.get("PixelPaddingRangeLimit", value)
+    slope = float(dataset.get("RescaleSlope", None) or 1)
+    intercept = float(dataset.get("RescaleIntercept", None) or 0)
+    low, high = sorted(slope * end + intercept for end in (value, limit))
+    lossy = (*LOSSY_JPEG, uid.JPEGLSNearLossless, uid.JPEG2000)
+    is_lossy = dataset.file_meta.TransferSyntaxUID in lossy
+    margin = is_lossy * LOSSY_SHARE * float(np.ptp(reading.values))
+    return reading._replace(padding=(low - margin, high + margin))
 
 
 def _num_frames(dataset: pydicom.Dataset) -> int:

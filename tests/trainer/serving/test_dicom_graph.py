@@ -43,9 +43,9 @@ GARBAGE = (
     *(b"\x08\0\x05\0SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\xff\xff\xff\xff" * 70,),
     *(b"\2\0\x10\0UI\xff\xff1.2", random.Random(0).randbytes(3000)),
 )
-# Of shared/data/odd_dicom: every plain grey file but one, whose JPEG goes through a table.
+# Of shared/data/odd_dicom: every plain grey file but those with a table or with pixel padding.
 READ = {
-    *("6154", "6247", "Fake_MONOHR1.dcm", "MR06.dcm", "XRJPEGProcess1.dcm", "brain_018.dcm"),
+    *("6154", "6247", "Fake_MONOHR1.dcm", "MR06.dcm", "XRJPEGProcess1.dcm"),
     *("MR_small_expb.dcm", "chrX1.dcm"),
 }
 
@@ -249,7 +249,7 @@ def test_what_is_no_plain_grey_image_is_refused_with_the_reason(pixels):
 def test_files_that_are_easily_misread_are_stored_as_in_a_lake_or_refused(storage):
     results = {name: compared(data, storage) for name, (data, _) in easily_misread.files().items()}
     assert {name: difference for name, (_, difference) in results.items() if difference} == {}
-    assert sum(not error for error, _ in results.values()) >= 10
+    assert sum(not error for error, _ in results.values()) >= 8
 
 
 @pytest.mark.slow

@@ -158,6 +158,9 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     frame_count = walk.text(image_module.FRAMES)
     has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
     has_curve = walk.is_filled(grey.VOI_LUTS) | header.is_sigmoid
+    # Where a pixel takes the whole word, there is but one place for it.
+    is_shifted = walk.is_filled(image_module.HIGH_BIT) & (bits < word_bits)
+    is_shifted &= walk.word(image_module.HIGH_BIT) != bits - 1
     return first_error(
         (
             tf.reduce_any([walk.is_long(tag) for tag in TEXTS]),
@@ -184,6 +187,7 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
                 "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", bits, word_bits
             ),
         ),
+        (is_shifted, format_error("undecodable: High Bit is not {} - 1, Bits Stored less 1", bits)),
         ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
         (
             ~_reads_like_pydicom(walk),
