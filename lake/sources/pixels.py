@@ -8,6 +8,7 @@ from PIL import Image
 
 from lake import InputError
 from lake.scan import Scan, Storage
+from lake.sources import clahe
 
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
 # core).
@@ -15,7 +16,6 @@ PNG_LEVEL = 4
 PERCENTILES = (1, 99)  # of `--window percentile`
 # A block of 8 x 8 equal pixels takes about a byte of a JPEG's scan, and its tables some hundreds.
 FLAT_HEADER_BYTES, FLAT_PIXELS_PER_BYTE = 1000, 64
-CLAHE_CLIP = 0.01  # scikit-image's default: bins are cut at this share of a tile's pixels
 
 
 def store(
@@ -38,7 +38,7 @@ def store(
     slope, intercept = rescale
     low, high = view(storage.window, window, rescale, pixels, is_padding)
     if storage.clahe:
-        pixels, highest = equalise(pixels, low, high, storage.bits), 2**storage.bits - 1
+        pixels, highest = clahe.equalise(pixels, low, high, storage.bits), 2**storage.bits - 1
         (slope, intercept), (low, high) = (1.0, 0.0), (0.0, float(highest))
     elif storage.bits == 8 and highest > 255:
         pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255)
@@ -130,15 +130,6 @@ def view(
     slope, intercept = rescale
     low, high = sorted((value - intercept) / slope for value in modality_window)
     return low, high
-
-
-def equalise(pixels: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
-    """Return pixels [H, W], as seen through the window (low, high), after contrast-limited adaptive
-    histogram equalisation (Zuiderveld 1994): whole numbers 0 … 2^bits - 1."""
-    from skimage import exposure  # takes 0.4 s to import, and few conversions need it
-
-    unit = np.clip((pixels - low) / (high - low), 0, 1)
-    return np.rint(exposure.equalize_adapthist(unit, clip_limit=CLAHE_CLIP) * (2**bits - 1))
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from lake.sources.elements import Malformed
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little- and big-endian, BigTIFF
 MAX_ENTRIES, MAX_TAG_BYTES = 4096, 2**24
-MAX_TILE_PIXELS = 2**24
+MAX_TILE_PIXELS, MAX_SEGMENTS = 2**24, 2**17  # Pillow takes 20 us for each strip or tile
 # Bytes of a value by its type; the whole numbers with their code in `struct`.
 SIZES = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True))
 SIZES |= {16: 8, 17: 8, 18: 8}
@@ -257,6 +257,8 @@ def _check_segments(numbers: dict, bits: int, num_bytes: int) -> None:
         rows = min(_first(numbers, ROWS_PER_STRIP, height) or height, height)
         count = math.ceil(height / rows) * planes
         offsets, sizes = numbers.get(STRIPS, ()), numbers.get(STRIP_BYTES)
+    if count > MAX_SEGMENTS:
+        raise Reject("too-large", f"{count:,} strips or tiles, expected at most {MAX_SEGMENTS:,}")
     is_plain = _first(numbers, COMPRESSION, 1) == UNCOMPRESSED
     if sizes is None and is_plain and count == 1:  # as old files may leave it out
         sizes = (math.ceil(width * samples * bits / 8) * height,)
