@@ -244,7 +244,7 @@ def _kept_scan(jpeg: bytes, attributes: Attributes, header: Header, storage: Sto
         is_padding = padding.mask(levels, attributes, is_lossy=True)
         window = pixels.view(storage.window, window, rescale, levels, is_padding)
     size, spacing_mm = (header.height, header.width), spacing(attributes)
-    is_flat = pixels.is_flat_jpeg(jpeg, *size, window)
+    is_flat = pixels.is_flat_code(jpeg, *size, window)
     slice_mm = _slice_mm(attributes)
     return Scan(jpeg, "jpeg-kept", *size, spacing_mm, rescale, window, slice_mm, is_flat)
 

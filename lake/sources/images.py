@@ -78,7 +78,12 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
             return pixels.store(levels, highest, rescale, window, spacing_mm, storage)
         encoding = "png" if image.name == "PNG" else "jpeg-kept"
         window = pixels.view(storage.window, window, rescale, levels)
-        return Scan(bare, encoding, header.height, header.width, spacing_mm, rescale, window)
+        size = header.height, header.width
+        if levels is None:
+            is_flat = pixels.is_flat_code(bare, *size, window)
+        else:
+            is_flat = pixels.is_flat(levels, window)
+        return Scan(bare, encoding, *size, spacing_mm, rescale, window, is_flat=is_flat)
 
 
 def file_stem(path: str) -> str:

@@ -69,16 +69,16 @@ def is_flat(pixels: np.ndarray, window: tuple[float, float]) -> bool:
     return darkest == brightest or brightest <= window[0] or darkest >= window[1]
 
 
-def is_flat_jpeg(jpeg: bytes, height: int, width: int, window: tuple[float, float]) -> bool:
-    """Return whether a grey JPEG of 8 bits has one grey level in the view of `window`.
+def is_flat_code(code: bytes, height: int, width: int, window: tuple[float, float]) -> bool:
+    """Return whether a grey JPEG or PNG of 8 bits has one grey level in the view of `window`.
 
     It is decoded only where it is so short that it can hold hardly more than one level.
     """
     if window[0] >= 255 or window[1] <= 0:
         return True
-    if len(jpeg) > FLAT_HEADER_BYTES + height * width / FLAT_PIXELS_PER_BYTE:
+    if len(code) > FLAT_HEADER_BYTES + height * width / FLAT_PIXELS_PER_BYTE:
         return False
-    return is_flat(np.asarray(Image.open(io.BytesIO(jpeg))), window)
+    return is_flat(np.asarray(Image.open(io.BytesIO(code))), window)
 
 
 def _count_whole(is_padding: np.ndarray, height: int, width: int) -> int:

@@ -67,6 +67,15 @@ def test_a_plain_jpeg_keeps_its_scan(grey):
     assert (stored_pixels(scan) == np.asarray(Image.open(io.BytesIO(data)))).all()
 
 
+def test_a_flat_picture_is_known_as_one(grey, deep):
+    for pixels, storage in ((grey, AS_IS), (deep, DEEP)):
+        for kind in ("PNG", "JPEG") if pixels is grey else ("PNG", "TIFF"):
+            assert not scan_of(encoded(pixels, kind), storage).is_flat
+            assert scan_of(encoded(pixels * 0 + 9, kind), storage).is_flat
+    above = Storage(8, None, window="256,300")
+    assert scan_of(encoded(grey), above).is_flat and scan_of(encoded(grey, "JPEG"), above).is_flat
+
+
 def test_what_needs_a_change_is_stored_anew(grey, deep):
     small = Storage(bits=8, max_side=16)
     for data in (encoded(grey), encoded(grey, "JPEG")):

@@ -17,7 +17,7 @@ from makers.volumes import OBLIQUE, masks_of
 from PIL import Image
 
 from lake import Reject
-from lake.labels import tables
+from lake.labels import columns
 from lake.labels.nodules import Nodule, parse_nodule
 from lake.scan import Storage
 from lake.sources import lungs, metaimage, series
@@ -307,7 +307,7 @@ def test_a_folder_of_ct_slices_becomes_one_series(dicom_slices, convert, tmp_pat
     paths, hounsfield = dicom_slices
     center = np.array([5.0, -7.0, 11.0]) + np.reshape(OBLIQUE, (3, 3)) @ [0.7 * 8, 0.9 * 6, 3 * 4]
     rows = [f"1.9,{center[0]},{center[1]},{center[2]},8", "1.77,0,0,0,5"]
-    (tmp_path / "nodules.csv").write_text("\n".join([",".join(tables.NODULE_COLUMNS), *rows]))
+    (tmp_path / "nodules.csv").write_text("\n".join([",".join(columns.NODULE_COLUMNS), *rows]))
     output = tmp_path / "x" / "1.0.0"
     options = ("--source=metaimage", "--empty_slices=1", "--max_side=none")
     counts = convert(tmp_path / "*.dcm", tmp_path / "nodules.csv", output, *options)["counts"]
