@@ -72,6 +72,10 @@ def files() -> dict[str, bytes]:
         "start.png": b"\x89PNG\r\n\x1a\n",
         "start.jpg": b"\xff\xd8\xff\xc0",
     }
+    progressive = contents["progressive.jpg"]
+    last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    contents["scans.jpg"] = progressive[:-2] + 40 * last_scan + progressive[-2:]
+    contents["twelve_bits.png"] = encoded(deep >> 4, "PNG")
     contents["cut.png"] = contents["deep.png"][:-900]
     contents["cut.jpg"] = contents["kept.jpg"][:-300]
     wrong_checksum, huge = bytearray(contents["deep.png"]), bytearray(contents["grey.png"])

@@ -3,9 +3,12 @@ the rules of lake/sources/frames.py; and the shape that its JPEG states."""
 
 import tensorflow as tf
 
+from lake.sources.codestream import MAX_SCANS
 from lake.sources.elements import ITEM, SEQUENCE_END
 from trainer.serving.decode.elements import first_error, format_error, words
 
+START_OF_SCAN = (0xFF, 0xDA)
+MANY_SCANS = f"too-large: expected a JPEG of at most {MAX_SCANS} scans"
 MAX_FRAGMENTS = 20_000  # and the offset table
 
 
@@ -60,8 +63,17 @@ def check_jpeg(frame: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
                 "undecodable: the JPEG states (height, width, samples) = {}, the header {}",
                 *(shape, expected),
             ),
-        )
+        ),
+        (has_many_scans(frame), MANY_SCANS),
     )
+
+
+def has_many_scans(jpeg: tf.Tensor) -> tf.Tensor:
+    """Return whether a JPEG, [] string, may have more scans than the converter decodes: those of a
+    thumbnail count, too."""
+    content = tf.io.decode_raw(jpeg, tf.uint8)
+    is_start = (content[:-1] == START_OF_SCAN[0]) & (content[1:] == START_OF_SCAN[1])
+    return tf.math.count_nonzero(is_start) > MAX_SCANS
 
 
 def jpeg_levels(jpeg: tf.Tensor) -> tf.Tensor:

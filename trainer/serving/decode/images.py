@@ -14,7 +14,7 @@ from lake.scan import MAX_PIXELS, Storage
 from lake.sources.codestream import FRAME_HEADERS
 from lake.sources.grey import LUMA
 from lake.sources.png import PNG_START
-from trainer.serving.decode.codestream import jpeg_levels
+from trainer.serving.decode.codestream import MANY_SCANS, has_many_scans, jpeg_levels
 from trainer.serving.decode.elements import first_error, number
 from trainer.serving.decode.grey import GreyTensor, shrunk_size
 from trainer.serving.decode.stored_image import StoredImage, from_grey, from_jpeg, refuse
@@ -115,6 +115,7 @@ def _jpeg(data, storage: Storage) -> StoredImage:
         ((channels != 1) & (channels != 3), "four channels, as of CMYK; save it as grey"),
         (bits != 8, DAMAGED),
         (_is_too_large(height, width), TOO_LARGE),
+        (has_many_scans(data), MANY_SCANS),
     )
     size = tf.stack([height, width])
     is_whole = tf.reduce_all(shrunk_size(size, storage.max_side) == size)
