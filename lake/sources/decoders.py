@@ -1,9 +1,7 @@
 """Encoded frames -> samples. Each code has one decoder, named here, so that the pixels of a file do
 not depend on what else is installed beside it."""
 
-import imagecodecs
 import numpy as np
-import openjpeg
 from pydicom import uid
 from pydicom.uid import UID
 
@@ -35,6 +33,10 @@ def decode(frame: bytes, claims: Claims) -> np.ndarray:
 
     Colours of a JPEG or JPEG-LS stay as they are coded; JPEG 2000 has transformed them back to RGB.
     """
+    # Here, as an export with tensorflow-io imports this file where there are no decoders.
+    import imagecodecs
+    import openjpeg
+
     match claims.code:
         case "jpeg":  # libjpeg-turbo
             # One name for what comes and what goes, whichever it is, means no conversion.

@@ -9,7 +9,6 @@ sums of the differences, which it is made to return as they are.
 import struct
 from typing import NamedTuple
 
-import imagecodecs
 import numpy as np
 
 from lake import Reject
@@ -36,6 +35,8 @@ class JpegScan(NamedTuple):
 def decode(frame: bytes, claims: Claims) -> np.ndarray:
     """Return the samples [H, W] or [H, W, 3]; raises Reject for damage that shows in the number of
     bits, and for differences modulo 2^P that are halved, which no decoder reads."""
+    import imagecodecs  # decoders.py says why here
+
     position, scans = _read(frame)
     plain = bytearray(frame)
     plain[position + 4] = 16  # the precision: the sums keep all bits

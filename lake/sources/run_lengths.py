@@ -2,7 +2,6 @@
 
 import struct
 
-import imagecodecs
 import numpy as np
 
 from lake import Reject
@@ -47,6 +46,8 @@ def _starts(frame: bytes, segments: int) -> list[int]:
 
 def _expanded(segment: bytes, pixels: int) -> np.ndarray:
     """Return the bytes of a segment, [pixels] uint8; raises Reject where it has too few or many."""
+    import imagecodecs  # decoders.py says why here
+
     for content in (segment, segment[:-1]):  # the last byte may be padding, whatever its value
         try:
             expanded = imagecodecs.packbits_decode(content, out=pixels + RLE_PADDING)

@@ -9,6 +9,8 @@ import itertools
 import random
 import re
 import struct
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -357,6 +359,14 @@ def test_colours_are_converted_once(space):
         data = encoded(planes, syntax, frame, PhotometricInterpretation=space)
         off = np.abs(values_of(data) - luma).max()
         assert off <= (1 if space == "YBR_FULL" else 0)  # there and back is rounded
+
+
+def test_headers_are_read_where_there_is_no_decoder():
+    """As in the environment of requirements/tfio.txt, where exports import names of elements."""
+    code = "import sys; sys.modules |= {'imagecodecs': None, 'SimpleITK': None}\n"
+    code += "import lake.sources.dicom"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
 
 def test_threads_decode_side_by_side():
