@@ -4,9 +4,10 @@ Every quantity that a file states about itself has a bound here or in elements.p
 costs no more than that bound.
 """
 
+import itertools
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from pydicom import uid
@@ -73,27 +74,31 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
 
 def item(elements: Attributes, tag: int, index: int, tags: Collection[int]) -> dict:
     """Return the elements `tags` of item `index` of the sequence `tag`; {} without such an item."""
+    return next(items(elements, tag, tags, index), {})
+
+
+def items(elements: Attributes, tag: int, tags: Collection[int], first: int = 0) -> Iterator[dict]:
+    """Yield the elements `tags` of each item of the sequence `tag`, from item `first` on."""
     sequence = elements.get(tag)
     if sequence is None:
-        return {}
+        return
     data, position, order = sequence.data, sequence.start, sequence.order
     budget, is_implicit = iter(range(MAX_ELEMENTS)), has_implicit_items(sequence.vr)
-    for number in range(index + 1):
+    for number in itertools.count():
         if position + 8 > sequence.end:
-            break
+            return
         group, element, length = struct.unpack_from(order + "HHL", data, position)
         if group << 16 | element != ITEM:
-            break
-        if number == index:
+            return
+        if number >= first:
             end = sequence.end if length == UNDEFINED else min(position + 8 + length, sequence.end)
-            return walk(data, position + 8, order, tags, is_implicit, end=end)[0]
+            yield walk(data, position + 8, order, tags, is_implicit, end=end)[0]
         position += 8
         if length == UNDEFINED:
             level = Level(is_item=True, is_implicit=is_implicit, tag=tag)
             position = end_of(data, position, order, budget, level)
         else:
             position += length
-    return {}
 
 
 def _inflate(data: bytes, limit: int | None) -> tuple[bytes, bool]:

@@ -21,9 +21,9 @@ from lake.sources.values import whole_number
 
 EXTENDED_OFFSETS, EXTENDED_LENGTHS = 0x7FE00001, 0x7FE00002
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
-# Functional groups (PS3.3 C.7.6.16.2): plane position, pixel measures, frame VOI LUT, pixel value
-# transformation.
-GROUPS = frozenset((0x00209113, 0x00289110, 0x00289132, 0x00289145))
+# Functional groups (PS3.3 C.7.6.16.2): plane position and orientation, pixel measures, frame VOI
+# LUT, pixel value transformation.
+GROUPS = frozenset((0x00209113, 0x00209116, 0x00289110, 0x00289132, 0x00289145))
 DECODED_TAGS = image_module.TAGS | {PIXEL_DATA}
 TAGS = DECODED_TAGS | words.TAGS | {SHARED_GROUPS, FRAME_GROUPS, EXTENDED_OFFSETS, EXTENDED_LENGTHS}
 # Little endian, as all encapsulated data is.
@@ -46,11 +46,26 @@ def frame_attributes(attributes: Attributes, frame: int, tags: frozenset[int]) -
 
     `tags`: the attributes to look for in the groups; those that decoding needs are never there.
     """
-    result = dict(attributes)
-    for sequence, index in ((SHARED_GROUPS, 0), (FRAME_GROUPS, frame)):
-        groups = data_set.item(attributes, sequence, index, GROUPS)
-        for group in groups:
-            result |= data_set.item(groups, group, 0, tags - DECODED_TAGS)
+    shared = data_set.item(attributes, SHARED_GROUPS, 0, GROUPS)
+    of_frame = data_set.item(attributes, FRAME_GROUPS, frame, GROUPS)
+    return attributes | _in_groups(shared, tags) | _in_groups(of_frame, tags)
+
+
+def each_frame_attributes(
+    attributes: Attributes, count: int, tags: frozenset[int]
+) -> list[Attributes]:
+    """Return frame_attributes of each of `count` frames, in one pass over their groups."""
+    groups = data_set.items(attributes, FRAME_GROUPS, GROUPS)
+    shared = data_set.item(attributes, SHARED_GROUPS, 0, GROUPS)
+    common = attributes | _in_groups(shared, tags)
+    return [common | _in_groups(next(groups, {}), tags) for _ in range(count)]
+
+
+def _in_groups(groups: Attributes, tags: frozenset[int]) -> Attributes:
+    """Return the attributes `tags` in functional groups."""
+    result = {}
+    for group in groups:
+        result |= data_set.item(groups, group, 0, tags - DECODED_TAGS)
     return result
 
 

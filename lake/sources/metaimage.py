@@ -1,45 +1,25 @@
-"""CT volumes: MetaImage, NIfTI and NRRD files and single DICOM slices become Headers, and a slice
-becomes a Scan.
+"""CT volumes: MetaImage, NIfTI and NRRD files and the slices of DICOM files become Headers, and
+a slice becomes a Scan.
 
-The modules mhd, nifti and nrrd read the headers of volumes, volume.py their voxels; DICOM is read
-as in lake/sources/dicom.py. Stored pixels are HU + 32768."""
+The modules mhd, nifti and nrrd read the headers of volumes, volume.py their voxels, ct_slices.py
+the slices of DICOM files. Stored pixels are HU + 32768."""
 
 import re
-from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from lake import Reject
 from lake.labels.nodules import axes
-from lake.scan import Coding, Geometry, Header, Scan, Storage
-from lake.sources import (
-    data_set,
-    dicom,
-    frames,
-    grey,
-    image_module,
-    lungs,
-    mhd,
-    nifti,
-    nrrd,
-    pixels,
-    volume,
-)
+from lake.scan import Coding, Header, Scan, Storage
+from lake.sources import ct_slices, dicom, lungs, mhd, nifti, nrrd, pixels, volume
+from lake.sources.ct_slices import AIR_HU
 from lake.sources.damage import reject_damage
-from lake.sources.elements import text
-from lake.sources.values import numbers
 
 # {ending: the module of its headers}
 HEADERS = {suffix: module for module in (mhd, nifti, nrrd) for suffix in module.SUFFIXES}
 HEADER_BYTES = 2**16  # a header has hundreds of bytes, thousands with DICOM's fields
-ORIENTATION, IMAGE_TYPE, THICKNESS = 0x00200037, 0x00080008, 0x00180050
-SLICE_TAGS = frozenset(
-    (ORIENTATION, IMAGE_TYPE, THICKNESS, dicom.POSITION, *dicom.SPACINGS, *image_module.TAGS)
-)
 ZERO_HU = 32768  # the stored value of 0 HU
-AIR_HU = -1000
 WINDOW_HU = (-1000.0, 400.0)  # as in LUNA16 and most later work on lungs
 
 
@@ -49,10 +29,11 @@ def suffix_of(path: str) -> str | None:
 
 
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
-    """Return the one Header of a whole volume, or of one DICOM slice; raises Reject."""
+    """Return the one Header of a whole volume, or those of the slices of a DICOM file; raises
+    Reject."""
     suffix = suffix_of(path)
     if suffix is None:
-        return [_dicom_slice(file, path, size)]
+        return ct_slices.read_headers(file, path, size)
     with reject_damage("unreadable-header", path):
         module = HEADERS[suffix]
         layout, header = module.read(file.read(HEADER_BYTES))
@@ -94,7 +75,7 @@ def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
     """Return one slice as a lake stores it; a data file lies beside `local_path`."""
     with reject_damage("undecodable", header.path):
         is_volume = suffix_of(local_path) is not None
-        values = (_slice_of_volume if is_volume else _slice_of_dicom)(local_path, header)
+        values = (_slice_of_volume if is_volume else ct_slices.read_hu)(local_path, header)
         if values.shape != (header.height, header.width):
             raise Reject("undecodable", f"{values.shape} pixels, another size than its header said")
         hu = to_hu(values)  # [H, W]
@@ -120,61 +101,8 @@ def to_hu(values: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.int32)
 
 
-def _dicom_slice(file: BinaryIO, path: str, size: int) -> Header:
-    """Return the Header of one DICOM slice with its geometry; raises Reject."""
-    header = dicom.read_headers(file, path, size, image_id_from="name", frames="reject")[0]
-    if header.modality != "CT":
-        raise Reject("not-ct", f"{path}: modality {header.modality!r}, expected CT; leave it out")
-    if not header.series:
-        raise Reject("no-series", f"{path}: no (0020,000E) Series Instance UID to find its volume")
-    with reject_damage("unreadable-header", path):
-        file.seek(0)
-        dataset = dicom.before_pixels(file, path, SLICE_TAGS)
-        attributes = image_module.complete(dataset.elements, dataset.syntax)
-        if text(attributes, image_module.PHOTOMETRIC) != "MONOCHROME2":
-            raise Reject("not-grey", "expected MONOCHROME2, as CT has it; leave it out")
-        if "LOCALIZER" in text(attributes, IMAGE_TYPE).upper().split("\\"):
-            raise Reject("localizer", "a scout view, not a slice; leave it out")
-        position, cosines = numbers(attributes, dicom.POSITION), numbers(attributes, ORIENTATION)
-        spacing_mm = dicom.spacing(attributes)
-        if (len(position), len(cosines)) != (3, 6) or spacing_mm == (0, 0):
-            raise Reject(
-                "bad-geometry",
-                "no Image Position, Image Orientation or Pixel Spacing; leave it out",
-            )
-        right, down = np.array(cosines[:3]), np.array(cosines[3:])
-        matrix = np.stack([right, down, np.cross(right, down)], axis=1)
-        thickness_mm = (numbers(attributes, THICKNESS) or [0.0])[0]
-        geometry = Geometry(
-            slices=1,
-            origin_mm=tuple(position),
-            # DICOM names the distance between rows first. The distance between slices comes from
-            # their positions; a lone slice has its own thickness, or counts as 1 mm.
-            spacing_mm=(spacing_mm[1], spacing_mm[0], thickness_mm if thickness_mm > 0 else 1.0),
-            direction=tuple(matrix.ravel().tolist()),
-        )
-        return replace(header, geometry=volume.check_geometry(geometry))
-
-
 def _slice_of_volume(local_path: str, header: Header) -> np.ndarray:
     """Return slice `header.frame` [H, W] of a volume."""
     with open(local_path, "rb") as file:
         layout, _ = HEADERS[suffix_of(local_path)].read(file.read(HEADER_BYTES))
     return volume.read_slice(local_path, layout, header.frame)
-
-
-def _slice_of_dicom(local_path: str, header: Header) -> np.ndarray:
-    """Return a DICOM slice [H, W] in HU."""
-    dataset = data_set.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
-    attributes = dicom.frame_attributes(dataset, header.frame)
-    frame = frames.decode_frame(attributes, dataset.syntax, header)
-    is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
-    levels, _, (slope, intercept), _, is_padding = grey.from_values(
-        frame.values,
-        frames.with_layout(attributes, frame),
-        is_monochrome1=False,
-        is_presented=False,
-        is_lossy=is_lossy,
-    )
-    hu = levels * slope + intercept
-    return hu if is_padding is None else np.where(is_padding, AIR_HU, hu)

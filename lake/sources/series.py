@@ -74,7 +74,7 @@ def stack_slices(headers: list[Header]) -> list[Header]:
         column_mm, row_mm, _ = header.geometry.spacing_mm
         origin_mm, spacing_mm = tuple(origin_mm.tolist()), (column_mm, row_mm, thickness_mm)
         geometry = Geometry(1, origin_mm, spacing_mm, header.geometry.direction)
-        image_id, frame = frame_id(header.series, k), k if is_volume else 0
+        image_id, frame = frame_id(header.series, k), k if is_volume else header.frame
         stack.append(replace(header, image_id=image_id, frame=frame, geometry=geometry))
     return stack
 

@@ -13,8 +13,7 @@ import pytest
 import SimpleITK as sitk
 from makers import volumes
 from makers.lakes import pixels, records
-from makers.volumes import OBLIQUE, masks_of
-from PIL import Image
+from makers.volumes import OBLIQUE, SIXTEEN, headers_of, hu_of, masks_of
 
 from lake import Reject
 from lake.labels import columns
@@ -22,7 +21,6 @@ from lake.labels.nodules import Nodule, parse_nodule
 from lake.scan import Storage
 from lake.sources import lungs, metaimage, series
 
-SIXTEEN = Storage(bits=16, max_side=None)
 MHD = """ObjectType = Image
 NDims = 3
 BinaryData = True
@@ -40,16 +38,6 @@ ElementDataFile = a.raw
 def ramp(slices=9, height=60, width=50) -> np.ndarray:
     """Every voxel differs from its neighbours."""
     return np.arange(slices * height * width, dtype=np.int16).reshape(slices, height, width) - 9000
-
-
-def headers_of(path) -> list:
-    with open(path, "rb") as file:
-        return metaimage.read_headers(file, str(path), path.stat().st_size)
-
-
-def hu_of(scan) -> np.ndarray:
-    slope, intercept = scan.rescale
-    return np.asarray(Image.open(io.BytesIO(scan.image))).astype(float) * slope + intercept
 
 
 def reason_of(function, *arguments) -> str:

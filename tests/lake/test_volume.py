@@ -12,34 +12,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from makers.marks import exhaustive
-from makers.volumes import OBLIQUE, masks_of, volume, write_volume
+from makers.volumes import OBLIQUE, SIXTEEN, headers_of, hu_of, masks_of, volume, write_volume
 
 from lake import Reject
 from lake.labels.nodules import Nodule
-from lake.scan import Storage
 from lake.sources import metaimage, series
 from lake.sources.volume import expand
 
-SIXTEEN = Storage(bits=16, max_side=None)
 SUFFIXES = ("mhd", "mha", "nii", "nii.gz", "nrrd", "nhdr")
 TURNED = (0, 0, 1, 1, 0, 0, 0, 1, 0)
 FRONT = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
 
 
-def headers_of(path) -> list:
-    with open(path, "rb") as file:
-        return metaimage.read_headers(file, str(path), path.stat().st_size)
-
-
 def hu(path) -> np.ndarray:
     """HU [S, H, W] of the records of a volume's slices."""
-    from makers.lakes import pixels
-
-    slices = []
-    for header in series.stack_slices(headers_of(path)):
-        scan = metaimage.read_scan(str(path), header, SIXTEEN)
-        slices.append(pixels(scan.image).astype(int) * scan.rescale[0] + scan.rescale[1])
-    return np.array(slices)
+    slices = series.stack_slices(headers_of(path))
+    return np.array([hu_of(metaimage.read_scan(str(path), one, SIXTEEN)) for one in slices])
 
 
 def reject_of(path) -> Reject:

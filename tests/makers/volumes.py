@@ -1,15 +1,33 @@
 """CT volumes written by SimpleITK, and masks of series."""
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from lake.labels import rle
+from lake.scan import Header, Scan, Storage
+from lake.sources import metaimage
+
+SIXTEEN = Storage(bits=16, max_side=None)
+
+
+def headers_of(path) -> list[Header]:
+    """What a listing reads of a CT file."""
+    with open(path, "rb") as file:
+        return metaimage.read_headers(file, str(path), path.stat().st_size)
+
+
+def hu_of(scan: Scan) -> np.ndarray:
+    """The HU [H, W] of a record's slice."""
+    slope, intercept = scan.rescale
+    return np.asarray(Image.open(io.BytesIO(scan.image))).astype(float) * slope + intercept
 
 
 def volume(voxels, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), spacing=(0.7, 0.9, 2.5)) -> sitk.Image:
