@@ -12,6 +12,7 @@ import apache_beam as beam
 
 from beam.conversion import listing
 from beam.conversion.options import ConversionOptions
+from beam.running.packing import pack, unpack
 from lake import Reject, Stopped, ids
 from lake.labels.tables import Row
 from lake.scan import Header
@@ -61,7 +62,7 @@ def ByKey(sides, options: ConversionOptions):
         "headers": sides["headers"] | "Key of headers" >> beam.Map(key_of_header, depth),
         "rows": sides["rows"] | "Key of rows" >> beam.Map(key_of_row, depth),
     }
-    return keyed | "By key" >> beam.CoGroupByKey()
+    return keyed | "By key" >> beam.CoGroupByKey() | "Unpack" >> beam.Map(unpack_group)
 
 
 def shallowest_of(numbers: Iterable[int]) -> int:
@@ -69,12 +70,20 @@ def shallowest_of(numbers: Iterable[int]) -> int:
     return min(numbers, default=MOST_PARTS)
 
 
-def key_of_header(id_and_header: tuple[str, Header], depth: int) -> tuple[str, Header]:
-    return ids.key(id_and_header[0], depth), id_and_header[1]
+def key_of_header(id_and_header: tuple[str, Header], depth: int) -> tuple[str, bytes]:
+    """Return (key, the packed Header)."""
+    return ids.key(id_and_header[0], depth), pack(id_and_header[1])
 
 
-def key_of_row(id_and_row: tuple[str, Row], depth: int) -> tuple[str, tuple[str, Row]]:
-    return ids.key(id_and_row[0], depth), id_and_row
+def key_of_row(id_and_row: tuple[str, Row], depth: int) -> tuple[str, bytes]:
+    """Return (key, the packed (id, Row))."""
+    return ids.key(id_and_row[0], depth), pack(id_and_row)
+
+
+def unpack_group(key_and_sides: tuple[str, dict]) -> tuple[str, dict]:
+    """Return (key, {"headers": [Header], "rows": [(id, Row)]}), from packed ones."""
+    key, sides = key_and_sides
+    return key, {name: [unpack(content) for content in side] for name, side in sides.items()}
 
 
 # --- in one group ---

@@ -23,6 +23,7 @@ from beam.conversion.labelling import LabelledImage
 from beam.conversion.listing import reject_line
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
+from beam.running.packing import pack, unpack
 from lake import Reject, Stopped
 from lake.labels import rle
 from lake.records import example, index, manifest, mask_png, tfrecord
@@ -55,7 +56,8 @@ def LakeBits(images, options: ConversionOptions):
 def WriteShards(entries, options: ConversionOptions, bits: beam.PCollection):
     """Write the shards: ((split, shard, shards), (key, fold, image)) -> the name of each. Raises
     Refused, and writes nothing, where a finished lake would change that has to stay as it is."""
-    bits, shards = beam.pvalue.AsSingleton(bits), entries | beam.GroupByKey()
+    packed = entries | "Pack" >> beam.MapTuple(lambda shard, entry: (shard, pack(entry)))
+    bits, shards = beam.pvalue.AsSingleton(bits), packed | beam.GroupByKey()
     if not options.keeps_finished:
         return shards | beam.Map(write, bits, options)
     finished_lake = shards.pipeline | beam.Create([options]) | "Finished" >> beam.Map(finished.read)
@@ -103,16 +105,16 @@ def compare(
     return finished.plan_shard(name, split, images, is_changed, lake, options)
 
 
-def in_order(entries: Iterable[tuple]) -> list[tuple[LabelledImage, int]]:
-    """Return [(image, fold)] of (key, fold, image), as a shard has them."""
-    entries = sorted(entries, key=lambda entry: (entry[0], entry[2].header.image_id))
+def in_order(entries: Iterable[bytes]) -> list[tuple[LabelledImage, int]]:
+    """Return [(image, fold)] of packed (key, fold, image), as a shard has them."""
+    entries = sorted(map(unpack, entries), key=lambda entry: (entry[0], entry[2].header.image_id))
     return [(image, fold) for _, fold, image in entries]
 
 
 def write(
     shard_and_entries: tuple, lake_bits: int, options: ConversionOptions, leave: None = None
 ) -> str:
-    """Write the shard of ((split, shard, shards), [(key, fold, LabelledImage)]) and its sidecar,
+    """Write the shard of ((split, shard, shards), [packed (key, fold, image)]) and its sidecar,
     unless they are already there; return its name. `leave` is what `finished.check` returns: with
     it, newer files are known to give the same bytes."""
     (split, shard, num_shards), entries = shard_and_entries
