@@ -194,6 +194,7 @@ class _Totals:
             "records": sum(split["records"] for split in splits.values()),
             "rejects": dict(sorted(reasons.items())),
             "slices_left_out": input_counts.get("left_out", 0),
+            "flat_views": self.sums["flat_views"],
             "labels_without_image": num_orphans,
             "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
             "images_of_largest_patient": int(max(largest, default=0)),

@@ -216,6 +216,7 @@ class _Writer:
         """Add one written record to the sums; of one in STATISTICS_EVERY the stored values, too."""
         num_pixels = scan.height * scan.width
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
+        self.sums["flat_views"] += int(scan.is_flat)
         if fields["has_mask"]:
             self.sums["mask_pixels"] += num_pixels
             self.sums["lesion_pixels"] += fields["lesion_px"]

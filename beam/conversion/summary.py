@@ -87,6 +87,8 @@ def _notes(content: dict) -> Iterator[str]:
         yield f"{number:,} files left out: hidden, or left there by a system"
     if counts["slices_left_out"]:
         yield f"{counts['slices_left_out']:,} slices without a nodule left out"
+    if number := counts.get("flat_views"):
+        yield f"{number:,} images have one grey level in the view that networks see first"
     if counts["labels_without_image"]:
         yield f"{counts['labels_without_image']:,} labels have no image: {manifest.ORPHANS}"
     groups = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]

@@ -87,6 +87,8 @@ def _head(folder: Path, content: dict) -> list[str]:
         rows.append(("files left out", f"{left_out:,} that a system left, or hidden"))
     if left_out := counts.get("slices_left_out"):
         rows.append(("slices left out", f"{left_out:,}"))
+    if flat_views := counts.get("flat_views"):
+        rows.append(("flat views", f"{flat_views:,} images have one grey level"))
     rows.append(("labels without image", f"{counts['labels_without_image']:,}"))
     if grouped_by := counts.get("grouped_by"):
         rows.append(("splits dealt by", ", ".join(f"{k} {n:,}" for k, n in grouped_by.items())))
