@@ -121,6 +121,8 @@ def read_slice(local_path: str, layout: Layout, number: int) -> np.ndarray:
     status, slice_bytes = path.stat(), height * width * layout.dtype.itemsize
     if layout.is_compressed:
         voxels = _expand(str(path), status.st_mtime_ns, status.st_size, layout)
+        if isinstance(voxels, str):
+            raise Malformed(voxels)
         position = layout.skip + number * slice_bytes
     else:
         offset = status.st_size - layout.num_bytes if layout.offset is None else layout.offset
@@ -140,11 +142,15 @@ def read_slice(local_path: str, layout: Layout, number: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)  # slices of a volume are read one after the other
-def _expand(path: str, changed_ns: int, size: int, layout: Layout) -> bytes:
-    """Return the expanded stream of a volume's file, as it is at this time."""
+def _expand(path: str, changed_ns: int, size: int, layout: Layout) -> bytes | str:
+    """Return the expanded stream of a volume's file, as it is at this time, or what is wrong with
+    it: a damaged volume must not be expanded again for each of its slices."""
     with open(path, "rb") as file:
         file.seek(layout.offset)
-        return expand(file, layout.skip + layout.num_bytes)
+        try:
+            return expand(file, layout.skip + layout.num_bytes)
+        except Malformed as error:
+            return str(error)
 
 
 def expand(file: BinaryIO, num_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ from makers.volumes import OBLIQUE, SIXTEEN, headers_of, hu_of, masks_of, volume
 from lake import Reject
 from lake.labels.nodules import Nodule
 from lake.sources import metaimage, series
+from lake.sources import volume as volume_files
 from lake.sources.volume import expand
 
 SUFFIXES = ("mhd", "mha", "nii", "nii.gz", "nrrd", "nhdr")
@@ -139,6 +140,16 @@ def test_a_compressed_metaimage_is_its_stream(tmp_path, container):
         for fields in ({}, {"CompressedDataSize": len(wrong)}, {"CompressedDataSize": len(stream)}):
             reject = reject_of(path_of(wrong, **fields))
             assert (reject.reason, "compressed data" in reject.message) == ("undecodable", True)
+
+
+def test_a_damaged_volume_is_expanded_once_for_all_its_slices(tmp_path):
+    stream = zlib.compress(bytes(2**25), 9)
+    path = write_mha(tmp_path / "a.mha", ct(), stream[:-9], CompressedData="True")
+    num_hits = volume_files._expand.cache_info().hits
+    for header in series.stack_slices(headers_of(path)):
+        with pytest.raises(Reject, match="more than the 280 bytes"):
+            metaimage.read_scan(str(path), header, SIXTEEN)
+    assert volume_files._expand.cache_info().hits == num_hits + 3
 
 
 def test_a_detached_stream_is_read_again_when_it_changes(tmp_path):
