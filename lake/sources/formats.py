@@ -77,9 +77,8 @@ def open_image(file: BinaryIO) -> ImageFile:
 
     Image.open is not used: its bound on pixels, and the warning, belong to the whole process.
     """
-    start = file.read(64)
-    num_bytes = file.seek(0, io.SEEK_END)
-    file.seek(0)
+    file = tiff.View(file)
+    start, num_bytes = file.read(64), file.num_bytes
     name, directory = name_of(start), None
     if name is None:
         raise Reject("not-an-image", "its first bytes are those of no known image format")
@@ -92,6 +91,7 @@ def open_image(file: BinaryIO) -> ImageFile:
         directory = tiff.read_directory(file, num_bytes)
         image, bits, orientation = tiff.open_image(file, directory), *directory[:2]
     else:
+        file.seek(0)
         opener = {"JPEG": _open_jpeg, "BMP": _open_bmp, "GIF": _open_gif}[name]
         image, bits = opener(file, start, num_bytes), 8
         orientation = _orientation(image) if name == "JPEG" else 1
@@ -188,7 +188,7 @@ def _open_bmp(file: BinaryIO, start: bytes, num_bytes: int) -> Image.Image:
         # Pillow takes black and white for pixels of one bit. A palette of full length reaches
         # into the pixels, which is no harm, as none has a higher number.
         colours_of_all = struct.pack("<L", 2**bits)
-        file = tiff.Patched(file, {BMP_COLOURS: colours_of_all})
+        file = tiff.View(file, {BMP_COLOURS: colours_of_all})
     return BmpImagePlugin.BmpImageFile(file, "")
 
 

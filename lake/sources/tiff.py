@@ -69,11 +69,15 @@ class Directory(NamedTuple):
     patches: dict[int, bytes]  # {position in the file: bytes that Pillow is to see there}
 
 
-class Patched:
-    """A file in which some bytes are others."""
+class View:
+    """A file in which some bytes may be others, and no place lies behind its end: TensorFlow's
+    files, which are on gs://, raise an error of their own there."""
 
-    def __init__(self, file: BinaryIO, patches: dict[int, bytes]):
-        self.file, self.patches = file, patches
+    def __init__(self, file: BinaryIO, patches: dict[int, bytes] | None = None):
+        self.file, self.patches = file, patches or {}
+        file.seek(0, io.SEEK_END)
+        self.num_bytes = file.tell()
+        file.seek(0)
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
@@ -88,7 +92,11 @@ class Patched:
         return bytes(content)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self.file.seek(offset, whence)
+        """Move to a place, at most to the end, and return it."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.num_bytes}[whence]
+        position = min(max(start + offset, 0), self.num_bytes)
+        self.file.seek(position)
+        return position
 
     def tell(self) -> int:
         return self.file.tell()
@@ -97,7 +105,7 @@ class Patched:
 def open_image(file: BinaryIO, directory: Directory) -> Image.Image:
     """Return Pillow's image of a TIFF, not turned, grey as it is stored."""
     file.seek(0)
-    image = TiffImagePlugin.TiffImageFile(Patched(file, directory.patches), "")
+    image = TiffImagePlugin.TiffImageFile(View(file, directory.patches), "")
     if directory.palette:
         image.palette = ImagePalette.raw("RGB;L", directory.palette)
     return image

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tifffile
 from makers.images import chunk, encoded, header_of, png, reason_of, scan_of, stored_pixels
 from makers.marks import exhaustive
@@ -278,6 +279,29 @@ def test_a_jpeg_of_hundreds_of_scans_is_too_large(grey):
     scan = data[data.rfind(b"\xff\xda") : -2]
     assert levels_of(data[:-2] + 9 * scan + b"\xff\xd9").shape == grey.shape
     assert reason_of(scan_of, data[:-2] + 400 * scan + b"\xff\xd9") == "too-large"
+
+
+# --- files of TensorFlow, as predict reads them on gs:// ---
+
+
+def test_damaged_files_of_tensorflow_are_what_bytes_are(tmp_path, grey):
+    """Its files raise errors of their own where others read nothing."""
+    rng, path = np.random.default_rng(1), tmp_path / "a.file"
+
+    def outcome(file):
+        try:
+            return images.read_headers(file, "a", 1)
+        except Reject as reject:
+            return reject.reason, reject.message
+
+    for kind, number in itertools.product(("PNG", "JPEG", "TIFF", "BMP", "GIF"), range(12)):
+        content = bytearray(encoded(grey, kind))
+        for place in rng.integers(0, min(len(content), 200), number // 4):
+            content[place] = rng.integers(256)
+        del content[rng.integers(len(content)) if number % 2 else len(content) :]
+        path.write_bytes(content)
+        with tf.io.gfile.GFile(str(path), "rb") as file:
+            assert outcome(file) == outcome(io.BytesIO(bytes(content)))
 
 
 # --- messages ---
