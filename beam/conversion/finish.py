@@ -18,7 +18,7 @@ from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
 from lake import Stopped
-from lake.labels import rle
+from lake.labels import coherence
 from lake.records import index, manifest
 from lake.scan import stable_hash
 
@@ -78,8 +78,10 @@ def finalise(
         _write_rejects(rejects, orphans, options)  # they explain why a conversion stops
     _check_counts(counts, input_counts, classes, options)
     votes = totals.sums["order_as_columns"], totals.sums["order_as_rows"]
-    if conflict := rle.order_conflict(votes, options.dialect):
+    if conflict := coherence.order_conflict(votes, options.dialect):
         raise Stopped(f"{conflict}; the lake is not finished")
+    if conflict := coherence.line_conflict(coherence.line_votes(totals.sums)):
+        raise Stopped(f"--labels={options.labels}: {conflict}; the lake is not finished")
     if not options.keeps_finished or not is_same:
         _remove_stale_files(names, orphans, options)
     if not is_same:

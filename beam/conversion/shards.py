@@ -25,14 +25,15 @@ from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from beam.running.packing import pack, unpack
 from lake import Reject, Stopped
-from lake.labels import rle
+from lake.labels import coherence, rle
 from lake.records import example, index, manifest, mask_png, tfrecord
 from lake.scan import Scan
-from lake.sources import pixels, reader
+from lake.sources import reader
 
 # One image in this many, and the first of each shard, is decoded for the manifest's mean and
 # standard deviation: decoding costs a dozen times what its record does.
 STATISTICS_EVERY = 256
+LINE_VOTES = 50  # of a shard's images; a vote takes a millisecond
 WRITER_VERSION = 5  # raise it when records of the same input change
 DECODERS = (
     *("pydicom", "pillow", "imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "numpy"),
@@ -221,11 +222,8 @@ class _Writer:
             self.sums["mask_pixels"] += num_pixels
             self.sums["lesion_pixels"] += fields["lesion_px"]
             self.sums["pixels_of_positives"] += num_pixels * fields["label"]
-        dialect = self.options.dialect
-        if fields["has_mask"] and fields["lesion_px"] and dialect in rle.ORDERS:
-            size = image.header.height, image.header.width
-            columns, rows = rle.order_votes(rle.runs(image.label.rle, *size), *size, dialect)
-            self.sums.update(order_as_columns=columns, order_as_rows=rows)
+        if fields["has_mask"] and fields["lesion_px"]:
+            self._count_votes(image)
         if len(self.rows) % STATISTICS_EVERY == 1:
             with PillowImage.open(io.BytesIO(scan.image)) as picture:
                 counts = np.bincount(np.asarray(picture).ravel())  # [levels]
@@ -234,6 +232,21 @@ class _Writer:
             self.sums["sampled_pixels"] += num_pixels
             self.sums["total"] += int(counts @ levels)
             self.sums["squares"] += int(counts @ levels**2)
+
+    def _count_votes(self, image: LabelledImage) -> None:
+        """Add the votes of an image's run lengths, about the lines along which they count and how
+        long those are, to the sums."""
+        size, dialect = (image.header.height, image.header.width), self.options.dialect
+        if dialect in rle.ORDERS:
+            runs = rle.runs(image.label.rle, *size)
+            columns, rows = coherence.order_votes(runs, *size, dialect)
+            self.sums.update(order_as_columns=columns, order_as_rows=rows)
+        # Masks in files have a size of their own, and a CT's nodules have none.
+        has_run_lengths = self.options.labels and self.options.source != "metaimage"
+        if has_run_lengths and self.sums["line_votes"] < LINE_VOTES:
+            vote = coherence.line_vote(rle.runs(image.label.rle, *size), *size, dialect)
+            if vote is not None:
+                self.sums.update({"line_votes": 1, vote.key: 1})
 
     def totals(self) -> dict:
         """Return what the sidecar says about the shard, besides its name and fingerprint."""
@@ -284,5 +297,5 @@ def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
     mask = rle.to_mask(runs, header.height, header.width)
     if mask.shape == (scan.height, scan.width):
         return mask_png.encode(mask), label.lesion_px
-    mask = (pixels.shrink(mask, scan.height, scan.width) >= 128).astype(np.uint8) * 255
+    mask, _ = mask_png.shrink(mask, scan.height, scan.width)
     return mask_png.encode(mask), int(np.count_nonzero(mask))

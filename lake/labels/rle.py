@@ -1,4 +1,5 @@
-"""Run-length codes of masks: text <-> runs <-> mask, and signs that a text is in another dialect.
+"""Run-length codes of masks: text <-> runs <-> mask, and signs that a text is in another dialect
+(`coherence` has those that only the mask shows).
 
 A text is pairs of numbers, one pair per run of lesion pixels; `-1` is an empty mask. Its dialect
 says what they count. Runs are int64 [N, 2] of (start, end), sorted, disjoint, zero-based, down the
@@ -26,11 +27,6 @@ NO_RUNS = np.zeros((0, 2), np.int64)
 # is absolute. In the 3,576 relative texts of SIIM-ACR 3% of them do, in the worst text 46%.
 IN_ORDER = 0.9
 MIN_PAIRS = 10  # of consecutive runs before a verdict: five texts of three runs, or one of eleven
-# `order_votes`: an image votes where the two readings differ by this much. With it 2 of 6,600 votes
-# were wrong (300 SIIM-ACR masks in images of eleven shapes), both where the sides differed by one
-# pixel.
-VOTE_MARGIN = 0.05
-MIN_VOTES = 3
 
 
 def runs(text: str, height: int, width: int = 1, dialect: str = "relative") -> np.ndarray:
@@ -46,7 +42,7 @@ def runs(text: str, height: int, width: int = 1, dialect: str = "relative") -> n
         raise Reject("rle-negative", f"run-length text has the negative number {pairs.min()}")
     parse = _from_gaps if dialect == "relative" else _from_starts
     all_runs = unite([parse(pairs, height * width)])
-    return _transpose(all_runs, width, height) if dialect == "row_major" else all_runs
+    return transpose(all_runs, width, height) if dialect == "row_major" else all_runs
 
 
 def _pairs(text: str) -> np.ndarray:
@@ -176,7 +172,7 @@ def encode(mask: np.ndarray, dialect: str = "relative") -> str:
 def dialect_conflict(texts: Iterable[str], dialect: str) -> str | None:
     """Return a message where a sample of a CSV's texts is not in `dialect`, None where it may be.
 
-    Only relative and absolute texts can be told apart here; `order_votes` tells columns from rows.
+    Only relative and absolute texts can be told apart here; `coherence` tells columns from rows.
     Texts that are not numbers or have fewer than three runs are ignored.
     """
     num_pairs = num_increasing = 0
@@ -199,59 +195,6 @@ def dialect_conflict(texts: Iterable[str], dialect: str) -> str | None:
     )
 
 
-def order_votes(lesion_runs: np.ndarray, height: int, width: int, dialect: str) -> tuple[int, int]:
-    """Return the vote of one image for (down columns, along rows) as the way its text counts:
-    (1, 0), (0, 1) or none, (0, 0). Votes of many images may be summed.
-
-    `lesion_runs` are those that `runs` reads from a text in `dialect`. Read in the right order, a
-    lesion's neighbouring lines lie one line's length apart, so a shift by that length maps most of
-    it onto itself. An image has no vote when it is square (the wrong reading is then the transposed
-    mask, and as coherent), when it is empty, and when both readings are about as coherent: with
-    nearly equal sides, or a single line.
-    """
-    if height == width:
-        return 0, 0
-    if dialect == "row_major":
-        lesion_runs = _transpose(lesion_runs, height, width)  # as the text counts
-    num_pixels = height * width
-    as_columns, as_rows = (_overlap(lesion_runs, shift, num_pixels) for shift in (height, width))
-    return int(as_columns - as_rows > VOTE_MARGIN), int(as_rows - as_columns > VOTE_MARGIN)
-
-
-def order_conflict(votes: tuple[int, int], dialect: str) -> str | None:
-    """Return a message where the summed votes of `order_votes` speak against `dialect`, else
-    None."""
-    columns, rows = (votes[0], "down columns"), (votes[1], "along rows")  # (votes, order)
-    order, rival = (rows, columns) if dialect == "row_major" else (columns, rows)
-    if rival[0] < MIN_VOTES or rival[0] <= order[0]:
-        return None
-    advice = {
-        "relative": "decode them yourself and write lake.labels.rle.encode of each mask",
-        "absolute": "use --rle row_major",
-        "row_major": "use --rle absolute",
-    }
-    return (
-        f"the masks are coherent in {rival[0]:,} images if their run lengths count {rival[1]} and "
-        f"in {order[0]:,} if they count {order[1]}, as {dialect} does; {advice[dialect]}"
-    )
-
-
-def _transpose(lesion_runs: np.ndarray, height: int, width: int) -> np.ndarray:
+def transpose(lesion_runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the runs along the rows of a mask [height, width] from those down its columns."""
     return from_mask(to_mask(lesion_runs, height, width).T)
-
-
-def _overlap(lesion_runs: np.ndarray, shift: int, num_pixels: int) -> float:
-    """Return the share of a mask's pixels that a shift by so many pixels maps onto the mask, among
-    those that it does not move out of the image."""
-    if not len(lesion_runs):
-        return 0.0
-    lengths = lesion_runs[:, 1] - lesion_runs[:, 0]
-    # The mask's pixels before each end of a run; between two ends their number is linear.
-    edges, areas = lesion_runs.ravel(), np.r_[0, np.repeat(np.cumsum(lengths), 2)[:-1]]
-
-    def area_before(pixels):
-        return np.interp(pixels, edges, areas)
-
-    common = (area_before(lesion_runs[:, 1] - shift) - area_before(lesion_runs[:, 0] - shift)).sum()
-    return float(common / max(1, area_before(num_pixels - shift)))

@@ -10,6 +10,7 @@ from PIL import Image
 from lake.inspection import verify_shard
 from lake.labels import rle
 from lake.records import example, mask_png, tfrecord
+from lake.sources import pixels
 
 # One record of writer version 2, whose masks had eight bits per pixel: a square of 3 x 7 pixels in
 # an image of 5 x 11.
@@ -86,3 +87,30 @@ def test_training_reads_a_record_of_the_writer_before():
     item = record.decode_record(old_record, "uint8", 11, "pad")
     assert item["mask"].numpy()[..., 0].sum() == 21
     assert (item["mask"].numpy()[4:7, 2:9] == 1).all()  # three rows of padding above
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 9, 100])
+@pytest.mark.parametrize("size", [(600, 480), (480, 600), (37, 1000), (3000, 2500)])
+def test_no_lesion_vanishes_in_shrinking(side, size):
+    rng = np.random.default_rng(side)
+    for longest in (1, 2, 16, 205, 599):
+        height, width = pixels.shrunk_size(*size, longest)
+        row, column = (int(rng.integers(0, max(1, length - side))) for length in size)
+        mask = np.zeros(size, np.uint8)
+        mask[row : row + side, column : column + side] = 255
+        small, is_kept = mask_png.shrink(mask, height, width)
+        assert small.shape == (height, width) and small.any()
+        assert set(np.unique(small)) <= {0, 255}
+        if is_kept:  # the pixel in which most of the lesion lies
+            ((at_row, at_column),) = np.argwhere(small)
+            rows, columns = np.nonzero(mask)
+            assert at_row in rows * height // size[0] and at_column in columns * width // size[1]
+    empty, is_kept = mask_png.shrink(np.zeros(size, np.uint8), 20, 16)
+    assert not empty.any() and not is_kept
+
+
+def test_of_several_lesions_that_vanish_the_largest_stays():
+    mask = np.zeros((600, 480), np.uint8)
+    mask[10, 10], mask[300:303, 200:202], mask[599, 479] = 255, 255, 255
+    small, is_kept = mask_png.shrink(mask, 60, 48)
+    assert is_kept and np.argwhere(small).tolist() == [[30, 20]]

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from makers.shapes import ellipse
 
 from lake import Reject
 from lake.labels import rle
@@ -73,11 +74,6 @@ def test_impossible_texts_are_rejected_with_a_reason(text, reason):
     with pytest.raises(Reject) as caught:
         rle.runs(text, 16)
     assert caught.value.reason == reason
-
-
-def ellipse(height: int, width: int, row: int, column: int, tall: int, wide: int) -> np.ndarray:
-    rows, columns = np.ogrid[:height, :width]
-    return ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 <= 1
 
 
 @pytest.fixture(scope="module")
@@ -172,56 +168,3 @@ def test_real_texts_are_told_from_absolute_ones_five_by_five(real_texts):
         assert rle.dialect_conflict(few, "absolute")
         assert rle.dialect_conflict(starts, "absolute") is None
         assert rle.dialect_conflict(starts, "relative")
-
-
-def votes(masks, written: str, declared: str) -> tuple[int, int]:
-    """Summed evidence of texts that were written in one order and read in another."""
-    both = []
-    for mask in masks:
-        runs = rle.runs(rle.encode(mask, written), *mask.shape, declared)
-        both.append(rle.order_votes(runs, *mask.shape, declared))
-    return tuple(np.sum(both, axis=0).tolist())
-
-
-@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (64, 128), (128, 64), (100, 110)])
-@pytest.mark.parametrize("written", rle.ORDERS)
-def test_columns_and_rows_are_told_apart(shape, written):
-    rng = np.random.default_rng(3)
-    masks = [ellipse(*shape, *rng.integers(25, 40, 2), *rng.integers(4, 9, 2)) for _ in range(8)]
-    for declared in rle.ORDERS:
-        sums = votes(masks, written, declared)
-        assert sums == ((8, 0) if written == "absolute" else (0, 8))
-        conflict = rle.order_conflict(sums, declared)
-        assert (conflict is None) if written == declared else (f"--rle {written}" in conflict)
-
-
-def test_no_votes_without_evidence():
-    square = rle.from_mask(ellipse(80, 80, 40, 40, 9, 5))
-    assert rle.order_votes(square, 80, 80, "absolute") == (0, 0)
-    for mask in (
-        np.zeros((40, 60)),
-        np.ones((40, 60)),
-        np.arange(60)[None] * np.ones((40, 1)) == 7,
-    ):
-        assert rle.order_votes(rle.from_mask(mask), 40, 60, "absolute") == (0, 0)
-    assert rle.order_votes(np.array([[0, 24]]), 4, 6, "row_major") == (0, 0)
-    assert rle.order_conflict((0, 0), "absolute") is None
-    assert rle.order_conflict((0, 2), "absolute") is None
-    assert rle.order_conflict((9, 3), "absolute") is None
-    assert rle.order_conflict((9, 3), "row_major")
-
-
-@pytest.mark.parametrize("shape", [(1024, 900), (1024, 1250)])
-def test_order_of_real_masks(real_texts, shape):
-    masks = []
-    for text in real_texts[:1000:50]:
-        square = rle.decode(text, 1024, 1024)
-        mask = np.zeros(shape, np.uint8)
-        width = min(1024, shape[1])
-        mask[:, :width] = square[:, :width]
-        masks.append(mask)
-    for written in rle.ORDERS:
-        for declared in rle.ORDERS:
-            sums = votes(masks, written, declared)
-            assert sum(sums) >= 19 and min(sums) == 0
-            assert (rle.order_conflict(sums, declared) is None) == (written == declared)
