@@ -198,6 +198,7 @@ class _Totals:
             "slices_left_out": input_counts.get("left_out", 0),
             "flat_views": self.sums["flat_views"],
             "labels_without_image": num_orphans,
+            "small_lesions": self.sums["small_lesions"],
             "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
             "images_of_largest_patient": int(max(largest, default=0)),
             "empty_splits": summary.empty_splits(splits, options),

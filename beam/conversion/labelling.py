@@ -220,7 +220,7 @@ def _sought(header: Header, rows: list[Row], options: ConversionOptions) -> str:
         return f"{header.path}: {rows[0].place} of {options.labels} says nothing of {image_id!r}"
     if options.masks:
         name = image_id + options.mask_suffix
-        expected = f"{name!r}, with an ending of its own"
+        expected = f"{name}.png, or {name} with another ending"
         return f"{header.path}: no mask file is named {expected}: {options.masks}"
     where = options.labels or "a label CSV"
     return f"{header.path}: no row of {where} has the id {image_id!r}"

@@ -224,6 +224,8 @@ class _Writer:
             self.sums["pixels_of_positives"] += num_pixels * fields["label"]
         if fields["has_mask"] and fields["lesion_px"]:
             self._count_votes(image)
+        if fields["has_mask"] and fields["lesion_px"] == 1:
+            self._count_small_lesion(image, scan)
         if len(self.rows) % STATISTICS_EVERY == 1:
             with PillowImage.open(io.BytesIO(scan.image)) as picture:
                 counts = np.bincount(np.asarray(picture).ravel())  # [levels]
@@ -232,6 +234,13 @@ class _Writer:
             self.sums["sampled_pixels"] += num_pixels
             self.sums["total"] += int(counts @ levels)
             self.sums["squares"] += int(counts @ levels**2)
+
+    def _count_small_lesion(self, image: LabelledImage, scan: Scan) -> None:
+        """Count an image whose lesion is smaller than a stored pixel."""
+        size = image.header.height, image.header.width
+        if size != (scan.height, scan.width):
+            mask = rle.decode(image.label.rle, *size)
+            self.sums["small_lesions"] += mask_png.shrink(mask, scan.height, scan.width)[1]
 
     def _count_votes(self, image: LabelledImage) -> None:
         """Add the votes of an image's run lengths, about the lines along which they count and how

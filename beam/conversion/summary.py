@@ -91,6 +91,8 @@ def _notes(content: dict) -> Iterator[str]:
         yield f"{number:,} images have one grey level in the view that networks see first"
     if counts["labels_without_image"]:
         yield f"{counts['labels_without_image']:,} labels have no image: {manifest.ORPHANS}"
+    if number := counts.get("small_lesions"):
+        yield f"{number:,} lesions are smaller than a stored pixel: each is one pixel"
     groups = [f"{n:,} by {kind}" for kind, n in counts["grouped_by"].items() if kind != "patient"]
     if groups:
         yield f"images without a patient id, split {', '.join(groups)}"
