@@ -57,7 +57,7 @@ def run(argv: list[str]) -> dict | None:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, is_local, progress_file)
         files.make_folder(options.work_path(""))
-        earlier_versions = files.versions_in(options.folder)
+        earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None
         pipeline = runners.pipeline(pipeline_options)
         build(pipeline, options, layout)
         if is_local:
@@ -69,7 +69,7 @@ def run(argv: list[str]) -> dict | None:
             return None
     content = manifest.parse(files.read_text(options.path(manifest.MANIFEST)), options.folder)
     print(summary.table(content, time.monotonic() - start))
-    if options.keeps_finished and files.versions_in(options.folder) == earlier_versions:
+    if earlier_versions is not None and files.versions_in(options.folder) == earlier_versions:
         print(f"nothing was written: {options.folder} has all of this already")
     return content
 

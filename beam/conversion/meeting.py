@@ -27,8 +27,8 @@ class Tally(NamedTuple):
     without_row: int = 0
     image_id: str = ""  # of an image without a row
     text: str = ""  # an id in the labels that no image has
-    agreeing: int = 0  # whose id in the labels names the folders in which the file lies
-    elsewhere: int = 0  # whose id in the labels names other folders
+    agreeing: int = 0  # whose id in the labels also names the folders in which the file lies
+    elsewhere: int = 0  # whose id in the labels also names folders, but others
     example: str = ""  # of the last: both forms
 
 
@@ -128,9 +128,7 @@ def meet(
 def _meet_alone(header: Header, rows: list[Row]) -> tuple[list[Group], list[str], Tally]:
     """Return what `meet` does of one header whose id all rows have, as nearly always."""
     image_id = label_id(header)
-    tally = Tally(without_row=1, image_id=image_id)
-    if rows:
-        tally = Tally(met=1, agreeing=int("/" in image_id))
+    tally = Tally(met=1) if rows else Tally(without_row=1, image_id=image_id)
     return [Group([header], rows)], [], tally
 
 
@@ -172,7 +170,7 @@ def _tally(
 ) -> Tally:
     """Return the tally of one group."""
     without_row = [name for name in by_id if name not in texts]
-    with_folders = [name for name in texts if "/" in ids.tidy(texts[name][0])]
+    with_folders = [name for name in texts if ids.num_parts(texts[name][0]) > ids.num_parts(name)]
     strangers = [name for name in with_folders if name in elsewhere]
     example = ""
     if strangers:

@@ -34,7 +34,8 @@ def _add_inputs(add) -> None:
     add("--replace", action="store_true", help=replace_help)
     id_help = (
         "take an image's id from its file's name, its SOPInstanceUID, or its path from the first "
-        "wildcard of --images on, which tells files of one name apart (folders may name people)"
+        "wildcard of --images on, which tells files of one name apart. Ids are stored as they are, "
+        "SOPInstanceUIDs and folders that name people too, unless --image_id hash"
     )
     add("--image_id_from", choices=("name", "uid", "path"), default="name", help=id_help)
     frames_help = "what becomes of a file with several frames"

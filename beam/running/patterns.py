@@ -64,6 +64,8 @@ def is_of_system(path: str, pattern: str) -> bool:
     fixed_parts = _parts(fixed_folder(pattern))
     parts = _parts(path)[len(fixed_parts) :]
     is_hidden_meant = any(part.startswith(".") for part in _parts(pattern)[len(fixed_parts) :])
+    if path.endswith("/"):  # an object that stands for a folder, as consoles of buckets make them
+        return True
     return any(part.lower() in OF_SYSTEMS for part in parts) or (
         not is_hidden_meant and any(part.startswith(".") for part in parts)
     )

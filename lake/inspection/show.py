@@ -89,6 +89,8 @@ def _head(folder: Path, content: dict) -> list[str]:
         rows.append(("slices left out", f"{left_out:,}"))
     if flat_views := counts.get("flat_views"):
         rows.append(("flat views", f"{flat_views:,} images have one grey level"))
+    if small := counts.get("small_lesions"):
+        rows.append(("small lesions", f"{small:,} are smaller than a stored pixel"))
     rows.append(("labels without image", f"{counts['labels_without_image']:,}"))
     if grouped_by := counts.get("grouped_by"):
         rows.append(("splits dealt by", ", ".join(f"{k} {n:,}" for k, n in grouped_by.items())))

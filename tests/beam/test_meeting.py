@@ -148,6 +148,9 @@ def test_ids_of_other_folders_beside_ids_of_the_same_ones_stop_the_job():
     elsewhere = ([image("d/train/b.png", "b")], {"val/b.png": "1"})
     assert checked(agreeing, agreeing).agreeing == 2
     assert checked(elsewhere).elsewhere == 1  # the folder may have another name today
+    equal = ([image("d/train/a.png", "train/a")], {"train/a": "1"})
+    longer = ([image("d/train/b.png", "train/b")], {"CheXpert/train/b.png": "1"})
+    assert checked(equal, longer).met == 2
     with pytest.raises(Stopped, match=r"1 in others, such as d/train/b.png the row of 'val/b.png'"):
         checked(agreeing, elsewhere)
 

@@ -40,6 +40,12 @@ def test_files_of_systems_are_left_out_and_counted(tree):
     assert names(f"{folder}/s/.*.dcm") == (["._a.dcm"], 0)
 
 
+def test_objects_that_stand_for_folders_are_no_files():
+    assert patterns.is_of_system("gs://bucket/dicom/new/", "gs://bucket/dicom/**")
+    assert not patterns.is_of_system("gs://bucket/dicom/new/a.dcm", "gs://bucket/dicom/**")
+    assert patterns.is_of_system("gs://bucket/dicom/__MACOSX/a.dcm", "gs://bucket/dicom/**")
+
+
 def test_the_data_files_of_headers_are_no_images_and_not_counted(tree):
     assert names(f"{tree('a.mhd', 'a.raw', '._a.mhd')}/*", "metaimage") == (["a.mhd"], 1)
 
