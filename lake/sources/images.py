@@ -9,7 +9,7 @@ not-an-image        none of these formats by its first bytes
 unreadable-header   damaged or cut off before the pixels start
 too-large           more pixels than lake.scan.MAX_PIXELS, or what takes too long to decode
 too-many-bits       a TIFF of floating point or of more than 16 bits
-unsupported-tiff    a TIFF that Pillow would read wrongly
+unsupported-tiff    a TIFF that Pillow does not read, or would read wrongly
 unknown-colour      a TIFF whose colours have no conversion to grey
 multi-frame         an animation, pages, or several pictures in one file: which one is unclear
 deep-colour         16 bits per channel with colour or alpha, which Pillow would cut down to 8

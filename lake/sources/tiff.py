@@ -105,7 +105,11 @@ class View:
 def open_image(file: BinaryIO, directory: Directory) -> Image.Image:
     """Return Pillow's image of a TIFF, not turned, grey as it is stored."""
     file.seek(0)
-    image = TiffImagePlugin.TiffImageFile(View(file, directory.patches), "")
+    try:
+        image = TiffImagePlugin.TiffImageFile(View(file, directory.patches), "")
+    except (KeyError, SyntaxError):  # of a sound directory: a compression or samples without a name
+        message = f"samples of {directory.bits} bits, a colour or a compression that is not read"
+        raise Reject("unsupported-tiff", f"{message}; save it as PNG") from None
     if directory.palette:
         image.palette = ImagePalette.raw("RGB;L", directory.palette)
     return image

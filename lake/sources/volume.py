@@ -83,7 +83,11 @@ def read_geometry(header: bytes, suffix: str, io_name: str, layout: Layout) -> G
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO(io_name)
         reader.SetFileName(str(path))
-        reader.ReadImageInformation()
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:  # its message is an exception of C++
+            message = "SimpleITK reads no geometry from its header: axes at right angles?"
+            raise Reject("bad-geometry", f"{message} resample tilted volumes") from None
     num_slices, height, width = layout.shape
     size, channels = tuple(reader.GetSize()), reader.GetNumberOfComponents()
     if (size + (1,))[:3] != (width, height, num_slices) or channels != 1:

@@ -147,6 +147,9 @@ def test_a_tiff_is_turned_upright(grey, orientation):
         (np.zeros((8, 8), np.complex64), {}, "too-many-bits"),
         (np.zeros((8, 8, 3), np.uint16), {"photometric": "rgb"}, "deep-colour"),
         (np.zeros((2, 8, 8), np.uint8), {}, "multi-frame"),
+        (np.zeros((8, 8), np.uint16), {"bitspersample": 10}, "unsupported-tiff"),
+        (np.zeros((8, 7), np.uint16), {"bitspersample": 12}, "unsupported-tiff"),
+        (np.zeros((8, 8), np.uint8), {"compression": "jpeg2000"}, "unsupported-tiff"),
         (np.zeros((20_000, 10_000), np.bool_), {}, "too-large"),
     ],
 )
