@@ -3,13 +3,15 @@ an InputError that says what it looks like."""
 
 import argparse
 import itertools
+import re
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam.running import files
 from lake import InputError
-from lake.labels import cells, class_choice, columns, rle, tables
+from lake.labels import cells, class_choice, coco, columns, rle, tables
 
+JSON = re.compile(r"\.json(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
 CHECKED_TEXTS = 1000  # run-length texts whose dialect is checked
 
 
@@ -23,6 +25,8 @@ def layout(flags: argparse.Namespace) -> columns.Layout:
     )
     name, conflict = f"--labels={flags.labels}", None
     try:
+        if JSON.search(flags.labels):
+            return _coco_layout(flags, name)
         with files.open_unpacked(flags.labels) as file:
             layout = columns.layout(file, name, choice)
         class_choice.check(lambda: files.open_unpacked(flags.labels), name, layout)
@@ -41,3 +45,19 @@ def layout(flags: argparse.Namespace) -> columns.Layout:
             f"seriesuid,coordX,coordY,coordZ,diameter_mm, the other sources run lengths or classes"
         )
     return layout
+
+
+def _coco_layout(flags: argparse.Namespace, name: str) -> columns.Layout:
+    """Return the Layout of a COCO JSON; raise InputError where it is none, or the flags are those
+    of a CSV."""
+    if flags.source == "metaimage":
+        raise InputError(f"{name}: --source metaimage takes its labels from a nodule CSV")
+    for option in ("split_column", "id_column", "label_column"):
+        if getattr(flags, option):
+            raise InputError(f"--{option} is for a label CSV, not for {flags.labels}")
+    if flags.dialect != "relative":
+        raise InputError(f"--rle is for a label CSV; {flags.labels} says itself how it counts")
+    classes = tuple(map(cells.class_name, flags.classes))
+    with files.open_unpacked(flags.labels) as file:
+        coco.check(file, name, classes)
+    return columns.Layout("rle", classes=classes, is_coco=True)

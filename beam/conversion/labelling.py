@@ -12,7 +12,7 @@ from beam.conversion import folders, listing, meeting
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Packed, Reject, Stopped, ids
-from lake.labels import nodules, tables
+from lake.labels import coco, nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
@@ -72,10 +72,14 @@ def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layo
 
 
 def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
-    """Yield (image id, Row) of each row of a label CSV, compressed or not."""
+    """Yield (image id, Row) of each row of a label CSV, or image of a COCO JSON, compressed or
+    not."""
     try:
         with files.open_unpacked(path) as file:
-            yield from tables.read(file, layout)
+            if layout.is_coco:
+                yield from coco.read(file, path, layout.classes)
+            else:
+                yield from tables.read(file, layout)
     except tables.DAMAGED as error:
         raise Stopped(f"--labels={path}: not readable to its end: {error}") from None
 

@@ -50,7 +50,8 @@ def _add_inputs(add) -> None:
 
 def _add_labels(add) -> None:
     """Add the options of labels and masks."""
-    add("--labels", metavar="CSV", help="run lengths, classes or nodules per image; may be .gz")
+    file = "CSV of run lengths, classes or nodules, or a COCO .json; may be .gz, .xz or .zip"
+    add("--labels", metavar="FILE", help=file)
     ids = "column of the label CSV with the images' ids; else one of a known name"
     add("--id_column", metavar="NAME", help=ids)
     values = "column of the label CSV with run lengths or classes; else one of a known name"

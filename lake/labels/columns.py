@@ -69,6 +69,7 @@ class Layout:
     has_class_in_id: bool = False  # IMAGE_CLASS in one cell
     classes: tuple[str, ...] = ()  # as cells.class_name writes them; none: every row counts
     form: Form = Form()
+    is_coco: bool = False  # a COCO JSON, not a CSV
 
     @property
     def has_classes(self) -> bool:
