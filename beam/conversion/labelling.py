@@ -16,7 +16,7 @@ from lake.labels import coco, nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
-from lake.sources import dicom_masks, masks, reader, series
+from lake.sources import reader, series
 
 ORPHAN_PART = "labels-without-image-"
 ORPHAN_PARTS = 64  # ten million ids are 160,000 in each
@@ -89,6 +89,8 @@ def read_masks(
 ) -> Iterator[tuple[str, Row]]:
     """Yield (image id, Row) of each mask in the files of a chunk whose names end in
     `--mask_suffix`."""
+    from lake.sources import dicom_masks, masks  # SimpleITK takes 0.3 s and 100 MB to import
+
     for path, *_ in chunk:
         if masks.image_id(path, options.mask_suffix) is None:
             continue

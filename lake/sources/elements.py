@@ -111,7 +111,10 @@ def walk(
         is_pixels = group == 0x7FE0 and tag in PIXEL_TAGS
         if is_pixels and tag not in tags:
             return elements, position, tag
-        vr, start, length = _value(data, position, order, end, is_implicit)
+        # The usual element at once: _value takes as long as all the rest.
+        start = position + 8
+        if is_implicit or not length or vr not in SHORT or group & 1 or group >= 0x6000:
+            vr, start, length = _value(data, position, order, end, is_implicit)
         if last_tag < 0:
             is_implicit = vr is None
         last_tag = tag
@@ -147,15 +150,16 @@ def _value(
     read in another way, that way is right. A length may look like a representation.
     """
     group, element, vr, length = struct.unpack_from(order + "HH2sH", data, position)
-    is_known = vr in REPRESENTATIONS
-    if is_implicit and not is_known:
+    if is_implicit and vr not in REPRESENTATIONS:
         return None, position + 8, struct.unpack_from(order + "L", data, position + 4)[0]
-    # The only sure form: a short one whose length is not 0, as the upper half of a long one is.
-    if not is_implicit and vr in SHORT and length and not group & 1 and group < 0x6000:
-        return vr, position + 8, length
+    short = (vr, position + 8, length)
+    if not is_implicit and vr in SHORT:
+        # The only sure form: a short one whose length is not 0, as the upper half of a long one is.
+        is_sure = length and not group & 1 and group < 0x6000
+        if is_sure or _is_followed(data, short, group << 16 | element, order, end):
+            return short
     if vr in LONG and position + 12 > len(data):
         raise Cut("the data ends inside the length of an element")
-    short = (vr, position + 8, length)
     implicit = (None, position + 8, struct.unpack_from(order + "L", data, position + 4)[0])
     readings = [short, implicit]
     if position + 12 <= len(data):

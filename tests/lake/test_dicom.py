@@ -487,6 +487,7 @@ def test_header_of_closed_vocabularies(pixels):
         "modality": "CR",
         "frame": 0,
         "geometry": None,
+        "version": 0.0,
     }
     assert headers(data, image_id_from="uid")[0].image_id == "1.2.3"
 
