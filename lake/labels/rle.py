@@ -139,14 +139,20 @@ def _text(firsts: np.ndarray, lesion_runs: np.ndarray) -> str:
 def to_mask(lesion_runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the mask uint8 [height, width], 0 or 255, of runs [N, 2]."""
     mask = np.zeros((height, width), np.uint8)
-    if len(lesion_runs):
-        # Runs count down the columns: fill [columns, height] and transpose, but only the columns
-        # that a run touches, a third of a radiograph's.
-        left, right = int(lesion_runs[0, 0]) // height, -(-int(lesion_runs[-1, 1]) // height)
-        pixels = np.zeros((right - left) * height, np.uint8)
-        for start, end in (lesion_runs - left * height).tolist():
-            pixels[start:end] = 255
-        mask[:, left:right] = pixels.reshape(right - left, height).T
+    if not len(lesion_runs):
+        return mask
+    # Runs count down the columns: fill [columns, height] and transpose, but only the columns and
+    # rows that a run touches, a sixth of a radiograph's. One that goes on into the next column
+    # touches all rows.
+    starts, ends = lesion_runs.T
+    tops, bottoms = starts % height, (ends - 1) % height + 1
+    is_whole = bool((ends - starts > bottoms - tops).any())
+    top, bottom = (0, height) if is_whole else (int(tops.min()), int(bottoms.max()))
+    left, right = int(starts[0]) // height, -(-int(ends[-1]) // height)
+    pixels = np.zeros((right - left) * height, np.uint8)
+    for start, end in (lesion_runs - left * height).tolist():
+        pixels[start:end] = 255
+    mask[top:bottom, left:right] = pixels.reshape(right - left, height)[:, top:bottom].T
     return mask
 
 

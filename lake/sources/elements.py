@@ -113,7 +113,11 @@ def walk(
             return elements, position, tag
         # The usual element at once: _value takes as long as all the rest.
         start = position + 8
-        if is_implicit or not length or vr not in SHORT or group & 1 or group >= 0x6000:
+        is_usual = not is_implicit and vr in SHORT and not group & 1 and group < 0x6000
+        if is_usual and not length:  # the next one must be usual, too
+            is_usual = data[start + 4 : start + 6] in REPRESENTATIONS
+            is_usual = is_usual and start + 8 <= end and head(data, start)[:2] > (group, element)
+        if not is_usual:
             vr, start, length = _value(data, position, order, end, is_implicit)
         if last_tag < 0:
             is_implicit = vr is None
