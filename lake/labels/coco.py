@@ -19,6 +19,7 @@ from lake.labels.tables import Row
 from lake.scan import check_pixels
 
 PARTS = ("images", "annotations", "categories")
+IDS = ("id", "image_id", "category_id")  # by which the parts name each other
 MAX_NAMES = 16  # that a message lists
 
 
@@ -72,6 +73,10 @@ def _load(file: BinaryIO, path: str) -> dict:
         raise InputError(f"{path}: no COCO file, which has lists of {', '.join(PARTS)}")
     if not all(isinstance(item, dict) for name in PARTS for item in content[name]):
         raise InputError(f"{path}: no COCO file: its {', '.join(PARTS)} are no objects")
+    items = [item for name in PARTS for item in content[name]]
+    numbers = (item.get(key) for item in items for key in IDS)
+    if any(isinstance(number, (list, dict)) for number in numbers):
+        raise InputError(f"{path}: an {', '.join(IDS[:2])} or {IDS[2]} is no number and no text")
     return content
 
 

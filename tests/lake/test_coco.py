@@ -121,3 +121,11 @@ def test_an_annotation_without_an_outline_rejects_its_image(outline):
 def test_other_json_is_no_coco(text):
     with pytest.raises(InputError, match="x.json: no"):
         coco.check(io.BytesIO(text.encode()), "x.json", ())
+
+
+@pytest.mark.parametrize("part, key", [("images", "id"), ("annotations", "category_id")])
+def test_an_id_that_is_a_list_is_a_mistake(part, key):
+    content = {name: [{"id": 0}] for name in ("images", "annotations", "categories")}
+    content[part][0][key] = [0]
+    with pytest.raises(InputError, match="is no number and no text"):
+        coco.check(io.BytesIO(json.dumps(content).encode()), "x.json", ())

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from makers import mutation_seeds, mutations  # noqa: E402
 
 from lake import InputError, Reject  # noqa: E402
-from lake.labels import columns, tables  # noqa: E402
+from lake.labels import coco, columns, tables  # noqa: E402
 from lake.scan import Scan, Storage  # noqa: E402
 from lake.sources import reader, series  # noqa: E402
 
@@ -82,7 +82,11 @@ class Mutant:
         content = hashlib.blake2b(digest_size=12)
         try:
             if self.kind == "labels":
-                content.update(repr(label_rows(self.data)).encode("utf-8", "surrogateescape"))
+                content.update(
+                    repr(label_rows(self.data, self.name == "COCO")).encode(
+                        "utf-8", "surrogateescape"
+                    )
+                )
             else:
                 for scan in self.scans(folder):
                     content.update(repr((scan.image, scan.rescale, scan.height)).encode())
@@ -93,11 +97,16 @@ class Mutant:
         return content.hexdigest()
 
 
-def label_rows(data: bytes) -> list:
-    """Return (id, label or reason) of each image of a label CSV; raise InputError."""
+def label_rows(data: bytes, is_coco: bool) -> list:
+    """Return (id, label or reason) of each image of a label file; raise InputError."""
+    layout = columns.Layout("rle", is_coco=is_coco)
     try:
-        layout = columns.layout(io.BytesIO(data), "labels.csv")
-        rows = list(tables.read(io.BytesIO(data), layout))
+        if is_coco:
+            coco.check(io.BytesIO(data), "labels.json", ())
+            rows = list(coco.read(io.BytesIO(data), "labels.json", ()))
+        else:
+            layout = columns.layout(io.BytesIO(data), "labels.csv")
+            rows = list(tables.read(io.BytesIO(data), layout))
     except tables.DAMAGED as error:
         raise InputError(str(error)[:500]) from None
     by_id, outcomes = {}, []

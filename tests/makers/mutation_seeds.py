@@ -3,6 +3,7 @@ stands before a name's first space says how it is coded."""
 
 import gzip
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -207,6 +208,18 @@ def labels() -> dict[str, bytes]:
     }
     rows["semicolons"] = [line.replace(",", ";") for line in rows["class"]]
     files = {name: "\n".join(lines).encode() for name, lines in rows.items()}
+    images = [{"id": n, "file_name": f"a{n}.png", "height": 14, "width": 9} for n in range(3)]
+    outlines = [
+        [[1, 1, 7, 1, 7, 9.5, 1, 9]],
+        {"size": [14, 9], "counts": [3, 4, 119]},
+        {"size": [14, 9], "counts": "34g3"},
+    ]
+    annotations = [
+        {"id": n, "image_id": n, "category_id": 1, "iscrowd": int(n > 0), "segmentation": outline}
+        for n, outline in enumerate(outlines)
+    ]
+    coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+    files["COCO"] = json.dumps(coco).encode()
     return files | {"runs in UTF-16": "\n".join(rows["runs"]).encode("utf-16")}
 
 

@@ -2,6 +2,7 @@
 segments, the fields of text headers, the rows of a CSV."""
 
 import gzip
+import json
 import random
 import re
 import struct
@@ -330,7 +331,10 @@ PIECES = (
 
 
 def labels(data: bytes, rng: random.Random) -> bytes:
-    """Swap columns, then change, cut out or put in bytes, or cut the end off."""
+    """Swap columns, then change, cut out or put in bytes, or cut the end off; in a JSON file most
+    often give a field another value."""
+    if data.startswith(b"{") and rng.random() < 0.7:
+        return _json(data, rng)
     if rng.random() < 0.2:
         lines = [line.split(b",") for line in data.split(b"\n")]
         data = b"\n".join(b",".join([*line[1:2], *line[:1], *line[2:]]) for line in lines)
@@ -347,6 +351,38 @@ def labels(data: bytes, rng: random.Random) -> bytes:
             case _:
                 content[position:position] = rng.choice(PIECES)
     return bytes(content)
+
+
+JSON_VALUES = (
+    *(None, True, 0, -1, 1, 0.5, 10**30, "", "a1", "1", [], {}, [[]], [{}], [0, 0], [1e308] * 6),
+    *(
+        {"counts": "x", "size": [14, 9]},
+        {"counts": [126], "size": [14, 9]},
+        [["a"] * 6],
+        "a" * 9999,
+    ),
+)
+
+
+def _json(data: bytes, rng: random.Random) -> bytes:
+    """Give one field of a JSON file another value, or take it out."""
+    content = json.loads(data)
+    places = []  # (container, key) of every value
+
+    def visit(container) -> None:
+        is_list = isinstance(container, list)
+        for key in range(len(container)) if is_list else container:
+            places.append((container, key))
+            if isinstance(container[key], (list, dict)):
+                visit(container[key])
+
+    visit(content)
+    container, key = rng.choice(places)
+    if rng.random() < 0.2:
+        del container[key]
+    else:
+        container[key] = rng.choice(JSON_VALUES)
+    return json.dumps(content).encode()
 
 
 MUTATORS: dict[str, Callable[[bytes, random.Random], bytes]] = {
