@@ -231,7 +231,8 @@ class _Writer:
                 counts = np.bincount(np.asarray(picture).ravel())  # [levels]
             levels = np.arange(len(counts))
             self.sums["sampled_images"] += 1
-            self.sums["sampled_pixels"] += num_pixels
+            # Padding is stored as 0, so that it adds nothing to the sums.
+            self.sums["sampled_pixels"] += num_pixels - scan.padding_px
             self.sums["total"] += int(counts @ levels)
             self.sums["squares"] += int(counts @ levels**2)
 

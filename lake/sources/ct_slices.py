@@ -63,6 +63,7 @@ def read_hu(local_path: str, header: Header) -> np.ndarray:
     else:
         dataset = data_set.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
     attributes = dicom.frame_attributes(dataset, header.frame)
+    grey.check_rescale(attributes, header.modality)
     frame = frames.decode_frame(attributes, dataset.syntax, header)
     is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
     levels, _, (slope, intercept), _, is_padding = grey.from_values(

@@ -116,6 +116,7 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
             raise Reject("too-large", f"{len(data):,} bytes, expected at most {MAX_FILE_BYTES:,}")
         dataset = data_set.read(data, SCAN_TAGS)
         attributes = frame_attributes(dataset, header.frame)
+        grey.check_rescale(attributes, header.modality)
         jpeg = _kept_jpeg(attributes, dataset.syntax, header, storage)
         if jpeg is not None:
             return _kept_scan(jpeg, attributes, header, storage)

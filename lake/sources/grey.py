@@ -11,7 +11,7 @@ from lake.sources import elements, lookup, padding
 from lake.sources.elements import Attributes
 from lake.sources.image_module import BITS_STORED, SIGNED
 from lake.sources.lookup import MODALITY_LUTS, VOI_LUTS
-from lake.sources.values import first_number, whole_number
+from lake.sources.values import first_number, numbers, whole_number
 
 SOP_CLASS = 0x00080016
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x00281052, 0x00281053
@@ -30,6 +30,7 @@ ANGIOGRAPHY = frozenset(
 # The width that a LINEAR window of width 1, a threshold, gets. The smallest at which float32, the
 # type in a record, still tells its ends apart at 65,535.
 LINEAR_WIDTH = 2**-7
+QUANTITIES = ("CT", "PT")  # modalities whose rescale is required: values are HU, Bq/ml
 LARGEST = 1e15  # larger numbers in a header are nonsense; the product of two fits float32
 # ITU-R BT.601 in 16-bit fixed point, as Pillow's "L" has it.
 LUMA = np.array((19595, 38470, 7471), np.uint32)
@@ -82,7 +83,7 @@ def from_values(
         levels, slope, intercept = highest - levels, -slope, intercept + slope * highest
     whole = (0.0, float(highest))
     if bits > 8 and not is_curved:  # the image may use a small part of its bits
-        measured = levels if is_padding is None else levels[~is_padding]
+        measured = padding.without(levels, is_padding)
         whole = (float(measured.min()), max(float(measured.max()), measured.min() + 1.0))
     if is_padding is not None:
         levels[is_padding] = 0
@@ -125,6 +126,15 @@ def rescale(attributes: Attributes) -> tuple[float, float]:
     intercept = first_number(attributes, RESCALE_INTERCEPT, 0.0)
     is_sound = 1 / LARGEST <= abs(slope) <= LARGEST and abs(intercept) <= LARGEST
     return (slope, intercept) if is_sound else (1.0, 0.0)
+
+
+def check_rescale(attributes: Attributes, modality: str) -> None:
+    """Raise Malformed where values in a unit (HU of a CT) need a rescale that is no number."""
+    for tag in (RESCALE_SLOPE, RESCALE_INTERCEPT):
+        if modality in QUANTITIES and any(map(math.isnan, numbers(attributes, tag)[:1])):
+            raise elements.Malformed(
+                f"{elements.name(tag)} is no number, and the values of a {modality} need one"
+            )
 
 
 def window(

@@ -27,7 +27,7 @@ def value_range(attributes: Attributes) -> tuple[int, int] | None:
 
 
 def mask(values: np.ndarray, attributes: Attributes, is_lossy: bool) -> np.ndarray | None:
-    """Return which stored values [H, W] are padding; None where none is, or all are.
+    """Return which stored values [H, W] are padding; None where none is.
 
     `is_lossy`: the values went through a lossy code, so that padding is only near its value.
     """
@@ -36,7 +36,12 @@ def mask(values: np.ndarray, attributes: Attributes, is_lossy: bool) -> np.ndarr
         return None
     margin = int(LOSSY_SHARE * (int(values.max()) - int(values.min()))) if is_lossy else 0
     is_padding = (values >= ends[0] - margin) & (values <= ends[1] + margin)
-    return is_padding if is_padding.any() and not is_padding.all() else None
+    return is_padding if is_padding.any() else None
+
+
+def without(values: np.ndarray, is_padding: np.ndarray | None) -> np.ndarray:
+    """Return the values [N] that were measured; all [H, W] where none is padding, or all are."""
+    return values if is_padding is None or is_padding.all() else values[~is_padding]
 
 
 def is_dark(attributes: Attributes) -> bool:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lake import InputError
 from lake.scan import Scan, Storage
-from lake.sources import clahe
+from lake.sources import clahe, padding
 
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
 # core).
@@ -121,7 +121,7 @@ def view(
     """Return (low, high), in stored values, of a record's default view, as `--window` says:
     `default`, percentiles of `pixels` [H, W] that are no padding, or LOW,HIGH in modality units."""
     if window == "percentile":
-        pixels = pixels if is_padding is None else pixels[~is_padding]
+        pixels = padding.without(pixels, is_padding)
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         return low, max(high, low + 1)  # a constant image needs a width, too, to divide by
     modality_window = parse_window(window)
