@@ -283,9 +283,8 @@ def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptio
     }
     for kind in ("patient", "study", "series"):
         texts[kind] = deidentify.pseudonym(kind, getattr(header, kind), options.key_file)
-    scan_fields = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
     return {
-        **{name: getattr(scan, name) for name in scan_fields},
+        **{name: getattr(scan, name) for name in example.SCAN_FIELDS},
         **{f"original_{name}": getattr(header, name) for name in ("height", "width", "bits")},
         **{name: text.encode() for name, text in texts.items()},
         "age": header.age,

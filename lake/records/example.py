@@ -38,6 +38,8 @@ FIELDS = {
     "slice_mm": (float, 1),
     "fold": (int, 1),
 }
+# Those that a lake.scan.Scan has under the same names, besides its encoding.
+SCAN_FIELDS = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
 # The fields of a record about which nothing is known.
 UNKNOWN = {
     name: {bytes: b"", int: 0, float: 0.0}[kind] if count == 1 else (0.0,) * count
@@ -93,7 +95,8 @@ def encode(fields: dict) -> bytes:
 def encode_unlabelled(header: Header, scan: Scan) -> bytes:
     """Return the record that the converter would write for an image, without its label and what
     identifies the patient."""
-    from_scan = vars(scan) | {"encoding": scan.encoding.encode()}
+    from_scan = {name: getattr(scan, name) for name in SCAN_FIELDS}
+    from_scan["encoding"] = scan.encoding.encode()
     from_header = {
         "image_id": header.image_id.encode(),
         "original_height": header.height,
