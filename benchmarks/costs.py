@@ -32,7 +32,7 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from beam import synthetic
 from beam.running import files
 from lake.scan import Header, Storage
-from lake.sources import dicom, elements, frames, grey, lungs, pixels, reader
+from lake.sources import clahe, data_set, dicom, frames, grey, lungs, pixels, reader
 
 ROUNDS = 5
 SEED, NUMBER, SIDE = 3, 7, 1024  # of the phantom
@@ -84,9 +84,12 @@ def jpeg_lossless(dataset: pydicom.Dataset, path: Path) -> pydicom.Dataset:
 
 
 def levels_of(data: bytes, header: Header) -> np.ndarray:
-    parsed = elements.read(data, dicom.SCAN_TAGS)
-    values = frames.decode_frame(parsed.elements, parsed.syntax, header)
-    return grey.from_values(values, parsed.elements, False, False).levels
+    parsed = data_set.read(data, dicom.SCAN_TAGS)
+    attributes = dicom.frame_attributes(parsed, 0)
+    frame = frames.decode_frame(attributes, parsed.syntax, header)
+    return grey.from_values(
+        frame.values, frames.with_layout(attributes, frame), False, False
+    ).levels
 
 
 def report_codings(folder: Path) -> dict[str, np.ndarray]:
@@ -155,7 +158,7 @@ def report_storing(levels: dict[str, np.ndarray]) -> None:
     print(f"to 8 bits {seconds / MEGAPIXELS:.4f} s/MP of the source")
     steps = {
         "shrink": lambda: pixels.shrink(noisy.astype(np.uint16), SIDE // 2, SIDE // 2),
-        "clahe": lambda: pixels.equalise(noisy, 0.0, 4095.0, 16),
+        "clahe": lambda: clahe.equalise(noisy, 0.0, 4095.0, 16),
         "lung_roi": lambda: lungs.region(hu, (0.7, 0.7)),
     }
     for name, step in steps.items():

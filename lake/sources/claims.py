@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 from lake import Reject
 from lake.scan import MAX_PIXELS
-from lake.sources.codestream import FRAME_HEADERS, LS_FRAME, MAX_SEGMENTS, check_scans, segments
+from lake.sources import jpeg_2000
+from lake.sources.codestream import FRAME_HEADERS, LS_FRAME, check_scans, segments
 
-# Frame headers of JPEG Lossless (T.81 table B.1); start of scan; the first
-# application segment.
+# Frame headers of JPEG Lossless (T.81 table B.1); start of scan; the first application segment.
 LOSSLESS_FRAMES, SCAN, APPLICATION = (0xC3, 0xC7, 0xCB, 0xCF), 0xDA, 0xE0
-# Start of codestream with image size, coding style, start of a tile (T.800 A.4, A.5, A.6.1).
 RLE_PADDING = 2**16  # bytes that a run-length segment may expand to beyond its pixels
-J2K_START, J2K_CODING_STYLE, J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x52", b"\xff\x90"
+J2K_START = b"\xff\x4f\xff\x51"  # start of codestream with image size (T.800 A.4, A.5)
 
 
 class Claims(NamedTuple):
@@ -101,33 +100,13 @@ def _jpeg(frame: bytes) -> Claims | None:
 
 
 def _jpeg_2000(frame: bytes, start: int) -> Claims | None:
-    """Return what the main header of a JPEG 2000 codestream at `start` says (T.800 A.5.1)."""
-    if len(frame) < start + 45:
+    """Return what the main header of a JPEG 2000 codestream at `start` says."""
+    header = jpeg_2000.read_header(frame, start)
+    if header is None:
         return None
-    right, bottom, left, top = struct.unpack_from(">4L", frame, start + 8)
-    _check_pixels(bottom - top, right - left)
-    style = _coding_style(frame, start)
-    if style is None:
+    _check_pixels(header.height, header.width)
+    if not header.precincts:
         return None
-    (samples,) = struct.unpack_from(">H", frame, start + 40)
-    depths = set(frame[start + 42 : start + 42 + 3 * samples : 3])
-    if len(depths) != 1:
-        raise Reject("undecodable", "the components of the JPEG 2000 are not of one depth")
-    (depth,) = depths
-    shape = (bottom - top, right - left, samples)
-    return Claims("jpeg-2000", *shape, (depth & 0x7F) + 1, depth >= 0x80, style[9] == 1)
-
-
-def _coding_style(frame: bytes, start: int) -> bytes | None:
-    """Return the default coding style of a JPEG 2000 codestream at `start`, without marker and
-    length; None where its main header is cut off before it."""
-    position = start + 2
-    for _ in range(MAX_SEGMENTS):
-        marker, length = frame[position : position + 2], frame[position + 2 : position + 4]
-        end = position + 2 + int.from_bytes(length, "big")
-        if len(length) < 2 or end > len(frame) or marker == J2K_TILE:
-            return None
-        if marker == J2K_CODING_STYLE and end - position >= 14:
-            return frame[position + 4 : end]
-        position = end
-    return None
+    jpeg_2000.check_parts(header)
+    shape = (header.height, header.width, header.samples)
+    return Claims("jpeg-2000", *shape, header.bits, header.is_signed, header.is_reversible)

@@ -342,6 +342,43 @@ def test_a_jpeg_of_hundreds_of_scans_is_too_large():
     assert caught.value.reason == "too-large"
 
 
+def jpeg_2000(side: int, tile: int, layers: int = 1, precincts: bytes = b"") -> bytes:
+    """A codestream of [side, side] without data: a kilobyte, whatever it is cut into."""
+    siz = struct.pack(">H8LH", 0, side, side, 0, 0, tile, tile, 0, 0, 1) + bytes((15, 1, 1))
+    resolutions = max(len(precincts), 6)
+    style = struct.pack(">BBHB", bool(precincts), 2, layers, 0)
+    style += bytes((resolutions - 1, 4, 4, 0, 1)) + precincts
+    steps = b"\x40" + bytes((18 << 3,)) * (3 * resolutions - 2)
+    segments = ((0xFF51, siz), (0xFF52, style), (0xFF5C, steps))
+    header = b"".join(struct.pack(">HH", marker, 2 + len(rest)) + rest for marker, rest in segments)
+    tiles = (
+        struct.pack(">HHHLBBH", 0xFF90, 10, number, 14 + 32, 0, 1, 0xFF93) + bytes(32)
+        for number in range((-(-side // tile)) ** 2)
+    )
+    return b"\xff\x4f" + header + b"".join(tiles) + b"\xff\xd9"
+
+
+def test_a_jpeg_2000_of_too_many_parts_is_too_large():
+    """Each takes half a kilobyte and two microseconds, with data or without."""
+    pixels = np.zeros((600, 600), np.uint16)
+    for parts in (
+        {"tile": 64},
+        {"tile": 600, "layers": 100},
+        {"tile": 600, "precincts": b"\x77" * 6},
+    ):
+        frame = jpeg_2000(600, **parts)
+        values = values_of(encoded(pixels, JPEG2000Lossless, frame))
+        assert values.min() == values.max(), parts
+    for name, parts in {
+        "tiles": {"tile": 8},
+        "precincts": {"tile": 600, "precincts": b"\x11" * 6},
+        "packets": {"tile": 600, "layers": 65535, "precincts": b"\x66" * 6},
+    }.items():
+        with pytest.raises(Reject, match=name) as caught:
+            values_of(encoded(pixels, JPEG2000Lossless, jpeg_2000(600, **parts)))
+        assert caught.value.reason == "too-large"
+
+
 @pytest.mark.parametrize("space", ["RGB", "YBR_FULL"])
 def test_colours_are_converted_once(space):
     """By pydicom, as the header or a JFIF segment says; the codestream carries them as they are."""
