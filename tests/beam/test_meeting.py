@@ -93,7 +93,10 @@ def test_frames_have_the_label_of_their_file_unless_they_have_their_own():
 
 @pytest.mark.parametrize(
     ("changes", "where"),
-    [({}, "no row of l.csv has the id 'a'"), ({"labels": None, "masks": "m/*"}, "'a', .*: m/*")],
+    [
+        ({}, "no row of l.csv has the id 'a'"),
+        ({"labels": None, "masks": "m/*"}, "named a.png.*: m/*"),
+    ],
 )
 def test_an_image_without_a_label_says_which_id_was_looked_for_and_where(changes, where):
     _, rejects, *_ = joined([image("d/x/a.png", "a")], {}, **changes)
