@@ -9,25 +9,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from makers import mutations
 
 from lake import InputError, Reject
 from lake.labels import cells, columns, csv_text, nodules, rle, tables
 
 HEIGHT, WIDTH = 14, 9
-PIECES = (
-    *(b'"', b'""', b",", b",,", b"\n", b"\r", b"\0", b" ", b"-1", b"-", b"\xff", b"\xed\xa0\x80"),
-    *(
-        "\u2028\u0661\uff12".encode(),
-        b"1_0",
-        b"+3",
-        b"1e3",
-        b"nan",
-        b"0",
-        b"65536",
-        b"\na1,0,val\n",
-    ),
-    *(b"9223372036854775807", b"99999999999999999999", b"A" * 200_000, b"1 1 " * 5000),
-)
 TEXTS = {
     dialect: [
         rle.encode(np.random.default_rng(seed).random((HEIGHT, WIDTH)) < 0.2, dialect)
@@ -41,26 +28,6 @@ ROWS = {
     "nodule": ["seriesuid,coordX,coordY,coordZ,diameter_mm", "a0,-1.5,2,3e1,4", "a1,1,2,3,4"],
 }
 ROWS["rle"] += ["a1,9 3,train", "a2,-1,test", "a3,,test"]
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Columns swapped, then bytes changed, cut out, put in, or cut off."""
-    if rng.random() < 0.2:
-        lines = [line.split(b",") for line in data.split(b"\n")]
-        data = b"\n".join(b",".join([*line[1:2], *line[:1], *line[2:]]) for line in lines)
-    data = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        position = rng.randrange(len(data) + 1)
-        match rng.randrange(6):
-            case 0:
-                data[position : position + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del data[position : position + rng.randint(1, 9)]
-            case 2 if rng.random() < 0.3:
-                del data[position:]
-            case _:
-                data[position:position] = rng.choice(PIECES)
-    return bytes(data)
 
 
 def plain_mask(text: str, dialect: str) -> np.ndarray:
@@ -123,7 +90,7 @@ def test_a_damaged_csv_gives_labels_or_errors_that_are_meant(kind):
     original = "\n".join(ROWS[kind]).encode()
     for number in range(500):
         split_column = "split" if number % 3 == 0 and kind != "nodule" else None
-        ends.update(outcomes(mutate(original, rng), split_column))
+        ends.update(outcomes(mutations.labels(original, rng), split_column))
     expected = {
         "rle": {"rle label", "rle-not-numbers", "rle-odd-count", "rle-out-of-bounds"},
         "class": {"class label", "class-not-0-or-1", "conflicting-labels", "conflicting-splits"},
@@ -136,7 +103,7 @@ def test_a_damaged_csv_gives_labels_or_errors_that_are_meant(kind):
 def test_a_damaged_text_gives_its_mask_or_a_reject(dialect):
     rng, ends = random.Random(dialect), Counter()
     for number in range(600):
-        data = mutate(TEXTS[dialect][number % 3].encode(), rng)
+        data = mutations.labels(TEXTS[dialect][number % 3].encode(), rng)
         text = data.decode("utf-8", "backslashreplace").strip()
         try:
             runs = rle.runs(text, HEIGHT, WIDTH, dialect)
