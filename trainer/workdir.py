@@ -182,13 +182,13 @@ def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "kera
     check_weights(workdir / BEST)
     # Without the weights that training started from: their file may be gone, and is not needed.
     network = build(config.model.model_copy(update={"weights": None}), config.data.side)
-    # Not left to Keras, which warns and goes on where a file lacks layers.
-    if misfit := weight_files.first_misfit(network, workdir / BEST):
-        raise InputError(
-            f"{workdir / BEST} and {workdir / CONFIG} do not belong together: {misfit}; put back "
-            f"the files of one run"
-        )
     with storage.local(workdir / BEST) as weights:
+        # Not left to Keras, which warns and goes on where a file lacks layers.
+        if misfit := weight_files.first_misfit(network, weights):
+            raise InputError(
+                f"{workdir / BEST} and {workdir / CONFIG} do not belong together: {misfit}; put "
+                f"back the files of one run"
+            )
         network.load_weights(weights)
     if level is None:
         return config, network

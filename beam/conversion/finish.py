@@ -71,10 +71,12 @@ def finalise(
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     counts = totals.counts(rejects, sum(orphans.values()), input_counts, options)
     content = _manifest(counts, totals, lake_bits, classes, options)
-    is_same = _has_this_manifest(content, options)
-    if options.keeps_finished:
-        finished.check_manifest(content, options)
-    if not options.keeps_finished or not is_same:
+    old_content = finished.read_manifest(options)
+    is_same = old_content is not None and finished.is_same(old_content, content)
+    if options.keeps_finished and old_content is not None and not is_same:
+        raise finished.other_manifest(old_content, content, options)
+    is_repeat = options.keeps_finished and is_same  # nothing is written
+    if not is_repeat:
         _write_rejects(rejects, orphans, options)  # they explain why a conversion stops
     _check_counts(counts, input_counts, classes, options)
     votes = totals.sums["order_as_columns"], totals.sums["order_as_rows"]
@@ -82,7 +84,7 @@ def finalise(
         raise Stopped(f"{conflict}; the lake is not finished")
     if conflict := coherence.line_conflict(coherence.line_votes(totals.sums)):
         raise Stopped(f"--labels={options.labels}: {conflict}; the lake is not finished")
-    if not options.keeps_finished or not is_same:
+    if not is_repeat:
         _remove_stale_files(names, orphans, options)
     if not is_same:
         _write_lake_files(names, content, options)
@@ -122,14 +124,6 @@ def _write_lake_files(names: list[str], content: dict, options: ConversionOption
     files.write_text(options.path(manifest.FEATURES), manifest.to_json(features))
     files.write_text(options.path(manifest.DATASET_INFO), manifest.to_json(info))
     files.write_text(options.path(manifest.MANIFEST), manifest.to_json(content))
-
-
-def _has_this_manifest(content: dict, options: ConversionOptions) -> bool:
-    """Return whether a finished lake on disk has this manifest, whatever its `created`."""
-    path = options.path(manifest.MANIFEST)
-    if not FileSystems.exists(path):
-        return False
-    return finished.is_same(json.loads(files.read_text(path)), content)
 
 
 def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:

@@ -72,7 +72,7 @@ def plan_shard(
 
 def check(shards: list[PlannedShard], lake_bits: int, options: ConversionOptions) -> None:
     """Raise Refused where the shards are not those of the finished lake."""
-    content = _manifest(options)
+    content = read_manifest(options)
     if content is None:  # removed meanwhile
         return
     old_names = {shard["name"] for shard in content["shards"]}
@@ -106,12 +106,8 @@ def option_changes(content: dict, lake_bits: int, options: ConversionOptions) ->
     ]
 
 
-def check_manifest(content: dict, options: ConversionOptions) -> None:
-    """Raise Refused where the finished lake has another manifest than `content`, whatever its
-    `created`."""
-    old_content = _manifest(options)
-    if old_content is None or is_same(old_content, content):
-        return
+def other_manifest(old_content: dict, content: dict, options: ConversionOptions) -> Refused:
+    """Return the error of a command that would replace a finished lake's manifest by `content`."""
     counts = old_content["counts"]
     changes = [
         f"{name.replace('_', ' ')} {value:,} instead of {counts.get(name, 0):,}"
@@ -119,7 +115,7 @@ def check_manifest(content: dict, options: ConversionOptions) -> None:
         if isinstance(value, int) and counts.get(name, 0) != value
     ]
     bits = content["options"]["bits"]
-    raise refusal(changes + option_changes(old_content, bits, options), options)
+    return refusal(changes + option_changes(old_content, bits, options), options)
 
 
 def is_same(old_content: dict, content: dict) -> bool:
@@ -138,7 +134,7 @@ def refusal(changes: list[str], options: ConversionOptions) -> Refused:
     )
 
 
-def _manifest(options: ConversionOptions) -> dict | None:
+def read_manifest(options: ConversionOptions) -> dict | None:
     """Return the manifest of the finished lake; None where there is none any more."""
     path = options.path(manifest.MANIFEST)
     return json.loads(files.read_text(path)) if FileSystems.exists(path) else None

@@ -12,7 +12,7 @@ from beam.conversion.options import ConversionOptions
 from beam.running import files, patterns, progress
 from beam.running.files import CHUNK_FILES
 from lake import Reject, ids
-from lake.scan import Header, stable_hash
+from lake.scan import Header
 from lake.sources import reader
 
 REJECT = "reject"  # tag of the output that becomes rejects.jsonl
@@ -79,7 +79,8 @@ def read_headers(chunk: list[tuple[str, int, float]], options: ConversionOptions
         try:
             with reader.reject_unreadable(path), files.open_binary(path) as file:
                 headers = headers_in(file, path, size, options)
-                data_files = files.data_files_of(file, path) if headers[0].geometry else ()
+                is_volume = headers[0].geometry is not None
+                version = files.version_of(file, path, update_time, is_volume)
         except Reject as reject:
             progress.tick(options.progress_file, progress.LISTED)
             yield to_reject(path, reader.stem(options.source, path), reject, options)
@@ -87,7 +88,6 @@ def read_headers(chunk: list[tuple[str, int, float]], options: ConversionOptions
         # Frames beyond the first are more images than files were matched.
         events = progress.MATCHED * (len(headers) - 1) + progress.LISTED * len(headers)
         progress.tick(options.progress_file, events)
-        version = stable_hash(f"{update_time} {data_files}") if data_files else update_time
         for header in headers:
             header = header.with_version(version)
             yield header.series if header.geometry else header.image_id, header

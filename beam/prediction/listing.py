@@ -30,8 +30,6 @@ class ImageToPredict(Packed):
     header: Header
     source: str  # that reads it: dicom | images | metaimage
     place: tuple[str, int]  # orders images: (path, frame), or (first path, number) in a series
-    update_time: float  # seconds since 1970; 0 where the file system does not say
-    data_files: tuple  # what files.data_files_of returns
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         try:
             with reader.reject_unreadable(path), files.open_binary(path) as file:
                 source, headers = reader.read_file(file, path, size, settings)
-                data_files = files.data_files_of(file, path) if settings.is_ct else ()
+                version = files.version_of(file, path, update_time, settings.is_ct)
         except Reject as reject:
             progress.tick(options.progress_file, progress.LISTED)
             yield to_reject(path, "", reject, options)
@@ -101,7 +99,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         for header in headers:
             key = header.series if header.geometry else header.image_id
             place = path, header.frame
-            image = ImageToPredict(header, source, place, update_time, data_files)
+            image = ImageToPredict(header.with_version(version), source, place)
             yield key, (first_path, image)
 
 
@@ -167,10 +165,7 @@ def make_shard(path_and_images: tuple, options: PredictionOptions) -> Iterator:
 def fingerprint(images: list[ImageToPredict], options: PredictionOptions) -> str:
     """Return a hash of everything that the predictions of a shard depend on."""
     headers = [image.header for image in images]
-    versions = [
-        (h.path, h.frame, h.size, image.update_time, h.image_id, *image.data_files)
-        for h, image in zip(headers, images, strict=True)
-    ]
+    versions = [(h.path, h.frame, h.size, h.version, h.image_id) for h in headers]
     content = [WRITER_VERSION, options.for_predictions(), versions]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

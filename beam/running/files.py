@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam.running import patterns
 from lake import InputError, Stopped, storage
+from lake.scan import stable_hash
 
 UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, before a random text
 # A runner's own work per element takes longer than reading a header, so an element is a chunk of
@@ -155,9 +156,16 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
-    """Return (bytes, time) of the files beside the header of a volume that hold its voxels; None
-    for a file that is not there. A pattern need not match them."""
+def version_of(file: BinaryIO, path: str, update_time: float, is_volume: bool) -> float:
+    """Return a number that differs where an open file was written again, or one of those beside the
+    header of a volume that hold its voxels."""
+    data_files = _data_files_of(file, path) if is_volume else ()
+    return stable_hash(f"{update_time} {data_files}") if data_files else update_time
+
+
+def _data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
+    """Return (bytes, time) of the files that hold the voxels of the header of a volume; None for a
+    file that is not there. A pattern need not match them."""
     from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
 
     file.seek(0)

@@ -63,8 +63,7 @@ def class_texts(file: BinaryIO, columns: Layout) -> Iterator[str]:
     for _, fields in tables.rows_below_header(file, columns):
         cell_of = dict(enumerate(fields))
         if columns.has_classes:
-            image_id = "_".join(cell_of.get(number, "") for number in columns.id_columns)
-            texts = [tables.class_of_row(image_id, cell_of, columns)[1]]
+            texts = [tables.id_and_class(cell_of, columns)[1]]
         else:
             text = cell_of.get(columns.value_columns[0], "")
             texts = [] if cells.is_nothing(text) else text.split("|")

@@ -66,7 +66,7 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
     being a CSV."""
     for line, fields in rows_below_header(file, columns):
         cell_of = dict(enumerate(fields))
-        image_id = "_".join(cell_of.get(number, "") for number in columns.id_columns)
+        image_id, class_text = id_and_class(cell_of, columns)
         values = [cell_of.get(number) for number in columns.value_columns]
         value = None if None in values else " ".join(values)
         split = size = None
@@ -77,7 +77,6 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
         if columns.kind == "finding" and value is not None and not cells.is_nothing(value):
             value = str(int(cells.is_chosen(cells.class_names(value), columns.classes)))
         if columns.has_classes:
-            image_id, class_text = class_of_row(image_id, cell_of, columns)
             is_chosen = cells.is_chosen([cells.class_name(class_text)], columns.classes)
             if columns.classes and not is_chosen:
                 value = rle.EMPTY  # it says nothing of the classes that were chosen
@@ -86,8 +85,9 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
         yield image_id, Row(line, value, split, size)
 
 
-def class_of_row(image_id: str, cell_of: dict[int, str], columns: Layout) -> tuple[str, str]:
-    """Return (image id, class) of a row of run lengths that names one."""
+def id_and_class(cell_of: dict[int, str], columns: Layout) -> tuple[str, str]:
+    """Return (image id, class) of a row; the class is that of its run lengths, if it names one."""
+    image_id = "_".join(cell_of.get(number, "") for number in columns.id_columns)
     if columns.has_class_in_id:
         image_id, _, class_text = image_id.rpartition("_")
         return image_id, class_text

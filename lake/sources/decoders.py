@@ -13,11 +13,12 @@ from lake.sources.claims import Claims
 LOSSY_JPEG = frozenset(UID(f"1.2.840.10008.1.2.4.{number}") for number in (50, 51, 53, 55))
 LOSSLESS_JPEG = frozenset((uid.JPEGLossless, uid.JPEGLosslessSV1))
 HIGH_THROUGHPUT = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+JPEG_2000 = frozenset((uid.JPEG2000Lossless, uid.JPEG2000, *HIGH_THROUGHPUT))
 # Of which there is a decoder; a frame's own headers say which.
 SYNTAXES = frozenset(
     (
         *(*LOSSY_JPEG, *LOSSLESS_JPEG, *uid.JPEGLSTransferSyntaxes, uid.RLELossless),
-        *(uid.JPEG2000Lossless, uid.JPEG2000, *HIGH_THROUGHPUT, *uid.UncompressedTransferSyntaxes),
+        *(*JPEG_2000, *uid.UncompressedTransferSyntaxes),
     )
 )
 

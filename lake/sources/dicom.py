@@ -1,7 +1,7 @@
 """DICOM files: their bytes become one Header per frame, and the Scan of one frame.
 
 The codestream of a grey 8-bit JPEG-Baseline image is stored as it is. Everything else is decoded
-with pydicom and becomes grey levels, where larger is brighter. A file that cannot become an image
+(decoders.py) and becomes grey levels, where larger is brighter. A file that cannot become an image
 is a Reject:
 
 not-dicom           no DICM prefix, and no image data set without one
@@ -11,7 +11,7 @@ no-uid              the image id is taken from the SOP Instance UID, and there i
 multi-frame         more than one frame, and `frames` is reject
 too-many-bits       more than 16 bits, or floating point: a record holds at most 16
 too-large           a file, or what it would expand to, is beyond the bounds of lake/scan.py
-unsupported-syntax  a transfer syntax (video, a private one) that decoders.py names no library for
+unsupported-syntax  a transfer syntax (video, a private one) that decoders.py does not list
 unknown-colour      a photometric interpretation that has no conversion to grey
 undecodable         pixel data is cut off, damaged, or contradicts the header
 """

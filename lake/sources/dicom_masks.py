@@ -1,5 +1,5 @@
 """Masks in DICOM files: grey or colour images, and SEG objects, which name the images that they are
-of. In: bytes; out: lesions, bool arrays [H, W], and SOP Instance UIDs.
+of. In: bytes; out: run lengths of lesions, and SOP Instance UIDs.
 
 A mask's values are its stored ones: no window and no rescale changes what is 0.
 """
@@ -21,7 +21,6 @@ from lake.sources.elements import text
 PREFIX, PREFIX_PLACE = b"DICM", 128
 SOP_CLASS = 0x00080016
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-LOSSY_CODINGS = ("jpeg", "jpeg-2000-lossy")  # of dicom.CODINGS
 MAX_FRAMES = 2**16
 # PS3.3 10.4: the frame's pixels do not lie where those of its source image do.
 MOVED = ("NO", "REORIENTED_ONLY")
@@ -31,13 +30,16 @@ def is_dicom(data: bytes) -> bool:
     return data[PREFIX_PLACE : PREFIX_PLACE + len(PREFIX)] == PREFIX
 
 
-def read(data: bytes, path: str, values: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
-    """Return [(SOP Instance UID of the image or "", lesion [H, W])]: one of an image, of a SEG one
-    per image that it refers to. Raises Reject."""
+def read(
+    data: bytes, path: str, values: tuple[str, ...]
+) -> list[tuple[str, np.ndarray, tuple[int, int]]]:
+    """Return [(SOP Instance UID of the image or "", the lesion's runs [N, 2], (height, width))]:
+    one of an image, of a SEG one per image that it refers to. Raises Reject."""
     sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
     if sop_class in (SEGMENTATION, LABEL_MAP):
         return _read_seg(pydicom.dcmread(io.BytesIO(data)), lesions.numbers_of(values))
-    return [("", _read_image(data, path, values))]
+    lesion = _read_image(data, path, values)
+    return [("", rle.from_mask(lesion), lesion.shape)]
 
 
 def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
@@ -53,7 +55,7 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
             f"is 0 is unclear; save it as MONOCHROME2 or PNG",
         )
     levels = frames.decode_frame(attributes, dataset.syntax, header).values
-    is_lossy = dicom.CODINGS.get(dataset.syntax) in LOSSY_CODINGS
+    is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
     if levels.ndim == 2:
         return lesions.from_levels(levels, is_lossy, values)
     if levels.dtype != np.uint8:
@@ -64,9 +66,9 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
 # --- SEG objects ---
 
 
-def _read_seg(seg: Dataset, numbers: list[int]) -> list[tuple[str, np.ndarray]]:
-    """Return [(SOP Instance UID, lesion)] of a SEG: its frames of the chosen segments, united by
-    the image that they refer to. An image that it refers to without a frame has no lesion."""
+def _read_seg(seg: Dataset, numbers: list[int]) -> list[tuple[str, np.ndarray, tuple[int, int]]]:
+    """Return what `read` does of a SEG: its frames of the chosen segments, united by the image that
+    they refer to. An image that it refers to without a frame has no lesion."""
     size, num_frames = (int(seg.Rows), int(seg.Columns)), int(seg.get("NumberOfFrames") or 1)
     if size[0] * size[1] > MAX_PIXELS or num_frames > MAX_FRAMES:
         raise Reject("too-large", f"{num_frames} frames of {size[0]} x {size[1]} pixels")
@@ -86,7 +88,7 @@ def _read_seg(seg: Dataset, numbers: list[int]) -> list[tuple[str, np.ndarray]]:
             parts[key].append(rle.from_mask(np.isin(values, chosen)))
         elif segment in chosen:
             parts[key].append(rle.from_mask(_binary(values, seg)))
-    return [(uid, rle.to_mask(rle.unite(runs), *size) > 0) for uid, runs in parts.items()]
+    return [(uid, rle.unite(runs), size) for uid, runs in parts.items()]
 
 
 def _chosen_segments(seg: Dataset, numbers: list[int]) -> list[int]:

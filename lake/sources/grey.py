@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lake.sources import elements, lookup, padding
+from lake.sources import elements, lookup, padding, pixels
 from lake.sources.elements import Attributes
 from lake.sources.image_module import BITS_STORED, SIGNED
 from lake.sources.lookup import MODALITY_LUTS, VOI_LUTS
@@ -83,8 +83,7 @@ def from_values(
         levels, slope, intercept = highest - levels, -slope, intercept + slope * highest
     whole = (0.0, float(highest))
     if bits > 8 and not is_curved:  # the image may use a small part of its bits
-        measured = padding.without(levels, is_padding)
-        whole = (float(measured.min()), max(float(measured.max()), measured.min() + 1.0))
+        whole = pixels.extent(padding.without(levels, is_padding))
     if is_padding is not None:
         levels[is_padding] = 0
     view = window(attributes, slope, intercept, whole)

@@ -6,9 +6,9 @@ Old devices (ACR-NEMA) and simple writers leave out what all their images have i
 
 import struct
 
-from pydicom import uid
 from pydicom.uid import UID
 
+from lake.sources.decoders import JPEG_2000
 from lake.sources.elements import PIXEL_DATA, Attributes, Element, text
 from lake.sources.values import whole_number
 
@@ -19,8 +19,6 @@ PALETTE = 0x00281101  # descriptor of red; green and blue follow
 NUMBERS = (SAMPLES, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED)
 TAGS = frozenset((*NUMBERS, PHOTOMETRIC, PLANAR, FRAMES))
 COLOURS = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
-JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL)
-JPEG_2000 = frozenset((*JPEG_2000, uid.HTJ2K))
 
 
 def complete(attributes: Attributes, syntax: str) -> Attributes:

@@ -72,7 +72,7 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
             levels = levels.astype(np.int32) - lowest
         window = (0.0, float(highest))
         if header.bits > 8:  # as of a DICOM: the image may use a small part of its bits
-            window = (float(levels.min()), max(float(levels.max()), levels.min() + 1.0))
+            window = pixels.extent(levels)
         rescale, spacing_mm = (1.0, float(lowest)), (0.0, 0.0)
         if bare is None:
             return pixels.store(levels, highest, rescale, window, spacing_mm, storage)

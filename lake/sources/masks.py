@@ -38,8 +38,8 @@ def read(data: bytes, path: str, values: tuple[str, ...] = ()) -> list[Mask]:
     with reject_damage("undecodable", path):
         if dicom_masks.is_dicom(data):
             return [
-                Mask(rle.to_text(rle.from_mask(lesion)), lesion.shape, uid)
-                for uid, lesion in dicom_masks.read(data, path, values)
+                Mask(rle.to_text(runs), size, uid)
+                for uid, runs, size in dicom_masks.read(data, path, values)
             ]
         if nifti_masks.is_nifti(data[: nifti_masks.HEADER_BYTES]):
             lesion = lesions.from_levels(nifti_masks.read(data), False, values)

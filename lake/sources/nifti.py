@@ -28,7 +28,7 @@ def read(file_start: bytes) -> tuple[Layout, bytes]:
         raise Malformed("the file ends inside its NIfTI header; copy it again")
     if 540 in struct.unpack("<l", header[:4]) + struct.unpack(">l", header[:4]):
         raise Reject("unsupported-volume", "NIfTI-2; save it as NIfTI-1")
-    order = next((order for order in "<>" if struct.unpack(order + "l", header[:4]) == (348,)), "")
+    order = order_of(header)
     if not order or header[MAGIC : MAGIC + 4] != b"n+1\0":
         advice = "; with an .img beside it, save both as one .nii" if order else ""
         raise Reject("unsupported-volume", f"no NIfTI-1 header of one file{advice}")
@@ -42,7 +42,7 @@ def read(file_start: bytes) -> tuple[Layout, bytes]:
     if not (HEADER_BYTES <= offset < 2**31 and offset == int(offset)):
         raise Malformed(f"NIfTI's vox_offset is {offset:g}")
     _check_spacing(struct.unpack_from(order + "3f", header, PIXDIM + 4))
-    slope, intercept = _scaling(slope, intercept)
+    slope, intercept = scaling(slope, intercept)
     width, height, num_slices = dims[:3]
     places = (0, True, int(offset)) if is_compressed else (int(offset), False)
     dtype = np.dtype(order + TYPES[datatype])
@@ -51,13 +51,18 @@ def read(file_start: bytes) -> tuple[Layout, bytes]:
     return check_layout(layout), header[: MAGIC + 4] + bytes(4)
 
 
+def order_of(header: bytes) -> str:
+    """Return the byte order of a header, whose first number is its length; "" where it is not."""
+    return next((order for order in "<>" if struct.unpack(order + "l", header[:4]) == (348,)), "")
+
+
 def _check_spacing(spacing: tuple[float, ...]) -> None:
     """Raise Reject for voxels without extent, which SimpleITK would take for 1 mm."""
     if not all(0 < abs(length) < np.inf for length in spacing):
         raise Reject("bad-geometry", f"voxels of {spacing}: no size; leave it out")
 
 
-def _scaling(slope: float, intercept: float) -> tuple[float, float]:
+def scaling(slope: float, intercept: float) -> tuple[float, float]:
     """Return (slope, intercept) of the values; a slope of 0 means that there is none (nifti1.h)."""
     slope, intercept = (number if np.isfinite(number) else 0.0 for number in (slope, intercept))
     return (slope, intercept) if slope else (1.0, 0.0)

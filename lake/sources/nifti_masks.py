@@ -14,7 +14,7 @@ import numpy as np
 from lake import Reject
 from lake.scan import MAX_PIXELS, check_pixels
 from lake.sources.elements import Malformed
-from lake.sources.nifti import DATATYPE, DIM, MAGIC, SCL_SLOPE, TYPES, VOX_OFFSET
+from lake.sources.nifti import DATATYPE, DIM, MAGIC, SCL_SLOPE, TYPES, VOX_OFFSET, order_of, scaling
 from lake.sources.volume import GZIP_START
 
 HEADER_BYTES = 348  # nifti1.h: also the header's first number, in the file's own byte order
@@ -38,7 +38,7 @@ def read(data: bytes) -> np.ndarray:
             raise Malformed("its gzip stream is cut off, or longer than an image")
     if data[MAGIC : MAGIC + 4] != b"n+1\0":
         raise Reject("not-an-image", "no NIfTI-1 file with its values; save it as .nii or PNG")
-    order = "<" if struct.unpack_from("<i", data) == (HEADER_BYTES,) else ">"
+    order = order_of(data) or ">"
     num_axes, *sizes = struct.unpack_from(f"{order}8h", data, DIM)
     kind = struct.unpack_from(f"{order}h", data, DATATYPE)[0]
     (offset,), (slope, intercept) = (
@@ -58,8 +58,8 @@ def read(data: bytes) -> np.ndarray:
         raise Malformed(f"{len(data)} bytes, expected {size} of values from byte {start} on")
     values = np.frombuffer(data, dtype, height * width, start).reshape(height, width)
     values = values.astype(dtype.newbyteorder("="))
-    has_scale = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1, 0)
-    return values * slope + intercept if has_scale else values
+    slope, intercept = scaling(slope, intercept)
+    return values if (slope, intercept) == (1, 0) else values * slope + intercept
 
 
 def _check_axes(data: bytes, order: str) -> None:

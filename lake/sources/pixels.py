@@ -63,6 +63,12 @@ def store(
     )
 
 
+def extent(levels: np.ndarray) -> tuple[float, float]:
+    """Return (darkest, brightest) of levels as a window: that of a flat image, too, has a width."""
+    low = float(levels.min())
+    return low, max(float(levels.max()), low + 1)
+
+
 def is_flat(pixels: np.ndarray, window: tuple[float, float]) -> bool:
     """Return whether all pixels have one grey level in the view of `window`, (low, high)."""
     darkest, brightest = int(pixels.min()), int(pixels.max())

@@ -55,7 +55,10 @@ def load_application(network: keras.Model, path: str, title: str) -> None:
 def load_radlake(network: keras.Model, path: str) -> None:
     """Load the layers that fit and print which do not; raise InputError if none fits."""
     with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
-        in_file = {shared_name(name): (name, values) for name, values in read_tensors(file).items()}
+        in_file = {
+            shared_name(name): (name, [np.asarray(tensor) for tensor in tensors])
+            for name, tensors in read_tensors(file).items()
+        }
     matches, gaps, misfits = [], [], []
     layers = layers_with_weights(network)
     for name, layer in layers.items():
@@ -89,14 +92,17 @@ def first_misfit(network: keras.Model, path: str | Path) -> str:
     layer fits."""
     try:
         with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
-            tensors_by_name = read_tensors(file)
+            shapes_in_file = {
+                shared_name(name): [tensor.shape for tensor in tensors]
+                for name, tensors in read_tensors(file).items()
+                if tensors
+            }
     except ERRORS as error:
         return _damage(error)
-    in_file = {shared_name(name): tensors for name, tensors in tensors_by_name.items() if tensors}
     absent = ""
     for name, layer in layers_with_weights(network).items():
         expected = [tuple(weight.shape) for weight in layer.weights]
-        shapes = [tensor.shape for tensor in in_file.get(shared_name(name), [])]
+        shapes = shapes_in_file.get(shared_name(name), [])
         title = f"layer {'/'.join(name)} expects weights of {expected}"
         if shapes and shapes != expected:
             return f"{title}, the file has {shapes}"
@@ -137,13 +143,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         layer.set_weights(source_layers[name].get_weights())
 
 
-def read_tensors(group: h5py.Group, parents: tuple[str, ...] = ()) -> dict[tuple, list]:
-    """Return {names of the layer and of those around it: its tensors} of a file of Keras 3; a file
-    of Keras 2 has nothing under `layers`."""
+def read_tensors(
+    group: h5py.Group, parents: tuple[str, ...] = ()
+) -> dict[tuple, list[h5py.Dataset]]:
+    """Return {names of the layer and of those around it: its tensors, not yet read} of an open file
+    of Keras 3; a file of Keras 2 has nothing under `layers`."""
     tensors = {}
     for child in group.get("layers", {}).values():
         variables = child.get("vars", {})
         name = (*parents, variables.attrs.get("name", "") if variables else "")
-        tensors[name] = [np.asarray(variables[key]) for key in sorted(variables, key=int)]
+        tensors[name] = [variables[key] for key in sorted(variables, key=int)]
         tensors |= read_tensors(child, name)
     return tensors

@@ -39,10 +39,6 @@ class Walk(NamedTuple):
     position: tf.Tensor  # [] int64, where it ended
     stop: tf.Tensor  # [] int64, a Stop
 
-    def is_there(self, tag: int) -> tf.Tensor:
-        """Return whether the element is present."""
-        return self.places[tag][0] > 0
-
     def is_filled(self, tag: int) -> tf.Tensor:
         """Return whether the element is present and not empty."""
         return self.places[tag][3] > self.places[tag][0]
