@@ -279,3 +279,9 @@ def test_no_secret_is_in_the_repository_or_may_get_into_an_image(tmp_path):
         name for name in names.splitlines() if not name.endswith((".png", ".jpg", ".tfrecord"))
     ]
     assert not secrets_in([ROOT / name for name in texts])
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports each as a module of its name alone, and a second one of a name not at all."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert len(names) == len(set(names))

@@ -1,11 +1,12 @@
 """launch.training_run: the files and the name of a run."""
 
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lake import InputError
-from launch import training_run, vertex
+from launch import sdist, training_run, vertex
 
 WORDS = ["--config=configs/unetpp.yaml", "--lake=gs://bucket/lakes/siim/1.0.0"]
 WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=p", "--region=r", "--image=i"]
@@ -24,6 +25,19 @@ def test_the_files_are_the_sdist_and_the_config_with_its_overrides():
         training_run.files(flags, ["--data.sidd=1"]),
     ):
         pass
+
+
+def test_two_launches_at_once_build_their_sdists_one_after_the_other(tmp_path):
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        packages = list(pool.map(sdist.build, folders))
+    contents = []
+    for package in packages:
+        with tarfile.open(package) as archive:
+            contents.append(set(archive.getnames()))
+    assert contents[0] == contents[1] and len(contents[0]) > 100
 
 
 @pytest.mark.parametrize(
