@@ -1,7 +1,10 @@
 """The only metadata. What a Dataflow worker needs is in install_requires; everything else is an
 extra."""
 
+import fcntl
+import os
 import runpy
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -24,6 +27,11 @@ CLOUD = [
     "google-cloud-aiplatform>=1.165",
     "google-cloud-storage>=3",
 ]
+
+if "sdist" in sys.argv:
+    # setuptools gathers the files in a folder of the checkout, so one build at a time, whoever
+    # starts it: a launcher, Beam for Dataflow, a person. The lock ends with the process.
+    fcntl.flock(os.open(__file__, os.O_RDONLY), fcntl.LOCK_EX)
 
 setup(
     name="radlake",

@@ -1,6 +1,5 @@
 """The checkout as one file that pip can install: what a launcher sends to its machines."""
 
-import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,7 @@ def build(folder: Path) -> Path:
         raise InputError(f"{ROOT} has no setup.py; launch from a checkout of radlake")
     command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)]
     command += ["sdist", "--dist-dir", str(folder)]
-    # setuptools gathers the files in a folder of the checkout: one build at a time.
-    with open(ROOT / "setup.py") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if process.returncode:
         raise InputError(f"the sdist could not be built:\n{process.stderr.strip()}")
     [path] = folder.glob("radlake-*.tar.gz")
