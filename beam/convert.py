@@ -25,15 +25,16 @@ def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None
     """Pipe the whole conversion: from the root to a finished lake in `options.folder`."""
     inputs = root | listing.ReadHeaders(options)
     # inputs.headers: (id by which labels know it, Header)
-    rows = inputs | labelling.ReadLabels(options, layout)  # (id, Row)
-    outcomes = {"headers": inputs.headers, "rows": rows} | labelling.Join(options, layout)
+    labels = inputs | labelling.ReadLabels(options, layout)
+    # labels.rows: (id, Row)
+    outcomes = {"headers": inputs.headers, "rows": labels.rows} | labelling.Join(options, layout)
     # outcomes.images: LabelledImage
     bits = outcomes.images | shards.LakeBits(options)  # 8 or 16
     _ = (
         outcomes.images
         | plan.Plan(options, outcomes.tally)  # ((split, shard, shards), (key, fold, LabelledImage))
         | shards.WriteShards(options, bits)  # the shard's name
-        | finish.Finish(inputs, outcomes, bits, options)
+        | finish.Finish(inputs, labels, outcomes, bits, options)
     )
 
 

@@ -27,8 +27,18 @@ REFUSED = re.compile(
 )
 # What TensorFlow reads as a pattern where it restores variables or deletes checkpoints.
 PATTERN = re.compile(r"[*?\[\]\\]")
+# Files and folders that systems put beside those of people: macOS, Windows, network storage.
+OF_SYSTEMS = frozenset(
+    ("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini")
+    + ("$recycle.bin", "system volume information", "@eadir", "#recycle", "lost+found")
+)
 UNFINISHED = "unfinished."  # before the name of a local file that is being written
 PROBE = "unfinished-"  # before the name of an object that is written to try whether one can be
+
+
+def is_of_system(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or was left there by a system."""
+    return name.startswith(".") or name.lower() in OF_SYSTEMS
 
 
 def is_remote(path: str | Path) -> bool:

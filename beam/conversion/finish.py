@@ -12,24 +12,26 @@ import numpy as np
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion import finished, summary
-from beam.conversion.labelling import JoinOutcomes
+from beam.conversion import finished, mask_files, summary
+from beam.conversion.labelling import JoinOutcomes, Labels
 from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
-from lake import Stopped
+from lake import Refused, Stopped
 from lake.labels import coherence
 from lake.records import index, manifest
 from lake.scan import stable_hash
 
 
 @beam.ptransform_fn
-def Finish(names, inputs: Listing, outcomes: JoinOutcomes, bits, options: ConversionOptions):
+def Finish(
+    names, inputs: Listing, labels: Labels, outcomes: JoinOutcomes, bits, options: ConversionOptions
+):
     """Write the files beside the shards, of which `names` has the names; the manifest comes last,
     because a folder with a manifest is a finished lake."""
     rejects = (inputs.rejects, outcomes.rejects) | "Rejects" >> beam.Flatten()
     counts = (
-        (inputs.counts, outcomes.counts)
+        (inputs.counts, labels.counts, outcomes.counts)
         | "Counts" >> beam.Flatten()
         | "Sums" >> beam.CombinePerKey(sum)  # (name, number)
     )
@@ -70,7 +72,8 @@ def finalise(
         totals.add(sidecar)
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     counts = totals.counts(rejects, sum(orphans.values()), input_counts, options)
-    content = _manifest(counts, totals, lake_bits, classes, options)
+    warnings = summary.warnings(counts, options) + mask_files.warnings(input_counts, options)
+    content = _manifest(counts, totals, lake_bits, classes, warnings, options)
     old_content = finished.read_manifest(options)
     is_same = old_content is not None and finished.is_same(old_content, content)
     if options.keeps_finished and old_content is not None and not is_same:
@@ -91,10 +94,14 @@ def finalise(
 
 
 def _manifest(
-    counts: dict, totals: "_Totals", lake_bits: int, classes: list[str], options: ConversionOptions
+    counts: dict,
+    totals: "_Totals",
+    lake_bits: int,
+    classes: list[str],
+    warnings: list[str],
+    options: ConversionOptions,
 ) -> dict:
     """Return the manifest of the lake."""
-    warnings = summary.warnings(counts, options)
     return {
         "schema_version": manifest.SCHEMA_VERSION,
         "dataset": options.dataset,
@@ -186,6 +193,10 @@ class _Totals:
         return {
             "files": input_counts.get("files", 0),
             "files_left_out": input_counts.get("files_left_out", 0),
+            "label_files_among_images": input_counts.get("label_files_among_images", 0)
+            + input_counts.get("label_files_by_content", 0),
+            "images_named_as_masks": input_counts.get("images_named_as_masks", 0),
+            "masks_without_suffix": input_counts.get("masks_without_suffix", 0),
             "images": input_counts.get("images", 0) + input_counts.get("files_rejected", 0),
             "records": sum(split["records"] for split in splits.values()),
             "rejects": dict(sorted(reasons.items())),
@@ -222,17 +233,22 @@ def _check_counts(
     """Raise Stopped unless every input has one outcome, few are rejects and no class is empty."""
     num_rejects = sum(counts["rejects"].values())
     num_outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
-    num_files = input_counts.get("files_listed", 0) + input_counts.get("files_rejected", 0)
+    kinds = ("files_listed", "files_rejected", "label_files_by_content")
+    num_files = sum(input_counts.get(kind, 0) for kind in kinds)
     if (counts["files"], counts["images"]) != (num_files, num_outcomes):
         raise Stopped(f"inputs and outcomes differ; report this: {counts} from {input_counts}")
     path = options.path(manifest.REJECTS)
+    reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
+    rejected = f"{num_rejects} of {counts['images']} images rejected ({reasons})"
     if num_rejects > options.max_reject_fraction * counts["images"]:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
         raise Stopped(
-            f"{num_rejects} of {counts['images']} images rejected ({reasons}), more than "
-            f"--max_reject_fraction={options.max_reject_fraction:g}; the lake is not finished. See "
-            f"{path}"
+            f"{rejected}, more than --max_reject_fraction={options.max_reject_fraction:g}; the "
+            f"lake is not finished. See {path}"
         )
+    if not counts["records"]:
+        left_out = f", {counts['slices_left_out']} slices without a nodule left out"
+        raise Refused(f"no image became a record: {rejected}{left_out}. See {path}")
+    mask_files.check_values(input_counts, options)
     for number, name in enumerate(classes):
         if not any(split["classes"][number] for split in counts["splits"].values()):
             raise Stopped(

@@ -1,5 +1,5 @@
 """Headers get their labels: rows of a CSV, mask images or class folders -> one LabelledImage per
-image. Pixels are read here of mask images alone."""
+image. No pixel is read here; mask_files.py reads those of masks."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from beam.conversion import folders, listing, meeting
+from beam.conversion import folders, listing, mask_files, meeting
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Packed, Reject, Stopped, ids
@@ -16,7 +16,7 @@ from lake.labels import coco, nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
-from lake.sources import reader, series
+from lake.sources import series
 
 ORPHAN_PART = "labels-without-image-"
 ORPHAN_PARTS = 64  # ten million ids are 160,000 in each
@@ -53,22 +53,27 @@ class LabelledImage(Packed):
 # --- the rows ---
 
 
+class Labels(NamedTuple):
+    """Holds the collections that reading the labels gives."""
+
+    rows: beam.PCollection  # (id, Row), nothing where no image has a label
+    counts: beam.PCollection  # (name, number), to be added up
+
+
 @beam.ptransform_fn
 def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layout | None):
-    """Read all labels: Listing -> (id, Row), nothing where no image has a label."""
+    """Read all labels: Listing -> Labels."""
     root = inputs.headers.pipeline
+    if options.masks:
+        outputs = root | mask_files.ReadMasks(options)
+        return Labels(outputs["rows"], outputs[listing.COUNT])
     if options.class_folders:
         classes = beam.pvalue.AsSingleton(inputs.classes)
-        return inputs.headers | beam.Map(folders.to_row, classes, options.classes_root)
-    if options.labels:
-        return root | beam.Create([options.labels]) | beam.FlatMap(read_csv, layout)
-    return (
-        root
-        | "Pattern" >> beam.Create([options.masks] if options.masks else [])
-        | "Match" >> beam.FlatMap(listing.match, "masks", "images", None)
-        | "Spread" >> beam.Reshuffle()  # [(path, bytes, time)]
-        | "Read" >> beam.FlatMap(read_masks, options)
-    )
+        rows = inputs.headers | beam.Map(folders.to_row, classes, options.classes_root)
+    else:
+        paths = [options.labels] if options.labels else []
+        rows = root | beam.Create(paths) | beam.FlatMap(read_csv, layout)
+    return Labels(rows, root | "No counts" >> beam.Create([]))
 
 
 def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
@@ -82,32 +87,6 @@ def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
                 yield from tables.read(file, layout)
     except tables.DAMAGED as error:
         raise Stopped(f"--labels={path}: not readable to its end: {error}") from None
-
-
-def read_masks(
-    chunk: list[tuple[str, int, float]], options: ConversionOptions
-) -> Iterator[tuple[str, Row]]:
-    """Yield (image id, Row) of each mask in the files of a chunk whose names end in
-    `--mask_suffix`."""
-    from lake.sources import dicom_masks, masks  # SimpleITK takes 0.3 s and 100 MB to import
-
-    for path, *_ in chunk:
-        if masks.image_id(path, options.mask_suffix) is None:
-            continue
-        is_dicom = False
-        try:
-            with reader.reject_unreadable(path):
-                data = files.read(path)
-            is_dicom = dicom_masks.is_dicom(data)
-            parts = masks.read(data, path, options.mask_values)
-            rows = [(part.sop_uid, Row(0, part.text, size=part.size, path=path)) for part in parts]
-        except Reject as reject:
-            rows = [("", Row(0, None, problem=(reject.reason, reject.message), path=path))]
-        name = masks.image_id(path, options.mask_suffix, is_dicom)
-        if options.image_id_from == "path":
-            name = listing.path_id(path, options.masks, name)
-        for sop_uid, row in rows:
-            yield sop_uid or name, row
 
 
 # --- the join ---

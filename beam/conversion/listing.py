@@ -6,17 +6,18 @@ from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
 import apache_beam as beam
+from apache_beam.io.filesystem import FileMetadata
 
-from beam.conversion import folders
+from beam.conversion import folders, label_names
 from beam.conversion.options import ConversionOptions
 from beam.running import files, patterns, progress
 from beam.running.files import CHUNK_FILES
 from lake import Reject, ids
 from lake.scan import Header
-from lake.sources import reader
+from lake.sources import mask_names, reader
 
 REJECT = "reject"  # tag of the output that becomes rejects.jsonl
-NUM_LEFT_OUT = "files left out"  # tag of the output of their number
+COUNT = "count"  # tag of the output of (name, number), to be added up
 
 
 class Listing(NamedTuple):
@@ -34,20 +35,18 @@ def ReadHeaders(root, options: ConversionOptions) -> Listing:
     matches = (
         root
         | "Pattern" >> beam.Create([options.images])
-        | "Match"
-        >> beam.FlatMap(match, "images", options.source, options.progress_file).with_outputs(
-            NUM_LEFT_OUT, main="chunks"
-        )
+        | "Match" >> beam.FlatMap(match_images, options).with_outputs(COUNT, main="chunks")
     )
     chunks = matches["chunks"] | "Spread" >> beam.Reshuffle()  # [(path, bytes, time)]
     outputs = chunks | "Read" >> beam.FlatMap(read_headers, options).with_outputs(
-        REJECT, main="headers"
+        REJECT, COUNT, main="headers"
     )
     counts = (
+        matches[COUNT],
+        outputs[COUNT],
         chunks | "Files" >> beam.Map(lambda chunk: ("files", len(chunk))),
         outputs["headers"] | "Images" >> beam.FlatMap(counts_of_header),
         outputs[REJECT] | "Rejected" >> beam.Map(lambda _: ("files_rejected", 1)),
-        matches[NUM_LEFT_OUT] | "Left out" >> beam.Map(lambda count: ("files_left_out", count)),
     )
     return Listing(
         headers=outputs["headers"],
@@ -57,18 +56,26 @@ def ReadHeaders(root, options: ConversionOptions) -> Listing:
     )
 
 
-def match(
-    pattern: str, option: str, source: str, progress_file: str | None
-) -> Iterator[list[tuple[str, int, float]]]:
-    """Yield chunks of (path, bytes, time of its last change) of the files of an option's pattern
-    and, tagged, the number of files of the system that are left out."""
-    matches = patterns.image_files_on_worker(option, pattern, source)
+def match_images(pattern: str, options: ConversionOptions) -> Iterator:
+    """Yield chunks [(path, bytes, time of its last change)] of the images that a pattern names and,
+    tagged, how many files are left out: of the system, or labels."""
+    matches = patterns.image_files_on_worker("images", pattern, options.source)
+    images = label_names.without_labels(matches.files, options)
+    num_labels = len(matches.files) - len(images)
+    yield beam.pvalue.TaggedOutput(COUNT, ("files_left_out", matches.num_left_out))
+    yield beam.pvalue.TaggedOutput(COUNT, ("label_files_among_images", num_labels))
+    num_named = mask_names.num_named_as_masks([file.path for file in images])
+    yield beam.pvalue.TaggedOutput(COUNT, ("images_named_as_masks", num_named))
+    progress.tick(options.progress_file, progress.MATCHED * len(images))
+    yield from chunks_of(images)
+
+
+def chunks_of(metadata: list[FileMetadata]) -> Iterator[list[tuple[str, int, float]]]:
+    """Yield chunks [(path, bytes, time of its last change)] of files."""
     rows = [
         (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
-        for file in matches.files
+        for file in metadata
     ]
-    yield beam.pvalue.TaggedOutput(NUM_LEFT_OUT, matches.num_left_out)
-    progress.tick(progress_file, progress.MATCHED * len(rows))
     for start in range(0, len(rows), CHUNK_FILES):
         yield rows[start : start + CHUNK_FILES]
 
@@ -83,6 +90,10 @@ def read_headers(chunk: list[tuple[str, int, float]], options: ConversionOptions
                 version = files.version_of(file, path, update_time, is_volume)
         except Reject as reject:
             progress.tick(options.progress_file, progress.LISTED)
+            if reject.reason == "segmentation" and label_names.is_told_by_content(options):
+                progress.tick(options.progress_file, progress.LEFT_OUT)
+                yield beam.pvalue.TaggedOutput(COUNT, ("label_files_by_content", 1))
+                continue
             yield to_reject(path, reader.stem(options.source, path), reject, options)
             continue
         # Frames beyond the first are more images than files were matched.

@@ -13,8 +13,9 @@ from lake.sources import reader
 
 def warnings(counts: dict, options: ConversionOptions) -> list[str]:
     """Return what the manifest and the table warn of: splits and folds without images, one patient
-    id for most images. They name no patient."""
-    return [*_empty_splits(counts, options), *_one_patient(counts, options)]
+    id for most images, no positive, masks taken for images. They name no patient."""
+    kinds = (_empty_splits, _one_patient, _no_positive, _masks_as_images)
+    return [warning for kind in kinds for warning in kind(counts, options)]
 
 
 def _empty_splits(counts: dict, options: ConversionOptions) -> Iterator[str]:
@@ -39,6 +40,23 @@ def _one_patient(counts: dict, options: ConversionOptions) -> Iterator[str]:
         yield (
             f"{largest:,} of {records:,} images have the same patient id, and so lie in one split; "
             f"is it one patient?"
+        )
+
+
+def _no_positive(counts: dict, options: ConversionOptions) -> Iterator[str]:
+    """Yield a warning where there are labels and none is positive."""
+    splits = counts["splits"].values()
+    labelled = sum(split["positives"] + split["negatives"] for split in splits)
+    if (options.labels or options.masks) and labelled and not sum(s["positives"] for s in splits):
+        yield f"none of {labelled:,} images with a label is positive; are the labels right?"
+
+
+def _masks_as_images(counts: dict, options: ConversionOptions) -> Iterator[str]:
+    """Yield a warning where images are named as masks of other images beside them."""
+    if number := counts["images_named_as_masks"]:
+        yield (
+            f"{number:,} images have the name of another one beside them and _mask or the like "
+            f"behind it; give masks to --masks with --mask_suffix, or leave them out of --images"
         )
 
 
@@ -85,6 +103,10 @@ def _notes(content: dict) -> Iterator[str]:
         yield f"classes: {', '.join(manifest.class_titles(names))}"
     if number := counts.get("files_left_out"):
         yield f"{number:,} files left out: hidden, or left there by a system"
+    if number := counts.get("label_files_among_images"):
+        yield f"{number:,} files of --images are labels, and no images"
+    if number := counts.get("masks_without_suffix"):
+        yield f"{number:,} files of --masks are neither masks, without the suffix, nor images"
     if counts["slices_left_out"]:
         yield f"{counts['slices_left_out']:,} slices without a nodule left out"
     if number := counts.get("flat_views"):

@@ -44,7 +44,7 @@ def estimate(
     Raises InputError where no header of the sample could become a record, Stopped where the
     conversion would stop because some images have 8 bits and some more.
     """
-    paths, sizes = sample.list_files(options.images, options.source)
+    paths, sizes = sample.list_files(options)
     if not paths:
         raise InputError(f"--images={options.images}: no file of --source {options.source} matches")
     numbers = sample.choose(len(paths), num_samples)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam.conversion import listing, plan
+from beam.conversion import label_names, listing, plan
 from beam.conversion.options import ConversionOptions
 from beam.estimate import costs
 from beam.running import files, patterns
@@ -36,10 +36,10 @@ class FileCost:
     seconds: float  # of one core
 
 
-def list_files(pattern: str, source: str) -> tuple[list[str], np.ndarray]:
+def list_files(options: ConversionOptions) -> tuple[list[str], np.ndarray]:
     """Return (paths, sorted; their bytes, int64 [N]) of the files of --images that hold images."""
-    matches = patterns.image_files("images", pattern, source).files
-    matches = sorted(matches, key=lambda file: file.path)
+    matches = patterns.image_files("images", options.images, options.source).files
+    matches = sorted(label_names.without_labels(matches, options), key=lambda file: file.path)
     sizes = np.fromiter((file.size_in_bytes for file in matches), np.int64, len(matches))
     return [file.path for file in matches], sizes
 

@@ -1,15 +1,18 @@
 """Which files a pattern names: a pattern of the command line -> files, without what systems leave
 beside them."""
 
+import contextlib
+import functools
 import itertools
 import os
 import posixpath
 import re
 import unicodedata
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
-from apache_beam.io.filesystem import BeamIOError, FileMetadata
+from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
 from apache_beam.io.filesystems import FileSystems
 
 from lake import InputError, Stopped, storage
@@ -19,8 +22,6 @@ WILDCARD = re.compile(r"[*?[]")
 LITERAL_BRACKET = "[[]"  # stands for [ in a pattern
 BRACKET = re.compile(r"\[(?!\[\])")  # begins a set of letters, or is meant as it stands
 MOST_BRACKETS = 4  # are tried both ways
-# Files and folders that systems put beside those of people.
-OF_SYSTEMS = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
 
 
 class Matches(NamedTuple):
@@ -66,9 +67,8 @@ def is_of_system(path: str, pattern: str) -> bool:
     is_hidden_meant = any(part.startswith(".") for part in _parts(pattern)[len(fixed_parts) :])
     if path.endswith("/"):  # an object that stands for a folder, as consoles of buckets make them
         return True
-    return any(part.lower() in OF_SYSTEMS for part in parts) or (
-        not is_hidden_meant and any(part.startswith(".") for part in parts)
-    )
+    of_systems = [part for part in parts if storage.is_of_system(part)]
+    return any(not (is_hidden_meant and part.startswith(".")) for part in of_systems)
 
 
 def _parts(path: str) -> list[str]:
@@ -92,6 +92,39 @@ def matching_files(option: str, pattern: str, limit: int | None = None) -> list[
         if paths:
             matches, first = paths, reading
     return list(matches.values())
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Return the function that says whether a pattern names an existing file, by the file's path,
+    be one of the two relative or through a symbolic link."""
+    pattern += "*" if pattern.endswith("/") else ""  # as Beam reads it
+    expressions = []
+    for form in (form for reading in _readings(pattern) for form in _forms(reading)):
+        root = fixed_folder(form)
+        rest = form[len(root) :].lstrip("/")
+        real_root = place(posixpath.join(root, ""))
+        literal_root = re.sub(r"[*?[]", r"[\g<0>]", real_root)
+        with contextlib.suppress(re.error):  # such as [3-1]
+            expressions.append(re.compile(FileSystem.translate_pattern(literal_root + rest)))
+
+    def is_matched(path: str) -> bool:
+        real_path = place(path)
+        return any(expression.match(real_path) for expression in expressions)
+
+    return is_matched
+
+
+def place(path: str) -> str:
+    """Return where a file lies: its path from the root, without symbolic links of folders."""
+    if storage.is_remote(path):
+        return path
+    folder, name = posixpath.split(path)
+    return posixpath.join(_real_folder(os.path.abspath(folder)), name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _readings(pattern: str) -> list[str]:
@@ -119,8 +152,14 @@ def _forms(pattern: str) -> list[str]:
 def _match(option: str, pattern: str, limit: int | None) -> list[FileMetadata]:
     """Return the files of one pattern; raise InputError where they cannot be listed."""
     warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)  # by LITERAL_BRACKET
+    # Beam finds nothing where the pattern names no folder.
+    is_bare = not (storage.is_remote(pattern) or fixed_folder(pattern))
     try:
-        return FileSystems.match([pattern], limits=[limit])[0].metadata_list
+        metadata = FileSystems.match([f"./{pattern}" if is_bare else pattern], limits=[limit])
+        files = metadata[0].metadata_list
+        return (
+            [_renamed(file, file.path.removeprefix("./")) for file in files] if is_bare else files
+        )
     except (BeamIOError, ValueError) as error:  # ValueError: Beam does not know the scheme
         cause = cause_of(error)
         if isinstance(cause, re.error):  # such as [3-1]
@@ -129,6 +168,10 @@ def _match(option: str, pattern: str, limit: int | None) -> list[FileMetadata]:
             f"--{option}={pattern}: cannot be listed: {cause}; expected an existing folder or "
             f"bucket that you may list"
         ) from None
+
+
+def _renamed(file: FileMetadata, path: str) -> FileMetadata:
+    return FileMetadata(path, file.size_in_bytes, file.last_updated_in_seconds)
 
 
 def cause_of(error: Exception) -> Exception:

@@ -85,6 +85,10 @@ def _head(folder: Path, content: dict) -> list[str]:
     ]
     if left_out := counts.get("files_left_out"):
         rows.append(("files left out", f"{left_out:,} that a system left, or hidden"))
+    if number := counts.get("label_files_among_images"):
+        rows.append(("label files", f"{number:,} among --images"))
+    if number := counts.get("masks_without_suffix"):
+        rows.append(("masks left out", f"{number:,} without --mask_suffix"))
     if left_out := counts.get("slices_left_out"):
         rows.append(("slices left out", f"{left_out:,}"))
     if flat_views := counts.get("flat_views"):

@@ -17,10 +17,9 @@ from lake.labels import rle
 from lake.scan import MAX_PIXELS, frame_id
 from lake.sources import data_set, dicom, frames, image_module, lesions
 from lake.sources.elements import text
+from lake.sources.grey import SOP_CLASS
 
 PREFIX, PREFIX_PLACE = b"DICM", 128
-SOP_CLASS = 0x00080016
-SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 MAX_FRAMES = 2**16
 # PS3.3 10.4: the frame's pixels do not lie where those of its source image do.
 MOVED = ("NO", "REORIENTED_ONLY")
@@ -32,18 +31,19 @@ def is_dicom(data: bytes) -> bool:
 
 def read(
     data: bytes, path: str, values: tuple[str, ...]
-) -> list[tuple[str, np.ndarray, tuple[int, int]]]:
-    """Return [(SOP Instance UID of the image or "", the lesion's runs [N, 2], (height, width))]:
-    one of an image, of a SEG one per image that it refers to. Raises Reject."""
+) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
+    """Return [(SOP Instance UID of the image or "", the lesion's runs [N, 2], (height, width), the
+    values or segments in the file)]: one of an image, of a SEG one per image that it refers to.
+    Raises Reject."""
     sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
-    if sop_class in (SEGMENTATION, LABEL_MAP):
+    if sop_class in dicom.SEGMENTATIONS:
         return _read_seg(pydicom.dcmread(io.BytesIO(data)), lesions.numbers_of(values))
-    lesion = _read_image(data, path, values)
-    return [("", rle.from_mask(lesion), lesion.shape)]
+    choice = _read_image(data, path, values)
+    return [("", rle.from_mask(choice.lesion), choice.lesion.shape, choice.values)]
 
 
-def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
-    """Return the lesion of a DICOM image of one frame."""
+def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> lesions.Choice:
+    """Return the lesion of a DICOM image of one frame, and the values in it."""
     [header] = dicom.read_headers(io.BytesIO(data), path, len(data), "name", "reject")
     dataset = data_set.read(data, dicom.SCAN_TAGS)
     attributes = dicom.frame_attributes(dataset, 0)
@@ -56,28 +56,29 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> np.ndarray:
         )
     levels = frames.decode_frame(attributes, dataset.syntax, header).values
     is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
-    if levels.ndim == 2:
-        return lesions.from_levels(levels, is_lossy, values)
-    if levels.dtype != np.uint8:
+    if levels.ndim == 3 and levels.dtype != np.uint8:
         raise Reject("deep-colour", "16 bits per channel in colour; save it as grey")
-    return lesions.from_colours(levels, is_lossy, values)
+    return lesions.choose(levels, is_lossy, values)
 
 
 # --- SEG objects ---
 
 
-def _read_seg(seg: Dataset, numbers: list[int]) -> list[tuple[str, np.ndarray, tuple[int, int]]]:
+def _read_seg(
+    seg: Dataset, numbers: list[int]
+) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
     """Return what `read` does of a SEG: its frames of the chosen segments, united by the image that
     they refer to. An image that it refers to without a frame has no lesion."""
     size, num_frames = (int(seg.Rows), int(seg.Columns)), int(seg.get("NumberOfFrames") or 1)
     if size[0] * size[1] > MAX_PIXELS or num_frames > MAX_FRAMES:
         raise Reject("too-large", f"{num_frames} frames of {size[0]} x {size[1]} pixels")
-    chosen = _chosen_segments(seg, numbers)
+    segments = _segments(seg)
+    chosen = _chosen_segments(segments, numbers)
     sources = [_source(seg, number) for number in range(num_frames)]
     parts = defaultdict(list)  # UID -> runs
     for uid in _referenced_uids(seg):
         parts[uid] = []
-    is_label_map = seg.SOPClassUID == LABEL_MAP
+    is_label_map = seg.SOPClassUID == dicom.LABEL_MAP
     frames_of = defaultdict(set)
     for uid, frame, _ in sources:
         frames_of[uid].add(frame)
@@ -88,23 +89,29 @@ def _read_seg(seg: Dataset, numbers: list[int]) -> list[tuple[str, np.ndarray, t
             parts[key].append(rle.from_mask(np.isin(values, chosen)))
         elif segment in chosen:
             parts[key].append(rle.from_mask(_binary(values, seg)))
-    return [(uid, rle.unite(runs), size) for uid, runs in parts.items()]
+    values = tuple(map(str, segments)) if numbers else ()
+    return [(uid, rle.unite(runs), size, values) for uid, runs in parts.items()]
 
 
-def _chosen_segments(seg: Dataset, numbers: list[int]) -> list[int]:
-    """Return the numbers of the segments that are lesion: those chosen, else the only one."""
-    labels = {
+def _segments(seg: Dataset) -> dict[int, str]:
+    """Return {number: label} of the segments, without the background of a label map."""
+    return {
         int(item.SegmentNumber): str(item.get("SegmentLabel", ""))
         for item in seg.SegmentSequence
-        if int(item.SegmentNumber) > 0  # 0 is the background of a label map
+        if int(item.SegmentNumber) > 0
     }
-    if not numbers and len(labels) > 1:
-        listed = ", ".join(f"{number} {label[:40]}" for number, label in sorted(labels.items())[:8])
+
+
+def _chosen_segments(segments: dict[int, str], numbers: list[int]) -> list[int]:
+    """Return the numbers of the segments that are lesion: those chosen, else the only one."""
+    if not numbers and len(segments) > 1:
+        labels = sorted(segments.items())[:8]
+        listed = ", ".join(f"{number} {label[:40]}" for number, label in labels)
         raise Reject(
             "mask-not-binary",
-            f"{len(labels)} segments: {listed}; choose those of the lesion with --mask_values",
+            f"{len(segments)} segments: {listed}; choose those of the lesion with --mask_values",
         )
-    return numbers or list(labels)
+    return numbers or list(segments)
 
 
 def _source(seg: Dataset, number: int) -> tuple[str, int, int]:

@@ -7,6 +7,7 @@ values that are not that are classes, and are never merged unasked.
 """
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ STRAY = 1 / 4
 # A lossless mask of so few values has none from noise, but a few from soft edges or from classes.
 FEW_VALUES, FEW_STRAY = 8, 1 / 16
 MIN_WHITE = 128  # where the highest value is lower, several values are classes
+MOST_VALUES = 32  # of a mask that are told, besides those that were chosen
 COLOUR = re.compile(r"#[0-9a-f]{6}")
 NUMBER = re.compile(r"[0-9]{1,10}")
 ADVICE = "name those of the lesion with --mask_values"
@@ -35,6 +37,37 @@ def parse_values(text: str) -> tuple[str, ...]:
 def numbers_of(values: tuple[str, ...]) -> list[int]:
     """Return the numbers among the values that were chosen."""
     return [int(value) for value in values if not value.startswith("#")]
+
+
+class Choice(NamedTuple):
+    """Holds the lesion of a mask and which values are in it."""
+
+    lesion: np.ndarray  # bool [H, W]
+    values: tuple[str, ...] = ()  # as --mask_values names them, where it names any
+
+
+def choose(pixels: np.ndarray, is_lossy: bool, values: tuple[str, ...]) -> Choice:
+    """Return the lesion of levels or numbers [H, W], or of colours uint8 [H, W, 3]."""
+    from_pixels = from_levels if pixels.ndim == 2 else from_colours
+    lesion = from_pixels(pixels, is_lossy, values)
+    return Choice(lesion, values_in(pixels, values) if values else ())
+
+
+def values_in(pixels: np.ndarray, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values in a mask: colours where `chosen` names one and the mask has colours, else
+    numbers; at most MOST_VALUES of them besides those that are chosen."""
+    if pixels.ndim == 2:
+        is_bytes = pixels.dtype == np.uint8
+        present = np.flatnonzero(np.bincount(pixels.ravel())) if is_bytes else np.unique(pixels)
+        texts = [f"{value:.10g}" for value in present[: 2 * MOST_VALUES]]
+        texts += [str(number) for number in numbers_of(chosen) if np.isin(number, present)]
+    else:
+        texts = []
+        if any(value.startswith("#") for value in chosen):
+            texts = [_colour(code) for code in np.unique(_codes(pixels))]
+        if numbers_of(chosen):
+            texts += values_in(pixels.max(axis=2), chosen)
+    return tuple(dict.fromkeys([t for t in texts if t in chosen] + texts[:MOST_VALUES]))
 
 
 def from_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:

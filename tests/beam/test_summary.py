@@ -46,24 +46,28 @@ def test_a_split_without_images_and_one_patient_id_for_most_are_warned_of(
     records, patients, largest, changes, expected
 ):
     choice = conversion(**changes)
-    splits = {name: {"records": n, "patients": patients} for name, n in records.items()}
+    labels = {"positives": 1, "negatives": 1}
+    splits = {name: {"records": n, "patients": patients, **labels} for name, n in records.items()}
     counts = {
         "splits": splits,
         "records": sum(records.values()),
         "images_of_largest_patient": largest,
         "empty_splits": summary.empty_splits(splits, choice),
         "empty_folds": [],
+        "images_named_as_masks": 0,
     }
     assert summary.warnings(counts, choice) == expected
 
 
 def test_headers_that_are_read_are_never_more_than_the_files(tmp_path):
     """Rejects of the join come after all headers are read, and are no headers once more."""
-    choice = conversion(source="dicom", frames="each", progress_file=str(tmp_path / "progress"))
+    changes = {"source": "dicom", "frames": "each", "images": f"{tmp_path}/*.dcm"}
+    choice = conversion(**changes, progress_file=str(tmp_path / "progress"))
     film = dicom.make(np.zeros((8, 8), "u1"), NumberOfFrames=3, PixelData=bytes(192))
     (tmp_path / "film.dcm").write_bytes(film)
     (tmp_path / "broken.dcm").write_text("no image")
-    chunks = list(listing.match(f"{tmp_path}/*.dcm", "images", "dicom", choice.progress_file))[1:]
+    outputs = listing.match_images(choice.images, choice)
+    chunks = [output for output in outputs if isinstance(output, list)]
     headers = [
         output[1]
         for chunk in chunks

@@ -20,7 +20,7 @@ from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
 from lake import Reject
 from lake.labels import rle
-from lake.sources import lesions, masks
+from lake.sources import lesions, mask_names, masks
 
 
 @pytest.fixture(scope="module")
@@ -159,17 +159,20 @@ def test_chosen_values_are_the_lesion_and_no_others():
 
 
 def test_names_of_masks():
-    assert masks.image_id("x/a.b.png") == "a.b" and masks.image_id(r"x\a_mask.PNG") == "a_mask"
-    assert masks.image_id("x/a.nii.gz") == masks.image_id("x/a.nii") == "a"
-    assert masks.image_id("x/1.2.840", is_dicom=True) == "1.2.840"
-    assert masks.image_id("x/1.2.840.dcm", is_dicom=True) == "1.2.840"
-    assert masks.image_id("x/a_1_mask.png", "_mask") == "a_1"
-    assert masks.image_id("x/a_1.png", "_mask") is None
-    assert masks.image_id("x/_mask.png", "_mask") is None  # of no image
+    assert (
+        mask_names.image_id("x/a.b.png") == "a.b"
+        and mask_names.image_id(r"x\a_mask.PNG") == "a_mask"
+    )
+    assert mask_names.image_id("x/a.nii.gz") == mask_names.image_id("x/a.nii") == "a"
+    assert mask_names.image_id("x/1.2.840", is_dicom=True) == "1.2.840"
+    assert mask_names.image_id("x/1.2.840.dcm", is_dicom=True) == "1.2.840"
+    assert mask_names.image_id("x/a_1_mask.png", "_mask") == "a_1"
+    assert mask_names.image_id("x/a_1.png", "_mask") is None
+    assert mask_names.image_id("x/_mask.png", "_mask") is None  # of no image
     for name, expected in (("a_1", "a"), ("a_b_12", "a_b"), ("a", None)):
-        assert masks.image_id(f"x/{name}.png", "_*") == expected
-    assert masks.image_id("x/benign (1)_mask_2.png", "_mask*") == "benign (1)"
-    assert masks.image_id("x/a_3.png", "_[0-9]") == "a"
+        assert mask_names.image_id(f"x/{name}.png", "_*") == expected
+    assert mask_names.image_id("x/benign (1)_mask_2.png", "_mask*") == "benign (1)"
+    assert mask_names.image_id("x/a_3.png", "_[0-9]") == "a"
 
 
 # --- DICOM ---
