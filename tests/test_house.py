@@ -30,7 +30,7 @@ ARROWS = {
         "options": "config",
         # The four verbs stand side by side: none imports another.
         "training": "devices data augmentation models scoring display workdir provenance config",
-        "evaluation": "inference data scoring models display workdir config",
+        "evaluation": "inference data scoring models display workdir provenance config",
         "prediction": "inference data display config",
         "serving": "inference data workdir provenance config",
         "inference": "data models scoring workdir config",

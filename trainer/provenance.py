@@ -26,12 +26,11 @@ def add_start(
 ) -> None:
     """Add an entry to run.json; `step`: the training step from which this start goes on."""
     starts = read_json(workdir / RUN).get("starts", [])
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     starts.append(
         {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": now(),
             "step": step,
-            "command": shlex.join(word.replace(str(Path.home()), "~") for word in command),
+            "command": command(),
             "packages": packages(),
             "commit": commit(),
             "strategy": type(strategy).__name__,
@@ -47,6 +46,16 @@ def add_start(
         }
     )
     write_json(workdir / RUN, {"starts": starts})
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def command() -> str:
+    """Return the command that runs, as a shell takes it; the home folder is written as ~."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return shlex.join(word.replace(str(Path.home()), "~") for word in words)
 
 
 def packages(*more: str) -> dict[str, str | None]:

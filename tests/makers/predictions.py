@@ -31,7 +31,7 @@ def example(images: int = 40, with_lesion: bool = True, seed: int = 0) -> tuple[
     lesion = np.float32(np.clip(0.3 * labels + generator.random(images) * 0.7, 0, 1))
     predictions = Predictions(
         ids=np.array([f"i{n}" for n in range(images)]),
-        groups=np.array([f"p{n // 2}" for n in range(images)]),
+        groups=np.array([f"patient/p{n // 2}" for n in range(images)]),
         labels=labels,
         scores=np.log(lesion + 1e-6) - np.log1p(1e-6 - lesion),
         lesion=lesion if with_lesion else None,

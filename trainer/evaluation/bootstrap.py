@@ -1,5 +1,6 @@
 """95% intervals by patient: patients are drawn with replacement, each with all its images (the
-percentile bootstrap, Efron & Tibshirani 1993, chapter 13).
+percentile bootstrap, Efron & Tibshirani 1993, chapter 13). Where no patient is known, by study or
+image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,16 @@ import numpy as np
 LEVEL = 0.95
 FEWEST_PATIENTS = 10  # with fewer, an interval would be far too narrow
 BLOCK_NUMBERS = 2**22  # most weights in memory at a time
+
+
+UNITS = {"patient": "patients", "study": "studies", "image_id": "images"}
+
+
+def unit(groups: Sequence[str]) -> str:
+    """Return what is drawn, in the plural: patients, or studies or images where no patient is
+    known; `groups`: those of predictions, such as patient/1f3a."""
+    kinds = {group.partition("/")[0] for group in groups}
+    return " and ".join(unit for kind, unit in UNITS.items() if kind in kinds)
 
 
 def intervals(

@@ -6,6 +6,7 @@ scored against the union of the label file's rows: this is the challenge's metri
 network's size.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from trainer.data.batches import Split
 from trainer.evaluation import curves, gallery, report, results, subgroups
 from trainer.evaluation.outcomes import Outcomes, decide
 from trainer.evaluation.predictions import Predictions, join, predict
+from trainer.evaluation.remarks import Remark, remarks
 from trainer.evaluation.results import Evaluation, SplitScores
 from trainer.evaluation.scores import ScoreOptions, score
+from trainer.evaluation.table import table
 from trainer.inference.decision import Decision, choose, choose_for_classifier
 from trainer.inference.ensemble import Ensemble
 from trainer.workdir import METRICS, read_json, write_metrics
@@ -33,6 +36,7 @@ def evaluate(
 ) -> str:
     """Score the best weights of runs; write metrics.json, curves and report.html (or `page`) into
     the first workdir; return a table to print."""
+    start_time = time.monotonic()
     lake = lake or ensemble.trained_on()
     content = manifest.load(lake)
     workdir = ensemble.members[0].workdir
@@ -60,7 +64,12 @@ def evaluate(
     # --- score ---
     split_scores = {name: _score_split(split, options) for name, split in outcomes.items()}
     description = results.describe(ensemble)
-    evaluation = Evaluation(*description, lake, content, options, decision, split_scores)
+    scores = {name: split.scores for name, split in split_scores.items()}
+    notes = [*_unfinished(ensemble), *remarks(outcomes, scores, options)]
+    origin = results.provenance_of(lake, content, outcomes, time.monotonic() - start_time)
+    evaluation = Evaluation(
+        *(*description, lake, content, options, decision, split_scores, notes, origin)
+    )
 
     # --- write ---
     write_metrics(workdir, {ensemble.label: results.entry(evaluation)})
@@ -71,17 +80,18 @@ def evaluate(
         storage.write(picture, to_png(pixels))
     storage.make_folder(page.parent)
     storage.write(page, report.page(evaluation, images).encode())
-    return "\n".join([results.table(evaluation), *_unfinished_lines(ensemble), f"report: {page}"])
+    return "\n".join([table(evaluation), f"report: {page}"])
 
 
-def _unfinished_lines(ensemble: Ensemble) -> list[str]:
-    """Return a line for each member that has not trained all its epochs."""
-    lines = []
+def _unfinished(ensemble: Ensemble) -> list[Remark]:
+    """Return a remark about each member that has not trained all its epochs."""
+    notes = []
     for workdir, config, _ in ensemble.everyone:
         epoch = read_json(workdir / METRICS).get("last", {}).get("epoch")
         if epoch is not None and epoch < config.train.epochs:
-            lines.append(f"{workdir}: the best of {epoch} epochs so far, of {config.train.epochs}")
-    return lines
+            text = f"{workdir}: the best of {epoch} epochs so far, of {config.train.epochs}."
+            notes.append(Remark("unfinished", "", text))
+    return notes
 
 
 def _open_splits(

@@ -15,12 +15,14 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from lake import picture
+from trainer.config.score_names import EVALUATED
 from trainer.display import panel
 from trainer.evaluation import gallery
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
 from trainer.evaluation.gallery import GalleryImage
 from trainer.evaluation.outcomes import Outcomes
-from trainer.evaluation.results import Evaluation, cell
+from trainer.evaluation.results import Evaluation
+from trainer.evaluation.table import cell
 from trainer.inference.decision import AREAS_SHARE, BOTTOMS, LESIONS, TOPS, Decision
 
 FILE = "report.html"
@@ -50,6 +52,7 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         numbers=numbers(last.outcomes, evaluation.options.prevalence) if decision else None,
         sliders=_sliders(decision) if decision else {},
         cell=cell,
+        descriptions=EVALUATED,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 

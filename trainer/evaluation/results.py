@@ -1,7 +1,5 @@
-"""What an evaluation leaves: the table, its entry in metrics.json, TensorBoard's files and
-pictures."""
+"""What an evaluation leaves: its entry in metrics.json, TensorBoard's files and pictures."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,14 +7,19 @@ import numpy as np
 
 from lake import storage
 from lake.picture import to_png
+from trainer import provenance
 from trainer.display import plots
 from trainer.display.board import Board
+from trainer.evaluation import bootstrap
 from trainer.evaluation.outcomes import Outcomes
+from trainer.evaluation.remarks import Remark
 from trainer.evaluation.scores import ScoreOptions, Scores
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
 from trainer.scoring import metrics
 from trainer.workdir import CONFIG
+
+MANIFEST_FACTS = ("dataset", "version", "created")
 
 
 class SplitScores(NamedTuple):
@@ -39,6 +42,8 @@ class Evaluation(NamedTuple):
     options: ScoreOptions
     decision: Decision | None  # the thresholds; None for classifiers of more than two classes
     splits: dict[str, SplitScores]  # the last is the one to report
+    remarks: list[Remark] = []  # what to keep in mind, what matters most first
+    provenance: dict = {}  # from what the scores were computed, and their limits
 
 
 def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
@@ -64,16 +69,55 @@ def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
     return title, facts, configs
 
 
+def provenance_of(lake: str, content: dict, outcomes: dict[str, Outcomes], seconds: float) -> dict:
+    """Return when, how and from what the scores were computed, and their limits in words;
+    `content`: the lake's manifest, `outcomes` by split, the thresholds' own first."""
+    return {
+        "time": provenance.now(),
+        "seconds": round(seconds, 1),  # of predicting and scoring
+        "command": provenance.command(),
+        "packages": provenance.packages(),
+        "commit": provenance.commit(),
+        "lake": {"path": lake, **{name: content[name] for name in MANIFEST_FACTS}},
+        "limits": limits(content, outcomes),
+    }
+
+
+def limits(content: dict, outcomes: dict[str, Outcomes]) -> list[str]:
+    """Return what the scores do not say, a sentence each."""
+    *_, last = outcomes.values()
+    texts = [
+        "Not a medical device: for research alone.",
+        f"The images are those of {content['dataset']} {content['version']}; other scanners, "
+        f"hospitals and patients may give other scores.",
+        "The truth is that of the label file: a lesion that it lacks counts as a false alarm.",
+        f"A 95% interval says how much a score depends on which "
+        f"{bootstrap.unit(last.predictions.groups)} happened to be in the split; another training "
+        f"of the same network adds to that.",
+    ]
+    if last.decision and len(outcomes) > 1:
+        chosen_on, *others = outcomes
+        texts.append(
+            f"The thresholds were chosen on {chosen_on}, whose scores are therefore too high; "
+            f"{' and '.join(others)} had no part in the choice."
+        )
+    return texts
+
+
 def entry(evaluation: Evaluation) -> dict:
     """Return the entry of metrics.json; decision.read_decision takes the thresholds from it."""
     splits = evaluation.splits.items()
     return {
+        "remarks": [remark._asdict() for remark in evaluation.remarks],
+        "provenance": evaluation.provenance,
         "lake": evaluation.lake,
         **evaluation.facts,
         **(evaluation.decision or Decision()).to_json(),
         "options": evaluation.options._asdict(),
         "splits": {name: _without_nan(split.scores.values) for name, split in splits},
         "intervals": {name: _without_nan(split.scores.intervals) for name, split in splits},
+        "samples": {name: split.scores.samples for name, split in splits},
+        "drawn": {name: _drawn(split.outcomes) for name, split in splits},
         "subgroups": {
             name: {
                 field: {
@@ -87,6 +131,12 @@ def entry(evaluation: Evaluation) -> dict:
         },
         "curves": {name: split.curves for name, split in splits},
     }
+
+
+def _drawn(outcomes: Outcomes) -> dict:
+    """Return what the bootstrap draws, such as patients, and how many there are."""
+    groups = outcomes.predictions.groups
+    return {"unit": bootstrap.unit(groups), "number": len(set(groups))}
 
 
 def _without_nan(values: dict) -> dict:
@@ -110,27 +160,3 @@ def draw_curves(folder: Path, evaluation: Evaluation) -> None:
         p = metrics.to_probabilities(predictions.scores[has_label])
         board.pr_curve(name, 0, "images", predictions.labels[has_label] > 0, p)
     board.flush()
-
-
-def table(evaluation: Evaluation) -> str:
-    """Return the title, one line per score, and the thresholds."""
-    splits = evaluation.splits
-    names = list(next(iter(splits.values())).scores.values)
-    width = max(len(name) for name in names) + 2
-    lines = [evaluation.title, " " * width + "".join(f"{name:<26}" for name in splits)]
-    for name in names:
-        cells = "".join(f"{cell(split.scores, name):<26}" for split in splits.values())
-        lines.append(f"{name:<{width}}{cells}")
-    if evaluation.decision:
-        lines.append(f"thresholds chosen on validation: {evaluation.decision}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def cell(scores: Scores, name: str) -> str:
-    """Return a score with its interval as text; "-" if it is not defined."""
-    value, ends = scores.values[name], scores.intervals.get(name)
-    if isinstance(value, int):
-        return f"{value}"
-    if math.isnan(value):
-        return "-"
-    return f"{value:.4f}" + (f"  [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")

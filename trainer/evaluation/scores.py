@@ -2,7 +2,8 @@
 
 Every score is a function of how often each image counts, weights [R, N] -> [R]: all ones give the
 split's score, the draws of a bootstrap its spread. A score that is not defined (no positives, for
-example) is nan. To add a score, compute it here and describe it in report.html.
+example) is nan. To add a score, compute it here, say in `samples` what it rests on, and describe
+it in trainer/config/score_names.py.
 """
 
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Scores(NamedTuple):
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]  # 95%, of the scores that have one
+    samples: dict[str, int]  # how many images each score rests on, for trainer/scoring/digits.py
 
 
 def score(outcomes: Outcomes, options: ScoreOptions) -> Scores:
@@ -41,7 +43,7 @@ def score(outcomes: Outcomes, options: ScoreOptions) -> Scores:
     groups, draws = outcomes.predictions.groups, (options.replicates, options.seed)
     measure = measures(outcomes, options.prevalence)
     intervals = bootstrap.intervals(measure, groups, *draws)
-    return Scores(score_values(outcomes, options.prevalence), intervals)
+    return Scores(score_values(outcomes, options.prevalence), intervals, samples(outcomes))
 
 
 def score_values(outcomes: Outcomes, prevalence: float | None) -> dict[str, float]:
@@ -55,6 +57,34 @@ def score_values(outcomes: Outcomes, prevalence: float | None) -> dict[str, floa
     ones = np.ones((1, len(predictions.ids)))
     scores = measures(outcomes, prevalence)(ones)
     return values | {name: float(score[0]) for name, score in scores.items()}
+
+
+def samples(outcomes: Outcomes) -> dict[str, int]:
+    """Return how many images each score rests on: of both kinds where it compares them, those of
+    which there are fewer."""
+    predictions, places = outcomes.predictions, outcomes.compared_places
+    labels = predictions.labels[predictions.labels >= 0]
+    if outcomes.decision is None:
+        return {"accuracy": len(labels), "auc": len(labels)}
+    is_positive, is_called = predictions.labels[places] > 0, outcomes.is_called[places]
+    positives, labelled_positives = int(is_positive.sum()), int((labels > 0).sum())
+    numbers = {
+        "auc": min(labelled_positives, len(labels) - labelled_positives),
+        "ap": labelled_positives,
+        "sensitivity": positives,
+        "specificity": len(places) - positives,
+        "ppv": int(is_called.sum()),
+        "npv": int((~is_called).sum()),
+    }
+    if predictions.lesion is not None:
+        numbers |= dict.fromkeys(("ece", "brier"), len(labels))
+    if outcomes.decision.triplet is None:
+        return numbers
+    num_lesions = int((predictions.counts.truth > 0).sum())
+    of_lesions = ("dice_positives", "dice_positives_at_half", "iou_positives")
+    of_all = ("dice_mean", "dice_all_empty", "dice_above_all_empty", "iou_mean")
+    of_all += ("pixel_ece", "pixel_brier")
+    return numbers | dict.fromkeys(of_lesions, num_lesions) | dict.fromkeys(of_all, len(places))
 
 
 def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
@@ -97,6 +127,7 @@ def _mask_measures(outcomes: Outcomes) -> Callable:
         return {
             "dice_mean": ratio(weights @ dice, total),
             "dice_all_empty": ratio(weights @ ~is_positive, total),
+            "dice_above_all_empty": ratio(weights @ (dice - ~is_positive), total),
             "dice_positives": ratio(weights @ (dice * is_positive), positives),
             "dice_positives_at_half": ratio(weights @ (dice_at_half * is_positive), positives),
             "iou_mean": ratio(weights @ iou, total),

@@ -106,7 +106,7 @@ def predictions_for(system: ensemble.Ensemble, lake: Path, split: str) -> Predic
 
 def test_mean_dice_equals_an_independent_implementation(lake, runs):
     system = ensemble.load([runs["segmenter"]])
-    table = evaluate.evaluate(system, None, FAST)
+    evaluate.evaluate(system, None, FAST)
     entry = entry_of(runs["segmenter"])
     frozen = Decision(Triplet(**entry["triplet"]))
     for split in ("val", "test"):
@@ -116,13 +116,32 @@ def test_mean_dice_equals_an_independent_implementation(lake, runs):
         assert actual["dice_mean"] == pytest.approx(np.mean(dices), abs=1e-9)
         negatives = [record["label"] == 0 for record in records(lake, split)]
         assert actual["dice_all_empty"] == np.mean(negatives)
-        assert f"{actual['dice_mean']:.4f}" in table
     # Thresholds that keep something, too: the chosen ones may empty every mask.
     keeping = Decision(Triplet(0.3, 0.0, 0.3))
     dices = slow_dices(lake, "test", system.members[0], keeping)
     assert np.std(dices) > 0.01
     actual = decide(predictions_for(system, lake, "test"), keeping).dice
     np.testing.assert_allclose(actual, dices, atol=1e-9)
+
+
+def test_the_table_and_metrics_json_say_what_to_keep_in_mind(lake, runs):
+    """Eight images of eight patients: one digit, no interval, and sentences that say so."""
+    table = evaluate.evaluate(ensemble.load([runs["second"]]), None, FAST)
+    entry = entry_of(runs["second"])
+    for split in ("val", "test"):
+        assert entry["drawn"][split] == {"unit": "patients", "number": 8}
+        assert entry["samples"][split]["dice_positives"] == 3 and not entry["intervals"][split]
+    lines = table.splitlines()
+    assert max(map(len, lines[1:-1])) <= 80  # but the paths of the run and of its report
+    dices = [f"{entry['splits'][split]['dice_mean']:.1f}" for split in ("val", "test")]
+    assert f"{'mean dice':<33}{dices[0]:<23}{dices[1]}" in lines
+    text = " ".join(line.strip() for line in lines)
+    assert {"no_intervals", "few_positives"} <= {one["about"] for one in entry["remarks"]}
+    assert all(one["text"] in text for one in entry["remarks"])
+    origin = entry["provenance"]
+    assert origin["lake"]["dataset"] == "phantoms" and origin["lake"]["version"] == "1.0.0"
+    assert origin["time"].endswith("Z") and origin["seconds"] > 0 and origin["command"]
+    assert any("were chosen on val" in text for text in origin["limits"])
 
 
 def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
@@ -155,7 +174,7 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     label = "evaluate_of_2_after_1_tta_flip_1.5"
     entry, output = entry_of(runs["segmenter"], label), capsys.readouterr().out
     assert entry["workdirs"] == members and entry["options"]["prevalence"] == 0.1
-    assert "with its mirror images, also at 1.5 of its size" in output
+    assert "with its mirror images, also at 1.5 of its size" in " ".join(output.split())
     assert f"report: {page}" in output
     test = entry["splits"]["test"]
     share = 0.1 * test["sensitivity"] + 0.9 * (1 - test["specificity"])

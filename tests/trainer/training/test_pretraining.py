@@ -129,12 +129,11 @@ def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
     assert pretrain(class_lakes, 3, tmp_path / "run") == {"loss", "auc", "accuracy"}
     process = task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
     assert process.returncode == 0, process.stderr
-    lines = process.stdout.splitlines()[1:]
-    names = [line.split()[0] for line in lines if not line.startswith("report:")]
-    assert names == ["val", "images", "accuracy", "auc"]
+    lines = process.stdout.partition("[ ]:")[0].splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["val", "images", "accuracy", "AUC"]
     cells = {line.split()[0]: line.split()[1:] for line in lines}
     assert cells["images"] == ["16", "16"]
-    assert all(0 <= float(cells[name][0]) <= 1 for name in ("accuracy", "auc"))
+    assert all(0 <= float(cells[name][0]) <= 1 for name in ("accuracy", "AUC"))
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 

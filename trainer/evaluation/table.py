@@ -1,0 +1,83 @@
+"""An Evaluation -> the table that evaluate prints, at most 80 columns wide."""
+
+import itertools
+import math
+import textwrap
+
+from trainer.config.score_names import EVALUATED, EVALUATED_WORDS, WIDEST
+from trainer.evaluation import bootstrap
+from trainer.evaluation.results import Evaluation
+from trainer.evaluation.scores import Scores
+from trainer.scoring import digits
+
+COLUMNS = 80
+CELL = 23  # columns of a score with its interval, such as 0.782 [0.755, 0.809]
+
+
+def table(evaluation: Evaluation) -> str:
+    """Return the title, one line per score, the thresholds, and what to keep in mind."""
+    splits = evaluation.splits
+    lines = [*_wrap(evaluation.title), *_header(list(splits))]
+    for name in score_names(evaluation):
+        cells = "".join(f"{cell(split.scores, name):<{CELL}}" for split in splits.values())
+        lines.append(f"{EVALUATED[name].words:<{WIDEST + 1}}{cells}")
+    lines += _wrap(_intervals_line(evaluation))
+    if evaluation.decision:
+        chosen_on = next(iter(splits))
+        lines += _wrap(f"thresholds chosen on {chosen_on}: {evaluation.decision}")
+    if evaluation.remarks:
+        lines.append("Keep in mind:")
+    for remark in evaluation.remarks:
+        lines += _wrap(remark.text, "- ")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def score_names(evaluation: Evaluation) -> list[str]:
+    """Return the names of all scores that any split has, in the order of EVALUATED."""
+    names = {name for split in evaluation.splits.values() for name in split.scores.values}
+    return [name for name in EVALUATED if name in names]
+
+
+def cell(scores: Scores, name: str) -> str:
+    """Return a score with its interval as text, with as many digits as the images behind it
+    support; "-" if it is not defined."""
+    value, ends = scores.values.get(name, math.nan), scores.intervals.get(name)
+    if isinstance(value, int):
+        return f"{value}"
+    if math.isnan(value):
+        return "-"
+    number = scores.samples[name]
+    text = digits.share(value, number)
+    if not ends or math.isnan(ends[0]):
+        return text
+    return f"{text} [{', '.join(digits.share(end, number) for end in ends)}]"
+
+
+def _header(names: list[str]) -> list[str]:
+    """Return the names of the splits above their columns, long ones in several lines."""
+    columns = [textwrap.wrap(name, CELL - 1) for name in names]
+    rows = itertools.zip_longest(*columns, fillvalue="")
+    return [" " * (WIDEST + 1) + "".join(f"{text:<{CELL}}" for text in row) for row in rows]
+
+
+def _intervals_line(evaluation: Evaluation) -> str:
+    """Return what the numbers and the brackets are."""
+    text = "" if "dice_mean" not in score_names(evaluation) else f"dice and IoU: {EVALUATED_WORDS}"
+    *_, last = evaluation.splits.values()
+    if not last.scores.intervals:
+        return text
+    unit = bootstrap.unit(last.outcomes.predictions.groups)
+    brackets = f"[ ]: 95% intervals, from {evaluation.options.replicates:,} draws of {unit}"
+    return "; ".join(filter(None, (text, brackets)))
+
+
+def _wrap(text: str, mark: str = "") -> list[str]:
+    """Return lines of at most COLUMNS, the first with a mark, the others indented below it."""
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent=mark,
+        subsequent_indent=" " * len(mark),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

@@ -1,0 +1,40 @@
+"""As many digits of a score as the number of images behind it supports.
+
+A share of n images is uncertain by up to 0.5 / sqrt(n): 0.16 for ten, 0.016 for a thousand.
+"""
+
+import math
+
+THOUSANDS, TENS = 1000, 10
+
+
+def decimals(num_images: int) -> int:
+    """Return the digits behind the point of a score between 0 and 1: three with thousands of
+    images, two with tens, one with fewer."""
+    if num_images >= THOUSANDS:
+        return 3
+    return 2 if num_images >= TENS else 1
+
+
+def share(value: float, num_images: int) -> str:
+    """Return a score between -1 and 1 as text; "<0.01" for what is smaller and not 0, "-" where it
+    is not defined."""
+    if math.isnan(value):
+        return "-"
+    digits = decimals(num_images)
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        smallest = f"{10**-digits:.{digits}f}"
+        return f"<{smallest}" if value > 0 else f">-{smallest}" if value < 0 else f"{0:.{digits}f}"
+    return text
+
+
+def length(value: float, num_images: int) -> str:
+    """Return a length, 0 or more, as text: two or three significant digits, but none that is cut
+    off before the point; "-" where it is not defined, "inf" where it has no end."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value) or value == 0:
+        return "inf" if value else "0"
+    significant = max(2, decimals(num_images))
+    return f"{value:.{max(0, significant - 1 - math.floor(math.log10(value)))}f}"
