@@ -67,13 +67,16 @@ def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layo
     if options.masks:
         outputs = root | mask_files.ReadMasks(options)
         return Labels(outputs["rows"], outputs[listing.COUNT])
+    nothing = root | "Nothing" >> beam.Create([])
     if options.class_folders:
         classes = beam.pvalue.AsSingleton(inputs.classes)
         rows = inputs.headers | beam.Map(folders.to_row, classes, options.classes_root)
-    else:
-        paths = [options.labels] if options.labels else []
-        rows = root | beam.Create(paths) | beam.FlatMap(read_csv, layout)
-    return Labels(rows, root | "No counts" >> beam.Create([]))
+        return Labels(rows, nothing)
+    if options.labels:
+        return Labels(
+            root | beam.Create([options.labels]) | beam.FlatMap(read_csv, layout), nothing
+        )
+    return Labels(nothing, nothing)
 
 
 def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:

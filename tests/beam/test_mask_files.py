@@ -229,3 +229,14 @@ def test_a_folder_of_images_and_masks_becomes_positives_and_negatives(tree, caps
     code, lake = run(root, *flags, "--mask_values=7", version="1.0.1")
     assert code == 2 and not (lake / "manifest.json").exists()
     assert "no mask has 7; the masks have 0, 2; the lake is not" in capsys.readouterr().err
+
+
+def test_a_lake_of_nothing_is_refused(tree, capsys):
+    root = tree("d/a.png")
+    (root / "d/a.png").write_text("no image")
+    code, lake = run(root, "--images=d/*", "--unlabelled=keep")
+    assert code == 2 and not (lake / "manifest.json").exists()
+    assert (
+        "no image became a record: 1 of 1 images rejected (not-an-image: 1)"
+        in capsys.readouterr().err
+    )
