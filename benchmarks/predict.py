@@ -52,9 +52,7 @@ def untrained(side: int, lake: str) -> Ensemble:
 
 
 def first_of(lake: str, count: int) -> images.ImagesToPredict:
-    inputs = images.from_lake(lake, SPLIT)
-    count = min(count, inputs.count)
-    return inputs._replace(records=lambda: inputs.records().take(count), count=count)
+    return images.from_lake(lake, SPLIT).first(count)
 
 
 def thresholds(system: Ensemble, batch: dict) -> dict[str, Decision]:

@@ -2,24 +2,29 @@
 (trainer/prediction/input_files.py) -> batches for an ensemble.
 
 Batches are those of trainer/data/batches.py without the masks, and with the fields that the caller
-names; items of weight 0 are padding, or files that turned out to be unreadable.
+names; items of weight 0 are padding, or files that turned out to be unreadable. Python's threads
+read and decode (threads.py): in tf.data, an error beside a file that is being read would keep the
+process from ending.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, Reject
+from lake.predictions.folder import reject_row
 from lake.records import example, manifest
 from lake.scan import Header, Storage
 from lake.sources.pixels import to_png
 from lake.sources.reader import METAIMAGE, ReaderSettings
 from trainer.data import batches as data_batches
-from trainer.data import splits
+from trainer.data import damage, splits
 from trainer.data.record import decode_record, parse_record
+from trainer.inference import threads
 from trainer.inference.ensemble import CLASSIFIER_IMAGE, Ensemble
 from trainer.workdir import LAKE, read_json
 
@@ -31,39 +36,81 @@ PIXEL_OPTIONS = ("max_side", "window", "clahe", "lung_roi")  # of a lake's conve
 class ImagesToPredict(NamedTuple):
     """Serialised records, in a fixed order, and what is known about them beforehand."""
 
-    records: Callable[[], tf.data.Dataset]  # a record without an id stands for a rejected file
+    # Yields a function per image; threads call them, and each returns a record. One without an id
+    # stands for a rejected file.
+    readers: Callable[[], Iterator[Callable[[], bytes]]]
     count: int
     dtype: str  # uint8 | uint16
     headers: dict[str, Header]  # by image id; empty for a lake
     rejects: list[dict]  # rows of rejects.csv; grows while the records are read
 
+    def records(self) -> Iterator[bytes]:
+        """Yield the records one after the other, without threads."""
+        return (read() for read in self.readers())
+
+    def first(self, count: int) -> "ImagesToPredict":
+        """Return the first images, at most `count`."""
+        count = min(count, self.count)
+        return self._replace(readers=lambda: itertools.islice(self.readers(), count), count=count)
+
 
 def from_lake(folder: str, split: str) -> ImagesToPredict:
     """Return the images of a split; raise InputError where the lake has none of this name."""
     subset = splits.named_split(manifest.load(folder), folder, split)
-    return ImagesToPredict(
-        lambda: data_batches.stored_records(subset), subset.num_records, subset.dtype, {}, []
-    )
+
+    def readers() -> Iterator[Callable[[], bytes]]:
+        for record in data_batches.stored_records(subset).as_numpy_iterator():
+            yield lambda record=record: record
+
+    return ImagesToPredict(readers, subset.num_records, subset.dtype, {}, [])
 
 
 def batches(
     inputs: ImagesToPredict, ensemble: Ensemble, fields: tuple[str, ...], with_image: bool
-) -> tf.data.Dataset:
-    """Return batches of all images in their order, [B, …] of item_for's tensors; `with_image` adds
+) -> Iterator[dict]:
+    """Yield batches of all images in their order, [B, …] of item_for's tensors; `with_image` adds
     STORED_IMAGE, [B] strings. Records without an id, which stand for no image, have weight 0."""
+    blank = blank_record(8 if inputs.dtype == "uint8" else 16)
+    decode = _decoder(ensemble, inputs.dtype, fields, with_image)
 
-    def load_item(record) -> dict:
-        tensors = item_for(ensemble, record, inputs.dtype, fields)
-        if with_image:
-            tensors[STORED_IMAGE] = parse_record(record, ["image"])["image"]
-        return tensors | {"weight": tf.cast(tf.strings.length(tensors["image_id"]) > 0, tf.float32)}
+    def load(read: Callable[[], bytes]) -> dict:
+        record = read()
+        try:
+            return decode(tf.constant(record))
+        except damage.ERRORS as error:
+            image_id = parse_record(record, ["image_id"])["image_id"].numpy().decode()
+            if image_id not in inputs.headers:  # of a lake: damage.locate_errors names its shard
+                raise
+            path, fault = inputs.headers[image_id].path, error.message.splitlines()[0]
+            reject = Reject("undecodable", f"{path}: TensorFlow decodes no image: {fault}")
+            inputs.rejects.append(reject_row(path, image_id, reject))
+            return decode(tf.constant(blank))
 
     batch_size = ensemble.settings.batch_size
     # Blank records fill the last batch, so that all batches have one shape.
-    blank = tf.data.Dataset.from_tensors(blank_record(8 if inputs.dtype == "uint8" else 16))
-    records = inputs.records().concatenate(blank.repeat(-inputs.count % batch_size))
-    items = records.map(load_item, tf.data.AUTOTUNE, deterministic=True)
-    return items.batch(batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
+    padding = itertools.repeat(lambda: blank, -inputs.count % batch_size)
+    items = threads.results(
+        load, itertools.chain(inputs.readers(), padding), BATCHES_AHEAD * batch_size
+    )
+    while batch := list(itertools.islice(items, batch_size)):
+        yield tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batch)
+
+
+def _decoder(
+    ensemble: Ensemble, dtype: str, fields: tuple[str, ...], with_image: bool
+) -> Callable[[tf.Tensor], dict]:
+    """Return the function of a record that gives the tensors of an item of `batches`."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def decode(record) -> dict:
+        with tf.device("CPU"):
+            tensors = item_for(ensemble, record, dtype, fields)
+            if with_image:
+                tensors[STORED_IMAGE] = parse_record(record, ["image"])["image"]
+            weight = tf.cast(tf.strings.length(tensors["image_id"]) > 0, tf.float32)
+            return tensors | {"weight": weight}
+
+    return decode.get_concrete_function()
 
 
 def item_for(ensemble: Ensemble, record, dtype: str, fields: tuple[str, ...]) -> dict:

@@ -3,11 +3,9 @@ in parallel, and stored as the lake was that the networks learnt from. Files tha
 rows of rejects.csv.
 """
 
+import functools
 import os
-from collections.abc import Sequence
-
-import numpy as np
-import tensorflow as tf
+from collections.abc import Callable, Iterator, Sequence
 
 from lake import InputError, Reject, storage
 from lake.predictions.folder import reject_row
@@ -32,29 +30,23 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
     if not headers:
         first = f"; the first: {rejects[0]['message']}" if rejects else ""
         raise InputError(f"--input: no image in {len(files)} files{first}")
-    images, blank = list(headers.values()), blank_record(settings.storage.bits)
+    blank = blank_record(settings.storage.bits)
 
-    def read(number) -> np.ndarray:
-        """Return the serialised record of image `number`, a bytes object in an array []; the blank
-        record, and a row in `rejects`, where it cannot be read."""
-        header = images[number]
+    def read(header: Header) -> bytes:
+        """Return the serialised record of an image; the blank record, and a row in `rejects`, where
+        the file cannot be read."""
         try:
             scan = reader.read_scan(sources[header.path], InputFiles(), header, settings.storage)
         except Reject as reject:
             rejects.append(reject_row(header.path, header.image_id, reject))
-            return np.array(blank, object)
-        # An array of objects, as NumPy's own type of bytes drops zeros at the end.
-        return np.array(example.encode_unlabelled(header, scan), object)
+            return blank
+        return example.encode_unlabelled(header, scan)
 
-    def records() -> tf.data.Dataset:
-        return tf.data.Dataset.range(len(images)).map(
-            lambda number: tf.ensure_shape(tf.numpy_function(read, [number], tf.string), []),
-            tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+    def readers() -> Iterator[Callable[[], bytes]]:
+        return (functools.partial(read, header) for header in headers.values())
 
     dtype = "uint8" if settings.storage.bits == 8 else "uint16"
-    return ImagesToPredict(records, len(images), dtype, headers, rejects)
+    return ImagesToPredict(readers, len(headers), dtype, headers, rejects)
 
 
 def list_files(paths: Sequence[str], is_ct: bool) -> list[str]:

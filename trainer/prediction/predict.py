@@ -6,21 +6,19 @@ Images stream through: while the networks work on a batch, threads finish the im
 image or a SEG that could not be made is a row of rejects.csv.
 """
 
-import collections
-import concurrent.futures
+import contextlib
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lake import InputError, storage
 from lake.predictions import candidates, folder, seg, submission
-from lake.predictions.folder import REJECTS_CSV, SEGS
+from lake.predictions.folder import REJECTS_CSV, SEGS, PredictionRow
 from lake.scan import Header
 from trainer.data import damage
-from trainer.inference import images
+from trainer.inference import images, threads
 from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
@@ -45,14 +43,27 @@ def predict(
     names = one_image.OVERLAYS, one_image.PROBABILITIES, SEGS  # folders, by the option's name
     storage.make_new_folder(output, [name for name in names if getattr(options, name)])
     finish = one_image.ImageFinisher(ensemble.settings, decision, inputs, output, options)
-    predictions = predict_images(ensemble, inputs, options.overlays)
-    num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
-    finished_images = finish_in_threads(finish, predictions, num_waiting)
+    # Closed whatever happens, so that no thread outlives an error.
+    with contextlib.closing(predict_images(ensemble, inputs, options.overlays)) as predictions:
+        num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
+        finished_images = threads.results(finish, predictions, num_waiting)
+        with contextlib.closing(finished_images):
+            rows = rows_of(finished_images, inputs, output, options)
+            counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
+    return summary(counts, output)
+
+
+def rows_of(
+    finished_images: Iterator[FinishedImage],
+    inputs: ImagesToPredict,
+    output: Path,
+    options: OutputOptions,
+) -> Iterator[PredictionRow]:
+    """Yield the row of each image, and write on the way what is made of several images."""
     if options.candidates:
         finished_images = write_candidates(finished_images, inputs.headers, output)
-    rows = (image.row for image in finished_images)
-    counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
-    return summary(counts, output)
+    for image in finished_images:
+        yield image.row
 
 
 def output_options(flags) -> OutputOptions:
@@ -107,23 +118,6 @@ def predict_images(
             fields = {name: values[number] for name, values in columns.items()}
             p = None if lesion is None else lesion[number]
             yield ImagePrediction(fields, probabilities[number], p, scores[number])
-
-
-def finish_in_threads(
-    finish: Callable[[ImagePrediction], FinishedImage],
-    predictions: Iterator[ImagePrediction],
-    limit: int,
-) -> Iterator[FinishedImage]:
-    """Yield `finish(prediction)` of each prediction, in their order; at most `limit` wait at a
-    time, so that memory does not grow."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = collections.deque()
-        for prediction in predictions:
-            futures.append(pool.submit(finish, prediction))
-            while futures and (futures[0].done() or len(futures) > limit):
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
 
 
 def write_candidates(

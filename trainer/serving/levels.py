@@ -93,15 +93,15 @@ def _inputs(ensemble: Ensemble) -> list[dict]:
     """Return inputs of `pixels`: a few images of the lake that evaluate scored."""
     folder = _evaluation_entry(ensemble)["lake"]
     has_test = manifest.load(folder)["counts"]["splits"].get(SPLIT, {}).get("records")
-    records = images.from_lake(folder, SPLIT if has_test else ensemble.config.data.val_split)
+    inputs = images.from_lake(folder, SPLIT if has_test else ensemble.config.data.val_split)
 
-    def pixels_and_window(record) -> dict:
+    def pixels_and_window(record: bytes) -> dict:
         fields = parse_record(record, ("image", "window"))
-        dtype = tf.as_dtype(records.dtype)
+        dtype = tf.as_dtype(inputs.dtype)
         levels = tf.io.decode_image(fields["image"], 1, dtype, expand_animations=False)
         return {"pixels": levels[None, ..., 0], "window": fields["window"][None]}
 
-    return list(records.records().take(IMAGES).map(pixels_and_window))
+    return [pixels_and_window(record) for record in inputs.first(IMAGES).records()]
 
 
 def _latencies_ms(folders: list[Path], images: list[dict]) -> list[float]:

@@ -1,7 +1,5 @@
 """predict over files and lakes, with networks that paint what is bright: the masks follow."""
 
-import csv
-import functools
 import io
 import json
 import math
@@ -13,7 +11,18 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
-from makers.dicom import seg_source
+from makers.painter import (
+    BRIGHT,
+    HALF,
+    RADIOGRAPHS,
+    SIDE,
+    painter,
+    picture,
+    predict_files,
+    save_dicom,
+    save_image,
+    table,
+)
 from makers.volumes import volume, write_volume
 from PIL import Image
 
@@ -33,53 +42,6 @@ from trainer.models.build import build
 from trainer.prediction import input_files, one_image, predict, vote
 from trainer.prediction.one_image import OutputOptions
 from trainer.workdir import BEST, LAKE, claim, load_network, read_json, write_json, write_metrics
-
-HALF = Decision(Triplet(0.5, 0.0, 0.5))
-SIDE = 64
-RADIOGRAPHS = reader.ReaderSettings(False, "name", Storage(bits=8, max_side=1024))
-DARK, BRIGHT = 50, 200
-
-
-@functools.cache
-def painter(low=0.0, high=1.0, **settings) -> Ensemble:
-    """Return a predictor of p = 1 where an image, as a share of its window, is above the middle
-    between low and high."""
-    data = {"side": SIDE, "batch_size": 4, **settings}
-    config = Config.model_validate({"model": {"kind": "unet"}, "lake": "a", "data": data})
-    pixels = keras.Input((data["side"], data["side"], 1))
-    layer = keras.layers.Conv2D(1, 1)
-    network = keras.Model(pixels, layer(pixels))
-    layer.set_weights([np.full((1, 1, 1, 1), 1000.0), np.array([-500.0 * (low + high)])])
-    return Ensemble([Member(Path("painter"), config, network)], ())
-
-
-def picture(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
-    """Return dark pixels [H, W] with bright boxes (top, left, height, width)."""
-    pixels = np.full((height, width), DARK, np.uint8)
-    for top, left, tall, wide in boxes:
-        pixels[top : top + tall, left : left + wide] = BRIGHT
-    return pixels
-
-
-def save_image(path: Path, pixels: np.ndarray) -> None:
-    """Write an image in the format that the path's ending names."""
-    Image.fromarray(pixels).save(path)
-
-
-def save_dicom(path: Path, pixels: np.ndarray, **changes) -> None:
-    rows, columns = pixels.shape
-    elements = {"Rows": rows, "Columns": columns, "PixelData": pixels.tobytes()}
-    path.write_bytes(seg_source(**{**elements, **changes}))
-
-
-def predict_files(folder: Path, output: Path, settings=RADIOGRAPHS, system=None, **wanted) -> str:
-    inputs = input_files.from_files([str(folder)], settings)
-    return predict.predict(system or painter(), HALF, inputs, output, OutputOptions(**wanted))
-
-
-def table(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def masks_in(output: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
@@ -494,7 +456,7 @@ def test_records_of_files_are_as_the_converter_writes_them(phantoms, lake):
     records = [example.decode(each) for each in tf.data.TFRecordDataset(shards).as_numpy_iterator()]
     records = {fields["image_id"]: fields for fields in records}
     paths = [str(phantoms / "dicom" / f"{name.decode()}.dcm") for name in records]
-    for record in input_files.from_files(paths, RADIOGRAPHS).records().as_numpy_iterator():
+    for record in input_files.from_files(paths, RADIOGRAPHS).records():
         fields = example.decode(record)
         theirs = records[fields["image_id"]]
         same = ("image", "encoding", "height", "width", "window", "rescale", "pixel_spacing_mm")

@@ -85,9 +85,7 @@ def exports(systems, exported, files, tmp_path_factory) -> Path:
     for name, options in systems.items():
         run_task("predict", *options, "--input", files, "--output", folder / f"{name}_predicted")
     settings = reader.ReaderSettings(False, "name", Storage(bits=16, max_side=1024))
-    [record] = (
-        input_files.from_files([str(files / "plain0.dcm")], settings).records().as_numpy_iterator()
-    )
+    [record] = input_files.from_files([str(files / "plain0.dcm")], settings).records()
     fields = example.decode(record)
     levels = tf.io.decode_png(fields["image"], 1, tf.uint16)[..., 0].numpy()
     windows = np.float32([fields["window"], (7, 7)])
