@@ -3,8 +3,12 @@
 `build` is the whole pipeline; each of its transforms is in the module that it is named with.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from beam.estimate import table
 from beam.estimate.estimate import estimate
 from beam.running import files, progress, runners
 from beam.running.options import check_beam_arguments
-from lake import InputError, cli
+from lake import InputError, cli, signals, storage
 from lake.labels.columns import Layout
 from lake.records import manifest
 
@@ -54,11 +58,13 @@ def run(argv: list[str]) -> dict | None:
         result = estimate(options, flags.sample, flags.record_kb, flags.core_seconds)
         print(table.table(result, options))
         return None
-    with tempfile.TemporaryDirectory() as temporary:
+    with storage.temporary_folder() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, is_local, progress_file)
         files.make_folder(options.work_path(""))
         earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None
+        if not options.keeps_finished:
+            signals.set_repeat("the same command goes on with the shards that are finished")
         pipeline = runners.pipeline(pipeline_options)
         build(pipeline, options, layout)
         if is_local:

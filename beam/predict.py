@@ -4,9 +4,13 @@ The whole pipeline is on this screen; what happens in a step is in beam/predicti
 model.py, shards.py, finish.py.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import importlib.util
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from beam.prediction.options import PredictionOptions, claim, from_flags, parser
 from beam.prediction.shards import SUMMARY, write
 from beam.running import progress, runners
 from beam.running.options import check_beam_arguments
-from lake import InputError, cli
+from lake import InputError, cli, signals, storage
 
 COMMAND = "beam.predict"
 
@@ -82,10 +86,11 @@ def run(argv: list[str]) -> str:
     is_local = runner == runners.LOCAL
     if is_local and importlib.util.find_spec("tensorflow") is None:
         raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")
-    with tempfile.TemporaryDirectory() as temporary:
+    with storage.temporary_folder() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, beam_options, progress_file)
         claim(options)
+        signals.set_repeat("the same command goes on with the shards that are finished")
         pipeline = runners.pipeline(beam_options)
         build(pipeline, flags.images, options)
         if is_local:

@@ -4,6 +4,11 @@ For the demo, the tests and the docs. The files have the format of the SIIM-ACR 
 show no real patient.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import functools
 import io
@@ -24,7 +29,7 @@ from pydicom.uid import (
 )
 
 from beam.phantoms import xray
-from lake import InputError, cli, storage
+from lake import InputError, cli, signals, storage
 from lake.labels import rle
 
 HEADER = "ImageId, EncodedPixels"  # with the space that the challenge's CSV has
@@ -56,6 +61,7 @@ def write(
     there are. Raises InputError where `output` has files of another run."""
     folder = output / "dicom"
     make_room(folder, {f"{image_id(seed, number)}.dcm" for number in range(images)})
+    signals.set_repeat("the same command writes all files again")
     look = {"side": side, "bits": bits, "photometric": photometric}
     job = functools.partial(write_one, folder, seed=seed, positive_share=positive_share, **look)
     rows = [HEADER]
@@ -64,9 +70,15 @@ def write(
     else:
         # A forked child would wait for ever for locks of threads that it does not have
         # (TensorFlow's), so start new processes.
-        with multiprocessing.get_context("spawn").Pool(min(processes, images)) as pool:
+        with signals.raising(), _pool(min(processes, images)) as pool:
             rows += collect(pool.imap(job, range(images), chunksize=4), images)
     storage.write(output / "train-rle.csv", "".join(f"{row}\n" for row in rows).encode())
+
+
+def _pool(processes):
+    """Return a pool of new processes."""
+    with signals.kept_from_children():
+        return multiprocessing.get_context("spawn").Pool(processes)
 
 
 def make_room(folder, names, pattern="*.dcm"):

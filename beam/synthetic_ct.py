@@ -5,6 +5,11 @@
 A volume is a body with two lungs, and a ball for a nodule in the first lung: enough to try a
 conversion of CT, or a network that finds balls."""
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import sys
 from pathlib import Path
@@ -13,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from beam import synthetic
-from lake import cli, storage
+from lake import cli, signals, storage
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"  # LUNA16's
 SPACING_MM = np.array([3.0, 2.8, 2.8])  # z, y, x
@@ -30,6 +35,7 @@ def write(output: Path, volumes: int, seed: int = 0) -> None:
     InputError where `output` has files of another run."""
     names = [f"ct{number}" for number in range(volumes)]
     synthetic.make_room(output, {f"{name}.mhd" for name in names}, "*.mhd")
+    signals.set_repeat("the same command writes all files again")
     rng = np.random.default_rng(seed)
     rows = [HEADER]
     for name in names:

@@ -1,5 +1,10 @@
 """python -m beam.table ROOT/NAME/VERSION: prints again what a conversion printed at its end."""
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import sys
 

@@ -5,6 +5,11 @@ show       prints what a lake holds: counts, splits, classes, views, ages, lesio
 verify     checks every byte; lists the problems, and then the exit code is 1
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import os
 import sys

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import InputError, Refused, Stopped, storage
+from lake import InputError, Refused, Stopped, signals, storage
 
 # {what follows `python -m`: how users of this process type it}. The command `radlake` fills it when
 # it starts; otherwise it is empty.
@@ -114,6 +114,8 @@ def exit_code(command: Callable[[], object]) -> int:
     except Stopped as error:
         print(f"failed: {error.args[0]}", file=sys.stderr)
         return 1
+    except signals.Stop as stop:
+        return signals.report(stop)
     if isinstance(result, str):
         print(result)
     return result if isinstance(result, int) else 0

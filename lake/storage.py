@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lake import InputError
+from lake import InputError, signals
 
 # TensorFlow's errors about a request to Cloud Storage, up to the object's name. An error that is
 # raised inside tf.data arrives as text within another error.
@@ -81,10 +81,18 @@ def without_pattern(folder: str) -> str:
             f"without them"
         )
     link_folder = tempfile.mkdtemp(prefix="radlake-")
+    signals.remove_at_end(link_folder)
     atexit.register(shutil.rmtree, link_folder, ignore_errors=True)
     link = os.path.join(link_folder, "link")
     os.symlink(os.path.abspath(folder), link)
     return link
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[str]:
+    """Yield a new folder on this machine, which is gone after the block, and after a signal."""
+    with tempfile.TemporaryDirectory(prefix="radlake-") as folder, signals.removing(folder):
+        yield folder
 
 
 def make_folder(path: Path) -> None:
@@ -112,7 +120,7 @@ def check_writable(folder: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield the path of a new local file; it becomes the one at `path` unless the block raises."""
     if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="radlake-") as folder:
+        with temporary_folder() as folder:
             unfinished_path = Path(folder, path.name)
             yield unfinished_path
             _upload(unfinished_path, path)
@@ -154,7 +162,7 @@ def local(path: Path) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="radlake-") as folder:
+    with temporary_folder() as folder:
         copy = Path(folder, path.name)
         path.copy(copy)
         yield copy
@@ -251,8 +259,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     filled on this machine and then uploaded."""
     check_new(folder)
     if is_remote(folder):
-        with tempfile.TemporaryDirectory(prefix="radlake-") as unfinished_folder:
+        with temporary_folder() as unfinished_folder:
             yield Path(unfinished_folder)
+            signals.set_repeat(f"remove {folder}, which is half uploaded, and run it again")
             upload_folder(Path(unfinished_folder), folder)
         return
     folder = folder.resolve()
@@ -260,7 +269,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(unfinished_folder, ignore_errors=True)  # left by a run that was killed
     make_new_folder(unfinished_folder, [])
     try:
-        yield unfinished_folder
+        with signals.removing(str(unfinished_folder)):
+            yield unfinished_folder
         unfinished_folder.replace(folder)
     finally:
         shutil.rmtree(unfinished_folder, ignore_errors=True)

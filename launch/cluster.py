@@ -6,6 +6,11 @@ exit code is the lowest positive one of a worker (so 42, "repeat the command", g
 else 128 + the number of the signal that ended one. SIGTERM and Ctrl-C reach every worker.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import contextlib
 import json
@@ -20,7 +25,7 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from lake import InputError, cli
+from lake import InputError, cli, signals
 
 POLL_SECONDS = 0.1
 KILL_SECONDS = 30.0  # the time between SIGTERM and SIGKILL, in which a worker saves and ends
@@ -118,7 +123,7 @@ def run(command: list[str], workers: int, grace_seconds: float) -> int:
     such command."""
     if not shutil.which(command[0]):
         raise InputError(f"{command[0]}: no such command")
-    with Cluster(command, workers) as cluster, _forward_signals(cluster):
+    with signals.raising(), Cluster(command, workers) as cluster, _forward_signals(cluster):
         cluster.wait(None, or_failure=True)
         if None in cluster.codes():
             number, code = next((n, c) for n, c in enumerate(cluster.codes()) if c)

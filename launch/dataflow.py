@@ -4,6 +4,11 @@ Takes the options of beam.convert, with gs:// paths, and Beam's own. Prints the 
 the job has ended the same table as a local conversion. Ctrl-C cancels the job.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import os
 import shlex

@@ -6,6 +6,11 @@ The exit code is 0, or 100 + the command's, because gcloud ssh itself ends with 
 connection is lost.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import fcntl
 import signal
 import subprocess
@@ -13,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from lake import cli, storage
+from lake import cli, signals, storage
 
 OFFSET = 100  # is added to the command's exit code
 KILLED = 128 + signal.SIGKILL  # the code where the supervisor was killed before it wrote one
@@ -25,6 +30,7 @@ def run(folder: Path, command: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "code").exists() and not is_running(folder):
         start(folder, command)
+    signals.set_repeat("the run goes on by itself; the same command shows it again")
     follow(folder)
     code = int((folder / "code").read_text()) if (folder / "code").exists() else KILLED
     (folder / "code").unlink(missing_ok=True)
@@ -53,8 +59,9 @@ def supervise(folder: Path, command: list[str]) -> None:
     # A machine that Google takes back sends SIGTERM to all its processes. The command then saves
     # its run and ends with 42, which must still be written. A handler does nothing, and is not
     # inherited; to ignore the signal would make the command ignore it, too.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    code = subprocess.call(command)
+    with signals.left_alone():
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        code = subprocess.call(command)
     _write(folder / "code", code if code >= 0 else 128 - code)
 
 

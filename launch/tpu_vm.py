@@ -7,6 +7,11 @@ run that ends with exit code 42, or whose connection is lost, is started again, 
 where this one is gone. --dry_run prints every gcloud command.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import contextlib
 import secrets
@@ -19,7 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lake import InputError, cli
+from lake import InputError, cli, signals
 from launch import approval, detached, gcloud, machines, sdist, training_run
 from trainer.training import interruption
 
@@ -29,7 +34,8 @@ UV_VERSION = "uv==0.13.9"
 UV, PYTHON = ["python3", "-m", "uv"], "radlake/bin/python"
 LOST = 255  # ssh's exit code where the connection breaks; gcloud's is 1
 STATE_TRIES = 30  # failed questions for the machine's state before giving up
-ENDINGS = signal.SIGTERM, signal.SIGHUP  # SIGHUP: the terminal was closed
+ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # SIGHUP: the terminal was closed
+REPEAT = "the same command goes on from the newest checkpoint, on another machine"
 POLL_SECONDS = 30.0
 
 
@@ -145,22 +151,23 @@ def state(machine: gcloud.TpuVm) -> str:
 
 @contextlib.contextmanager
 def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
-    """Delete the machine when the block ends, however it ends. In the block, SIGTERM and a closed
-    terminal act like Ctrl-C, unless they are ignored, as SIGHUP is under nohup."""
-    signals = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, *signals):
-            signal.signal(number, lambda *_: _print("deleting the machine first"))
-        # In a new session, which another Ctrl-C does not reach.
-        code = subprocess.call(machine.delete(), start_new_session=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if code:
-            _print(f"NOT DELETED, it may cost money: {shlex.join(machine.delete())}")
+    """Delete the machine when the block ends, however it ends. In the block, a closed terminal acts
+    like Ctrl-C and SIGTERM, unless it is ignored, as under nohup."""
+    with signals.left_alone():
+        numbers = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
+        handlers = {number: signal.signal(number, signals.raise_stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number in numbers:
+                signal.signal(number, lambda *_: _print("deleting the machine first"))
+            # In a new session, which another Ctrl-C does not reach.
+            code = subprocess.call(machine.delete(), start_new_session=True)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signals.set_repeat(REPEAT)
+            if code:
+                _print(f"NOT DELETED, it may cost money: {shlex.join(machine.delete())}")
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
@@ -194,10 +201,7 @@ def _print(text: str) -> None:
 
 def main(argv: list[str]) -> int:
     flags, overrides = parser().parse_known_args(argv)
-    try:
-        return cli.exit_code(lambda: run(flags, overrides))
-    except KeyboardInterrupt:
-        return 130
+    return cli.exit_code(lambda: run(flags, overrides))
 
 
 if __name__ == "__main__":

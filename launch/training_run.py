@@ -6,11 +6,10 @@ In: what `trainer.task train` takes. Out: an argparse parser; the sdist and the 
 import argparse
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lake import cli
+from lake import cli, storage
 from launch import sdist
 from trainer.config.files import load, save
 from trainer.options import CONFIG
@@ -33,7 +32,7 @@ def files(flags: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[Pat
     """Yield the sdist of this checkout, and config.yaml with the overrides in it; both are deleted
     after the block. Raises InputError for a wrong config."""
     config = load(flags.config, overrides, lake=flags.lake)
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.temporary_folder() as folder:
         config_path = Path(folder, "config.yaml")
         save(config, config_path)
         yield sdist.build(Path(folder)), config_path

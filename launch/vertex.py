@@ -9,6 +9,11 @@ ends with exit code 42 is started again on its machine; a spot machine that is t
 replaced by the service. Both go on from the checkpoint.
 """
 
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm()
+
 import argparse
 import json
 import math
@@ -18,11 +23,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from lake import InputError, cli
+from lake import InputError, cli, signals
 from launch import approval, custom_job, machines, training_run
 
 EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "CANCELLED": 1, "EXPIRED": 1, "PARTIALLY_SUCCEEDED": 1}
 POLL_SECONDS = 30.0
+REPEAT = "the same command goes on from the newest checkpoint, in another job"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,6 +82,7 @@ def _launch(flags: argparse.Namespace, job: dict, files: tuple[Path, ...]) -> in
         upload(storage.Client(project=flags.project), files, custom_job.staging(flags))
         endpoint = {"api_endpoint": f"{flags.region}-aiplatform.googleapis.com"}
         client = aiplatform_v1.JobServiceClient(client_options=endpoint)
+        signals.set_repeat("a job may have started: look before you run it again")
         name = submit(client, job, f"projects/{flags.project}/locations/{flags.region}")
         print(f"job: {page(name)}", flush=True)
         if flags.wait:
@@ -105,21 +112,22 @@ def submit(client, job: dict, parent: str) -> str:
 
 
 def wait(client, name: str, seconds: float = POLL_SECONDS) -> int:
-    """Wait for the job's end and return an exit code; prints each new state. Ctrl-C cancels the
+    """Wait for the job's end and return an exit code; prints each new state. A signal cancels the
     job."""
     state = None
-    try:
-        while state not in EXIT_CODES:
-            if state:
-                time.sleep(seconds)
-            job = client.get_custom_job(name=name)
-            last, state = state, job.state.name.removeprefix("JOB_STATE_")
-            if state != last:
-                print(state.lower(), flush=True)
-    except KeyboardInterrupt:
-        client.cancel_custom_job(name=name)
-        print(f"cancelled {name}", file=sys.stderr)
-        return 130
+    with signals.raising():
+        try:
+            while state not in EXIT_CODES:
+                if state:
+                    time.sleep(seconds)
+                job = client.get_custom_job(name=name)
+                last, state = state, job.state.name.removeprefix("JOB_STATE_")
+                if state != last:
+                    print(state.lower(), flush=True)
+        except KeyboardInterrupt:
+            client.cancel_custom_job(name=name)
+            signals.set_repeat(f"cancelled {name}; {REPEAT}")
+            raise
     if job.error.message:
         print(f"failed: {job.error.message}", file=sys.stderr)
     return EXIT_CODES[state]

@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from lake import InputError, cli
+from lake import InputError, cli, signals
 from radlake import __version__, words
 from radlake.words import WORDS, Word
 
@@ -84,6 +84,7 @@ def main(argv: list[str]) -> int:
 
 def start() -> None:
     """Run the command line of this process; setup.py makes the script `radlake` of it."""
+    signals.arm(goes_on=sys.argv[1:2] == ["train"])
     program = "python -m radlake" if Path(sys.argv[0]).name == "__main__.py" else "radlake"
     cli.SPELLINGS.update(words.spellings(program))
     cli.end(main(sys.argv[1:]))

@@ -13,9 +13,15 @@ augment    lake + config -> a picture of images before and after augmentation
 benchmark  lake + config -> where the time goes, how replicas scale, the largest batch that fits
 """
 
+import sys
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    from lake import signals
+
+    signals.arm(goes_on=sys.argv[1:2] == ["train"])
+
 import argparse
 import os
-import sys
 
 from lake import InputError, Stopped, cli
 from lake.predictions import tfio

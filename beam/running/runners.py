@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from lake import InputError, Refused, Stopped
+from lake import InputError, Refused, Stopped, signals
 
 # Beam's DirectRunner becomes this one in the end, but first looks for others on the internet.
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -45,7 +45,7 @@ def run_locally(pipeline: beam.Pipeline) -> None:
     # The command prints Stopped's message; without this Beam would log it too, with a traceback.
     common = logging.getLogger("apache_beam.runners.common")
     common.addFilter(lambda record: _stopped_in(record.getMessage()) is None)
-    with _restore_stopped():
+    with _restore_stopped(), signals.kept_from_children():
         pipeline.run().wait_until_finish()
 
 
@@ -54,6 +54,7 @@ def run_remotely(
 ) -> bool:
     """Start the job and wait for it unless `detach`; return whether it has ended. Raises Stopped
     where it failed."""
+    signals.set_repeat("a job may have started: look before you run it again")
     with _restore_stopped():
         return wait(pipeline.run(), runner, options, detach)
 
@@ -99,17 +100,19 @@ def wait(result, runner: str, options: PipelineOptions, detach: bool) -> bool:
 
 
 def _wait_for_dataflow(result) -> None:
-    """Wait for the end of a Dataflow job; raise Stopped where it failed, or where Ctrl-C cancelled
-    it."""
+    """Wait for the end of a Dataflow job; raise Stopped where it failed. A signal cancels it."""
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
-    try:
-        result.wait_until_finish()
-    except DataflowRuntimeException as error:
-        raise _stopped_in(str(error)) or Stopped(str(error)) from None
-    except KeyboardInterrupt:
-        print("cancelling the job", file=sys.stderr, flush=True)
-        result.cancel()
-        raise Stopped(
-            f"cancelled {result.job_id()}; the same command goes on with the shards that are there"
-        ) from None
+    with signals.raising():
+        try:
+            result.wait_until_finish()
+        except DataflowRuntimeException as error:
+            raise _stopped_in(str(error)) or Stopped(str(error)) from None
+        except KeyboardInterrupt:
+            print("cancelling the job", file=sys.stderr, flush=True)
+            result.cancel()
+            signals.set_repeat(
+                f"cancelled {result.job_id()}; the same command goes on with the shards that are "
+                f"finished"
+            )
+            raise

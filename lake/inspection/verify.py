@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.compute
 
-from lake import InputError
+from lake import InputError, signals
 from lake.inspection import verify_totals
 from lake.inspection.verify_shard import Problems, Task, check
 from lake.records import example, index, manifest
@@ -63,9 +63,12 @@ def _parallel_map(processes: int) -> Iterator[Callable]:
     if processes <= 1:
         yield map
         return
-    # A forked process would have pyarrow's locks, but not the threads that release them.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield pool.imap
+    with signals.raising():
+        with signals.kept_from_children():
+            # A forked process would have pyarrow's locks, but not the threads that release them.
+            pool = multiprocessing.get_context("spawn").Pool(processes)
+        with pool:
+            yield pool.imap
 
 
 def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:

@@ -6,7 +6,6 @@ to exactly the bytes of its volume, with its own checksum, or it is a Reject.
 """
 
 import math
-import tempfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from lake import Reject, scan
+from lake import Reject, scan, storage
 from lake.labels.nodules import axes
 from lake.scan import Geometry
 from lake.sources import grey, series
@@ -77,7 +76,7 @@ def read_geometry(header: bytes, suffix: str, io_name: str, layout: Layout) -> G
     import SimpleITK  # takes 0.3 s and 90 MB, which readers of masks and X-rays need not have
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.temporary_folder() as folder:
         path = Path(folder, f"header{suffix}")
         path.write_bytes(header)
         reader = SimpleITK.ImageFileReader()

@@ -240,7 +240,8 @@ def test_ctrl_c_while_waiting_cancels_the_job(service, monkeypatch):
     Service.states = ["RUNNING"]
     monkeypatch.setattr(vertex.time, "sleep", interrupt)
     client, _ = service
-    assert vertex.wait(client, NAME) == 130
+    with pytest.raises(KeyboardInterrupt):
+        vertex.wait(client, NAME)
     assert Service.requests[-1][0] == f"/v1/{NAME}:cancel"
 
 

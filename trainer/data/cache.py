@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, storage
+from lake import InputError, signals, storage
 from trainer.config.run import Data
 from trainer.data.order import OUTSIDE, Split
 
@@ -82,7 +82,8 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
     print(f"caching {title}, {folder.name}", flush=True)
     unfinished_folder = Path(tempfile.mkdtemp(prefix="unfinished.", dir=cache_folder))
     try:
-        _decode(split, data, batches, unfinished_folder)
+        with signals.removing(str(unfinished_folder)):
+            _decode(split, data, batches, unfinished_folder)
         with contextlib.suppress(OSError):  # another worker was faster
             unfinished_folder.rename(folder)
     finally:

@@ -19,11 +19,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import tensorflow as tf
 
-from lake import InputError
+from lake import InputError, storage
 from trainer.config.run import Config
 from trainer.data.batches import stored_records
 from trainer.devices import workers
@@ -173,7 +172,7 @@ def images_that_fit(one_gb: float, two_gb: float, memory_gb: list[float]) -> dic
 
 def _measure_in_process(options: list[str]) -> dict:
     """Return what `measure` returns in a process of its own."""
-    with TemporaryDirectory() as folder:
+    with storage.temporary_folder() as folder:
         path = Path(folder, "result.json")
         command = [sys.executable, "-m", "trainer.task", "benchmark", *options]
         process = subprocess.run([*command, "--json", str(path)], capture_output=True, text=True)

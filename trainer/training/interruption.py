@@ -9,9 +9,12 @@ skips. One process needs only a flag that is read between two calls.
 """
 
 import signal
+import sys
 import time
 
-EXIT_CODE = 42
+from lake import signals
+
+EXIT_CODE = signals.GOES_ON
 
 
 class Interrupted(Exception):
@@ -19,31 +22,33 @@ class Interrupted(Exception):
 
 
 class Watch:
-    """Notes the first SIGTERM or SIGINT inside its block; a second one ends the process at once."""
+    """Says why to stop: a signal that came while there were steps to save, or the time.
 
-    SIGNALS = signal.SIGTERM, signal.SIGINT
+    As long as a start has taken no step, a signal ends the process at once (lake/signals.py):
+    compiling can take minutes, and the newest checkpoint is all that there is.
+    """
 
     def __init__(self):
         self.signal_name, self.start_time = None, time.monotonic()
 
-    def __enter__(self) -> "Watch":
-        # An ignored signal stays ignored: Ctrl-C is not meant for a job in the background.
-        handlers = {n: signal.getsignal(n) for n in self.SIGNALS}
-        self.previous_handlers = {n: h for n, h in handlers.items() if h != signal.SIG_IGN}
-        for signal_number in self.previous_handlers:
-            signal.signal(signal_number, self._note)
-        return self
+    def wait_for_saving(self) -> None:
+        """Let the first signal from now on be noted, and a second one end the process."""
+        signals.set_repeat("the same command goes on from the newest checkpoint")
+        signals.take_by(self._note)
 
-    def __exit__(self, *_) -> None:
-        self._restore()
+    def end_at_once(self, step: int) -> None:
+        """Let the first signal from now on end the process; `step`: that of the newest
+        checkpoint."""
+        place = f"step {step:,}" if step else "the beginning"
+        signals.set_repeat(f"the same command goes on from {place}")
+        signals.take_by(None)
 
-    def _restore(self) -> None:
-        for signal_number, handler in self.previous_handlers.items():
-            signal.signal(signal_number, handler)
-
-    def _note(self, signal_number: int, _) -> None:
-        self.signal_name = signal.Signals(signal_number).name
-        self._restore()
+    def _note(self, number: int) -> None:
+        if self.signal_name:
+            signals.end(number)
+        self.signal_name = signal.Signals(number).name
+        message = f"{self.signal_name}: stopping after these steps; a second one ends at once"
+        print(message, file=sys.stderr, flush=True)
 
     def reason(self, max_hours: float | None) -> str | None:
         """Return why to stop now; None: go on. `max_hours` counts from the start of the command."""

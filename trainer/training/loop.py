@@ -53,6 +53,10 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
         return
     run = run._replace(board=Board(workdir, state.step))
     stop_if_asked(run, watch, max_hours=None)  # before minutes of tracing
+    if run.worker.count == 1:  # several workers agree on the step at which they stop
+        watch.end_at_once(state.step)
+    else:
+        watch.wait_for_saving()
     iterator = iter(
         distribute(run.strategy, batches_from(run, state.step, images=cached_images(run)))
     )
@@ -98,6 +102,7 @@ def train_epoch(
             sums = take_steps(tf.constant(count))
             # An epoch has more pixels than float32 can count.
             sums = {name: value.numpy().astype("float64") for name, value in sums.items()}
+        watch.wait_for_saving()
         state.step += count
         num_skipped = round(float(sums["nonfinite_steps"]))
         if num_skipped and (run.scale is None or run.scale.is_exhausted):

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,23 +32,23 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
     if worker.is_chief:
         for folder in filter(None, (workdir, model_folder)):
             storage.check_writable(folder)
-    with Watch() as watch:
-        for number, stage in enumerate(stages, 1):
-            stage = _with_streams(stage, worker)
-            folder = workdir if number == len(stages) else workdir / f"stage_{number}"
-            if len(stages) > 1 and worker.is_chief:
-                print(f"stage {number} of {len(stages)}, in {folder}")
-            if weights is not None:
-                keras.backend.clear_session()  # of the stage before
-                model = stage.model.model_copy(update={"weights": str(weights)})
-                stage = stage.model_copy(update={"model": model})
-            with (
-                interrupt_if_one_is_lost(worker, folder),
-                damage.locate_errors(stage, stage.lake),
-                worker_folder(worker, folder) as worker_workdir,
-            ):
-                train_stage(stage, folder, worker_workdir, watch)
-            weights = folder / BEST
+    watch = Watch()
+    for number, stage in enumerate(stages, 1):
+        stage = _with_streams(stage, worker)
+        folder = workdir if number == len(stages) else workdir / f"stage_{number}"
+        if len(stages) > 1 and worker.is_chief:
+            print(f"stage {number} of {len(stages)}, in {folder}")
+        if weights is not None:
+            keras.backend.clear_session()  # of the stage before
+            model = stage.model.model_copy(update={"weights": str(weights)})
+            stage = stage.model_copy(update={"model": model})
+        with (
+            interrupt_if_one_is_lost(worker, folder),
+            damage.locate_errors(stage, stage.lake),
+            worker_folder(worker, folder) as worker_workdir,
+        ):
+            train_stage(stage, folder, worker_workdir, watch)
+        weights = folder / BEST
     if worker.is_chief and model_folder:
         copy_trained(workdir, model_folder)
         print(f"best weights, config and scores: {model_folder}")
@@ -77,7 +76,7 @@ def worker_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
         yield workdir
         return
     silence = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory(prefix="radlake-worker-") as folder, silence:
+    with storage.temporary_folder() as folder, silence:
         yield Path(folder)
 
 
