@@ -20,7 +20,7 @@ DOCS_INSTALLED := $(DOCS)/.installed
 TRAIN := $(if $(TENSORFLOW),train-cpu,$(if $(shell command -v nvidia-smi 2>/dev/null),train-gpu,train-cpu))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup same-python demo test test-all test-fast test-services test-tfio bench lint docs audit clean
+.PHONY: setup same-python demo test test-all test-fast test-services test-tfio test-rehearsal bench lint docs audit clean
 
 setup: $(TESTS_INSTALLED)
 
@@ -101,6 +101,12 @@ test-fast: $(TESTS_INSTALLED)
 test-all: $(TESTS_INSTALLED) lint
 	RADLAKE_EXHAUSTIVE=1 $(PYTEST) $(TWO) -m 'not tfio and not services'
 	$(MAKE) --no-print-directory test-tfio
+	$(MAKE) --no-print-directory test-rehearsal TENSORFLOW=2.20
+
+# The shipped configs at 1024 px on two replicas; make test-all runs it with the TensorFlow of today
+# and with 2.20, which Google's TPUs have.
+test-rehearsal: $(TESTS_INSTALLED)
+	RADLAKE_EXHAUSTIVE=1 $(PYTEST) tests/whole/test_rehearsal.py
 
 # What programs of Debian's judge: the report's page in Chromium, DICOM SEG objects by dciodvfy,
 # decoded pixels by DCMTK.
