@@ -24,7 +24,8 @@ from trainer import task
 from trainer.display import board
 
 ROOT = Path(__file__).parents[2]
-LAKE, RUN = "gs://bucket/lakes/phantoms/1.0.0", "gs://bucket/runs/tiny"
+LAKE = "gs://bucket/lakes/phantoms/1.0.0"
+RUN, KILLED = "gs://bucket/runs/tiny", "gs://bucket/runs/killed"
 # Without credentials Beam would look for some for 20 s.
 CONVERT = (
     "import sys; from apache_beam.internal.gcp import auth\n"
@@ -79,10 +80,17 @@ def train(config: Path, workdir: str | Path, *options: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(storage, converted, config):
-    """Train a run that is killed, and again after its newest checkpoint is cut off; return the
-    output of both."""
-    words = train(config, RUN, "--train.checkpoint_minutes=1e-6")
+def finished(converted, config) -> str:
+    """Train a run; return its output."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert task.main(train(config, RUN)) == 0
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def killed(storage, converted, config) -> None:
+    """Train a run that is killed, and again after its newest checkpoint is cut off."""
+    words = train(config, KILLED, "--train.checkpoint_minutes=1e-6")
     command, output = [sys.executable, "-m", "trainer.task", *words], io.StringIO()
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -92,19 +100,19 @@ def finished(storage, converted, config):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
-        first = process.communicate()[0]
-    newest = f"runs/tiny/checkpoints/ckpt-{max(steps_of(storage))}.index"
+        assert cloud_storage.TOKEN not in process.communicate()[0]
+    newest = f"runs/killed/checkpoints/ckpt-{max(steps_of(storage))}.index"
     storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:20])
     with contextlib.redirect_stdout(output):
         assert task.main(words) == 0
     path = f"gs://bucket/{newest.removesuffix('.index')}"
     assert f"{path} is damaged, going back to the one before" in output.getvalue()
-    return first + output.getvalue()
+    assert cloud_storage.TOKEN not in output.getvalue()
 
 
 def steps_of(storage) -> list[int]:
-    """Return the steps of the run's checkpoints."""
-    names = "\n".join(storage.names("runs/tiny/checkpoints/"))
+    """Return the steps of the killed run's checkpoints."""
+    names = "\n".join(storage.names("runs/killed/checkpoints/"))
     return [int(step) for step in re.findall(r"/ckpt-(\d+)\.index", names)]
 
 
@@ -160,26 +168,28 @@ def test_a_bucket_that_cannot_be_listed_is_one_message(storage, bucket, status):
     assert "Traceback" not in process.stderr
 
 
-def test_a_killed_and_damaged_run_ends_as_one_on_disk(finished, storage, config, tmp_path):
+@exhaustive
+def test_a_killed_and_damaged_run_ends_as_one_on_disk(killed, storage, config, tmp_path):
     assert task.main(train(config, tmp_path)) == 0
     actual, expected = (
-        tf.train.load_checkpoint(f"{folder}/checkpoints") for folder in (RUN, tmp_path)
+        tf.train.load_checkpoint(f"{folder}/checkpoints") for folder in (KILLED, tmp_path)
     )
     for name in expected.get_variable_to_shape_map():
         if name.startswith(("network", "optimizer", "best")):
             values = actual.get_tensor(name), expected.get_tensor(name)
             np.testing.assert_allclose(*values, 1e-5, 1e-5, err_msg=name)
-    best_epochs = json.loads(storage.read("runs/tiny/metrics.json"))["kept"]
-    weights = {name.removeprefix("runs/tiny/") for name in storage.names("runs/tiny/best/")}
+    best_epochs = json.loads(storage.read("runs/killed/metrics.json"))["kept"]
+    weights = {name.removeprefix("runs/killed/") for name in storage.names("runs/killed/best/")}
     assert {one["weights"] for one in best_epochs} == {name for name in weights if name[-1] != "/"}
     assert not [name for name in storage.names("runs/") if "unfinished" in name]
-    starts = json.loads(storage.read("runs/tiny/run.json"))["starts"]
+    starts = json.loads(storage.read("runs/killed/run.json"))["starts"]
     assert len(starts) == 2 and starts[1]["step"] > 0
 
 
-def test_its_curves_have_each_step_once(finished, storage):
+@exhaustive
+def test_its_curves_have_each_step_once(killed, storage):
     steps = []
-    for name in storage.names("runs/tiny/train/events"):
+    for name in storage.names("runs/killed/train/events"):
         for record in tf.data.TFRecordDataset(f"gs://bucket/{name}").as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             steps += [event.step for value in event.summary.value if value.tag == "loss"]

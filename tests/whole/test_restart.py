@@ -127,7 +127,7 @@ def test_voxels_that_changed_behind_their_header_are_noticed(tmp_path):
 RARER = "--bits=16", "--clahe", "--window=10,200", "--image_id=hash"
 
 
-@pytest.mark.slow
+@exhaustive
 @pytest.mark.parametrize(
     "option", ["--max_side=64", *(pytest.param(option, marks=exhaustive) for option in RARER)]
 )

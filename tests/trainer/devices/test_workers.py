@@ -170,7 +170,7 @@ def on_two_workers(command: list[str]) -> subprocess.Popen:
     )
 
 
-@pytest.mark.slow
+@exhaustive  # a minute: three processes
 def test_two_workers_train_as_one_process_with_two_replicas(command, tmp_path):
     expected, workdir = tmp_path / "one", tmp_path / "two"
     few = "--train.epochs=2"

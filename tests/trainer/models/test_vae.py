@@ -227,7 +227,7 @@ def test_terms_without_their_branch_and_branches_without_their_term(model, loss,
         config_with(model, loss)
 
 
-@pytest.mark.slow
+@marks.exhaustive
 @pytest.mark.parametrize(
     "policy", [pytest.param("float32", marks=marks.exhaustive), "mixed_bfloat16"]
 )

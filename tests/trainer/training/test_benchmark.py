@@ -28,6 +28,7 @@ def run(config_file, lake, *options: str) -> int:
     return task.main(["benchmark", *flags])
 
 
+@exhaustive
 def test_a_run_s_rates(config_file, lake, tmp_path, capsys):
     assert run(config_file, lake, "--json", str(tmp_path / "b" / "found.json")) == 0
     [row] = json.loads((tmp_path / "b" / "found.json").read_text())["runs"]

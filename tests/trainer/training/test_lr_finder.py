@@ -155,7 +155,7 @@ def command(lake, workdir, *options: object) -> list[str]:
     return ["find_lr", *map(str, [*paths, *options])]
 
 
-@pytest.mark.slow
+@exhaustive
 def test_the_command_writes_one_folder_and_nothing_else_of_a_workdir(lake, tmp_path, capsys):
     workdir = tmp_path / "run"
     (workdir / "checkpoints").mkdir(parents=True)
