@@ -55,7 +55,8 @@ def add_find_lr(command: Callable) -> None:
 def add_evaluate(command: Callable) -> None:
     """Add the options of evaluate."""
     add = add_networks(command("evaluate", help="score trained networks"))
-    add("--lake", metavar="ROOT/NAME/VERSION", help="default: the lake of the run")
+    other_lake = "default: the lake of the run; any other one is scored as an external lake"
+    add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
     prevalence = "share of images with a lesion, for PPV and NPV; default: as in the images"
     add("--prevalence", type=cli.between(0, 1), metavar="SHARE", help=prevalence)
     draws = {"type": cli.at_least(0), "default": 1000, "metavar": "N"}
@@ -94,6 +95,8 @@ def add_export(command: Callable) -> None:
         "what reads DICOM: TensorFlow's own operations, or also tensorflow-io's, which read more "
         "transfer syntaxes, here and where the model is served (requirements/tfio.txt)"
     )
+    other_lake = "the lake whose thresholds are taken where none were chosen on that of the run"
+    add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
     add("--decoder", choices=DECODERS, default=GRAPH, help=decoder)
     add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
 

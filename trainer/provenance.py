@@ -14,7 +14,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer.workdir import read_json, shards_sha256, write_json
+from lake.records.identity import identity
+from trainer.workdir import read_json, write_json
 
 RUN = "run.json"
 PACKAGES = ("tensorflow", "keras", "numpy", "radlake")
@@ -36,13 +37,7 @@ def add_start(
             "strategy": type(strategy).__name__,
             "devices": _devices(strategy),
             "precision": keras.mixed_precision.dtype_policy().name,
-            "lakes": [
-                {
-                    **{name: lake[name] for name in ("dataset", "version")},
-                    "shards": shards_sha256([lake]),
-                }
-                for lake in lakes
-            ],
+            "lakes": [identity(lake) for lake in lakes],
         }
     )
     write_json(workdir / RUN, {"starts": starts})

@@ -96,8 +96,11 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     from trainer.serving import export, levels
 
     if flags.level == options.ALL_LEVELS:
+        if flags.lake:
+            raise InputError("--level all takes thresholds of the runs' own lake, not of --lake")
         return levels.export_all(lambda level: _ensemble(flags, level), flags.output, flags.decoder)
-    return export.export(_ensemble(flags, flags.level), flags.output, flags.decoder)
+    networks = _ensemble(flags, flags.level)
+    return export.export(networks, flags.output, flags.decoder, flags.lake)
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:

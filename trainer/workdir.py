@@ -1,7 +1,6 @@
 """What a run keeps in its folder: the names of its files, whose folder it is, metrics.json, and the
 trained network that is loaded from it."""
 
-import hashlib
 import json
 import os
 import re
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake import InputError, storage
+from lake.records.identity import ancestry, shards_sha256
 from trainer.config import files
 from trainer.config.run import Config
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # Keras takes seconds to import, and the names below are read
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
 CHECKPOINTS, LAKE, FURTHER = "checkpoints", "lake.json", "best"
+SEEN = "images.npz"  # which images the run saw: trainer/data/seen.py
 # Vertex AI names folders in the environment of a custom job with a baseOutputDirectory: BASE/logs,
 # BASE/checkpoints and BASE/model on gs://. A run is one folder, so the first of WORKDIRS that is
 # set is the workdir where none is given; what evaluate, predict and export need is copied into
@@ -66,6 +67,10 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> None:
         "shards": shards_sha256(lakes),
         "dtype": lakes[0]["dtype"],
         "options": lakes[0]["options"],
+        "lakes": [
+            {"lake": folder} | describe_lake(lake)
+            for folder, lake in zip((config.lake, *config.data.more_lakes), lakes, strict=True)
+        ],
     }
     read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
     if checkpoint_steps(workdir):
@@ -87,10 +92,11 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> None:
     storage.write(workdir / LAKE, json.dumps(identity).encode() + b"\n")
 
 
-def shards_sha256(lakes: list[dict]) -> str:
-    """Return one checksum of all lakes' shards, computed from those in their manifests."""
-    shards = json.dumps([shard["sha256"] for lake in lakes for shard in lake["shards"]])
-    return hashlib.sha256(shards.encode()).hexdigest()
+def describe_lake(content: dict) -> dict:
+    """Return what a run keeps of a lake that it learns from, from its manifest: its identity and
+    those of the versions that it continues."""
+    lake, *earlier_lakes = ancestry(content)
+    return lake | {"earlier_lakes": earlier_lakes}
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
@@ -159,8 +165,9 @@ def copy_trained(workdir: Path, folder: Path) -> None:
     """Copy what evaluate, predict and export need of a finished run, the weights last. Thresholds
     that evaluate has written there stay."""
     storage.make_folder(folder)
-    for name in (CONFIG, LAKE):
-        storage.write(folder / name, (workdir / name).read_bytes())
+    for name in (CONFIG, LAKE, SEEN):
+        if (workdir / name).exists():  # runs of before have no SEEN
+            storage.write(folder / name, (workdir / name).read_bytes())
     write_metrics(folder, read_json(workdir / METRICS))
     storage.write(folder / BEST, (workdir / BEST).read_bytes())
 

@@ -37,9 +37,10 @@ class EarlierLake:
         return b"", -1
 
 
-def check(folder: str, splits: set[str], folds: int) -> None:
-    """Raise InputError where the lake in `folder` has a split that is not among `splits`, or
-    another number of folds."""
+def check(folder: str, splits: set[str], folds: int) -> dict:
+    """Return the manifest of the lake in `folder`; raise InputError where it has a split that is
+    not
+    among `splits`, or another number of folds."""
     path = FileSystems.join(folder, manifest.MANIFEST)
     if not FileSystems.exists(path):
         raise manifest.no_manifest_error(folder)
@@ -55,6 +56,7 @@ def check(folder: str, splits: set[str], folds: int) -> None:
             f"--splits_from={folder} has {content['options']['folds']} folds, but --folds={folds}; "
             f"use the same number"
         )
+    return content
 
 
 def read(folder: str | None) -> EarlierLake | None:

@@ -114,6 +114,7 @@ def _manifest(
         "shards": totals.shards,
         **({"classes": classes} if classes else {}),
         **({"warnings": warnings} if warnings else {}),
+        "earlier_lakes": list(options.earlier_lakes),
     }
 
 

@@ -19,6 +19,8 @@ from beam.running import files
 from lake import Refused
 from lake.records import manifest
 
+ADDED = {"earlier_lakes"}  # fields of the manifest that lakes of before lack
+
 
 class FinishedLake(NamedTuple):
     """Holds where the images of the finished lake are."""
@@ -119,8 +121,12 @@ def other_manifest(old_content: dict, content: dict, options: ConversionOptions)
 
 
 def is_same(old_content: dict, content: dict) -> bool:
-    """Return whether two manifests say the same, whatever their `created`."""
+    """Return whether two manifests say the same, whatever their `created`, of what both can say: a
+    lake of an earlier radlake lacks the fields ADDED since."""
     content = json.loads(json.dumps(content))  # tuples become lists on the way
+    content = {
+        key: value for key, value in content.items() if key in old_content or key not in ADDED
+    }
     return {**old_content, "created": ""} == {**content, "created": ""}
 
 

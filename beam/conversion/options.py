@@ -13,6 +13,7 @@ from beam.running.options import WORK
 from lake import InputError
 from lake.labels import columns
 from lake.records import manifest
+from lake.records.identity import ancestry
 from lake.scan import Storage
 
 # flag -> (the only source that has it, its default)
@@ -64,6 +65,9 @@ class ConversionOptions:
     min_shards: int
     max_reject_fraction: float
     progress_file: str | None
+    # Identities of the lake of `splits_from` and of those that it continues, as it is now: it may
+    # be this folder, whose manifest goes while shards are written.
+    earlier_lakes: tuple[dict, ...] = ()
     keeps_finished: bool = False  # the folder has a finished version, which must stay as it is
 
     @property
@@ -158,8 +162,10 @@ def from_flags(
             raise InputError(f"--{name} is for --source {source}, not {flags.source}")
     if flags.image_id_from == "uid" and flags.source != "dicom":
         raise InputError(f"--image_id_from=uid is for --source dicom, not {flags.source}")
+    earlier_lakes = ()
     if flags.splits_from:
-        earlier_lake.check(flags.splits_from, {name for name, _ in splits}, flags.folds)
+        names = {name for name, _ in splits}
+        earlier_lakes = ancestry(earlier_lake.check(flags.splits_from, names, flags.folds))
     if flags.estimate and flags.detach:
         raise InputError("--detach leaves a job when it is submitted; --estimate submits none")
     default = parser().get_default
@@ -175,6 +181,7 @@ def from_flags(
         version=parts[-1],
         key_file=deidentify.key_file(flags.deidentify_key_file, is_local) if is_hashed else None,
         progress_file=progress_file,
+        earlier_lakes=tuple(earlier_lakes),
         keeps_finished=not flags.replace and not flags.estimate and _is_finished(flags.output),
     )
 

@@ -1,5 +1,6 @@
 """The job with every source, label kind and way to split."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from makers.lakes import index, pixels, records, rejects
 from PIL import Image
 
+from beam.conversion import finished
 from lake import InputError, Stopped
 from lake.labels import rle
+from lake.records.identity import ancestry, identity
 
 
 @pytest.fixture
@@ -143,6 +146,13 @@ def test_splits_by_column_folds_and_an_earlier_lake(phantoms, convert, tmp_path)
     manifest = convert(images, csv_path, later, "--folds=3", f"--splits_from={first}")
     assert {row["image_id"]: (row["split"], row["fold"]) for row in index(later)} == before
     assert manifest["options"]["splits_from"] == str(first)
+    first_manifest = json.loads((first / "manifest.json").read_text())
+    # A lake knows all that it continues, and a repeat of one from before this field is the same.
+    assert manifest["earlier_lakes"] == [identity(first_manifest)]
+    assert ancestry(manifest) == [identity(manifest), identity(first_manifest)]
+    old = {name: value for name, value in manifest.items() if name != "earlier_lakes"}
+    assert finished.is_same(old, manifest) and not finished.is_same(manifest, old)
+    assert not finished.is_same(old, manifest | {"warnings": ["one"]})
     # The same splits again, from a column.
     lines = ["ImageId,EncodedPixels,part"]
     lines += [f"{name},-1,{split}" for name, (split, _) in before.items()]

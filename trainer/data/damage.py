@@ -5,12 +5,14 @@ that left records out could not be resumed in the same order.
 """
 
 import contextlib
+import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 import tensorflow as tf
 
-from lake import InputError, cli
+from lake import InputError, cli, storage
 from lake.records import manifest
 from trainer.config.run import Config, Data
 from trainer.data.record import decode_record
@@ -35,27 +37,63 @@ def locate_errors(config: Config, folder: str) -> Iterator[None]:
         print("a step failed; looking for a damaged record", file=sys.stderr, flush=True)
         for lake in (folder, *config.data.more_lakes):
             if damage := first_damaged_shard(lake, config.data):
-                path, fault = damage
-                raise InputError(
-                    f"{path}: {fault}; remove this file and repeat the lake's conversion, which "
-                    f"writes it again ({cli.typed_command('lake verify')} {lake} finds all)"
-                ) from error
+                raise _damaged(lake, *damage) from error
         raise
+
+
+def _damaged(folder: str, path: str, fault: str) -> InputError:
+    """Return the error of a shard that is not as it was converted."""
+    return InputError(
+        f"{path}: {fault}; remove this file and repeat the lake's conversion, which writes it "
+        f"again ({cli.typed_command('lake verify')} {folder} finds all)"
+    )
+
+
+def check_shards(content: dict, folder: str, names: Collection[str], data: Data) -> None:
+    """Raise InputError where a shard of these splits of a lake has other bytes than its manifest
+    lists: damaged, or edited. On gs://, where reading costs more, their number alone is compared.
+    """
+    for shard in content["shards"]:
+        if shard["split"] not in names or not shard["records"]:
+            continue
+        path = storage.path_of(folder) / shard["name"]
+        if path.exists() and _has_bytes(path, shard):
+            continue
+        decode = _decoder(content, data)
+        fault = fault_of_shard(str(path), shard["records"], decode)
+        fault = fault or f"its bytes are not those that {manifest.MANIFEST} lists"
+        raise _damaged(folder, str(path), fault)
+
+
+def _has_bytes(path: Path, shard: dict) -> bool:
+    """Return whether a shard has the bytes of the manifest's entry."""
+    if storage.size_of(path) != shard["bytes"]:
+        return False
+    if storage.is_remote(path):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]
 
 
 def first_damaged_shard(folder: str, data: Data) -> tuple[str, str] | None:
     """Return (path, what is wrong) of the first shard that is damaged; None where none is."""
     content = manifest.load(folder)
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def decode(record):
-        return decode_record(record, content["dtype"], data.side, data.fit)
-
+    decode = _decoder(content, data)
     for shard in content["shards"]:
         path = tf.io.gfile.join(folder, shard["name"])
         if fault := fault_of_shard(path, shard["records"], decode):
             return path, fault
     return None
+
+
+def _decoder(content: dict, data: Data) -> Callable:
+    """Return what decodes a record of a lake."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def decode(record):
+        return decode_record(record, content["dtype"], data.side, data.fit)
+
+    return decode
 
 
 def fault_of_shard(path: str, num_records: int, decode: Callable) -> str | None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from lake import InputError, cli, storage
 from lake.records import index, manifest
 from trainer.config.run import Config, Data
-from trainer.data import order
+from trainer.data import order, seen
 from trainer.data.order import Split
 
 
@@ -144,6 +144,17 @@ def validation_split(content: dict, folder: str, data: Data) -> Split:
 def validation_names(data: Data) -> tuple[str, ...]:
     """Return the names of the lake's splits that hold validation_split's records."""
     return (data.val_split,) if data.fold is None else tuple(manifest.FOLDED)
+
+
+def hashed(folder: str, split: Split, names: Sequence[str], column: str) -> np.ndarray:
+    """Return the hash of a column of the index, image_id or patient, for every stored record of a
+    split [N]; its records lie in these splits of the lake."""
+    return seen.hashes(_read_index(folder, names, split, [column])[column].to_pylist())
+
+
+def without(split: Split, is_left_out: np.ndarray) -> Split:
+    """Return a split without the stored records [N] that are left out."""
+    return dataclasses.replace(split, kinds=np.where(is_left_out, order.OUTSIDE, split.kinds))
 
 
 def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:

@@ -7,23 +7,23 @@ network's size.
 """
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from lake import InputError, storage
 from lake.picture import to_png
-from lake.records import manifest
-from trainer.data import damage, splits
-from trainer.data.batches import Split
-from trainer.evaluation import curves, gallery, report, results, subgroups
+from trainer.data import damage
+from trainer.evaluation import curves, gallery, report, results, scored_splits, subgroups
 from trainer.evaluation.outcomes import Outcomes, decide
-from trainer.evaluation.predictions import Predictions, join, predict
+from trainer.evaluation.predictions import Predictions, SplitPredictions, join, predict
 from trainer.evaluation.remarks import Remark, remarks
 from trainer.evaluation.results import Evaluation, SplitScores
+from trainer.evaluation.scored_splits import ScoredSplits
 from trainer.evaluation.scores import ScoreOptions, score
 from trainer.evaluation.table import table
-from trainer.inference.decision import Decision, choose, choose_for_classifier
+from trainer.inference import kinship
+from trainer.inference.decision import Decision, choose, choose_for_classifier, read_decision
 from trainer.inference.ensemble import Ensemble
+from trainer.inference.kinship import LakeInUse
 from trainer.workdir import METRICS, read_json, write_metrics
 
 
@@ -35,45 +35,85 @@ def evaluate(
     page: Path | None = None,
 ) -> str:
     """Score the best weights of runs; write metrics.json, curves and report.html (or `page`) into
-    the first workdir; return a table to print."""
+    the first workdir; return a table to print.
+
+    `lake` may be another than that of the runs: then the thresholds are those that they chose on
+    their own one, which is evaluated before where it has not been yet.
+    """
+    in_use = kinship.lake_in_use(ensemble, lake)
+    if in_use.is_own:
+        return _evaluate(ensemble, in_use, None, options, picture, page)
+    own_table, frozen = _own_thresholds(ensemble, options)
+    return own_table + _evaluate(ensemble, in_use, frozen, options, picture, page)
+
+
+def _own_thresholds(ensemble: Ensemble, options: ScoreOptions) -> tuple[str, Decision | None]:
+    """Return (the table of the runs on their own lake, "" where they were evaluated before; the
+    thresholds that were chosen on it, None where it is gone)."""
+    try:
+        return "", read_decision(ensemble)
+    except InputError:  # not evaluated yet
+        pass
+    try:
+        own_lake = kinship.lake_in_use(ensemble, None)
+    except InputError:  # gone, or several
+        return "", None
+    print(f"first on the run's own lake, which the thresholds are chosen on: {own_lake.folder}")
+    table = _evaluate(ensemble, own_lake, None, options, None, None)
+    return f"{table}\n\n", read_decision(ensemble)
+
+
+def _evaluate(
+    ensemble: Ensemble,
+    lake: LakeInUse,
+    frozen: Decision | None,
+    options: ScoreOptions,
+    picture: Path | None,
+    page: Path | None,
+) -> str:
+    """Return the table of an evaluation on one lake, and write its files; `frozen`: thresholds that
+    were chosen on another one."""
     start_time = time.monotonic()
-    lake = lake or ensemble.trained_on()
-    content = manifest.load(lake)
-    workdir = ensemble.members[0].workdir
-    page = page or workdir / f"report{ensemble.label.removeprefix('evaluate')}.html"
+    workdir, label = ensemble.members[0].workdir, lake.label(ensemble)
+    page = page or workdir / f"report{label.removeprefix('evaluate')}.html"
     for folder in {workdir, page.parent, (picture or page).parent}:
         storage.check_writable(folder)
-    parts, test = _open_splits(ensemble, content, lake)
-
-    # --- predict, decide ---
-    with damage.locate_errors(ensemble.config, lake):
-        # One pass over each fold, or one over the validation split.
-        last_parts = [predict(part, split) for part, split in parts]
-        validation = join([part.predictions for part in last_parts])
-        decision = _choose_thresholds(ensemble, validation)
-        outcomes = {" and ".join(split.name for _, split in parts): decide(validation, decision)}
-        if test:
-            last_parts = [predict(ensemble, test)]
-            outcomes["test"] = decide(last_parts[0].predictions, decision)
+    with damage.locate_errors(ensemble.config, lake.folder):
+        scored = scored_splits.open_splits(ensemble, lake, frozen is not None)
+        outcomes, last_parts = _predict_splits(ensemble, scored, frozen)
         # Picture and report show images of the last split.
         *_, last = outcomes.values()
         picture_places = gallery.first_places(last.predictions)
         places = sum(gallery.choose(last).values(), picture_places)
-        images = gallery.load(last_parts, places, decision)
+        images = gallery.load(last_parts, places, last.decision)
 
     # --- score ---
     split_scores = {name: _score_split(split, options) for name, split in outcomes.items()}
-    description = results.describe(ensemble)
     scores = {name: split.scores for name, split in split_scores.items()}
-    notes = [*_unfinished(ensemble), *remarks(outcomes, scores, options)]
-    origin = results.provenance_of(lake, content, outcomes, time.monotonic() - start_time)
+    chosen_on = next(iter(outcomes)) if frozen is None else results.OWN_VALIDATION
+    notes = [
+        *(Remark("lake", "", text) for text in lake.notes),
+        *(Remark("images", "", text) for text in scored.notes),
+        *_borrowed(lake, frozen, chosen_on),
+        *_unfinished(ensemble),
+        *remarks(outcomes, scores, options, chosen_on),
+    ]
+    seconds = time.monotonic() - start_time
     evaluation = Evaluation(
-        *(*description, lake, content, options, decision, split_scores, notes, origin)
+        *results.describe(ensemble),
+        lake.folder,
+        lake.manifest,
+        options,
+        last.decision,
+        split_scores,
+        notes,
+        results.provenance_of(lake, outcomes, chosen_on, seconds),
+        chosen_on,
     )
 
     # --- write ---
-    write_metrics(workdir, {ensemble.label: results.entry(evaluation)})
-    results.draw_curves(workdir / ensemble.label, evaluation)
+    write_metrics(workdir, {label: results.entry(evaluation)})
+    results.draw_curves(workdir / label, evaluation)
     if picture:
         pixels = gallery.draw_panel(last, {place: images[place] for place in picture_places})
         storage.make_folder(picture.parent)
@@ -81,6 +121,37 @@ def evaluate(
     storage.make_folder(page.parent)
     storage.write(page, report.page(evaluation, images).encode())
     return "\n".join([table(evaluation), f"report: {page}"])
+
+
+def _predict_splits(
+    ensemble: Ensemble, scored: ScoredSplits, frozen: Decision | None
+) -> tuple[dict[str, Outcomes], list[SplitPredictions]]:
+    """Return (the outcomes of each split, by its name, the predictions behind the last of them)."""
+    outcomes, parts = {}, []
+    decision = None if frozen == Decision() else frozen  # of more than two classes
+    if frozen is None:
+        # One pass over each fold, or one over the validation split.
+        parts = [predict(part, split) for part, split in scored.validation]
+        validation = join([part.predictions for part in parts])
+        decision = _choose_thresholds(ensemble, validation)
+        name = " and ".join(split.name for _, split in scored.validation)
+        outcomes[name] = decide(validation, decision)
+    if scored.test:
+        parts = [predict(ensemble, scored.test)]
+        outcomes[scored.test.name] = decide(parts[0].predictions, decision)
+    return outcomes, parts
+
+
+def _borrowed(lake: LakeInUse, frozen: Decision | None, chosen_on: str) -> list[Remark]:
+    """Return a remark about thresholds that were chosen on a lake which is not that of the runs."""
+    if lake.is_own or frozen is not None:
+        return []
+    text = (
+        f"The thresholds were chosen on {chosen_on} of this lake, because that of the runs is not "
+        f"where it was: they are no thresholds of the runs, and predict and export take them only "
+        f"with the same --lake."
+    )
+    return [Remark("borrowed_thresholds", chosen_on, text)]
 
 
 def _unfinished(ensemble: Ensemble) -> list[Remark]:
@@ -92,37 +163,6 @@ def _unfinished(ensemble: Ensemble) -> list[Remark]:
             text = f"{workdir}: the best of {epoch} epochs so far, of {config.train.epochs}."
             notes.append(Remark("unfinished", "", text))
     return notes
-
-
-def _open_splits(
-    ensemble: Ensemble, content: dict, lake: str
-) -> tuple[list[tuple[Ensemble, Split]], Split | None]:
-    """Return the ensembles and the splits that they choose thresholds on, one pair or one for each
-    fold that members hold out; and the test split, if it is another one."""
-    for member in ensemble.everyone:
-        splits.check_classes(content, lake, member.config)
-    parts = [
-        (part, splits.validation_split(content, lake, part.settings))
-        for part in ensemble.fold_ensembles()
-    ]
-    has_test = content["counts"]["splits"].get("test", {}).get("records")
-    if not has_test or parts[0][1].name == "test":
-        return parts, None
-    test = splits.named_split(content, lake, "test")
-    for part, split in parts:
-        _check_patients(lake, split, splits.validation_names(part.settings), test)
-    return parts, test
-
-
-def _check_patients(lake: str, split: Split, names: Sequence[str], test: Split) -> None:
-    """Raise InputError where a patient of the splits `names` is in the test split, too."""
-    both = splits.patients(lake, split, names) & splits.patients(lake, test, ["test"])
-    if both:
-        raise InputError(
-            f"{lake}: {len(both)} patient{'s are' * (len(both) > 1) or ' is'} in {split.name} "
-            f"and in test, such as {min(both)}; thresholds would be tested on a patient that they "
-            f"were chosen on. Give each patient one split in --split_column and convert again"
-        )
 
 
 def _choose_thresholds(ensemble: Ensemble, validation: Predictions) -> Decision | None:

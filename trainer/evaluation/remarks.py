@@ -34,11 +34,16 @@ class Remark(NamedTuple):
 
 
 def remarks(
-    outcomes: Mapping[str, Outcomes], scores: Mapping[str, Scores], options: ScoreOptions
+    outcomes: Mapping[str, Outcomes],
+    scores: Mapping[str, Scores],
+    options: ScoreOptions,
+    chosen_on: str | None = None,
 ) -> list[Remark]:
     """Return what is to be said of the splits, what matters most first; `outcomes` and `scores` by
-    split, the thresholds' own first."""
-    result = list(_about_thresholds(outcomes, scores, options))
+    split, the thresholds' own first; `chosen_on`: words for images of another lake, where the
+    thresholds are of that one and frozen."""
+    chosen_on = chosen_on or next(iter(outcomes))
+    result = list(_about_thresholds(outcomes, scores, options, chosen_on))
     is_emptied = {one.split for one in result if one.about == "thresholds_empty_all"}
     for name, split in reversed(list(outcomes.items())):  # the one to report, first
         texts = {} if any(name in names for names in is_emptied) else _gain(split, scores[name])
@@ -54,9 +59,12 @@ def remarks(
 
 
 def _about_thresholds(
-    outcomes: Mapping[str, Outcomes], scores: Mapping[str, Scores], options: ScoreOptions
+    outcomes: Mapping[str, Outcomes],
+    scores: Mapping[str, Scores],
+    options: ScoreOptions,
+    chosen_on: str,
 ) -> Iterator[Remark]:
-    chosen_on, first = next(iter(outcomes.items()))
+    first = next(iter(outcomes.values()))
     if first.decision is None:
         return
     others = {name: split for name, split in outcomes.items() if name != chosen_on}
@@ -77,7 +85,7 @@ def _about_thresholds(
             f"so the network is no better than one that never marks anything."
         )
         yield Remark("thresholds_empty_all", names, text)
-    else:
+    elif chosen_on in outcomes:
         yield from _borders(chosen_on, first)
     for name, split in others.items():
         if split.is_compared.any() and len(first.predictions.counts.truth):

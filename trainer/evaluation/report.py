@@ -17,7 +17,7 @@ from PIL import Image, ImageColor
 from lake import picture
 from trainer.config.score_names import EVALUATED
 from trainer.display import panel
-from trainer.evaluation import gallery
+from trainer.evaluation import bootstrap, gallery
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
 from trainer.evaluation.gallery import GalleryImage
 from trainer.evaluation.outcomes import Outcomes
@@ -48,6 +48,7 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         split=split,
         last=last,
         fewest_patients=FEWEST_PATIENTS,
+        drawn=bootstrap.unit(last.outcomes.predictions.groups),
         rows=_gallery_rows(last.outcomes, images),
         numbers=numbers(last.outcomes, evaluation.options.prevalence) if decision else None,
         sliders=_sliders(decision) if decision else {},

@@ -7,6 +7,7 @@ import numpy as np
 
 from lake import storage
 from lake.picture import to_png
+from lake.records.identity import identity
 from trainer import provenance
 from trainer.display import plots
 from trainer.display.board import Board
@@ -16,9 +17,11 @@ from trainer.evaluation.remarks import Remark
 from trainer.evaluation.scores import ScoreOptions, Scores
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
+from trainer.inference.kinship import LakeInUse
 from trainer.scoring import metrics
 from trainer.workdir import CONFIG
 
+OWN_VALIDATION = "validation of the run's own lake"  # of thresholds that are frozen
 MANIFEST_FACTS = ("dataset", "version", "created")
 
 
@@ -44,6 +47,7 @@ class Evaluation(NamedTuple):
     splits: dict[str, SplitScores]  # the last is the one to report
     remarks: list[Remark] = []  # what to keep in mind, what matters most first
     provenance: dict = {}  # from what the scores were computed, and their limits
+    chosen_on: str = "val"  # the images that the thresholds were chosen on
 
 
 def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
@@ -69,21 +73,30 @@ def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
     return title, facts, configs
 
 
-def provenance_of(lake: str, content: dict, outcomes: dict[str, Outcomes], seconds: float) -> dict:
+def provenance_of(
+    lake: LakeInUse, outcomes: dict[str, Outcomes], chosen_on: str, seconds: float
+) -> dict:
     """Return when, how and from what the scores were computed, and their limits in words;
-    `content`: the lake's manifest, `outcomes` by split, the thresholds' own first."""
+    `chosen_on`: the images that the thresholds were chosen on, a split or of another lake."""
+    content = lake.manifest
     return {
         "time": provenance.now(),
         "seconds": round(seconds, 1),  # of predicting and scoring
         "command": provenance.command(),
         "packages": provenance.packages(),
         "commit": provenance.commit(),
-        "lake": {"path": lake, **{name: content[name] for name in MANIFEST_FACTS}},
-        "limits": limits(content, outcomes),
+        "lake": {
+            "path": lake.folder,
+            **{name: content[name] for name in MANIFEST_FACTS},
+            "shards": identity(content)["shards"],
+            "is_external": not lake.is_own,
+        },
+        "thresholds_chosen_on": chosen_on,
+        "limits": limits(content, outcomes, chosen_on),
     }
 
 
-def limits(content: dict, outcomes: dict[str, Outcomes]) -> list[str]:
+def limits(content: dict, outcomes: dict[str, Outcomes], chosen_on: str) -> list[str]:
     """Return what the scores do not say, a sentence each."""
     *_, last = outcomes.values()
     texts = [
@@ -95,11 +108,12 @@ def limits(content: dict, outcomes: dict[str, Outcomes]) -> list[str]:
         f"{bootstrap.unit(last.predictions.groups)} happened to be in the split; another training "
         f"of the same network adds to that.",
     ]
-    if last.decision and len(outcomes) > 1:
-        chosen_on, *others = outcomes
+    others = [name for name in outcomes if name != chosen_on]
+    if last.decision and others:
+        are_scored = ", whose scores are therefore too high" * (chosen_on in outcomes)
         texts.append(
-            f"The thresholds were chosen on {chosen_on}, whose scores are therefore too high; "
-            f"{' and '.join(others)} had no part in the choice."
+            f"The thresholds were chosen on {chosen_on}{are_scored}; {' and '.join(others)} had "
+            f"no part in the choice."
         )
     return texts
 

@@ -147,18 +147,27 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     return Decision(None, float(thresholds[np.round(cleared_share - missed_share, 12).argmax()]))
 
 
-def read_decision(ensemble: Ensemble) -> Decision:
-    """Return what evaluate chose for this ensemble; raise InputError where it has not yet."""
-    workdir = ensemble.members[0].workdir
-    path = workdir / METRICS
-    entry = read_json(path).get(ensemble.label)
+def chosen_label(ensemble: Ensemble, other_label: str | None = None) -> str:
+    """Return the entry of metrics.json whose thresholds read_decision takes."""
+    entries = read_json(ensemble.members[0].workdir / METRICS)
+    is_other = ensemble.label not in entries and other_label in entries
+    return other_label if is_other else ensemble.label
+
+
+def read_decision(ensemble: Ensemble, other_label: str | None = None) -> Decision:
+    """Return what evaluate chose for this ensemble on its own lake, or without that, under another
+    label, on the lake that --lake names; raise InputError where it has not yet."""
+    path = ensemble.members[0].workdir / METRICS
+    entries, label = read_json(path), chosen_label(ensemble, other_label)
     evaluate = cli.typed_command("trainer.task evaluate")
     repeat = f"run {evaluate} with the same members, --tta and --level first"
-    if entry is None:
-        raise InputError(f"{path}: no {ensemble.label}, so no thresholds were chosen; {repeat}")
-    if entry.get("weights_sha256") != ensemble.weights_sha256():
+    if label not in entries:
+        others = [name for name in entries if name.startswith(f"{label}_on_")]
+        choice = f"; or say with --lake that those of {others[0]} are meant" if others else ""
+        raise InputError(f"{path}: no {label}, so no thresholds were chosen; {repeat}{choice}")
+    if entries[label].get("weights_sha256") != ensemble.weights_sha256():
         raise InputError(
-            f"{path}: the thresholds of {ensemble.label} were chosen for other weights; {repeat}"
+            f"{path}: the thresholds of {label} were chosen for other weights; {repeat}"
         )
-    triplet = entry["triplet"]
-    return Decision(triplet and Triplet(**triplet), entry.get("lesion_threshold"))
+    triplet = entries[label]["triplet"]
+    return Decision(triplet and Triplet(**triplet), entries[label].get("lesion_threshold"))

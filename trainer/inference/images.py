@@ -18,9 +18,11 @@ import tensorflow as tf
 from lake import InputError, Reject
 from lake.predictions.folder import reject_row
 from lake.records import example, manifest
+from lake.records.identity import shards_sha256
 from lake.scan import Header, Storage
 from lake.sources.pixels import to_png
 from lake.sources.reader import METAIMAGE, ReaderSettings
+from trainer.config.run import Config
 from trainer.data import batches as data_batches
 from trainer.data import damage, splits
 from trainer.data.record import decode_record, parse_record
@@ -136,7 +138,7 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     """Return how the lakes of all members were made of files; raise InputError where they
     differ."""
     members = ensemble.everyone
-    expected, *others = [_read_settings(member.workdir, member.config.lake) for member in members]
+    expected, *others = [_read_settings(member.workdir, member.config) for member in members]
     for member, actual in zip(members[1:], others, strict=True):
         if (expected.is_ct, expected.storage) != (actual.is_ct, actual.storage):
             raise InputError(
@@ -146,11 +148,18 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     return expected
 
 
-def _read_settings(workdir: Path, lake: str) -> ReaderSettings:
+def _read_settings(workdir: Path, config: Config) -> ReaderSettings:
     """Return how the lake of a run was made of files, as the run's lake.json states it."""
-    content = read_json(workdir / LAKE)
+    content, lake = read_json(workdir / LAKE), config.lake
     if "options" not in content:  # the run started before lake.json had options
         content = manifest.load(lake)
+        shards = read_json(workdir / LAKE).get("shards")
+        is_other = not config.data.more_lakes and shards_sha256([content]) != shards
+        if shards is not None and is_other:
+            raise InputError(
+                f"{lake} is another lake than the one that {workdir} learnt from, which says how "
+                f"files are read; put that lake back"
+            )
     options, bits = content["options"], 8 if content["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
     return ReaderSettings(options["source"] == METAIMAGE, options["image_id_from"], storage)

@@ -18,7 +18,7 @@ from lake.predictions import candidates, folder, seg, submission
 from lake.predictions.folder import REJECTS_CSV, SEGS, PredictionRow
 from lake.scan import Header
 from trainer.data import damage
-from trainer.inference import images, threads
+from trainer.inference import images, kinship, threads
 from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
@@ -82,14 +82,18 @@ def run(
 ) -> str:
     """Predict files, or without them a split of a lake (default: the run's own), with the
     thresholds that evaluate chose."""
-    decision = read_decision(ensemble)
     storage.check_new(output)  # before the headers of all files are read
     if paths:
+        decision = read_decision(ensemble)
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
         return predict(ensemble, decision, inputs, output, options)
-    lake = lake or ensemble.trained_on()
-    with damage.locate_errors(ensemble.config, lake):
-        return predict(ensemble, decision, images.from_lake(lake, split), output, options)
+    in_use = kinship.lake_in_use(ensemble, lake)
+    decision = read_decision(ensemble, in_use.label(ensemble))
+    damage.check_shards(in_use.manifest, in_use.folder, [split], ensemble.settings)
+    with damage.locate_errors(ensemble.config, in_use.folder):
+        inputs = images.from_lake(in_use.folder, split)
+        line = predict(ensemble, decision, inputs, output, options)
+    return "\n".join([line, *in_use.notes])
 
 
 def check(ensemble: Ensemble, inputs: ImagesToPredict, options: OutputOptions) -> None:

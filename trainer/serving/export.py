@@ -12,34 +12,43 @@ from lake.predictions import exported, tfio
 from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
 from lake.sources.reader import ReaderSettings
 from trainer import provenance, workdir
-from trainer.inference import images
-from trainer.inference.decision import Decision, read_decision
+from trainer.inference import images, kinship
+from trainer.inference.decision import Decision, chosen_label, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.serving import graph
 
 
-def export(ensemble: Ensemble, output: Path, decoder: str) -> str:
-    """Write the new folder `output`, whole or not at all; return what to print."""
-    decision = check(ensemble)
+def export(ensemble: Ensemble, output: Path, decoder: str, lake: str | None = None) -> str:
+    """Write the new folder `output`, whole or not at all; return what to print. `lake`: that whose
+    thresholds may be taken where none were chosen on the runs' own."""
+    label = kinship.lake_in_use(ensemble, lake).label(ensemble) if lake else None
+    decision = check(ensemble, label)
     with storage.whole_folder(output) as folder:
-        names = write(ensemble, decision, folder, decoder)
+        names = write(ensemble, decision, folder, decoder, label)
     summary = f"{output}: a SavedModel with the signatures {', '.join(names)}; {decision}"
     return f"{summary}\n{example(output, names, decoder)}"
 
 
-def check(ensemble: Ensemble) -> Decision:
+def check(ensemble: Ensemble, other_label: str | None = None) -> Decision:
     """Return the thresholds that evaluate chose; raise InputError for what cannot be exported."""
     ensemble.check_draws_masks()
-    return read_decision(ensemble)
+    return read_decision(ensemble, other_label)
 
 
-def write(ensemble: Ensemble, decision: Decision, folder: Path, decoder: str) -> list[str]:
+def write(
+    ensemble: Ensemble,
+    decision: Decision,
+    folder: Path,
+    decoder: str,
+    other_label: str | None = None,
+) -> list[str]:
     """Write the export into an existing folder; return the names of its signatures."""
     settings = images.reader_settings(ensemble)
     server = graph.Server(ensemble, decision, settings.storage)
     functions = graph.signatures(server, settings, decoder)
     graph.save(functions, str(folder))
     content = description(ensemble, decision, settings, decoder, functions)
+    content["evaluated_as"] = chosen_label(ensemble, other_label)
     text = json.dumps(content, indent=1).replace(str(Path.home()), "~")
     storage.write(folder / DESCRIPTION, f"{text}\n".encode())
     return list(functions)

@@ -26,7 +26,14 @@ from trainer.training.checkpoint import State
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.optimizer import lower_on_plateau
 from trainer.training.profiling import Profile
-from trainer.training.run import Run, batches_from, build_run, cached_images, checkpoint_objects
+from trainer.training.run import (
+    Run,
+    batches_from,
+    build_run,
+    cached_images,
+    checkpoint_objects,
+    write_seen,
+)
 from trainer.training.step import compile_steps, prepare_batch
 from trainer.training.validation import Validation
 from trainer.workdir import CONFIG, claim, write_metrics
@@ -42,6 +49,7 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
     run = build_run(config)
     agreement = Agreement(run.strategy, run.worker)
     claim(workdir, config, run.lakes)
+    write_seen(config, workdir)
 
     # --- restore ---
     with run.strategy.scope():

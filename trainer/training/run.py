@@ -1,14 +1,17 @@
 """All that a run consists of, built from its Config: lakes, strategy, network, optimizer."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from lake import storage
+from lake.records.identity import shards_sha256
 from trainer.augmentation import augment
 from trainer.config.run import Config
-from trainer.data import cache, order, splits
+from trainer.data import cache, order, seen, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.devices import workers
 from trainer.devices.strategy import create_strategy, policy_name, replica_sum
@@ -18,7 +21,7 @@ from trainer.scoring import objective
 from trainer.training.averaging import Averages
 from trainer.training.checkpoint import State
 from trainer.training.optimizer import LossScale, Rate, build_optimizer, learning_rate
-from trainer.workdir import shards_sha256
+from trainer.workdir import SEEN
 
 
 class Run(NamedTuple):
@@ -104,6 +107,18 @@ def checkpoint_objects(run: Run) -> dict:
     if run.scale:
         objects |= {"loss_scale": run.scale.value, "good_steps": run.scale.good_steps}
     return objects
+
+
+def write_seen(config: Config, workdir: Path) -> None:
+    """Write which images the run sees, once: an earlier start did it with the same lakes."""
+    if (workdir / SEEN).exists():
+        return
+    earlier_files = []
+    if (weights := config.model.weights) is not None:
+        # They lie in the workdir of another run, or there in the folder of its best epochs.
+        folder = storage.path_of(weights).parent
+        earlier_files = [folder / SEEN, folder.parent / SEEN]
+    seen.write(workdir / SEEN, seen.gather(config.lake, config.data, earlier_files))
 
 
 def batches_from(

@@ -26,6 +26,7 @@ from trainer.evaluation.predictions import Predictions, predict
 from trainer.evaluation.scores import ScoreOptions
 from trainer.inference import decision, ensemble
 from trainer.inference.decision import Decision, Triplet
+from trainer.workdir import claim
 
 FAST = ScoreOptions(replicates=50)
 
@@ -35,6 +36,8 @@ def workdir(folder: Path, lake: Path, model: dict, seed: int, **sections) -> Pat
     folder.mkdir(parents=True)
     segmenter = member("", model, seed, **sections)
     config = segmenter.config.model_copy(update={"lake": str(lake)})
+    if lake.is_dir():
+        claim(folder, config, [manifest.load(str(lake))])
     files.save(config, folder / "config.yaml")
     segmenter.network.save_weights(folder / "best.weights.h5")
     return folder
