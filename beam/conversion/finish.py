@@ -247,7 +247,8 @@ def _check_counts(
             f"lake is not finished. See {path}"
         )
     if not counts["records"]:
-        left_out = f", {counts['slices_left_out']} slices without a nodule left out"
+        num_left_out = counts["slices_left_out"]
+        left_out = f", {num_left_out} slices without a nodule left out" if num_left_out else ""
         raise Refused(f"no image became a record: {rejected}{left_out}. See {path}")
     mask_files.check_values(input_counts, options)
     for number, name in enumerate(classes):

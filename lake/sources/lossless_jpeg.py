@@ -3,10 +3,12 @@ things that it leaves out.
 
 Some scanners count differences modulo 2^P, P being the precision, where the standard counts modulo
 2^16. And libjpeg-turbo reports no damage: it decodes whatever bits there are. Both are seen in the
-sums of the differences, which it is made to return as they are.
+sums of the differences, which it is made to return as they are. Predictors 5 to 7 halve a sum:
+where it has more than P bits, the differences are added up anew.
 """
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from lake.sources.codestream import scan_end, segments
 
 HUFFMAN, RESTART = 0xC4, 0xDD
 WORD, START = 2**16, 2**15  # of libjpeg-turbo's sums: their modulus, and the first prediction
+HALVING = 5  # the first predictor that halves
 BLOCK = 2**20  # samples of which the differences are in memory at a time
 
 
@@ -34,7 +37,7 @@ class JpegScan(NamedTuple):
 
 def decode(frame: bytes, claims: Claims) -> np.ndarray:
     """Return the samples [H, W] or [H, W, 3]; raises Reject for damage that shows in the number of
-    bits, and for differences modulo 2^P that are halved, which no decoder reads."""
+    bits."""
     import imagecodecs  # decoders.py says why here
 
     position, scans = _read(frame)
@@ -51,12 +54,8 @@ def decode(frame: bytes, claims: Claims) -> np.ndarray:
         bits = claims.bits - scan.transform
         for component in scan.components:
             values = planes[..., component] - np.uint16(START - 2 ** (bits - 1))
-            if scan.predictor >= 5 and values.max() >> bits:
-                raise Reject(
-                    "undecodable",
-                    f"differences modulo 2^{bits} with predictor {scan.predictor}, which no "
-                    f"decoder reads; convert the file",
-                )
+            if scan.predictor >= HALVING and values.max() >> bits:
+                values = _add_up(planes[..., component], bits, scan)
             plane = samples.reshape(planes.shape)[..., component]
             plane[...] = (values & (2**bits - 1)) << scan.transform
     return samples
@@ -107,19 +106,14 @@ def _tables(content: bytes) -> dict[int, np.ndarray]:
 def _check_length(planes: np.ndarray, scan: JpegScan) -> None:
     """Raise Reject unless the scan has as many bits as the differences of the sums [H, W, samples]
     take: damage makes the decoder stop before the end, or go on behind it."""
-    height, width, _ = planes.shape
-    rows = scan.interval // width or height  # between restarts
     bits = 0
     for component, lengths in zip(scan.components, scan.lengths, strict=True):
         costs = _bits_of_differences(lengths)
-        step = max(1, BLOCK // width)
-        for start in range(0, height, step):
-            stop = min(start + step, height)
-            block = _differences(planes[..., component], start, stop, scan.predictor, rows)
-            bits += int(
-                costs.take(block).sum(dtype=np.uint32)
-            )  # of at most 2^20 samples, 31 bits each
-    intervals = -(-height // rows)
+        for _, block in _blocks_of_differences(planes[..., component], scan):
+            # Of at most 2^20 samples, 31 bits each.
+            bits += int(costs.take(block).sum(dtype=np.uint32))
+    height, width, _ = planes.shape
+    intervals = -(-height // _rows_between_restarts(height, width, scan))
     data = np.frombuffer(scan.data.rstrip(b"\xff"), np.uint8)  # without fill bytes
     escaped = data[np.flatnonzero(data[:-1] == 0xFF) + 1]  # stuffed zeros, or restart markers
     restarts = np.count_nonzero(escaped)
@@ -129,6 +123,51 @@ def _check_length(planes: np.ndarray, scan: JpegScan) -> None:
         raise Reject(
             "undecodable", f"the JPEG scan has {room} bits, its pixels take {bits}; it is damaged"
         )
+
+
+def _rows_between_restarts(height: int, width: int, scan: JpegScan) -> int:
+    return scan.interval // width or height
+
+
+def _blocks_of_differences(sums: np.ndarray, scan: JpegScan) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first row, differences of some rows modulo 2^16) of the sums [H, W]."""
+    height, width = sums.shape
+    rows, step = _rows_between_restarts(height, width, scan), max(1, BLOCK // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        yield start, _differences(sums, start, stop, scan.predictor, rows)
+
+
+def _add_up(sums: np.ndarray, bits: int, scan: JpegScan) -> np.ndarray:
+    """Return the values [H, W], modulo 2^bits, of which the differences of the sums [H, W] are.
+
+    A value needs those on its left, above it and between, so that all values on a line from the
+    lower left to the upper right are found at once. Such a line is evenly spaced in memory.
+    """
+    height, width = sums.shape
+    differences = np.empty((height, width), np.uint16)
+    for start, block in _blocks_of_differences(sums, scan):
+        differences[start : start + len(block)] = block
+    values = np.zeros((height + 1, width + 1), np.int32)  # with a row above and a column before
+    flat, flat_differences, mask = values.ravel(), differences.ravel(), 2**bits - 1
+    is_restart = np.arange(height) % _rows_between_restarts(height, width, scan) == 0
+    for place in range(height + width - 1):  # the sum of row and column
+        first, last = max(0, place - width + 1), min(height - 1, place)  # rows
+        count = last - first + 1
+        start = (first + 1) * (width + 1) + place - first + 1
+        line = slice(start, start + (count - 1) * width + 1, width)
+        left, above, corner = (
+            flat[line.start - step : line.stop - step : width] for step in (1, width + 1, width + 2)
+        )
+        predictions = _predict(scan.predictor, left, above, corner)
+        predictions = np.where(is_restart[first : last + 1], left, predictions)
+        if last == place:  # the line begins in the first column
+            predictions[-1] = 2 ** (bits - 1) if is_restart[last] else above[-1]
+        position = first * width + place - first
+        step = max(width - 1, 1)
+        line_differences = flat_differences[position : position + (count - 1) * step + 1 : step]
+        flat[line] = (predictions + line_differences) & mask
+    return values[1:, 1:].astype(np.uint16)
 
 
 def _bits_of_differences(lengths: np.ndarray) -> np.ndarray:
@@ -148,8 +187,20 @@ def _differences(sums: np.ndarray, start: int, stop: int, predictor: int, rows: 
     if start == 0:
         before = np.concatenate([here[:1], before])  # whatever it is, it is not used
     left, above, corner = here[:, :-1], before[:, 1:], before[:, :-1]
-    if predictor >= 5:
+    if predictor >= HALVING:
         left, above, corner = (part.astype(np.int32) for part in (left, above, corner))
+    result = np.empty(here.shape, np.uint16)
+    predictions = _predict(predictor, left, above, corner)
+    np.subtract(here[:, 1:], predictions, out=result[:, 1:], casting="unsafe")
+    result[:, 0] = here[:, 0] - before[:, 0]
+    restarts = np.arange(start, stop) % rows == 0
+    result[restarts, 1:] = here[restarts, 1:] - here[restarts, :-1]
+    result[restarts, 0] = here[restarts, 0] - np.uint16(START)
+    return result
+
+
+def _predict(predictor: int, left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Return the prediction of each value from its neighbours (table H.1)."""
     rules = {
         1: lambda: left,
         2: lambda: above,
@@ -159,10 +210,4 @@ def _differences(sums: np.ndarray, start: int, stop: int, predictor: int, rows: 
         6: lambda: above + ((left - corner) >> 1),
         7: lambda: (left + above) >> 1,
     }
-    result = np.empty(here.shape, np.uint16)
-    np.subtract(here[:, 1:], rules[predictor](), out=result[:, 1:], casting="unsafe")
-    result[:, 0] = here[:, 0] - before[:, 0]
-    restarts = np.arange(start, stop) % rows == 0
-    result[restarts, 1:] = here[restarts, 1:] - here[restarts, :-1]
-    result[restarts, 0] = here[restarts, 0] - np.uint16(START)
-    return result
+    return rules[predictor]()
