@@ -46,6 +46,7 @@ ARROWS = {
     },
     "lake": {
         "__main__": "inspection records cli storage signals",
+        "lock": "storage",
         "inspection": "records sources labels cli scan storage signals picture",
         "predictions": "sources labels scan storage",
         "records": "sources labels scan storage",

@@ -1,5 +1,5 @@
-"""What a run keeps in its folder: the names of its files, whose folder it is, metrics.json, and the
-trained network that is loaded from it."""
+"""What a run keeps in its folder: the names of its files, metrics.json, and the trained network
+that is loaded from it. Whose folder it is: trainer/training/ownership.py."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import InputError, storage
-from lake.records.identity import ancestry, shards_sha256
+from lake import InputError, lock, storage
+from lake.records.identity import ancestry
 from trainer.config import files
 from trainer.config.run import Config
 
@@ -24,12 +24,6 @@ SEEN = "images.npz"  # which images the run saw: trainer/data/seen.py
 # BASE/model at the end.
 WORKDIRS = "AIP_TENSORBOARD_LOG_DIR", "AIP_CHECKPOINT_DIR"
 MODEL = "AIP_MODEL_DIR"
-# Values that a resumed run may change: batches, gradients and schedule do not depend on them.
-FREE_TO_CHANGE = (
-    *("lake:", "model.weights:", "data.cache:", "train.device:", "train.replicas:"),
-    *("train.worker_minutes:", "train.checkpoint_minutes:", "train.max_hours:", "train.patience:"),
-    *("train.profile:", "train.jit:", "train.rematerialise:"),
-)
 
 
 # --- which folder ---
@@ -56,40 +50,7 @@ def model_of_job() -> Path | None:
     return storage.path_of(text) if text else None
 
 
-# --- whose folder it is ---
-
-
-def claim(workdir: Path, config: Config, lakes: list[dict]) -> None:
-    """Write what the run and its lakes are; where the folder has a checkpoint, raise InputError
-    unless it is this run's."""
-    identity = {
-        "lake": config.lake,
-        "shards": shards_sha256(lakes),
-        "dtype": lakes[0]["dtype"],
-        "options": lakes[0]["options"],
-        "lakes": [
-            {"lake": folder} | describe_lake(lake)
-            for folder, lake in zip((config.lake, *config.data.more_lakes), lakes, strict=True)
-        ],
-    }
-    read_json(workdir / METRICS)  # an unreadable one would end the run after its next epoch
-    if checkpoint_steps(workdir):
-        # An older run kept relative paths.
-        differences = files.differences(files.with_whole_paths(read_config(workdir)), config)
-        changes = [line for line in differences if not line.startswith(FREE_TO_CHANGE)]
-        lake = read_json(workdir / LAKE)
-        if lake.get("shards") != identity["shards"]:
-            changes.append(f"lake: the shards of {lake.get('lake')} -> others in {config.lake}")
-        if changes:
-            raise InputError(
-                f"{workdir} holds another run; repeat its values, or use another --workdir, where "
-                f"--model.weights={workdir / BEST} starts from what this one learnt:\n  "
-                + "\n  ".join(changes)
-            )
-    storage.make_folder(workdir)
-    with storage.whole_file(workdir / CONFIG) as unfinished_path:
-        files.save(config, unfinished_path)
-    storage.write(workdir / LAKE, json.dumps(identity).encode() + b"\n")
+# --- what a run has there ---
 
 
 def describe_lake(content: dict) -> dict:
@@ -144,7 +105,8 @@ def write_json(path: Path, content: dict) -> None:
 def write_metrics(workdir: Path, metrics: dict) -> None:
     """Write entries into metrics.json; others that it has stay."""
     path = workdir / METRICS
-    write_json(path, read_json(path) | metrics)
+    with lock.briefly(workdir):  # evaluate may write while a run trains
+        write_json(path, read_json(path) | metrics)
 
 
 def check_weights(path: Path) -> None:

@@ -13,6 +13,7 @@ from trainer.config.run import Config
 from trainer.inference import ensemble, images
 from trainer.inference.decision import Decision, Triplet
 from trainer.models.build import build
+from trainer.training import ownership
 
 UNET = {"kind": "unet", "filters": 2, "depth": 1}
 CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1}
@@ -28,7 +29,7 @@ def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Pa
     for weights in network.trainable_weights[-2:]:  # the head's: apart from what is rounding
         weights.assign(30 * abs(weights))
     content = json.loads((lake / "manifest.json").read_text())
-    workdir.claim(folder, run, [content | stored])
+    ownership.claim(folder, run, [content | stored])
     network.save_weights(folder / workdir.BEST)
     return folder
 

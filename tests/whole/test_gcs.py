@@ -18,6 +18,7 @@ from makers import cloud_storage
 from makers.marks import exhaustive
 
 from lake import __main__ as lake_command
+from lake import lock
 from lake import storage as storage_of_lake
 from lake.predictions import submission
 from trainer import task
@@ -103,11 +104,34 @@ def killed(storage, converted, config) -> None:
         assert cloud_storage.TOKEN not in process.communicate()[0]
     newest = f"runs/killed/checkpoints/ckpt-{max(steps_of(storage))}.index"
     storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:20])
-    with contextlib.redirect_stdout(output):
+    with contextlib.redirect_stdout(output), quick_locks():
         assert task.main(words) == 0
     path = f"gs://bucket/{newest.removesuffix('.index')}"
     assert f"{path} is damaged, going back to the one before" in output.getvalue()
     assert cloud_storage.TOKEN not in output.getvalue()
+
+
+@contextlib.contextmanager
+def quick_locks():
+    """Make processes that hold a lock give signs of life often, and silence short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in (("FIRST_BEAT", 0.2), ("BEAT", 0.2), ("SILENT", 6), ("RETRY", 0.5)):
+            patch.setattr(lock, f"{name}_SECONDS", seconds)
+        yield
+
+
+def test_one_workdir_holds_one_run(finished, storage, config, run_task):
+    assert "may be at work; listening for" in finished  # to the run that was killed
+    before = {name: storage.read(name) for name in storage.names("runs/tiny/")}
+    assert not [name for name in before if "run.lock" in name]
+    other = train(config, RUN, "--train.seed=1")
+    assert "runs/tiny holds another run" in run_task(*other, code=2)
+    with quick_locks():
+        hold = lock.hold(storage_of_lake.path_of(RUN), "run.lock", "trains", "wait")
+        with hold:
+            assert "process" in (message := run_task(*train(config, RUN), code=2))
+    assert f"error: {RUN}: process " in message and " trains here; wait" in message
+    assert {name: storage.read(name) for name in storage.names("runs/tiny/")} == before
 
 
 def steps_of(storage) -> list[int]:

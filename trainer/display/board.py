@@ -1,6 +1,8 @@
 """TensorBoard's event files. Scalars, histograms and PR curves of training and validation have the
 same tags, so that they share a chart; images are panels."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from trainer.display import histograms
 
 RUN = "."
+CURVES = ("train", "val", RUN)
+PREFIX = "events.out.tfevents."
 FLUSH_SECONDS = 5  # how far the files may be behind when another value is written
 EVENTS = 10_000  # so many may wait in memory until then
 
@@ -20,15 +24,21 @@ class Board:
     """Writers of a run's curves: each in a folder such as `<workdir>/train`, and RUN's in the
     workdir itself. What the files hold beyond `step` is dropped."""
 
-    def __init__(self, workdir: Path, step: int, curves: tuple[str, ...] = ("train", "val", RUN)):
+    def __init__(
+        self, workdir: Path, step: int, curves: tuple[str, ...] = CURVES, run: str | None = None
+    ):
         """Open the event files of `curves` for a run that goes on from `step`: later events are
-        dropped, and at step 0 old files deleted."""
-        for name in curves:
-            for path in (workdir / name).glob("events.out.tfevents.*"):
+        dropped, and at step 0 old files deleted; only the run's, whose names hold the text `run`.
+        """
+        for path in event_files(workdir, curves):
+            if is_event_file_of(run, path):
                 drop_after(path, step) if step else path.unlink()
         self.writers = {
             name: tf.summary.create_file_writer(
-                str(workdir / name), max_queue=EVENTS, flush_millis=1000 * FLUSH_SECONDS
+                str(workdir / name),
+                max_queue=EVENTS,
+                flush_millis=1000 * FLUSH_SECONDS,
+                filename_suffix=_suffix(run),
             )
             for name in curves
         }
@@ -98,6 +108,24 @@ class Board:
             writer.flush()
 
 
+def event_files(folder: Path, curves: tuple[str, ...] = CURVES) -> Iterator[Path]:
+    """Yield the event files of these curves, whoever wrote them; not the profiler's empty ones."""
+    for name in curves:
+        for path in (folder / name).glob(f"{PREFIX}*"):
+            if not path.name.endswith(".profile-empty"):
+                yield path
+
+
+def is_event_file_of(run: str | None, path: Path) -> bool:
+    """Return whether an event file is by name that of a run; None: of one without a text."""
+    # After the prefix come a time, the machine's name, a process and a counter.
+    return re.search(rf"\.\d+{re.escape(_suffix(run))}$", path.name) is not None
+
+
+def _suffix(run: str | None) -> str:
+    return f".{run}.v2" if run else ".v2"
+
+
 def drop_after(path: Path, step: int) -> None:
     """Rewrite an event file without the events beyond `step`, which the resumed run writes again,
     and without a record that a kill left half written.
@@ -105,7 +133,7 @@ def drop_after(path: Path, step: int) -> None:
     TensorBoard would drop repeated events only at a SessionLog event, which tf.summary does not
     write; other readers of the files would not drop them at all.
     """
-    temporary_path = path.with_name(f"unfinished.{path.name.removeprefix('events.out.tfevents.')}")
+    temporary_path = path.with_name(f"unfinished.{path.name.removeprefix(PREFIX)}")
     is_whole = True
     with tf.io.TFRecordWriter(str(temporary_path)) as writer:
         try:

@@ -21,7 +21,7 @@ from trainer.devices.workers import Agreement
 from trainer.display.board import RUN, Board
 from trainer.display.progress import Progress
 from trainer.scoring.sums import scores
-from trainer.training import averaging, culprits
+from trainer.training import averaging, culprits, ownership
 from trainer.training.checkpoint import State
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.optimizer import lower_on_plateau
@@ -36,7 +36,7 @@ from trainer.training.run import (
 )
 from trainer.training.step import compile_steps, prepare_batch
 from trainer.training.validation import Validation
-from trainer.workdir import CONFIG, claim, write_metrics
+from trainer.workdir import CONFIG, write_metrics
 
 
 def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watch) -> None:
@@ -48,7 +48,7 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
     # --- build ---
     run = build_run(config)
     agreement = Agreement(run.strategy, run.worker)
-    claim(workdir, config, run.lakes)
+    events = ownership.claim(workdir, config, run.lakes)
     write_seen(config, workdir)
 
     # --- restore ---
@@ -59,7 +59,7 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
     if end := why_ended(run):
         print(f"{shared_workdir}: {end}")
         return
-    run = run._replace(board=Board(workdir, state.step))
+    run = run._replace(board=Board(workdir, state.step, run=events))
     stop_if_asked(run, watch, max_hours=None)  # before minutes of tracing
     if run.worker.count == 1:  # several workers agree on the step at which they stop
         watch.end_at_once(state.step)

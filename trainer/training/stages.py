@@ -9,11 +9,12 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from lake import InputError, storage
+from lake import InputError, lock, storage
 from trainer.config.run import Config
 from trainer.data import damage
 from trainer.devices import workers
 from trainer.devices.workers import DYING_SECONDS, POLL_SECONDS, Worker
+from trainer.training import ownership
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.loop import train_stage
 from trainer.workdir import BEST, copy_trained
@@ -28,30 +29,54 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
 
     `model_folder`: where the trained network is copied to, too.
     """
-    worker, stages, weights = workers.from_environment(), config.as_stages(), None
-    if worker.is_chief:
-        for folder in filter(None, (workdir, model_folder)):
-            storage.check_writable(folder)
+    worker, weights = workers.from_environment(), None
+    stages = [_with_streams(stage, worker) for stage in config.as_stages()]
     watch = Watch()
-    for number, stage in enumerate(stages, 1):
-        stage = _with_streams(stage, worker)
-        folder = workdir if number == len(stages) else workdir / f"stage_{number}"
-        if len(stages) > 1 and worker.is_chief:
-            print(f"stage {number} of {len(stages)}, in {folder}")
-        if weights is not None:
-            keras.backend.clear_session()  # of the stage before
-            model = stage.model.model_copy(update={"weights": str(weights)})
-            stage = stage.model_copy(update={"model": model})
-        with (
-            interrupt_if_one_is_lost(worker, folder),
-            damage.locate_errors(stage, stage.lake),
-            worker_folder(worker, folder) as worker_workdir,
-        ):
-            train_stage(stage, folder, worker_workdir, watch)
-        weights = folder / BEST
-    if worker.is_chief and model_folder:
-        copy_trained(workdir, model_folder)
-        print(f"best weights, config and scores: {model_folder}")
+    with _workdir_of_one_run(worker, workdir, stages, model_folder):
+        folders = ownership.stage_folders(workdir, len(stages))
+        for number, (folder, stage) in enumerate(zip(folders, stages, strict=True), 1):
+            if len(stages) > 1 and worker.is_chief:
+                print(f"stage {number} of {len(stages)}, in {folder}")
+            if weights is not None:
+                keras.backend.clear_session()  # of the stage before
+                model = stage.model.model_copy(update={"weights": str(weights)})
+                stage = stage.model_copy(update={"model": model})
+            with (
+                _alone_in(worker, folder, workdir),
+                interrupt_if_one_is_lost(worker, folder),
+                damage.locate_errors(stage, stage.lake),
+                worker_folder(worker, folder) as worker_workdir,
+            ):
+                train_stage(stage, folder, worker_workdir, watch)
+            weights = folder / BEST
+        if worker.is_chief and model_folder:
+            copy_trained(workdir, model_folder)
+            print(f"best weights, config and scores: {model_folder}")
+
+
+@contextlib.contextmanager
+def _workdir_of_one_run(
+    worker: Worker, workdir: Path, stages: list[Config], model_folder: Path | None
+) -> Iterator[None]:
+    """Hold the workdir for this run, as its chief; raise InputError, before a file changes, where
+    another process trains there, or where it or `model_folder` is not of this run or cannot be
+    written."""
+    if not worker.is_chief:
+        yield
+        return
+    for folder in filter(None, (workdir, model_folder)):
+        storage.check_writable(folder)
+    with lock.hold(workdir, ownership.LOCK, *ownership.LOCK_WORDS):
+        ownership.check(workdir, stages, model_folder)
+        yield
+
+
+def _alone_in(worker: Worker, folder: Path, workdir: Path) -> contextlib.AbstractContextManager:
+    """Return a context that holds the folder of a stage before the last, which could be given as
+    a workdir, too."""
+    if folder == workdir or not worker.is_chief:
+        return contextlib.nullcontext()
+    return lock.hold(folder, ownership.LOCK, *ownership.LOCK_WORDS)
 
 
 def _with_streams(config: Config, worker: Worker) -> Config:

@@ -26,7 +26,7 @@ from trainer.evaluation.predictions import Predictions, predict
 from trainer.evaluation.scores import ScoreOptions
 from trainer.inference import decision, ensemble
 from trainer.inference.decision import Decision, Triplet
-from trainer.workdir import claim
+from trainer.training.ownership import claim
 
 FAST = ScoreOptions(replicates=50)
 

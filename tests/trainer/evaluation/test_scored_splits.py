@@ -21,7 +21,8 @@ from trainer.evaluation.scores import ScoreOptions
 from trainer.inference import decision, kinship
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.views import Member
-from trainer.workdir import BEST, LAKE, SEEN, claim, read_json, write_json
+from trainer.training.ownership import claim
+from trainer.workdir import BEST, LAKE, SEEN, read_json, write_json
 
 NOTHING = np.array([], np.uint64)
 

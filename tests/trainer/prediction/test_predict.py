@@ -41,7 +41,8 @@ from trainer.inference.ensemble import Ensemble, Member
 from trainer.models.build import build
 from trainer.prediction import input_files, one_image, predict, vote
 from trainer.prediction.one_image import OutputOptions
-from trainer.workdir import BEST, LAKE, claim, load_network, read_json, write_json, write_metrics
+from trainer.training.ownership import claim
+from trainer.workdir import BEST, LAKE, load_network, read_json, write_json, write_metrics
 
 
 def masks_in(output: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
