@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-VERSION = runpy.run_path(str(Path(__file__).with_name("radlake") / "__init__.py"))["__version__"]
+VERSION = runpy.run_path(str(Path(__file__).with_name("lake") / "__init__.py"))["__version__"]
 PYTHONS = ["3.11", "3.12", "3.13"]  # TensorFlow has no wheels for 3.14 (2026-11)
 
 NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]

@@ -12,39 +12,15 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 import argparse
 import functools
 import io
-import math
 import multiprocessing
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from pydicom import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
-
-from beam.phantoms import xray
 from lake import InputError, cli, signals, storage
-from lake.labels import rle
 
 HEADER = "ImageId, EncodedPixels"  # with the space that the challenge's CSV has
-SPACING_MM = (0.140, 0.170)  # lowest and highest for 1024 pixels, as most of SIIM-ACR
-JPEG_QUALITY = 87  # makes files about as large as SIIM-ACR's
 MIN_SIDE, MAX_SIDE = 64, 4096
 BITS, PHOTOMETRIC = (8, 12, 16), ("MONOCHROME1", "MONOCHROME2")
-# Images 0-3, 4-7, … belong to one to four patients. Each tuple lists how many images each of these
-# patients has, and the shares say how often a tuple is drawn.
-PATIENTS_OF_FOUR = [(1, 1, 1, 1), (2, 1, 1), (1, 3), (4,)]
-PATIENTS_OF_FOUR_SHARES = (0.7, 0.15, 0.1, 0.05)
-TWO_LESIONS_SHARE, PORTABLE_SHARE = 0.2, 0.4
-# Steps of 0.146 around a circle spread the positives evenly over the images, and still let two
-# follow each other, as two images of one patient do.
-GOLDEN_STEP = (7 - 3 * math.sqrt(5)) / 2
 
 
 def write(
@@ -59,8 +35,10 @@ def write(
 ) -> None:
     """Write the phantoms 0 … images - 1 of a seed; each depends on its number, not on how many
     there are. Raises InputError where `output` has files of another run."""
+    from beam.phantoms import radiograph  # pydicom and its decoders take half a second to import
+
     folder = output / "dicom"
-    make_room(folder, {f"{image_id(seed, number)}.dcm" for number in range(images)})
+    make_room(folder, {f"{radiograph.image_id(seed, number)}.dcm" for number in range(images)})
     signals.set_repeat("the same command writes all files again")
     look = {"side": side, "bits": bits, "photometric": photometric}
     job = functools.partial(write_one, folder, seed=seed, positive_share=positive_share, **look)
@@ -112,7 +90,10 @@ def collect(rows_of_images, images):
 
 def write_one(folder, number, *, seed, side, bits, photometric, positive_share):
     """Write one DICOM file and return its CSV rows."""
-    dataset, masks = make(number, seed, side, bits, photometric, positive_share)
+    from beam.phantoms import radiograph
+    from lake.labels import rle
+
+    dataset, masks = radiograph.make(number, seed, side, bits, photometric, positive_share)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     storage.write(folder / f"{dataset.SOPInstanceUID}.dcm", buffer.getvalue())
@@ -120,105 +101,17 @@ def write_one(folder, number, *, seed, side, bits, photometric, positive_share):
     return [f"{dataset.SOPInstanceUID}, {text}" for text in texts]
 
 
-def make(number, seed, side, bits, photometric, positive_share):
-    """Return the dataset of phantom `number`, and a mask bool [side, side] per lesion."""
-    first_number, instance = patient_of(number, seed)
-    rng = np.random.default_rng([seed, number])
-    facts_rng, anatomy_rng = np.random.default_rng([seed, first_number, 1]).spawn(2)
-    sex, age = facts_rng.choice(["F", "M"]), int(np.clip(facts_rng.normal(50, 17), 16, 94))
-    is_portable = bool(rng.random() < PORTABLE_SHARE)
-    num_if_positive = 2 if rng.random() < TWO_LESIONS_SHARE else 1
-    num_lesions = num_if_positive if is_positive(number, seed, positive_share) else 0
-    view, masks = xray.draw(anatomy_rng, rng, sex, is_portable, num_lesions, side)
-    dataset = header(seed, number, first_number, instance)
-    dataset.PatientSex, dataset.PatientAge = str(sex), f"{age:03d}Y"
-    dataset.ViewPosition = "AP" if is_portable else "PA"
-    dataset.SeriesDescription = f"view: {dataset.ViewPosition}"
-    dataset.PixelSpacing = [round(facts_rng.uniform(*SPACING_MM) * 1024 / side, 6)] * 2
-    put_pixels(dataset, view, bits, photometric)
-    return dataset, [mask for mask in masks if mask.any()]
-
-
-def patient_of(number, seed):
-    """Return the number of the patient's first image, and this image's place among the patient's
-    images, from 1."""
-    first_number = number // 4 * 4
-    rng = np.random.default_rng([seed, first_number, 2])
-    for count in PATIENTS_OF_FOUR[rng.choice(len(PATIENTS_OF_FOUR), p=PATIENTS_OF_FOUR_SHARES)]:
-        if number < first_number + count:
-            break
-        first_number += count
-    return first_number, number - first_number + 1
-
-
-def is_positive(number, seed, positive_share):
-    """Return whether phantom `number` has a lesion."""
-    offset = np.random.default_rng([seed, 0, 3]).random()
-    return (offset + number * GOLDEN_STEP) % 1 < positive_share
-
-
-def image_id(seed, number):
-    return uid("image", seed, number)
-
-
-def uid(kind, seed, number):
-    """Return a UID that depends on kind, seed and number alone."""
-    return generate_uid(entropy_srcs=[f"radlake phantom {kind}", str(seed), str(number)])
-
-
-def header(seed, number, first_number, instance):
-    """Return a dataset with the elements of a SIIM-ACR file for phantom `number`, of an invented
-    patient; `first_number` and `instance` are those of `patient_of`."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = image_id(seed, number)
-    dataset.StudyInstanceUID = uid("study", seed, number)
-    dataset.SeriesInstanceUID = uid("series", seed, number)
-    patient = f"{first_number + 1:04d}"
-    dataset.PatientID, dataset.PatientName = f"PHANTOM-{patient}", f"Phantom^{patient}"
-    dataset.StudyDate, dataset.StudyTime = "19010101", "000000"
-    dataset.PatientBirthDate = dataset.ReferringPhysicianName = ""
-    dataset.AccessionNumber = dataset.StudyID = ""
-    dataset.PatientOrientation = ["L", "F"]
-    dataset.Modality, dataset.ConversionType, dataset.BodyPartExamined = "CR", "WSD", "CHEST"
-    dataset.SeriesNumber, dataset.InstanceNumber = 1, instance
-    return dataset
-
-
-def put_pixels(dataset, view, bits, photometric):
-    """Store a view [side, side] in 0..1: as JPEG Baseline for 8 bits, else as 16-bit words."""
-    highest = 2**bits - 1
-    values = np.round(view * highest).astype(np.uint8 if bits == 8 else np.uint16)
-    if photometric == "MONOCHROME1":
-        values = highest - values
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, photometric
-    dataset.Rows, dataset.Columns = values.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = values.itemsize * 8, bits, bits - 1
-    dataset.PixelRepresentation = 0
-    if bits > 8:
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.WindowCenter, dataset.WindowWidth = 2 ** (bits - 1), 2**bits
-        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, 0, "US"
-        dataset.LossyImageCompression = "00"
-        dataset.PixelData = values.astype("<u2").tobytes()
-        return
-    jpeg = io.BytesIO()
-    Image.fromarray(values).save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    dataset.LossyImageCompression, dataset.LossyImageCompressionMethod = "01", "ISO_10918_1"
-    dataset.LossyImageCompressionRatio = round(values.size / jpeg.tell(), 2)
-    dataset.PixelData = encapsulate([jpeg.getvalue()])
-    dataset["PixelData"].VR = "OB"
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of beam.synthetic."""
-    parser = cli.parser("beam.synthetic", __doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--images", type=cli.at_least(1), default=400, metavar="N")
-    add("--seed", type=cli.at_least(0), default=0, metavar="N")
+    summary, example = __doc__.splitlines()[0], "--output data --images 400"
+    parser = cli.parser("beam.synthetic", summary, example=example)
+    add = parser.add_argument_group("files").add_argument
+    add("--output", type=Path, required=True, metavar="FOLDER", help="for dicom/ and train-rle.csv")
+    add("--images", type=cli.at_least(1), default=400, metavar="N", help="how many")
+    seed = "what is drawn; an image does not depend on how many there are"
+    add("--seed", type=cli.at_least(0), default=0, metavar="N", help=seed)
+    add("--processes", type=cli.at_least(1), metavar="N", help="default: one per core")
+    add = parser.add_argument_group("images").add_argument
     side = {"type": cli.at_least(MIN_SIDE, highest=MAX_SIDE), "default": 1024, "metavar": "PIXELS"}
     add("--side", help=f"height and width of an image, {MIN_SIDE} to {MAX_SIDE}", **side)
     add("--bits", type=int, choices=BITS, default=8, help="8 writes JPEG; the others uncompressed")
@@ -228,13 +121,13 @@ def parser() -> argparse.ArgumentParser:
         default="MONOCHROME2",
         help="MONOCHROME1: air is white",
     )
-    add("--positive_share", type=cli.share, default=0.22, metavar="SHARE")
-    add("--processes", type=cli.at_least(1), metavar="N", help="default: one per core")
+    positives = "share of images with a lesion"
+    add("--positive_share", type=cli.share, default=0.22, metavar="SHARE", help=positives)
     return parser
 
 
 def main(argv: list[str]) -> int:
-    flags = vars(parser().parse_args(argv))
+    flags = vars(cli.parse(parser(), argv)[0])
     flags["processes"] = flags["processes"] or multiprocessing.cpu_count()
     return cli.exit_code(lambda: write(**flags))
 

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from beam import synthetic
 from lake import cli, signals, storage
@@ -33,6 +32,8 @@ DIAMETERS_MM = 14, 24  # lowest and highest
 def write(output: Path, volumes: int, seed: int = 0) -> None:
     """Write ct0.mhd … and annotations.csv; a volume does not depend on how many follow it. Raises
     InputError where `output` has files of another run."""
+    import SimpleITK as sitk  # takes 0.3 s
+
     names = [f"ct{number}" for number in range(volumes)]
     synthetic.make_room(output, {f"{name}.mhd" for name in names}, "*.mhd")
     signals.set_repeat("the same command writes all files again")
@@ -62,16 +63,19 @@ def draw(rng) -> tuple[np.ndarray, np.ndarray, float]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of beam.synthetic_ct."""
-    parser = cli.parser("beam.synthetic_ct", __doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--volumes", type=cli.at_least(1), default=8, metavar="N")
-    add("--seed", type=cli.at_least(0), default=0, metavar="N")
+    summary, example = __doc__.splitlines()[0], "--output ct --volumes 8"
+    parser = cli.parser("beam.synthetic_ct", summary, example=example)
+    add = parser.add_argument_group("volumes").add_argument
+    output_help = "for ct0.mhd … and annotations.csv"
+    add("--output", type=Path, required=True, metavar="FOLDER", help=output_help)
+    add("--volumes", type=cli.at_least(1), default=8, metavar="N", help="how many")
+    seed = "what is drawn; a volume does not depend on how many there are"
+    add("--seed", type=cli.at_least(0), default=0, metavar="N", help=seed)
     return parser
 
 
 def main(argv: list[str]) -> int:
-    flags = parser().parse_args(argv)
+    flags, _ = cli.parse(parser(), argv)
     return cli.exit_code(lambda: write(**vars(flags)))
 
 

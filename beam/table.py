@@ -8,30 +8,29 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 import argparse
 import sys
 
-from apache_beam.io.filesystems import FileSystems
-
 from beam.conversion import summary
-from beam.running import files
+from beam.running import files, paths
 from lake import InputError, cli
 from lake.records import manifest
 
 
 def table(folder: str) -> str:
     """Return the table of a lake; raise InputError where its conversion has not finished."""
-    path = FileSystems.join(folder, manifest.MANIFEST)
-    if not FileSystems.exists(path):
+    path = paths.join(folder, manifest.MANIFEST)
+    if not paths.exists(path):
         raise InputError(f"no {path}: the conversion has not finished, or has failed")
     return summary.table(manifest.parse(files.read_text(path), folder))
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = cli.parser("beam.table", __doc__)
-    parser.add_argument("folder", metavar="ROOT/NAME/VERSION")
+    parser = cli.parser("beam.table", __doc__, example="lakes/phantoms/1.0.0")
+    parser.add_argument("folder", metavar="ROOT/NAME/VERSION", help="the lake")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    folder = parser().parse_args(argv).folder.rstrip("/")
+    flags, _ = cli.parse(parser(), argv)
+    folder = flags.folder.rstrip("/")
     return cli.exit_code(lambda: table(folder))
 
 

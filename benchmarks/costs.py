@@ -30,6 +30,7 @@ from PIL import Image
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from beam import synthetic
+from beam.phantoms import radiograph
 from beam.running import files
 from lake.scan import Header, Storage
 from lake.sources import clahe, data_set, dicom, frames, grey, lungs, pixels, reader
@@ -54,7 +55,7 @@ def least(step: Callable) -> float:
 
 
 def phantom(bits: int) -> pydicom.Dataset:
-    return synthetic.make(NUMBER, SEED, SIDE, bits, "MONOCHROME2", positive_share=0.2)[0]
+    return radiograph.make(NUMBER, SEED, SIDE, bits, "MONOCHROME2", positive_share=0.2)[0]
 
 
 def coded(folder: Path) -> dict[str, pydicom.Dataset]:

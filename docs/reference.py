@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -33,7 +34,9 @@ def text() -> str:
         "# Reference",
         "Made by `python docs/reference.py`; do not edit.",
         "## Commands",
-        "Each is also a module of Python, for a checkout that is not installed.",
+        "Each is also a module of Python, for a checkout that is not installed. Each has `--help`, "
+        "`--version`, `--quiet` (results, warnings and errors, no progress) and `--verbose` (the "
+        "libraries' own logs, too).",
         *(command(word, entry) for word, entry in WORDS.items()),
         "## Configs",
         "A YAML file, or the name of one that `radlake configs` lists, and `--section.field=value` "
@@ -65,7 +68,8 @@ def command(word: str, entry: Word) -> str:
     """Return a command's description and options. argparse's own help wraps differently from one
     Python to the next, so the table is ours."""
     parser = parser_of(entry)
-    options = [action for action in parser._actions if action.help is not argparse.SUPPRESS]
+    general = parser.general._group_actions
+    options = [one for one in parser._actions if one not in general]
     rows = [(f"`{usage(one)}`", option_default(one), meaning(parser, one)) for one in options]
     description = inspect.cleandoc(parser.description or "")
     return "\n\n".join(
@@ -73,9 +77,17 @@ def command(word: str, entry: Word) -> str:
             f"### radlake {word}",
             f"`{parser.prog}`: {entry.help}.",
             *([f"```\n{description}\n```"] if description else []),
+            *([f"```text\n{example}\n```"] if (example := example_of(parser)) else []),
             table(("option", "default", "meaning"), rows),
         ]
     )
+
+
+def example_of(parser: argparse.ArgumentParser) -> str:
+    """Return the examples of a command's help."""
+    lines = itertools.takewhile(str.strip, (parser.epilog or "").splitlines()[1:])
+    is_example = (parser.epilog or "").startswith("example")
+    return "\n".join(line.strip() for line in lines) if is_example else ""
 
 
 def usage(action: argparse.Action) -> str:

@@ -3,6 +3,8 @@ In: image files, labels and shards. Out: scans, records, manifests, predictions'
 
 import re
 
+__version__ = "0.1.0"  # setup.py reads it here
+
 
 class InputError(ValueError):
     """A user's mistake. A command prints the message without a traceback and exits with code 2."""

@@ -22,22 +22,24 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of python -m lake."""
     parser = cli.parser("lake", __doc__)
     command = cli.subcommands(parser)
-    add = command("show", help="what a lake holds").add_argument
-    add("path", metavar="ROOT/NAME/VERSION")
+    example = "lakes/phantoms/1.0.0 --sheet sheet.png"
+    add = command("show", help="what a lake holds", example=example).add_argument
+    add("path", metavar="ROOT/NAME/VERSION", help="the lake")
     add("--split", metavar="NAME", help="count only this split")
     sheet_help = "also draw a contact sheet, with the masks outlined"
     add("--sheet", type=cli.local_path, metavar="PNG", help=sheet_help)
-    add = command("verify", help="check every byte of a lake").add_argument
-    add("path", metavar="ROOT/NAME/VERSION")
+    example = "lakes/phantoms/1.0.0 --processes 4"
+    add = command("verify", help="check every byte of a lake", example=example).add_argument
+    add("path", metavar="ROOT/NAME/VERSION", help="the lake")
     add("--quick", action="store_true", help="decode no images, masks and run lengths")
-    add("--processes", type=cli.at_least(1), default=1, metavar="N", help="processes; default: 1")
+    add("--processes", type=cli.at_least(1), default=1, metavar="N", help="how many work")
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Run the subcommand of `argv` and return its exit code; it is not an error where the reader of
     a pipe closes it early."""
-    flags = parser().parse_args(argv)
+    flags, _ = cli.parse(parser(), argv)
     try:
         return cli.exit_code(lambda: {"show": _show, "verify": _verify}[flags.command](flags))
     except BrokenPipeError:  # `| head` has read enough; then nothing may be flushed at exit
@@ -47,10 +49,11 @@ def main(argv: list[str]) -> int:
 
 def _show(flags: argparse.Namespace) -> None:
     """Print what a lake holds and, with --sheet, draw its contact sheet; raise InputError."""
-    from lake.inspection import sheet, show
     from lake.records import manifest
 
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
+    from lake.inspection import sheet, show
+
     index = show.read_index(folder, content, flags.split)
     # The sheet comes first, because the reader of the text may close the pipe.
     num_images = sheet.write(folder, content, index, flags.sheet) if flags.sheet else 0
@@ -62,11 +65,12 @@ def _show(flags: argparse.Namespace) -> None:
 def _verify(flags: argparse.Namespace) -> int:
     """Print the problems of a lake and return the exit code: 0 without a problem, else 1. Raises
     InputError where the folder is not a lake."""
-    from lake.inspection import verify
     from lake.records import manifest
 
     start = time.monotonic()
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
+    from lake.inspection import verify
+
     problems, num_records = verify.verify(
         folder, content, not flags.quick, flags.processes, _report_shard
     )

@@ -1,8 +1,8 @@
-"""What all commands share: their parsers, the types of numbers and paths for argparse, exit
-codes."""
+"""What all commands share: how they read their command line, the types of numbers and paths for
+argparse, exit codes."""
 
 import argparse
-import functools
+import itertools
 import math
 import os
 import re
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import InputError, Refused, Stopped, signals, storage
+from lake import InputError, Refused, Stopped, command_line, console, signals, storage, suggestions
+from lake.command_line import Parser
 
 # {what follows `python -m`: how users of this process type it}. The command `radlake` fills it when
 # it starts; otherwise it is empty.
@@ -24,22 +25,48 @@ def typed_command(command: str) -> str:
     return f"{SPELLINGS.get(module, f'python -m {module}')} {rest}".rstrip()
 
 
-def parser(command: str, description: str, **more) -> argparse.ArgumentParser:
-    """Return the parser of a command. It accepts no abbreviated option, and its help keeps the
-    lines of the description; `more` goes to ArgumentParser."""
-    return argparse.ArgumentParser(
-        prog=typed_command(command),
-        description=description.replace(f"python -m {command}", typed_command(command)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **more,
-    )
+def parser(command: str, description: str, **more) -> Parser:
+    """Return the parser of a command, whose help keeps the lines of the description; `more` goes to
+    Parser, such as an example."""
+    typed = typed_command(command)
+    description = description.replace(f"python -m {command}", typed)
+    return Parser(prog=typed, description=description, **more)
 
 
-def subcommands(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
+def subcommands(parser: Parser) -> Callable[..., Parser]:
     """Return a function that adds a subcommand by its name; `command` is its name in the flags."""
-    commands = parser.add_subparsers(dest="command", required=True)
-    return functools.partial(commands.add_parser, allow_abbrev=False)
+    return parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
+
+
+def parse(
+    parser: Parser, argv: list[str], is_passed: Callable[[str], bool] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags of a command line, and the words that it leaves over; --quiet and --verbose
+    are in force then.
+
+    An unknown option is refused before whatever else is wrong, unless `is_passed` says that its
+    name is for somebody else. Such a one that is like a required option that is not there is
+    refused, too.
+    """
+    if not {"-h", "--help", "--version"} & {*argv}:
+        command, unknown = command_line.unknown_options(parser, argv)
+        absent = [name for name in command.required_names() if not _is_in(name, argv)]
+        is_ours = [
+            not (is_passed and is_passed(name)) or bool(suggestions.nearest(name, absent))
+            for name in unknown
+        ]
+        command_line.refuse(command, [*itertools.compress(unknown, is_ours)])
+    flags, rest = parser.parse_known_args(argv)
+    if rest and not is_passed:
+        parser.error(f"{' '.join(rest)}: expected no more values")
+    is_quiet, is_verbose = (vars(flags).pop(name, False) for name in ("quiet", "verbose"))
+    console.set_volume(is_verbose - is_quiet)
+    return flags, rest
+
+
+def _is_in(name: str, argv: list[str]) -> bool:
+    """Return whether an option stands in a command line, with its value or before it."""
+    return any(word == name or word.startswith(f"{name}=") for word in argv)
 
 
 def at_least(lowest: float, kind: type = int, highest: float = math.inf) -> Callable:

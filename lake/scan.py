@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from lake import Packed, Reject
+from lake import InputError, Packed, Reject
 
 # Bounds on what one file may cost; a file beyond them is a reject, `too-large`.
 MAX_FILE_BYTES = 2**30
@@ -76,6 +76,34 @@ class Storage:
     window: str = "default"  # default | percentile | LOW,HIGH in modality units
     clahe: bool = False
     lung_roi: bool = False  # CT: what is not lung becomes air
+
+
+def parse_window(text: str) -> tuple[float, float] | None:
+    """Return (low, high) in modality units of `LOW,HIGH`; None for `default` and `percentile`.
+
+    Raises InputError for any other text.
+    """
+    if text in ("default", "percentile"):
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            f"--window={text}: expected default, percentile or LOW,HIGH in modality units, such as "
+            f"-1000,400"
+        )
+    return low, high
+
+
+class ReaderSettings(NamedTuple):
+    """How the files of a lake were read, and so how other files are read for networks that learnt
+    from it."""
+
+    is_ct: bool  # files are CT volumes or slices of one
+    image_id_from: str  # name | uid
+    storage: Storage
 
 
 class Coding(NamedTuple):

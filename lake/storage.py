@@ -101,6 +101,12 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def check_exists(option: str, path: str | Path) -> None:
+    """Raise InputError where there is no such local file or folder; on gs:// its reader says so."""
+    if not is_remote(path) and not os.path.exists(path):
+        raise InputError(f"{option} {path}: no such file or folder")
+
+
 def check_writable(folder: Path) -> None:
     """Write and delete a small object in a folder on gs://, before minutes of work; raise
     InputError where there is no such bucket, and TensorFlow's error where it refuses."""

@@ -33,12 +33,13 @@ KILL_SECONDS = 30.0  # the time between SIGTERM and SIGKILL, in which a worker s
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of launch.cluster."""
-    parser = cli.parser("launch.cluster", __doc__)
-    add = parser.add_argument
-    add("--workers", type=cli.at_least(1), required=True, metavar="N")
-    grace = "how long the other workers may go on when one has failed (60)"
+    command = "radlake train --config unetpp_small --lake lakes/phantoms/1.0.0 --workdir runs/two"
+    parser = cli.parser("launch.cluster", __doc__, example=f"--workers 2 -- {command}")
+    add = parser.add_argument_group("workers").add_argument
+    add("--workers", type=cli.at_least(1), required=True, metavar="N", help="how many")
+    grace = "how long the other workers may go on when one has failed"
     add("--grace_seconds", type=float, default=60.0, metavar="S", help=grace)
-    add("command", nargs="+", metavar="COMMAND", help="after --")
+    add("command", nargs="+", metavar="COMMAND", help="what each runs, after --")
     return parser
 
 
@@ -156,7 +157,7 @@ def _forward_signals(cluster: Cluster) -> Iterator[None]:
 
 
 def main(argv: list[str]) -> int:
-    flags = parser().parse_args(argv)
+    flags, _ = cli.parse(parser(), argv)
     return cli.exit_code(lambda: run(flags.command, flags.workers, flags.grace_seconds))
 
 

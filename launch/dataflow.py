@@ -21,29 +21,40 @@ from launch import approval, sdist
 # machine gain nothing. No pixels are shuffled, so the disk holds the container and one CT volume.
 MACHINE_TYPE, MAX_WORKERS, DISK_GB = "e2-standard-4", 20, 50
 
+EXAMPLE = (
+    "--project my-project --region us-central1 --staging gs://my-bucket/dataflow "
+    "--images 'gs://my-bucket/dicom/**.dcm' --labels gs://my-bucket/masks.csv "
+    "--output gs://my-bucket/lakes/hospital/1.0.0 --deidentify_key_file gs://my-bucket/key"
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of launch.dataflow."""
     epilog = f"{cli.typed_command('beam.convert')} --help lists the options of a conversion"
-    parser = cli.parser("launch.dataflow", __doc__, epilog=epilog)
-    add, number = parser.add_argument, cli.at_least(1)
-    add("--project", required=True)
-    add("--region", required=True, help="such as us-central1; best where the bucket is")
+    parser = cli.parser("launch.dataflow", __doc__, example=EXAMPLE, epilog=epilog)
+    add, number = parser.add_argument_group("job").add_argument, cli.at_least(1)
+    add("--project", required=True, metavar="ID", help="that pays")
+    add(
+        "--region",
+        required=True,
+        metavar="REGION",
+        help="such as us-central1; best where the bucket is",
+    )
     folder = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
     add("--staging", required=True, help="for Dataflow's own files", **folder)
+    add("--service_account", metavar="EMAIL", help="the account that the workers run as")
+    add("--name", metavar="NAME", help="the job's name; default: one of Beam's")
+    add("--detach", action="store_true", help="do not wait for the job")
+    approval.add_flags(add)
+    add = parser.add_argument_group("machines").add_argument
     image_help = "the image of launch/beam.Dockerfile in a registry; default: install the sdist"
     add("--image", metavar="URI", help=image_help)
-    add("--machine_type", default=MACHINE_TYPE)
-    disk_help = f"disk per machine ({DISK_GB})"
-    add("--disk_gb", type=number, default=DISK_GB, metavar="GB", help=disk_help)
-    workers_help = f"the largest number of machines ({MAX_WORKERS})"
+    add("--machine_type", default=MACHINE_TYPE, metavar="TYPE", help="of Compute Engine")
+    add("--disk_gb", type=number, default=DISK_GB, metavar="GB", help="disk per machine")
+    workers_help = "the largest number of machines"
     add("--max_workers", type=number, default=MAX_WORKERS, metavar="N", help=workers_help)
     add("--private_ips", action="store_true", help="no public addresses; needs --image")
     add("--subnetwork", metavar="URL", help="regions/REGION/subnetworks/NAME")
-    add("--service_account", metavar="EMAIL", help="the account that the workers run as")
-    add("--name", help="the job's name")
-    add("--detach", action="store_true", help="do not wait for the job")
-    approval.add_flags(add)
     return parser
 
 
@@ -87,7 +98,9 @@ def run(flags: argparse.Namespace, conversion: list[str]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return cli.exit_code(lambda: run(*parser().parse_known_args(argv)))
+    # What is not here is for beam.convert, which this package does not import.
+    flags, conversion = cli.parse(parser(), argv, is_passed=lambda name: True)
+    return cli.exit_code(lambda: run(flags, conversion))
 
 
 if __name__ == "__main__":

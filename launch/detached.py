@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 
     signals.arm()
 
+import argparse
 import fcntl
 import signal
 import subprocess
@@ -93,13 +94,19 @@ def _write(path: Path, number: int) -> None:
     storage.write(path, str(number).encode())
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of launch.detached."""
+    parser = cli.parser("launch.detached", __doc__, example="--folder run -- radlake --version")
+    add = parser.add_argument_group("command").add_argument
+    add("--folder", type=Path, required=True, metavar="FOLDER", help="for its log and exit code")
+    add("--supervise", action="store_true", help="for its own use")
+    add("command", nargs="+", metavar="COMMAND", help="what is run, after --")
+    return parser
+
+
 def main(argv: list[str]) -> int:
     """Run launch.detached, or the supervisor that it starts, and return the exit code."""
-    parser = cli.parser("launch.detached", __doc__)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--supervise", action="store_true", help="for its own use")
-    parser.add_argument("command", nargs="+")
-    flags = parser.parse_args(argv)
+    flags, _ = cli.parse(parser(), argv)
     if flags.supervise:
         supervise(flags.folder, flags.command)
         return 0

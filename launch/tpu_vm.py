@@ -41,23 +41,29 @@ POLL_SECONDS = 30.0
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of launch.tpu_vm."""
-    parser = training_run.parser("launch.tpu_vm", __doc__)
+    example = "--project my-project --zone us-west4-a --accelerator v5litepod-8 --dry_run"
+    parser = training_run.parser("launch.tpu_vm", __doc__, example)
     add = parser.add_argument_group("machine").add_argument
-    add("--project", required=True)
-    add("--zone", required=True, help="such as us-west4-a; best in the bucket's region")
-    add("--accelerator", required=True, choices=machines.TPU_VMS)
+    add("--project", required=True, metavar="ID", help="that pays")
+    add(
+        "--zone",
+        required=True,
+        metavar="ZONE",
+        help="such as us-west4-a; best in the bucket's region",
+    )
+    add("--accelerator", required=True, choices=machines.TPU_VMS, help="kind")
     add("--runtime", metavar="VERSION", help="default: the accelerator's base image")
     add("--now", action="store_true", help="do not wait in the queue")
     add("--spot", action="store_true", help="cheaper, and may be taken away at any time")
     hours = {"type": cli.at_least(1), "default": 24, "metavar": "N"}
-    add("--queue_hours", help="the longest wait in the queue (24)", **hours)
+    add("--queue_hours", help="the longest wait in the queue, in hours", **hours)
     restarts = {"type": cli.at_least(0), "default": 20, "metavar": "N"}
-    add("--restarts", help="starts of an interrupted run before giving up (20)", **restarts)
+    add("--restarts", help="starts of an interrupted run before giving up", **restarts)
     add("--internal_ips", action="store_true", help="no public address; launch from its network")
-    add("--network")
-    add("--subnetwork")
+    add("--network", metavar="NAME", help="default: the project's default network")
+    add("--subnetwork", metavar="NAME", help="of the network")
     add("--service_account", metavar="EMAIL", help="the account that the machine runs as")
-    approval.add_flags(parser.add_argument)
+    approval.add_flags(add)
     return parser
 
 
@@ -200,7 +206,7 @@ def _print(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    flags, overrides = parser().parse_known_args(argv)
+    flags, overrides = cli.parse(parser(), argv, is_passed=lambda name: "." in name)
     return cli.exit_code(lambda: run(flags, overrides))
 
 

@@ -11,19 +11,21 @@ from pathlib import Path
 
 from lake import cli, storage
 from launch import sdist
-from trainer.config.files import load, save
 from trainer.options import CONFIG
 
 
-def parser(command: str, description: str) -> argparse.ArgumentParser:
+def parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
     """Return a launcher's parser with the options of the run; arguments that it leaves over
     override values of the config."""
     epilog = "--section.field=value overrides a value of the config, as in trainer.task train"
-    parser = cli.parser(command, description, epilog=epilog)
+    run = "--config unetpp --lake gs://my-bucket/lakes/x/1.0.0 --workdir gs://my-bucket/runs/x"
+    parser = cli.parser(command, description, example=f"{run} {example}", epilog=epilog)
     add = parser.add_argument_group("run").add_argument
     add("--config", required=True, metavar="YAML", help=CONFIG)
-    add("--lake", type=cli.remote_folder, required=True, metavar="gs://BUCKET/ROOT/NAME/VERSION")
-    add("--workdir", type=cli.remote_folder, required=True, metavar="gs://BUCKET/FOLDER")
+    lake = {"type": cli.remote_folder, "metavar": "gs://BUCKET/ROOT/NAME/VERSION"}
+    add("--lake", required=True, help="of the bucket", **lake)
+    workdir = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
+    add("--workdir", required=True, help="for everything of the run", **workdir)
     return parser
 
 
@@ -31,6 +33,8 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
 def files(flags: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[Path, Path]]:
     """Yield the sdist of this checkout, and config.yaml with the overrides in it; both are deleted
     after the block. Raises InputError for a wrong config."""
+    from trainer.config.files import load, save  # pydantic takes 0.3 s to import
+
     config = load(flags.config, overrides, lake=flags.lake)
     with storage.temporary_folder() as folder:
         config_path = Path(folder, "config.yaml")

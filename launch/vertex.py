@@ -30,29 +30,47 @@ EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "CANCELLED": 1, "EXPIRED": 1, "PARTIA
 POLL_SECONDS = 30.0
 REPEAT = "the same command goes on from the newest checkpoint, in another job"
 
+EXAMPLE = (
+    "--project my-project --region us-central1 --image us-docker.pkg.dev/my-project/r/trainer "
+    "--accelerator a100 --dry_run"
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of launch.vertex."""
-    parser = training_run.parser("launch.vertex", __doc__)
+    parser = training_run.parser("launch.vertex", __doc__, EXAMPLE)
     add = parser.add_argument_group("machines").add_argument
-    add("--project", required=True)
-    add("--region", required=True, help="such as us-central1; best where the bucket is")
+    add("--project", required=True, metavar="ID", help="that pays")
+    add(
+        "--region",
+        required=True,
+        metavar="REGION",
+        help="such as us-central1; best where the bucket is",
+    )
     image_help = "the image of launch/trainer.Dockerfile in a registry"
     add("--image", required=True, metavar="URI", help=image_help)
-    add("--accelerator", choices=[*machines.GPUS, *machines.TPUS], required=True)
+    add("--accelerator", choices=[*machines.GPUS, *machines.TPUS], required=True, help="kind")
     add("--gpus", type=int, metavar="N", help="per machine; default: the fewest that exist")
-    add("--machines", type=cli.at_least(1), default=1, metavar="N")
+    add("--machines", type=cli.at_least(1), default=1, metavar="N", help="how many")
     add("--spot", action="store_true", help="cheaper machines that may be taken away at any time")
     days = {"type": cli.between(0, math.inf), "default": 7.0, "metavar": "DAYS"}
-    add("--max_days", help="after which the service ends the job (7)", **days)
-    add("--disk_gb", type=cli.at_least(1), default=200, metavar="GB", help="per machine (200)")
+    add("--max_days", help="after which the service ends the job", **days)
+    add("--disk_gb", type=cli.at_least(1), default=200, metavar="GB", help="per machine")
     add = parser.add_argument_group("job").add_argument
     name = cli.matching("[a-z][a-z0-9-]{0,62}", "a-z, 0-9 and -, at most 63")
-    add("--name", type=name, help="default: radlake-CONFIG")
+    add("--name", type=name, metavar="NAME", help="default: radlake-CONFIG")
     label = cli.matching("[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}", "key=value of a-z, 0-9, _ and -")
-    add("--label", type=label, action="append", default=[], metavar="KEY=VALUE")
+    add(
+        "--label",
+        type=label,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="may be repeated",
+    )
     add("--service_account", metavar="EMAIL", help="the account that the job runs as")
-    add("--tensorboard", metavar="projects/P/locations/R/tensorboards/ID")
+    tensorboard = {"metavar": "projects/P/locations/R/tensorboards/ID"}
+    add("--tensorboard", help="that shows the curves; needs --service_account", **tensorboard)
     add("--network", metavar="projects/NUMBER/global/networks/NAME", help="to peer with")
     add("--wait", action="store_true", help="until the job has ended; Ctrl-C cancels it")
     approval.add_flags(add)
@@ -141,7 +159,8 @@ def page(name: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    return cli.exit_code(lambda: run(*parser().parse_known_args(argv)))
+    flags, overrides = cli.parse(parser(), argv, is_passed=lambda name: "." in name)
+    return cli.exit_code(lambda: run(flags, overrides))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ needs only its own packages.
 """
 
 import argparse
-import difflib
 import importlib
 import sys
 from pathlib import Path
 
-from lake import InputError, cli, signals
+from lake import InputError, cli, signals, suggestions
 from radlake import __version__, words
 from radlake.words import WORDS, Word
 
@@ -49,10 +48,9 @@ def find(argv: list[str]) -> tuple[Word, list[str]]:
         return WORDS[command], argv[length:]
     first_words = (word.split()[0] for word in WORDS if " " in word)
     candidates = group or [*WORDS, *first_words]
-    matches = difflib.get_close_matches(command, candidates, n=len(group) or 3)
-    suggestions = dict.fromkeys(matches)
-    question = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
-    raise InputError(f"radlake {command}: no such command; {question}radlake --help lists them all")
+    question = suggestions.question(command, candidates, len(group) or 3)
+    advice = f"{question} radlake --help lists them all".strip()
+    raise InputError(f"radlake {command}: no such command; {advice}")
 
 
 def call(word: Word, arguments: list[str]) -> int:

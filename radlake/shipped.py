@@ -2,13 +2,12 @@
 the list that `radlake configs` prints."""
 
 import argparse
-import difflib
 import importlib.resources
 import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from lake import InputError, cli
+from lake import InputError, cli, suggestions
 
 
 def folder() -> Traversable:
@@ -32,10 +31,9 @@ def find(config: str | Path) -> str | Path:
     config_names = names()
     if text in config_names:
         return folder() / f"{text}.yaml"
-    near = difflib.get_close_matches(text, config_names, n=1)
-    question = f"; did you mean {near[0]}?" if near else ";"
+    question = suggestions.question(text, config_names)
     raise InputError(
-        f"--config={text}: no config of this name{question} The names are "
+        f"--config={text}: no config of this name; {question}{' ' * bool(question)}the names are "
         f"{', '.join(config_names)}; a file of your own has a suffix or a slash, as in ./{text}"
     )
 
@@ -55,9 +53,10 @@ def listing() -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    return cli.parser("radlake configs", "Lists the configs that --config takes by their names.")
+    summary = "Lists the configs that --config takes by their names."
+    return cli.parser("radlake configs", summary, example="| grep unet")
 
 
 def main(argv: list[str]) -> int:
-    parser().parse_args(argv)
+    cli.parse(parser(), argv)
     return cli.exit_code(listing)

@@ -4,14 +4,26 @@ In: the description. Out: the parser. No TensorFlow here.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import cli
+from lake import cli, suggestions
 from lake.predictions.exported import DECODERS, GRAPH
+from radlake import shipped
 
 ALL_LEVELS = "all"  # a value of export's --level
 OVERRIDES = "--section.field=value overrides a value of the config, such as --data.side=256"
+# The sections of a config; trainer/config/ has their fields, docs/reference.md a table of them.
+SECTIONS = {
+    "model": "the network: its kind (unet, unetpp, vae, classifier), depth, filters, encoder",
+    "data": "which images, their side, the batch",
+    "augment": "random changes of training images",
+    "loss": "what the network is taught by",
+    "optimizer": "how it learns: rate, schedule, averages",
+    "train": "epochs, devices, checkpoints, which epoch is kept",
+    "stages": "runs one after the other, each with what differs",
+}
 CONFIG = "a YAML file, or the name of one that radlake configs lists"
 MANY = {"nargs": "+", "default": []}
 
@@ -35,33 +47,53 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_train(command: Callable) -> None:
+    """Add the options of train, whose help has the sections and the configs."""
+    example = "--config demo_unetpp --lake lakes/phantoms/1.0.0 --workdir runs/unetpp"
     summary = "train, or resume by repeating the command"
-    add = add_run(command("train", help=summary, epilog=OVERRIDES))
+    train = command("train", help=summary, example=example, epilog=_config_help())
+    add = add_run(train)
     workdir_help = "required; in a job of Vertex AI the default is AIP_TENSORBOARD_LOG_DIR"
     add("--workdir", metavar="FOLDER", help=workdir_help)
 
 
+def _config_help() -> str:
+    """Return what --config takes and --section.field=value overrides, for the help of train."""
+    lines = [f"  {name:10} {meaning}" for name, meaning in SECTIONS.items()]
+    sections = "\n".join([f"{OVERRIDES}; the sections:", *lines])
+    configs = "\n".join(f"  {line}" for line in shipped.listing().splitlines())
+    return f"{sections}\n\nconfigs that --config takes by their names:\n{configs}"
+
+
 def add_find_lr(command: Callable) -> None:
     """Add the options of find_lr."""
+    example = "--config unetpp_small --lake lakes/phantoms/1.0.0"
     summary = "suggest a learning rate for a config"
-    add = add_run(command("find_lr", help=summary, epilog=OVERRIDES))
+    find_lr = command("find_lr", help=summary, example=example, epilog=OVERRIDES)
+    add = add_run(find_lr)
     folder = {"type": cli.any_path, "default": Path(), "metavar": "FOLDER"}
     add("--workdir", help="files go into FOLDER/find_lr; may be a run's", **folder)
-    add("--steps", type=int, default=200, metavar="N")
-    add("--lowest", type=float, default=1e-9, metavar="RATE")
-    add("--highest", type=float, default=1.0, metavar="RATE")
+    add = find_lr.add_argument_group("search").add_argument
+    add("--steps", type=int, default=200, metavar="N", help="of training, with a growing rate")
+    rate = {"type": cli.between(0, math.inf), "metavar": "RATE"}
+    add("--lowest", default=1e-9, help="of the first step", **rate)
+    add("--highest", default=1.0, help="of the last step", **rate)
 
 
 def add_evaluate(command: Callable) -> None:
     """Add the options of evaluate."""
-    add = add_networks(command("evaluate", help="score trained networks"))
+    example = "--workdir runs/unetpp --picture picture.png"
+    evaluate = command("evaluate", help="score trained networks", example=example)
+    add_networks(evaluate)
+    add = evaluate.add_argument_group("images").add_argument
     other_lake = "default: the lake of the run; any other one is scored as an external lake"
     add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
+    add = evaluate.add_argument_group("scores").add_argument
     prevalence = "share of images with a lesion, for PPV and NPV; default: as in the images"
     add("--prevalence", type=cli.between(0, 1), metavar="SHARE", help=prevalence)
     draws = {"type": cli.at_least(0), "default": 1000, "metavar": "N"}
     add("--bootstrap", help="draws for the 95%% intervals", **draws)
-    add("--seed", type=int, default=0, help="of the bootstrap's draws")
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap's draws")
+    add = evaluate.add_argument_group("output").add_argument
     picture_help = "draw truth and prediction side by side"
     add("--picture", type=cli.any_path, metavar="PNG", help=picture_help)
     report_help = "default: report.html in the first workdir"
@@ -70,11 +102,16 @@ def add_evaluate(command: Callable) -> None:
 
 def add_predict(command: Callable) -> None:
     """Add the options of predict."""
-    add = add_networks(command("predict", help="make masks of a lake's split or of files"))
+    example = "--workdir runs/unetpp --input new_images --output predictions --overlays"
+    summary = "make masks of a lake's split or of files"
+    predict = command("predict", help=summary, example=example)
+    add_networks(predict)
+    add = predict.add_argument_group("images").add_argument
     add("--lake", metavar="ROOT/NAME/VERSION", help="default: the lake of the run")
-    add("--split", help="a split of the lake (default: test)")
+    add("--split", metavar="NAME", help="a split of the lake (default: test)")
     files = "files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake"
     add("--input", metavar="PATH", help=files, **MANY)
+    add = predict.add_argument_group("output").add_argument
     add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
     overlays = "draw image and mask side by side, one PNG per image"
     add("--overlays", action="store_true", help=overlays)
@@ -89,8 +126,12 @@ def add_predict(command: Callable) -> None:
 
 def add_export(command: Callable) -> None:
     """Add the options of export."""
-    export = command("export", help="write a SavedModel: DICOM, PNG or JPEG bytes in, masks out")
-    add = add_networks(export, level=lambda text: text if text == ALL_LEVELS else int(text))
+    example = "--workdir runs/unetpp --output exported"
+    summary = "write a SavedModel: DICOM, PNG or JPEG bytes in, masks out"
+    export = command("export", help=summary, example=example)
+    add_networks(export, level=lambda text: text if text == ALL_LEVELS else int(text))
+    add = export.add_argument_group("output").add_argument
+    add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
     decoder = (
         "what reads DICOM: TensorFlow's own operations, or also tensorflow-io's, which read more "
         "transfer syntaxes, here and where the model is served (requirements/tfio.txt)"
@@ -98,16 +139,18 @@ def add_export(command: Callable) -> None:
     other_lake = "the lake whose thresholds are taken where none were chosen on that of the run"
     add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
     add("--decoder", choices=DECODERS, default=GRAPH, help=decoder)
-    add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
 
 
 def add_vote(command: Callable) -> None:
     """Add the options of vote."""
-    add = command("vote", help="make one submission of several predictions").add_argument
+    example = "one/submission.csv two/submission.csv three/submission.csv --output majority.csv"
+    vote = command("vote", help="make one submission of several predictions", example=example)
+    add = vote.add_argument_group("predictions").add_argument
     paths = "submission CSVs: a majority of pixels; or folders of probability maps: their mean"
     add("predictions", nargs="+", type=cli.any_path, metavar="PATH", help=paths)
-    add("--output", required=True, type=cli.any_path, metavar="CSV")
-    add("--votes", type=int, metavar="N", help="default: more than half")
+    add("--output", required=True, type=cli.any_path, metavar="CSV", help="the file to write")
+    add = vote.add_argument_group("decision").add_argument
+    add("--votes", type=int, metavar="N", help="for submissions; default: more than half")
     triplet = (
         "for the mean map (default: 0.5,0,0.5): keep p > BOTTOM, unless less than AREA_SHARE of "
         "the image has p > TOP"
@@ -117,18 +160,25 @@ def add_vote(command: Callable) -> None:
 
 def add_augment(command: Callable) -> None:
     """Add the options of augment."""
+    example = "--config unetpp_small --lake lakes/phantoms/1.0.0 --each"
     summary = "draw images before and after augmentation"
-    add = add_run(command("augment", help=summary, epilog=OVERRIDES))
-    add("--output", type=cli.any_path, default=Path("augmentation.png"), metavar="PNG")
-    add("--examples", type=cli.at_least(1), default=6, metavar="N")
-    add("--seed", type=int, default=0)
+    augment = command("augment", help=summary, example=example, epilog=OVERRIDES)
+    add_run(augment)
+    add = augment.add_argument_group("picture").add_argument
+    output = {"type": cli.any_path, "default": Path("augmentation.png"), "metavar": "PNG"}
+    add("--output", help="the file to write", **output)
+    add("--examples", type=cli.at_least(1), default=6, metavar="N", help="rows")
+    add("--seed", type=int, default=0, metavar="N", help="of the random numbers")
     add("--each", action="store_true", help="draw one row per transform, applied alone")
 
 
 def add_benchmark(command: Callable) -> None:
     """Add the options of benchmark."""
+    example = "--config unetpp_small --lake lakes/phantoms/1.0.0 --memory_gb 16 40 80"
     summary = "measure where the time and the memory go"
-    add = add_run(command("benchmark", help=summary, epilog=OVERRIDES))
+    benchmark = command("benchmark", help=summary, example=example, epilog=OVERRIDES)
+    add_run(benchmark)
+    add = benchmark.add_argument_group("measurements").add_argument
     add("--steps", type=cli.at_least(1), default=20, metavar="N", help="per measurement")
     replicas = "measure with these numbers of replicas, each with the config's batch_size"
     add("--replicas", type=cli.at_least(1), metavar="N", help=replicas, **MANY)
@@ -139,15 +189,15 @@ def add_benchmark(command: Callable) -> None:
 
 def add_run(command: argparse.ArgumentParser) -> Callable:
     """Add the options of a run, besides its overrides; return the function that adds more."""
-    command.add_argument("--config", required=True, metavar="YAML", help=CONFIG)
-    command.add_argument("--lake", required=True, metavar="ROOT/NAME/VERSION")
-    return command.add_argument
+    add = command.add_argument_group("run").add_argument
+    add("--config", required=True, metavar="YAML", help=CONFIG)
+    add("--lake", required=True, metavar="ROOT/NAME/VERSION", help="what convert wrote")
+    return add
 
 
-def add_networks(command: argparse.ArgumentParser, level: Callable = int) -> Callable:
-    """Add the options of an ensemble or a cascade, where `level` is the type of --level; return the
-    function that adds more."""
-    add = command.add_argument
+def add_networks(command: argparse.ArgumentParser, level: Callable = int) -> None:
+    """Add the options of an ensemble or a cascade, where `level` is the type of --level."""
+    add = command.add_argument_group("networks").add_argument
     folder = {"type": cli.any_path, "metavar": "FOLDER"}
     workdirs = "a run, or several: the mean of their probabilities"
     add("--workdir", required=True, nargs="+", help=workdirs, **folder)
@@ -157,7 +207,20 @@ def add_networks(command: argparse.ArgumentParser, level: Callable = int) -> Cal
         "none, or flip and scales such as 0.8 1.25: the mean of the probabilities over an image, "
         "its mirror image and both resized"
     )
-    add("--tta", nargs="+", default=["none"], metavar="VIEW", help=views)
+    add("--tta", nargs="+", default=["none"], type=_view, metavar="VIEW", help=views)
     level_help = "use the U-Net++ of this depth inside deeper ones"
     add("--level", type=level, metavar="DEPTH", help=level_help)
-    return add
+
+
+def _view(text: str) -> str:
+    """Return a value of --tta; an argparse type."""
+    if text not in ("none", "flip"):
+        try:
+            is_scale = 0.25 <= float(text) <= 4
+        except ValueError:
+            is_scale = False
+        if not is_scale:
+            question = suggestions.question(text, ("none", "flip"))
+            expected = f"{text}: expected none, flip, or a scale from 0.25 to 4"
+            raise argparse.ArgumentTypeError(f"{expected}; {question}".removesuffix("; "))
+    return text

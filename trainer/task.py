@@ -23,12 +23,12 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 import argparse
 import os
 
-from lake import InputError, Stopped, cli
+from lake import InputError, Stopped, cli, storage
 from lake.predictions import tfio
 from lake.predictions.exported import TFIO
+from lake.records import manifest
 from trainer import options
 from trainer.training import interruption
-from trainer.workdir import model_of_job, workdir_of_job
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,11 +36,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(flags: argparse.Namespace, overrides: list[str]) -> None:
-    workdir = workdir_of_job(flags.workdir)
+    from trainer import workdir
+
+    folder = workdir.workdir_of_job(flags.workdir)
     config = _load_config(flags, overrides)
     from trainer.training import stages
 
-    stages.train(config, workdir, model_of_job())
+    stages.train(config, folder, workdir.model_of_job())
 
 
 def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -68,6 +70,7 @@ def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
 def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     """Score workdirs and print the table."""
     _refuse(flags, overrides)
+    _check_networks(flags)
     from trainer.evaluation import evaluate
     from trainer.evaluation.scores import ScoreOptions
 
@@ -81,6 +84,13 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
     if flags.input and (flags.lake or flags.split):
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
+    if flags.seg or flags.mint_uids:
+        from lake.predictions import seg  # pydicom and its decoders take half a second to import
+
+        seg.check_options(flags.seg, flags.mint_uids)
+    _check_networks(flags)
+    for path in flags.input:
+        storage.check_exists("--input", path)
     from trainer.prediction import predict
 
     outputs = predict.output_options(flags)
@@ -91,6 +101,8 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     """Write a SavedModel, or one per level, and print how to call it."""
     _refuse(flags, overrides)
+    _check_networks(flags)
+    storage.check_new(flags.output)
     if flags.decoder == TFIO:
         tfio.load()
     from trainer.serving import export, levels
@@ -105,6 +117,8 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
+    for path in flags.predictions:
+        storage.check_exists("predictions", path)
     from trainer.prediction import vote
 
     return vote.run(flags.predictions, flags.output, flags.votes, flags.triplet)
@@ -119,7 +133,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     """Run the command that `argv` names and return its exit code; 42: interrupted and saved."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
-    flags, overrides = parser().parse_known_args(argv)
+    flags, overrides = cli.parse(parser(), argv, is_passed=lambda name: "." in name)
 
     def run() -> str | int | None:
         """Return what the command prints, or its exit code; raise Stopped where a run diverged."""
@@ -143,9 +157,32 @@ def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _load_config(flags: argparse.Namespace, overrides: list[str]):
+    """Return the config of a run; raise InputError for its mistakes, and where one of its lakes is
+    not there. TensorFlow, which takes seconds to import, is not needed to say so."""
     from trainer.config import files
 
-    return files.with_whole_paths(files.load(flags.config, overrides, lake=flags.lake))
+    config = files.with_whole_paths(files.load(flags.config, overrides, lake=flags.lake))
+    for lake in (config.lake, *config.data.more_lakes):
+        _check_lake(lake)
+    return config
+
+
+def _check_networks(flags: argparse.Namespace) -> None:
+    """Raise InputError where a trained run, or the lake that is named, is not there, before
+    TensorFlow is imported."""
+    from trainer import workdir
+
+    for folder in (*flags.workdir, *flags.classifier):
+        if not storage.is_remote(folder):
+            workdir.check_trained(folder)
+    if getattr(flags, "lake", None):
+        _check_lake(flags.lake)
+
+
+def _check_lake(lake: str) -> None:
+    """Raise InputError where a local folder is not a lake."""
+    if not storage.is_remote(lake):
+        manifest.load(lake)
 
 
 def _ensemble(flags: argparse.Namespace, level: int | None):

@@ -137,16 +137,21 @@ def copy_trained(workdir: Path, folder: Path) -> None:
 # --- the trained network ---
 
 
+def check_trained(workdir: Path) -> None:
+    """Raise InputError where a folder has no config and best weights of a run."""
+    if not (workdir / CONFIG).exists():
+        raise InputError(f"{workdir}: no {CONFIG}, so no run was trained here")
+    if not (workdir / BEST).exists():
+        raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
+
+
 def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "keras.Model"]:
     """Return a run's config and network with its best weights; raise InputError for an unfinished
     run. `level`: the U-Net++ of that depth in it (trainer/models/unetpp.py)."""
     from trainer.models import unetpp, weight_files
     from trainer.models.build import build
 
-    if not (workdir / CONFIG).exists():
-        raise InputError(f"{workdir}: no {CONFIG}, so no run was trained here")
-    if not (workdir / BEST).exists():
-        raise InputError(f"{workdir}: no {BEST}: the run has not finished its first epoch")
+    check_trained(workdir)
     config = read_config(workdir)
     check_weights(workdir / BEST)
     # Without the weights that training started from: their file may be gone, and is not needed.

@@ -9,9 +9,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
-
-from beam.running import files
+from beam.running import files, paths
 from lake import InputError, storage
 
 KEY_FILE = Path("~/.config/radlake/deidentify.key")
@@ -50,7 +48,7 @@ def key_file(path: str | None, is_local: bool) -> str:
 @functools.cache
 def read_key(path: str) -> bytes:
     """Return the key; raise InputError where the file is absent or has the wrong length."""
-    if not FileSystems.exists(path):
+    if not paths.exists(path):
         raise InputError(
             f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} "
             f"32"

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 
 from beam.conversion.deidentify import pseudonym
-from beam.running import files
+from beam.running import files, paths
 from lake import InputError
 from lake.labels.tables import MAX_SPLIT_NAME
-from lake.records import index, manifest
+from lake.records import manifest
 from lake.scan import Header, stable_hash
 
 SPLIT_TYPE, FOLD_TYPE = np.dtype(f"S{MAX_SPLIT_NAME}"), np.dtype(np.int8)
@@ -39,10 +38,9 @@ class EarlierLake:
 
 def check(folder: str, splits: set[str], folds: int) -> dict:
     """Return the manifest of the lake in `folder`; raise InputError where it has a split that is
-    not
-    among `splits`, or another number of folds."""
-    path = FileSystems.join(folder, manifest.MANIFEST)
-    if not FileSystems.exists(path):
+    not among `splits`, or another number of folds."""
+    path = paths.join(folder, manifest.MANIFEST)
+    if not paths.exists(path):
         raise manifest.no_manifest_error(folder)
     content = manifest.parse(files.read_text(path), folder)
     unknown = set(content["counts"]["splits"]) - splits
@@ -63,7 +61,9 @@ def read(folder: str | None) -> EarlierLake | None:
     """Return the splits and folds in the index of the lake in `folder`; None without a folder."""
     if folder is None:
         return None
-    with files.open_binary(FileSystems.join(folder, manifest.INDEX)) as file:
+    from lake.records import index  # pyarrow takes 0.2 s to import
+
+    with files.open_binary(paths.join(folder, manifest.INDEX)) as file:
         table = index.read_file(file, ("patient", "image_id", "split", "fold"))
     splits, folds = np.array(table["split"].to_pylist(), "S"), table["fold"].to_numpy()
     patients = [(f"patient/{name}", n) for n, name in enumerate(table["patient"].to_pylist())]

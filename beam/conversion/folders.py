@@ -7,16 +7,9 @@ import posixpath
 
 import apache_beam as beam
 
-from beam.running import patterns
 from lake import Reject, Stopped
 from lake.labels.tables import Row
 from lake.scan import Header
-
-
-def has_folders(pattern: str) -> bool:
-    """Return whether a pattern matches images in more than one folder."""
-    folder, name = posixpath.split(pattern)
-    return bool(patterns.WILDCARD.search(folder)) or "**" in name
 
 
 def class_name(path: str, root: str) -> str:

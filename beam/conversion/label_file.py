@@ -5,9 +5,7 @@ import argparse
 import itertools
 import re
 
-from apache_beam.io.filesystems import FileSystems
-
-from beam.running import files
+from beam.running import files, paths
 from lake import InputError
 from lake.labels import cells, class_choice, coco, columns, rle, tables
 
@@ -18,7 +16,7 @@ CHECKED_TEXTS = 1000  # run-length texts whose dialect is checked
 def layout(flags: argparse.Namespace) -> columns.Layout:
     """Return the columns of the label CSV; raise InputError where its first rows do not fit the
     flags."""
-    if not FileSystems.exists(flags.labels):
+    if not paths.exists(flags.labels):
         raise InputError(f"--labels={flags.labels}: no such file")
     choice = columns.ColumnChoice(
         flags.split_column, flags.id_column, flags.label_column, flags.classes

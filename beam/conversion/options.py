@@ -4,11 +4,9 @@ the flags is reported before a worker starts."""
 import argparse
 from dataclasses import dataclass
 
-from apache_beam.io.filesystems import FileSystems
-
-from beam.conversion import deidentify, earlier_lake, folders, label_file, quotas
+from beam.conversion import deidentify, earlier_lake, label_file, quotas
 from beam.conversion.parser import parser
-from beam.running import patterns
+from beam.running import paths, patterns
 from beam.running.options import WORK
 from lake import InputError
 from lake.labels import columns
@@ -92,10 +90,10 @@ class ConversionOptions:
         return {**{name: getattr(self, name) for name in names}, **self.for_records()}
 
     def path(self, name: str) -> str:
-        return FileSystems.join(self.folder, name)
+        return paths.join(self.folder, name)
 
     def work_path(self, name: str) -> str:
-        return FileSystems.join(self.folder, WORK, name)
+        return paths.join(self.folder, WORK, name)
 
     def sidecar(self, shard: str) -> str:
         return self.work_path(f"{shard}.json")
@@ -114,7 +112,7 @@ def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
         raise InputError(f"{' and '.join(names)}: expected one of them")
     if flags.class_folders and flags.unlabelled != "reject":
         raise InputError(f"--unlabelled={flags.unlabelled}: --class_folders labels every image")
-    if flags.class_folders and not folders.has_folders(flags.images):
+    if flags.class_folders and not patterns.has_folders(flags.images):
         raise InputError(
             f"--class_folders: --images={flags.images} names one folder; expected a wildcard for "
             f"the classes' folders, such as 'ROOT/*/*.png'"
@@ -188,4 +186,4 @@ def from_flags(
 
 def _is_finished(output: str) -> bool:
     """Return whether the folder holds a finished lake."""
-    return FileSystems.exists(FileSystems.join(output.rstrip("/"), manifest.MANIFEST))
+    return paths.exists(paths.join(output.rstrip("/"), manifest.MANIFEST))

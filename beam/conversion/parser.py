@@ -6,13 +6,18 @@ from beam.conversion import deidentify
 from beam.running.options import BEAM_OPTIONS
 from lake import InputError, cli
 from lake.labels import rle
-from lake.sources import lesions, pixels, reader
+from lake.scan import parse_window
+from lake.sources import lesions
+from lake.sources.names import SOURCES
+
+SPLITS = "train=0.8,val=0.1,test=0.1"
+EXAMPLE = "--images 'hospital/**.dcm' --labels masks.csv --output lakes/hospital/1.0.0"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of beam.convert."""
     summary = "Convert image files and labels to a lake, on any Beam runner."
-    parser = cli.parser("beam.convert", summary, epilog=BEAM_OPTIONS)
+    parser = cli.parser("beam.convert", summary, example=EXAMPLE, epilog=BEAM_OPTIONS)
     _add_inputs(parser.add_argument_group("input").add_argument)
     _add_labels(parser.add_argument_group("labels").add_argument)
     _add_pixels(parser.add_argument_group("pixels").add_argument)
@@ -27,7 +32,7 @@ def _add_inputs(add) -> None:
     source = (
         "dicom; images: PNG, JPEG, TIFF, BMP, GIF; metaimage: CT as MetaImage, NIfTI, NRRD, DICOM"
     )
-    add("--source", choices=reader.NAMES, default="dicom", help=source)
+    add("--source", choices=SOURCES, default="dicom", help=source)
     add("--images", required=True, metavar="PATTERN", help="such as 'gs://bucket/dicom/**.dcm'")
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
     replace_help = "write a finished version anew where the command changes it"
@@ -79,9 +84,23 @@ def _add_labels(add) -> None:
 
 def _add_pixels(add) -> None:
     """Add the options of how pixels are stored."""
-    add("--max_side", type=_side, default=1024, help="longest side in pixels, or none")
-    add("--bits", type=int, choices=(8, 16), help="stored bits; for images of 8 and of more bits")
-    add("--window", type=_window, default="default", metavar="default|percentile|LOW,HIGH")
+    add(
+        "--max_side",
+        type=_side,
+        default=1024,
+        metavar="PIXELS",
+        help="longest side in pixels, or none",
+    )
+    bits = "stored bits (default: as the images have); for images of 8 and of more bits"
+    add("--bits", type=int, choices=(8, 16), help=bits)
+    window = "grey values that are shown: the file's own, percentiles 1 to 99, or these"
+    add(
+        "--window",
+        type=_window,
+        default="default",
+        metavar="default|percentile|LOW,HIGH",
+        help=window,
+    )
     add("--clahe", action="store_true", help="equalise the contrast of every image's tiles")
     add("--lung_roi", action="store_true", help="CT: replace everything but the lungs by air")
 
@@ -89,13 +108,19 @@ def _add_pixels(add) -> None:
 def _add_splits(add) -> None:
     """Add the options of splits and folds."""
     whole, positive = cli.at_least(1, int), cli.at_least(0.1, float)
-    add("--splits", default="train=0.8,val=0.1,test=0.1", help="shares of patients")
-    add("--folds", type=cli.at_least(2, int), default=0, metavar="K", help="of train and val")
+    add("--splits", default=SPLITS, metavar="NAME=SHARE,…", help="shares of patients")
+    add(
+        "--folds",
+        type=cli.at_least(2, int),
+        default=0,
+        metavar="K",
+        help="parts of train and val, for cross-validation; 0: none",
+    )
     add("--split_column", metavar="NAME", help="column of the label CSV with the names of splits")
     add("--splits_from", metavar="LAKE", help="keep this lake's splits, deal only new patients")
-    add("--shard_mb", type=positive, default=100, help="size of a shard, 10^6 bytes")
-    add("--shard_images", type=whole, default=1000, help="most images in a shard")
-    add("--min_shards", type=whole, default=4, help="fewest shards of a split")
+    add("--shard_mb", type=positive, default=100, metavar="MB", help="size of a shard, 10^6 bytes")
+    add("--shard_images", type=whole, default=1000, metavar="N", help="most images in a shard")
+    add("--min_shards", type=whole, default=4, metavar="N", help="fewest shards of a split")
 
 
 def _add_privacy(add) -> None:
@@ -126,7 +151,7 @@ def _add_estimate(add) -> None:
 def _window(text: str) -> str:
     """Return the text if it is a window; an argparse type."""
     try:
-        pixels.parse_window(text)
+        parse_window(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from beam.conversion import quotas
 from beam.conversion.options import ConversionOptions
 from lake.records import manifest
-from lake.sources import reader
+from lake.sources.names import METAIMAGE
 
 # --- warnings ---
 
@@ -35,7 +35,7 @@ def _empty_splits(counts: dict, options: ConversionOptions) -> Iterator[str]:
 def _one_patient(counts: dict, options: ConversionOptions) -> Iterator[str]:
     """Yield a warning where one patient id is that of all images, or of most X-rays."""
     largest, records = counts["images_of_largest_patient"], counts["records"]
-    is_ct = options.source == reader.METAIMAGE  # a volume has hundreds of images
+    is_ct = options.source == METAIMAGE  # a volume has hundreds of images
     if records > 1 and (largest == records or (largest > records / 2 and not is_ct)):
         yield (
             f"{largest:,} of {records:,} images have the same patient id, and so lie in one split; "

@@ -2,23 +2,25 @@
 Mistakes are reported before a worker starts."""
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-
-from beam.running import files, patterns
+from beam.running import files, paths, patterns
 from beam.running.options import BEAM_OPTIONS, WORK
 from lake import InputError, cli
-from lake.predictions import seg
 from lake.predictions.exported import DESCRIPTION, RECORDS, SAVED_MODEL, settings_from_json
-from lake.predictions.folder import SEGS
-from lake.sources.reader import ReaderSettings
+from lake.scan import ReaderSettings
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 OWNER = "made_by.json"  # in .work: the options that all predictions in the folder were made with
+
+EXAMPLE = "--model exported --images 'new_images/**.dcm' --output predictions"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class PredictionOptions:
         return {name: getattr(self, name) for name in ("model_sha256", "seg", "mint_uids")}
 
     def path(self, *names: str) -> str:
-        return FileSystems.join(self.folder, *names)
+        return paths.join(self.folder, *names)
 
     def work_path(self, name: str) -> str:
         return self.path(WORK, name)
@@ -51,35 +53,39 @@ class PredictionOptions:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of beam.predict."""
     summary = "Predict masks of image files with an export of trainer.task, on any Beam runner."
-    parser = cli.parser("beam.predict", summary, epilog=BEAM_OPTIONS)
+    parser = cli.parser("beam.predict", summary, example=EXAMPLE, epilog=BEAM_OPTIONS)
 
-    def add(name: str, help_text: str, **settings) -> None:
-        parser.add_argument(f"--{name}", help=help_text, **settings)
+    groups = {name: parser.add_argument_group(name) for name in ("files", "masks", "speed")}
+
+    def add(name: str, help_text: str, group: str = "files", **settings) -> None:
+        groups[group].add_argument(f"--{name}", help=help_text, **settings)
 
     folder = {"required": True, "metavar": "FOLDER"}
     add("model", "the folder that trainer.task export wrote", **folder)
     inputs = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
     add("images", inputs, required=True, metavar="PATTERN")
     add("output", "a new folder, or one that the same command began", **folder)
-    seg_help = f"write a DICOM SEG per image: {' or '.join(seg.FINDINGS)} (default: lesion)"
-    add("seg", seg_help, nargs="?", const="lesion", metavar="FINDING")
+    seg_help = "write a DICOM SEG per image: lesion (default), pneumothorax or nodule"
+    add("seg", seg_help, "masks", nargs="?", const="lesion", metavar="FINDING")
     mint_help = "for --seg of files without legal UIDs: make some, and copies with them"
-    add("mint_uids", mint_help, action="store_true")
-    number = cli.at_least(1)
-    add("batch_size", "images that the networks take at once", type=number, default=16)
+    add("mint_uids", mint_help, "masks", action="store_true")
+    number = {"type": cli.at_least(1), "metavar": "N"}
+    add("batch_size", "images that the networks take at once", "speed", default=16, **number)
     shard_help = "about so many are finished at a time; a restart goes on behind them"
-    add("shard_images", shard_help, type=number, default=128)
+    add("shard_images", shard_help, "speed", default=128, **number)
     rejects_help = "the job fails where a larger share of the images is rejected"
     add("max_reject_fraction", rejects_help, type=cli.share, default=0.01, metavar="SHARE")
     return parser
 
 
-def from_flags(
-    flags: argparse.Namespace, beam_options: PipelineOptions, progress_file: str | None
-) -> PredictionOptions:
-    """Return the workers' options; raise InputError."""
+def from_flags(flags: argparse.Namespace, progress_file: str | None) -> PredictionOptions:
+    """Return the workers' options, without their threads; raise InputError. Nothing here needs
+    Beam."""
     patterns.check_matches("images", flags.images)
-    seg.check_options(flags.seg, flags.mint_uids)
+    if flags.seg or flags.mint_uids:
+        from lake.predictions import seg  # pydicom and its decoders take half a second to import
+
+        seg.check_options(flags.seg, flags.mint_uids)
     model = flags.model.rstrip("/")
     text = _read_description(model)
     description = json.loads(text)
@@ -89,15 +95,12 @@ def from_flags(
             f"export the workdirs again"
         )
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
-    direct, threads = beam_options.view_as(DirectOptions), 0
-    if direct.direct_running_mode == "multi_processing":  # several processes share the cores
-        threads = max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
     options = PredictionOptions(
         folder=flags.output.rstrip("/"),
         model=model,
         model_sha256=hashlib.sha256(text).hexdigest(),
         reader_settings=settings_from_json(description["stored"]),
-        threads=threads,
+        threads=0,
         progress_file=progress_file,
         **{name: getattr(flags, name) for name in names},
     )
@@ -105,19 +108,31 @@ def from_flags(
     return options
 
 
+def with_threads(options: PredictionOptions, beam_options: "PipelineOptions") -> PredictionOptions:
+    """Return the options with the threads that a worker may take: several processes share the
+    cores."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    direct = beam_options.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return options
+    threads = max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
+    return dataclasses.replace(options, threads=threads)
+
+
 def _read_description(model: str) -> bytes:
     """Return export.json of the folder; raise InputError."""
     for name in (SAVED_MODEL, DESCRIPTION):
-        if not FileSystems.exists(FileSystems.join(model, name)):
+        if not paths.exists(paths.join(model, name)):
             expected = "the folder that trainer.task export wrote"
             raise InputError(f"--model={model}: no {name} in it; expected {expected}")
-    return files.read(FileSystems.join(model, DESCRIPTION))
+    return files.read(paths.join(model, DESCRIPTION))
 
 
 def _check_output(options: PredictionOptions) -> None:
     """Raise InputError where the folder holds something else, or predictions by another model."""
     folder, owner = options.folder, options.work_path(OWNER)
-    if FileSystems.exists(owner):
+    if paths.exists(owner):
         earlier, current = json.loads(files.read_text(owner)), options.for_predictions()
         changes = [f"{name}={earlier[name]}" for name in current if earlier[name] != current[name]]
         if changes:
@@ -132,7 +147,9 @@ def _check_output(options: PredictionOptions) -> None:
 
 def claim(options: PredictionOptions) -> None:
     """Make the folder, and write down what the predictions in it are made with."""
+    from lake.predictions.folder import SEGS
+
     for folder in (options.work_path(""), *([options.path(SEGS)] if options.seg else [])):
         files.make_folder(folder)
-    if not FileSystems.exists(options.work_path(OWNER)):
+    if not paths.exists(options.work_path(OWNER)):
         files.write_text(options.work_path(OWNER), json.dumps(options.for_predictions()))

@@ -1,7 +1,7 @@
 """Files as a pipeline reads and writes them, on a disk or on gs://, through Beam's file systems.
 
 A file is written whole or not at all. lake/storage.py does the same for one process with
-TensorFlow.
+TensorFlow. Beam is imported where a function needs it, as a wrong path is refused without it.
 """
 
 import bz2
@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import lzma
 import os
+import posixpath
 import tempfile
 import uuid
 import zipfile
@@ -16,10 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
-from apache_beam.io.filesystems import FileSystems
-
-from beam.running import patterns
+from beam.running import paths, patterns
 from lake import InputError, Stopped, storage
 from lake.scan import stable_hash
 
@@ -34,6 +32,9 @@ def open_binary(path: str) -> BinaryIO:
     """Open a file for reading; the bytes are as stored, also where they are compressed."""
     if not storage.is_remote(path):
         return open(path, "rb")  # 0.1 ms less than through Beam
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
@@ -79,6 +80,9 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
     The temporary name is always another, as a runner may try one element on two workers at once.
     Raises Stopped where the disk is full or the folder cannot be written.
     """
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
     unfinished_path = f"{path}{UNFINISHED}{uuid.uuid4().hex}"
     try:
         file = FileSystems.create(unfinished_path, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -103,12 +107,15 @@ def write_text(path: str, text: str) -> None:
 
 def remove(path: str) -> None:
     """Remove a file, unless it is absent, or another worker removes it meanwhile."""
-    if not FileSystems.exists(path):
+    if not paths.exists(path):
         return
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
     try:
         FileSystems.delete([path])
     except BeamIOError:
-        if FileSystems.exists(path):  # else another worker was quicker
+        if paths.exists(path):  # else another worker was quicker
             raise
 
 
@@ -116,7 +123,10 @@ def make_folder(path: str) -> None:
     """Make a local folder; for one on gs://, which needs no making, write and delete an object, and
     raise InputError where it cannot be deleted."""
     if storage.is_remote(path):
-        probe = f"{FileSystems.join(path, 'probe')}{UNFINISHED}{uuid.uuid4().hex}"
+        from apache_beam.io.filesystem import BeamIOError
+        from apache_beam.io.filesystems import FileSystems
+
+        probe = f"{paths.join(path, 'probe')}{UNFINISHED}{uuid.uuid4().hex}"
         with FileSystems.create(probe) as file:
             file.write(b"whether this can be written")
         try:
@@ -124,16 +134,16 @@ def make_folder(path: str) -> None:
         except BeamIOError as error:
             message = f"{probe} cannot be deleted: {patterns.cause_of(error)}"
             raise InputError(storage.refusal(message)) from None
-    elif not FileSystems.exists(path):
+    elif not paths.exists(path):
         try:
-            FileSystems.mkdirs(path)
+            os.makedirs(path)
         except OSError as error:
             raise Stopped(f"cannot make the folder {path}: {error}") from None
 
 
 def names_in(folder: str) -> list[str]:
     """Return the names of the files directly in a folder."""
-    return [FileSystems.split(file.path)[1] for file in _files_in(folder)]
+    return [posixpath.basename(file.path) for file in _files_in(folder)]
 
 
 def versions_in(folder: str) -> set[tuple]:
@@ -142,13 +152,13 @@ def versions_in(folder: str) -> set[tuple]:
     return {(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in _files_in(folder)}
 
 
-def _files_in(folder: str) -> list[FileMetadata]:
-    return patterns.matching_files("output", FileSystems.join(patterns.as_it_stands(folder), "*"))
+def _files_in(folder: str) -> list:
+    return patterns.matching_files("output", paths.join(patterns.as_it_stands(folder), "*"))
 
 
 def size_of(path: str) -> int:
     """Return the bytes of a file."""
-    return FileSystems.get_filesystem(path).size(path)
+    return paths.status(path).size_in_bytes
 
 
 def printable(path: str) -> str:
@@ -171,11 +181,10 @@ def _data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None,
     file.seek(0)
     versions = []
     for name in metaimage.data_files(path, file.read(metaimage.HEADER_BYTES)):
-        data_path = FileSystems.join(FileSystems.split(path)[0], name)
         try:
-            status = FileSystems.get_filesystem(data_path).metadata(data_path)
+            status = paths.status(paths.join(posixpath.dirname(path), name))
             versions.append((status.size_in_bytes, status.last_updated_in_seconds))
-        except BeamIOError:
+        except OSError:
             versions.append(None)
     return tuple(versions)
 
@@ -196,7 +205,7 @@ class Inputs:
             return path
         from lake.sources import metaimage
 
-        parent, name = FileSystems.split(path)
+        parent, name = posixpath.split(path)
         if path != self.copied_path:
             self.folder, header = tempfile.TemporaryDirectory(), read(path)
             data_files = metaimage.data_files(path, header)

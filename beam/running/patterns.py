@@ -12,13 +12,11 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
-from apache_beam.io.filesystems import FileSystems
-
+from beam.running import paths
+from beam.running.paths import WILDCARD
 from lake import InputError, Stopped, storage
-from lake.sources import reader
+from lake.sources.names import is_data_file
 
-WILDCARD = re.compile(r"[*?[]")
 LITERAL_BRACKET = "[[]"  # stands for [ in a pattern
 BRACKET = re.compile(r"\[(?!\[\])")  # begins a set of letters, or is meant as it stands
 MOST_BRACKETS = 4  # are tried both ways
@@ -27,13 +25,19 @@ MOST_BRACKETS = 4  # are tried both ways
 class Matches(NamedTuple):
     """Holds the files that a pattern names."""
 
-    files: list[FileMetadata]
+    files: list  # of paths.LocalFile, or Beam's FileMetadata
     num_left_out: int  # files of the system
 
 
 def fixed_folder(pattern: str) -> str:
     """Return the folder above a pattern's first wildcard."""
     return posixpath.dirname(WILDCARD.split(pattern)[0])
+
+
+def has_folders(pattern: str) -> bool:
+    """Return whether a pattern matches images in more than one folder."""
+    folder, name = posixpath.split(pattern)
+    return bool(WILDCARD.search(folder)) or "**" in name
 
 
 def as_it_stands(path: str) -> str:
@@ -46,7 +50,7 @@ def image_files(option: str, pattern: str, kind: str) -> Matches:
     files of MetaImage headers; raise InputError where they cannot be listed."""
     matches = matching_files(option, pattern)
     files = [file for file in matches if not is_of_system(file.path, pattern)]
-    images = [file for file in files if not reader.is_data_file(kind, file.path)]
+    images = [file for file in files if not is_data_file(kind, file.path)]
     return Matches(images, len(matches) - len(files))
 
 
@@ -75,22 +79,22 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def matching_files(option: str, pattern: str, limit: int | None = None) -> list[FileMetadata]:
+def matching_files(option: str, pattern: str, limit: int | None = None) -> list:
     """Return the files that match an option's pattern, about `limit` at most; raise InputError
     where they cannot be listed, or where its [ ] can be read in two ways."""
     matches, first = {}, None
     for reading in _readings(pattern):
-        paths = {}
+        files = {}  # {path: file}
         for form in _forms(reading):
-            paths |= {file.path: file for file in _match(option, form, limit)}
-        if paths and first is not None and paths.keys() != matches.keys():
+            files |= {file.path: file for file in _match(option, form, limit)}
+        if files and first is not None and files.keys() != matches.keys():
             raise InputError(
                 f"--{option}={pattern}: [ ] matches as a set of letters, such as {min(matches)}, "
-                f"and as it stands, such as {min(paths)}; write {LITERAL_BRACKET} for a [ that "
+                f"and as it stands, such as {min(files)}; write {LITERAL_BRACKET} for a [ that "
                 f"stands for itself, or rename the folder"
             )
-        if paths:
-            matches, first = paths, reading
+        if files:
+            matches, first = files, reading
     return list(matches.values())
 
 
@@ -105,7 +109,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
         real_root = place(posixpath.join(root, ""))
         literal_root = re.sub(r"[*?[]", r"[\g<0>]", real_root)
         with contextlib.suppress(re.error):  # such as [3-1]
-            expressions.append(re.compile(FileSystem.translate_pattern(literal_root + rest)))
+            expressions.append(re.compile(paths.expression_of(literal_root + rest)))
 
     def is_matched(path: str) -> bool:
         real_path = place(path)
@@ -149,18 +153,12 @@ def _forms(pattern: str) -> list[str]:
     return list(dict.fromkeys(forms))
 
 
-def _match(option: str, pattern: str, limit: int | None) -> list[FileMetadata]:
+def _match(option: str, pattern: str, limit: int | None) -> list:
     """Return the files of one pattern; raise InputError where they cannot be listed."""
     warnings.filterwarnings("ignore", "Possible nested set", FutureWarning)  # by LITERAL_BRACKET
-    # Beam finds nothing where the pattern names no folder.
-    is_bare = not (storage.is_remote(pattern) or fixed_folder(pattern))
     try:
-        metadata = FileSystems.match([f"./{pattern}" if is_bare else pattern], limits=[limit])
-        files = metadata[0].metadata_list
-        return (
-            [_renamed(file, file.path.removeprefix("./")) for file in files] if is_bare else files
-        )
-    except (BeamIOError, ValueError) as error:  # ValueError: Beam does not know the scheme
+        return paths.match(pattern, limit)
+    except (OSError, ValueError, re.error) as error:  # ValueError: Beam does not know the scheme
         cause = cause_of(error)
         if isinstance(cause, re.error):  # such as [3-1]
             return []
@@ -170,14 +168,10 @@ def _match(option: str, pattern: str, limit: int | None) -> list[FileMetadata]:
         ) from None
 
 
-def _renamed(file: FileMetadata, path: str) -> FileMetadata:
-    return FileMetadata(path, file.size_in_bytes, file.last_updated_in_seconds)
-
-
 def cause_of(error: Exception) -> Exception:
     """Return the error inside Beam's, whose details are a dict from patterns to errors."""
-    while isinstance(error, BeamIOError) and error.exception_details:
-        error = next(iter(error.exception_details.values()))
+    while details := getattr(error, "exception_details", None):  # of a BeamIOError
+        error = next(iter(details.values()))
     return error
 
 

@@ -13,10 +13,9 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from beam.running.options import LOCAL, LOCAL_RUNNERS
 from lake import InputError, Refused, Stopped, signals
 
-# Beam's DirectRunner becomes this one in the end, but first looks for others on the internet.
-LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 DATAFLOW = "DataflowRunner"
 
 
@@ -25,7 +24,8 @@ def parse(beam_arguments: list[str]) -> tuple[PipelineOptions, str]:
     the runner is not installed."""
     options = PipelineOptions(beam_arguments)
     standard = options.view_as(StandardOptions)
-    if standard.runner in (None, "DirectRunner", "FnApiRunner"):
+    # DirectRunner would first look for other runners on the internet.
+    if standard.runner in LOCAL_RUNNERS:
         standard.runner = LOCAL
     if standard.runner == DATAFLOW and importlib.util.find_spec("apitools") is None:
         raise InputError(f"--runner={DATAFLOW} needs more: pip install 'radlake[cloud]'")

@@ -1,8 +1,7 @@
 """What trainer.task export writes into its folder and beam.predict reads there: names of files and
 signatures, and in export.json how image files are read."""
 
-from lake.scan import Storage
-from lake.sources.reader import ReaderSettings
+from lake.scan import ReaderSettings, Storage
 
 DESCRIPTION, SAVED_MODEL = "export.json", "saved_model.pb"
 # The signature of image files, by what lake.sources.reader calls their source.

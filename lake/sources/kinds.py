@@ -6,8 +6,8 @@ import struct
 from typing import NamedTuple
 
 from lake.sources import formats
+from lake.sources.names import DICOM, IMAGES, METAIMAGE
 
-DICOM, IMAGES, METAIMAGE = "dicom", "images", "metaimage"  # sources
 START_BYTES = 512  # of a file, from which its kind is told
 METAIMAGE_START = re.compile(rb"\s*(ObjectType|NDims|Comment)\s*=")
 # The first element of a DICOM data set without prefix: of group 2, or the first of group 8.

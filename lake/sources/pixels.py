@@ -6,8 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from lake import InputError
-from lake.scan import Scan, Storage
+from lake.scan import Scan, Storage, parse_window
 from lake.sources import clahe, padding
 
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
@@ -96,25 +95,6 @@ def is_stored_unchanged(bits: int, height: int, width: int, storage: Storage) ->
     """Return whether the lake needs no other bits, size or contrast than an image has."""
     is_whole = shrunk_size(height, width, storage.max_side) == (height, width)
     return bits == storage.bits and is_whole and not storage.clahe
-
-
-def parse_window(text: str) -> tuple[float, float] | None:
-    """Return (low, high) in modality units of `LOW,HIGH`; None for `default` and `percentile`.
-
-    Raises InputError for any other text.
-    """
-    if text in ("default", "percentile"):
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(
-            f"--window={text}: expected default, percentile or LOW,HIGH in modality units, such as "
-            f"-1000,400"
-        )
-    return low, high
 
 
 def view(

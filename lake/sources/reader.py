@@ -6,31 +6,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from lake import Reject
-from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, Scan, Storage
+from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, ReaderSettings, Scan, Storage
 from lake.sources import dicom, images, kinds
-from lake.sources.kinds import DICOM, IMAGES, METAIMAGE
-
-NAMES = DICOM, IMAGES, METAIMAGE  # the values of --source
-# A pattern such as ct/** matches them, too, but they belong to the header that names them.
-METAIMAGE_DATA = (".raw", ".zraw", ".raw.gz")
-
-
-class ReaderSettings(NamedTuple):
-    """How the files of a lake were read, and so how other files are read for networks that learnt
-    from it."""
-
-    is_ct: bool  # files are CT volumes or slices of one
-    image_id_from: str  # name | uid
-    storage: Storage
-
-
-def is_data_file(source: str, path: str) -> bool:
-    """Return whether the file holds the pixels of a MetaImage header, and is not an image by
-    itself."""
-    return source == "metaimage" and path.lower().endswith(METAIMAGE_DATA)
+from lake.sources.names import DICOM, IMAGES, METAIMAGE
 
 
 def stem(source: str, path: str) -> str:

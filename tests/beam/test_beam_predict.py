@@ -318,7 +318,6 @@ def test_changed_pixels_beside_an_unchanged_header_are_predicted_again(tmp_path)
         ({"output": "{tmp}/others"}, "is there and not by beam.predict"),  # in seg/ of it
         ({"output": "{tmp}/other"}, "was made with model_sha256=7"),
         ({"seg": "cat"}, "--seg=cat: expected one of lesion"),
-        ({"batch": "3"}, "unknown options --batch=3; see python -m beam.predict --help"),
     ],
 )
 def test_mistakes_of_a_user(tmp_path, capsys, change, message):

@@ -12,7 +12,6 @@ from makers.marks import exhaustive
 from PIL import Image
 
 from beam import convert
-from beam.conversion import folders
 from beam.running import patterns
 from lake import InputError, Refused, Stopped
 from lake.__main__ import main as lake_command
@@ -181,4 +180,4 @@ def test_what_class_folders_do_not_go_with(classes, lake_of_folders, tmp_path, o
     ],
 )
 def test_the_root_of_a_pattern(pattern, root, has_folders):
-    assert patterns.fixed_folder(pattern) == root and folders.has_folders(pattern) == has_folders
+    assert patterns.fixed_folder(pattern) == root and patterns.has_folders(pattern) == has_folders

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from beam import synthetic, synthetic_ct
-from beam.phantoms import xray
+from beam.phantoms import radiograph, xray
 from lake import InputError
 from lake.labels import rle
 
@@ -62,7 +62,7 @@ def test_masks_in_the_csv_are_those_drawn(folder):
         texts.setdefault(image_id, []).append(text.strip())
     assert texts.keys() == {path.stem for path in folder.glob("dicom/*.dcm")}
     for number, (image_id, texts_of_image) in list(enumerate(texts.items()))[::4]:
-        dataset, masks = synthetic.make(number, 0, SIDE, 8, "MONOCHROME2", 0.22)
+        dataset, masks = radiograph.make(number, 0, SIDE, 8, "MONOCHROME2", 0.22)
         assert dataset.SOPInstanceUID == image_id
         assert (texts_of_image == [rle.EMPTY]) == (masks == [])
         for text, mask in zip(texts_of_image, masks or [np.zeros((SIDE, SIDE))], strict=True):
@@ -73,7 +73,7 @@ def test_share_of_positives_and_images_with_two_rows(folder):
     positive = Counter(image_id for image_id, text in rows(folder) if text != " -1")
     assert 0.15 <= len(positive) / 40 <= 0.30
     assert {1, 2} == set(positive.values())
-    many = [synthetic.is_positive(number, seed=3, positive_share=0.22) for number in range(2000)]
+    many = [radiograph.is_positive(number, seed=3, positive_share=0.22) for number in range(2000)]
     assert abs(np.mean(many) - 0.22) < 0.01
 
 
@@ -117,7 +117,7 @@ def test_bytes_depend_on_the_seed_and_not_on_processes_or_number(tmp_path):
 
 @pytest.mark.parametrize("bits", [12, 16])
 def test_words_fill_their_bits_and_monochrome1_is_the_inverse(bits):
-    one, two = (synthetic.make(0, 0, 64, bits, f"MONOCHROME{k}", 0.22)[0] for k in (1, 2))
+    one, two = (radiograph.make(0, 0, 64, bits, f"MONOCHROME{k}", 0.22)[0] for k in (1, 2))
     assert (two.BitsAllocated, two.BitsStored, two.HighBit) == (16, bits, bits - 1)
     assert (two.WindowCenter, two.WindowWidth) == (2 ** (bits - 1), 2**bits)
     assert (two.RescaleSlope, two.RescaleIntercept) == (1, 0)
@@ -128,7 +128,7 @@ def test_words_fill_their_bits_and_monochrome1_is_the_inverse(bits):
 
 
 def test_monochrome1_in_8_bits_is_the_inverse_but_for_the_jpeg():
-    one, two = (synthetic.make(0, 0, SIDE, 8, f"MONOCHROME{k}", 0.22)[0] for k in (1, 2))
+    one, two = (radiograph.make(0, 0, SIDE, 8, f"MONOCHROME{k}", 0.22)[0] for k in (1, 2))
     difference = 255 - one.pixel_array.astype(int) - two.pixel_array
     assert np.abs(difference).mean() < 2
 
@@ -211,12 +211,12 @@ def test_another_runs_files_are_not_mixed_in(tmp_path):
 
 
 def test_what_a_killed_run_left_is_replaced_by_the_same_run(tmp_path):
-    unfinished_file = tmp_path / "dicom" / f"unfinished.{synthetic.image_id(0, 1)}.dcm"
+    unfinished_file = tmp_path / "dicom" / f"unfinished.{radiograph.image_id(0, 1)}.dcm"
     unfinished_file.parent.mkdir()
     unfinished_file.write_bytes(b"the first half")
     synthetic.write(tmp_path, images=2, seed=0, side=64)
     names = {path.name for path in unfinished_file.parent.iterdir()}
-    assert names == {f"{synthetic.image_id(0, number)}.dcm" for number in range(2)}
+    assert names == {f"{radiograph.image_id(0, number)}.dcm" for number in range(2)}
 
 
 def test_more_ct_volumes_begin_with_the_same_and_fewer_are_not_mixed_in(tmp_path):

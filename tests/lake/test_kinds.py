@@ -9,9 +9,9 @@ from makers.images import encoded
 from makers.volumes import volume, write_dicom_slices, write_volume
 
 from lake import Reject
-from lake.scan import Storage
+from lake.scan import ReaderSettings, Storage
 from lake.sources import reader
-from lake.sources.reader import ReaderSettings
+from lake.sources.names import SOURCES
 
 IMAGE_KINDS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 
@@ -40,7 +40,7 @@ def test_every_kind_names_the_source_that_reads_it(files):
     sources["a.dcm"] = ("dicom", "metaimage")
     for path, data in files.items():
         right = sources.get(path, ("metaimage",))
-        for source in reader.NAMES:
+        for source in SOURCES:
             if source in right:
                 header = reader.read_headers(
                     source, io.BytesIO(data), path, len(data), "name", "reject"
@@ -64,7 +64,7 @@ def test_networks_have_no_source_to_choose(files):
         assert "--source" not in caught.value.message
 
 
-@pytest.mark.parametrize("source", reader.NAMES)
+@pytest.mark.parametrize("source", SOURCES)
 def test_what_nobody_reads_has_a_name(source):
     for data, words in (
         (b"", "an empty file"),

@@ -89,7 +89,7 @@ def test_a_yes_becomes_the_conversion():
     command = [sys.executable, "-m", "launch.dataflow", *PLACE, "--yes"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2
-    assert "beam.convert: error: the following arguments are required: --images" in process.stderr
+    assert "error: the following arguments are required: --images" in process.stderr
 
 
 def test_a_local_conversion_cannot_be_left(phantoms, tmp_path):

@@ -5,13 +5,13 @@ A range is a number r, which means neutral ± r, or a pair [low, high]. Lengths 
 the network's input; shares are shares of its side.
 """
 
-import difflib
 import math
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from lake import suggestions
 from trainer.config.section import Section, Share
 
 # A cubic B-spline with knots h apart is about as wide as a Gaussian of sigma = h / √3.
@@ -254,8 +254,8 @@ class Augment(Section):
         names = self.group_members()
         for name in dict.fromkeys(names):
             if name not in TRANSFORMS:
-                near = difflib.get_close_matches(name, TRANSFORMS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(TRANSFORMS)}"
+                hint = suggestions.question(name, TRANSFORMS)
+                hint = hint or f"expected {', '.join(TRANSFORMS)}"
                 yield f"one_of: unknown transform {name}; {hint}"
             elif names.count(name) > 1:
                 yield f"one_of: {name} stands in it twice; leave one of them out"

@@ -6,12 +6,13 @@ defaults. A clash may then be due to such a default. Its message names its field
 where one of them is in doubt, because it was left out or is perhaps what an unknown key meant.
 """
 
-import difflib
 import re
+from collections.abc import Iterable
 from typing import get_args
 
 from pydantic import ValidationError
 
+from lake import suggestions
 from trainer.config.network import NETWORKS
 from trainer.config.run import Config, merge
 from trainer.config.section import FIELDS_ALONE
@@ -81,17 +82,27 @@ def _message(place: tuple, errors: list[dict]) -> str:
         case "missing":
             return f"{where}: missing; this field has no default"
         case "union_tag_not_found" | "union_tag_invalid":
-            return f"{where}.kind: expected one of {', '.join(NETWORKS)}, got {value.get('kind')!r}"
+            kind = value.get("kind")
+            text = f"{where}.kind: expected one of {', '.join(NETWORKS)}, got {kind!r}"
+            return _with_question(text, kind, NETWORKS)
         case "extra_forbidden" | "invalid_key":
-            if near := _nearest(error):
-                return f"{where}: unknown key; did you mean {near[0]}?"
-            return f"{where}: unknown key; expected {', '.join(_fields(error['loc'][:-1]))}"
+            fields = _fields(error["loc"][:-1])
+            hint = suggestions.question(str(error["loc"][-1]), fields)
+            return f"{where}: unknown key; {hint or 'expected ' + ', '.join(fields)}"
         case "model_type":
             fields = ", ".join(_fields(error["loc"]))
             return f"{where}: expected a section with fields from {fields}; got {value!r}"
     texts = [detail["msg"].removeprefix("Value error, ") for detail in errors]
     alternatives = [text.removeprefix("Input should be ") for text in texts[1:]]
-    return f"{where}: {', or '.join([texts[0], *alternatives])}, got {value!r}"
+    text = f"{where}: {', or '.join([texts[0], *alternatives])}, got {value!r}"
+    expected = [detail["ctx"]["expected"] for detail in errors if detail["type"] == "literal_error"]
+    return _with_question(text, value, re.findall(r"'([^']*)'", " ".join(expected)))
+
+
+def _with_question(message: str, value, choices: Iterable[str]) -> str:
+    """Return the message about a wrong value with the one that was probably meant."""
+    question = suggestions.question(value, choices) if isinstance(value, str) else ""
+    return f"{message}; {question}" if question else message
 
 
 def _nearest(error: dict) -> list[str]:
@@ -99,7 +110,7 @@ def _nearest(error: dict) -> list[str]:
     if error["type"] != "extra_forbidden":
         return []
     *section, key = error["loc"]
-    return difflib.get_close_matches(key, _fields(section), n=1)
+    return suggestions.nearest(key, _fields(section))
 
 
 def _fields(location) -> list[str]:

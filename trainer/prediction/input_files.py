@@ -12,6 +12,7 @@ from lake.predictions.folder import reject_row
 from lake.records import example
 from lake.scan import Header
 from lake.sources import reader, series
+from lake.sources.names import is_data_file
 from lake.sources.reader import DICOM, METAIMAGE, ReaderSettings
 from trainer.inference.images import ImagesToPredict, blank_record
 
@@ -65,7 +66,7 @@ def list_files(paths: Sequence[str], is_ct: bool) -> list[str]:
         else:
             raise InputError(f"--input {path}: no such file or folder")
     source = METAIMAGE if is_ct else DICOM
-    return sorted(path for path in files if not reader.is_data_file(source, path))
+    return sorted(path for path in files if not is_data_file(source, path))
 
 
 def _list_objects(path: str, is_ct: bool) -> set[str]:

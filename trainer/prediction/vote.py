@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from lake import InputError, storage
 from lake.labels import rle
 from lake.predictions import submission
 from lake.predictions.folder import image_id_of
-from trainer.inference.decision import Decision, Triplet, mask_of
 from trainer.prediction.output_folder import create
 
 FULL = 255  # of a map: p = 1
@@ -33,7 +31,7 @@ def run(paths: Sequence[Path], output: Path, votes: int | None, triplet: str | N
         return vote(paths, output, votes)
     if votes is not None:
         raise InputError("--votes is for submissions; probability maps take --triplet")
-    return average(paths, output, Decision(_parse_triplet(triplet or "0.5,0,0.5")))
+    return average(paths, output, _parse_triplet(triplet or "0.5,0,0.5"))
 
 
 def vote(paths: Sequence[Path], output: Path, votes: int | None) -> str:
@@ -46,13 +44,19 @@ def vote(paths: Sequence[Path], output: Path, votes: int | None) -> str:
     return f"{len(texts[0]):,} images, pixels that at least {votes} of {len(paths)} hold: {output}"
 
 
-def average(folders: Sequence[Path], output: Path, decision: Decision) -> str:
-    """Write what `decision` makes of the mean of the maps that predict --probabilities wrote
+def average(folders: Sequence[Path], output: Path, triplet: tuple[float, float, float]) -> str:
+    """Write what the triplet makes of the mean of the maps that predict --probabilities wrote
     into each folder. A map has 256 levels, so p is known to 0.002."""
+    # TensorFlow takes seconds to import, and submissions vote without it.
+    import tensorflow as tf
+
+    from trainer.inference.decision import Decision, Triplet, mask_of
+
+    decision = Decision(Triplet(*triplet))
     maps = [_list_maps(path) for path in folders]
 
     def mask(paths: list[Path]) -> str:
-        return rle.encode(mask_of(_mean(paths), decision).numpy())
+        return rle.encode(mask_of(tf.constant(_mean(paths)), decision).numpy())
 
     _write(folders, maps, output, mask)
     images = f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image"
@@ -73,13 +77,13 @@ def _write(paths: Sequence[Path], predictions: list[dict], output: Path, unite: 
             file.write(submission.csv_line((image_id, text)))
 
 
-def _parse_triplet(text: str) -> Triplet:
-    """Return the Triplet of --triplet; raise InputError."""
+def _parse_triplet(text: str) -> tuple[float, float, float]:
+    """Return the three numbers of --triplet; raise InputError."""
     try:
-        triplet = Triplet(*(float(number) for number in text.split(",")))
-    except (TypeError, ValueError):  # not three, not numbers
-        triplet = Triplet(-1, -1, -1)
-    if not all(0 <= number <= 1 for number in triplet):
+        triplet = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        triplet = ()
+    if len(triplet) != 3 or not all(0 <= number <= 1 for number in triplet):
         raise InputError(f"--triplet={text}: expected TOP,AREA_SHARE,BOTTOM, each from 0 to 1")
     return triplet
 
@@ -92,7 +96,7 @@ def _list_maps(folder: Path) -> dict[str, Path]:
     return maps
 
 
-def _mean(paths: list[Path]) -> tf.Tensor:
+def _mean(paths: list[Path]) -> np.ndarray:
     """Return the mean of the maps of one image, [H, W, 1] float32; raise InputError where their
     sizes differ."""
     levels = [np.asarray(Image.open(io.BytesIO(path.read_bytes()))) for path in paths]
@@ -100,4 +104,4 @@ def _mean(paths: list[Path]) -> tf.Tensor:
     if len(sizes) > 1 or levels[0].dtype != np.uint8 or levels[0].ndim != 2:
         raise InputError(f"{paths[0]}: expected grey maps of one size, found {sorted(sizes)}")
     mean = np.mean(levels, axis=0, dtype=np.float64) / FULL
-    return tf.constant(mean[..., None], tf.float32)
+    return mean[..., None].astype(np.float32)

@@ -159,7 +159,7 @@ def test_all_mistakes_are_reported_at_once(yaml_file):
     for expected in (
         "model.depht: unknown key; did you mean depth?",
         "data.batch_size: Input should be greater than or equal to 1, got 0",
-        "train.device: Input should be 'auto', 'cpu', 'gpu' or 'tpu', got 'npu'",
+        "train.device: Input should be 'auto', 'cpu', 'gpu' or 'tpu', got 'npu'; did you mean ",
         "trian: unknown key; did you mean train?",
         "--nonsense: expected --section.field=value",
         "loss: every weight is 0",
@@ -205,7 +205,7 @@ LINES = [  # where each mistake is, and the beginning of what is said about it
     "model.filtres: unknown key; did you mean filters?",
     "data.side: Input should be a multiple of 16, got 100",
     "augment.elastik: unknown key; did you mean elastic?",
-    "optimizer.kind: Input should be 'adamw', 'adam' or 'sgd', got 'adamax'",
+    "optimizer.kind: Input should be 'adamw', 'adam' or 'sgd', got 'adamax'; did you mean adam?",
     "data: fold=1 divides train and val anew",
     "data: streams=3 must divide batch_size=16",
     "augment: one_of: gamma stands in it twice",

@@ -1,0 +1,25 @@
+"""The whole pipeline of a conversion, each of whose transforms is in the module that it is named
+with. In: the options, and the columns of the label file. Out: a finished lake in their folder."""
+
+import apache_beam as beam
+
+from beam.conversion import finish, labelling, listing, plan, shards
+from beam.conversion.options import ConversionOptions
+from lake.labels.columns import Layout
+
+
+def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None) -> None:
+    """Pipe the whole conversion: from the root to a finished lake in `options.folder`."""
+    inputs = root | listing.ReadHeaders(options)
+    # inputs.headers: (id by which labels know it, Header)
+    labels = inputs | labelling.ReadLabels(options, layout)
+    # labels.rows: (id, Row)
+    outcomes = {"headers": inputs.headers, "rows": labels.rows} | labelling.Join(options, layout)
+    # outcomes.images: LabelledImage
+    bits = outcomes.images | shards.LakeBits(options)  # 8 or 16
+    _ = (
+        outcomes.images
+        | plan.Plan(options, outcomes.tally)  # ((split, shard, shards), (key, fold, LabelledImage))
+        | shards.WriteShards(options, bits)  # the shard's name
+        | finish.Finish(inputs, labels, outcomes, bits, options)
+    )

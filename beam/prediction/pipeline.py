@@ -1,0 +1,59 @@
+"""The whole pipeline of a prediction; what happens in a step is in listing.py, model.py, shards.py
+and finish.py. In: a pattern and the options. Out: predictions in their folder."""
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+
+from beam.prediction import finish, listing
+from beam.prediction.model import ExportHandler
+from beam.prediction.options import PredictionOptions
+from beam.prediction.shards import write
+
+
+def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None:
+    """Add the whole pipeline; only paths and headers are shuffled."""
+    chunks = (
+        root
+        | "Pattern" >> beam.Create([pattern])
+        | "Match" >> beam.FlatMap(listing.match, options)  # (first path of the shard, [file])
+        | "Spread" >> beam.Reshuffle()
+    )
+    tags = listing.REJECT_ROWS, listing.MORE_IMAGES
+    headers = chunks | "ReadHeaders" >> beam.FlatMap(listing.read_headers, options).with_outputs(
+        *tags, main="images"
+    )  # (image id or series, (first path, ImageToPredict))
+    images = (
+        headers["images"]
+        | "ByKey" >> beam.GroupByKey()
+        | "ChooseImages"
+        >> beam.FlatMap(listing.choose_images, options).with_outputs(*tags, main="images")
+    )  # (first path, ImageToPredict)
+    shards = (
+        images["images"]
+        | "ByShard" >> beam.GroupByKey()
+        | "MakeShards"
+        >> beam.FlatMap(listing.make_shard, options).with_outputs(listing.FINISHED, main="shards")
+    )  # Shard
+    new_shards = (
+        shards["shards"]
+        | "Predict" >> RunInference(ExportHandler(options))
+        | "Write" >> beam.Map(write, options)  # (first path, fingerprint)
+    )
+    all_shards = (new_shards, shards[listing.FINISHED]) | "Finished" >> beam.Flatten()
+    rejects, more_images = ((headers[tag], images[tag]) | tag >> beam.Flatten() for tag in tags)
+    num_files = chunks | "Files" >> beam.Map(lambda chunk: len(chunk[1]))
+    num_images = (num_files, more_images) | "Images" >> beam.Flatten()
+    _ = (
+        all_shards
+        | "Shards" >> beam.combiners.ToList()
+        | "Finish"
+        >> beam.Map(
+            finish.finalise,
+            rejects=beam.pvalue.AsList(rejects),
+            num_files=beam.pvalue.AsSingleton(num_files | "SumFiles" >> beam.CombineGlobally(sum)),
+            num_images=beam.pvalue.AsSingleton(
+                num_images | "SumImages" >> beam.CombineGlobally(sum)
+            ),
+            options=options,
+        )
+    )
