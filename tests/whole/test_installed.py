@@ -83,7 +83,7 @@ def check_the_small_way(python: Path, folder: Path, phantoms: Path, lake: Path, 
     radlake("train", *names, *small, "--train.device=cpu", "--train.steps_per_call=1")
     output = radlake("evaluate", "--workdir=run", "--bootstrap=10")
     assert "thresholds chosen on val: " in output
-    script = (sdist.ROOT / "trainer" / "evaluation" / "report.js").read_text().strip()
+    script = (sdist.ROOT / "trainer" / "evaluation" / "page" / "table.js").read_text().strip()
     assert script in (folder / "run" / "report.html").read_text()
     radlake("predict", "--workdir=run", "--input=xrays/dicom", "--output=masks")
     assert len((folder / "masks" / "submission.csv").read_text().splitlines()) == 1 + 4

@@ -12,14 +12,16 @@ from trainer.config.run import Data
 from trainer.data import record
 from trainer.data.batches import Split, evaluation_batches
 from trainer.display import panel
+from trainer.evaluation import outlines
 from trainer.evaluation.outcomes import Outcomes
 from trainer.evaluation.predictions import Predictions, SplitPredictions, image_outputs, true_mask
-from trainer.inference.decision import Decision, Sizes, source_mask
+from trainer.inference.decision import Decision, Sizes, mask_of, resize_to_source
 from trainer.models import window
 from trainer.scoring import metrics
 
-SIDE = 384  # the longer side of an image, in pixels
+SIDE = 512  # the longer side of an image, in pixels
 ROW_IMAGES = 4
+FALSE_ALARMS = "Without a lesion, called positive"  # the title of a row
 PICTURED_POSITIVES, PICTURED_OTHERS = 6, 2
 
 
@@ -27,6 +29,7 @@ class GalleryImage(NamedTuple):
     image: np.ndarray  # [h, w] in [0, 1]
     truth: np.ndarray | None  # [h, w] bool; None where no mask is known, and for classifiers
     prediction: np.ndarray | None  # [h, w] bool; None for classifiers
+    probabilities: np.ndarray | None = None  # [h', w'] float32, smaller; None for classifiers
 
 
 def load(
@@ -52,13 +55,15 @@ def _load_part(
     images = _load_pixels(part.split, places, settings.batch_size)
     outputs = image_outputs(part.ensemble, part.batches, places)
     for place, (fields, probabilities, lesion, _) in zip(places, outputs, strict=True):
-        image, truth, prediction = images[place], None, None
+        image, truth, prediction, p_map = images[place], None, None, None
         if probabilities is not None:
-            mask = source_mask(probabilities, Sizes.from_fields(fields), settings, decision, lesion)
-            prediction = picture.resize_mask(np.asarray(mask), *image.shape)
+            source_p = resize_to_source(probabilities, Sizes.from_fields(fields), settings)
+            mask = np.asarray(mask_of(source_p, decision, lesion))
+            prediction = picture.resize_mask(mask, *image.shape)
+            p_map = outlines.shrink(np.asarray(source_p)[..., 0])
             if fields["has_mask"]:
                 truth = picture.resize_mask(true_mask(fields), *image.shape)
-        yield GalleryImage(image, truth, prediction)
+        yield GalleryImage(image, truth, prediction, p_map)
 
 
 def _load_pixels(split: Split, places: Sequence[int], batch_size: int) -> dict[int, np.ndarray]:
@@ -102,24 +107,31 @@ def choose(outcomes: Outcomes) -> dict[str, list[int]]:
         bottom = counts.columns([outcomes.decision.triplet.bottom])[0]
         severity = counts.above[:, bottom] / counts.pixels
     lesions = np.flatnonzero(is_positive)
-    lesions = lesions[np.argsort(-quality[lesions], kind="stable")]
+    lesions = lesions[np.argsort(quality[lesions], kind="stable")]
     false_alarms = np.flatnonzero(~is_positive & outcomes.is_called[places])
     false_alarms = false_alarms[np.argsort(-severity[false_alarms], kind="stable")]
-    middle = max(0, len(lesions) // 2 - ROW_IMAGES // 2)
-    rows = {
-        f"With a lesion, highest {quality_name}": lesions[:ROW_IMAGES],
-        f"With a lesion, median {quality_name}": lesions[middle : middle + ROW_IMAGES],
-        f"With a lesion, lowest {quality_name}": lesions[::-1][:ROW_IMAGES],
-        "Without a lesion, called so": false_alarms[:ROW_IMAGES],
-    }
+    rows = _rank(lesions, quality_name) | {FALSE_ALARMS: false_alarms[:ROW_IMAGES]}
     return {title: places[row].tolist() for title, row in rows.items()}
+
+
+def _rank(lesions: np.ndarray, quality_name: str) -> dict[str, np.ndarray]:
+    """Return {title: its lesions} of lesions that are sorted by quality, the lowest first. No
+    lesion is in two rows: where they are few, one row has them all."""
+    if len(lesions) <= 3 * ROW_IMAGES:
+        return {f"With a lesion: all, from the lowest {quality_name} to the highest": lesions}
+    middle = len(lesions) // 2 - ROW_IMAGES // 2
+    return {
+        f"With a lesion, lowest {quality_name}": lesions[:ROW_IMAGES],
+        f"With a lesion, median {quality_name}": lesions[middle : middle + ROW_IMAGES],
+        f"With a lesion, highest {quality_name}": lesions[::-1][:ROW_IMAGES],
+    }
 
 
 def draw_panel(outcomes: Outcomes, gallery: dict[int, GalleryImage]) -> np.ndarray:
     """Return truth and prediction side by side, RGB uint8 [H, W, 3]; for a classifier each image
     with its label and p."""
     predictions, dice = outcomes.predictions, outcomes.dice
-    images, truths, masks = zip(*gallery.values(), strict=True)
+    images, truths, masks, _ = zip(*gallery.values(), strict=True)
     if all(mask is None for mask in masks):
         scores = (np.atleast_1d(predictions.scores[place])[None] for place in gallery)
         probabilities = [metrics.to_probabilities(logits)[0] for logits in scores]

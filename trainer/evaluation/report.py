@@ -1,150 +1,169 @@
 """An evaluation -> report.html: one page that needs no network, for a reader without this program.
 
-report.html is its template. Numbers of each image go into the page, from which report.js computes
-the scores at the sliders' thresholds as scores.py would.
+The template and its parts are in page/. Charts are SVG in the page; the scripts draw outlines at
+other thresholds, look scores up in a table of all thresholds, and sort the table of images. A page
+is at most about MOST_MEGABYTES, however many images there are.
 """
 
 import base64
-import datetime
-import io
-from collections.abc import Sequence
+import hashlib
 from pathlib import Path
 
 import jinja2
 import numpy as np
-from PIL import Image, ImageColor
+from markupsafe import Markup
 
-from lake import picture
-from trainer.config.score_names import EVALUATED
+from trainer.config.score_names import EVALUATED, EVALUATED_WORDS
 from trainer.display import panel
-from trainer.evaluation import bootstrap, gallery
+from trainer.evaluation import bootstrap, diagrams, figures, headline, image_table, threshold_grid
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
-from trainer.evaluation.gallery import GalleryImage
-from trainer.evaluation.outcomes import Outcomes
-from trainer.evaluation.results import Evaluation
-from trainer.evaluation.table import cell
-from trainer.inference.decision import AREAS_SHARE, BOTTOMS, LESIONS, TOPS, Decision
+from trainer.evaluation.gallery import FALSE_ALARMS, SIDE, GalleryImage
+from trainer.evaluation.outlines import STEPS
+from trainer.evaluation.results import Evaluation, SplitScores
+from trainer.evaluation.table import cell, score_names
+from trainer.scoring import digits
+from trainer.scoring.ratios import ratio
 
-FILE = "report.html"
-FILL_ALPHA, LINE_ALPHA = 60, 255  # of 255
-JPEG_QUALITY = 88
-PERCENT = tuple(percent / 100 for percent in range(101))  # a classifier's thresholds
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("outlines.js", "thresholds.js", "pictures.js", "table.js")
+MOST_MEGABYTES = 10
+# Scores that follow the sliders, and those of subgroups.
+MOVED = ("dice_mean", "dice_positives", "sensitivity", "specificity", "ppv", "npv")
+BY_GROUP = ("images", "positives", "dice_mean", "dice_positives", "auc", "sensitivity")
+BY_GROUP += ("specificity",)
+FIRST_REMARKS = 2  # that are seen at once
+MOST_RUNS = 6  # whose training is drawn
 
 
 def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
     """Return the HTML of the last split's scores beside the others'; `images`: those of its
     galleries, by place in the split."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(PAGE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    heat_map = _heat_map(evaluation)
     split, last = list(evaluation.splits.items())[-1]
-    decision = evaluation.decision
-    return environment.get_template(FILE).render(
+    rows = figures.rows(last.outcomes, images)
+    table = image_table.from_outcomes(last.outcomes)
+    script = "\n".join((PAGE / name).read_text() for name in SCRIPTS)
+    return environment.get_template("report.html").render(
         evaluation=evaluation,
         split=split,
         last=last,
-        fewest_patients=FEWEST_PATIENTS,
-        drawn=bootstrap.unit(last.outcomes.predictions.groups),
-        rows=_gallery_rows(last.outcomes, images),
-        numbers=numbers(last.outcomes, evaluation.options.prevalence) if decision else None,
-        sliders=_sliders(decision) if decision else {},
-        cell=cell,
+        chosen_on=evaluation.chosen_on,
+        values=last.scores.values,
+        tiles=headline.tiles(last.scores),
+        units=bootstrap.unit(last.outcomes.predictions.groups),
+        fewest=FEWEST_PATIENTS,
+        rows=rows,
+        table=table,
+        sliders=threshold_grid.sliders(evaluation.decision) if evaluation.decision else {},
+        heat_map=heat_map,
+        moved=[name for name in MOVED if name in last.scores.values],
+        by_group=[name for name in BY_GROUP if name in last.scores.values],
+        confusion=headline.confusion(last.outcomes),
+        charts=_charts(last),
+        trainings=[(folder, *diagrams.training(folder)) for folder in _folders(evaluation)],
+        names=score_names(evaluation),
         descriptions=EVALUATED,
-        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        how=EVALUATED_WORDS,
+        cell=cell,
+        first_remarks=FIRST_REMARKS,
+        duration=_duration,
+        side=SIDE,
+        false_alarms=FALSE_ALARMS,
+        colours={"truth": panel.TRUTH_COLOUR, "predicted": panel.PREDICTION_COLOUR},
+        data=_data(evaluation, rows, table, heat_map),
+        script=Markup(script),  # noqa: S704 - files of this package
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _sliders(decision: Decision) -> dict[str, dict]:
-    """Return {name: its label, the values that it takes, the position of the chosen one}."""
-    sliders = {}
-
-    def add_slider(name: str, label: str, values: Sequence[float], start: float) -> None:
-        position = list(values).index(start)
-        sliders[name] = {"label": label, "values": list(values), "position": position}
-
-    if (lesion := decision.lesion_threshold) is not None:
-        values = sorted({*(LESIONS if decision.triplet else PERCENT), lesion})
-        add_slider("lesion", "a lesion where the image's p is at least", values, lesion)
-    if decision.triplet is not None:
-        top, area_share, bottom = decision.triplet
-        add_slider("bottom", "a pixel is lesion where p exceeds", BOTTOMS, bottom)
-        add_slider("area", "empty, unless this share of the image", AREAS_SHARE, area_share)
-        add_slider("top", "has a p above", TOPS, top)
-    return sliders
+def _folders(evaluation: Evaluation) -> list[Path]:
+    return [folder for folder, _ in evaluation.configs][:MOST_RUNS]
 
 
-def numbers(outcomes: Outcomes, prevalence: float | None) -> dict:
-    """Return what report.js computes scores from, for the images whose answer can be compared."""
-    predictions, places, masks = outcomes.predictions, outcomes.compared_places, None
-    if outcomes.decision.triplet is not None:
-        counts = predictions.counts
-        tops, bottoms = counts.columns(TOPS), counts.columns(BOTTOMS)
-        masks = {
-            "pixels": counts.pixels.tolist(),
-            "truth": counts.truth.tolist(),
-            "above_top": counts.above[:, tops].T.tolist(),  # [T, M]
-            "size": counts.above[:, bottoms].T.tolist(),  # [K, M]
-            "hits": counts.hits[:, bottoms].T.tolist(),
+def _duration(seconds: float) -> str:
+    """Return a length of time as text, in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _charts(split: SplitScores) -> list:
+    """Return the charts of a split, those that have something to show."""
+    if not split.curves:
+        return []
+    values, outcomes = split.scores.values, split.outcomes
+    places = outcomes.compared_places
+    is_called = outcomes.is_called[places]
+    hits = (is_called & (outcomes.predictions.labels[places] > 0)).sum()
+    precision = float(ratio(hits, is_called.sum()))
+    answers = values["sensitivity"], values["specificity"], precision
+    return [
+        *diagrams.ranking(split.curves, *answers),
+        *diagrams.thresholds(split.curves),
+        *diagrams.masks(outcomes),
+    ]
+
+
+def _heat_map(evaluation: Evaluation) -> dict | None:
+    """Return the mean dice on the split that the thresholds were chosen on, or on the first where
+    they are of another lake, for each top and bottom at the frozen other thresholds; None without
+    masks."""
+    split, chosen_on = next(iter(evaluation.splits.items()))
+    if evaluation.decision is None or evaluation.decision.triplet is None:
+        return None
+    if not len(chosen_on.outcomes.predictions.counts.truth):
+        return None
+    sliders = threshold_grid.sliders(evaluation.decision)
+    scores = threshold_grid.scores(chosen_on.outcomes)["dice_mean"]
+    lengths = [len(sliders[name].values) for name in ("top", "area", "bottom")]
+    gate = sliders["lesion"].position if "lesion" in sliders else 0
+    cells = np.reshape(scores, (-1, *lengths))[gate][:, sliders["area"].position]  # [T, K]
+    decimals = digits.decimals(chosen_on.scores.samples["dice_mean"])
+    return {
+        "split": split,
+        "tops": sliders["top"].values,
+        "bottoms": sliders["bottom"].values,
+        "cells": cells.tolist(),
+        "decimals": decimals,
+        "scores": scores,
+    }
+
+
+def _data(
+    evaluation: Evaluation, rows: dict, table: image_table.ImageTable, heat_map: dict | None
+) -> dict:
+    """Return what the scripts need."""
+    *_, last = evaluation.splits.values()
+    outcomes = last.outcomes
+    labels = outcomes.predictions.labels[outcomes.compared_places]
+    grid = None
+    if evaluation.decision is not None and len(labels):
+        grid = {
+            "sliders": {
+                name: slider._asdict()
+                for name, slider in threshold_grid.sliders(evaluation.decision).items()
+            },
+            "scores": threshold_grid.scores(outcomes),
+            "positives": int((labels > 0).sum()),
+            "negatives": int((labels <= 0).sum()),
+            "prevalence": evaluation.options.prevalence,
+            "decimals": {
+                name: digits.decimals(number) for name, number in last.scores.samples.items()
+            },
+            "heat_map": heat_map and {name: heat_map[name] for name in ("scores", "decimals")},
         }
     return {
-        "positive": (predictions.labels[places] > 0).astype(int).tolist(),
-        "lesion": None if predictions.lesion is None else predictions.lesion[places].tolist(),
-        "prevalence": prevalence,
-        "masks": masks,
+        "grid": grid,
+        "steps": STEPS,
+        "figures": [figure.redraw for row in rows.values() for figure in row],
+        "columns": [column._asdict() for column in table.columns],
     }
-
-
-def _gallery_rows(outcomes: Outcomes, images: dict[int, GalleryImage]) -> list[dict]:
-    """Return [{title, figures}] of the galleries."""
-    return [
-        {"title": title, "figures": [_figure(outcomes, place, images[place]) for place in places]}
-        for title, places in gallery.choose(outcomes).items()
-        if places
-    ]
-
-
-def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:
-    """Return what the template shows of one image: its pictures as URLs, and texts."""
-    predictions, dice = outcomes.predictions, outcomes.dice[place]
-    texts = [] if np.isnan(dice) else [f"dice {dice:.3f}"]
-    if predictions.lesion is not None:
-        texts.append(f"p of a lesion {predictions.lesion[place]:.3f}")
-    for name, mask in (("truth", image.truth), ("predicted", image.prediction)):
-        if mask is not None:
-            texts.append(f"{name} {mask.mean():.2%}")
-    age = predictions.ages[place]
-    patient = [
-        predictions.views[place],
-        predictions.sexes[place],
-        f"{age} years" if age >= 0 else "",
-    ]
-    return {
-        "id": predictions.ids[place],
-        "facts": ", ".join(texts),
-        "patient": ", ".join(filter(None, patient)),
-        "image": _data_url(picture.to_uint8(image.image), "jpeg", quality=JPEG_QUALITY),
-        "truth": _overlay(image.truth, panel.TRUTH_COLOUR),
-        "predicted": _overlay(image.prediction, panel.PREDICTION_COLOUR),
-    }
-
-
-def _overlay(mask: np.ndarray | None, colour: str) -> str | None:
-    """Return a transparent picture of a mask, its outline and a thin fill, as a URL; None where
-    there is nothing to draw."""
-    if mask is None or not mask.any():
-        return None
-    alpha = np.where(picture.outline(mask), LINE_ALPHA, np.where(mask, FILL_ALPHA, 0))
-    rgba = np.empty((*mask.shape, 4), np.uint8)
-    rgba[..., :3], rgba[..., 3] = ImageColor.getrgb(colour), alpha
-    return _data_url(rgba, "png", optimize=True)
-
-
-def _data_url(pixels: np.ndarray, kind: str, **options) -> str:
-    """Return uint8 pixels as an image file within a URL; `options` are Pillow's for its kind."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

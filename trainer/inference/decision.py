@@ -1,11 +1,10 @@
 """Probabilities -> a mask at the size of the source, and the thresholds of this Decision, which are
 chosen on validation and saved in metrics.json.
 
-One rule in three forms: `mask_of` decides about pixels, for predict, vote, export and pictures;
-Counts.is_kept and dice_at about pixel counts, for choosing and evaluate; `outcome` in report.js
-about the same counts, for sliders. A mask is emptied where too few pixels have p > top, however
-many have p > bottom. test_scores.py and test_decision.py hold the first two to one slow loop,
-test_report.py the third to the second.
+One rule in two forms: `mask_of` decides about pixels, for predict, vote, export and pictures;
+Counts.is_kept and dice_at about pixel counts, for choosing, evaluate and the report's sliders. A
+mask is emptied where too few pixels have p > top, however many have p > bottom. test_scores.py and
+test_decision.py hold both to one slow loop.
 """
 
 from typing import NamedTuple

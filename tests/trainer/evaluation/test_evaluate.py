@@ -20,7 +20,7 @@ from lake.records import example, manifest
 from trainer import task
 from trainer.config import files
 from trainer.data import batches, splits
-from trainer.evaluation import evaluate, report
+from trainer.evaluation import evaluate, threshold_grid
 from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import Predictions, predict
 from trainer.evaluation.scores import ScoreOptions
@@ -149,7 +149,7 @@ def test_the_table_and_metrics_json_say_what_to_keep_in_mind(lake, runs):
 
 def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
     """With a grid where the test split would choose others."""
-    for module in (decision, report):
+    for module in (decision, threshold_grid):
         monkeypatch.setattr(module, "BOTTOMS", (0.2, 0.3, 0.4))
         monkeypatch.setattr(module, "TOPS", (0.5, 0.6, 0.7))
         monkeypatch.setattr(module, "AREAS_SHARE", (0.0, 0.004, 0.016, 0.064))
@@ -256,7 +256,7 @@ def test_folds_choose_on_images_that_their_members_did_not_train_on(
     (folded / "manifest.json").write_text(json.dumps(content))
     page, picture = tmp_path / "report.html", tmp_path / "picture.png"
     evaluate.evaluate(ensemble.load(members), str(folded), FAST, picture, page)
-    figures = set(re.findall(r"<figcaption><b>(.*?)</b>", page.read_text()))
+    figures = set(re.findall(r'<figcaption>\s*<b title="(.*?)">', page.read_text()))
     assert figures and picture.exists() and all(figures & ids for ids in fold_ids)
 
 

@@ -1,0 +1,84 @@
+"""What a reader sees first: the main scores with what they are to be read beside, and the counts of
+images by truth and answer."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.config.score_names import EVALUATED
+from trainer.evaluation.outcomes import Outcomes
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.scores import Scores
+from trainer.scoring import digits
+
+HEADLINE = ("dice_mean", "dice_positives", "accuracy", "auc", "sensitivity", "specificity")
+NOTHING_MARKED, CHANCE = "dice_all_empty", 0.5
+
+
+class Tile(NamedTuple):
+    """A score of the headline."""
+
+    name: str
+    words: str
+    text: str
+    value: float
+    ends: tuple[float, float] | None
+    ends_text: str
+    reference: float | None
+    reference_text: str
+
+
+def tiles(scores: Scores) -> list[Tile]:
+    """Return the scores that answer how good the network is, those that have a value."""
+    result = []
+    for name in HEADLINE:
+        value = scores.values.get(name, np.nan)
+        if np.isnan(value):
+            continue
+
+        def text(number: float, name: str = name) -> str:
+            return digits.share(number, scores.samples[name])
+
+        ends = scores.intervals.get(name)
+        ends = ends if ends and np.isfinite(ends).all() else None
+        reference, reference_text = None, ""
+        if name == "dice_mean":
+            reference = scores.values[NOTHING_MARKED]
+            reference_text = f"if nothing is marked: {text(reference)}"
+        elif name == "auc":
+            reference, reference_text = CHANCE, f"chance: {text(CHANCE)}"
+        ends_text = " to ".join(text(end) for end in ends or ())
+        numbers = value, ends, ends_text, reference, reference_text
+        result.append(Tile(name, EVALUATED[name].words, text(value), *numbers))
+    return result
+
+
+def confusion(outcomes: Outcomes) -> dict | None:
+    """Return the numbers of images by truth and answer; None where no answer can be compared."""
+    predictions = outcomes.predictions
+    if outcomes.decision is None:
+        return _class_confusion(predictions)
+    places = outcomes.compared_places
+    if not len(places):
+        return None
+    truth, is_called = predictions.labels[places] > 0, outcomes.is_called[places]
+    numbers = [
+        [int((rows & columns).sum()) for columns in (is_called, ~is_called)]
+        for rows in (truth, ~truth)
+    ]
+    return {
+        "truths": ["lesion", "no lesion"],
+        "answers": ["called positive", "called negative"],
+        "numbers": numbers,
+    }
+
+
+def _class_confusion(predictions: Predictions) -> dict:
+    """Return the numbers of images by class and likeliest class."""
+    has_label = predictions.labels >= 0
+    classes = predictions.scores.shape[1]
+    labels = predictions.labels[has_label].astype(int)
+    numbers = np.zeros((classes, classes), int)
+    np.add.at(numbers, (labels, predictions.scores[has_label].argmax(axis=1)), 1)
+    names = [f"class {number}" for number in range(classes)]
+    return {"truths": names, "answers": names, "numbers": numbers.tolist()}
