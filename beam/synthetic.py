@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from lake import InputError, cli, signals, storage
+from lake import InputError, cli, progress, signals, storage
 
 HEADER = "ImageId, EncodedPixels"  # with the space that the challenge's CSV has
 MIN_SIDE, MAX_SIDE = 64, 4096
@@ -78,13 +78,10 @@ def make_room(folder, names, pattern="*.dcm"):
 
 def collect(rows_of_images, images):
     """Return the rows of all images in their order; counts the images on stderr."""
-    rows = []
-    every = 1 if sys.stderr.isatty() else 100
-    for count, rows_of_image in enumerate(rows_of_images, start=1):
+    rows, count = [], progress.Progress("drawing", images)
+    for rows_of_image in rows_of_images:
         rows += rows_of_image
-        if count % every == 0 or count == images:
-            end = "\r" if sys.stderr.isatty() and count < images else "\n"
-            print(f"phantoms: {count} of {images}", end=end, file=sys.stderr, flush=True)
+        count.add()
     return rows
 
 

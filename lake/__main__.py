@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from lake import cli, storage
+from lake import cli, progress, storage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,9 +71,13 @@ def _verify(flags: argparse.Namespace) -> int:
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
     from lake.inspection import verify
 
-    problems, num_records = verify.verify(
-        folder, content, not flags.quick, flags.processes, _report_shard
-    )
+    shown = progress.Progress("verifying", len(content["shards"]), "shards")
+
+    def show(number: int, num_shards: int) -> None:
+        shown.total = num_shards  # without those that are missing
+        shown.update(number)
+
+    problems, num_records = verify.verify(folder, content, not flags.quick, flags.processes, show)
     num_bytes = sum(shard["bytes"] for shard in content["shards"])
     print(f"{folder}: {num_records:,} records in {len(content['shards'])} shards")
     print(f"checked  {verify.CHECKED}")
@@ -85,13 +89,6 @@ def _verify(flags: argparse.Namespace) -> int:
         return 0
     print(f"{problems.counts.total():,} problems; convert again, or copy the lake again")
     return 1
-
-
-def _report_shard(number: int, num_shards: int) -> None:
-    """Rewrite the line on a terminal that says how many shards are checked."""
-    if sys.stderr.isatty():
-        end = "\n" if number == num_shards else ""
-        print(f"\r{number} of {num_shards} shards", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

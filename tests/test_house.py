@@ -45,7 +45,7 @@ ARROWS = {
         "devices": "",
     },
     "lake": {
-        "__main__": "inspection records cli storage signals",
+        "__main__": "inspection records cli storage signals progress",
         "lock": "storage",
         "inspection": "records sources labels cli scan storage signals picture",
         "predictions": "sources labels scan storage",
@@ -60,6 +60,7 @@ ARROWS = {
         "scan": "",
         "ids": "",
         "storage": "signals",
+        "progress": "",
         "signals": "",
     },
     "beam": {

@@ -94,8 +94,8 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
             progress.tick(options.progress_file, progress.LISTED)
             yield to_reject(path, "", reject, options)
             continue
-        progress.tick(options.progress_file, progress.LISTED * len(headers))
         yield from more_images(len(headers) - 1, options)
+        progress.tick(options.progress_file, progress.LISTED * len(headers))
         for header in headers:
             key = header.series if header.geometry else header.image_id
             place = path, header.frame

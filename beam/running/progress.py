@@ -5,11 +5,12 @@ Beam's own counters can be read only after the run, and worker processes share n
 
 import functools
 import os
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+
+from lake import progress
 
 MATCHED, LISTED, RECORD, REJECTED, LEFT_OUT = b"m", b"l", b"r", b"x", b"o"
 EVENTS = (MATCHED, LISTED, RECORD, REJECTED, LEFT_OUT)
@@ -28,7 +29,7 @@ def _descriptor(progress_file: str) -> int:
 
 
 class Line:
-    """A context in which the line on stderr that shows the progress is rewritten every second."""
+    """A context in which a line on stderr shows the progress."""
 
     def __init__(self, progress_file: str, activity: str = "converting", seconds: float = 1.0):
         self.path, self.activity, self.seconds = Path(progress_file), activity, seconds
@@ -47,6 +48,7 @@ class Line:
     def _watch(self) -> None:
         """Count the events that the file gains and rewrite the line, until the context ends."""
         start, counts, offset = time.monotonic(), Counter(), 0
+        line, speed = progress.Line(), progress.Speed()
         while True:
             is_last = self.end_event.wait(self.seconds)
             with self.path.open("rb") as file:
@@ -54,21 +56,26 @@ class Line:
                 events = file.read()
             offset += len(events)
             counts.update({event: events.count(event) for event in EVENTS})
-            end = "\r" if sys.stderr.isatty() and not is_last else "\n"
-            sys.stderr.write(progress_line(counts, time.monotonic() - start, self.activity) + end)
-            sys.stderr.flush()
+            rate = speed(num_finished(counts)) if counts[RECORD] else 0.0
+            seconds = time.monotonic() - start
+            line.show(progress_line(counts, seconds, self.activity, rate), is_last)
             if is_last:
                 return
 
 
-def progress_line(counts: Counter, seconds: float, activity: str = "converting") -> str:
+def num_finished(counts: Counter) -> int:
+    """Return the number of images that are finished, one way or another."""
+    return counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
+
+
+def progress_line(
+    counts: Counter, seconds: float, activity: str = "converting", rate: float = 0.0
+) -> str:
     """Return what a job shows of its progress: how many headers are read while it lists files,
-    later how many images are finished."""
+    later how many images are finished, of them `rate` per second."""
     total = counts[MATCHED]
-    num_finished = counts[RECORD] + counts[REJECTED] + counts[LEFT_OUT]
     if not counts[RECORD]:
-        return f"listing: {counts[LISTED]:,} of {total:,} headers read, {seconds:.0f} s"
-    return (
-        f"{activity}: {num_finished:,} of {total:,} images ({num_finished / total:.0%}), "
-        f"{num_finished / seconds:.0f} images/s, {counts[REJECTED]:,} rejected, {seconds:.0f} s"
-    )
+        num_listed = min(counts[LISTED], total)  # workers note one after the other
+        return f"listing: {num_listed:,} of {total:,} headers read, {seconds:.0f} s"
+    text = progress.line_text(activity, num_finished(counts), total, "images", rate)
+    return f"{text}, {counts[REJECTED]:,} rejected, {seconds:.0f} s"

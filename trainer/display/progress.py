@@ -3,11 +3,11 @@
 import sys
 import time
 
+from lake.progress import Line, duration
 from trainer.config.run import Config
 
 # Scores in the line after an epoch; TensorBoard has all.
 SCORES = ("auc", "accuracy", "dice_mean", "dice_positives", "dice_all_empty", "loss")
-LINE_SECONDS = 10.0  # between lines that cannot be rewritten, as on a terminal
 
 
 class Progress:
@@ -17,20 +17,15 @@ class Progress:
         self.steps_per_epoch, self.config = steps_per_epoch, config
         self.start_time, self.first_step = time.monotonic(), step
         self.last_time, self.last_step = self.start_time, step
-        self.print_time = 0.0
+        self.line = Line(sys.stdout)
         self.images_per_second = 0.0
 
     def show(self, step: int, sums: dict) -> None:
-        """Print where the run is, at most once in LINE_SECONDS unless on a terminal; `sums`: those
-        of the epoch so far."""
+        """Show where the run is, where a line is due; `sums`: those of the epoch so far."""
         now = time.monotonic()
         images = (step - self.last_step) * self.config.data.batch_size
         self.images_per_second = images / (now - self.last_time)
         self.last_time, self.last_step = now, step
-        is_terminal = sys.stdout.isatty()
-        if not is_terminal and now - self.print_time < LINE_SECONDS:
-            return
-        self.print_time = now
         steps_left = self.steps_per_epoch * self.config.train.epochs - step
         seconds_left = steps_left * (now - self.start_time) / (step - self.first_step)
         steps = max(sums["steps"], 1)  # in float16 all may have been skipped
@@ -38,9 +33,9 @@ class Progress:
             f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.config.train.epochs}  "
             f"step {(step - 1) % self.steps_per_epoch + 1}/{self.steps_per_epoch}  "
             f"loss {sums['loss'] / steps:.4f}  {self.images_per_second:.1f} images/s  "
-            f"ETA {_duration(seconds_left)}"
+            f"ETA {duration(seconds_left)}"
         )
-        print(text.ljust(90), end="\r" if is_terminal else "\n", flush=True)
+        self.line.show(text)
 
     def rates(self, optimizer) -> dict[str, float]:
         """Return the learning rate and the images per second, for TensorBoard."""
@@ -55,12 +50,7 @@ class Progress:
         for curve, values in curves.items():
             scores = "  ".join(f"{name} {values[name]:.3f}" for name in SCORES if name in values)
             parts.append(f"{curve}: {scores}")
-        parts.append(_duration(time.monotonic() - self.start_time))
+        parts.append(duration(time.monotonic() - self.start_time))
         mark = "kept" if self.config.score == "last" else "best"
-        print("  |  ".join(parts) + (f"  ({mark})" if is_best else ""), flush=True)
+        self.line.show("  |  ".join(parts) + (f"  ({mark})" if is_best else ""), is_last=True)
         self.last_time = time.monotonic()  # validation does not count as training time
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

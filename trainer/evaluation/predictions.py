@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake.labels import rle
+from lake.progress import Progress
 from trainer.data.batches import Split
 from trainer.inference import counts, decision
 from trainer.inference.counts import Counts
@@ -68,6 +69,7 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
     """Return the ensemble's predictions for a split, computed in one pass over its images."""
     batches = ensemble.batches(split, FIELDS).prefetch(2)
     rows, counts_rows = [], []
+    shown = Progress(f"evaluating {split.name}", split.num_records)
     for record, probabilities, lesion, score in image_outputs(ensemble, batches):
         has_mask = probabilities is not None and bool(record["has_mask"])
         if has_mask:
@@ -75,6 +77,7 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
             source_p = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
             counts_rows.append(counts.from_image(source_p[..., 0], true_mask(record), THRESHOLDS))
         rows.append((record, score, lesion, has_mask))
+        shown.add()
     records, scores, lesion, has_mask = zip(*rows, strict=True)
 
     def texts(name: str) -> np.ndarray:

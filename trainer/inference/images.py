@@ -45,10 +45,17 @@ class ImagesToPredict(NamedTuple):
     dtype: str  # uint8 | uint16
     headers: dict[str, Header]  # by image id; empty for a lake
     rejects: list[dict]  # rows of rejects.csv; grows while the records are read
+    identity: tuple = ()  # what says which images these are, as JSON has it
 
     def records(self) -> Iterator[bytes]:
         """Yield the records one after the other, without threads."""
         return (read() for read in self.readers())
+
+    def after(self, start: int) -> "ImagesToPredict":
+        """Return the images from a place on."""
+        return self._replace(
+            readers=lambda: itertools.islice(self.readers(), start, None), count=self.count - start
+        )
 
     def first(self, count: int) -> "ImagesToPredict":
         """Return the first images, at most `count`."""
@@ -58,13 +65,15 @@ class ImagesToPredict(NamedTuple):
 
 def from_lake(folder: str, split: str) -> ImagesToPredict:
     """Return the images of a split; raise InputError where the lake has none of this name."""
-    subset = splits.named_split(manifest.load(folder), folder, split)
+    content = manifest.load(folder)
+    subset = splits.named_split(content, folder, split)
+    identity = split, [shard["sha256"] for shard in content["shards"]]
 
     def readers() -> Iterator[Callable[[], bytes]]:
         for record in data_batches.stored_records(subset).as_numpy_iterator():
             yield lambda record=record: record
 
-    return ImagesToPredict(readers, subset.num_records, subset.dtype, {}, [])
+    return ImagesToPredict(readers, subset.num_records, subset.dtype, {}, [], identity)
 
 
 def batches(

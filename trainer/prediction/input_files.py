@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lake import InputError, Reject, storage
 from lake.predictions.folder import reject_row
+from lake.progress import Progress
 from lake.records import example
 from lake.scan import Header
 from lake.sources import reader, series
@@ -47,7 +48,15 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
         return (functools.partial(read, header) for header in headers.values())
 
     dtype = "uint8" if settings.storage.bits == 8 else "uint16"
-    return ImagesToPredict(readers, len(headers), dtype, headers, rejects)
+    identity = *files, *(_size_and_time(path) for path in files)
+    return ImagesToPredict(readers, len(headers), dtype, headers, rejects, identity)
+
+
+def _size_and_time(path: str) -> tuple[int, float]:
+    """Return the bytes of a file and the time of its last change."""
+    location = storage.path_of(path)
+    status = location.stat()
+    return storage.size_of(location), status.mtime if storage.is_remote(path) else status.st_mtime
 
 
 def list_files(paths: Sequence[str], is_ct: bool) -> list[str]:
@@ -100,13 +109,14 @@ def _read_headers(
     """Return the headers of all images in the order of the paths, those of slices in the order of
     their volume; fill `sources` and `rejects`."""
     reader.quieten()
-    headers = []
+    headers, shown = [], Progress("listing", len(paths), "files")
     for path in paths:
         try:
             sources[path], images = _read_file(path, settings)
             headers += images
         except Reject as reject:
             rejects.append(reject_row(path, "", reject))
+        shown.add()
     if not settings.is_ct:
         return headers
     by_series, slices = {}, []

@@ -40,6 +40,7 @@ class ImagePrediction(NamedTuple):
     probabilities: np.ndarray  # [S, S, 1]
     lesion: np.ndarray | None  # [], p of a lesion
     score: float  # a logit
+    place: int  # among all images that are predicted
 
 
 class FinishedImage(NamedTuple):
@@ -48,6 +49,7 @@ class FinishedImage(NamedTuple):
     row: PredictionRow
     mask: np.ndarray | None  # bool [H, W]; only for candidates, and where there is a lesion
     probabilities: np.ndarray | None  # [H, W], likewise
+    place: int  # among all images that are predicted
 
 
 class ImageFinisher(NamedTuple):
@@ -83,7 +85,7 @@ class ImageFinisher(NamedTuple):
             self._write_segs(image_id, mask)
         has_candidates = self.options.candidates and row.lesion_px
         maps = (mask, probabilities) if has_candidates else (None, None)
-        return FinishedImage(row, *maps)
+        return FinishedImage(row, *maps, prediction.place)
 
     def _mask(self, prediction: ImagePrediction) -> tuple[np.ndarray, np.ndarray | None]:
         """Return (mask bool [H, W], probabilities [H, W]) at the size of the source; None instead

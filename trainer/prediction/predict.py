@@ -15,14 +15,14 @@ import numpy as np
 
 from lake import InputError, storage
 from lake.predictions import candidates, folder, seg, submission
-from lake.predictions.folder import REJECTS_CSV, SEGS, PredictionRow
-from lake.scan import Header
+from lake.predictions.folder import REJECTS_CSV, SEGS
 from trainer.data import damage
 from trainer.inference import images, kinship, threads
 from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
-from trainer.prediction import input_files, one_image
+from trainer.prediction import finished, input_files, one_image
+from trainer.prediction.finished import FinishedImages
 from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputOptions
 from trainer.prediction.output_folder import create
 
@@ -37,33 +37,39 @@ def predict(
     output: Path,
     options: OutputOptions,
 ) -> str:
-    """Write the tables and what `options` ask for into the new folder `output`; return the line to
-    print."""
+    """Write the tables and what `options` ask for into the folder `output`, which is new or has
+    what the same command has finished before; return the line to print."""
     check(ensemble, inputs, options)
-    names = one_image.OVERLAYS, one_image.PROBABILITIES, SEGS  # folders, by the option's name
-    storage.make_new_folder(output, [name for name in names if getattr(options, name)])
+    owner = finished.identity(ensemble, decision, inputs, options)
+    done = FinishedImages(output, owner, inputs)
+    if done.summary:
+        return f"{summary(done.summary, output)}\nnothing was written: {output} has all of this"
+    for name in (one_image.OVERLAYS, one_image.PROBABILITIES, SEGS):
+        if getattr(options, name):  # the folder has the option's name
+            storage.make_folder(output / name)
     finish = one_image.ImageFinisher(ensemble.settings, decision, inputs, output, options)
     # Closed whatever happens, so that no thread outlives an error.
-    with contextlib.closing(predict_images(ensemble, inputs, options.overlays)) as predictions:
+    predictions = predict_images(ensemble, inputs, options.overlays, done.count)
+    with contextlib.closing(predictions):
         num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
         finished_images = threads.results(finish, predictions, num_waiting)
         with contextlib.closing(finished_images):
-            rows = rows_of(finished_images, inputs, output, options)
+            rows = done.rows(with_files(finished_images, done, output, options))
             counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
+    done.end(counts)
     return summary(counts, output)
 
 
-def rows_of(
+def with_files(
     finished_images: Iterator[FinishedImage],
-    inputs: ImagesToPredict,
+    done: FinishedImages,
     output: Path,
     options: OutputOptions,
-) -> Iterator[PredictionRow]:
-    """Yield the row of each image, and write on the way what is made of several images."""
+) -> Iterator[FinishedImage]:
+    """Return the images as they come; on the way, what is made of several of them is written."""
     if options.candidates:
-        finished_images = write_candidates(finished_images, inputs.headers, output)
-    for image in finished_images:
-        yield image.row
+        return write_candidates(finished_images, done, output)
+    return finished_images
 
 
 def output_options(flags) -> OutputOptions:
@@ -82,7 +88,7 @@ def run(
 ) -> str:
     """Predict files, or without them a split of a lake (default: the run's own), with the
     thresholds that evaluate chose."""
-    storage.check_new(output)  # before the headers of all files are read
+    finished.check_folder(output)  # before the headers of all files are read
     if paths:
         decision = read_decision(ensemble)
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
@@ -111,26 +117,35 @@ def check(ensemble: Ensemble, inputs: ImagesToPredict, options: OutputOptions) -
 
 
 def predict_images(
-    ensemble: Ensemble, inputs: ImagesToPredict, with_image: bool
+    ensemble: Ensemble, inputs: ImagesToPredict, with_image: bool, first_place: int = 0
 ) -> Iterator[ImagePrediction]:
-    """Yield what the networks predict for each image, without padding and rejects."""
-    for batch in images.batches(inputs, ensemble, one_image.FIELDS, with_image):
+    """Yield what the networks predict for each image from a place on, without padding and rejects.
+    A batch is the same wherever an earlier start ended, and so is what comes of it."""
+    size = ensemble.settings.batch_size
+    start = first_place // size * size
+    batches = images.batches(inputs.after(start), ensemble, one_image.FIELDS, with_image)
+    for batch_place, batch in zip(itertools.count(start, size), batches, strict=False):
         outputs = ensemble(batch)
         columns = {name: values.numpy() for name, values in batch.items() if name != "image"}
         probabilities, lesion, scores = (t if t is None else t.numpy() for t in outputs)
-        for number in np.flatnonzero(columns["weight"]):
+        for number in map(int, np.flatnonzero(columns["weight"])):
+            place = batch_place + number
+            if place < first_place:
+                continue
             fields = {name: values[number] for name, values in columns.items()}
             p = None if lesion is None else lesion[number]
-            yield ImagePrediction(fields, probabilities[number], p, scores[number])
+            yield ImagePrediction(fields, probabilities[number], p, scores[number], place)
 
 
 def write_candidates(
-    finished_images: Iterable[FinishedImage], headers: dict[str, Header], output: Path
+    finished_images: Iterable[FinishedImage], done: FinishedImages, output: Path
 ) -> Iterator[FinishedImage]:
     """Yield the images as they come, and write the candidates of each series after its last slice;
     the slices of a series come one after the other."""
+    headers = done.inputs.headers
     with create(output / CANDIDATES_CSV) as file:
         file.write(submission.csv_line(candidates.HEADER))
+        file.writelines(line.encode() for line in done.candidates)
         for uid, slices in itertools.groupby(
             finished_images, lambda image: headers[image.row.image_id].series
         ):
@@ -145,7 +160,9 @@ def write_candidates(
             for candidate in series.candidates():
                 numbers = (*candidate.center_mm, candidate.diameter_mm, candidate.probability)
                 cells = (uid, *(f"{number:.6g}" for number in numbers))
-                file.write(submission.csv_line(cells))
+                line = submission.csv_line(cells)
+                file.write(line)
+                done.candidates.append(line.decode())
 
 
 def summary(counts: dict, output: Path) -> str:
