@@ -18,6 +18,7 @@ TRAIN = [
     "etils[epath]>=1.9",  # gs:// as paths, with TensorFlow
     "jinja2>=3.1",  # the report
     "matplotlib>=3.9",  # the truth/prediction panels
+    "surface-distance>=0.1,<1",  # HD95 and surface dice, by DeepMind
     "tensorboard>=2.20,<3",  # TensorFlow does not install it any more
 ]
 # Dataflow, Vertex AI, gs:// for Beam, and for `lake show` and `verify` without TensorFlow.

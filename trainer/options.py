@@ -93,6 +93,10 @@ def add_evaluate(command: Callable) -> None:
     draws = {"type": cli.at_least(0), "default": 1000, "metavar": "N"}
     add("--bootstrap", help="draws for the 95%% intervals", **draws)
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap's draws")
+    millimetres = {"type": cli.between(0, 1000), "default": 2.0, "metavar": "MM"}
+    add("--tolerance_mm", help="of surface dice, where the size of pixels is known", **millimetres)
+    pixels = {"type": cli.between(0, 1000), "default": 4.0, "metavar": "PX"}
+    add("--tolerance_px", help="of surface dice elsewhere, in pixels of the source", **pixels)
     add = evaluate.add_argument_group("output").add_argument
     picture_help = "draw truth and prediction side by side"
     add("--picture", type=cli.any_path, metavar="PNG", help=picture_help)

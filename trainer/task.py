@@ -74,7 +74,8 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     from trainer.evaluation import evaluate
     from trainer.evaluation.scores import ScoreOptions
 
-    choices = ScoreOptions(flags.prevalence, flags.bootstrap, flags.seed)
+    tolerances = flags.tolerance_mm, flags.tolerance_px
+    choices = ScoreOptions(flags.prevalence, flags.bootstrap, flags.seed, *tolerances)
     networks = _ensemble(flags, flags.level)
     return evaluate.evaluate(networks, flags.lake, choices, flags.picture, flags.report)
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from trainer.evaluation import surfaces
 from trainer.evaluation.outcomes import decide
-from trainer.evaluation.predictions import THRESHOLDS, Predictions
+from trainer.evaluation.predictions import BOTTOMS, THRESHOLDS, Predictions
 from trainer.evaluation.scores import score_values
 from trainer.inference import counts
 from trainer.inference.decision import Decision
@@ -38,6 +39,10 @@ def example(images: int = 40, with_lesion: bool = True, seed: int = 0) -> tuple[
         views=np.array(["PA", "AP", ""] * (images // 3) + ["PA"] * (images % 3)),
         sexes=np.array(["F", "M"] * (images // 2) + ["F"] * (images % 2)),
         ages=np.array([(7 * n) % 100 - 1 if n % 5 else -1 for n in range(images)]),
+        spacing_mm=np.array([(0.2, 0.3) if n % 2 else (0, 0) for n in range(images)]),
+        maps=surfaces.column(
+            [surfaces.pack(p, mask, BOTTOMS) if mask.any() else None for p, mask in pairs]
+        ),
         has_mask=np.ones(images, bool),
         counts=counts.stack([counts.from_image(*pair, THRESHOLDS) for pair in pairs], THRESHOLDS),
     )

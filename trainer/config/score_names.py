@@ -61,6 +61,22 @@ EVALUATED = {
     "iou_positives": ScoreName(
         "IoU of images with a lesion", "the mean over the images with a lesion"
     ),
+    "hd95_mm": ScoreName(
+        "HD95 in mm, median",
+        "between the outlines of images with a lesion; a missed lesion is infinitely far",
+    ),
+    "hd95_px": ScoreName(
+        "HD95 in px, median",
+        "the same in pixels of the source, of images that do not say how large these are",
+    ),
+    "surface_dice_mm": ScoreName(
+        "surface dice in mm, median",
+        "share of both outlines of images with a lesion that is near enough to the other",
+    ),
+    "surface_dice_px": ScoreName(
+        "surface dice in px, median",
+        "the same in pixels of the source, of images that do not say how large these are",
+    ),
     "auc": ScoreName("AUC", "area under the ROC curve of one score per image"),
     "ap": ScoreName("average precision", "by chance alone it is the share of images with a lesion"),
     "sensitivity": ScoreName(

@@ -3,6 +3,7 @@ percentile bootstrap, Efron & Tibshirani 1993, chapter 13). Where no patient is 
 image.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -56,8 +57,12 @@ def draws(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
+    values = np.sort(values[~np.isnan(values)])
     if not len(values):
         return float("nan"), float("nan")
+    if np.isinf(values[-1]):  # between a number and infinity there is nothing to interpolate
+        last = len(values) - 1
+        low, high = math.floor(last * (1 - LEVEL) / 2), math.ceil(last * (1 + LEVEL) / 2)
+        return float(values[low]), float(values[high])
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -13,7 +13,7 @@ from lake import InputError, storage
 from lake.picture import to_png
 from trainer.data import damage
 from trainer.evaluation import curves, gallery, report, results, scored_splits, subgroups
-from trainer.evaluation.outcomes import Outcomes, decide
+from trainer.evaluation.outcomes import Outcomes, decide, with_outlines
 from trainer.evaluation.predictions import Predictions, SplitPredictions, join, predict
 from trainer.evaluation.remarks import Remark, remarks
 from trainer.evaluation.results import Evaluation, SplitScores
@@ -81,6 +81,8 @@ def _evaluate(
     with damage.locate_errors(ensemble.config, lake.folder):
         scored = scored_splits.open_splits(ensemble, lake, frozen is not None)
         outcomes, last_parts = _predict_splits(ensemble, scored, frozen)
+        tolerances = options.tolerance_mm, options.tolerance_px
+        outcomes = {name: with_outlines(split, *tolerances) for name, split in outcomes.items()}
         # Picture and report show images of the last split.
         *_, last = outcomes.values()
         picture_places = gallery.first_places(last.predictions)
@@ -113,7 +115,7 @@ def _evaluate(
 
     # --- write ---
     write_metrics(workdir, {label: results.entry(evaluation)})
-    results.draw_curves(workdir / label, evaluation)
+    results.write_splits(workdir / label, evaluation)
     if picture:
         pixels = gallery.draw_panel(last, {place: images[place] for place in picture_places})
         storage.make_folder(picture.parent)

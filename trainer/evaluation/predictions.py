@@ -11,6 +11,7 @@ import tensorflow as tf
 from lake.labels import rle
 from lake.progress import Progress
 from trainer.data.batches import Split
+from trainer.evaluation import surfaces
 from trainer.inference import counts, decision
 from trainer.inference.counts import Counts
 from trainer.inference.decision import Sizes
@@ -19,9 +20,10 @@ from trainer.inference.ensemble import Ensemble
 # Fields of a record that an evaluation needs beside the network's input.
 FIELDS = (
     *("image_id", "patient", "study", "view", "sex", "age"),
-    *("original_rle", *Sizes._fields),
+    *("original_rle", "pixel_spacing_mm", *Sizes._fields),
 )
 CURVE = np.linspace(0, 1, 31)  # the 31 thresholds of a curve
+BOTTOMS = np.float32(decision.BOTTOMS)  # at which outlines are compared
 THRESHOLDS = np.unique(np.float32([*CURVE, *decision.TOPS, *decision.BOTTOMS]))
 
 
@@ -36,6 +38,8 @@ class Predictions(NamedTuple):
     views: np.ndarray  # [N] str, empty: unknown
     sexes: np.ndarray  # [N] str, empty: unknown
     ages: np.ndarray  # [N] int, -1 unknown
+    spacing_mm: np.ndarray  # [N, 2] of rows, columns of the source; 0 where it is not known
+    maps: np.ndarray  # [N] surfaces.Map of an image with a true lesion, None of others
     has_mask: np.ndarray  # [N] bool: the mask is known; all False where no network segments
     counts: Counts  # rows of the M images with has_mask
 
@@ -43,6 +47,11 @@ class Predictions(NamedTuple):
     def mask_places(self) -> np.ndarray:
         """Places in the split of the images whose mask is known, [M]."""
         return np.flatnonzero(self.has_mask)
+
+    @property
+    def has_spacing(self) -> np.ndarray:
+        """Whether the size of the source's pixels is known, [N] bool."""
+        return (self.spacing_mm > 0).all(axis=1)
 
     @property
     def lesion_of_masks(self) -> np.ndarray | None:
@@ -68,14 +77,17 @@ class SplitPredictions(NamedTuple):
 def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
     """Return the ensemble's predictions for a split, computed in one pass over its images."""
     batches = ensemble.batches(split, FIELDS).prefetch(2)
-    rows, counts_rows = [], []
+    rows, counts_rows, maps = [], [], []
     shown = Progress(f"evaluating {split.name}", split.num_records)
     for record, probabilities, lesion, score in image_outputs(ensemble, batches):
         has_mask = probabilities is not None and bool(record["has_mask"])
+        maps.append(None)
         if has_mask:
-            sizes = Sizes.from_fields(record)
+            sizes, truth = Sizes.from_fields(record), true_mask(record)
             source_p = decision.resize_to_source(probabilities, sizes, ensemble.settings).numpy()
-            counts_rows.append(counts.from_image(source_p[..., 0], true_mask(record), THRESHOLDS))
+            counts_rows.append(counts.from_image(source_p[..., 0], truth, THRESHOLDS))
+            if truth.any():
+                maps[-1] = surfaces.pack(source_p[..., 0], truth, BOTTOMS)
         rows.append((record, score, lesion, has_mask))
         shown.add()
     records, scores, lesion, has_mask = zip(*rows, strict=True)
@@ -92,6 +104,8 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
         views=texts("view"),
         sexes=texts("sex"),
         ages=np.array([record["age"] for record in records]),
+        spacing_mm=np.array([_source_spacing_mm(record) for record in records]),
+        maps=surfaces.column(maps),
         has_mask=np.array(has_mask),
         counts=counts.stack(counts_rows, THRESHOLDS),
     )
@@ -125,6 +139,17 @@ def true_mask(record: dict) -> np.ndarray:
     height, width = int(record["original_height"]), int(record["original_width"])
     runs = rle.runs(record["original_rle"].decode(), height * width)
     return rle.to_mask(runs, height, width) > 0
+
+
+def _source_spacing_mm(record: dict) -> tuple[float, float]:
+    """Return the distance of the rows and of the columns of the source; 0 and 0 where the lake does
+    not know both."""
+    stored_spacing = np.float64(record["pixel_spacing_mm"])
+    if not (np.isfinite(stored_spacing) & (stored_spacing > 0)).all():
+        return 0.0, 0.0
+    row, column = stored_spacing
+    height, width, original_height, original_width = Sizes.from_fields(record)
+    return row * height / original_height, column * width / original_width
 
 
 def _group(record: dict) -> str:

@@ -14,7 +14,7 @@ from trainer.config.score_names import EVALUATED
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
 from trainer.evaluation.outcomes import Outcomes, decide
-from trainer.evaluation.scores import ScoreOptions, Scores
+from trainer.evaluation.scores import ScoreOptions, Scores, outline_places
 from trainer.inference.decision import AREAS_SHARE, BOTTOMS, LESIONS, TOPS, Decision, choose
 from trainer.scoring import digits
 
@@ -48,7 +48,7 @@ def remarks(
     for name, split in reversed(list(outcomes.items())):  # the one to report, first
         texts = {} if any(name in names for names in is_emptied) else _gain(split, scores[name])
         texts |= _ranking(scores[name]) | _numbers(split, scores[name], options)
-        texts |= _calibration(scores[name])
+        texts |= _calibration(scores[name]) | _outlines(split, scores[name])
         # Once: what holds for the split to report is not repeated for the other.
         is_new = texts.keys() - {remark.about for remark in result}
         result += [Remark(a, name, texts[a].format(split=name)) for a in texts if a in is_new]
@@ -265,6 +265,24 @@ def _calibration(scores: Scores) -> dict[str, str]:
         "no_probability": f"Do not read an image's p of a lesion as a probability: on {{split}} it "
         f"is off by {text} on average."
     }
+
+
+def _outlines(split: Outcomes, scores: Scores) -> dict[str, str]:
+    """Return remarks about HD95: that it is infinite, or in two units."""
+    places, texts = outline_places(split), {}
+    is_infinite = any(np.isinf(scores.values.get(f"hd95_{unit}", 0)) for unit in places)
+    if is_infinite and split.is_called.any():  # else the thresholds' remark has it
+        texts["most_lesions_missed"] = (
+            "Half of the lesions of {split} or more are missed altogether: no pixel is marked in "
+            "their images, so the median of HD95 is infinite."
+        )
+    if len(places) > 1:
+        number, total = len(places["px"]), sum(map(len, places.values()))
+        texts["pixel_size_unknown"] = (
+            f"{number} of the {total} images of {{split}} with a lesion do not say how large a "
+            f"pixel is: their HD95 and surface dice are in pixels, in lines of their own."
+        )
+    return texts
 
 
 # --- words ---

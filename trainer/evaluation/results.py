@@ -11,7 +11,7 @@ from lake.records.identity import identity
 from trainer import provenance
 from trainer.display import plots
 from trainer.display.board import Board
-from trainer.evaluation import bootstrap
+from trainer.evaluation import bootstrap, image_rows
 from trainer.evaluation.outcomes import Outcomes
 from trainer.evaluation.remarks import Remark
 from trainer.evaluation.scores import ScoreOptions, Scores
@@ -154,14 +154,22 @@ def _drawn(outcomes: Outcomes) -> dict:
 
 
 def _without_nan(values: dict) -> dict:
-    """Return the values with None in place of nan, which JSON does not have."""
-    return {name: value if np.isfinite(value).all() else None for name, value in values.items()}
+    """Return the values with None in place of nan and of infinity, which JSON does not have."""
+
+    def plain(value):
+        if isinstance(value, tuple) and not np.isnan(value).any():
+            return [plain(end) for end in value]
+        return value if np.isfinite(value).all() else None
+
+    return {name: plain(value) for name, value in values.items()}
 
 
-def draw_curves(folder: Path, evaluation: Evaluation) -> None:
-    """Write the curves of each split as a PNG and for TensorBoard, with its scores."""
+def write_splits(folder: Path, evaluation: Evaluation) -> None:
+    """Write each split's images as a CSV, and its curves as a PNG and for TensorBoard, with its
+    scores."""
     board = Board(folder, 0, tuple(evaluation.splits))
     for name, split in evaluation.splits.items():
+        storage.write(folder / f"images_{name}.csv", image_rows.csv_text(split.outcomes).encode())
         tags = {f"evaluate/{score}": float(value) for score, value in split.scores.values.items()}
         board.scalars(name, 0, tags)
         if not split.curves:  # more than two classes

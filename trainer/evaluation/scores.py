@@ -28,6 +28,8 @@ class ScoreOptions(NamedTuple):
     prevalence: float | None = None  # of lesions, for PPV and NPV; None: as in the images
     replicates: int = 1000  # of the bootstrap; 0: no intervals
     seed: int = 0
+    tolerance_mm: float = 2.0  # of surface dice, where the size of pixels is known
+    tolerance_px: float = 4.0  # elsewhere: 2 mm of a chest X-ray are about 4 of 1024 px
 
 
 class Scores(NamedTuple):
@@ -84,6 +86,8 @@ def samples(outcomes: Outcomes) -> dict[str, int]:
     of_lesions = ("dice_positives", "dice_positives_at_half", "iou_positives")
     of_all = ("dice_mean", "dice_all_empty", "dice_above_all_empty", "iou_mean")
     of_all += ("pixel_ece", "pixel_brier")
+    for unit, of_unit in outline_places(outcomes).items():
+        numbers |= dict.fromkeys((f"hd95_{unit}", f"surface_dice_{unit}"), len(of_unit))
     return numbers | dict.fromkeys(of_lesions, num_lesions) | dict.fromkeys(of_all, len(places))
 
 
@@ -95,8 +99,10 @@ def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
     image_measures = _image_measures(outcomes, prevalence)
     if outcomes.decision.triplet is None:
         return image_measures
-    mask_measures = _mask_measures(outcomes)
-    return lambda weights: mask_measures(weights) | image_measures(weights)
+    mask_measures, outline_measures = _mask_measures(outcomes), _outline_measures(outcomes)
+    return lambda weights: (
+        mask_measures(weights) | outline_measures(weights) | image_measures(weights)
+    )
 
 
 def _mask_measures(outcomes: Outcomes) -> Callable:
@@ -137,6 +143,41 @@ def _mask_measures(outcomes: Outcomes) -> Callable:
         }
 
     return measure_masks
+
+
+def _outline_measures(outcomes: Outcomes) -> Callable:
+    """Return a function of weights [R, N] -> {score of outlines: [R]}: medians over the images with
+    a lesion, in mm over those whose pixels have a known size and in px over the others."""
+    columns = {}
+    for unit, places in outline_places(outcomes).items():
+        for name, values in zip(("hd95", "surface_dice"), outcomes.outlines[places].T, strict=True):
+            columns[f"{name}_{unit}"] = places, values
+    return lambda weights: {
+        name: median(values, weights[:, places]) for name, (places, values) in columns.items()
+    }
+
+
+def outline_places(outcomes: Outcomes) -> dict[str, np.ndarray]:
+    """Return the places of the images whose outlines were compared, by their unit, mm or px; a unit
+    without an image is left out."""
+    has_outlines = ~np.isnan(outcomes.outlines).any(axis=1)
+    has_spacing = outcomes.predictions.has_spacing
+    places = {"mm": has_outlines & has_spacing, "px": has_outlines & ~has_spacing}
+    return {unit: np.flatnonzero(is_in) for unit, is_in in places.items() if is_in.any()}
+
+
+def median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the median of values [K], each repeated as often as its weight says, a whole number,
+    [R]; weights [R, K]; nan where all are 0. Values may be infinite."""
+    order = np.argsort(values, kind="stable")
+    values, ends = values[order], weights[:, order].cumsum(axis=1)
+    total = ends[:, -1:]
+    # The two in the middle, one and the same where their number is odd, counted from 0.
+    middles = [
+        values[(ends > position).argmax(axis=1)]
+        for position in (np.floor((total - 1) / 2), np.floor(total / 2))
+    ]
+    return np.where(total[:, 0] > 0, np.mean(middles, axis=0), np.nan)
 
 
 def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:

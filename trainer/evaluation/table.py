@@ -46,10 +46,11 @@ def cell(scores: Scores, name: str) -> str:
     if math.isnan(value):
         return "-"
     number = scores.samples[name]
-    text = digits.share(value, number)
+    as_text = digits.length if name.startswith("hd95") else digits.share
+    text = as_text(value, number)
     if not ends or math.isnan(ends[0]):
         return text
-    return f"{text} [{', '.join(digits.share(end, number) for end in ends)}]"
+    return f"{text} [{', '.join(as_text(end, number) for end in ends)}]"
 
 
 def _header(names: list[str]) -> list[str]:
@@ -61,12 +62,19 @@ def _header(names: list[str]) -> list[str]:
 
 def _intervals_line(evaluation: Evaluation) -> str:
     """Return what the numbers and the brackets are."""
-    text = "" if "dice_mean" not in score_names(evaluation) else f"dice and IoU: {EVALUATED_WORDS}"
+    names, options = score_names(evaluation), evaluation.options
+    text = f"dice, IoU, HD95: {EVALUATED_WORDS}" if "dice_mean" in names else ""
+    tolerances = {
+        "surface_dice_mm": f"{options.tolerance_mm:g} mm",
+        "surface_dice_px": f"{options.tolerance_px:g} px",
+    }
+    if near := [words for name, words in tolerances.items() if name in names]:
+        text += f"; surface dice: the share of the outlines within {' or '.join(near)}"
     *_, last = evaluation.splits.values()
     if not last.scores.intervals:
         return text
     unit = bootstrap.unit(last.outcomes.predictions.groups)
-    brackets = f"[ ]: 95% intervals, from {evaluation.options.replicates:,} draws of {unit}"
+    brackets = f"[ ]: 95% intervals, from {options.replicates:,} draws of {unit}"
     return "; ".join(filter(None, (text, brackets)))
 
 

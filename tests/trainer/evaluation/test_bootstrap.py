@@ -51,6 +51,16 @@ def test_undefined_replicates_are_left_out():
     assert ends["some"] == (1.0, 1.0) and np.isnan(ends["none"]).all()
 
 
+def test_an_interval_may_have_no_upper_end():
+    """Some replicates have more than half of their lesions missed."""
+    values = np.array([5.0] * 12 + [np.inf] * 10)
+
+    def measure(weights):
+        return {"median": np.where(weights @ np.isinf(values) > 11, np.inf, 5.0)}
+
+    assert bootstrap.intervals(measure, np.arange(22), 200, 0)["median"] == (5.0, np.inf)
+
+
 @pytest.mark.parametrize("groups", [[], ["a"] * 50, list("abcdefghi") * 9])
 def test_few_patients_have_no_interval(groups):
     assert bootstrap.intervals(mean_of(np.ones(len(groups))), groups, 100, 0) == {}

@@ -1,5 +1,6 @@
 """From workdirs to metrics.json, on the lake of phantoms, with networks of random weights."""
 
+import csv
 import json
 import re
 import shutil
@@ -188,6 +189,10 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     for split in ("val", "test"):
         curves = Image.open(runs["segmenter"] / label / f"curves_{split}.png")
         assert curves.width >= 900
+        with (runs["segmenter"] / label / f"images_{split}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 8 and sum(bool(row["hd95"]) for row in rows) == 3
+        assert {row["unit"] for row in rows} == {"mm"}  # the phantoms have a Pixel Spacing
     assert picture.exists() and "Not a medical device" in page.read_text()
     # The thresholds are read back for these members and no others.
     system = ensemble.load(list(map(Path, members)), [runs["classifier"]], ["flip", "1.5"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from makers import predictions
 
-from trainer.evaluation import scores
+from trainer.evaluation import scores, surfaces
 from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import THRESHOLDS, Predictions
 from trainer.evaluation.remarks import Remark, remarks
@@ -32,6 +32,8 @@ def split_of(maps, masks, lesion=None, groups=None) -> Predictions:
         views=unknown,
         sexes=unknown,
         ages=np.full(number, -1),
+        spacing_mm=np.full((number, 2), 0.2),
+        maps=surfaces.column([None] * number),
         has_mask=np.ones(number, bool),
         counts=counts.stack(rows, THRESHOLDS),
     )

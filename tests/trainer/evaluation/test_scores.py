@@ -5,7 +5,7 @@ import pytest
 from makers import predictions
 
 from trainer.evaluation import curves, scores, subgroups
-from trainer.evaluation.outcomes import decide
+from trainer.evaluation.outcomes import decide, with_outlines
 from trainer.evaluation.predictions import CURVE, THRESHOLDS
 from trainer.inference import counts
 from trainer.inference.decision import Decision, Triplet, mask_of
@@ -106,16 +106,31 @@ def test_ranking_equals_a_loop_over_pairs_and_repeated_images():
 def test_weights_are_as_good_as_repeating_images():
     """What the bootstrap relies on, of every score."""
     outputs, _ = predictions.example(images=12)
-    times = np.array([0, 2, 1, 3, 1, 1, 0, 2, 1, 1, 4, 1])
+    times = np.array([0, 2, 1, 3, 1, 1, 2, 0, 1, 1, 4, 1])
     places = np.repeat(np.arange(12), times)
     for decision in DECISIONS:
-        outcomes = decide(outputs, decision)
+        outcomes = with_outlines(decide(outputs, decision), 1.0, 2.0)
         by_weights = scores.measures(outcomes, None)(times[None].astype(float))
         by_copies = scores.score_values(outcomes.take(places), None)
-        anew = predictions.scores_at(outputs.take(places), decision)
-        assert by_copies == pytest.approx(anew, rel=0, abs=0, nan_ok=True)
+        anew = with_outlines(decide(outputs.take(places), decision), 1.0, 2.0)
+        expected = scores.score_values(anew, None)
+        assert {"hd95_mm", "hd95_px", "surface_dice_mm"} <= expected.keys()
+        assert by_copies == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
         for name, value in by_weights.items():
             assert value[0] == pytest.approx(by_copies[name], nan_ok=True), name
+
+
+def test_medians_of_repeated_images():
+    generator = np.random.default_rng(2)
+    values = np.array([3.0, np.inf, 1.0, 2.0, 5.0, 2.0, np.inf])
+    weights = generator.integers(0, 4, (50, 7)).astype(float)
+    weights[0] = 0
+    actual = scores.median(values, weights)
+    assert np.isnan(actual[0]) and np.isinf(actual).any() and np.isfinite(actual).any()
+    for row in range(1, 50):
+        copies = sorted(np.repeat(values, weights[row].astype(int)))
+        low, high = copies[(len(copies) - 1) // 2], copies[len(copies) // 2]
+        assert actual[row] == (low + high) / 2
 
 
 def test_more_than_two_classes():
