@@ -18,7 +18,7 @@ from launch import machines, training_run
 # because another machine was lost) is started again here, as the service would count it as failed;
 # but not after SIGTERM, which means that this machine is being taken away. A signal ends `wait`
 # early, hence the second loop.
-START = """
+START = """\
 python -m pip install -q --no-deps --no-build-isolation "$0" || exit
 trap 'terminated=yes; kill -TERM "$child"' TERM
 code=42
@@ -94,6 +94,36 @@ def _container(flags: argparse.Namespace, package: str) -> dict:
     return container | {"env": [{"name": "LD_LIBRARY_PATH", "value": DRIVER}]}
 
 
+def needs(flags: argparse.Namespace, replicas: int) -> list[str]:
+    """Return what the project must have for the job, a sentence each: quota and roles."""
+    quota = machines.vertex_quota(flags.accelerator, flags.spot)
+    submitter = ["roles/aiplatform.user", "roles/storage.objectUser on the bucket"]
+    if flags.service_account:
+        submitter += [f"roles/iam.serviceAccountUser on {flags.service_account}"]
+    account = flags.service_account or "the project's Vertex AI Custom Code Service Agent"
+    worker = ["roles/storage.objectUser on the buckets"]
+    worker += ["roles/artifactregistry.reader on the image's repository"]
+    if flags.tensorboard:
+        worker += ["roles/aiplatform.user for the TensorBoard"]
+    return [
+        f"quota: {quota} in {flags.region}, at least {replicas}",
+        f"roles of whoever submits: {', '.join(submitter)}",
+        f"roles of {account}: {', '.join(worker)}",
+    ]
+
+
+class _Yaml(yaml.SafeDumper):
+    """Writes a text of several lines as one would by hand, not with backslashes."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Yaml.add_representer(str, _text)
+
+
 def as_yaml(job: dict, flags: argparse.Namespace, package: str) -> str:
     """Return the YAML for `gcloud ai custom-jobs create --config`; comments say what else this
     command does, and how to do it by hand."""
@@ -107,7 +137,7 @@ def as_yaml(job: dict, flags: argparse.Namespace, package: str) -> str:
         f"{flags.region}, at most {flags.max_days:g} days",
         f"# uploads {package} and config.yaml to {staging(flags)}",
         f"# the rest by hand: {shlex.join(command)}",
-        yaml.safe_dump(job["jobSpec"], sort_keys=False, width=1000).rstrip(),
+        yaml.dump(job["jobSpec"], Dumper=_Yaml, sort_keys=False, width=1000).rstrip(),
     ]
     return "\n".join(lines)
 

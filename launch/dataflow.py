@@ -85,12 +85,33 @@ def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
     return [sys.executable, "-m", "beam.convert", *conversion, "--runner=DataflowRunner", *words]
 
 
+def needs(flags: argparse.Namespace) -> list[str]:
+    """Return what the project must have for the job, a comment each: quota and roles."""
+    cores = flags.machine_type.rpartition("-")[2]
+    quota = [
+        f"{int(cores) * flags.max_workers} CPUs" if cores.isdecimal() else "the machines' CPUs"
+    ]
+    quota += [f"{flags.disk_gb * flags.max_workers} GB of disk"]
+    if not flags.private_ips:
+        quota += [f"{flags.max_workers} in-use IP addresses"]
+    account = flags.service_account or "the project's Compute Engine account"
+    worker = ["roles/dataflow.worker", "roles/storage.objectUser on the buckets"]
+    if flags.image:
+        worker += ["roles/artifactregistry.reader on the image's repository"]
+    return [
+        f"# quota: Compute Engine's for {', '.join(quota)} in {flags.region}",
+        "# roles of whoever launches: roles/dataflow.developer, roles/storage.objectUser on the "
+        f"buckets, roles/iam.serviceAccountUser on {account}",
+        f"# roles of {account}: {', '.join(worker)}",
+    ]
+
+
 def run(flags: argparse.Namespace, conversion: list[str]) -> int:
     """Print the plan, ask, and replace this process by the conversion, so that Ctrl-C reaches it;
     return 0 where nothing is launched."""
     words = command(flags, conversion)
     machines = f"up to {flags.max_workers} x {flags.machine_type} with {flags.disk_gb} GB"
-    plan = f"# {machines} in {flags.region}\n{shlex.join(words)}"
+    plan = "\n".join([f"# {machines} in {flags.region}", *needs(flags), shlex.join(words)])
     costs_nothing = "--estimate" in conversion  # as no machine is started
     if not approval.ask(plan, flags.dry_run, flags.yes or costs_nothing):
         return 0

@@ -1,5 +1,7 @@
 """The machines that the launchers can rent, by the name of --accelerator."""
 
+import math
+
 from lake import InputError
 
 # Google's name of the GPU, and of the machine for each number of GPUs. H100s come in eights,
@@ -53,3 +55,29 @@ def vertex(accelerator: str, gpus: int | None, machines: int) -> dict:
         counts = ", ".join(map(str, types))
         raise InputError(f"--gpus={gpus}: machines with {accelerator} have {counts}")
     return {"machineType": types[count], "acceleratorType": name, "acceleratorCount": count}
+
+
+def vertex_replicas(accelerator: str, gpus: int | None, machines: int) -> int:
+    """Return the replicas of a run on these machines: its GPUs, or the host's TPU cores as
+    TensorFlow counts them. Raises InputError as `vertex` does."""
+    spec = vertex(accelerator, gpus, machines)
+    if "acceleratorCount" in spec:
+        return spec["acceleratorCount"] * machines
+    return math.prod(map(int, spec["tpuTopology"].split("x")))
+
+
+def vertex_quota(accelerator: str, spot: bool) -> str:
+    """Return the metric of Vertex AI's quota that limits how many of them train at once."""
+    if accelerator in GPUS:
+        name = f"nvidia_{accelerator}_gpus"
+    else:
+        name = "_".join(accelerator.split("_")[:2])
+    preemptible = "preemptible_" if spot else ""
+    return f"aiplatform.googleapis.com/custom_model_training_{preemptible}{name}"
+
+
+def tpu_vm_replicas(accelerator: str) -> int:
+    """Return the replicas of a run on one host: a v4 or v5p has two cores per chip, which
+    TensorFlow drives as one, and its name counts cores."""
+    kind, _, number = accelerator.partition("-")
+    return int(number) // (2 if kind in ("v4", "v5p") else 1)

@@ -85,6 +85,18 @@ def plan(machine: gcloud.TpuVm, files: list[Path], job: list[str], restarts: int
     return "\n".join(lines)
 
 
+def needs(flags: argparse.Namespace) -> list[str]:
+    """Return what the project must have for the machine, a sentence each: quota and roles."""
+    kind, _, number = flags.accelerator.partition("-")
+    spot = "preemptible " if flags.spot else ""
+    account = flags.service_account or "the project's Compute Engine account"
+    return [
+        f"quota: the Cloud TPU API's for {spot}{kind} in {flags.zone}, at least {number}",
+        f"roles of whoever launches: roles/tpu.admin, roles/iam.serviceAccountUser on {account}",
+        f"roles of {account}: roles/storage.objectUser on the buckets",
+    ]
+
+
 def installation(files: list[Path]) -> list[list[str]]:
     """Return what is run on the machine when the files are in its home folder."""
     package, requirements = files[0].name, files[1].name
@@ -178,11 +190,17 @@ def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
     """Print the plan, ask, rent, train and delete; return the exit code."""
+    from launch import preflight  # pydantic takes 0.3 s to import
+
     machine, job = machine_of(flags), training_command(flags)
-    with training_run.files(flags, overrides) as (package, config_path):
+    config = training_run.config(flags, overrides)
+    replicas = machines.tpu_vm_replicas(flags.accelerator)
+    rental = preflight.Rental(flags.project, replicas, flags.accelerator, needs(flags))
+    facts = preflight.plan(config, overrides, rental)
+    with training_run.files(config) as (package, config_path):
         files = [package, REQUIREMENTS, config_path]
         commands = plan(machine, files, job, flags.restarts)
-        if not approval.ask(commands, flags.dry_run, flags.yes):
+        if not approval.ask(f"{facts}\n{commands}", flags.dry_run, flags.yes):
             return 0
         if not shutil.which("gcloud"):
             raise InputError("there is no gcloud on the PATH; install the Google Cloud CLI")

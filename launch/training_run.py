@@ -8,10 +8,14 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lake import cli, storage
 from launch import sdist
 from trainer.options import CONFIG
+
+if TYPE_CHECKING:
+    from trainer.config.run import Config
 
 
 def parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -29,13 +33,19 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
     return parser
 
 
-@contextlib.contextmanager
-def files(flags: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[Path, Path]]:
-    """Yield the sdist of this checkout, and config.yaml with the overrides in it; both are deleted
-    after the block. Raises InputError for a wrong config."""
-    from trainer.config.files import load, save  # pydantic takes 0.3 s to import
+def config(flags: argparse.Namespace, overrides: list[str]) -> "Config":
+    """Return the run's config with the overrides in it; raises InputError for a wrong one."""
+    from trainer.config.files import load  # pydantic takes 0.3 s to import
 
-    config = load(flags.config, overrides, lake=flags.lake)
+    return load(flags.config, overrides, lake=flags.lake)
+
+
+@contextlib.contextmanager
+def files(config: "Config") -> Iterator[tuple[Path, Path]]:
+    """Yield the sdist of this checkout, and the config as config.yaml; both are deleted after the
+    block."""
+    from trainer.config.files import save
+
     with storage.temporary_folder() as folder:
         config_path = Path(folder, "config.yaml")
         save(config, config_path)

@@ -79,10 +79,22 @@ def parser() -> argparse.ArgumentParser:
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
     """Print the plan, ask, launch; return the exit code."""
-    with training_run.files(flags, overrides) as files:
+    from launch import preflight  # pydantic takes 0.3 s to import
+
+    config = training_run.config(flags, overrides)
+    replicas = machines.vertex_replicas(flags.accelerator, flags.gpus, flags.machines)
+    rental = preflight.Rental(
+        flags.project,
+        replicas,
+        f"{flags.machines} x {flags.accelerator}",
+        custom_job.needs(flags, replicas),
+    )
+    facts = preflight.plan(config, overrides, rental)
+    with training_run.files(config) as files:
         package = files[0].name
         job = custom_job.request(flags, package)
-        if not approval.ask(custom_job.as_yaml(job, flags, package), flags.dry_run, flags.yes):
+        text = f"{facts}\n{custom_job.as_yaml(job, flags, package)}"
+        if not approval.ask(text, flags.dry_run, flags.yes):
             return 0
         return _launch(flags, job, files)
 

@@ -203,6 +203,11 @@ def test_a_dry_run_calls_nothing_and_prints_every_command(set_answers, tmp_path,
     assert words == ["create", "describe", "scp", "ssh", "ssh", "delete"]
 
 
+def test_a_batch_that_does_not_divide_over_the_chips_is_refused(capsys):
+    assert tpu_vm.main([*WORDS, "--accelerator=v5p-8", "--data.batch_size=6", "--dry_run"]) == 2
+    assert "does not divide over 4 replicas (v5p-8)" in capsys.readouterr().err
+
+
 def test_a_yes_rents_trains_and_deletes(set_answers, tmp_path):
     set_answers()
     assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--yes"]) == 0

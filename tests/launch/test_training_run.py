@@ -17,17 +17,16 @@ WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=p", "--region=r", "--i
 
 def test_the_files_are_the_sdist_and_the_config_with_its_overrides():
     flags = vertex.parser().parse_args([*WORDS, "--accelerator=l4"])
-    with training_run.files(flags, ["--data.side=96"]) as (package, config):
-        assert "side: 96" in config.read_text() and flags.lake in config.read_text()
+    config = training_run.config(flags, ["--data.side=96"])
+    with training_run.files(config) as (package, config_path):
+        text = config_path.read_text()
+        assert "side: 96" in text and flags.lake in text
         with tarfile.open(package) as sdist:
             names = {name.partition("/")[2] for name in sdist.getnames()}
         assert {"setup.py", "trainer/task.py", "radlake/words.py", "configs/unetpp.yaml"} <= names
-    assert not package.exists() and not config.exists()
-    with (
-        pytest.raises(InputError, match=r"data\.sidd"),
-        training_run.files(flags, ["--data.sidd=1"]),
-    ):
-        pass
+    assert not package.exists() and not config_path.exists()
+    with pytest.raises(InputError, match=r"data\.sidd"):
+        training_run.config(flags, ["--data.sidd=1"])
 
 
 def build_as_beam_does(folder: Path) -> Path:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from lake import InputError
-from launch import custom_job, machines, vertex
+from launch import custom_job, machines, preflight, vertex
 
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests" / "launch" / "gcloud_flags.json").read_text())
@@ -146,6 +146,52 @@ def test_a_dry_run_prints_the_yaml_that_gcloud_takes(capsys):
     command = shlex.split(line.partition("by hand: ")[2])
     option_names = {word.partition("=")[0] for word in command if word.startswith("--")}
     assert option_names <= {*FLAGS["ai custom-jobs create"], *FLAGS["all commands"]}
+
+
+def test_the_plan_says_what_the_run_will_be_and_needs(capsys):
+    words = ["--accelerator=a100", "--gpus=8", "--machines=4", "--spot", "--data.batch_size=64"]
+    assert vertex.main([*WORDS, *words, "--dry_run"]) == 0
+    output = capsys.readouterr().out
+    assert "# overrides: --data.batch_size=64\n" in output
+    assert "32 replicas on 4 x a100; 2 images each per step\n" in output
+    quota = "custom_model_training_preemptible_nvidia_a100_gpus in us-central1, at least 32"
+    assert quota in output and "roles/aiplatform.user" in output
+    assert "# lake: not looked at" in output and "/no/credentials.json" in output
+    assert "    - |\n      python -m pip install" in output  # as one would write it
+
+
+LAKE = {
+    "dataset": "siim",
+    "version": "1.0.0",
+    "counts": {"splits": {"train": {"records": 9}, "val": {"records": 3}}},
+    "shards": [{"split": "train", "records": 9}, {"split": "val", "records": 3}],
+    "options": {"folds": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.batch_size=12", "does not divide over 8 replicas (1 x a100); use a multiple of 8"),
+        ("--data.fold=3", "data.fold=3: gs://bucket/lakes/siim/1.0.0 has the folds 0 to 2"),
+        ("--data.val_split=test", "no records in split 'test'; it has train, val"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused_in_a_dry_run(option, message, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "read_manifest", lambda *_: LAKE)
+    words = [*WORDS, "--accelerator=a100", "--gpus=8", "--dry_run"]
+    assert vertex.main([*words, option]) == 2
+    assert message in capsys.readouterr().err
+    assert vertex.main([*words, "--data.fold=2"]) == 0
+    assert "# lake: siim 1.0.0: train 9, val 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "expected"),
+    [("h100", 8), ("tpu_v3", 8), ("tpu_v5e_1", 1), ("tpu_v5e_4", 4), ("tpu_v6e_8", 8)],
+)
+def test_replicas_of_a_machine(accelerator, expected):
+    assert machines.vertex_replicas(accelerator, None, 1) == expected
 
 
 def test_a_wrong_value_of_the_config_is_reported_before_anything_costs(capsys):

@@ -17,10 +17,11 @@ import tensorflow as tf
 from makers import cloud_storage
 from makers.marks import exhaustive
 
+from lake import InputError, lock
 from lake import __main__ as lake_command
-from lake import lock
 from lake import storage as storage_of_lake
 from lake.predictions import submission
+from launch import preflight
 from trainer import task
 from trainer.display import board
 
@@ -147,6 +148,13 @@ def test_verify_and_show(converted, capsys):
     assert f"{LAKE}: 20 records" in output and output.endswith("ok\n")
     assert lake_command.main(["show", LAKE]) == 0
     assert "images in             20" in capsys.readouterr().out
+
+
+def test_a_launcher_reads_the_manifest(converted):
+    assert preflight.read_manifest(LAKE, "my-project")["counts"]["records"] == 20
+    with pytest.raises(InputError, match="no manifest.json"):
+        preflight.read_manifest("gs://bucket/lakes/other/1.0.0", "my-project")
+    assert "403" in preflight.read_manifest("gs://private/lake/1.0.0", "my-project")
 
 
 @pytest.mark.parametrize(

@@ -14,28 +14,15 @@ import tensorflow as tf
 
 from lake import InputError, cli, storage
 from lake.records import index, manifest
+from trainer.config import required
 from trainer.config.run import Config, Data
 from trainer.data import order, seen
 from trainer.data.order import Split
 
 
-def check_classes(content: dict, folder: str, config: Config) -> None:
-    """Raise InputError where a classifier has another number of classes than the lake."""
-    classes = manifest.num_classes(content)
-    if config.is_classifier and config.model.classes != classes:
-        names = f": {', '.join(manifest.class_titles(content['classes']))}" if classes > 2 else ""
-        raise InputError(
-            f"{folder} has {classes} classes{names}; model.classes={config.model.classes} should "
-            f"be {classes}"
-        )
-
-
 def named_split(content: dict, folder: str, name: str) -> Split:
     """Return a split by its name; raise InputError when the lake has no record of it."""
-    shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
-    if not shards:
-        names = ", ".join(sorted(content["counts"]["splits"]))
-        raise InputError(f"{folder}: no records in split {name!r}; it has {names}")
+    shards = required.shards_of(content, folder, name)
     return _whole_split(name, shards, content, folder, content["counts"]["splits"][name])
 
 
@@ -167,15 +154,7 @@ def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
 def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
     """Return the records of one fold, or of all other folds; every shard of the splits that folds
     divide has records of both."""
-    num_folds = content["options"]["folds"]
-    if not num_folds:
-        raise InputError(
-            f"{folder} has no folds, data.fold={fold} asks for one; convert it again with --folds 5"
-        )
-    if fold >= num_folds:
-        raise InputError(
-            f"data.fold={fold}: {folder} has the folds 0 to {num_folds - 1}; give one of them"
-        )
+    required.check_fold(content, folder, fold)
     shards = [s for s in content["shards"] if s["split"] in manifest.FOLDED and s["records"]]
     shards.sort(key=lambda shard: shard["split"])  # as the index's rows
     name = f"fold {fold}" if is_held_out else f"all folds but {fold}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from lake import InputError
-from trainer.devices import workers
+from trainer.devices import batch, workers
 
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
 
@@ -32,14 +32,15 @@ def create_strategy(
     kind = _kind(device)
     if kind == "TPU":
         strategy = _tpu_strategy(replicas, worker)
-        _divide_batch(strategy.num_replicas_in_sync, "TPU cores", batch_size, accumulate)
+        count = strategy.num_replicas_in_sync
+        print(batch.sentence(batch_size, accumulate, count, "TPU cores"), flush=True)
         return strategy
     count = _local_replicas(kind, replicas, worker)
     devices = [f"{kind}:{number}" for number in range(count)]
     device_names = ", ".join(devices)
     if worker.count > 1:
         device_names += f" of each of {worker.count} workers"
-    _divide_batch(count * worker.count, device_names, batch_size, accumulate)
+    print(batch.sentence(batch_size, accumulate, count * worker.count, device_names), flush=True)
     if kind == "GPU":
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -80,21 +81,6 @@ def _local_replicas(kind: str, replicas: int | None, worker: workers.Worker) -> 
             f"machine's {kind}; leave it out, or start more workers"
         )
     return replicas or default_replicas
-
-
-def _divide_batch(count: int, device_names: str, batch_size: int, accumulate: int) -> None:
-    """Print each replica's share of the batch; raise InputError where the parts are not equal."""
-    if batch_size % (count * accumulate):
-        parts = f" in optimizer.accumulate={accumulate} parts" if accumulate > 1 else ""
-        raise InputError(
-            f"data.batch_size={batch_size} does not divide over {count} replicas{parts}; use a "
-            f"multiple of {count * accumulate}"
-        )
-    print(
-        f"{count} replica{'s' * (count > 1)} on {device_names}; {batch_size // count} "
-        f"images each per step{f', in {accumulate} parts' if accumulate > 1 else ''}",
-        flush=True,
-    )
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:

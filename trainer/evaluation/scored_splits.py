@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lake import InputError
+from trainer.config import required
 from trainer.data import damage, order, splits
 from trainer.data.batches import Split
 from trainer.inference import kinship
@@ -30,7 +31,7 @@ def open_splits(ensemble: Ensemble, lake: LakeInUse, is_frozen: bool) -> ScoredS
     every split of the lake can be a test."""
     content, folder = lake.manifest, lake.folder
     for member in ensemble.everyone:
-        splits.check_classes(content, folder, member.config)
+        required.check_classes(content, folder, member.config)
     if is_frozen:
         name = _test_name(ensemble, lake)
         damage.check_shards(content, folder, [name], ensemble.settings)

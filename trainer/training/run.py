@@ -10,6 +10,7 @@ import tensorflow as tf
 from lake import storage
 from lake.records.identity import shards_sha256
 from trainer.augmentation import augment
+from trainer.config import required
 from trainer.config.run import Config
 from trainer.data import cache, order, seen, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
@@ -62,7 +63,7 @@ def build_run(config: Config) -> Run:
     lakes = splits.open_lakes(config.lake, data)
     split = splits.training_split(lakes, config.lake, data, config.is_classifier)
     val_split = splits.validation_split(lakes[0], config.lake, data)
-    splits.check_classes(lakes[0], config.lake, config)
+    required.check_classes(lakes[0], config.lake, config)
     splits.check_labels(config, split, val_split)
     steps_per_epoch = order.steps_per_epoch(split, data)
     worker = workers.from_environment()

@@ -13,8 +13,8 @@ from PIL import Image
 
 from beam import convert
 from lake import InputError
+from trainer.config import required
 from trainer.config.run import Config
-from trainer.data import splits
 from trainer.models import weight_files
 from trainer.models.build import build
 from trainer.training import stages
@@ -64,14 +64,14 @@ def test_heads_of_deep_supervision_wait_for_the_segmenter():
 
 def test_another_number_of_classes_than_the_lakes_is_refused():
     config = Config.model_validate({"model": {"kind": "unetpp", "classes": 2}})
-    splits.check_classes({}, "lakes/x", config)
+    required.check_classes({}, "lakes/x", config)
     lake = {"classes": ["air", "bone", "water"]}
     with pytest.raises(InputError, match="3 classes: 0 air, 1 bone, 2 water; model.classes=2 sho"):
-        splits.check_classes(lake, "lakes/x", config)
+        required.check_classes(lake, "lakes/x", config)
     config = Config.model_validate({"model": {"kind": "classifier", "classes": 3}})
-    splits.check_classes(lake, "lakes/x", config)
+    required.check_classes(lake, "lakes/x", config)
     with pytest.raises(InputError, match="lakes/x has 2 classes; model.classes=3 should be 2"):
-        splits.check_classes({}, "lakes/x", config)
+        required.check_classes({}, "lakes/x", config)
 
 
 @pytest.fixture(scope="module")

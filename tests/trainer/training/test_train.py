@@ -244,7 +244,7 @@ def test_a_classifier_trains_through_the_same_loop(lake, tmp_path):
     [
         (
             ["--train.replicas=3"],
-            "data.batch_size=8 does not divide over 3 replicas; use a multiple of 3",
+            "batch_size=8 does not divide over 3 replicas (CPU:0, CPU:1, CPU:2); use a multiple",
         ),
         (["--lake", "/nowhere/x/1.0.0"], "/nowhere/x/1.0.0: no manifest.json"),
         (["--data.val_split=holdout"], "no records in split 'holdout'"),

@@ -1,0 +1,76 @@
+"""What is known of a training run before a machine is rented: what the run would refuse there is
+refused here, and the plan says what it will be and needs.
+
+In: a config, and the machines' replicas. Out: lines of comments for a launcher's plan.
+"""
+
+import dataclasses
+import importlib.util
+import shlex
+from collections.abc import Sequence
+
+from lake.records import manifest
+from trainer.config import required
+from trainer.config.run import Config
+from trainer.devices import batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Rental:
+    """The machines of a run: their replicas, what messages call them, and what a project must have
+    for them, a sentence each."""
+
+    project: str
+    replicas: int
+    devices: str
+    needs: Sequence[str]
+
+
+def plan(config: Config, overrides: list[str], rental: Rental) -> str:
+    """Return the comments of a plan, a line each: overrides, batch, lake, and the rental's needs.
+
+    Raises InputError for a batch that does not divide over the replicas, of any stage, and for
+    classes, splits and folds that the lake lacks.
+    """
+    lines = [f"overrides: {shlex.join(overrides) or 'none'}"]
+    stages = config.as_stages()
+    for number, stage in enumerate(stages, 1):
+        name = f" of stage {number}" if len(stages) > 1 else ""
+        sizes = stage.data.batch_size, stage.optimizer.accumulate
+        sentence = batch.sentence(*sizes, rental.replicas, rental.devices)
+        lines += [f"batch{name}: {stage.data.batch_size} images; {sentence}"]
+    lines += [f"lake: {_checked_lake(config, rental.project)}", *rental.needs]
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def _checked_lake(config: Config, project: str) -> str:
+    """Return a sentence about the run's lake, which has what the config asks for, or which cannot
+    be read from here; raise InputError where it lacks something or is no lake."""
+    content = read_manifest(config.lake, project)
+    if isinstance(content, str):
+        return f"not looked at, so a split or fold that it lacks would end the run ({content})"
+    required.check(content, config.lake, config)
+    splits = content["counts"]["splits"].items()
+    counts = ", ".join(f"{name} {split['records']:,}" for name, split in splits)
+    return f"{content['dataset']} {content['version']}: {counts}"
+
+
+def read_manifest(folder: str, project: str) -> dict | str:
+    """Return the manifest of a lake on gs://, or why it cannot be read: the account that looks need
+    not be the one that trains. Raises InputError where there is none."""
+    if importlib.util.find_spec("google.cloud.storage") is None:
+        return "pip install 'radlake[cloud]'"
+    from google.api_core.exceptions import GoogleAPIError, NotFound
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import storage
+    from requests.exceptions import RequestException
+
+    bucket, _, prefix = folder.removeprefix("gs://").rstrip("/").partition("/")
+    try:
+        blob = storage.Client(project=project).bucket(bucket).blob(f"{prefix}/{manifest.MANIFEST}")
+        text = blob.download_as_text(retry=None, timeout=10)
+    except NotFound:
+        raise manifest.no_manifest_error(folder) from None
+    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+        return " ".join(str(error).split())[:200]
+    return manifest.parse(text, folder)

@@ -1,0 +1,52 @@
+"""What a config asks of its lake, as far as the lake's manifest alone can answer. Raises InputError
+for what the lake has not; launchers ask before they rent a machine."""
+
+from lake import InputError
+from lake.records import manifest
+from trainer.config.run import Config
+
+
+def check(content: dict, folder: str, config: Config) -> None:
+    """Raise InputError where the lake lacks classes, splits or the fold of a run or of a stage of
+    it; `content`: the lake's manifest, `folder`: what messages call it."""
+    for stage in config.as_stages():
+        check_classes(content, folder, stage)
+        if stage.data.fold is None:
+            for name in (stage.data.train_split, stage.data.val_split):
+                shards_of(content, folder, name)
+        else:
+            check_fold(content, folder, stage.data.fold)
+
+
+def check_classes(content: dict, folder: str, config: Config) -> None:
+    """Raise InputError where a classifier has another number of classes than the lake."""
+    classes = manifest.num_classes(content)
+    if config.is_classifier and config.model.classes != classes:
+        names = f": {', '.join(manifest.class_titles(content['classes']))}" if classes > 2 else ""
+        raise InputError(
+            f"{folder} has {classes} classes{names}; model.classes={config.model.classes} should "
+            f"be {classes}"
+        )
+
+
+def shards_of(content: dict, folder: str, name: str) -> list[dict]:
+    """Return the manifest's shards of a split that have records; raise InputError when there is
+    none."""
+    shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
+    if not shards:
+        names = ", ".join(sorted(content["counts"]["splits"]))
+        raise InputError(f"{folder}: no records in split {name!r}; it has {names}")
+    return shards
+
+
+def check_fold(content: dict, folder: str, fold: int) -> None:
+    """Raise InputError where the lake has no such fold."""
+    num_folds = content["options"]["folds"]
+    if not num_folds:
+        raise InputError(
+            f"{folder} has no folds, data.fold={fold} asks for one; convert it again with --folds 5"
+        )
+    if fold >= num_folds:
+        raise InputError(
+            f"data.fold={fold}: {folder} has the folds 0 to {num_folds - 1}; give one of them"
+        )
