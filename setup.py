@@ -84,10 +84,7 @@ setup(
         "trainer.training",
     ],
     package_dir={"radlake.configs": "configs"},  # radlake/shipped.py says why
-    package_data={
-        "radlake.configs": ["*.yaml"],
-        "trainer.evaluation": ["page/*"],
-    },
+    package_data={"radlake.configs": ["*.yaml"], "trainer.evaluation": ["page/*"]},
     entry_points={"console_scripts": ["radlake = radlake.__main__:start"]},
     install_requires=[
         "apache-beam>=2.77,<3",

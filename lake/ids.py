@@ -3,6 +3,7 @@
 In: paths of files, ids of images, ids as a label file writes them. Out: ids, who meets whom.
 """
 
+import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -36,6 +37,13 @@ def below(path: str, root: str) -> str:
     its folders it tells files of one name apart."""
     depth = len([part for part in root.split("/") if part])
     return "/".join([part for part in path.split("/") if part][depth:])
+
+
+def with_folders(path: str, root: str, name: str) -> str:
+    """Return the id of an image with the folders of its path below `root`; `name` is its id without
+    them."""
+    folder = posixpath.dirname(below(path, root))
+    return f"{folder}/{name}" if folder else name
 
 
 def without_frame(image_id: str) -> str:

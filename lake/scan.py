@@ -102,7 +102,7 @@ class ReaderSettings(NamedTuple):
     from it."""
 
     is_ct: bool  # files are CT volumes or slices of one
-    image_id_from: str  # name | uid
+    image_id_from: str  # name | uid | path
     storage: Storage
 
 

@@ -181,16 +181,15 @@ def size_of(path: Path) -> int:
 
 
 def objects_below(folder: str) -> Iterator[str]:
-    """Yield the paths of the objects below a folder on gs://, without those whose name, or whose
-    folder's name, starts with a dot. TensorFlow's own walk takes a request for each object."""
+    """Yield the paths of the objects below a folder on gs://. TensorFlow's own walk takes a request
+    for each object."""
     import tensorflow as tf
 
     for name in tf.io.gfile.listdir(folder):  # the name of a folder ends in a slash
         if name == "/":
             raise InputError(f"{folder}//: a folder without a name; move what is in it")
         path = f"{folder}/{name}"
-        if not name.startswith("."):
-            yield from objects_below(path[:-1]) if name.endswith("/") else [path]
+        yield from objects_below(path[:-1]) if name.endswith("/") else [path]
 
 
 @contextlib.contextmanager

@@ -9,13 +9,14 @@ from apache_beam.io.filesystem import FileMetadata
 from beam.conversion.options import ConversionOptions
 from beam.running import patterns
 from lake import Refused
-from lake.sources import mask_names, reader
+from lake.sources import mask_names
+from lake.sources.names import DICOM
 
 
 def is_told_by_content(options: ConversionOptions) -> bool:
     """Return whether one pattern names DICOM images and their DICOM SEGs, which say so inside."""
     is_one_pattern = options.masks == options.images and not options.mask_suffix
-    return is_one_pattern and options.source == reader.DICOM
+    return is_one_pattern and options.source == DICOM
 
 
 def mask_test(options: ConversionOptions) -> Callable[[str], bool]:

@@ -1,6 +1,5 @@
 """The first pass over the files: a pattern -> paths -> headers. No pixel is read here."""
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
@@ -12,7 +11,7 @@ from beam.conversion import folders, label_names
 from beam.conversion.options import ConversionOptions
 from beam.running import files, patterns, progress
 from beam.running.files import CHUNK_FILES
-from lake import Reject, ids
+from lake import Reject
 from lake.scan import Header
 from lake.sources import mask_names, reader
 
@@ -111,29 +110,13 @@ def headers_in(file: BinaryIO, path: str, size: int, options: ConversionOptions)
         options.source, file, path, size, options.image_id_from, options.frames
     )
     if options.image_id_from == "path":
-        return [_with_folders(header, options) for header in headers]
+        root = patterns.fixed_folder(options.images)
+        return [reader.name_by_path(header, root) for header in headers]
     if not options.class_folders:
         return headers
     # Two folders may have files of one name.
     folder = folders.class_name(path, options.classes_root)
     return [replace(header, image_id=f"{folder}/{header.image_id}") for header in headers]
-
-
-def _with_folders(header: Header, options: ConversionOptions) -> Header:
-    """Return the header of a file with the folders of its path in its id; a volume that is named
-    after its file has them in its series."""
-    if header.geometry is None:
-        return replace(header, image_id=path_id(header.path, options.images, header.image_id))
-    if not header.image_id:  # a volume of one file, whose name is its series
-        return replace(header, series=path_id(header.path, options.images, header.series))
-    return header
-
-
-def path_id(path: str, pattern: str, name: str) -> str:
-    """Return an image's id with the folders of its path from the pattern's first wildcard on;
-    `name` is its id without them."""
-    folder = posixpath.dirname(ids.below(path, patterns.fixed_folder(pattern)))
-    return f"{folder}/{name}" if folder else name
 
 
 def num_images(header: Header) -> int:

@@ -8,9 +8,10 @@ import apache_beam as beam
 from beam.conversion import label_names, listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files, patterns
-from lake import Refused, Reject
+from lake import Refused, Reject, ids
 from lake.labels.tables import Row
-from lake.sources import dicom, mask_names, reader
+from lake.sources import dicom_masks, mask_names, reader
+from lake.sources.names import IMAGES
 
 SHOWN_VALUES = 20
 MASK_VALUE = "mask value "  # how the name of the count of a value's masks begins
@@ -37,7 +38,7 @@ def match(pattern: str, options: ConversionOptions) -> Iterator:
     """Yield chunks [(path, bytes, time of its last change)] of the masks that a pattern names and,
     tagged, how many other files it names that are no images either; raise Refused where none ends
     in `--mask_suffix`."""
-    matches = patterns.image_files_on_worker("masks", pattern, reader.IMAGES)
+    matches = patterns.image_files_on_worker("masks", pattern, IMAGES)
     masks, others = [], []
     for file in matches.files:
         is_mask = mask_names.is_mask(file.path, options.mask_suffix)
@@ -56,7 +57,7 @@ def match(pattern: str, options: ConversionOptions) -> Iterator:
 def read(chunk: list[tuple[str, int, float]], options: ConversionOptions) -> Iterator:
     """Yield (image id, Row) of each mask in the files of a chunk and, tagged, the values in it that
     `--mask_values` could name."""
-    from lake.sources import dicom_masks, masks  # SimpleITK takes 0.3 s and 100 MB to import
+    from lake.sources import masks  # SimpleITK takes 0.3 s and 100 MB to import
 
     for path, *_ in chunk:
         is_dicom = False
@@ -74,7 +75,7 @@ def read(chunk: list[tuple[str, int, float]], options: ConversionOptions) -> Ite
         forms = (mask_names.image_id(path, options.mask_suffix, n) for n in (is_dicom, True, False))
         name = next(form for form in forms if form is not None)
         if options.image_id_from == "path":
-            name = listing.path_id(path, options.masks, name)
+            name = ids.with_folders(path, patterns.fixed_folder(options.masks), name)
         for sop_uid, row in rows:
             yield sop_uid or name, row
         for value in {value for part in parts for value in part.values}:
@@ -86,7 +87,7 @@ def _is_segmentation(path: str) -> bool:
     rejects."""
     try:
         with files.open_binary(path) as file:
-            return dicom.is_segmentation(file, path)
+            return dicom_masks.is_segmentation(file, path)
     except Reject:
         return False
 

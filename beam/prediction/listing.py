@@ -88,7 +88,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
     for path, size, update_time in matches:
         try:
             with reader.reject_unreadable(path), files.open_binary(path) as file:
-                source, headers = reader.read_file(file, path, size, settings)
+                source, headers = reader.read_file(file, path, size, settings, options.images_root)
                 version = files.version_of(file, path, update_time, settings.is_ct)
         except Reject as reject:
             progress.tick(options.progress_file, progress.LISTED)

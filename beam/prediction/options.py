@@ -31,6 +31,7 @@ class PredictionOptions:
     model: str  # folder of the SavedModel
     model_sha256: str  # of its export.json, which holds the checksums of the weights
     reader_settings: ReaderSettings  # how the lake was made that its networks learnt from
+    images_root: str  # the folder above the first wildcard of --images
     seg: str | None  # a name in lake.predictions.seg.FINDINGS
     mint_uids: bool
     batch_size: int
@@ -100,6 +101,7 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
         model=model,
         model_sha256=hashlib.sha256(text).hexdigest(),
         reader_settings=settings_from_json(description["stored"]),
+        images_root=patterns.fixed_folder(flags.images),
         threads=0,
         progress_file=progress_file,
         **{name: getattr(flags, name) for name in names},

@@ -59,13 +59,14 @@ def read_hu(local_path: str, header: Header) -> np.ndarray:
     """Return the slice `header.frame` [H, W] of a DICOM file in HU; padding is air."""
     if header.frame:
         status = Path(local_path).stat()
-        dataset = _read_again(local_path, status.st_mtime_ns, status.st_size)
+        syntax, frames_attributes = _read_again(local_path, status.st_mtime_ns, status.st_size)
+        attributes = dicom.complete(frames_attributes[header.frame], syntax)
     else:
         dataset = data_set.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
-    attributes = dicom.frame_attributes(dataset, header.frame)
+        syntax, attributes = dataset.syntax, dicom.frame_attributes(dataset, 0)
     grey.check_rescale(attributes, header.modality)
-    frame = frames.decode_frame(attributes, dataset.syntax, header)
-    is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
+    frame = frames.decode_frame(attributes, syntax, header)
+    is_lossy = syntax in dicom.LOSSY_SYNTAXES
     levels, _, (slope, intercept), _, is_padding = grey.from_values(
         frame.values,
         frames.with_layout(attributes, frame),
@@ -78,9 +79,12 @@ def read_hu(local_path: str, header: Header) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)  # slices of a volume are read one after the other
-def _read_again(local_path: str, changed_ns: int, size: int) -> data_set.DataSet:
-    """Return the data set of a file with several slices, as it is at this time."""
-    return data_set.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
+def _read_again(local_path: str, changed_ns: int, size: int) -> tuple[str, list[Attributes]]:
+    """Return the transfer syntax and the attributes of each frame of a file with several slices, as
+    it is at this time. To find the groups of one frame takes as long as those of all."""
+    dataset = data_set.read(Path(local_path).read_bytes(), dicom.SCAN_TAGS)
+    count = whole_number(dataset.elements, image_module.FRAMES) or 1
+    return dataset.syntax, frames.each_frame_attributes(dataset.elements, count, dicom.SCAN_TAGS)
 
 
 def _geometry(attributes: Attributes) -> Geometry:

@@ -6,7 +6,6 @@ is a Reject:
 
 not-dicom           no DICM prefix, and no image data set without one
 unreadable-header   elements that contradict the format, or the file ends inside them
-segmentation        a DICOM SEG, which holds masks of images
 no-pixels           a report, a plan, a waveform ...: no pixel data, or pixels of no size
 no-uid              the image id is taken from the SOP Instance UID, and there is none
 multi-frame         more than one frame, and `frames` is reject
@@ -60,8 +59,6 @@ HEADER_TAGS = frozenset(
     )
 )
 SCAN_TAGS = grey.TAGS | lookup.PALETTE_TAGS | frames.TAGS | {*SPACINGS, POSITION}
-LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"  # Label Map Segmentation Storage
-SEGMENTATIONS = frozenset((uid.SegmentationStorage, LABEL_MAP))
 # Nearly every header ends within the first size; a file of many frames may have megabytes of it.
 HEADER_BYTES = (2**16, 2**20, 2**26)
 # Families of transfer syntaxes with like costs of decoding; any other is `uncompressed`.
@@ -129,13 +126,17 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
 
 
 def frame_attributes(dataset: data_set.DataSet, frame: int) -> Attributes:
-    """Return the attributes of one frame of a file with a whole Image Pixel Module; raise Reject
-    where its pixel data is there, but empty."""
-    attributes = frames.frame_attributes(dataset.elements, frame, SCAN_TAGS)
+    """Return the attributes of one frame of a file, as `complete` has them."""
+    return complete(frames.frame_attributes(dataset.elements, frame, SCAN_TAGS), dataset.syntax)
+
+
+def complete(attributes: Attributes, syntax: str) -> Attributes:
+    """Return the attributes of a frame with a whole Image Pixel Module; raise Reject where its
+    pixel data is there, but empty."""
     data = attributes.get(PIXEL_DATA)
     if data is not None and data.start == data.end:
         raise Reject("no-pixels", "(7FE0,0010) Pixel Data is empty: not an image; leave it out")
-    return image_module.complete(attributes, dataset.syntax)
+    return image_module.complete(attributes, syntax)
 
 
 def file_stem(path: str) -> str:
@@ -173,21 +174,9 @@ def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> data_set.D
     raise Reject("no-pixels", f"{path}: no (7FE0,0010) Pixel Data: not an image; leave it out")
 
 
-def is_segmentation(file: BinaryIO, path: str) -> bool:
-    """Return whether the DICOM file is a DICOM SEG; raises Reject where it is no DICOM image."""
-    dataset = before_pixels(file, path, frozenset((grey.SOP_CLASS,)))
-    with reject_damage("unreadable-header", path):
-        return text(dataset.elements, grey.SOP_CLASS) in SEGMENTATIONS
-
-
 def _header(attributes: Attributes, path: str, size: int, image_id_from: str) -> Header:
     """Return the Header of a file's first frame; raise Reject where the elements describe no image
     that a record can hold."""
-    if text(attributes, grey.SOP_CLASS) in SEGMENTATIONS:
-        raise Reject(
-            "segmentation",
-            "a DICOM SEG: masks of images, and no image; give it to --masks, or leave it out",
-        )
     height, width = whole_number(attributes, ROWS), whole_number(attributes, COLUMNS)
     bits = _bits(attributes)
     if not (height > 0 and width > 0 and bits > 0):

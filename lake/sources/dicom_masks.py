@@ -6,6 +6,7 @@ A mask's values are its stored ones: no window and no rescale changes what is 0.
 
 import io
 from collections import defaultdict
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -16,10 +17,14 @@ from lake import Reject
 from lake.labels import rle
 from lake.scan import MAX_PIXELS, frame_id
 from lake.sources import data_set, dicom, frames, image_module, lesions
+from lake.sources.damage import reject_damage
 from lake.sources.elements import text
 from lake.sources.grey import SOP_CLASS
 
 PREFIX, PREFIX_PLACE = b"DICM", 128
+# Segmentation Storage, Label Map Segmentation Storage.
+SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+SEGMENTATIONS = frozenset((SEGMENTATION, LABEL_MAP))
 MAX_FRAMES = 2**16
 # PS3.3 10.4: the frame's pixels do not lie where those of its source image do.
 MOVED = ("NO", "REORIENTED_ONLY")
@@ -29,6 +34,14 @@ def is_dicom(data: bytes) -> bool:
     return data[PREFIX_PLACE : PREFIX_PLACE + len(PREFIX)] == PREFIX
 
 
+def is_segmentation(file: BinaryIO, path: str) -> bool:
+    """Return whether the DICOM file is a DICOM SEG; raises Reject where it has no pixels."""
+    file.seek(0)
+    dataset = dicom.before_pixels(file, path, frozenset((SOP_CLASS,)))
+    with reject_damage("unreadable-header", path):
+        return text(dataset.elements, SOP_CLASS) in SEGMENTATIONS
+
+
 def read(
     data: bytes, path: str, values: tuple[str, ...]
 ) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
@@ -36,7 +49,7 @@ def read(
     values or segments in the file)]: one of an image, of a SEG one per image that it refers to.
     Raises Reject."""
     sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
-    if sop_class in dicom.SEGMENTATIONS:
+    if sop_class in SEGMENTATIONS:
         return _read_seg(pydicom.dcmread(io.BytesIO(data)), lesions.numbers_of(values))
     choice = _read_image(data, path, values)
     return [("", rle.from_mask(choice.lesion), choice.lesion.shape, choice.values)]
@@ -78,7 +91,7 @@ def _read_seg(
     parts = defaultdict(list)  # UID -> runs
     for uid in _referenced_uids(seg):
         parts[uid] = []
-    is_label_map = seg.SOPClassUID == dicom.LABEL_MAP
+    is_label_map = seg.SOPClassUID == LABEL_MAP
     frames_of = defaultdict(set)
     for uid, frame, _ in sources:
         frames_of[uid].add(frame)

@@ -5,12 +5,13 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import BinaryIO
 
-from lake import Reject
+from lake import Reject, ids
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, ReaderSettings, Scan, Storage
-from lake.sources import dicom, images, kinds
+from lake.sources import dicom, dicom_masks, images, kinds
 from lake.sources.names import DICOM, IMAGES, METAIMAGE
 
 
@@ -41,8 +42,33 @@ def _read_headers(
     if size > MAX_FILE_BYTES:
         raise Reject("too-large", f"{path}: {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
     if source == DICOM:
-        return dicom.read_headers(file, path, size, image_id_from, frames)
+        return _read_dicom_headers(file, path, size, image_id_from, frames)
     return _module(source).read_headers(file, path, size)
+
+
+def _read_dicom_headers(
+    file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
+) -> list[Header]:
+    """Return the Headers of a DICOM file; raise Reject for a DICOM SEG, too, which is no image."""
+    try:
+        headers = dicom.read_headers(file, path, size, image_id_from, frames)
+    except Reject as reject:
+        if reject.reason == "multi-frame":
+            _check_is_image(file, path)
+        raise
+    if not headers[0].modality:  # SEG is no modality of an image
+        _check_is_image(file, path)
+    return headers
+
+
+def _check_is_image(file: BinaryIO, path: str) -> None:
+    """Raise Reject for a DICOM SEG."""
+    if dicom_masks.is_segmentation(file, path):
+        raise Reject(
+            "segmentation",
+            f"{path}: a DICOM SEG: masks of images, and no image; give it to --masks, or leave it "
+            f"out",
+        )
 
 
 @contextlib.contextmanager
@@ -59,18 +85,32 @@ def _advise(source: str, file: BinaryIO, path: str, has_choice: bool) -> Iterato
         raise Reject(reason, f"{path}: {advice}") from None
 
 
+def name_by_path(header: Header, root: str) -> Header:
+    """Return the header with the folders of its path below `root` in its id; a volume that is named
+    after its file has them in its series."""
+    if header.geometry is None:
+        return replace(header, image_id=ids.with_folders(header.path, root, header.image_id))
+    if not header.image_id:  # a volume of one file, whose name is its series
+        return replace(header, series=ids.with_folders(header.path, root, header.series))
+    return header
+
+
 def read_file(
-    file: BinaryIO, path: str, size: int, settings: ReaderSettings
+    file: BinaryIO, path: str, size: int, settings: ReaderSettings, root: str
 ) -> tuple[str, list[Header]]:
     """Return (source that reads the file, its images) of a file that lies in no lake: PNG, JPEG,
-    TIFF, BMP and GIF are told from DICOM by their first bytes, and every frame is an image. Raises
+    TIFF, BMP and GIF are told from DICOM by their first bytes, and every frame is an image. Where
+    the ids of the lake have folders, those of the file have the folders below `root`. Raises
     Reject."""
     kind = kinds.kind_of(file.read(kinds.START_BYTES), path)
     file.seek(0)
     is_image = kind is not None and kind.sources == (IMAGES,)
     source = METAIMAGE if settings.is_ct else IMAGES if is_image else DICOM
     with _advise(source, file, path, has_choice=False):
-        return source, _read_headers(source, file, path, size, settings.image_id_from, "each")
+        headers = _read_headers(source, file, path, size, settings.image_id_from, "each")
+    if settings.image_id_from == "path":
+        headers = [name_by_path(header, root) for header in headers]
+    return source, headers
 
 
 def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:

@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from lake import Reject
 from lake.labels.nodules import Nodule
-from lake.sources import metaimage, series
+from lake.sources import data_set, metaimage, series
 
 
 def item(**elements) -> pydicom.Dataset:
@@ -79,6 +79,34 @@ def test_an_enhanced_ct_is_a_volume(tmp_path, syntax, order):
         assert scan.pixel_spacing_mm == (0.9, 0.7)
     masks = masks_of(selection, 20, 16)
     assert 4 in masks and np.argwhere(masks[4]).mean(axis=0) == pytest.approx([6, 8], abs=0.1)
+
+
+def test_what_a_frame_costs_does_not_grow_with_the_frames(tmp_path, monkeypatch):
+    """The groups of a frame lie behind those of all before it, and with undefined lengths each has
+    to be walked through."""
+    calls, voxels = [], np.arange(40 * 16, dtype=np.int16).reshape(40, 4, 4)
+    path = enhanced(tmp_path / "a.dcm", voxels, range(40))
+    dataset = pydicom.dcmread(path)
+    for sequence in dataset.iterall():
+        if sequence.VR == "SQ":
+            sequence.is_undefined_length = True
+            for part in sequence.value:
+                part.is_undefined_length_sequence_item = True
+    dataset.save_as(path)
+    headers = headers_of(path)
+
+    def counting(function):
+        def counted(*arguments, **options):
+            calls.append(function)
+            return function(*arguments, **options)
+
+        return counted
+
+    for walker in ("walk", "end_of"):
+        monkeypatch.setattr(data_set, walker, counting(getattr(data_set, walker)))
+    for k, header in enumerate(headers):
+        assert (hu_of(metaimage.read_scan(str(path), header, SIXTEEN)) == voxels[k]).all()
+    assert 40 < len(calls) < 40 * 20
 
 
 def test_frames_of_which_nobody_says_where_they_lie_are_a_reject(tmp_path):

@@ -60,7 +60,7 @@ def test_networks_have_no_source_to_choose(files):
     ):
         settings = ReaderSettings(is_ct, "name", Storage(8, None))
         with pytest.raises(Reject, match=words) as caught:
-            reader.read_file(io.BytesIO(files[path]), path, len(files[path]), settings)
+            reader.read_file(io.BytesIO(files[path]), path, len(files[path]), settings, "")
         assert "--source" not in caught.value.message
 
 

@@ -46,6 +46,7 @@ class ImagesToPredict(NamedTuple):
     headers: dict[str, Header]  # by image id; empty for a lake
     rejects: list[dict]  # rows of rejects.csv; grows while the records are read
     identity: tuple = ()  # what says which images these are, as JSON has it
+    num_left_out: int = 0  # files that are hidden or of the system
 
     def records(self) -> Iterator[bytes]:
         """Yield the records one after the other, without threads."""

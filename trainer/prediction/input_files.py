@@ -6,6 +6,7 @@ rows of rejects.csv.
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from lake import InputError, Reject, storage
 from lake.predictions.folder import reject_row
@@ -23,7 +24,7 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
     where there is no image."""
     files, rejects, headers = list_files(paths, settings.is_ct), [], {}
     sources = {}  # {path: the source that reads it}
-    for header in _read_headers(files, settings, sources, rejects):
+    for header in _read_headers(files.roots, settings, sources, rejects):
         first = headers.setdefault(header.image_id, header)
         if first is not header:
             message = f"{header.path}: id {header.image_id} is already at {first.path}"
@@ -31,7 +32,7 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
             rejects.append(reject_row(header.path, header.image_id, reject))
     if not headers:
         first = f"; the first: {rejects[0]['message']}" if rejects else ""
-        raise InputError(f"--input: no image in {len(files)} files{first}")
+        raise InputError(f"--input: no image in {len(files.roots)} files{first}")
     blank = blank_record(settings.storage.bits)
 
     def read(header: Header) -> bytes:
@@ -48,8 +49,9 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
         return (functools.partial(read, header) for header in headers.values())
 
     dtype = "uint8" if settings.storage.bits == 8 else "uint16"
-    identity = *files, *(_size_and_time(path) for path in files)
-    return ImagesToPredict(readers, len(headers), dtype, headers, rejects, identity)
+    identity = *files.roots, *headers, *map(_size_and_time, files.roots)
+    more = identity, files.num_left_out
+    return ImagesToPredict(readers, len(headers), dtype, headers, rejects, *more)
 
 
 def _size_and_time(path: str) -> tuple[int, float]:
@@ -59,27 +61,43 @@ def _size_and_time(path: str) -> tuple[int, float]:
     return storage.size_of(location), status.mtime if storage.is_remote(path) else status.st_mtime
 
 
-def list_files(paths: Sequence[str], is_ct: bool) -> list[str]:
-    """Return the files of paths and below folders, sorted, without hidden ones and without the data
+class FilesToPredict(NamedTuple):
+    """Holds the files that --input names."""
+
+    roots: dict[str, str]  # {path: the folder from which on it lies}, sorted by path
+    num_left_out: int  # files that are hidden or of the system
+
+
+def list_files(paths: Sequence[str], is_ct: bool) -> FilesToPredict:
+    """Return the files of paths and below folders, without those of the system and without the data
     files of volumes."""
-    files = set()
+    roots, num_left_out = {}, 0
     for path in paths:
         if storage.is_remote(path):
-            files |= _list_objects(path, is_ct)
+            root, below = _list_objects(path, is_ct)
         elif os.path.isdir(path):
-            for folder, subfolders, names in os.walk(path):
-                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-                files |= {os.path.join(folder, name) for name in names if name[0] != "."}
+            root, below = (
+                path,
+                [os.path.join(f, name) for f, _, names in os.walk(path) for name in names],
+            )
         elif os.path.exists(path):
-            files.add(path)
+            root, below = os.path.dirname(path), [path]
         else:
             raise InputError(f"--input {path}: no such file or folder")
+        for file in below:
+            # What is written out is meant.
+            parts = file.removeprefix(root).split("/") if file != path else []
+            if any(map(storage.is_of_system, parts)):
+                num_left_out += 1
+            else:
+                roots.setdefault(file, root)
     source = METAIMAGE if is_ct else DICOM
-    return sorted(path for path in files if not is_data_file(source, path))
+    images = sorted(file for file in roots if not is_data_file(source, file))
+    return FilesToPredict({file: roots[file] for file in images}, num_left_out)
 
 
-def _list_objects(path: str, is_ct: bool) -> set[str]:
-    """Return list_files of one path on gs://."""
+def _list_objects(path: str, is_ct: bool) -> tuple[str, list[str]]:
+    """Return (folder, the paths of the objects below it) of a path on gs://."""
     location = storage.path_of(path)
     if is_ct:
         raise InputError(
@@ -87,9 +105,9 @@ def _list_objects(path: str, is_ct: bool) -> set[str]:
             f"gcloud storage cp --recursive"
         )
     if location.is_dir():
-        return set(storage.objects_below(str(location)))
+        return str(location), list(storage.objects_below(str(location)))
     if location.exists():
-        return {str(location)}
+        return str(location.parent), [str(location)]
     raise InputError(f"--input {path}: no such file or folder")
 
 
@@ -104,15 +122,15 @@ class InputFiles:
 
 
 def _read_headers(
-    paths: list[str], settings: ReaderSettings, sources: dict[str, str], rejects: list[dict]
+    roots: dict[str, str], settings: ReaderSettings, sources: dict[str, str], rejects: list[dict]
 ) -> list[Header]:
     """Return the headers of all images in the order of the paths, those of slices in the order of
     their volume; fill `sources` and `rejects`."""
     reader.quieten()
-    headers, shown = [], Progress("listing", len(paths), "files")
-    for path in paths:
+    headers, shown = [], Progress("listing", len(roots), "files")
+    for path, root in roots.items():
         try:
-            sources[path], images = _read_file(path, settings)
+            sources[path], images = _read_file(path, root, settings)
             headers += images
         except Reject as reject:
             rejects.append(reject_row(path, "", reject))
@@ -130,7 +148,7 @@ def _read_headers(
     return slices
 
 
-def _read_file(path: str, settings: ReaderSettings) -> tuple[str, list[Header]]:
+def _read_file(path: str, root: str, settings: ReaderSettings) -> tuple[str, list[Header]]:
     """Return (the source that reads the file, the headers of its images); raise Reject where no
     source can."""
     try:
@@ -140,4 +158,4 @@ def _read_file(path: str, settings: ReaderSettings) -> tuple[str, list[Header]]:
         raise Reject("unreadable-file", message) from None
     location = storage.path_of(path)
     with reader.reject_unreadable(path), location.open("rb") as file:
-        return reader.read_file(file, path, storage.size_of(location), settings)
+        return reader.read_file(file, path, storage.size_of(location), settings, root)

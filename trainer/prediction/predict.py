@@ -57,7 +57,7 @@ def predict(
             rows = done.rows(with_files(finished_images, done, output, options))
             counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
     done.end(counts)
-    return summary(counts, output)
+    return summary(counts, inputs.num_left_out, output)
 
 
 def with_files(
@@ -165,12 +165,13 @@ def write_candidates(
                 done.candidates.append(line.decode())
 
 
-def summary(counts: dict, output: Path) -> str:
+def summary(counts: dict, num_left_out: int, output: Path) -> str:
     """Return the line about the counts of folder.write_tables."""
     without_seg = f", {counts['without_seg']:,} without a SEG" if counts["without_seg"] else ""
+    left_out = f", {num_left_out:,} files of the system or hidden left out" if num_left_out else ""
     has_rejects = counts["rejected"] or counts["without_seg"]
     where = f" ({output / REJECTS_CSV} says why)" if has_rejects else ""
     return (
         f"{counts['predicted']:,} images predicted, {counts['with_lesion']:,} with a lesion; "
-        f"{counts['rejected']:,} rejected{without_seg}{where}: {output}"
+        f"{counts['rejected']:,} rejected{without_seg}{left_out}{where}: {output}"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from makers.images import encoded
 from makers.marks import exhaustive
 from makers.painter import RADIOGRAPHS, painter, picture, predict_files, save_image, table
 
@@ -99,6 +100,27 @@ def test_batches_come_in_order_and_blank_records_fill_the_last(folder):
     assert ids == [f"i{k:02}".encode() for k in range(NUM_FILES)] + [b""] * 3
     assert [batch["weight"].numpy().sum() for batch in batches] == [5, 5, 2]
     assert len(list(inputs.first(3).records())) == 3
+
+
+def test_what_a_system_left_is_counted_and_ids_have_folders_where_those_of_the_lake_do(tmp_path):
+    names = (
+        "a/i.png",
+        "b/i.png",
+        "b/.i.png",
+        "Thumbs.db",
+        "__MACOSX/b/i.png",
+        ".c/i.png",
+        "b/d/k.png",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(np.full((4, 4), 9, np.uint8)))
+    hidden, settings = str(tmp_path / ".c" / "i.png"), RADIOGRAPHS._replace(image_id_from="path")
+    inputs = input_files.from_files([str(tmp_path), hidden], settings)
+    assert sorted(inputs.headers) == ["a/i", "b/d/k", "b/i", "i"] and not inputs.rejects
+    assert inputs.num_left_out == 4
+    message = predict_files(tmp_path / "b", tmp_path / "out")
+    assert "2 images predicted" in message and "1 files of the system or hidden left out" in message
 
 
 @exhaustive
