@@ -56,6 +56,7 @@ $(TFIO_INSTALLED): requirements/tfio.txt | $(TESTS_INSTALLED)
 	touch $@
 
 # The demo: phantoms (or IMAGES='…/*.dcm' LABELS=….csv) -> lake -> classifier and U-Net++ -> scores and a picture.
+# Networks of an earlier demo are deleted after a question, or with REPLACE=1.
 NAME := $(if $(IMAGES),mine,phantoms)
 DEMO := demo/$(NAME)
 LAKE := $(DEMO)/lake/$(NAME)/1.0.0
@@ -64,6 +65,10 @@ DEMO_LABELS = $(or $(LABELS),$(DEMO)/xrays/train-rle.csv)
 
 demo: $(INSTALLED)
 	@if [ -n '$(IMAGES)' ] && [ -z '$(LABELS)' ]; then echo "error: IMAGES also needs LABELS=….csv" >&2; exit 2; fi
+	@if [ -n "$$(find $(DEMO) -name '*.weights.h5' -print -quit 2> /dev/null)" ] && [ -z '$(REPLACE)' ]; then \
+	  if ! [ -t 0 ]; then echo "error: $(DEMO) has trained networks; move it, or delete it with REPLACE=1" >&2; exit 2; fi; \
+	  read -r -p "$(DEMO) has trained networks. Delete them? [y/N] " answer; \
+	  case "$$answer" in [yY]*) ;; *) echo "error: $(DEMO) was kept; move it, and repeat" >&2; exit 2;; esac; fi
 	@if [ -e $(DEMO) ]; then echo "== removing the last demo, $(DEMO)"; rm -rf $(DEMO); fi
 	@if [ -z '$(IMAGES)' ]; then \
 	  echo "== 1/5 drawing phantom chest X-rays into $(DEMO)/xrays"; \

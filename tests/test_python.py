@@ -45,6 +45,7 @@ def run(folder: Path, *command: str | Path) -> tuple[int, str, str]:
         command,
         cwd=folder,
         env={"PATH": f"{folder}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
@@ -140,3 +141,15 @@ def test_the_demo_installs_what_users_need_and_the_tests_add_theirs(tmp_path):
 
     assert extras("demo") == [["seg"]]
     assert extras("test") == [["seg"], ["seg", "test"]]
+
+
+def test_a_demo_deletes_a_trained_network_only_when_that_is_said(tmp_path):
+    checkout(tmp_path, ".venv/.installed")
+    weights = tmp_path / "demo" / "mine" / "runs" / "unetpp" / "best.weights.h5"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    demo = "make", f"--file={ROOT}/Makefile", "demo", "IMAGES=none", "LABELS=none"
+    code, _, message = run(tmp_path, *demo)  # without a terminal
+    assert code == 2 and "demo/mine has trained networks" in message and weights.exists()
+    code, output, _ = run(tmp_path, *demo, "REPLACE=1")
+    assert "== removing the last demo, demo/mine" in output and not weights.exists()
