@@ -4,8 +4,9 @@ No TensorFlow. trainer/config/files.py reads it from YAML."""
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from trainer.config import score_names
 from trainer.config.augmentation import Augment
 from trainer.config.learning import BRANCH_TERMS, CLASSIFIER_FIELDS, Loss, Optimizer
 from trainer.config.network import Network
@@ -77,8 +78,18 @@ class Train(Section):
     max_hours: float | None = Field(None, gt=0)
     # The validation score whose best epoch gives best.weights.h5; accuracy is for more than two
     # classes. last: the last epoch, for a validation split so small that the best score is luck.
-    # None: auc of a classifier, dice_positives of a segmenter, and last with optimizer.swa_epochs.
-    keep_best: Literal["auc", "accuracy", "dice_positives", "dice_mean", "last"] | None = None
+    # dice_positives and dice_mean are taken for the names with _at_half_network_size. None: auc of
+    # a classifier, dice_positives… of a segmenter, and last with optimizer.swa_epochs.
+    keep_best: (
+        Literal[
+            "auc",
+            "accuracy",
+            "dice_positives_at_half_network_size",
+            "dice_mean_at_half_network_size",
+            "last",
+        ]
+        | None
+    ) = None
     # The number of best epochs whose weights are kept; more than one are in the folder best.
     keep: int = Field(1, ge=1)
     # A run (or stage) ends after so many epochs without a better score. None: it never ends early.
@@ -87,6 +98,12 @@ class Train(Section):
     profile: int = Field(0, ge=0)
     # Whether the same run gives the same numbers bit for bit; slower.
     deterministic: bool = False
+
+    @field_validator("keep_best", mode="before")
+    @classmethod
+    def _with_its_name_of_today(cls, name: object) -> object:
+        """Return the name that a score has today for one of earlier versions."""
+        return score_names.EARLIER.get(name, name) if isinstance(name, str) else name
 
 
 class Config(Section):
@@ -113,7 +130,7 @@ class Config(Section):
             return self.train.keep_best
         if self.optimizer.swa_epochs:  # their average exists only after the last epoch
             return "last"
-        return "auc" if self.is_classifier else "dice_positives"
+        return "auc" if self.is_classifier else score_names.EARLIER["dice_positives"]
 
     def as_stages(self) -> list["Config"]:
         """Return the runs that `stages` lists, or the run itself where it lists none."""
@@ -184,7 +201,7 @@ class Config(Section):
         have."""
         scores = ["auc"]
         if not self.is_classifier:
-            scores += ["dice_positives", "dice_mean"]
+            scores += [score_names.EARLIER[name] for name in ("dice_positives", "dice_mean")]
         elif self.model.classes > 2:
             scores += ["accuracy"]
         scores += ["last"]

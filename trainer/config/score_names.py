@@ -16,7 +16,8 @@ class ScoreName(NamedTuple):
 
 WIDEST = 32
 HALF_NETWORK = "_at_half_network_size"
-# What scores were called in the configs and files of earlier versions: those of evaluate, too.
+# What scores of training were called in earlier versions, and in configs still may: evaluate's have
+# these names now.
 EARLIER = {
     "dice_mean": f"dice_mean{HALF_NETWORK}",
     "dice_positives": f"dice_positives{HALF_NETWORK}",
@@ -97,8 +98,3 @@ EVALUATED = {
     "pixel_brier": ScoreName("Brier score of pixels", "mean of (p - truth)², p of each pixel"),
 }
 EVALUATED_WORDS = "chosen thresholds, source size"
-
-
-def current(name: str) -> str:
-    """Return today's name of a score of training that a config names, be it by an earlier one."""
-    return EARLIER.get(name, name)

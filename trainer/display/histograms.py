@@ -33,7 +33,10 @@ def bars(sums: dict) -> dict[str, Bars]:
     sizes, (truth, prediction) = np.linspace(SMALLEST, 0, BARS + 1), sums["sizes"]
     histograms["lesion size, log10 of its share/truth"] = sizes, truth
     histograms["lesion size, log10 of its share/prediction"] = sizes, prediction
-    histograms["dice by lesion size"] = sizes, ratio(sums["dice_by_size"], truth, 0.0)
+    histograms["dice at 0.5 by lesion size, network size"] = (
+        sizes,
+        ratio(sums["dice_by_size"], truth, 0.0),
+    )
     for tag, dice, images in (
         ("all images", sums["dice_at"], sums["images"]),
         ("with a lesion", sums["dice_of_positives_at"], sums["positives"]),
@@ -41,7 +44,7 @@ def bars(sums: dict) -> dict[str, Bars]:
         mean_dice = ratio(dice, images, 0.0)  # [T]
         # A bar lies between two thresholds, so its height is the mean of both.
         heights = (mean_dice[1:] + mean_dice[:-1]) / 2
-        histograms[f"dice over thresholds/{tag}"] = THRESHOLDS, heights
+        histograms[f"dice over thresholds, network size/{tag}"] = THRESHOLDS, heights
     return histograms
 
 

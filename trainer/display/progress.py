@@ -5,9 +5,14 @@ import time
 
 from lake.progress import Line, duration
 from trainer.config.run import Config
+from trainer.config.score_names import DICE_WORDS, HALF_NETWORK, TRAINING
 
 # Scores in the line after an epoch; TensorBoard has all.
-SCORES = ("auc", "accuracy", "dice_mean", "dice_positives", "dice_all_empty", "loss")
+SCORES = ("loss", "auc", "accuracy")
+DICES = (
+    *(f"dice_mean{HALF_NETWORK}", f"dice_positives{HALF_NETWORK}"),
+    "dice_all_empty_network_size",
+)
 
 
 class Progress:
@@ -48,9 +53,19 @@ class Progress:
         """Print an epoch's scores, {curve: {score: value}}."""
         parts = [f"epoch {epoch}/{self.config.train.epochs}"]
         for curve, values in curves.items():
-            scores = "  ".join(f"{name} {values[name]:.3f}" for name in SCORES if name in values)
-            parts.append(f"{curve}: {scores}")
+            parts.append(f"{curve}: {_in_words(values)}")
         parts.append(duration(time.monotonic() - self.start_time))
         mark = "kept" if self.config.score == "last" else "best"
         self.line.show("  |  ".join(parts) + (f"  ({mark})" if is_best else ""), is_last=True)
         self.last_time = time.monotonic()  # validation does not count as training time
+
+
+def _in_words(scores: dict[str, float]) -> str:
+    """Return an epoch's scores as they are read; what dice is of is told once, before its
+    values."""
+    names = [name for name in SCORES if name in scores]
+    parts = [f"{TRAINING[name].words} {scores[name]:.3f}" for name in names]
+    dices = [f"{TRAINING[name].words} {scores[name]:.3f}" for name in DICES if name in scores]
+    if dices:
+        parts.append(f"{DICE_WORDS}: {', '.join(dices)}")
+    return "  ".join(parts)

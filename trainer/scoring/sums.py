@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
+from trainer.config.score_names import HALF_NETWORK
 from trainer.scoring import metrics
 from trainer.scoring.ratios import ratio
 
@@ -49,7 +50,8 @@ def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesio
 
 
 def scores(sums: dict) -> dict[str, float]:
-    """Return the scores of summed example_sums; nan where one is not defined. With more than two
+    """Return the scores of summed example_sums by the names of trainer/config/score_names.py; nan
+    where one is not defined. With more than two
     classes `auc` is the mean over the classes, each against all others."""
     result = {}
     if "histograms" in sums:
@@ -59,12 +61,14 @@ def scores(sums: dict) -> dict[str, float]:
         result["auc"] = metrics.auc(sums["histogram"])
         result["ap"] = metrics.average_precision(sums["histogram"])
     if "dice" in sums:
-        result["dice_mean"] = ratio(sums["dice"], sums["images"])
-        result["dice_positives"] = ratio(sums["dice_of_positives"], sums["positives"])
-        result["dice_all_empty"] = ratio(sums["images"] - sums["positives"], sums["images"])
+        result[f"dice_mean{HALF_NETWORK}"] = ratio(sums["dice"], sums["images"])
+        dice_positives = ratio(sums["dice_of_positives"], sums["positives"])
+        result[f"dice_positives{HALF_NETWORK}"] = dice_positives
+        num_empty = sums["images"] - sums["positives"]
+        result["dice_all_empty_network_size"] = ratio(num_empty, sums["images"])
         # Over all pixels of the split together: an image without a lesion is not a special case.
         for score in (metrics.iou, metrics.sensitivity, metrics.specificity, metrics.ppv):
-            result[score.__name__] = score(sums["pixels"])
+            result[f"pixel_{score.__name__}{HALF_NETWORK}"] = score(sums["pixels"])
     if "weight" in sums:
         result["loss"] = ratio(sums["loss"], sums["weight"])
     return {name: float(value) for name, value in result.items()}

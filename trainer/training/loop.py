@@ -165,8 +165,7 @@ def write_curves(run: Run, sums: dict, curves: dict, is_best: bool) -> None:
     board, step = run.board, run.state.step
     for curve, values in curves.items():
         board.distributions(curve, step, sums[curve])
-        scalars = {name.replace("dice_", "dice/"): value for name, value in values.items()}
-        board.scalars(curve, step, scalars)
+        board.scalars(curve, step, values)
     board.scalars("train", step, {"peak_memory_gb": peak_memory_bytes(run.strategy) / 1e9})
     if is_best:
         board.scalars(RUN, step, {f"best/{name}": v for name, v in curves["val"].items()})

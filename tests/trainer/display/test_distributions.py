@@ -55,10 +55,10 @@ def test_dice_over_thresholds_and_sizes_is_that_of_each_image(images):
         np.mean([plain_dice(masks[n], probabilities[n] > t) for n in positive])
         for t in (0.4, 0.4 + 1 / 30)
     ]
-    edges, heights = bars["dice over thresholds/with a lesion"]
+    edges, heights = bars["dice over thresholds, network size/with a lesion"]
     assert len(heights) == 30 and edges[12] == pytest.approx(0.4)
     assert heights[12] == pytest.approx(np.mean(mean_dices))
-    edges, heights = bars["dice by lesion size"]
+    edges, heights = bars["dice at 0.5 by lesion size, network size"]
     of_one_pixel = [n for n in positive if masks[n].sum() == 1]
     place = np.searchsorted(edges, np.log10(1 / 256)) - 1
     expected = np.mean([plain_dice(masks[n], probabilities[n] > 0.5) for n in of_one_pixel])
@@ -119,7 +119,7 @@ def test_tensorboard_reads_them(images, tmp_path):
         tag: events.SummaryMetadata(tag).plugin_data.plugin_name for tag in events.Tags()["tensors"]
     }
     assert plugins["pixels/pr_curves"] == pr_curve_metadata.PLUGIN_NAME
-    assert plugins["dice by lesion size"] == histogram_metadata.PLUGIN_NAME
+    assert plugins["dice at 0.5 by lesion size, network size"] == histogram_metadata.PLUGIN_NAME
     [event] = events.Tensors("pixels/pr_curves")
     content = events.SummaryMetadata("pixels/pr_curves").plugin_data.content
     assert event.step == 7 and pr_curve_metadata.parse_plugin_metadata(content).num_thresholds == 31
@@ -129,9 +129,9 @@ def test_tensorboard_reads_them(images, tmp_path):
     pixels = images[0].shape[1] ** 2 * 11
     assert values[4, 15] == pytest.approx(hits / (hits + alarms))
     assert values[:4, 15].sum() == pixels
-    assert scoring_sums.scores(sums | {"dice": 1, "dice_of_positives": 1})["sensitivity"] == (
-        pytest.approx(values[5, 15])
-    )
-    [event] = events.Tensors("dice by lesion size")
+    scores = scoring_sums.scores(sums | {"dice": 1, "dice_of_positives": 1})
+    sensitivity = scores["pixel_sensitivity_at_half_network_size"]
+    assert sensitivity == pytest.approx(values[5, 15])
+    [event] = events.Tensors("dice at 0.5 by lesion size, network size")
     values = tensor_util.make_ndarray(event.tensor_proto)
     assert values.shape == (30, 3) and values[0, 0] == -5 and values[-1, 1] == 0

@@ -18,6 +18,7 @@ from trainer.config import run
 from trainer.devices import workers
 from trainer.training import checkpoint
 
+DICE_MEAN = "dice_mean_at_half_network_size"
 SCORES = [0.5, 0.3, 0.5, 0.7, 0.1, 0.6, 0.7]  # of the epochs 1, 2, …
 
 
@@ -107,7 +108,7 @@ def test_a_run_that_may_end_early_has_no_last_epochs_to_average():
 def test_an_average_of_the_last_epochs_is_what_is_kept():
     swa = {"model": {"kind": "unet"}, "optimizer": {"swa_epochs": 2}}
     assert run.Config(**swa).score == "last"
-    assert run.Config(**swa, train={"keep_best": "dice_mean"}).score == "dice_mean"
+    assert run.Config(**swa, train={"keep_best": "dice_mean"}).score == DICE_MEAN
     with pytest.raises(
         ValueError, match="swa_epochs=2 averages the last epochs, and train.epochs=1"
     ):
@@ -152,7 +153,7 @@ def test_a_run_without_a_better_score_ends_early_and_says_so_again(command, fini
     }
     assert task.main(command) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert "ended early after epoch 3 of 9: dice_positives has not been better than epoch 1" in line
+    assert "ended early after epoch 3 of 9: dice_positives_at_half_network_size has not" in line
     assert line.endswith("for train.patience=2 epochs")
 
 
@@ -184,7 +185,7 @@ def test_tensorboard_gets_a_trace_of_the_asked_steps_and_the_best_scores(finishe
     calls = [name for name in names if name.startswith("train")]
     assert calls and any("several_steps" in name for name in names)
     best, train = scalars(finished_run), scalars(finished_run / "train")
-    assert {"best/dice_positives", "best/auc", "best/loss"} <= best.keys()
+    assert {"best/dice_positives_at_half_network_size", "best/auc", "best/loss"} <= best.keys()
     waits = train["input_wait_share"]
     assert len(waits) == 9 and all(0 <= share <= 1 for share in waits)
     memory_gb = train["peak_memory_gb"]

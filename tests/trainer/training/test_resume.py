@@ -299,9 +299,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(command, tmp_path):
     assert best_weights(killed_workdir) == best_weights(expected_workdir)
     assert curves(killed_workdir) == curves(expected_workdir)
     assert steps_of(killed_workdir)["train/gradient_norm"] == list(range(3, 25, 3))
-    assert {"train/dice/mean", "train/images/pr_curves", "train/loss"} <= curves(
-        killed_workdir
-    ).keys()
+    assert {
+        "train/dice_mean_at_half_network_size",
+        "train/images/pr_curves",
+        "train/loss",
+    } <= curves(killed_workdir).keys()
 
 
 def best_weights(workdir: Path) -> dict[str, bytes]:
