@@ -56,4 +56,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli.begin()
+    cli.end(main(sys.argv[1:]))

@@ -24,7 +24,8 @@ def table(folder: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     parser = cli.parser("beam.table", __doc__, example="lakes/phantoms/1.0.0")
-    parser.add_argument("folder", metavar="ROOT/NAME/VERSION", help="the lake")
+    add = parser.add_argument_group("lake").add_argument
+    add("folder", metavar="ROOT/NAME/VERSION", help="the lake")
     return parser
 
 

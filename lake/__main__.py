@@ -23,13 +23,15 @@ def parser() -> argparse.ArgumentParser:
     parser = cli.parser("lake", __doc__)
     command = cli.subcommands(parser)
     example = "lakes/phantoms/1.0.0 --sheet sheet.png"
-    add = command("show", help="what a lake holds", example=example).add_argument
+    show = command("show", help="what a lake holds", example=example)
+    add = show.add_argument_group("lake").add_argument
     add("path", metavar="ROOT/NAME/VERSION", help="the lake")
     add("--split", metavar="NAME", help="count only this split")
     sheet_help = "also draw a contact sheet, with the masks outlined"
     add("--sheet", type=cli.local_path, metavar="PNG", help=sheet_help)
     example = "lakes/phantoms/1.0.0 --processes 4"
-    add = command("verify", help="check every byte of a lake", example=example).add_argument
+    verify = command("verify", help="check every byte of a lake", example=example)
+    add = verify.add_argument_group("lake").add_argument
     add("path", metavar="ROOT/NAME/VERSION", help="the lake")
     add("--quick", action="store_true", help="decode no images, masks and run lengths")
     add("--processes", type=cli.at_least(1), default=1, metavar="N", help="how many work")

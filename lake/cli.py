@@ -10,7 +10,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import InputError, Refused, Stopped, command_line, console, signals, storage, suggestions
+from lake import (
+    InputError,
+    Refused,
+    Stopped,
+    command_line,
+    console,
+    noise,
+    signals,
+    storage,
+    suggestions,
+)
 from lake.command_line import Parser
 
 # {what follows `python -m`: how users of this process type it}. The command `radlake` fills it when
@@ -61,6 +71,8 @@ def parse(
         parser.error(f"{' '.join(rest)}: expected no more values")
     is_quiet, is_verbose = (vars(flags).pop(name, False) for name in ("quiet", "verbose"))
     console.set_volume(is_verbose - is_quiet)
+    if not is_verbose:
+        noise.quieten_loggers()
     return flags, rest
 
 
@@ -148,6 +160,15 @@ def exit_code(command: Callable[[], object]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def begin() -> None:
+    """Begin a command that TensorFlow works in: keep the lines of C++ that tell a user nothing from
+    the terminal, unless --verbose is given."""
+    if "--verbose" in sys.argv:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+    else:
+        noise.filter_descriptor()
+
+
 def end(code: int) -> None:
     """End the process. With several workers a failure ends it at once, as TensorFlow's usual end
     would wait for workers that are gone."""
@@ -155,4 +176,6 @@ def end(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    if not code:
+        noise.end_well()
     sys.exit(code)

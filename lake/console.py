@@ -19,3 +19,10 @@ def is_quiet() -> bool:
 def is_verbose() -> bool:
     """Return whether the libraries' own logs are printed, too."""
     return _volume == VERBOSE
+
+
+def note(text: str, **printing) -> None:
+    """Print what is neither a result nor a warning nor an error, unless the command is quiet;
+    `printing`: the options of print."""
+    if not is_quiet():
+        print(text, **printing)

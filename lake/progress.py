@@ -5,6 +5,8 @@ import sys
 import time
 from typing import TextIO
 
+from lake import console
+
 LINE_SECONDS, TERMINAL_SECONDS = 10.0, 0.2  # between two lines, and two states of one
 
 
@@ -27,7 +29,7 @@ class Line:
         self.next_time = time.monotonic() + seconds
         end = "\n" if is_last or not self.is_terminal else "\r"
         rest = "\x1b[K" if self.is_terminal else ""  # clears what a longer text has left
-        print(f"{text}{rest}", end=end, file=self.stream, flush=True)
+        console.note(f"{text}{rest}", end=end, file=self.stream, flush=True)
 
 
 class Progress:

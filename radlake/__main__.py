@@ -85,6 +85,8 @@ def start() -> None:
     signals.arm(goes_on=sys.argv[1:2] == ["train"])
     program = "python -m radlake" if Path(sys.argv[0]).name == "__main__.py" else "radlake"
     cli.SPELLINGS.update(words.spellings(program))
+    if sys.argv[1:2] and WORDS.get(sys.argv[1], WORDS["show"]).extra:  # TensorFlow works in it
+        cli.begin()
     cli.end(main(sys.argv[1:]))
 
 

@@ -193,4 +193,5 @@ def _ensemble(flags: argparse.Namespace, level: int | None):
 
 
 if __name__ == "__main__":
+    cli.begin()
     cli.end(main(sys.argv[1:]))

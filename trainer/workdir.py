@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import InputError, lock, storage
+from lake import InputError, console, lock, storage
 from lake.records.identity import ancestry
 from trainer.config import files
 from trainer.config.run import Config
@@ -36,7 +36,7 @@ def workdir_of_job(argument: str | None) -> Path:
         return storage.path_of(argument)
     for name in WORKDIRS:
         if text := os.environ.get(name):
-            print(f"no --workdir: {name} is {text}", flush=True)
+            console.note(f"no --workdir: {name} is {text}", flush=True)
             return storage.path_of(text)
     raise InputError(
         f"--workdir is required: the folder of the run. Only a job of Vertex AI with a "

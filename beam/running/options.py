@@ -29,7 +29,7 @@ def _names_in_source() -> frozenset[str]:
     package = importlib.util.find_spec("apache_beam")
     source = package and Path(package.origin).parent / "options" / "pipeline_options.py"
     text = source.read_text() if source and source.exists() else ""
-    return frozenset(re.findall(r"""['"](--\w+)['"]""", text))
+    return frozenset(re.findall(r"""['"](--[\w-]+)['"]""", text))
 
 
 def is_local_runner(arguments: list[str]) -> bool:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, storage
+from lake import InputError, console, storage
 from trainer.devices.workers import Agreement
 from trainer.workdir import BEST, CHECKPOINTS, CONFIG, FURTHER, check_weights, checkpoint_steps
 
@@ -127,7 +127,7 @@ class State:
             if position or Path(newest_path).name != path.name:
                 self._list_checkpoints(steps[position:], damaged_steps=steps[:position])
             self._check_weights()
-            print(f"resuming at step {step:,} from {path}")
+            console.note(f"resuming at step {step:,} from {path}")
             return step
         if steps:
             raise InputError(

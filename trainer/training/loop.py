@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from lake import console
 from trainer import provenance
 from trainer.config import files
 from trainer.config.run import Config
@@ -73,7 +74,7 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
     if not state.step:
         run.board.config(files.hyperparameters(config), (workdir / CONFIG).read_text())
     provenance.add_start(workdir, run.lakes, run.strategy, state.step)
-    print(introduction(run), f"curves: tensorboard --logdir {workdir}", sep="\n", flush=True)
+    console.note(f"{introduction(run)}\ncurves: tensorboard --logdir {workdir}", flush=True)
 
     # --- epochs ---
     progress = Progress(run.steps_per_epoch, config, state.step)

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, storage
+from lake import InputError, console, storage
 from lake.picture import to_png
 from trainer.config.run import Config
 from trainer.devices.strategy import distribute
@@ -53,7 +53,7 @@ def report(config: Config, workdir: Path, steps: int, lowest: float, highest: fl
     rates = growing_rates(lowest, highest, steps)
     first, *others = config.as_stages()
     if others:
-        print(f"the first of {1 + len(others)} stages")
+        console.note(f"the first of {1 + len(others)} stages")
     run = build_run(first)
     if run.worker.is_chief:
         storage.check_writable(workdir)
@@ -124,7 +124,7 @@ def losses_by_rate(run: Run, rates: np.ndarray) -> list[float]:
             losses.append(loss)
             if number % -(-len(rates) // 10) == 0:
                 position = f"step {number}/{len(rates) - 1}"
-                print(f"{position}  rate {rate:.1e}  loss {loss:.4f}", flush=True)
+                console.note(f"{position}  rate {rate:.1e}  loss {loss:.4f}", flush=True)
     return losses
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from lake import InputError, lock, storage
+from lake import InputError, console, lock, storage
 from trainer.config.run import Config
 from trainer.data import damage
 from trainer.devices import workers
@@ -36,7 +36,7 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
         folders = ownership.stage_folders(workdir, len(stages))
         for number, (folder, stage) in enumerate(zip(folders, stages, strict=True), 1):
             if len(stages) > 1 and worker.is_chief:
-                print(f"stage {number} of {len(stages)}, in {folder}")
+                console.note(f"stage {number} of {len(stages)}, in {folder}")
             if weights is not None:
                 keras.backend.clear_session()  # of the stage before
                 model = stage.model.model_copy(update={"weights": str(weights)})
