@@ -158,6 +158,7 @@ BENCH_LABELS = $(or $(LABELS),bench/xrays/train-rle.csv)
 
 bench: $(INSTALLED)
 	@if [ -z '$(IMAGES)' ] && [ ! -e bench/xrays ]; then $(BIN)/radlake synthetic --output bench/xrays --images 300; fi
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/conversion.py --images '$(BENCH_IMAGES)' --labels '$(BENCH_LABELS)'
 	$(BIN)/python benchmarks/costs.py
 	$(BIN)/python benchmarks/plan.py
