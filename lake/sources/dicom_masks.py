@@ -11,11 +11,10 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels import iter_pixels
 
 from lake import Reject
 from lake.labels import rle
-from lake.scan import MAX_PIXELS, frame_id
+from lake.scan import frame_id
 from lake.sources import data_set, dicom, frames, image_module, lesions
 from lake.sources.damage import reject_damage
 from lake.sources.elements import text
@@ -26,6 +25,7 @@ PREFIX, PREFIX_PLACE = b"DICM", 128
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 SEGMENTATIONS = frozenset((SEGMENTATION, LABEL_MAP))
 MAX_FRAMES = 2**16
+MAX_SEG_PIXELS = 2**30  # of the frames of the chosen segments: 4,096 of 512 x 512
 # PS3.3 10.4: the frame's pixels do not lie where those of its source image do.
 MOVED = ("NO", "REORIENTED_ONLY")
 
@@ -50,7 +50,7 @@ def read(
     Raises Reject."""
     sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
     if sop_class in SEGMENTATIONS:
-        return _read_seg(pydicom.dcmread(io.BytesIO(data)), lesions.numbers_of(values))
+        return _read_seg(data, path, lesions.numbers_of(values))
     choice = _read_image(data, path, values)
     return [("", rle.from_mask(choice.lesion), choice.lesion.shape, choice.values)]
 
@@ -78,30 +78,38 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> lesions.Choi
 
 
 def _read_seg(
-    seg: Dataset, numbers: list[int]
+    data: bytes, path: str, numbers: list[int]
 ) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
     """Return what `read` does of a SEG: its frames of the chosen segments, united by the image that
     they refer to. An image that it refers to without a frame has no lesion."""
-    size, num_frames = (int(seg.Rows), int(seg.Columns)), int(seg.get("NumberOfFrames") or 1)
-    if size[0] * size[1] > MAX_PIXELS or num_frames > MAX_FRAMES:
-        raise Reject("too-large", f"{num_frames} frames of {size[0]} x {size[1]} pixels")
+    seg = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+    [header] = dicom.read_headers(io.BytesIO(data), path, len(data), "name", "first")
+    size, num_frames = (header.height, header.width), int(seg.get("NumberOfFrames") or 1)
+    if num_frames > MAX_FRAMES:
+        raise Reject("too-large", f"{num_frames} frames, expected at most {MAX_FRAMES}")
     segments = _segments(seg)
     chosen = _chosen_segments(segments, numbers)
-    sources = [_source(seg, number) for number in range(num_frames)]
-    parts = defaultdict(list)  # UID -> runs
-    for uid in _referenced_uids(seg):
-        parts[uid] = []
     is_label_map = seg.SOPClassUID == LABEL_MAP
-    frames_of = defaultdict(set)
+    sources = [_source(seg, number) for number in range(num_frames)]
+    frames_of, parts = defaultdict(set), {uid: [] for uid in _referenced_uids(seg)}
     for uid, frame, _ in sources:
         frames_of[uid].add(frame)
-    for (uid, frame, segment), values in zip(sources, iter_pixels(seg), strict=True):
-        # An image of several frames is known by the number of each.
-        key = frame_id(uid, frame - 1) if len(frames_of[uid]) > 1 else uid
-        if is_label_map:
-            parts[key].append(rle.from_mask(np.isin(values, chosen)))
-        elif segment in chosen:
-            parts[key].append(rle.from_mask(_binary(values, seg)))
+    # An image of several frames is known by the number of each.
+    keys = [frame_id(u, f - 1) if len(frames_of[u]) > 1 else u for u, f, _ in sources]
+    needed = {n for n, (_, _, s) in enumerate(sources) if is_label_map or s in chosen}
+    if len(needed) * header.height * header.width > MAX_SEG_PIXELS:
+        raise Reject("too-large", f"{len(needed)} frames of {size[0]} x {size[1]} pixels")
+    dataset = data_set.read(data, dicom.SCAN_TAGS)
+    attributes = dicom.complete(dataset.elements, dataset.syntax)
+    num_decoded = 0
+    for number, frame in frames.decode_frames(
+        attributes, dataset.syntax, header, num_frames, needed
+    ):
+        is_lesion = np.isin(frame.values, chosen) if is_label_map else _binary(frame.values, seg)
+        parts.setdefault(keys[number], []).append(rle.from_mask(is_lesion))
+        num_decoded += 1
+    if num_decoded < len(needed):
+        raise Reject("undecodable", f"{num_decoded} frames of {len(needed)}; it may be cut off")
     values = tuple(map(str, segments)) if numbers else ()
     return [(uid, rle.unite(runs), size, values) for uid, runs in parts.items()]
 

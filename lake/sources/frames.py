@@ -4,10 +4,12 @@ A frame is only decoded once its codestream is known to expand to the size that 
 """
 
 import struct
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from pydicom.encaps import get_frame
+from pydicom.encaps import generate_frames, get_frame
 from pydicom.pixels import convert_color_space, get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
@@ -118,6 +120,23 @@ def decode_frame(attributes: Attributes, syntax: str, header: Header) -> Frame:
     return _uncompressed(attributes, syntax, header, layout)
 
 
+def decode_frames(
+    attributes: Attributes, syntax: str, header: Header, count: int, numbers: Collection[int]
+) -> Iterator[tuple[int, Frame]]:
+    """Yield (number, decoded frame) of those of `count` frames whose `numbers` are given, in their
+    order, as `decode_frame` does, in one pass over the file."""
+    decoders.check_syntax(syntax)
+    layout = words.read_layout(attributes)
+    if not is_encapsulated(attributes[PIXEL_DATA]):
+        for number in sorted(numbers):
+            yield number, _uncompressed(attributes, syntax, replace(header, frame=number), layout)
+        return
+    codestreams = generate_frames(attributes[PIXEL_DATA].value, number_of_frames=count)
+    for number, codestream in zip(range(count), codestreams, strict=False):
+        if number in numbers:
+            yield number, _decode_codestream(codestream, attributes, syntax, header, layout)
+
+
 def with_layout(attributes: Attributes, frame: Frame) -> Attributes:
     """Return the attributes with the bits and the sign that the values have, whatever the header
     says."""
@@ -166,10 +185,15 @@ def _encapsulated(
     attributes: Attributes, syntax: str, header: Header, layout: words.Layout
 ) -> Frame:
     """Return an encapsulated frame, read by its own code, whatever the transfer syntax says."""
-    codestream, photometric = (
-        read_codestream(attributes, header.frame),
-        text(attributes, PHOTOMETRIC),
-    )
+    codestream = read_codestream(attributes, header.frame)
+    return _decode_codestream(codestream, attributes, syntax, header, layout)
+
+
+def _decode_codestream(
+    codestream: bytes, attributes: Attributes, syntax: str, header: Header, layout: words.Layout
+) -> Frame:
+    """Return the frame of a codestream."""
+    photometric = text(attributes, PHOTOMETRIC)
     is_run_lengths = run_lengths.is_header(codestream)
     claims = None if is_run_lengths else read_claims(codestream)
     shape = (header.height, header.width, whole_number(attributes, SAMPLES) or 1)

@@ -8,6 +8,7 @@ import random
 import struct
 
 import highdicom
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -16,7 +17,8 @@ from makers import dicom as dicom_maker
 from makers.images import encoded, png
 from makers.marks import exhaustive
 from PIL import Image
-from pydicom.uid import JPEGBaseline8Bit, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from lake import Reject
 from lake.labels import rle
@@ -311,6 +313,34 @@ def test_segs_whose_place_or_lesion_is_unclear(lesion):
 
 
 # --- NIfTI ---
+
+
+def test_the_codestreams_of_a_seg_are_bounded_as_those_of_images(lesion):
+    """A frame that says it is larger than its mask, or expands to more, is never decoded."""
+    dataset = pydicom.dcmread(io.BytesIO(seg(lesion[None].astype(np.uint8))))
+    dataset.SegmentationType, dataset.MaximumFractionalValue = "FRACTIONAL", 1
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    runs = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\0" * 3000  # 384,000 zeros
+    wide = imagecodecs.jpegls_encode(np.zeros((4000, 4000), np.uint8))
+    right = imagecodecs.jpegls_encode(lesion.astype(np.uint8))
+    for frame, syntax, words in (
+        (runs, RLELossless, "more than 1920 pixels"),
+        (wide, JPEGLSLossless, "(4000, 4000, 1)"),
+        (right, JPEGLSLossless, ""),
+    ):
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        buffer = io.BytesIO()
+        dataset.save_as(buffer)
+        if not words:
+            [(_, mask)] = lesions_of(buffer.getvalue()).items()
+            assert (mask == lesion).all()
+            continue
+        with pytest.raises(Reject) as caught:
+            lesions_of(buffer.getvalue())
+        assert words in caught.value.message
 
 
 def nifti(array: np.ndarray, code=2, order="<", sform=None, slope=1.0) -> bytes:
