@@ -41,7 +41,12 @@ GREYS = {
 
 
 def settings_of(names: tuple[str, ...]) -> Augment:
-    return Augment.model_validate({n: {"probability": float(n in names)} for n in TRANSFORMS})
+    sections = {n: {"probability": float(n in names)} for n in TRANSFORMS}
+    sections["elastic"] |= {
+        "alpha_px": 120,
+        "sigma_px": 6,
+    }  # dense control points, as albumentations
+    return Augment.model_validate(sections)
 
 
 def ours(images, masks) -> dict:

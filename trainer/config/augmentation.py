@@ -114,23 +114,25 @@ class Crop(Transform):
 class Elastic(Transform):
     """A smooth random displacement: control points, √3 sigma apart, under a cubic B-spline.
 
-    alpha and sigma are those of albumentations (noise in ±1 under a Gaussian of sigma, times
+    By default tissue is stretched by about 6% (one standard deviation), within what breathing and
+    position do to a chest; albumentations' 120 and 6 px stretch it by 38% and fold it here and
+    there. alpha and sigma are those of albumentations (noise in ±1 under a Gaussian of sigma, times
     alpha): the displacement has the same standard deviation and about the same reach. Unlike there,
     it is bounded (by 0.59 alpha / sigma), and no affine transform comes with it.
     """
 
-    alpha_px: float = Field(120.0, ge=0, le=10_000)
-    sigma_px: float = Field(6.0, ge=2)
-
-    @property
-    def spacing_px(self) -> float:
-        return KNOTS_PER_SIGMA * self.sigma_px
+    # The displacement's size. None: half of sigma's square, in px.
+    alpha_px: float | None = Field(None, ge=0, le=10_000)
+    # How far a displacement reaches. None: a sixteenth of the side, and at least 2.
+    sigma_px: float | None = Field(None, ge=2)
 
     def parameters(self, side: int) -> dict[str, Parameter]:
         # A filter shrinks the standard deviation of uniform noise in ±1: a Gaussian to 1 / (2 √π σ)
         # of it, the spline to ∫β² = 151/315, its mean over all positions between the knots.
-        most = self.alpha_px / (2 * math.sqrt(math.pi) * self.sigma_px) / (151 / 315)
-        knots = math.ceil(side / self.spacing_px) + 3
+        sigma = max(2, side / 16) if self.sigma_px is None else self.sigma_px
+        alpha = sigma**2 / 2 if self.alpha_px is None else self.alpha_px
+        most = alpha / (2 * math.sqrt(math.pi) * sigma) / (151 / 315)
+        knots = math.ceil(side / (KNOTS_PER_SIGMA * sigma)) + 3
         return {"control_px": Parameter(-most, most, neutral=0, shape=(2, knots, knots))}
 
 
@@ -138,7 +140,7 @@ class Grid(Transform):
     """Columns and rows of a grid become wider and narrower; the image's border stays."""
 
     steps: int = Field(5, ge=2, le=64)
-    limit: around(0, -0.9, 0.9) = 0.3  # share by which a step of the grid becomes wider
+    limit: around(0, -0.9, 0.9) = 0.1  # share by which a step of the grid becomes wider
 
     def parameters(self, side: int) -> dict[str, Parameter]:
         return {"wider": Parameter(*self.limit, neutral=0, shape=(2, self.steps))}
@@ -147,12 +149,13 @@ class Grid(Transform):
 class Optical(Transform):
     """A lens: a pixel at radius r from the centre, in sides, is read from r (1 + k r² + k r⁴).
 
-    As in albumentations, with k in ±2 by default. Where a negative k would fold the image over
+    The formula is albumentations'. Where a negative k would fold the image over
     (beyond the radius where r (1 + k r² + k r⁴) is largest), the factor at that radius is used.
     """
 
     # k; positive: the image bulges inwards, and fill shows around it.
-    limit: around(0, -10, 10, "k") = 2
+    # 0.2 moves the middle of a side by 6% of its distance from the centre.
+    limit: around(0, -10, 10, "k") = 0.2
     # The centre, relative to the image's; drawn separately for row and column.
     centre_px: around(0, -1000, 1000, "centre_row", "centre_column") = 0.5
 

@@ -156,7 +156,7 @@ def displacements(settings: Augment, side: int, batch_size=1, **columns) -> np.n
 
 
 def test_elastic_moves_as_far_and_as_smoothly_as_a_filtered_noise():
-    field = displacements(always("elastic"), 256, batch_size=4)
+    field = displacements(always("elastic", alpha_px=120, sigma_px=6), 256, batch_size=4)
     noise = np.random.default_rng(1).uniform(-1, 1, (8, 256, 256))
     smooth_noise = 120 * scipy.ndimage.gaussian_filter(noise, (0, 6, 6))
     assert field.std() == pytest.approx(smooth_noise.std(), rel=0.06)
@@ -168,6 +168,18 @@ def test_elastic_moves_as_far_and_as_smoothly_as_a_filtered_noise():
         assert along_columns == pytest.approx(of_noise, abs=0.06)
         assert along_rows == pytest.approx(of_noise, abs=0.06)
     assert np.abs(field).max() <= 0.59 * 120 / 6
+
+
+@pytest.mark.parametrize("name", ["elastic", "grid", "optical"])
+def test_a_distortion_at_its_defaults_tears_no_body(name):
+    """Neighbouring pixels stay neighbours, in their order, and no part becomes half or twice as
+    large; albumentations' elastic folds 1% of the pixels over."""
+    field = displacements(always(name), 256, batch_size=8)
+    (rows_by_row, rows_by_column), (columns_by_row, columns_by_column) = (
+        np.gradient(part, axis=(1, 2)) for part in np.moveaxis(field, 1, 0)
+    )
+    area = (1 + rows_by_row) * (1 + columns_by_column) - rows_by_column * columns_by_row
+    assert area.min() > 0.5 and area.max() < 2 and field.std() > 0.5
 
 
 # One band of rows, three, thirteen of 16 rows, four.
