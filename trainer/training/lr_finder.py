@@ -186,7 +186,7 @@ def _write(folder: Path, rates, losses, averages, suggestion: Suggestion | None)
     marks = {}
     if suggestion:
         marks = {
-            "steepest": suggestion.steepest,
+            "suggested, where the loss falls most steeply": suggestion.steepest,
             "a tenth of the lowest's": suggestion.tenth_of_lowest,
         }
     picture = plots.losses_by_rate(rates, losses, averages, marks)

@@ -83,7 +83,7 @@ def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
         return panel.side_by_side(images, None, None, captions, pairs_per_row=4)
     masks = batch["mask"][..., 0]
     dices = np.asarray(metrics.hard_dice(batch["mask"], predictions))
-    captions = [f"dice {dice:.2f}" for dice in dices]
+    captions = [f"at 0.5: dice {dice:.2f}" for dice in dices]  # and at the network's size
     return panel.side_by_side(images, masks, np.asarray(predictions)[..., 0], captions)
 
 
