@@ -8,7 +8,7 @@ from makers.members import CLASSIFIER, UNET, member
 from trainer.config import files
 from trainer.evaluation import curves, gallery, results, scores
 from trainer.evaluation.gallery import GalleryImage
-from trainer.evaluation.outcomes import decide
+from trainer.evaluation.outcomes import decide, with_outlines
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import Evaluation, SplitScores
 from trainer.inference.decision import Decision
@@ -56,6 +56,8 @@ def evaluation_of(
     (folder / "best.weights.h5").touch()
     description = results.describe(Ensemble(*([one], []) if has_masks else ([], [one])))
     outcomes = decide(predictions, decision)
+    if has_masks:
+        outcomes = with_outlines(outcomes, options.tolerance_mm, options.tolerance_px)
     split_scores = scores.score(outcomes, options)
     subgroups = {"view": {NASTY: split_scores}}
     split = SplitScores(outcomes, split_scores, subgroups, curves.from_outcomes(outcomes))

@@ -62,6 +62,8 @@ def test_the_page_is_whole_and_what_comes_from_data_is_text(tmp_path):
     assert "aria-label" in names and not [name for name in names if name.startswith("on")]
     for text in ("phantoms 1.0.0", "kind: unet", "With a lesion, lowest dice", "Square brackets"):
         assert text in page, text
+    for text in ("HD95 in mm, median", "HD95 in px, median", "within 2 mm", "within 4 px"):
+        assert text in page, text
     assert "bootstrap draws of patients" in page and "1 min 15 s for predicting" in page
     assert data_of(page)["columns"][0]["values"] == [NASTY] * 40
 
