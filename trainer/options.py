@@ -122,7 +122,7 @@ def add_predict(command: Callable) -> None:
     maps = "write the probabilities as 0 to 255, one PNG per image"
     add("--probabilities", action="store_true", help=maps)
     add("--candidates", action="store_true", help="for CT: write candidates.csv with the nodules")
-    seg_help = "write one DICOM SEG per image: lesion (default), pneumothorax or nodule"
+    seg_help = "write DICOM SEGs, one per series: lesion (default), pneumothorax or nodule"
     add("--seg", nargs="?", const="lesion", metavar="FINDING", help=seg_help)
     uids = "for --seg of files without legal UIDs: make UIDs, and copies of the files with them"
     add("--mint_uids", action="store_true", help=uids)

@@ -13,12 +13,13 @@ from apache_beam.io.filesystems import FileSystems
 from beam.prediction.options import PredictionOptions
 from beam.running import files, patterns, progress
 from lake import Packed, Reject
+from lake.predictions import seg_series
 from lake.predictions.folder import reject_row
 from lake.scan import Header, stable_hash
 from lake.sources import reader, series
 
 LONGEST_SHARD = 2  # times shard_images: its files
-WRITER_VERSION = 4  # raise it when the predictions for the same files change
+WRITER_VERSION = 5  # raise it when the predictions for the same files change
 # The tagged outputs of the steps below.
 REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files", "finished shards"
 
@@ -117,6 +118,20 @@ def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator
         path = image.header.path
         message = f"{path}: id {key} is already at {pairs[0][1].header.path}"
         yield to_reject(path, key, Reject("duplicate-id", message), options)
+
+
+def key_by_series(path_and_image: tuple) -> tuple[str, tuple]:
+    """Return (series key, (first path, ImageToPredict)) of (first path, ImageToPredict)."""
+    return seg_series.series_key(path_and_image[1].header), path_and_image
+
+
+def gather_series(key_and_images: tuple) -> Iterator[tuple[str, ImageToPredict]]:
+    """Yield (first path, ImageToPredict) of (series key, [(first path, ImageToPredict)]), with the
+    first of these paths for all: a SEG of a series is written where all its masks are."""
+    pairs = list(key_and_images[1])
+    first_path = min(path for path, _ in pairs)
+    for _, image in pairs:
+        yield first_path, image
 
 
 def _slices(images: list[ImageToPredict], options: PredictionOptions) -> Iterator:

@@ -18,6 +18,8 @@ from lake.scan import ReaderSettings
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from lake.predictions.seg_series import SegRequest
+
 OWNER = "made_by.json"  # in .work: the options that all predictions in the folder were made with
 
 EXAMPLE = "--model exported --images 'new_images/**.dcm' --output predictions"
@@ -39,6 +41,7 @@ class PredictionOptions:
     threads: int  # of one TensorFlow op; 0: as TensorFlow chooses
     max_reject_fraction: float
     progress_file: str | None
+    seg_request: "SegRequest | None" = None  # what SEGs are asked for; None: none
 
     def for_predictions(self) -> dict:
         """Return the options that change the predictions for the same files."""
@@ -66,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     inputs = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
     add("images", inputs, required=True, metavar="PATTERN")
     add("output", "a new folder, or one that the same command began", **folder)
-    seg_help = "write a DICOM SEG per image: lesion (default), pneumothorax or nodule"
+    seg_help = "write DICOM SEGs, one per series: lesion (default), pneumothorax or nodule"
     add("seg", seg_help, "masks", nargs="?", const="lesion", metavar="FINDING")
     mint_help = "for --seg of files without legal UIDs: make some, and copies with them"
     add("mint_uids", mint_help, "masks", action="store_true")
@@ -104,10 +107,19 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
         images_root=patterns.fixed_folder(flags.images),
         threads=0,
         progress_file=progress_file,
+        seg_request=_seg_request(flags, description) if flags.seg else None,
         **{name: getattr(flags, name) for name in names},
     )
     _check_output(options)
     return options
+
+
+def _seg_request(flags: argparse.Namespace, description: dict) -> "SegRequest":
+    """Return what SEGs the flags ask for, by an export with this description."""
+    from lake.predictions import seg
+    from lake.predictions.seg_series import SegRequest
+
+    return SegRequest(flags.seg, flags.mint_uids, seg.algorithm(description))
 
 
 def with_threads(options: PredictionOptions, beam_options: "PipelineOptions") -> PredictionOptions:

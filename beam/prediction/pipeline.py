@@ -28,8 +28,16 @@ def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None
         | "ChooseImages"
         >> beam.FlatMap(listing.choose_images, options).with_outputs(*tags, main="images")
     )  # (first path, ImageToPredict)
+    images_by_shard = images["images"]
+    if options.seg and not options.reader_settings.is_ct:  # a CT series is a shard anyway
+        images_by_shard = (
+            images_by_shard
+            | "BySeries" >> beam.Map(listing.key_by_series)
+            | "GroupSeries" >> beam.GroupByKey()
+            | "GatherSeries" >> beam.FlatMap(listing.gather_series)
+        )  # (first path, ImageToPredict)
     shards = (
-        images["images"]
+        images_by_shard
         | "ByShard" >> beam.GroupByKey()
         | "MakeShards"
         >> beam.FlatMap(listing.make_shard, options).with_outputs(listing.FINISHED, main="shards")

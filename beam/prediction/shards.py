@@ -1,16 +1,18 @@
 """The predictions of one shard -> its sidecar in `.work/` and the DICOM SEGs of its images. Where
 the sidecar is, the SEGs are too."""
 
+import collections
 import json
+from collections.abc import Iterable
 
 from apache_beam.ml.inference.base import PredictionResult
 
-from beam.prediction.listing import shard_name
+from beam.prediction.listing import ImageToPredict, shard_name
 from beam.prediction.options import PredictionOptions
 from beam.running import files, progress
-from lake.labels import rle
-from lake.predictions import folder
-from lake.predictions.folder import SEGS
+from lake.predictions import seg_series
+from lake.predictions.folder import SEGS, PredictionRow
+from lake.predictions.seg_series import PredictedMask
 
 SUMMARY = "predict.json"  # in the folder of predictions: they are whole
 
@@ -23,16 +25,12 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
     sidecar_path = options.work_path(shard_name(shard.first_path))
     files.remove(sidecar_path)
     segs = []  # names
-    for image, row in predictions if options.seg else []:
-        header = image.header
-        mask = rle.decode(row.rle, header.height, header.width)
-        contents = folder.seg_files(
-            files.Inputs(), header, mask, options.seg, options.mint_uids, rejects
-        )
-        for name, content in contents.items():
+    for masks in _series(predictions) if options.seg_request else []:
+        contents = seg_series.files(files.Inputs(), masks, options.seg_request, rejects)
+        for name, content in contents:
             with files.whole_file(options.path(SEGS, name)) as file:
                 file.write(content)
-        segs += contents
+            segs.append(name)
     rows = [row for _, row in predictions]
     sidecar = {"fingerprint": shard.fingerprint, "rows": rows, "rejects": rejects, "segs": segs}
     files.write_text(sidecar_path, json.dumps(sidecar))
@@ -40,3 +38,13 @@ def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, st
     events = progress.RECORD * len(predictions) + progress.REJECTED * num_rejected
     progress.tick(options.progress_file, events)
     return shard.first_path, shard.fingerprint
+
+
+def _series(
+    predictions: list[tuple[ImageToPredict, PredictionRow]],
+) -> Iterable[list[PredictedMask]]:
+    """Return the masks of each series; all images of a series are in one shard."""
+    masks = collections.defaultdict(list)
+    for image, row in predictions:
+        masks[seg_series.series_key(image.header)].append(PredictedMask(image.header, row.rle))
+    return masks.values()

@@ -1,7 +1,7 @@
 """The folder of predictions that trainer.task predict and beam.predict both write.
 
-In: a row per image, rejects, masks. Out: submission.csv, predictions.csv and rejects.csv, and the
-bytes of DICOM SEGs; the caller says how a file is created, on this machine or by Beam.
+In: a row per image, rejects. Out: submission.csv, predictions.csv and rejects.csv; the caller says
+how a file is created, on this machine or by Beam.
 """
 
 import collections
@@ -13,10 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from lake import Reject
-from lake.predictions import seg, submission
-from lake.scan import Files, Header
-from lake.sources import reader
-from lake.sources.damage import reject_damage
+from lake.predictions import submission
 
 TABLES = ("submission.csv", "predictions.csv", "rejects.csv")
 SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = TABLES
@@ -80,27 +77,6 @@ def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") ->
     """Return one row of rejects.csv: `what` (image | seg) could not be made."""
     values = (path, image_id, what, reject.reason, reject.message)
     return dict(zip(REJECT_COLUMNS, values, strict=True))
-
-
-def seg_files(
-    inputs: Files, header: Header, mask: np.ndarray, finding: str, mint_uids: bool, rejects: list
-) -> dict[str, bytes]:
-    """Return {file name: content}: the DICOM SEG of an image's mask [Rows, Columns], and with
-    minted UIDs a copy of the source that has them. Where there can be none, return {} and append
-    to `rejects` why."""
-    path, image_id = header.path, header.image_id
-    try:
-        with reader.reject_unreadable(path):
-            source = inputs.read(path)
-        segmentation, copy = seg.segmentation(source, path, mask, finding, mint_uids)
-        datasets = {".dcm": segmentation} | ({} if copy is None else {".source.dcm": copy})
-        with reject_damage("unusable-source", path):
-            return {
-                file_name(image_id, end): seg.encode(dataset) for end, dataset in datasets.items()
-            }
-    except Reject as reject:
-        rejects.append(reject_row(path, image_id, reject, SEGS))
-        return {}
 
 
 def file_name(image_id: str, suffix: str) -> str:

@@ -1,56 +1,78 @@
-"""The mask of an image from a DICOM file -> a DICOM Segmentation object that refers to that image.
+"""The masks of images from DICOM files -> a DICOM Segmentation object that refers to those images.
 
-Only elements on a list are copied from the file, and those that are not legal are left out or
-empty: a SEG must name its patient and study, but need not repeat a file's mistakes. A source that
-no SEG can refer to is a Reject:
-
-illegal-uid         an SOP Instance, Study or Series UID is missing or not legal (`mint_uids`: one
-                    is made, the same for the same file)
-multi-frame         more than one frame
-unusable-source     no image class, elements that contradict the format, or too few for this class
+What it takes over from the files is chosen in seg_sources.py, and which images share an object in
+seg_series.py. Everything in it but the time of writing follows from the images, their masks and the
+networks, the UIDs and the series number, too: the same prediction again gives the same object.
 """
 
+import copy
 import hashlib
 import importlib.metadata
 import importlib.util
 import io
-import re
-import uuid
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.uid import UID
+from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
 from lake import InputError, Reject
-from lake.sources.damage import reject_damage
+from lake.predictions import seg_sources
+from lake.predictions.seg_sources import PLACE, THICKNESS
 
-# SNOMED CT codes and their meanings, from DICOM's CID 7151 and CID 7159 where those have them.
+
+class Finding(NamedTuple):
+    """What a segment shows: a code of SNOMED CT and its meaning, from DICOM's CID 7151 and CID 7159
+    where those have them; and the colour that a viewer should give it."""
+
+    code: str
+    meaning: str
+    rgb: tuple[int, int, int]
+
+
+# Colours that are told apart on grey, by colour-blind people, too (Okabe and Ito).
 FINDINGS = {
-    "lesion": ("52988006", "Lesion"),
-    "pneumothorax": ("36118008", "Pneumothorax"),
-    "nodule": ("27925004", "Nodule"),
+    "lesion": Finding("52988006", "Lesion", (213, 94, 0)),
+    "pneumothorax": Finding("36118008", "Pneumothorax", (86, 180, 233)),
+    "nodule": Finding("27925004", "Nodule", (240, 228, 66)),
 }
-UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "image": "SOPInstanceUID"}
-# Type 2 elements: present, but perhaps empty (PS3.3, Patient, General Study and General Image).
-MAY_BE_EMPTY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientOrientation"),
-    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "Modality"),
-)
-MAY_BE_ABSENT = (
-    *("PatientAge", "IssuerOfPatientID", "StudyDescription"),
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-)
-# Elements of an image with a place in the patient: all of them or none. highdicom cannot read a SEG
-# with a spacing and no thickness, so the spacing of a projection is left to the image itself.
-PLACE = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-PLACE += ("SliceThickness",)
-# The roots of UIDs that a maker of images can have (ISO/IEC 9834-1; root 0 belongs to ITU-T).
-LEGAL_ROOT = re.compile(r"(1\.[0-3]?\d|2\.\d+)(\.|$)")
-UTF_8 = "ISO_IR 192"
-SERIES_NUMBER = 100  # a number that the series of scanners seldom have
+LESION = "lesion_threshold"  # of a decision
+MAX_CHARACTERS = 64  # of a text (VR LO)
+# Of series numbers: distinct ones for the objects of a study, which no other series will have.
+FIRST_NUMBER, NUM_NUMBERS = 10_000, 10**9
+
+
+class Algorithm(NamedTuple):
+    """What made the masks, in words for a SEG."""
+
+    name: str
+    thresholds: str
+    parameters: dict[str, str]
+
+
+def algorithm(description: dict) -> Algorithm:
+    """Return for the readers of a SEG what its masks are made with, as export.json and
+    trainer.inference.decision.made_with have it."""
+    triplet, lesion = description["decision"]["triplet"], description["decision"].get(LESION)
+    thresholds = f"p > {triplet['bottom']:g}"
+    if triplet["area_share"]:
+        thresholds += f", where {triplet['area_share']:.2%} have p > {triplet['top']:g}"
+    if lesion:
+        thresholds += f", image p >= {lesion:g}"
+    runs = "+".join(description.get("runs", [])) or "an export"  # of an earlier version
+    weights = description["weights_sha256"]
+    parameters = {
+        "runs": runs,
+        "evaluated as": description["evaluated_as"],
+        **{f"sha256 of {kind}": " ".join(sums) for kind, sums in weights.items() if sums},
+        **{f"threshold {name}": f"{value:g}" for name, value in triplet.items()},
+        **({} if lesion is None else {"threshold of the image": f"{lesion:g}"}),
+        "tta": "+".join(description["tta"]),
+        **({} if description["level"] is None else {"level": str(description["level"])}),
+    }
+    return Algorithm(_text(f"radlake {runs}"), thresholds, parameters)
 
 
 def check_options(finding: str | None, mint_uids: bool) -> None:
@@ -64,28 +86,41 @@ def check_options(finding: str | None, mint_uids: bool) -> None:
 
 
 def segmentation(
-    source: bytes, path: str, mask: np.ndarray, finding: str, mint_uids: bool = False
-) -> tuple[Dataset, Dataset | None]:
-    """Return (SEG, None) for a mask [Rows, Columns] of the image in the DICOM file `source`; any
-    value but 0 is lesion. An empty mask gets a SEG without a set pixel, which says that the image
-    was examined. Where the file has no legal UIDs, `mint_uids` makes some and returns (SEG, copy of
-    the source that has them); without it such a file is a Reject. Raise Reject.
+    frames: Sequence[tuple[Dataset, int]],
+    masks: Iterator[np.ndarray],
+    spacing_mm: float | None,
+    path: str,
+    finding: str,
+    algorithm: Algorithm,
+) -> Dataset:
+    """Return the SEG of frames (seg_sources.references, frame's number in its file) of one series,
+    in the order of their positions, with a mask bool [Rows, Columns] each.
+
+    An empty mask is a frame, too, which says that the image was examined. `spacing_mm`: from one
+    slice to the next, None where that is not known; `path`: of the first, for messages. Raise
+    Reject.
     """
-    with reject_damage("unusable-source", path):
-        dataset = pydicom.dcmread(io.BytesIO(source), force=True)
-        new_uids = _mint_uids(dataset, source) if mint_uids else {}
-        dataset.update({UIDS[kind]: uid for kind, uid in new_uids.items()})
-        _check_uids(dataset)
-        if int(dataset.get("NumberOfFrames") or 1) > 1:
-            raise Reject("multi-frame", "several frames; a SEG is made of a single one")
-        try:
-            result = _segmentation(_legal_reference(dataset), mask, finding)
-        except ValueError as error:  # highdicom's, about elements that the class must have
-            needs = f"a place in the patient takes {', '.join(PLACE)}"
-            raise Reject("unusable-source", f"{error} ({needs})") from None
-        if new_uids:
-            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    return result, dataset if new_uids else None
+    references = [reference for reference, _ in frames]
+    first = references[0]
+    pixels = _pack(masks, first.Rows * first.Columns)
+    parts = [repr((reference.SOPInstanceUID, number)) for reference, number in frames]
+    content = [finding, repr(algorithm), _version(), first.SeriesInstanceUID, *parts]
+    digest = hashlib.sha256("\n".join(content).encode() + pixels).hexdigest()
+    stand_ins = _stand_ins(references, spacing_mm)
+    try:
+        result = _segmentation(stand_ins, FINDINGS[finding], algorithm, digest)
+    except ValueError as error:  # highdicom's, about elements that the class must have
+        needs = f"a place in the patient takes {', '.join((*PLACE, THICKNESS))}"
+        raise Reject("unusable-source", f"{path}: {error} ({needs})") from None
+    result.PixelData = pixels + bytes(len(pixels) % 2)
+    _refer(result, frames)
+    if seg_sources.has_place(stand_ins[0]):
+        [measures] = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        if spacing_mm is None:  # highdicom says 1 mm of a single slice
+            measures.pop("SpacingBetweenSlices", None)
+    else:
+        result.PatientOrientation = first.PatientOrientation  # Type 2C, which highdicom leaves out
+    return result
 
 
 def encode(dataset: Dataset) -> bytes:
@@ -95,120 +130,134 @@ def encode(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def is_legal(uid: str) -> bool:
-    """Return whether PS3.5, chapter 9 allows a UID: digits and dots, no leading zeros, at most 64
-    characters."""
-    is_valid = UID(uid, validation_mode=pydicom.config.IGNORE).is_valid
-    return is_valid and LEGAL_ROOT.match(uid) is not None
+def _pack(masks: Iterator[np.ndarray], num_pixels: int) -> bytes:
+    """Return masks of so many pixels as one bit per pixel, without a gap between them."""
+    parts, rest = [], np.zeros(0, bool)
+    for mask in masks:
+        bits = np.concatenate([rest, mask.ravel()])
+        end = len(bits) // 8 * 8
+        parts.append(np.packbits(bits[:end], bitorder="little").tobytes())
+        rest = bits[end:]
+    return b"".join([*parts, np.packbits(rest, bitorder="little").tobytes()])
 
 
-def _check_uids(dataset: Dataset) -> None:
-    """Raise Reject unless the file is an image whose UIDs are all legal."""
-    sop_class = UID(dataset.get("SOPClassUID", ""))
-    if "ImageStorage" not in sop_class.keyword:
-        fault = f"SOP Class UID {sop_class[:64]!r}" if sop_class else "no SOP Class UID"
-        raise Reject("unusable-source", f"{fault}; a SEG refers to a DICOM image")
-    for name in UIDS.values():
-        if not is_legal(uid := str(dataset.get(name, ""))):
-            fault = f"{uid[:64]!r} is not a legal" if uid else "no"
-            raise Reject("illegal-uid", f"{fault} {name}; --mint_uids makes one")
+def _stand_ins(references: list[Dataset], spacing_mm: float | None) -> list[Dataset]:
+    """Return the references as highdicom takes them: each an image of one frame, with a UID of its
+    own, and all with the very same orientation and spacing."""
+    import highdicom
+
+    stand_ins = []
+    for number, reference in enumerate(references):
+        stand_in = copy.deepcopy(reference)
+        stand_in.SOPInstanceUID = seg_sources.uid_of("stand-in", str(number))
+        thickness_mm = reference.get(THICKNESS) or spacing_mm  # slices that touch, if none is known
+        if not seg_sources.has_place(reference) or not thickness_mm:
+            for name in (*PLACE, THICKNESS):
+                stand_in.pop(name, None)
+        else:
+            stand_in.ImageOrientationPatient = references[0].ImageOrientationPatient
+            stand_in.PixelSpacing = references[0].PixelSpacing
+            stand_in.SliceThickness = DSfloat(thickness_mm, auto_format=True)
+            if spacing_mm is not None:
+                stand_in.SpacingBetweenSlices = DSfloat(spacing_mm, auto_format=True)
+        if highdicom.image.is_multiframe_image(reference):
+            stand_in.SOPClassUID = SecondaryCaptureImageStorage
+        stand_ins.append(stand_in)
+    return stand_ins
 
 
-def _mint_uids(dataset: Dataset, source: bytes) -> dict[str, str]:
-    """Return a UID for each of UIDS that is missing or illegal, made from what the file has there.
-
-    Files of one patient that share an illegal study or series share the UID made from it; a file
-    without any is a study of its own.
-    """
-    sha256, patient = hashlib.sha256(source).hexdigest(), str(dataset.get("PatientID", ""))
-    new_uids = {}
-    for kind, name in UIDS.items():
-        uid = str(dataset.get(name, ""))
-        if not is_legal(uid):
-            origin = f"{patient} {uid}" if uid and kind != "image" else sha256
-            number = uuid.uuid5(uuid.NAMESPACE_OID, f"radlake {kind} {origin}").int
-            new_uids[kind] = f"2.25.{number}"  # PS3.5, B.2: UUID derived UID
-    return new_uids
-
-
-def _legal_reference(dataset: Dataset) -> Dataset:
-    """Return a data set of the elements that a SEG copies from its source image. Where one is
-    missing or illegal it is left out, or empty if the standard wants it present."""
-    reference = Dataset()
-    reference.SpecificCharacterSet = UTF_8  # pydicom has decoded the text
-    for name in ("SOPClassUID", *UIDS.values(), "Rows", "Columns"):
-        setattr(reference, name, dataset[name].value)
-    for name in MAY_BE_EMPTY:
-        setattr(reference, name, _legal_value(dataset, name) or "")
-    for name in (*MAY_BE_ABSENT, *PLACE):
-        if (value := _legal_value(dataset, name)) is not None:
-            setattr(reference, name, value)
-    # A place that is known in part is left out as a whole.
-    has_place = all(name in reference for name in PLACE)
-    if not has_place or not is_legal(reference.FrameOfReferenceUID):
-        for name in PLACE:
-            reference.pop(name, None)
-    return reference
-
-
-def _legal_value(dataset: Dataset, name: str):
-    """Return the value of an element; None where there is none or the standard forbids it."""
-    try:
-        if name not in dataset or dataset[name].is_empty:
-            return None
-        element = dataset[name]
-        value = str(element.value) if element.VR == "PN" else element.value
-        # An age without its unit is in years, as the sources read it.
-        if name == "PatientAge" and re.fullmatch(r"\d{1,3}", value):
-            value = f"{int(value):03d}Y"
-        if element.VR == "DS":  # numbers of more than its 16 characters are rounded
-            numbers = value if isinstance(value, MultiValue) else [value]
-            value = [DSfloat(float(number), auto_format=True) for number in numbers]
-        mode = pydicom.config.RAISE
-        return pydicom.DataElement(element.tag, element.VR, value, validation_mode=mode).value
-    except (ValueError, TypeError, OverflowError):  # bytes that are not a number, or break the VR
-        return None
-
-
-def _segmentation(reference: Dataset, mask: np.ndarray, finding: str) -> Dataset:
-    """Return the SEG of a mask [Rows, Columns], with one segment, that refers to `reference`; raise
-    ValueError where the image lacks elements that its class must have."""
+def _segmentation(
+    stand_ins: list[Dataset], finding: Finding, algorithm: Algorithm, digest: str
+) -> Dataset:
+    """Return a SEG without a set pixel, with one segment, that refers to the stand-ins; raise
+    ValueError where they lack elements that their class must have."""
     import highdicom  # it takes 0.7 s, and is an extra of its own
     from pydicom.sr.codedict import codes
 
-    try:
-        version = importlib.metadata.version("radlake")
-    except importlib.metadata.PackageNotFoundError:
-        version = "a checkout that is not installed"
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="radlake", family=codes.DCM.ArtificialIntelligence, version=version
+    first, version = stand_ins[0], _version()
+    identification = highdicom.AlgorithmIdentificationSequence(
+        name=algorithm.name,
+        family=codes.DCM.ArtificialIntelligence,
+        version=_text(version),
+        source="radlake",
+        parameters=algorithm.parameters,
     )
-    code, meaning = FINDINGS[finding]
     segment = highdicom.seg.SegmentDescription(
         segment_number=1,
-        segment_label=meaning,
+        segment_label=finding.meaning,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=highdicom.sr.CodedConcept(code, "SCT", meaning),
+        segmented_property_type=highdicom.sr.CodedConcept(finding.code, "SCT", finding.meaning),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
+        algorithm_identification=identification,
+        display_color=highdicom.color.CIELabColor.from_rgb(*finding.rgb),
     )
     result = highdicom.seg.Segmentation(
-        source_images=[reference],
-        pixel_array=(mask != 0)[None],  # [frames, Rows, Columns]
+        source_images=stand_ins,
+        # [frames, Rows, Columns], which takes no memory; the pixels come afterwards, packed.
+        pixel_array=np.broadcast_to(False, (len(stand_ins), first.Rows, first.Columns)),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[segment],
-        series_instance_uid=highdicom.UID(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=highdicom.UID(),
+        series_instance_uid=seg_sources.uid_of("SEG series", digest),
+        series_number=_series_number(digest, first),
+        series_description=_text(f"{finding.meaning} by {algorithm.name}"),
+        sop_instance_uid=seg_sources.uid_of("SEG", digest),
         instance_number=1,
         manufacturer="radlake",
         manufacturer_model_name="radlake",
-        software_versions=version,
+        software_versions=_text(version),
         device_serial_number="none",
         content_label="SEGMENTATION",
+        content_description=_text(algorithm.thresholds),
         omit_empty_frames=False,
     )
-    if "ImageOrientationPatient" not in reference:
-        # Type 2C, which highdicom leaves out.
-        result.PatientOrientation = reference.PatientOrientation
+    organisation_uid = seg_sources.uid_of("SEG dimensions", digest)
+    for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organisation_uid
     return result
+
+
+def _refer(result: Dataset, frames: Sequence[tuple[Dataset, int]]) -> None:
+    """Let a SEG that refers to stand-ins refer to the images themselves, and to the frames of those
+    with several, and put its frames into the order of `frames`."""
+    stand_ins = {seg_sources.uid_of("stand-in", str(n)): n for n in range(len(frames))}
+    groups = [None] * len(frames)
+    for group in result.PerFrameFunctionalGroupsSequence:
+        [item] = group.DerivationImageSequence[0].SourceImageSequence
+        place = stand_ins[item.ReferencedSOPInstanceUID]
+        groups[place] = group
+        if "PlanePositionSequence" in group:
+            group.FrameContentSequence[0].DimensionIndexValues = [1, place + 1]  # segment, plane
+        reference, number = frames[place]
+        _name_image(item, reference)
+        if seg_sources.FRAMES in reference:
+            item.ReferencedFrameNumber = number + 1
+    result.PerFrameFunctionalGroupsSequence = groups
+    images = {reference.SOPInstanceUID: reference for reference, _ in frames}
+    items = [_name_image(Dataset(), reference) for reference in images.values()]
+    result.SourceImageSequence = items
+    result.ReferencedSeriesSequence[0].ReferencedInstanceSequence = items
+
+
+def _name_image(item: Dataset, reference: Dataset) -> Dataset:
+    item.ReferencedSOPClassUID = reference.SOPClassUID
+    item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
+    return item
+
+
+def _series_number(digest: str, reference: Dataset) -> int:
+    """Return a series number that follows from the content, and is not that of the source."""
+    number = FIRST_NUMBER + int(digest, 16) % NUM_NUMBERS
+    return number + (number == reference.get("SeriesNumber"))
+
+
+def _text(text: str) -> str:
+    """Return a text that DICOM allows, cut where it is too long."""
+    printable = "".join(c if c.isprintable() and c != "\\" else "_" for c in text)
+    return printable[:MAX_CHARACTERS].strip()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("radlake")
+    except importlib.metadata.PackageNotFoundError:
+        return "a checkout that is not installed"

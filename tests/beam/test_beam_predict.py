@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
+from makers.ct_series import ROOT, body, positions, slice_file
 from makers.dicom import PACKAGED
 from makers.marks import exhaustive
 from makers.trained import UNET, read_predictions, run_task, with_thresholds, workdir_of
@@ -26,14 +27,15 @@ from lake.sources.reader import ReaderSettings
 from trainer.inference import ensemble
 
 # Several shards, and batches that do not fill them.
-# Ten of the files get a SEG, and a shard has at most twice --shard_images: at least two do.
+# Eleven of the files and a series get a SEG, and a shard has at most twice --shard_images.
 OPTIONS = ("--max_reject_fraction=0.5", "--shard_images=2", "--batch_size=3", "--seg")
+NUM_SLICES = 5
 
 
 @pytest.fixture(scope="module")
 def files(phantoms, tmp_path_factory) -> Path:
     """A folder of nine phantoms, one of them again below, one without a legal UID, a PNG, a file
-    that is cut off, and a file that is no image."""
+    that is cut off, one that is no image, and the slices of a series, more than a shard has."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "z").mkdir()
     dicoms = sorted((phantoms / "dicom").glob("*.dcm"))[:10]
@@ -45,6 +47,9 @@ def files(phantoms, tmp_path_factory) -> Path:
     (folder / "cut.dcm").write_bytes(dicoms[3].read_bytes()[:-3000])
     (folder / "notes.txt").write_text("no image")
     Image.fromarray(dataset.pixel_array[:100]).save(folder / "grey.png")
+    for k, place in enumerate(positions(NUM_SLICES)):
+        content = slice_file(place, k + 1, body(NUM_SLICES, 128)[k], Modality="")
+        (folder / f"slice{k}.dcm").write_bytes(content)
     return folder
 
 
@@ -96,14 +101,15 @@ def check_tables(actual: Path, expected: Path) -> dict[str, tuple[str, float, in
 
 def test_the_tables_are_those_of_predict(actual, expected):
     rows = check_tables(actual, expected)
-    assert len(rows) == 11 and len({text for text, *_ in rows.values()}) > 3
+    assert len(rows) == 11 + NUM_SLICES and len({text for text, *_ in rows.values()}) > 3
 
 
 def test_every_file_is_accounted_for(actual):
     counts = json.loads((actual / "predict.json").read_text())["counts"]
     reasons = {"not-dicom": 1, "duplicate-id": 1, "undecodable": 1}
     assert counts.pop("reasons") == reasons and counts.pop("with_lesion") > 2
-    assert counts == {"files": 14, "predicted": 11, "rejected": 3, "without_seg": 1}
+    images = {"files": 14 + NUM_SLICES, "predicted": 11 + NUM_SLICES}
+    assert counts == images | {"rejected": 3, "without_seg": 1}
 
 
 @pytest.fixture(scope="module")
@@ -209,14 +215,17 @@ def test_the_slices_of_volumes_are_predicted_as_predict_does(lake, tmp_path):
 
 
 def test_segs_are_those_of_predict(actual, expected):
-    """But for the UIDs of the SEGs themselves, which are new each time."""
+    """With the same UIDs and series numbers, and one for the series."""
     names = sorted(path.name for path in (expected / "seg").iterdir())
-    assert len(names) == 11 and "illegal.source.dcm" in names
+    assert len(names) == 12 and {"illegal.source.dcm", f"{ROOT}.4.dcm"} <= set(names)
     assert sorted(path.name for path in (actual / "seg").iterdir()) == names
     for name in names:
         ours, theirs = (pydicom.dcmread(folder / "seg" / name) for folder in (actual, expected))
         assert (ours.pixel_array == theirs.pixel_array).all()
         assert ours.StudyInstanceUID == theirs.StudyInstanceUID
+        assert ours.SOPInstanceUID == theirs.SOPInstanceUID
+        assert ours.get("SeriesNumber") == theirs.get("SeriesNumber")
+    assert pydicom.dcmread(actual / "seg" / f"{ROOT}.4.dcm").NumberOfFrames == NUM_SLICES
 
 
 def test_repeating_writes_what_is_missing_and_nothing_else(

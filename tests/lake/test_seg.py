@@ -13,7 +13,10 @@ from makers import dicom
 from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 
 from lake import Reject
-from lake.predictions import seg
+from lake.labels import rle
+from lake.predictions import seg, seg_series
+from lake.predictions.seg_series import PredictedMask, SegRequest
+from lake.scan import Header
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -40,9 +43,26 @@ def errors_of(request, tmp_path):
     return dciodvfy_errors
 
 
+ALGORITHM = seg.Algorithm("radlake runs", "p > 0.4", {"runs": "runs", "weights": "ab12"})
+
+
+class Memory(dict):
+    """A lake.scan.Files of {path: bytes}."""
+
+    read = dict.__getitem__
+
+
 def segment(data: bytes, mask=None, mint_uids=False):
+    """Return (SEG, copy of the source or None) of a file; raise the Reject that it is."""
     mask = np.zeros((6, 5), bool) if mask is None else mask
-    return seg.segmentation(data, "a.dcm", mask, "pneumothorax", mint_uids)
+    header, rejects = Header("a.dcm", len(data), "a", *mask.shape, 8, modality="DX"), []
+    request = SegRequest("pneumothorax", mint_uids, ALGORITHM)
+    masks = [PredictedMask(header, rle.encode(mask))]
+    files = dict(seg_series.files(Memory({"a.dcm": data}), masks, request, rejects))
+    if rejects:
+        raise Reject(rejects[0]["reason"], rejects[0]["message"])
+    datasets = [pydicom.dcmread(io.BytesIO(content)) for content in files.values()]
+    return datasets[0], (datasets[1] if len(datasets) == 2 else None)
 
 
 def read_back(dataset) -> np.ndarray:
@@ -120,7 +140,7 @@ def test_a_source_of_bad_manners_still_gives_a_legal_one(changes, errors_of):
         ({"StudyInstanceUID": None}, "illegal-uid", "no StudyInstanceUID"),
         ({"SeriesInstanceUID": "1.02"}, "illegal-uid", "'1.02' is not a legal Series"),
         ({"StudyInstanceUID": "9.99.1"}, "illegal-uid", "'9.99.1' is not a legal Study"),
-        ({"NumberOfFrames": 2}, "multi-frame", "several frames"),
+        ({"NumberOfFrames": 2}, "multi-frame", "functional groups"),
         ({"SOPClassUID": None}, "unusable-source", "no SOP Class"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "unusable-source", "a DICOM image"),
         ({"SOPClassUID": CTImageStorage}, "unusable-source", "Frame Of Reference"),

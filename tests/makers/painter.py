@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import tempfile
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ from trainer.inference.decision import Decision, Triplet
 from trainer.inference.ensemble import Ensemble, Member
 from trainer.prediction import input_files, predict
 from trainer.prediction.one_image import OutputOptions
+from trainer.workdir import BEST
 
 HALF = Decision(Triplet(0.5, 0.0, 0.5))
 SIDE = 64
@@ -33,7 +35,10 @@ def painter(low=0.0, high=1.0, **settings) -> Ensemble:
     layer = keras.layers.Conv2D(1, 1)
     network = keras.Model(pixels, layer(pixels))
     layer.set_weights([np.full((1, 1, 1, 1), 1000.0), np.array([-500.0 * (low + high)])])
-    return Ensemble([Member(Path("painter"), config, network)], ())
+    workdir = Path(tempfile.mkdtemp()) / "painter"
+    workdir.mkdir()
+    network.save_weights(workdir / BEST)  # their checksum is in SEGs
+    return Ensemble([Member(workdir, config, network)], ())
 
 
 def picture(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:

@@ -146,6 +146,18 @@ def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     return Decision(None, float(thresholds[np.round(cleared_share - missed_share, 12).argmax()]))
 
 
+def made_with(ensemble: Ensemble, decision: Decision) -> dict:
+    """Return what an ensemble's masks are made with, as export.json has it."""
+    return {
+        "runs": [member.workdir.resolve().name for member in ensemble.everyone],
+        "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
+        "decision": decision.to_json(),
+        "tta": list(ensemble.tta),
+        "level": ensemble.level,
+        "weights_sha256": ensemble.weights_sha256(),
+    }
+
+
 def chosen_label(ensemble: Ensemble, other_label: str | None = None) -> str:
     """Return the entry of metrics.json whose thresholds read_decision takes."""
     entries = read_json(ensemble.members[0].workdir / METRICS)

@@ -83,10 +83,14 @@ class FinishedImages:
         self.shown = Progress("predicting", inputs.count, num_before=self.count)
         self._say_what_a_repeat_does()
 
-    def rows(self, images: Iterable[FinishedImage]) -> Iterator[PredictionRow]:
-        """Yield the rows of before, then those of the other images as they come, which are kept."""
+    def rows_before(self) -> Iterator[PredictionRow]:
+        """Yield the rows of the images that were finished before this start."""
         for part in self.parts:
             yield from (PredictionRow(*values) for values in part["rows"])
+
+    def rows(self, images: Iterable[FinishedImage]) -> Iterator[PredictionRow]:
+        """Yield the rows of before, then those of the other images as they come, which are kept."""
+        yield from self.rows_before()
         rows, series, save_time = [], None, time.monotonic()
         for image in images:
             # What is made of a series of slices is there when the next one has begun.

@@ -1,5 +1,5 @@
 """What the networks predict for one image -> its mask at the size of the source, its row of the
-tables, and its files: overlay, probability map, DICOM SEG."""
+tables, and its files: overlay and probability map."""
 
 import io
 from pathlib import Path
@@ -12,12 +12,11 @@ from scipy import special
 from lake import picture, storage
 from lake.labels import rle
 from lake.predictions import folder
-from lake.predictions.folder import SEGS, PredictionRow
+from lake.predictions.folder import PredictionRow
 from trainer.config.run import Data
 from trainer.display import overlay
 from trainer.inference.decision import Decision, Sizes, is_plainly_empty, mask_of, resize_to_source
 from trainer.inference.images import STORED_IMAGE, ImagesToPredict
-from trainer.prediction.input_files import InputFiles
 
 OVERLAYS, PROBABILITIES = "overlays", "probabilities"
 FIELDS = ("image_id", *Sizes._fields, "pixel_spacing_mm", "original_rle")
@@ -81,8 +80,6 @@ class ImageFinisher(NamedTuple):
             area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
             caption = f"p = {row.probability:.2f}{area}"
             self._write_png(OVERLAYS, image_id, draw(fields, mask, caption))
-        if self.options.seg:
-            self._write_segs(image_id, mask)
         has_candidates = self.options.candidates and row.lesion_px
         maps = (mask, probabilities) if has_candidates else (None, None)
         return FinishedImage(row, *maps, prediction.place)
@@ -101,16 +98,6 @@ class ImageFinisher(NamedTuple):
     def _write_png(self, name: str, image_id: str, pixels: np.ndarray) -> None:
         path = self.output / name / folder.file_name(image_id, ".png")
         storage.write(path, picture.to_png(pixels))
-
-    def _write_segs(self, image_id: str, mask: np.ndarray) -> None:
-        """Write the DICOM SEG of the mask, bool [H, W], and with minted UIDs a copy of the source;
-        append to the rejects why there is none."""
-        header, rejects, options = self.inputs.headers[image_id], self.inputs.rejects, self.options
-        contents = folder.seg_files(
-            InputFiles(), header, mask, options.seg, options.mint_uids, rejects
-        )
-        for name, content in contents.items():
-            storage.write(self.output / SEGS / name, content)
 
 
 def draw(fields: dict, mask: np.ndarray, caption: str) -> np.ndarray:

@@ -16,12 +16,13 @@ import numpy as np
 from lake import InputError, storage
 from lake.predictions import candidates, folder, seg, submission
 from lake.predictions.folder import REJECTS_CSV, SEGS
+from lake.predictions.seg_series import SegRequest
 from trainer.data import damage
 from trainer.inference import images, kinship, threads
-from trainer.inference.decision import Decision, read_decision
+from trainer.inference.decision import Decision, made_with, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
-from trainer.prediction import finished, input_files, one_image
+from trainer.prediction import finished, input_files, one_image, series_segs
 from trainer.prediction.finished import FinishedImages
 from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputOptions
 from trainer.prediction.output_folder import create
@@ -54,6 +55,9 @@ def predict(
         num_waiting = BATCHES_WAITING * ensemble.settings.batch_size
         finished_images = threads.results(finish, predictions, num_waiting)
         with contextlib.closing(finished_images):
+            if options.seg:
+                request = seg_request(ensemble, decision, options)
+                finished_images = series_segs.write(finished_images, done, output, request)
             rows = done.rows(with_files(finished_images, done, output, options))
             counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
     done.end(counts)
@@ -70,6 +74,12 @@ def with_files(
     if options.candidates:
         return write_candidates(finished_images, done, output)
     return finished_images
+
+
+def seg_request(ensemble: Ensemble, decision: Decision, options: OutputOptions) -> SegRequest:
+    """Return what SEGs the options ask for."""
+    algorithm = seg.algorithm(made_with(ensemble, decision))
+    return SegRequest(options.seg, options.mint_uids, algorithm)
 
 
 def output_options(flags) -> OutputOptions:

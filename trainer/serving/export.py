@@ -13,7 +13,7 @@ from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
 from lake.sources.reader import ReaderSettings
 from trainer import provenance, workdir
 from trainer.inference import images, kinship
-from trainer.inference.decision import Decision, chosen_label, read_decision
+from trainer.inference.decision import Decision, chosen_label, made_with, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.serving import graph
 
@@ -63,13 +63,9 @@ def description(
 ) -> dict:
     """Return the content of export.json."""
     return {
-        "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
-        "decision": decision.to_json(),
-        "tta": list(ensemble.tta),
-        "level": ensemble.level,
+        **made_with(ensemble, decision),
         "segmenters": [member.config.model_dump(mode="json") for member in ensemble.segmenters],
         "classifiers": [member.config.model_dump(mode="json") for member in ensemble.classifiers],
-        "weights_sha256": ensemble.weights_sha256(),
         "parameters": num_parameters(ensemble),
         "lake": workdir.read_json(ensemble.members[0].workdir / workdir.LAKE),
         "stored": exported.settings_to_json(settings),

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
+from makers.ct_series import ROOT, body, positions, slice_file
 from makers.painter import (
     BRIGHT,
     HALF,
@@ -214,6 +215,37 @@ def test_segs_hold_the_masks_of_the_submission(tmp_path):
             )
             assert pydicom.dcmread(source).SOPInstanceUID == uid
         assert len(list((output / "seg").iterdir())) == (3 if mint_uids else 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_ct", [False, True])
+def test_a_series_is_one_seg_whatever_lies_between_its_slices(is_ct, tmp_path):
+    """Two series in one folder, whose slices take turns; a slice of one is damaged, and last."""
+    (tmp_path / "in").mkdir()
+    volume_hu, places = body(5), positions(5)
+    for k in range(5):
+        first = slice_file(places[k], k, volume_hu[k])
+        uids = {"SeriesInstanceUID": f"{ROOT}.6", "SOPInstanceUID": f"{ROOT}.7.{k}"}
+        second = slice_file(places[k], k, volume_hu[::-1][k], SeriesNumber=3, **uids)
+        (tmp_path / "in" / f"{k}a.dcm").write_bytes(first)
+        (tmp_path / "in" / f"{k}b.dcm").write_bytes(second[:-50] if k == 4 else second)
+    storage = Storage(16, 1024, window="-1000,400") if is_ct else Storage(8, 1024)
+    settings = reader.ReaderSettings(is_ct, "name", storage)
+    message = predict_files(tmp_path / "in", tmp_path / "out", settings, seg="nodule")
+    assert message.startswith("9 images predicted") and "1 rejected" in message
+    segs = {path.name: pydicom.dcmread(path) for path in (tmp_path / "out" / "seg").iterdir()}
+    assert sorted(segs) == [f"{ROOT}.4.dcm", f"{ROOT}.6.dcm"]
+    frames = [len(segs[name].PerFrameFunctionalGroupsSequence) for name in sorted(segs)]
+    assert frames == [5, 4]
+    for result, expected in zip((segs[name] for name in sorted(segs)), (5, 4), strict=True):
+        masks = result.pixel_array
+        truth = (volume_hu if expected == 5 else volume_hu[::-1][:4]) == 300
+        assert (masks == truth).all()
+        [measures] = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        assert float(measures.SpacingBetweenSlices) == pytest.approx(3.0, abs=1e-3)
+        assert result.SeriesDescription == "Nodule by radlake painter"
+        assert "p > 0.5" in result.ContentDescription
+    assert len({result.SeriesNumber for result in segs.values()} | {2, 3}) == 4
 
 
 def test_candidates_lie_where_the_nodules_are(tmp_path):
