@@ -6,10 +6,10 @@ of the images is that of their paths.
 """
 
 import collections
-import concurrent.futures
 import functools
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from lake import storage
@@ -21,7 +21,7 @@ from trainer.prediction.finished import FinishedImages
 from trainer.prediction.input_files import InputFiles
 from trainer.prediction.one_image import FinishedImage
 
-IMAGES_WAITING = 64  # so many may be held back until the SEG of the first of them is written
+WAITING_PER_CORE = 2  # so many images may be held back until the SEG of the first is written
 
 
 class _Series:
@@ -55,12 +55,12 @@ def write(
         series.add(row)
     save = functools.partial(_save, done.inputs, output / SEGS, request)
     waiting = collections.deque()  # of (image, future of the SEGs of its series or None)
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    limit, pool = WAITING_PER_CORE * os.cpu_count(), ThreadPoolExecutor(os.cpu_count())
     try:
         for image in finished_images:
             masks = series.add(image.row)
             waiting.append((image, masks and pool.submit(save, masks)))
-            while waiting and (_is_written(waiting[0][1]) or len(waiting) > IMAGES_WAITING):
+            while waiting and (_is_written(waiting[0][1]) or len(waiting) > limit):
                 yield _when_written(*waiting.popleft())
         while waiting:
             yield _when_written(*waiting.popleft())
@@ -70,11 +70,11 @@ def write(
         pool.shutdown(cancel_futures=True)
 
 
-def _is_written(future: concurrent.futures.Future | None) -> bool:
+def _is_written(future: Future | None) -> bool:
     return future is None or future.done()
 
 
-def _when_written(image: FinishedImage, future: concurrent.futures.Future | None) -> FinishedImage:
+def _when_written(image: FinishedImage, future: Future | None) -> FinishedImage:
     """Return the image when the SEGs of its series are written; raise what was raised there."""
     if future is not None:
         future.result()

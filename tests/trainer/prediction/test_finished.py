@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from makers.ct_series import ROOT, body, positions, slice_file
 from makers.painter import RADIOGRAPHS, painter, picture, predict_files, save_dicom, save_image
 from makers.volumes import volume, write_volume
 
@@ -89,8 +90,9 @@ def test_an_interrupted_predict_goes_on_to_the_same_bytes(
     places = kill_after(99)
     message = predict_files(radiographs, tmp_path / "out", **options)
     assert message == expected.replace("expected", "out")
-    assert len(places) <= 13 - max(count - 2, 0)  # two wait for the next one, which says that all
-    assert contents(tmp_path / "out") == contents(tmp_path / "expected")  # before are there
+    # Two wait for the next one, which says that all before are there, and two for their SEGs.
+    assert len(places) <= 13 - max(count - 2 - 2 * ("seg" in options), 0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
     assert len(contents(tmp_path / "out")) == 4 + 13 * len(options)
 
 
@@ -115,6 +117,31 @@ def test_a_volume_goes_on_behind_its_last_whole_series(tmp_path, kill_after):
     assert places == [12, 13, 14, 15, 16, 17] and message == expected.replace("expected", "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
     assert len(contents(tmp_path / "out")["candidates.csv"].splitlines()) == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_seg_of_a_series_in_which_predict_stopped_has_all_its_slices(tmp_path, kill_after):
+    """Two series whose slices take turns; the first is whole when predict is killed."""
+    (tmp_path / "in").mkdir()
+    hu, places = body(8), positions(8)
+    for k in range(8):
+        content = slice_file(places[k], k, hu[k])
+        (tmp_path / "in" / f"i{2 * k:02}.dcm").write_bytes(content)
+        if k < 3:
+            uids = {"SeriesInstanceUID": f"{ROOT}.6", "SOPInstanceUID": f"{ROOT}.7.{k}"}
+            content = slice_file(places[k], k, hu[k], **uids)
+            (tmp_path / "in" / f"i{2 * k + 1:02}.dcm").write_bytes(content)
+    predict_files(tmp_path / "in", tmp_path / "expected", seg="nodule")
+    kill_after(10)
+    with pytest.raises(Killed):
+        predict_files(tmp_path / "in", tmp_path / "out", seg="nodule")
+    assert {path.name for path in (tmp_path / "out" / "seg").iterdir()} == {f"{ROOT}.6.dcm"}
+    assert len(kill_after(99)) == 0
+    predict_files(tmp_path / "in", tmp_path / "out", seg="nodule")
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+    for name, count in ((f"{ROOT}.4.dcm", 8), (f"{ROOT}.6.dcm", 3)):
+        first, again = (pydicom.dcmread(tmp_path / d / "seg" / name) for d in ("expected", "out"))
+        assert first.SOPInstanceUID == again.SOPInstanceUID and first.NumberOfFrames == count
 
 
 def test_a_finished_folder_is_not_written_again(radiographs, tmp_path, kill_after):
