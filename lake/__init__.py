@@ -49,7 +49,7 @@ class Stopped(RuntimeError):
 
 
 class Refused(Stopped):
-    """A job would do what its user has not allowed. Its command prints the message and exits with
-    code 2."""
+    """A job would do what its user has not allowed, or a disk does not allow. Its command prints
+    the message and exits with code 2."""
 
     OPEN, CLOSE = "[conversion refused: ", " :end]"

@@ -139,7 +139,11 @@ def _take_file(path: Path, owner: Owner, refuse: Callable) -> Iterator[Callable[
         final_text = b""
 
         def write(text: bytes) -> None:
-            os.ftruncate(descriptor, os.pwrite(descriptor, text, 0))
+            try:
+                os.ftruncate(descriptor, os.pwrite(descriptor, text, 0))
+            except OSError as error:
+                error.filename = str(path)
+                raise
 
         def beat(number: int) -> bool:
             current = _owner_in(_read(path))

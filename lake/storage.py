@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lake import InputError, signals
+from lake import InputError, disk, signals
 
 # TensorFlow's errors about a request to Cloud Storage, up to the object's name. An error that is
 # raised inside tf.data arrives as text within another error.
@@ -108,9 +108,10 @@ def check_exists(option: str, path: str | Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Write and delete a small object in a folder on gs://, before minutes of work; raise
-    InputError where there is no such bucket, and TensorFlow's error where it refuses."""
+    """Try, before minutes of work, whether something can be written into a folder, which need not
+    be there yet; raise InputError where it cannot, and TensorFlow's error where gs:// refuses."""
     if not is_remote(folder):
+        disk.check_writable(folder)
         return
     import tensorflow as tf
 
@@ -132,8 +133,15 @@ def whole_file(path: Path) -> Iterator[Path]:
             _upload(unfinished_path, path)
         return
     unfinished_path = path.with_name(f"{UNFINISHED}{path.name}")
-    yield unfinished_path
-    unfinished_path.replace(path)
+    try:
+        yield unfinished_path
+        unfinished_path.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            unfinished_path.unlink()  # a full disk needs the room
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # which a write that finds no room leaves out
+        raise
 
 
 def write(path: Path, content: bytes) -> None:
@@ -194,12 +202,14 @@ def objects_below(folder: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def explain_errors() -> Iterator[None]:
-    """Turn an error by which Cloud Storage refuses a request within the block into an InputError
-    that says what to do."""
+    """Turn an error by which Cloud Storage or a disk refuses a request within the block into an
+    InputError that says what to do."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # the clients, whose errors these are, need not be installed
-        advice = _advice(error)
+        advice = _advice(error) or disk.advice(error)
         if advice is None:
             raise
         raise InputError(advice) from None
@@ -248,8 +258,7 @@ def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Raise InputError where something is in the folder, or where it is a bucket's and nothing can
-    be written there."""
+    """Raise InputError where something is in the folder, or nothing can be written there."""
     # A probe stays where a command was killed, or is allowed to write but not to delete.
     if folder.exists() and not (
         folder.is_dir() and all(path.name.startswith(PROBE) for path in folder.iterdir())

@@ -59,10 +59,11 @@ ARROWS = {
         "picture": "",
         "scan": "",
         "ids": "",
-        "storage": "signals",
+        "storage": "signals disk",
         "progress": "console",
         "console": "",
         "signals": "",
+        "disk": "",
     },
     "beam": {
         "convert": "conversion estimate running",

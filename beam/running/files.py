@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from beam.running import paths, patterns
-from lake import InputError, Stopped, storage
+from lake import InputError, Refused, disk, storage
 from lake.scan import stable_hash
 
 UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, before a random text
@@ -78,7 +78,7 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
     """Yield a new file under a temporary name; it is renamed to `path` unless the block raises.
 
     The temporary name is always another, as a runner may try one element on two workers at once.
-    Raises Stopped where the disk is full or the folder cannot be written.
+    Raises Refused where the disk is full or the folder cannot be written.
     """
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
@@ -94,7 +94,7 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
             remove(unfinished_path)
             raise
     except OSError as error:
-        raise Stopped(
+        raise Refused(
             f"cannot write {path}: {error.strerror or error}. Finished files stay; mend this and "
             f"repeat the command"
         ) from None
@@ -120,8 +120,8 @@ def remove(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Make a local folder; for one on gs://, which needs no making, write and delete an object, and
-    raise InputError where it cannot be deleted."""
+    """Make a local folder; for one on gs://, which needs no making, write and delete an object.
+    Raise InputError where that cannot be done."""
     if storage.is_remote(path):
         from apache_beam.io.filesystem import BeamIOError
         from apache_beam.io.filesystems import FileSystems
@@ -134,11 +134,10 @@ def make_folder(path: str) -> None:
         except BeamIOError as error:
             message = f"{probe} cannot be deleted: {patterns.cause_of(error)}"
             raise InputError(storage.refusal(message)) from None
-    elif not paths.exists(path):
-        try:
-            os.makedirs(path)
-        except OSError as error:
-            raise Stopped(f"cannot make the folder {path}: {error}") from None
+        return
+    disk.check_writable(Path(path))
+    if not paths.exists(path):
+        os.makedirs(path)
 
 
 def names_in(folder: str) -> list[str]:

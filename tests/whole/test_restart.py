@@ -190,8 +190,8 @@ def test_a_full_disk_stops_the_job_and_the_lake_is_absent(phantoms, key_file, tm
     try:
         process = subprocess.run(command(phantoms, output, key_file), cwd=ROOT, capture_output=True)
         error = process.stderr.decode().splitlines()
-        assert process.returncode == 1 and "No space left on device" in error[-1]
-        assert error[-1].startswith("failed: cannot write ") and b"Traceback" not in process.stderr
+        assert process.returncode == 2 and "No space left on device" in error[-1]
+        assert error[-1].startswith("error: cannot write ") and b"Traceback" not in process.stderr
         assert not (output / "manifest.json").exists()
         subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
         subprocess.run(command(phantoms, output, key_file), cwd=ROOT, check=True)

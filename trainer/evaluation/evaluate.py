@@ -6,10 +6,12 @@ scored against the union of the label file's rows: this is the challenge's metri
 network's size.
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from lake import InputError, storage
+from lake import InputError, lock, storage
 from lake.picture import to_png
 from trainer.data import damage
 from trainer.evaluation import curves, gallery, report, results, scored_splits, subgroups
@@ -44,7 +46,8 @@ def evaluate(
     if in_use.is_own:
         return _evaluate(ensemble, in_use, None, options, picture, page)
     own_table, frozen = _own_thresholds(ensemble, options)
-    return own_table + _evaluate(ensemble, in_use, frozen, options, picture, page)
+    with _printed_anyway(own_table):
+        return own_table + _evaluate(ensemble, in_use, frozen, options, picture, page)
 
 
 def _own_thresholds(ensemble: Ensemble, options: ScoreOptions) -> tuple[str, Decision | None]:
@@ -114,15 +117,35 @@ def _evaluate(
     )
 
     # --- write ---
-    write_metrics(workdir, {label: results.entry(evaluation)})
-    results.write_splits(workdir / label, evaluation)
-    if picture:
-        pixels = gallery.draw_panel(last, {place: images[place] for place in picture_places})
-        storage.make_folder(picture.parent)
-        storage.write(picture, to_png(pixels))
-    storage.make_folder(page.parent)
-    storage.write(page, report.page(evaluation, images).encode())
-    return "\n".join([table(evaluation), f"report: {page}"])
+    text = table(evaluation)
+    with _printed_anyway(text), _alone_in(workdir / label):
+        write_metrics(workdir, {label: results.entry(evaluation)})
+        results.write_splits(workdir / label, evaluation)
+        if picture:
+            pixels = gallery.draw_panel(last, {place: images[place] for place in picture_places})
+            storage.make_folder(picture.parent)
+            storage.write(picture, to_png(pixels))
+        storage.make_folder(page.parent)
+        storage.write(page, report.page(evaluation, images).encode())
+    return "\n".join([text, f"report: {page}"])
+
+
+@contextlib.contextmanager
+def _printed_anyway(text: str) -> Iterator[None]:
+    """Print a table where the block fails: a full disk takes the files, not the scores."""
+    try:
+        yield
+    except BaseException:
+        print(text, flush=True)
+        raise
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make the same evaluation by another process wait until this one's files are written."""
+    storage.make_folder(folder)
+    with lock.briefly(folder):
+        yield
 
 
 def _predict_splits(

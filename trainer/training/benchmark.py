@@ -49,6 +49,8 @@ def report(
     `replicas`: numbers of them to measure one after the other, each replica with the config's
     batch; `memory_gb`: sizes of devices whose largest batch is to be predicted.
     """
+    if json_path:
+        storage.check_writable(json_path.parent)
     if config.stages:
         raise InputError("benchmark measures one run; give a config without stages")
     options = ["--config", config_path, "--lake", config.lake, "--steps", str(steps), *overrides]

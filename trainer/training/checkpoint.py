@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, console, storage
+from lake import InputError, console, disk, storage
 from trainer.devices.workers import Agreement
 from trainer.workdir import BEST, CHECKPOINTS, CONFIG, FURTHER, check_weights, checkpoint_steps
 
@@ -193,6 +193,8 @@ class State:
             self.best_epochs.assign(np.insert(epochs, rank, epoch)[:-1])
             path = self.weights_path(epoch)
             storage.make_folder(path.parent)
+            if not storage.is_remote(path):  # h5py closes a file for which there is no room aloud
+                disk.check_room(path.parent, sum(w.nbytes for w in self.network.get_weights()))
             with storage.whole_file(path) as unfinished_path:
                 self.network.save_weights(unfinished_path)
             if is_best and path.name != BEST:
