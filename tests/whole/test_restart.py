@@ -18,7 +18,7 @@ from makers.marks import exhaustive
 
 from beam import convert as converter
 from beam.running import files
-from lake import Refused, Stopped
+from lake import Refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,11 +155,11 @@ def test_shards_of_another_layout_and_unfinished_files_are_removed(phantoms, con
 def test_a_file_that_cannot_be_written_is_one_message_and_leaves_nothing(tmp_path):
     path = tmp_path / "file"
     expected = "cannot write .*file: No space left on device"
-    with pytest.raises(Stopped, match=expected), files.whole_file(str(path)) as file:
+    with pytest.raises(Refused, match=expected), files.whole_file(str(path)) as file:
         file.write(b"x" * 10)
         raise OSError(28, "No space left on device")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(Stopped, match="cannot write"), files.whole_file("/proc/nowhere/x"):
+    with pytest.raises(Refused, match="cannot write"), files.whole_file("/proc/nowhere/x"):
         pass
 
 
