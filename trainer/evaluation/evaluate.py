@@ -122,12 +122,15 @@ def _evaluate(
         write_metrics(workdir, {label: results.entry(evaluation)})
         results.write_splits(workdir / label, evaluation)
         if picture:
-            pixels = gallery.draw_panel(last, {place: images[place] for place in picture_places})
-            storage.make_folder(picture.parent)
-            storage.write(picture, to_png(pixels))
+            _write_panel(picture, last, {place: images[place] for place in picture_places})
         storage.make_folder(page.parent)
         storage.write(page, report.page(evaluation, images).encode())
     return "\n".join([text, f"report: {page}"])
+
+
+def _write_panel(path: Path, outcomes: Outcomes, images: dict) -> None:
+    storage.make_folder(path.parent)
+    storage.write(path, to_png(gallery.draw_panel(outcomes, images)))
 
 
 @contextlib.contextmanager
@@ -136,7 +139,8 @@ def _printed_anyway(text: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        print(text, flush=True)
+        if text:
+            print(text, flush=True)
         raise
 
 

@@ -62,9 +62,10 @@ def load(
             f"--workdir: expected segmenters, or classifiers alone; found {kinds}; give "
             f"classifiers that go before segmenters to --classifier"
         )
-    if are_classifiers == {True}:
-        return Ensemble((), members, tta, level)
-    return Ensemble(members, classifier_members, tta, level)
+    groups = ((), members) if are_classifiers == {True} else (members, classifier_members)
+    ensemble = Ensemble(*groups, tta, level)
+    ensemble.weights_sha256()  # now, as a run that still trains may write better ones
+    return ensemble
 
 
 class Ensemble:
@@ -76,6 +77,7 @@ class Ensemble:
         raise InputError where they do not go together."""
         self.segmenters, self.classifiers = tuple(segmenters), tuple(classifiers)
         self.tta, self.level = tuple(tta), level
+        self._weights_sha256 = None
         self.members = self.segmenters or self.classifiers
         self.everyone = (*self.segmenters, *self.classifiers)
         self.config = self.members[0].config  # the config whose batches they take
@@ -139,12 +141,14 @@ class Ensemble:
 
     def weights_sha256(self) -> dict[str, list[str]]:
         """Return the checksums of the weights, which identify them whatever their folders are
-        called."""
-        members = {"segmenters": self.segmenters, "classifiers": self.classifiers}
-        return {
-            kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in group]
-            for kind, group in members.items()
-        }
+        called; those of the files at the first call."""
+        if self._weights_sha256 is None:
+            members = {"segmenters": self.segmenters, "classifiers": self.classifiers}
+            self._weights_sha256 = {
+                kind: [hashlib.sha256((m.workdir / BEST).read_bytes()).hexdigest() for m in group]
+                for kind, group in members.items()
+            }
+        return self._weights_sha256
 
     @property
     def classifier_settings(self) -> Data | None:

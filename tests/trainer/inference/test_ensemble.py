@@ -1,6 +1,8 @@
 """Members, views and cascades equal slow loops over one image at a time; what does not go together
 is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,7 @@ from makers.members import CLASSIFIER, UNET, member
 from lake import InputError
 from lake.records import manifest
 from trainer.data import batches, splits
-from trainer.inference import views
+from trainer.inference import ensemble, views
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.views import View
 
@@ -147,3 +149,13 @@ def test_a_scale_that_a_network_cannot_have_is_refused():
     vae = member("vae", vae, 1, loss={"reconstruction": 0.1})
     with pytest.raises(InputError, match="holds a vae, which has one side"):
         Ensemble([vae], [], ("1.5",))
+
+
+def test_the_weights_are_those_that_were_loaded(systems, tmp_path):
+    """A run that still trains writes better ones beside evaluate."""
+    workdir = shutil.copytree(systems["cascade"][1], tmp_path / "run")
+    system = ensemble.load([workdir])
+    before = system.weights_sha256()
+    (workdir / "best.weights.h5").write_bytes(b"better")
+    assert system.weights_sha256() == before
+    assert Ensemble(system.members, ()).weights_sha256() != before
