@@ -16,7 +16,7 @@ from pathlib import Path
 
 from beam.conversion.options import ConversionOptions, check_inputs, from_flags, parser
 from beam.running import files, progress
-from beam.running.options import check_beam_arguments, is_beams, is_local_runner
+from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, cli, signals, storage
 from lake.records import manifest
 
@@ -25,7 +25,7 @@ def run(argv: list[str]) -> dict | None:
     """Convert and return the manifest; None where a remote job goes on by itself, or only an
     estimate was printed. Raises InputError or Stopped."""
     start = time.monotonic()
-    flags, beam_arguments = cli.parse(parser(), argv, is_beams)
+    flags, beam_arguments = cli.parse(parser(), argv, is_beams, names_in_source())
     is_local = is_local_runner(beam_arguments)
     if is_local and flags.detach:
         raise InputError("--detach is for a remote runner; a local one is this process")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from beam.prediction.options import claim, from_flags, parser, with_threads
 from beam.running import progress
-from beam.running.options import check_beam_arguments, is_beams, is_local_runner
+from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, cli, signals, storage
 
 COMMAND = "beam.predict"
@@ -25,7 +25,7 @@ COMMAND = "beam.predict"
 def run(argv: list[str]) -> str:
     """Predict, and return what to print; raise InputError or Stopped."""
     start = time.monotonic()
-    flags, beam_arguments = cli.parse(parser(), argv, is_beams)
+    flags, beam_arguments = cli.parse(parser(), argv, is_beams, names_in_source())
     is_local = is_local_runner(beam_arguments)
     if is_local and importlib.util.find_spec("tensorflow") is None:
         raise InputError("beam.predict needs TensorFlow; pip install 'radlake[train-cpu]'")

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lake import (
@@ -49,14 +49,17 @@ def subcommands(parser: Parser) -> Callable[..., Parser]:
 
 
 def parse(
-    parser: Parser, argv: list[str], is_passed: Callable[[str], bool] | None = None
+    parser: Parser,
+    argv: list[str],
+    is_passed: Callable[[str], bool] | None = None,
+    passed_names: Iterable[str] = (),
 ) -> tuple[argparse.Namespace, list[str]]:
     """Return the flags of a command line, and the words that it leaves over; --quiet and --verbose
     are in force then.
 
     An unknown option is refused before whatever else is wrong, unless `is_passed` says that its
-    name is for somebody else. Such a one that is like a required option that is not there is
-    refused, too.
+    name is for somebody else, who may have `passed_names`. Such a one that is like a required
+    option that is not there is refused, too.
     """
     if not {"-h", "--help", "--version"} & {*argv}:
         command, unknown = command_line.unknown_options(parser, argv)
@@ -65,7 +68,7 @@ def parse(
             not (is_passed and is_passed(name)) or bool(suggestions.nearest(name, absent))
             for name in unknown
         ]
-        command_line.refuse(command, [*itertools.compress(unknown, is_ours)])
+        command_line.refuse(command, [*itertools.compress(unknown, is_ours)], passed_names)
     flags, rest = parser.parse_known_args(argv)
     if rest and not is_passed:
         parser.error(f"{' '.join(rest)}: expected no more values")

@@ -3,6 +3,7 @@ mistake, and for a mistyped option or value the one that was probably meant."""
 
 import argparse
 import re
+from collections.abc import Iterable
 
 from lake import __version__, suggestions
 
@@ -107,9 +108,9 @@ def unknown_options(parser: Parser, argv: list[str]) -> tuple[Parser, list[str]]
     return parser, unknown
 
 
-def refuse(parser: Parser, unknown: list[str]) -> None:
+def refuse(parser: Parser, unknown: list[str], more_names: Iterable[str] = ()) -> None:
     """Exit with code 2 and the options that were probably meant, if there are unknown ones."""
-    names = parser.option_names()
+    names = [*parser.option_names(), *more_names]
     questions = {name: suggestions.question(name, names) for name in unknown}
     if len(questions) == 1:
         [(name, question)] = questions.items()

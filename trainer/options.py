@@ -133,7 +133,7 @@ def add_export(command: Callable) -> None:
     example = "--workdir runs/unetpp --output exported"
     summary = "write a SavedModel: DICOM, PNG or JPEG bytes in, masks out"
     export = command("export", help=summary, example=example)
-    add_networks(export, level=lambda text: text if text == ALL_LEVELS else int(text))
+    add_networks(export, level=_level)
     add = export.add_argument_group("output").add_argument
     add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
     decoder = (
@@ -214,6 +214,13 @@ def add_networks(command: argparse.ArgumentParser, level: Callable = int) -> Non
     add("--tta", nargs="+", default=["none"], type=_view, metavar="VIEW", help=views)
     level_help = "use the U-Net++ of this depth inside deeper ones"
     add("--level", type=level, metavar="DEPTH", help=level_help)
+
+
+def _level(text: str) -> int | str:
+    """Return a value of export's --level; an argparse type."""
+    if text != ALL_LEVELS and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a depth, or {ALL_LEVELS}")
+    return text if text == ALL_LEVELS else int(text)
 
 
 def _view(text: str) -> str:

@@ -18,12 +18,12 @@ LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 def is_beams(name: str) -> bool:
     """Return whether an option may be one of Beam's, by its name alone."""
-    names = _names_in_source()
+    names = names_in_source()
     return not names or name in names
 
 
 @functools.cache
-def _names_in_source() -> frozenset[str]:
+def names_in_source() -> frozenset[str]:
     """Return the options that Beam's source names, which takes milliseconds to read and seconds to
     import; none where it is not there."""
     package = importlib.util.find_spec("apache_beam")

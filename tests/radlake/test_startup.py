@@ -148,6 +148,8 @@ def test_help_of_train_has_every_section_and_config():
         ("train --config unetpp --lak l", "unknown option --lak; did you mean --lake?"),
         ("train --nothing --xyz", "unknown options --nothing, --xyz; "),
         ("convert --imagse 'a/*'", "unknown option --imagse; did you mean --images?"),
+        ("convert --rnner=DirectRunner", "unknown option --rnner; did you mean --runner?"),
+        ("export --level=al", "al: expected a depth, or all"),
         ("convert --source=dicm", "'dicm': expected one of dicom, images, metaimage; did you mean"),
         ("predict --workdirs w", "unknown option --workdirs; did you mean --workdir?"),
         ("evaluate --workdir w --tta=flop", "flop: expected none, flip, or a scale from 0.25 to 4"),
