@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from lake.records.identity import identity
+from lake.records.identity import identity, title
 from trainer.workdir import read_json, write_json
 
 RUN = "run.json"
@@ -41,6 +41,17 @@ def add_start(
         }
     )
     write_json(workdir / RUN, {"starts": starts})
+
+
+def origin(lakes: list[dict]) -> dict[str, str]:
+    """Return what a run is made from, in words: command, lakes and versions; for TensorBoard."""
+    versions = ", ".join(f"{name} {version}" for name, version in packages().items())
+    return {
+        "command": command(),
+        "lake": ", ".join(title(identity(lake)) for lake in lakes),
+        "versions": versions,
+        "started": now(),
+    }
 
 
 def now() -> str:

@@ -7,13 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
+from trainer.config.score_names import DICE_WORDS, HALF_NETWORK
 from trainer.display import histograms
 
 RUN = "."
+# Titles, and patterns of tags, from their beginning.
+FIRST_CHARTS = {
+    "loss": "loss$",
+    f"{DICE_WORDS}, images with a lesion": f"dice_positives{HALF_NETWORK}$",
+    f"{DICE_WORDS}, all images, and if nothing is marked": (
+        f"dice_mean{HALF_NETWORK}$|dice_all_empty_network_size$"
+    ),
+    "AUC": "auc$",
+}
 CURVES = ("train", "val", RUN)
 PREFIX = "events.out.tfevents."
 FLUSH_SECONDS = 5  # how far the files may be behind when another value is written
@@ -91,8 +103,9 @@ class Board:
         with self.writers[curve].as_default(step=step):
             tf.summary.write(value.tag, tf.make_ndarray(value.tensor), metadata=value.metadata)
 
-    def config(self, hyperparameters: dict, config_yaml: str) -> None:
-        """Write a run's hyperparameters for the HParams table, and its config.yaml as text.
+    def config(self, hyperparameters: dict, config_yaml: str, origin: dict[str, str]) -> None:
+        """Write a run's hyperparameters for the HParams table, its config.yaml and what it is made
+        from (titles and texts) as text, and the charts to look at first.
 
         There is no hparams_config, which would name the table's columns: TensorBoard would apply
         that of one run to all. Without it the table has all values and scores, those that differ
@@ -102,10 +115,23 @@ class Board:
             hparams.hparams(hyperparameters)
             lines = [f"    {line}" for line in config_yaml.splitlines()]
             tf.summary.text("config", "\n".join(lines))
+            rows = [f"| {title} | `{text}` |" for title, text in origin.items()]
+            tf.summary.text("run", "\n".join(["| | |", "|---|---|", *rows]))
+        self._write(RUN, 0, custom_scalar.pb(_first_charts()))
 
     def flush(self) -> None:
         for writer in self.writers.values():
             writer.flush()
+
+
+def _first_charts() -> layout_pb2.Layout:
+    """Return the layout of the tab Custom Scalars: loss, dice and AUC of training and validation.
+    A run without one of them has an empty chart."""
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[pattern]))
+        for title, pattern in FIRST_CHARTS.items()
+    ]
+    return layout_pb2.Layout(category=[layout_pb2.Category(title="curves", chart=charts)])
 
 
 def event_files(folder: Path, curves: tuple[str, ...] = CURVES) -> Iterator[Path]:

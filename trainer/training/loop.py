@@ -72,7 +72,8 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
     take_steps = functools.partial(compile_steps(run), iterator)
     validate = Validation(run)
     if not state.step:
-        run.board.config(files.hyperparameters(config), (workdir / CONFIG).read_text())
+        config_yaml = (workdir / CONFIG).read_text()
+        run.board.config(files.hyperparameters(config), config_yaml, provenance.origin(run.lakes))
     provenance.add_start(workdir, run.lakes, run.strategy, state.step)
     console.note(f"{introduction(run)}\ncurves: tensorboard --logdir {workdir}", flush=True)
 

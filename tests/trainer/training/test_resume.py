@@ -4,6 +4,7 @@ happened."""
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import tensorflow as tf
 from makers.marks import exhaustive
 from makers.runs import weights
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from trainer import task
@@ -233,6 +235,28 @@ def test_tensorboard_has_the_config_and_the_best_score_as_hparams(finished_run):
     assert value == np.float32(best["value"])
     [text] = accumulator.Tensors("config")
     assert "learning_rate: 0.001" in text.tensor_proto.string_val[0].decode()
+
+
+@pytest.mark.slow
+def test_tensorboard_says_what_the_run_is_and_which_charts_to_look_at(finished_run):
+    accumulator = event_accumulator.EventAccumulator(str(finished_run))
+    accumulator.Reload()
+    [card] = accumulator.Tensors("run")
+    text = card.tensor_proto.string_val[0].decode()
+    assert "| command | `" in text and "| lake | `phantoms 1.0.0 (shards " in text
+    [event] = accumulator.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(tf.make_ndarray(event.tensor_proto).item())
+    tags = tags_of_validation(finished_run)
+    for chart in layout.category[0].chart:
+        [pattern] = chart.multiline.tag
+        assert any(re.match(pattern, tag) for tag in tags), pattern
+
+
+def tags_of_validation(workdir: Path) -> set[str]:
+    """Return the tags of a run's curves of validation."""
+    accumulator = event_accumulator.EventAccumulator(str(workdir / "val"))
+    accumulator.Reload()
+    return set(accumulator.Tags()["tensors"])
 
 
 KILLED = """
