@@ -22,13 +22,14 @@ def finalise(
     rejects: list[dict],
     num_files: int,
     num_images: int,
+    num_left_out: int,
     options: PredictionOptions,
 ) -> None:
     """Write the tables and predict.json of all shards [(first path, fingerprint)]; write nothing
     where they are already there and the same. Raise Stopped above `--max_reject_fraction`."""
     shards = sorted(shards)
     rejects = sorted(rejects, key=lambda reject: (reject["path"], reject["image_id"]))
-    inputs = [shards, rejects, num_files, num_images, options.max_reject_fraction]
+    inputs = [shards, rejects, num_files, num_images, num_left_out, options.max_reject_fraction]
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     if _are_tables_there(digest, options):
         return
@@ -56,7 +57,7 @@ def finalise(
         _remove_others(SEGS, segs, options)
     content = {
         **options.for_predictions(),
-        "counts": {"files": num_files, **counts},
+        "counts": {"files": num_files, "files_left_out": num_left_out, **counts},
         "digest": digest,
         "bytes": _sizes(options),
     }
@@ -118,6 +119,8 @@ def table(options: PredictionOptions, seconds: float) -> str:
         ("predicted", counts["predicted"], f"{counts['with_lesion']:,} with a lesion"),
         ("rejected", counts["rejected"], reasons),
     ]
+    if number := counts.get("files_left_out"):
+        lines.insert(1, ("left out", number, "hidden, or left there by a system"))
     if options.seg:
         lines.append(("without a SEG", counts["without_seg"], ""))
     rows = [f"  {name:14}{number:>12,}   {more}".rstrip() for name, number, more in lines]

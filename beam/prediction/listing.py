@@ -21,6 +21,7 @@ from lake.sources import reader, series
 LONGEST_SHARD = 2  # times shard_images: its files
 WRITER_VERSION = 5  # raise it when the predictions for the same files change
 # The tagged outputs of the steps below.
+LEFT_OUT = "files left out"
 REJECT_ROWS, MORE_IMAGES, FINISHED = "rows of rejects.csv", "images beyond files", "finished shards"
 
 
@@ -47,12 +48,15 @@ def shard_name(first_path: str) -> str:
     return f"{stable_hash(first_path):016x}.json"
 
 
-def match(pattern: str, options: PredictionOptions) -> Iterator[tuple[str, list[tuple]]]:
-    """Yield chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern."""
+def match(pattern: str, options: PredictionOptions) -> Iterator:
+    """Yield chunks (first path of their shard, [(path, bytes, time)]) of the files of a pattern
+    and, tagged, the number of files of the system that are left out."""
     source = reader.METAIMAGE if options.reader_settings.is_ct else reader.IMAGES
+    listed = patterns.image_files_on_worker("images", pattern, source)
+    yield beam.pvalue.TaggedOutput(LEFT_OUT, listed.num_left_out)
     matches = sorted(
         (files.printable(file.path), file.size_in_bytes, file.last_updated_in_seconds)
-        for file in patterns.image_files_on_worker("images", pattern, source).files
+        for file in listed.files
     )
     progress.tick(options.progress_file, progress.MATCHED * len(matches))
     for shard in divide(matches, options.shard_images):

@@ -12,12 +12,13 @@ from beam.prediction.shards import write
 
 def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None:
     """Add the whole pipeline; only paths and headers are shuffled."""
-    chunks = (
+    matches = (
         root
         | "Pattern" >> beam.Create([pattern])
-        | "Match" >> beam.FlatMap(listing.match, options)  # (first path of the shard, [file])
-        | "Spread" >> beam.Reshuffle()
+        | "Match"
+        >> beam.FlatMap(listing.match, options).with_outputs(listing.LEFT_OUT, main="chunks")
     )
+    chunks = matches["chunks"] | "Spread" >> beam.Reshuffle()  # (first path of the shard, [file])
     tags = listing.REJECT_ROWS, listing.MORE_IMAGES
     headers = chunks | "ReadHeaders" >> beam.FlatMap(listing.read_headers, options).with_outputs(
         *tags, main="images"
@@ -62,6 +63,7 @@ def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None
             num_images=beam.pvalue.AsSingleton(
                 num_images | "SumImages" >> beam.CombineGlobally(sum)
             ),
+            num_left_out=beam.pvalue.AsSingleton(matches[listing.LEFT_OUT]),
             options=options,
         )
     )

@@ -46,6 +46,7 @@ def files(phantoms, tmp_path_factory) -> Path:
     dataset.save_as(folder / "illegal.dcm")
     (folder / "cut.dcm").write_bytes(dicoms[3].read_bytes()[:-3000])
     (folder / "notes.txt").write_text("no image")
+    (folder / "Thumbs.db").write_text("left by a system")
     Image.fromarray(dataset.pixel_array[:100]).save(folder / "grey.png")
     for k, place in enumerate(positions(NUM_SLICES)):
         content = slice_file(place, k + 1, body(NUM_SLICES, 128)[k], Modality="")
@@ -109,6 +110,7 @@ def test_every_file_is_accounted_for(actual):
     reasons = {"not-dicom": 1, "duplicate-id": 1, "undecodable": 1}
     assert counts.pop("reasons") == reasons and counts.pop("with_lesion") > 2
     images = {"files": 14 + NUM_SLICES, "predicted": 11 + NUM_SLICES}
+    assert counts.pop("files_left_out") == 1
     assert counts == images | {"rejected": 3, "without_seg": 1}
 
 
