@@ -6,11 +6,12 @@ import numpy as np
 from makers.members import CLASSIFIER, UNET, member
 
 from trainer.config import files
-from trainer.evaluation import curves, gallery, results, scores
+from trainer.evaluation import curves, gallery, results, scores, surfaces
 from trainer.evaluation.gallery import GalleryImage
 from trainer.evaluation.outcomes import decide, with_outlines
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import Evaluation, SplitScores
+from trainer.inference.counts import Counts
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.kinship import LakeInUse
@@ -28,12 +29,11 @@ MANIFEST = {
 
 def without_masks(predictions):
     """Return predictions as those of a classifier."""
-    empty = predictions.counts._replace(**{name: part[:0] for name, part in columns(predictions)})
-    return predictions._replace(has_mask=np.zeros(len(predictions.ids), bool), counts=empty)
-
-
-def columns(predictions) -> list[tuple]:
-    return list(predictions.counts._asdict().items())[1:]
+    parts = {name: part[:0] for name, part in predictions.counts._asdict().items()}
+    empty = Counts(**parts | {"thresholds": predictions.counts.thresholds})
+    num_images = len(predictions.ids)
+    no_maps = surfaces.column([None] * num_images)
+    return predictions._replace(has_mask=np.zeros(num_images, bool), maps=no_maps, counts=empty)
 
 
 def gallery_image(map_of_p: np.ndarray, truth: np.ndarray, decision: Decision) -> GalleryImage:

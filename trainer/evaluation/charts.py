@@ -13,6 +13,8 @@ import numpy as np
 # The picture and the plot in it, in units of the SVG.
 WIDTH, HEIGHT = 380, 280
 LEFT, TOP, RIGHT, BOTTOM = 52, 12, 366, 236
+PLOT = {"left": LEFT, "top": TOP, "right": RIGHT, "bottom": BOTTOM, "width": WIDTH}
+PLOT["height"] = HEIGHT
 MOST_TICKS = 6
 
 

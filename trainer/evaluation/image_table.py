@@ -10,6 +10,7 @@ from trainer.scoring import metrics
 
 MOST_ROWS = 20_000  # a page of more would be slow to open
 DIGITS = 4
+INFINITE = "Infinity"  # as JavaScript reads it: the HD95 of a missed lesion
 RESULTS = {  # (has a lesion, is called positive) -> what a reader calls it
     (True, True): "true positive",
     (True, False): "false negative",
@@ -90,8 +91,20 @@ def _lesion_columns(outcomes: Outcomes) -> list[Column]:
             areas[predictions.mask_places] = shares
             title = f"{name} area, % of image"
             columns.append(Column(f"{name}_area_percent", title, _rounded(areas), True))
+        columns += _outline_columns(outcomes)
     if predictions.lesion is not None:
         columns.append(Column("p_of_lesion", "p of a lesion", _rounded(predictions.lesion), True))
+    return columns
+
+
+def _outline_columns(outcomes: Outcomes) -> list[Column]:
+    """Return HD95 and surface dice, lengths in mm apart from those in pixels of the source."""
+    has_spacing, columns = outcomes.predictions.has_spacing, []
+    for unit, is_unit in (("mm", has_spacing), ("px", ~has_spacing)):
+        hd95, surface_dice = np.where(is_unit[:, None], outcomes.outlines, np.nan).T
+        columns.append(Column(f"hd95_{unit}", f"HD95, {unit}", _rounded(hd95), True))
+        title = f"surface dice, {unit}"
+        columns.append(Column(f"surface_dice_{unit}", title, _rounded(surface_dice), True))
     return columns
 
 
@@ -104,4 +117,8 @@ def area_percents(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rounded(values: np.ndarray) -> list:
-    return [round(float(v), DIGITS) if np.isfinite(v) else None for v in values]
+    """Return numbers for JSON, which has neither nan nor infinity."""
+    return [
+        INFINITE if np.isinf(v) else None if np.isnan(v) else round(float(v), DIGITS)
+        for v in values
+    ]

@@ -15,7 +15,15 @@ from markupsafe import Markup
 
 from trainer.config.score_names import EVALUATED, EVALUATED_WORDS
 from trainer.display import panel
-from trainer.evaluation import bootstrap, diagrams, figures, headline, image_table, threshold_grid
+from trainer.evaluation import (
+    bootstrap,
+    charts,
+    diagrams,
+    figures,
+    headline,
+    image_table,
+    threshold_grid,
+)
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
 from trainer.evaluation.gallery import FALSE_ALARMS, SIDE, GalleryImage
 from trainer.evaluation.outlines import STEPS
@@ -72,6 +80,7 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         descriptions=EVALUATED,
         how=EVALUATED_WORDS,
         cell=cell,
+        plot=charts.PLOT,
         first_remarks=FIRST_REMARKS,
         duration=_duration,
         side=SIDE,

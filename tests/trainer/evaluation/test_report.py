@@ -239,6 +239,19 @@ def test_the_table_has_every_image_and_no_column_of_nothing():
     assert columns["result"].count("false positive") == (~lesions & outcomes.is_called).sum()
     predicted = np.array(columns["predicted_area_percent"])
     assert np.array_equal(predicted > 0, outcomes.is_called) and predicted.max() <= 100
+    assert not [name for name in columns if "hd95" in name or "surface" in name]
+
+
+def test_a_missed_lesion_is_infinitely_far_in_the_table():
+    predictions, _ = example(4)
+    spacing_mm = np.array([[0.5, 0.5]] * 3 + [[0, 0]])
+    outlines = np.array([[1.25, 0.5], [np.nan, np.nan], [np.nan, np.nan], [np.inf, 0]])
+    outcomes = decide(predictions._replace(spacing_mm=spacing_mm), DECISION)
+    table = image_table.from_outcomes(outcomes._replace(outlines=outlines))
+    columns = {column.name: column.values for column in table.columns}
+    assert columns["hd95_mm"] == [1.25, None, None, None]
+    assert columns["hd95_px"] == [None, None, None, "Infinity"]
+    assert columns["surface_dice_mm"][0] == 0.5 and columns["surface_dice_px"][3] == 0
 
 
 def test_of_too_many_images_the_table_has_the_worst(monkeypatch):

@@ -1,7 +1,9 @@
 // The table of all images: sorted by a column, filtered, drawn in parts, and taken as a CSV.
 
 const CHUNK_ROWS = 100;
-const columns = DATA.columns;
+const columns = DATA.columns.map(({ values, ...column }) => ({
+  ...column, values: values.map((value) => (column.is_number && value === "Infinity" ? Infinity : value)),
+}));
 const imageTable = byId("image-table");
 let order = columns[0].values.map((_, row) => row);
 let sorting = { column: 0, isDescending: false };
@@ -23,7 +25,7 @@ function matchingRows() {
 
 function cellOf(column, row) {
   const cell = document.createElement("td"), value = column.values[row];
-  cell.textContent = value ?? "unknown";
+  cell.textContent = value === Infinity ? "infinite" : value ?? "-";
   if (column.is_number) cell.className = "number";
   return cell;
 }
@@ -57,7 +59,7 @@ function sortBy(column) {
 // A text that a spreadsheet would take for a formula gets an apostrophe, as OWASP advises.
 function csvField(value) {
   if (value === null) return "";
-  if (typeof value === "number") return String(value);
+  if (typeof value === "number") return value === Infinity ? "inf" : String(value);
   const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

@@ -58,7 +58,9 @@ function movePoint(id, x, y) {
   if (!point) return;
   const isDefined = Number.isFinite(x) && Number.isFinite(y);
   point.setAttribute("visibility", isDefined ? "visible" : "hidden");
-  if (isDefined) point.setAttribute("transform", `translate(${52 + 314 * x} ${236 - 224 * y})`);
+  const [left, top, right, bottom] = point.ownerSVGElement.dataset.plot.split(" ").map(Number);
+  const place = [left + (right - left) * x, bottom - (bottom - top) * y];
+  if (isDefined) point.setAttribute("transform", `translate(${place.join(" ")})`);
 }
 
 function colourHeatMap(positions) {
