@@ -158,6 +158,7 @@ def exit_code(command: Callable[[], object]) -> int:
         return 1
     except signals.Stop as stop:
         return signals.report(stop)
+    signals.finish()
     if isinstance(result, str):
         print(result)
     return result if isinstance(result, int) else 0

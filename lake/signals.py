@@ -7,6 +7,7 @@ an exception that a handler raised there could be swallowed, or printed as a tra
 ends the process where it stands, as a kill would, which every command is made for.
 """
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -56,6 +57,13 @@ def arm(goes_on: bool = False) -> None:
     os.set_blocking(_COMMAND.wakeup, False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     _install(_leave_to_the_thread, _COMMAND.wakeup)
+    atexit.register(_ignore)  # called last, as it is the first to be registered
+
+
+def finish() -> None:
+    """Let the next signal do nothing, as the command has done all that it does, and its exit code
+    says so; another one ends the process, in case it does not end by itself."""
+    take_by(lambda number: take_by(None))
 
 
 def report(stop: Stop) -> int:
@@ -164,6 +172,12 @@ def _install(handler: Callable, wakeup: int) -> None:
     for number in NUMBERS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def _ignore() -> None:
+    """Ignore the signals from now on, where Python's own end would let them kill the process."""
+    for number in NUMBERS if _COMMAND.wakeup is not None else ():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave_to_the_thread(*_) -> None:

@@ -132,6 +132,27 @@ with signals.raising():
     assert (code, output) == (143, "ready\nending\n") and error.startswith("SIGTERM: stopped; ")
 
 
+@pytest.mark.parametrize("number", CODES)
+def test_a_command_that_is_done_ends_with_its_own_code(number):
+    """Also while Python ends, when handlers are gone."""
+    code = """
+import time
+from lake import cli
+
+class Slow:
+    def __del__(self):
+        print("at the end", flush=True)
+        time.sleep(0.2)
+
+slow = Slow()
+code = cli.exit_code(lambda: "all is done")
+sys.stdout.flush()
+time.sleep(0.2)
+sys.exit(code)
+"""
+    assert interrupted(code, number, number) == (0, "all is done\nat the end\n", "")
+
+
 def test_an_ignored_signal_stays_ignored():
     code = """
 signal.signal(signal.SIGINT, signal.SIG_IGN)
