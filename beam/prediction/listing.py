@@ -87,7 +87,8 @@ def divide(matches: list[tuple], shard_images: int) -> Iterator[list[tuple]]:
 
 def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> Iterator:
     """Yield (key, (first path of the shard, ImageToPredict)) of each image of a chunk as `match`
-    yields it; the key is the image id, or the series of a volume or slice."""
+    yields it; the key is the id of the file's images without a frame, or the series of a volume
+    or slice."""
     reader.quieten()
     (first_path, matches), settings = chunk, options.reader_settings
     for path, size, update_time in matches:
@@ -102,7 +103,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         yield from more_images(len(headers) - 1, options)
         progress.tick(options.progress_file, progress.LISTED * len(headers))
         for header in headers:
-            key = header.series if header.geometry else header.image_id
+            key = reader.label_id(header)
             place = path, header.frame
             image = ImageToPredict(header.with_version(version), source, place)
             yield key, (first_path, image)
@@ -111,17 +112,22 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
 def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator:
     """Yield what is predicted of (key, [(first path, ImageToPredict)]), as (first path,
     ImageToPredict): the first image of an id, whose others become rejects, or all slices of a
-    series, which is a shard of its own."""
-    key, pairs = key_and_images
-    pairs = sorted(pairs, key=lambda pair: pair[1].place)
-    if options.reader_settings.is_ct:
-        yield from _slices([image for _, image in pairs], options)
-        return
-    yield pairs[0]
-    for _, image in pairs[1:]:
-        path = image.header.path
-        message = f"{path}: id {key} is already at {pairs[0][1].header.path}"
-        yield to_reject(path, key, Reject("duplicate-id", message), options)
+    series, which is a shard of its own. Files of one name have their folders in their ids."""
+    pairs = sorted(key_and_images[1], key=lambda pair: pair[1].place)
+    headers = reader.tell_apart([image.header for _, image in pairs], options.images_root)
+    by_id = {}
+    for (first_path, image), header in zip(pairs, headers, strict=True):
+        image_id = header.series if header.geometry else header.image_id
+        by_id.setdefault(image_id, []).append((first_path, replace(image, header=header)))
+    for image_id, pairs_of_id in by_id.items():
+        if options.reader_settings.is_ct:
+            yield from _slices([image for _, image in pairs_of_id], options)
+            continue
+        yield pairs_of_id[0]
+        for _, image in pairs_of_id[1:]:
+            path = image.header.path
+            message = f"{path}: id {image_id} is already at {pairs_of_id[0][1].header.path}"
+            yield to_reject(path, image_id, Reject("duplicate-id", message), options)
 
 
 def key_by_series(path_and_image: tuple) -> tuple[str, tuple]:

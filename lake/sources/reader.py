@@ -4,7 +4,8 @@ starts here."""
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import BinaryIO
@@ -93,6 +94,27 @@ def name_by_path(header: Header, root: str) -> Header:
     if not header.image_id:  # a volume of one file, whose name is its series
         return replace(header, series=ids.with_folders(header.path, root, header.series))
     return header
+
+
+def label_id(header: Header) -> str:
+    """Return the id that all images of a file share: its own without a frame, or its series."""
+    return header.series if header.geometry else ids.without_frame(header.image_id)
+
+
+def tell_apart(headers: Sequence[Header], root: str) -> list[Header]:
+    """Return the headers of files whose names give one id to several of them with the folders below
+    `root` in these ids. Ids that files hold in themselves stay: who shares one is one image."""
+    paths = defaultdict(set)
+    for header in headers:
+        paths[label_id(header)].add(header.path)
+
+    def is_repeated(header: Header) -> bool:
+        name = label_id(header)
+        is_name = name in (stem(DICOM, header.path), stem(IMAGES, header.path))
+        is_name = is_name or (header.geometry is not None and not header.image_id)
+        return is_name and len(paths[name]) > 1
+
+    return [name_by_path(one, root) if is_repeated(one) else one for one in headers]
 
 
 def read_file(

@@ -104,13 +104,19 @@ def box_within(height, width, side: int, fit: str):
 
 def _mask(fields: dict, box: tuple, side: int):
     # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
-    def decode():
-        pixels = tf.io.decode_png(fields["mask"], channels=1)
-        sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
-        return tf.cast(_resize_into_box(pixels, sides, box, side) >= 128, tf.uint8)
-
-    mask = tf.cond(fields["lesion_px"] > 0, decode, lambda: tf.zeros([side, side, 1], tf.uint8))
+    mask = tf.cond(
+        fields["lesion_px"] > 0,
+        lambda: fit_mask(fields["mask"], box, side),
+        lambda: tf.zeros([side, side, 1], tf.uint8),
+    )
     return tf.ensure_shape(mask, [side, side, 1])
+
+
+def fit_mask(png, box: tuple, side: int):
+    """Return the mask of a PNG as a network is given it, [S, S, 1] uint8, 0 or 1."""
+    pixels = tf.io.decode_png(png, channels=1)
+    sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    return tf.cast(_resize_into_box(pixels, sides, box, side) >= 128, tf.uint8)
 
 
 def _jpeg_ratio(size: tuple, box: tuple):

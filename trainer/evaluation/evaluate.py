@@ -8,7 +8,7 @@ network's size.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lake import InputError, lock, storage
@@ -100,20 +100,14 @@ def _evaluate(
         *(Remark("lake", "", text) for text in lake.notes),
         *(Remark("images", "", text) for text in scored.notes),
         *_borrowed(lake, frozen, chosen_on),
+        *_lost_lesions(last_parts),
         *_unfinished(ensemble),
         *remarks(outcomes, scores, options, chosen_on),
     ]
-    seconds = time.monotonic() - start_time
+    origin = results.provenance_of(lake, outcomes, chosen_on, time.monotonic() - start_time)
     evaluation = Evaluation(
-        *results.describe(ensemble),
-        lake.folder,
-        lake.manifest,
-        options,
-        last.decision,
-        split_scores,
-        notes,
-        results.provenance_of(lake, outcomes, chosen_on, seconds),
-        chosen_on,
+        *(*results.describe(ensemble), lake.folder, lake.manifest, options, last.decision),
+        *(split_scores, notes, origin, chosen_on),
     )
 
     # --- write ---
@@ -181,6 +175,19 @@ def _borrowed(lake: LakeInUse, frozen: Decision | None, chosen_on: str) -> list[
         f"with the same --lake."
     )
     return [Remark("borrowed_thresholds", chosen_on, text)]
+
+
+def _lost_lesions(parts: Sequence[SplitPredictions]) -> list[Remark]:
+    """Return a remark about lesions of the reported split that no network could see."""
+    if not (lost := sum(part.num_lost for part in parts)):
+        return []
+    name = " and ".join(part.split.name for part in parts)
+    text = (
+        f"{lost:,} of {sum(part.num_lesions for part in parts):,} masks of {name} with a lesion "
+        f"are empty at {parts[0].ensemble.settings.side} px (data.side): the network does not see "
+        f"these lesions, and misses them unless by chance."
+    )
+    return [Remark("lost_lesions", name, text)]
 
 
 def _unfinished(ensemble: Ensemble) -> list[Remark]:

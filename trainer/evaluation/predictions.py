@@ -19,7 +19,7 @@ from trainer.inference.ensemble import Ensemble
 
 # Fields of a record that an evaluation needs beside the network's input.
 FIELDS = (
-    *("image_id", "patient", "study", "view", "sex", "age"),
+    *("image_id", "patient", "study", "view", "sex", "age", "lesion_px"),
     *("original_rle", "pixel_spacing_mm", *Sizes._fields),
 )
 CURVE = np.linspace(0, 1, 31)  # the 31 thresholds of a curve
@@ -72,6 +72,8 @@ class SplitPredictions(NamedTuple):
     split: Split
     batches: tf.data.Dataset  # for pictures: building them takes longer than a small split
     predictions: Predictions
+    num_lesions: int = 0  # true masks that are not empty
+    num_lost: int = 0  # those of them that are, at the network's side
 
 
 def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
@@ -109,14 +111,20 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
         has_mask=np.array(has_mask),
         counts=counts.stack(counts_rows, THRESHOLDS),
     )
-    return SplitPredictions(ensemble, split, batches, predictions)
+    is_left = np.array([record["is_left"] for record in records if record["lesion_px"] > 0], bool)
+    return SplitPredictions(
+        ensemble, split, batches, predictions, len(is_left), int((~is_left).sum())
+    )
 
 
 def image_outputs(
     ensemble: Ensemble, batches: tf.data.Dataset, places: Iterable[int] | None = None
 ) -> Iterator[tuple]:
     """Yield (record, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image
-    without the padding, or of those at `places` in the split, whose records keep their pixels."""
+    without the padding, or of those at `places` in the split, whose records keep their pixels.
+
+    A record has FIELDS, label, has_mask, and is_left: its mask has a pixel at the network's side.
+    """
     wanted_places = None if places is None else set(places)
     names = (*FIELDS, "label", "has_mask") + (() if places is None else ("image", "mask", "window"))
     start = 0
@@ -126,7 +134,8 @@ def image_outputs(
         if wanted_places is not None and not wanted_places.intersection(batch_places):
             continue
         outputs = [None if output is None else output.numpy() for output in ensemble(batch)]
-        batch = {name: batch[name].numpy() for name in names}
+        is_left = batch["mask"].numpy().any(axis=(1, 2, 3))
+        batch = {name: batch[name].numpy() for name in names} | {"is_left": is_left}
         for row, place in zip(rows, batch_places, strict=True):
             if wanted_places is None or place in wanted_places:
                 record = {name: values[row] for name, values in batch.items()}

@@ -135,6 +135,7 @@ def _read_headers(
         except Reject as reject:
             rejects.append(reject_row(path, "", reject))
         shown.add()
+    headers = reader.tell_apart(headers, _common_root(roots))
     if not settings.is_ct:
         return headers
     by_series, slices = {}, []
@@ -146,6 +147,14 @@ def _read_headers(
         except Reject as reject:
             rejects += [reject_row(header.path, "", reject) for header in volume]
     return slices
+
+
+def _common_root(roots: dict[str, str]) -> str:
+    """Return the folder in which all paths of --input lie; "" where they have none in common."""
+    try:
+        return os.path.commonpath(set(roots.values()))
+    except ValueError:  # no path, or some of them whole and others relative
+        return ""
 
 
 def _read_file(path: str, root: str, settings: ReaderSettings) -> tuple[str, list[Header]]:

@@ -7,7 +7,7 @@ that was not.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -17,6 +17,7 @@ from lake import console
 from trainer import provenance
 from trainer.config import files
 from trainer.config.run import Config
+from trainer.data import vanishing
 from trainer.devices.strategy import distribute, peak_memory_bytes
 from trainer.devices.workers import Agreement
 from trainer.display.board import RUN, Board
@@ -40,17 +41,21 @@ from trainer.training.validation import Validation
 from trainer.workdir import CONFIG, write_metrics
 
 
-def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watch) -> None:
+def train_stage(
+    config: Config,
+    shared_workdir: Path,
+    workdir: Path,
+    watch: Watch,
+    later_stages: Sequence[Config] = (),
+) -> None:
     """Train one stage to its end; raise Interrupted where it was asked to stop before.
 
     `shared_workdir`: that of all workers, which restore from it; `workdir`: where this one writes,
-    the same with the chief.
-    """
+    the same with the chief; `later_stages`: before the first, all are looked at."""
     # --- build ---
     run = build_run(config)
     agreement = Agreement(run.strategy, run.worker)
-    events = ownership.claim(workdir, config, run.lakes)
-    write_seen(config, workdir)
+    events = claim(run, shared_workdir, workdir, later_stages)
 
     # --- restore ---
     with run.strategy.scope():
@@ -66,9 +71,8 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
         watch.end_at_once(state.step)
     else:
         watch.wait_for_saving()
-    iterator = iter(
-        distribute(run.strategy, batches_from(run, state.step, images=cached_images(run)))
-    )
+    batches = batches_from(run, state.step, images=cached_images(run))
+    iterator = iter(distribute(run.strategy, batches))
     take_steps = functools.partial(compile_steps(run), iterator)
     validate = Validation(run)
     if not state.step:
@@ -97,6 +101,18 @@ def train_stage(config: Config, shared_workdir: Path, workdir: Path, watch: Watc
         stop_if_asked(run, watch, config.train.max_hours)
     agreement.wait()  # until the chief has written the weights that the next stage starts from
     print(f"{shared_workdir}: {end}")
+
+
+def claim(
+    run: Run, shared_workdir: Path, workdir: Path, later_stages: Sequence[Config]
+) -> str | None:
+    """Write what the run is and what it sees, unless no lesion is left for it to see; return what
+    ownership.claim does."""
+    lost_lesions = vanishing.check([run.config, *later_stages], shared_workdir)
+    events = ownership.claim(workdir, run.config, run.lakes)
+    write_seen(run.config, workdir)
+    vanishing.save(workdir, lost_lesions)
+    return events
 
 
 def train_epoch(

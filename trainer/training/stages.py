@@ -47,7 +47,8 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
                 damage.locate_errors(stage, stage.lake),
                 worker_folder(worker, folder) as worker_workdir,
             ):
-                train_stage(stage, folder, worker_workdir, watch)
+                later_stages = stages[1:] if number == 1 else ()
+                train_stage(stage, folder, worker_workdir, watch, later_stages)
             weights = folder / BEST
         if worker.is_chief and model_folder:
             copy_trained(workdir, model_folder)
