@@ -270,7 +270,7 @@ def test_the_table_is_sorted_searched_and_taken_as_a_csv(show, predictions):
         assert page.locator(f"#image-table th[aria-sort={order}]").text_content() == "dice"
         dices = [float(text) for text in column("dice")]
         expected = sorted(outcomes.dice.round(4), reverse=order == "descending")
-        assert dices == pytest.approx(expected[:100])
+        assert dices == pytest.approx(expected[:100], abs=0.00051)
     is_missed = (predictions[0].labels > 0) & ~outcomes.is_called
     unit = "mm" if predictions[0].has_spacing[is_missed].any() else "px"
     for _ in range(2):

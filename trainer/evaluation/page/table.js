@@ -4,6 +4,9 @@ const CHUNK_ROWS = 100;
 const columns = DATA.columns.map(({ values, ...column }) => ({
   ...column, values: values.map((value) => (column.is_number && value === "Infinity" ? Infinity : value)),
 }));
+const DECIMALS = 3;  // of columns that are not whole numbers; the CSV has all that there are
+const isWhole = columns.map(({ values }) =>
+  values.every((value) => !Number.isFinite(value) || Number.isInteger(value)));
 const imageTable = byId("image-table");
 let order = columns[0].values.map((_, row) => row);
 let sorting = { column: 0, isDescending: false };
@@ -23,9 +26,10 @@ function matchingRows() {
     columns.some(({ values }) => String(values[row] ?? "").toLowerCase().includes(words)));
 }
 
-function cellOf(column, row) {
+function cellOf(column, number, row) {
   const cell = document.createElement("td"), value = column.values[row];
-  cell.textContent = value === Infinity ? "infinite" : value ?? "-";
+  if (value === null || value === Infinity) cell.textContent = value === null ? "-" : "infinite";
+  else cell.textContent = column.is_number && !isWhole[number] ? value.toFixed(DECIMALS) : value;
   if (column.is_number) cell.className = "number";
   return cell;
 }
@@ -34,7 +38,7 @@ function drawTable() {
   const rows = matchingRows(), drawn = rows.slice(0, shownRows);
   imageTable.tBodies[0].replaceChildren(...drawn.map((row) => {
     const line = document.createElement("tr");
-    line.append(...columns.map((column) => cellOf(column, row)));
+    line.append(...columns.map((column, number) => cellOf(column, number, row)));
     return line;
   }));
   const isAll = drawn.length === rows.length;
