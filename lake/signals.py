@@ -210,7 +210,9 @@ def _kill_children() -> None:
     """Kill the processes that descend from this one, but those in a session of their own, which are
     meant to go on."""
     parents, sessions = {}, {}
-    for name in filter(str.isdecimal, os.listdir("/proc")):
+    # Where there is no /proc (macOS), a terminal's Ctrl-C has reached the children as well.
+    names = os.listdir("/proc") if os.path.isdir("/proc") else []
+    for name in filter(str.isdecimal, names):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
             # state, parent, process group, session, after the command's name in brackets
             fields = file.read().rpartition(")")[2].split()

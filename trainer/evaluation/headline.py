@@ -47,7 +47,7 @@ def tiles(scores: Scores) -> list[Tile]:
             reference_text = f"if nothing is marked: {text(reference)}"
         elif name == "auc":
             reference, reference_text = CHANCE, f"chance: {text(CHANCE)}"
-        ends_text = " to ".join(text(end) for end in ends or ())
+        ends_text = " to ".join(digits.end(end, scores.samples[name]) for end in ends or ())
         numbers = value, ends, ends_text, reference, reference_text
         result.append(Tile(name, EVALUATED[name].words, text(value), *numbers))
     return result

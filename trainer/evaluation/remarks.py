@@ -189,7 +189,7 @@ def _gain(split: Outcomes, scores: Scores) -> dict[str, str]:
     text = f"On {{split}} the network is {claim} one that never marks anything: mean dice {dice}"
     text += f" against {empty}"
     if ends:
-        interval = ", ".join(digits.share(end, number) for end in ends)
+        interval = ", ".join(digits.end(end, number) for end in ends)
         text += f", and the 95% interval of the difference is [{interval}]"
     return {"not_better_than_empty": f"{text}."}
 
@@ -202,7 +202,7 @@ def _ranking(scores: Scores) -> dict[str, str]:
     if np.isnan([auc, low]).any() or low > 0.5:
         return {}
     number = scores.samples["auc"]
-    interval = f" [{', '.join(digits.share(end, number) for end in ends)}]" if ends else ""
+    interval = f" [{', '.join(digits.end(end, number) for end in ends)}]" if ends else ""
     claim = "not shown to be better than by chance" if high >= 0.5 else "worse than by chance"
     claim = claim if ends else "no better than by chance"
     kinds = "the classes" if "accuracy" in scores.values else "images with and without a lesion"

@@ -46,11 +46,12 @@ def cell(scores: Scores, name: str) -> str:
     if math.isnan(value):
         return "-"
     number = scores.samples[name]
-    as_text = digits.length if name.startswith("hd95") else digits.share
-    text = as_text(value, number)
+    is_length = name.startswith("hd95")
+    text = (digits.length if is_length else digits.share)(value, number)
     if not ends or math.isnan(ends[0]):
         return text
-    return f"{text} [{', '.join(as_text(end, number) for end in ends)}]"
+    end_text = digits.length if is_length else digits.end
+    return f"{text} [{', '.join(end_text(end, number) for end in ends)}]"
 
 
 def _header(names: list[str]) -> list[str]:

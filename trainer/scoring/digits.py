@@ -17,8 +17,17 @@ def decimals(num_images: int) -> int:
 
 
 def share(value: float, num_images: int) -> str:
-    """Return a score between -1 and 1 as text; "<0.01" for what is smaller and not 0, "-" where it
-    is not defined."""
+    """Return a score between -1 and 1 as text; "<0.01" for what is smaller and not 0, ">0.99" for
+    what is not quite 1, "-" where it is not defined."""
+    digits = decimals(num_images)
+    if value < 1 and float(f"{value:.{digits}f}") == 1:
+        return f">{1 - 10**-digits:.{digits}f}"
+    return end(value, num_images)
+
+
+def end(value: float, num_images: int) -> str:
+    """Return an end of a score's interval as text, as `share` does, but 1 for what is nearly 1: an
+    interval claims nothing by it."""
     if math.isnan(value):
         return "-"
     digits = decimals(num_images)

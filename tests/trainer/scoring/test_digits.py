@@ -17,6 +17,8 @@ from trainer.scoring import digits
         (0.77846, 9, "0.8"),
         (0.77846, 0, "0.8"),
         (1.0, 40, "1.00"),
+        (0.965, 8, ">0.9"),
+        (0.9996, 40, ">0.99"),
         (0.0, 40, "0.00"),
         (0.0004, 40, "<0.01"),
         (0.0004, 4000, "<0.001"),
@@ -27,6 +29,10 @@ from trainer.scoring import digits
 )
 def test_shares(value, images, text):
     assert digits.share(value, images) == text
+
+
+def test_an_end_of_an_interval_that_is_nearly_1_is_1():
+    assert [digits.end(value, 40) for value in (0.9996, 0.0004, 0.5)] == ["1.00", "<0.01", "0.50"]
 
 
 @pytest.mark.parametrize(

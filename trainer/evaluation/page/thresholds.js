@@ -39,7 +39,9 @@ function scoresAt(positions) {
 function shareText(value, decimals) {
   if (!Number.isFinite(value)) return "-";
   const text = value.toFixed(decimals);
-  return Number(text) === 0 && value > 0 ? `<${(10 ** -decimals).toFixed(decimals)}` : text;
+  const step = 10 ** -decimals;
+  if (Number(text) === 0 && value > 0) return `<${step.toFixed(decimals)}`;
+  return Number(text) === 1 && value < 1 ? `>${(1 - step).toFixed(decimals)}` : text;
 }
 
 function showScores(scores, isFrozen) {
