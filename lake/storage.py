@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lake import InputError, disk, signals
+from lake import InputError, Stopped, disk, signals
 
 # TensorFlow's errors about a request to Cloud Storage, up to the object's name. An error that is
 # raised inside tf.data arrives as text within another error.
@@ -206,7 +206,7 @@ def explain_errors() -> Iterator[None]:
     InputError that says what to do."""
     try:
         yield
-    except InputError:
+    except (InputError, Stopped):  # they say where and what already
         raise
     except Exception as error:  # the clients, whose errors these are, need not be installed
         advice = _advice(error) or disk.advice(error)

@@ -9,6 +9,7 @@ from beam.conversion import labelling, listing, meeting, options
 from lake import Stopped
 from lake.labels.tables import Row
 from lake.scan import Geometry, Header
+from lake.sources import reader
 
 GEOMETRY = Geometry(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 
@@ -159,13 +160,11 @@ def test_ids_of_other_folders_beside_ids_of_the_same_ones_stop_the_job():
 
 
 def test_an_id_from_the_path_begins_at_the_first_wildcard():
-    choice = conversion(source="images", image_id_from="path")
-    header = listing._with_folders(image("d/p1/s1/view.jpg", "view"), choice)
+    header = reader.name_by_path(image("d/p1/s1/view.jpg", "view"), "d")
     assert header.image_id == "p1/s1/view"
-    assert listing._with_folders(image("d/view.jpg", "view"), choice).image_id == "view"
-    framed = listing._with_folders(image("d/p1/v.dcm", "v#0002", 2), choice)
+    assert reader.name_by_path(image("d/view.jpg", "view"), "d").image_id == "view"
+    framed = reader.name_by_path(image("d/p1/v.dcm", "v#0002", 2), "d")
     assert framed.image_id == "p1/v#0002"
-    choice = conversion(source="metaimage", image_id_from="path")
-    assert listing._with_folders(volume("d/p1/ct.mhd", "ct", 4), choice).series == "p1/ct"
+    assert reader.name_by_path(volume("d/p1/ct.mhd", "ct", 4), "d").series == "p1/ct"
     one_slice = dataclasses.replace(volume("d/p1/ct.dcm", "1.2.3", 1), image_id="ct")
-    assert listing._with_folders(one_slice, choice) == one_slice
+    assert reader.name_by_path(one_slice, "d") == one_slice

@@ -200,7 +200,7 @@ def test_a_wrong_option_is_one_message_and_exit_2(module, wrong, tmp_path, capsy
     message = capsys.readouterr().err.splitlines()[-1]
     option, _, value = wrong.partition("=")
     assert f"error: argument {option}: " in message and value in message
-    assert "expected a number from " in message or "choose from " in message
+    assert "expected a number from " in message or "expected one of " in message
     assert not list(tmp_path.iterdir())
 
 

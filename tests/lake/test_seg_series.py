@@ -47,7 +47,7 @@ def headers_of(files: dict[str, bytes], is_ct: bool) -> list:
     settings = ReaderSettings(is_ct, "name", Storage(16 if is_ct else 8, 1024))
     headers = []
     for path, content in sorted(files.items()):
-        headers += reader.read_file(io.BytesIO(content), path, len(content), settings)[1]
+        headers += reader.read_file(io.BytesIO(content), path, len(content), settings, "")[1]
     return series.stack_slices(headers) if is_ct else headers
 
 

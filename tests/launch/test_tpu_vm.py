@@ -154,7 +154,9 @@ def test_a_machine_that_could_not_be_deleted_is_said_with_its_command(set_answer
 def test_ctrl_c_deletes_the_machine(set_answers, tmp_path, number):
     set_answers(codes=["sleep"])
     code = (
-        "import sys, tests.launch.test_tpu_vm\n"
+        "import signal, sys, tests.launch.test_tpu_vm\n"
+        # A shell lets its background jobs ignore SIGINT, and the tests may run in one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try: tests.launch.test_tpu_vm.rent()\n"
         "except KeyboardInterrupt: sys.exit(130)"
     )

@@ -49,7 +49,15 @@ def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
 
 def run_task(*arguments) -> None:
     """Run python -m trainer.task in this process; it must succeed."""
-    assert task.main([str(argument) for argument in arguments]) == 0
+    assert exit_code(*arguments) == 0
+
+
+def exit_code(*arguments) -> int:
+    """Return the exit code of python -m trainer.task, run in this process."""
+    try:
+        return task.main([str(argument) for argument in arguments])
+    except SystemExit as end:  # the parser's, for an option that there is not
+        return end.code
 
 
 def read_predictions(output: Path) -> dict[str, tuple[str, float, int]]:

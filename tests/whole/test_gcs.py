@@ -108,6 +108,7 @@ def killed(storage, converted, config) -> None:
     with contextlib.redirect_stdout(output), quick_locks():
         assert task.main(words) == 0
     path = f"gs://bucket/{newest.removesuffix('.index')}"
+    assert "may be at work; listening for" in output.getvalue()  # to the run that was killed
     assert f"{path} is damaged, going back to the one before" in output.getvalue()
     assert cloud_storage.TOKEN not in output.getvalue()
 
@@ -122,7 +123,6 @@ def quick_locks():
 
 
 def test_one_workdir_holds_one_run(finished, storage, config, run_task):
-    assert "may be at work; listening for" in finished  # to the run that was killed
     before = {name: storage.read(name) for name in storage.names("runs/tiny/")}
     assert not [name for name in before if "run.lock" in name]
     other = train(config, RUN, "--train.seed=1")
@@ -283,7 +283,7 @@ def test_predict_and_vote(evaluated, storage, run_task, phantoms, tmp_path):
         assert "20 images predicted" in report
     files = {str(path.relative_to(local)): path for path in local.rglob("*.*")}
     assert {f"runs/out/{name}" for name in files} == {*storage.names("runs/out/")}
-    assert len(files) == 3 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
+    assert len(files) == 4 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
     for name, path in files.items():
         assert storage.read(f"runs/out/{name}") == path.read_bytes()
     assert "not an empty folder" in run_task(*predict, f"--output={remote}", code=2)

@@ -44,7 +44,8 @@ def predict(
     owner = finished.identity(ensemble, decision, inputs, options)
     done = FinishedImages(output, owner, inputs)
     if done.summary:
-        return f"{summary(done.summary, output)}\nnothing was written: {output} has all of this"
+        line = summary(done.summary, inputs.num_left_out, output)
+        return f"{line}\nnothing was written: {output} has all of this"
     for name in (one_image.OVERLAYS, one_image.PROBABILITIES, SEGS):
         if getattr(options, name):  # the folder has the option's name
             storage.make_folder(output / name)

@@ -300,7 +300,7 @@ def test_members_of_different_lakes_need_to_be_told_which(runs, lake, tmp_path):
         ("--workdir SEGMENTER --classifier SECOND", "holds a unet that segments; expected a class"),
         ("--workdir SEGMENTER CLASSIFIER", "expected segmenters, or classifiers alone"),
         ("--workdir CLASSIFIER --classifier CLASSIFIER", "or classifiers alone; found"),
-        ("--workdir SEGMENTER --tta sideways", "expected none, flip, or scales"),
+        ("--workdir SEGMENTER --tta sideways", "expected none, flip, or a scale"),
         (
             "--workdir SEGMENTER --prevalence 30",
             "--prevalence: 30: expected a number between 0 and 1",

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf
+from makers import trained
 from makers.ct_series import ROOT, body, positions, slice_file
 from makers.painter import (
     BRIGHT,
@@ -34,7 +35,6 @@ from lake.predictions.folder import PREDICTIONS_CSV, REJECTS_CSV, SUBMISSION_CSV
 from lake.records import example
 from lake.scan import Storage
 from lake.sources import reader
-from trainer import task
 from trainer.config.run import Config, Data
 from trainer.inference import decision, images
 from trainer.inference.decision import Decision, Triplet
@@ -328,7 +328,7 @@ def workdirs(lake, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def commanded(capsys, *arguments) -> tuple[int, str]:
-    code = task.main([str(argument) for argument in arguments])
+    code = trained.exit_code(*arguments)
     message = capsys.readouterr()
     return code, message.err + message.out
 
@@ -365,7 +365,7 @@ def test_the_commands(workdirs, phantoms, tmp_path, capsys):
         (["--seg"], "give them to --input"),
         (["--candidates"], "--candidates needs to know"),
         (["--split", "nothing"], "'nothing'"),
-        (["--overlay"], "unknown options --overlay"),
+        (["--overlay"], "did you mean --overlays?"),
         (["--output", "{used}"], "not an empty folder"),
         (["--input", "{texts}"], "no image in 1 files; the first: "),
     ],
