@@ -283,10 +283,11 @@ def test_predict_and_vote(evaluated, storage, run_task, phantoms, tmp_path):
         assert "20 images predicted" in report
     files = {str(path.relative_to(local)): path for path in local.rglob("*.*")}
     assert {f"runs/out/{name}" for name in files} == {*storage.names("runs/out/")}
-    assert len(files) == 4 + 2 * 20 and last_written(storage, "runs/out/") == "submission.csv"
+    assert len(files) == 4 + 2 * 20 and last_written(storage, "runs/out/") == "predict.json"
+    files.pop("predict.json")  # says where the images lie
     for name, path in files.items():
         assert storage.read(f"runs/out/{name}") == path.read_bytes()
-    assert "not an empty folder" in run_task(*predict, f"--output={remote}", code=2)
+    assert "has predictions by other images" in run_task(*predict, f"--output={remote}", code=2)
     assert "there is no bucket" in run_task(*predict, "--output=gs://typo/out", code=2)
     for name in ("submission.csv", "probabilities"):
         both = f"{remote}/{name}", str(local / name)
