@@ -5,7 +5,6 @@ In: a config, and the machines' replicas. Out: lines of comments for a launcher'
 """
 
 import dataclasses
-import importlib.util
 import shlex
 from collections.abc import Sequence
 
@@ -58,12 +57,13 @@ def _checked_lake(config: Config, project: str) -> str:
 def read_manifest(folder: str, project: str) -> dict | str:
     """Return the manifest of a lake on gs://, or why it cannot be read: the account that looks need
     not be the one that trains. Raises InputError where there is none."""
-    if importlib.util.find_spec("google.cloud.storage") is None:
-        return "pip install 'radlake[cloud]'"
-    from google.api_core.exceptions import GoogleAPIError, NotFound
-    from google.auth.exceptions import GoogleAuthError
-    from google.cloud import storage
-    from requests.exceptions import RequestException
+    try:
+        from google.api_core.exceptions import GoogleAPIError, NotFound
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud import storage
+        from requests.exceptions import RequestException
+    except ImportError as error:
+        return f"{error}; pip install 'radlake[cloud]'"
 
     bucket, _, prefix = folder.removeprefix("gs://").rstrip("/").partition("/")
     try:

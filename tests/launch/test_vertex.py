@@ -186,6 +186,12 @@ def test_what_the_run_would_refuse_is_refused_in_a_dry_run(option, message, monk
     assert "# lake: siim 1.0.0: train 9, val 3\n" in capsys.readouterr().out
 
 
+def test_a_plan_is_made_where_the_cloud_extra_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud", None)
+    message = preflight.read_manifest("gs://bucket/lakes/siim/1.0.0", "my-project")
+    assert message.endswith("; pip install 'radlake[cloud]'")
+
+
 @pytest.mark.parametrize(
     ("accelerator", "expected"),
     [("h100", 8), ("tpu_v3", 8), ("tpu_v5e_1", 1), ("tpu_v5e_4", 4), ("tpu_v6e_8", 8)],
