@@ -10,6 +10,12 @@ def add_flags(add) -> None:
     add("--yes", action="store_true", help="launch without asking")
 
 
+def add_place(add, kind: str, place_help: str) -> None:
+    """Add the options of who pays, and of the region or zone (`kind`) where."""
+    add("--project", required=True, metavar="ID", help="that pays")
+    add(f"--{kind}", required=True, metavar=kind.upper(), help=place_help)
+
+
 def ask(plan: str, dry_run: bool, yes: bool) -> bool:
     """Print the plan and return whether to launch it; asks where neither flag answers. Raises
     InputError where there is no terminal to ask at."""

@@ -33,13 +33,7 @@ def parser() -> argparse.ArgumentParser:
     epilog = f"{cli.typed_command('beam.convert')} --help lists the options of a conversion"
     parser = cli.parser("launch.dataflow", __doc__, example=EXAMPLE, epilog=epilog)
     add, number = parser.add_argument_group("job").add_argument, cli.at_least(1)
-    add("--project", required=True, metavar="ID", help="that pays")
-    add(
-        "--region",
-        required=True,
-        metavar="REGION",
-        help="such as us-central1; best where the bucket is",
-    )
+    approval.add_place(add, "region", "such as us-central1; best where the bucket is")
     folder = {"type": cli.remote_folder, "metavar": "gs://BUCKET/FOLDER"}
     add("--staging", required=True, help="for Dataflow's own files", **folder)
     add("--service_account", metavar="EMAIL", help="the account that the workers run as")

@@ -73,4 +73,6 @@ def read_manifest(folder: str, project: str) -> dict | str:
         raise manifest.no_manifest_error(folder) from None
     except (GoogleAPIError, GoogleAuthError, RequestException) as error:
         return " ".join(str(error).split())[:200]
-    return manifest.parse(text, folder)
+    content = manifest.parse(text, folder)
+    manifest.check_keys(content, folder)
+    return content

@@ -44,13 +44,7 @@ def parser() -> argparse.ArgumentParser:
     example = "--project my-project --zone us-west4-a --accelerator v5litepod-8 --dry_run"
     parser = training_run.parser("launch.tpu_vm", __doc__, example)
     add = parser.add_argument_group("machine").add_argument
-    add("--project", required=True, metavar="ID", help="that pays")
-    add(
-        "--zone",
-        required=True,
-        metavar="ZONE",
-        help="such as us-west4-a; best in the bucket's region",
-    )
+    approval.add_place(add, "zone", "such as us-west4-a; best in the bucket's region")
     add("--accelerator", required=True, choices=machines.TPU_VMS, help="kind")
     add("--runtime", metavar="VERSION", help="default: the accelerator's base image")
     add("--now", action="store_true", help="do not wait in the queue")

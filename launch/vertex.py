@@ -40,13 +40,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of launch.vertex."""
     parser = training_run.parser("launch.vertex", __doc__, EXAMPLE)
     add = parser.add_argument_group("machines").add_argument
-    add("--project", required=True, metavar="ID", help="that pays")
-    add(
-        "--region",
-        required=True,
-        metavar="REGION",
-        help="such as us-central1; best where the bucket is",
-    )
+    approval.add_place(add, "region", "such as us-central1; best where the bucket is")
     image_help = "the image of launch/trainer.Dockerfile in a registry"
     add("--image", required=True, metavar="URI", help=image_help)
     add("--accelerator", choices=[*machines.GPUS, *machines.TPUS], required=True, help="kind")

@@ -71,6 +71,12 @@ def load(folder: str) -> dict:
     except UnicodeDecodeError as error:
         raise InputError(f"{folder}/{MANIFEST} is not UTF-8: {error}") from None
     content = parse(text, folder)
+    check_keys(content, folder)
+    return content
+
+
+def check_keys(content: dict, folder: str) -> None:
+    """Raise InputError where the manifest of the lake in `folder` lacks what readers need."""
     absent = [key for key in KEYS if key not in content]
     counts = content.get("counts", dict.fromkeys(COUNT_KEYS))
     absent += [f"counts.{key}" for key in COUNT_KEYS if key not in counts]
@@ -78,7 +84,6 @@ def load(folder: str) -> dict:
         absent += [f"shards[{number}].{key}" for key in SHARD_KEYS if key not in shard]
     if absent:
         raise InputError(f"{folder}/{MANIFEST} lacks {', '.join(absent[:10])}; convert again")
-    return content
 
 
 def features_json(dtype: str) -> dict:
