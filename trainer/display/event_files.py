@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from trainer.display.board import RUN, event_files
+
 
 class Curve(NamedTuple):
     """The values of one tag, in the order of the steps."""
@@ -25,7 +27,7 @@ def read_events(folder: Path) -> Events:
     damaged record is left out."""
     points: dict[str, dict[int, float]] = {}
     times = []
-    for path in sorted(folder.glob("events.out.tfevents.*")) if folder.exists() else ():
+    for path in sorted(event_files(folder, (RUN,))):
         try:
             for serialised in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(serialised)

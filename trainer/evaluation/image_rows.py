@@ -56,11 +56,10 @@ def _areas(outcomes: Outcomes) -> tuple[list, list, list]:
     predictions = outcomes.predictions
     result = np.full((3, len(predictions.ids)), None, object)
     if outcomes.decision is not None and outcomes.decision.triplet is not None:
-        places, counts = predictions.mask_places, predictions.counts
-        bottom = counts.columns([outcomes.decision.triplet.bottom])[0]
-        predicted = counts.above[:, bottom] * outcomes.is_kept[places]
-        for row, values in zip(result, (counts.truth, predicted, counts.pixels), strict=True):
-            row[places] = values.astype(int)
+        counts = predictions.counts
+        areas = counts.truth, outcomes.predicted_pixels(), counts.pixels
+        for row, values in zip(result, areas, strict=True):
+            row[predictions.mask_places] = values.astype(int)
     return tuple(row.tolist() for row in result)
 
 

@@ -110,9 +110,7 @@ def _outline_columns(outcomes: Outcomes) -> list[Column]:
 
 def area_percents(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     """Return the areas of the true and of the predicted masks in percent of the image, [M] each."""
-    counts, places = outcomes.predictions.counts, outcomes.predictions.mask_places
-    column = counts.columns([outcomes.decision.triplet.bottom])[0]
-    predicted = counts.above[:, column] * outcomes.is_kept[places]
+    counts, predicted = outcomes.predictions.counts, outcomes.predicted_pixels()
     return 100 * counts.truth / counts.pixels, 100 * predicted / counts.pixels
 
 

@@ -32,6 +32,13 @@ class Outcomes(NamedTuple):
         """Places in the split of the images whose answer can be compared with the truth, [K]."""
         return np.flatnonzero(self.is_compared)
 
+    def predicted_pixels(self) -> np.ndarray:
+        """Return the pixels of each predicted mask at the chosen thresholds, [M]: of the images at
+        predictions.mask_places."""
+        counts = self.predictions.counts
+        [column] = counts.columns([self.decision.triplet.bottom])
+        return counts.above[:, column] * self.is_kept[self.predictions.mask_places]
+
     def take(self, places: np.ndarray) -> "Outcomes":
         """Return the outcomes of the images at these places, in their order."""
         columns = (column[places] for column in self[2:])
