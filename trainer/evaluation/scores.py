@@ -117,7 +117,7 @@ def _mask_measures(outcomes: Outcomes) -> Callable:
     places, counts = outcomes.predictions.mask_places, outcomes.predictions.counts
     is_kept, dice = outcomes.is_kept[places], outcomes.dice[places]
     threshold = counts.columns([outcomes.decision.triplet.bottom])[0]
-    sizes, hits = counts.above[:, threshold] * is_kept, counts.hits[:, threshold] * is_kept
+    sizes, hits = outcomes.predicted_pixels(), counts.hits[:, threshold] * is_kept
     union = counts.truth + sizes - hits
     iou = np.where(union > 0, hits / np.maximum(union, 1), 1.0)
     dice_at_half = counts.dice_at([HALF])[:, 0]
