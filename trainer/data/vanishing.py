@@ -55,11 +55,13 @@ def check(configs: Sequence[Config], folder: Path) -> dict:
     for config in configs:
         if config.is_classifier and not config.loss.lesion_map:
             continue  # the labels stay
-        key = _key(config)
+        lakes = splits.open_lakes(config.lake, config.data)
+        key = _key(config.data, lakes)
         if key in results:
             continue
         if key not in earlier:
-            earlier[key] = {name: count(split, config.data) for name, split in _splits(config)}
+            named_splits = _splits(config, lakes)
+            earlier[key] = {name: count(split, config.data) for name, split in named_splits}
         results[key] = earlier[key]
         counts = {name: Counts(*values) for name, values in results[key].items()}
         _raise_if_none(config, counts)
@@ -73,17 +75,14 @@ def save(folder: Path, results: dict) -> None:
     storage.write(folder / NAME, json.dumps(results).encode() + b"\n")
 
 
-def _key(config: Config) -> str:
+def _key(data: Data, lakes: list[dict]) -> str:
     """Return what the counts depend on."""
-    data = config.data
-    lakes = splits.open_lakes(config.lake, data)
     fields = data.side, data.fit, data.train_split, data.val_split, data.fold
     return json.dumps([shards_sha256(lakes), *fields])
 
 
-def _splits(config: Config) -> Iterator[tuple[str, Split]]:
-    """Yield the splits that a run uses, by the names of its curves."""
-    lakes = splits.open_lakes(config.lake, config.data)
+def _splits(config: Config, lakes: list[dict]) -> Iterator[tuple[str, Split]]:
+    """Yield the splits that a run on these lakes uses, by the names of its curves."""
     settings = config.data.model_copy(update={"positives_only": False, "positive_share": None})
     yield "train", splits.training_split(lakes, config.lake, settings, config.is_classifier)
     yield "val", splits.validation_split(lakes[0], config.lake, settings)
