@@ -252,15 +252,16 @@ def _take_object(path: Path, owner: Owner, refuse: Callable) -> Iterator[Callabl
 
 def _time_of(path: Path) -> float:
     """Return when an object was written; 0 where it is gone."""
-    if not path.exists():
-        return 0.0
-    status = path.stat()
-    return status.mtime if storage.is_remote(path) else status.st_mtime
+    with contextlib.suppress(FileNotFoundError):  # its owner may remove it between the two calls
+        return storage.time_of(path) if path.exists() else 0.0
+    return 0.0
 
 
 def _read(path: Path) -> bytes:
     """Return the bytes of a file; none where it is gone."""
-    return path.read_bytes() if path.exists() else b""
+    with contextlib.suppress(FileNotFoundError):  # its owner may remove it between the two calls
+        return path.read_bytes() if path.exists() else b""
+    return b""
 
 
 # --- signs of life ---

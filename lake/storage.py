@@ -188,6 +188,12 @@ def size_of(path: Path) -> int:
     return status.length if is_remote(path) else status.st_size
 
 
+def time_of(path: Path) -> float:
+    """Return when a file or object was last written, in seconds since 1970."""
+    status = path.stat()
+    return status.mtime if is_remote(path) else status.st_mtime
+
+
 def objects_below(folder: str) -> Iterator[str]:
     """Yield the paths of the objects below a folder on gs://. TensorFlow's own walk takes a request
     for each object."""

@@ -57,8 +57,7 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
 def _size_and_time(path: str) -> tuple[int, float]:
     """Return the bytes of a file and the time of its last change."""
     location = storage.path_of(path)
-    status = location.stat()
-    return storage.size_of(location), status.mtime if storage.is_remote(path) else status.st_mtime
+    return storage.size_of(location), storage.time_of(location)
 
 
 class FilesToPredict(NamedTuple):
