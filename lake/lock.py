@@ -4,7 +4,7 @@ Out: leave to work there, or InputError that says who does.
 On a disk the lock is flock's on a small file, which ends with its process, by kill -9 too. Some
 network disks lock for one machine alone or not at all, and gs:// has no locks. So the file, or
 object, also says who wrote it, and is written anew every BEAT_SECONDS: where flock cannot tell,
-a process without such a sign of life for SILENT_SECONDS counts as dead.
+a process without such a sign of life for SILENT_SECONDS counts as dead. A signal removes it.
 
 Limits: on gs:// TensorFlow cannot create an object on the condition that there is none. So each
 process writes an object of its own and then lists them; of two that see each other both withdraw
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lake import InputError, storage
+from lake import InputError, signals, storage
 
 FIRST_BEAT_SECONDS, BEAT_SECONDS, SILENT_SECONDS = 3, 20, 180
 POLL_SECONDS, RETRY_SECONDS = 0.5, 2.0
@@ -112,10 +112,8 @@ def _flock(descriptor: int, kind: int) -> bool:
     """Take flock's lock; return whether this disk has locks."""
     try:
         fcntl.flock(descriptor, kind)
-    except BlockingIOError:
-        raise
     except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
+        if error.errno not in WITHOUT_LOCKS:  # BlockingIOError, too
             raise
         return False
     return True
@@ -157,6 +155,8 @@ def _take_file(path: Path, owner: Owner, refuse: Callable) -> Iterator[Callable[
             if earlier and not (has_locks and earlier.boot == owner.boot):
                 age = _time_of_disk(path.parent) - os.fstat(descriptor).st_mtime
                 _wait_for_silence(path, earlier, age, refuse)
+            # Another machine's start, which flock may not hold up, would listen for a sign of life.
+            stack.enter_context(signals.calling(lambda: path.unlink(missing_ok=True)))
             write(_text(owner, 0))
             yield beat
         except InputError:
@@ -217,20 +217,34 @@ def _time_of_disk(folder: Path) -> float:
 
 @contextlib.contextmanager
 def _take_object(path: Path, owner: Owner, refuse: Callable) -> Iterator[Callable[[int], bool]]:
-    """Hold the lock at `path` on gs://, as _take_file does."""
-    own_path = path.with_name(f"{path.name}.{owner.start}")
+    """Hold the lock at `path` on gs://, as _take_file does; a signal gives it up."""
+    own_path, writing = path.with_name(f"{path.name}.{owner.start}"), threading.Lock()
 
     def others() -> list[Path]:
-        prefix = f"{path.name}."
-        names = [p.name for p in path.parent.iterdir() if p.name.startswith(prefix)]
-        return [path.with_name(name) for name in names if name != own_path.name]
+        names = {p.name for p in path.parent.iterdir()} - {own_path.name}
+        return [path.with_name(name) for name in names if name.startswith(f"{path.name}.")]
 
     def beat(number: int) -> bool:
-        if others():
-            return False
-        own_path.write_bytes(_text(owner, number))
+        with writing:
+            if others():
+                return False
+            own_path.write_bytes(_text(owner, number))
         return True
 
+    def give_up() -> None:
+        writing.acquire()  # for ever: no sign of life follows
+        own_path.unlink(missing_ok=True)
+
+    with signals.calling(give_up):
+        _take_own_object(own_path, owner, others, refuse)
+        try:
+            yield beat
+        finally:
+            own_path.unlink(missing_ok=True)
+
+
+def _take_own_object(own_path: Path, owner: Owner, others: Callable, refuse: Callable) -> None:
+    """Write this process's object while there is none of `others` that live."""
     while True:
         own_path.write_bytes(_text(owner, 0))
         if not (other_paths := others()):
@@ -244,10 +258,6 @@ def _take_object(path: Path, owner: Owner, refuse: Callable) -> Iterator[Callabl
             _wait_for_silence(other_path, other, times[own_path] - times[other_path], refuse)
             other_path.unlink(missing_ok=True)
         time.sleep(random.uniform(0, RETRY_SECONDS))
-    try:
-        yield beat
-    finally:
-        own_path.unlink(missing_ok=True)
 
 
 def _time_of(path: Path) -> float:

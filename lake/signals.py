@@ -23,6 +23,7 @@ GOES_ON = 42  # exit code: interrupted, and the same command goes on
 NOTHING_WRITTEN = "nothing was written; run it again"
 SWITCH_SECONDS, END_SECONDS = 0.02, 10.0  # for the thread to note a signal, or to end the process
 FLUSH_SECONDS = 0.5  # for what is still to be printed; the reader of a pipe may have stopped
+CALL_SECONDS = 5.0  # for `calling`, whose network may not answer
 
 
 class Stop(KeyboardInterrupt):
@@ -42,6 +43,7 @@ class _Command:
         self.exit_code = None  # None: 128 + the signal's number
         self.take: Callable[[int], None] = end
         self.folders = {}  # temporary ones, as keys, in the order in which they were made
+        self.functions = []  # to call at the end, the last one first
 
 
 # --- for entry points and cli ---
@@ -89,9 +91,8 @@ def take_by(function: Callable[[int], None] | None) -> None:
 def end(number: int) -> NoReturn:
     """End the process at once: without its children, its temporary folders and another word of
     anybody's, and with the line."""
-    flush = threading.Thread(target=_flush, daemon=True)
-    flush.start()
-    flush.join(FLUSH_SECONDS)
+    _COMMAND.take = end  # so that the main thread waits for it
+    _try_for(FLUSH_SECONDS, _flush)
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # what threads print while their files vanish is of no use
         os.dup2(null, descriptor)
@@ -101,6 +102,8 @@ def end(number: int) -> NoReturn:
     start = "\r\x1b[K" if os.isatty(stderr) else ""  # over a line that shows progress
     with contextlib.suppress(OSError):  # nobody reads it
         os.write(stderr, f"{start}{_line(number)}\n".encode())
+    if _COMMAND.functions:
+        _try_for(CALL_SECONDS, *reversed(_COMMAND.functions))
     os._exit(_exit_code(number))
 
 
@@ -117,6 +120,17 @@ def removing(folder: str) -> Iterator[None]:
         yield
     finally:
         del _COMMAND.folders[folder]
+
+
+@contextlib.contextmanager
+def calling(function: Callable[[], None]) -> Iterator[None]:
+    """Let a signal within the block call the function as the last thing of the process, on another
+    thread, and wait CALL_SECONDS for it: it gives up what others would wait for."""
+    _COMMAND.functions.append(function)
+    try:
+        yield
+    finally:
+        _COMMAND.functions.remove(function)
 
 
 def raise_stop(number: int, _=None) -> NoReturn:
@@ -183,7 +197,9 @@ def _ignore() -> None:
 def _leave_to_the_thread(*_) -> None:
     """Let the thread run, which the library that calls this handler may have kept from it; without
     a handler the interpreter would not write the number."""
-    time.sleep(END_SECONDS if _COMMAND.take is end else SWITCH_SECONDS)
+    time.sleep(SWITCH_SECONDS)
+    if _COMMAND.take is end:
+        time.sleep(END_SECONDS)
 
 
 def _watch(reader: int) -> None:
@@ -201,9 +217,21 @@ def _exit_code(number: int) -> int:
     return _COMMAND.exit_code or 128 + number
 
 
+def _try_for(seconds: float, *functions: Callable[[], None]) -> None:
+    """Call functions one after the other on a thread, and wait so long for it."""
+
+    def call() -> None:
+        for function in functions:
+            with contextlib.suppress(Exception):  # the process ends in any case
+                function()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
 def _flush() -> None:
-    with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed file
-        sys.stdout.flush()
+    sys.stdout.flush()  # may be closed
 
 
 def _kill_children() -> None:

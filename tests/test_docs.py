@@ -15,7 +15,7 @@ import yaml
 
 from beam.running import options
 from lake.records import example
-from radlake import __main__ as radlake
+from radlake import command as radlake
 from radlake import shipped
 from radlake.words import WORDS
 from trainer.config import files

@@ -46,7 +46,7 @@ ARROWS = {
     },
     "lake": {
         "__main__": "inspection records cli storage signals progress",
-        "lock": "storage",
+        "lock": "storage signals",
         "inspection": "records sources labels cli scan storage signals picture",
         "predictions": "sources labels scan storage",
         "records": "sources labels scan storage",
@@ -193,7 +193,7 @@ def test_conversion_and_help_need_no_tensorflow():
     code = (
         "import sys, beam.convert, beam.conversion.options, beam.predict, beam.synthetic, "
         "beam.synthetic_ct, lake.__main__, launch.cluster, launch.dataflow, launch.tpu_vm, "
-        "launch.vertex, radlake.__main__, trainer.config.files, trainer.task\n"
+        "launch.vertex, radlake.command, trainer.config.files, trainer.task\n"
         "beam.conversion.options.parser(); trainer.task.parser()\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

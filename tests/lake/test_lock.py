@@ -151,6 +151,24 @@ def test_of_objects_one_is_held_and_a_dead_one_is_removed(objects, tmp_path):
         assert not (tmp_path / "run.lock.theirs").exists()
 
 
+def test_a_signal_gives_up_an_object_although_signs_of_life_follow(tmp_path):
+    """What would otherwise keep others out for SILENT_SECONDS."""
+    code = (
+        "from lake import signals\nsignals.arm(goes_on=True)\n"
+        "from lake import lock\nlock._take_file = lock._take_object\n"
+        + HOLDER.replace("0.1, 0.2", "0.001, 0.001")
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == "held\n"
+        assert [path.name[:9] for path in tmp_path.iterdir()] == ["run.lock."]
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate()[1]
+    assert (process.returncode, error) == (42, "SIGTERM: stopped; the same command goes on\n")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_of_those_that_come_at_once_one_holds_the_objects(objects, tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SILENT_SECONDS", 30)
     outcomes, barrier, is_over = [], threading.Barrier(4), threading.Event()

@@ -97,6 +97,23 @@ with signals.removing(folder):
     assert code == 143 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("call", ["print('called', flush=True)", "1 / 0", "time.sleep(60)"])
+def test_what_a_signal_calls_keeps_the_process_for_a_moment_at_most(call, tmp_path):
+    code = f"""
+import time
+signals.CALL_SECONDS = 0.5
+def call():
+    open({str(tmp_path / "called")!r}, "w")
+    {call}
+with signals.calling(call):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    code, output, error = interrupted(code, signal.SIGINT)
+    assert (code, output) == (130, "ready\n") and error.startswith("SIGINT: stopped; ")
+    assert (tmp_path / "called").exists() and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", CODES)
 def test_what_has_to_be_ended_in_order_is(number):
     code = """
@@ -209,7 +226,7 @@ time.sleep(60)
 # Each of these modules is a command of its own.
 ENTRIES = sorted(
     path.relative_to(ROOT).as_posix()
-    for package in ("beam", "lake", "launch", "trainer")
+    for package in ("beam", "lake", "launch", "radlake", "trainer")
     for path in (ROOT / package).rglob("*.py")
     if 'if __name__ == "__main__"' in path.read_text()
 )

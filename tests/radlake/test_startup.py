@@ -57,7 +57,7 @@ MISTAKES = [
 ]
 CODE = """
 import contextlib, io, json, sys
-from radlake import __main__ as command
+from radlake import command
 def run(words):
     streams = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     try:
@@ -158,7 +158,7 @@ def test_help_of_train_has_every_section_and_config():
     ],
 )
 def test_a_typing_error_gets_the_nearest(line, message, capsys):
-    from radlake import __main__ as command
+    from radlake import command
 
     with pytest.raises(SystemExit, match="^2$"):
         command.main(shlex.split(line))
@@ -191,7 +191,7 @@ def test_beams_options_are_found_without_beam():
 
 @pytest.mark.parametrize("word", WORDS)
 def test_every_command_has_a_version(word, capsys):
-    from radlake import __main__ as command
+    from radlake import command
 
     with pytest.raises(SystemExit, match="^0$"):
         command.main([*word.split(), "--version"])

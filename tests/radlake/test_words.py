@@ -10,8 +10,7 @@ import yaml
 
 import radlake
 from lake import InputError, cli
-from radlake import __main__ as command
-from radlake import shipped
+from radlake import command, shipped
 from radlake.words import WORDS, Word, spellings
 from trainer.config import files
 
@@ -30,7 +29,7 @@ def test_every_word_has_help_under_its_name(word, monkeypatch, capsys):
 
 def test_the_overview_lists_the_words_and_needs_none_of_their_packages():
     code = (
-        "import sys; from radlake import __main__ as command\n"
+        "import sys; from radlake import command\n"
         "try: command.main(['--help'])\n"
         "finally: print(sorted({'apache_beam', 'keras', 'numpy', 'tensorflow'} & {*sys.modules}))"
     )
@@ -77,7 +76,7 @@ def test_a_missing_package_is_one_message_with_its_extra(tmp_path):
     code = (
         "import sys\n"
         "for name in ('pydantic', 'tensorflow', 'keras', 'yaml'): sys.modules[name] = None\n"
-        "from radlake import __main__ as command\n"
+        "from radlake import command\n"
         "sys.exit(command.main(sys.argv[1:]))"
     )
 

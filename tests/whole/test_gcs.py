@@ -219,6 +219,21 @@ def test_a_killed_and_damaged_run_ends_as_one_on_disk(killed, storage, config, t
 
 
 @exhaustive
+def test_a_signal_before_the_first_step_leaves_no_lock(storage, converted, config):
+    words = train(config, "gs://bucket/runs/stopped")
+    command, prefix = [sys.executable, "-m", "trainer.task", *words], "runs/stopped/run.lock."
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        while not storage.names(prefix):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate()
+    assert process.returncode == 42 and "SIGTERM: stopped; the same command goes on" in error
+    assert storage.names(prefix) == []
+
+
+@exhaustive
 def test_its_curves_have_each_step_once(killed, storage):
     steps = []
     for name in storage.names("runs/killed/train/events"):
