@@ -13,12 +13,20 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beam.conversion.options import ConversionOptions, check_inputs, from_flags, parser
 from beam.running import files, progress
+from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, cli, signals, storage
 from lake.records import manifest
+
+if TYPE_CHECKING:
+    from lake.labels.columns import Layout
+
+LOCK = "convert.lock"  # in the lake's folder, while a process converts into it
+LOCK_WORDS = "converts", "give another --output"  # in the message of lake/lock.py
 
 
 def run(argv: list[str]) -> dict | None:
@@ -39,23 +47,35 @@ def run(argv: list[str]) -> dict | None:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, is_local, progress_file)
         check_beam_arguments(beam_arguments)
-        from beam.conversion import pipeline, summary
-        from beam.running import runners
+        with alone_in(options.folder, LOCK, *LOCK_WORDS):
+            return _convert(options, layout, beam_arguments, flags.detach, start)
 
-        pipeline_options, runner = runners.parse(beam_arguments)
-        files.make_folder(options.work_path(""))
-        earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None
-        if not options.keeps_finished:
-            signals.set_repeat("the same command goes on with the shards that are finished")
-        root = runners.pipeline(pipeline_options)
-        pipeline.build(root, options, layout)
-        if is_local:
-            with progress.Line(progress_file):
-                runners.run_locally(root)
-        elif not runners.run_remotely(root, runner, pipeline_options, flags.detach):
-            table_again = f"{cli.typed_command('beam.table')} {options.folder}"
-            print(f"the table, when the job has ended: {table_again}")
-            return None
+
+def _convert(
+    options: ConversionOptions,
+    layout: "Layout | None",
+    beam_arguments: list[str],
+    detach: bool,
+    start: float,
+) -> dict | None:
+    """Return what `run` does; `start`: when it began."""
+    from beam.conversion import pipeline, summary
+    from beam.running import runners
+
+    pipeline_options, runner = runners.parse(beam_arguments)
+    files.make_folder(options.work_path(""))
+    earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None
+    if not options.keeps_finished:
+        signals.set_repeat("the same command goes on with the shards that are finished")
+    root = runners.pipeline(pipeline_options)
+    pipeline.build(root, options, layout)
+    if options.progress_file:  # on this machine
+        with progress.Line(options.progress_file):
+            runners.run_locally(root)
+    elif not runners.run_remotely(root, runner, pipeline_options, detach):
+        table_again = f"{cli.typed_command('beam.table')} {options.folder}"
+        print(f"the table, when the job has ended: {table_again}")
+        return None
     content = manifest.parse(files.read_text(options.path(manifest.MANIFEST)), options.folder)
     print(summary.table(content, time.monotonic() - start))
     if earlier_versions is not None and files.versions_in(options.folder) == earlier_versions:

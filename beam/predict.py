@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from beam.prediction.options import claim, from_flags, parser, with_threads
+from beam.prediction.options import PredictionOptions, claim, from_flags, parser, with_threads
 from beam.running import progress
+from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, cli, signals, storage
 
@@ -33,21 +34,31 @@ def run(argv: list[str]) -> str:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, progress_file)
         check_beam_arguments(beam_arguments, COMMAND)
-        from beam.prediction import finish, pipeline
-        from beam.prediction.shards import SUMMARY
-        from beam.running import runners
+        from lake.predictions.folder import LOCK, LOCK_WORDS
 
-        beam_options, runner = runners.parse(beam_arguments)
-        options = with_threads(options, beam_options)
-        claim(options)
-        signals.set_repeat("the same command goes on with the shards that are finished")
-        root = runners.pipeline(beam_options)
-        pipeline.build(root, flags.images, options)
-        if is_local:
-            with progress.Line(progress_file, "predicting"):
-                runners.run_locally(root)
-        elif not runners.run_remotely(root, runner, beam_options, detach=False):
-            return f"{options.folder}: {SUMMARY} will be there when the job has ended"
+        with alone_in(options.folder, LOCK, *LOCK_WORDS):
+            return _predict(flags.images, options, beam_arguments, start)
+
+
+def _predict(
+    pattern: str, options: PredictionOptions, beam_arguments: list[str], start: float
+) -> str:
+    """Return what `run` does; `start`: when it began."""
+    from beam.prediction import finish, pipeline
+    from beam.prediction.shards import SUMMARY
+    from beam.running import runners
+
+    beam_options, runner = runners.parse(beam_arguments)
+    options = with_threads(options, beam_options)
+    claim(options)
+    signals.set_repeat("the same command goes on with the shards that are finished")
+    root = runners.pipeline(beam_options)
+    pipeline.build(root, pattern, options)
+    if options.progress_file:  # on this machine
+        with progress.Line(options.progress_file, "predicting"):
+            runners.run_locally(root)
+    elif not runners.run_remotely(root, runner, beam_options, detach=False):
+        return f"{options.folder}: {SUMMARY} will be there when the job has ended"
     return finish.table(options, time.monotonic() - start)
 
 

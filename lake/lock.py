@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lake import InputError, signals, storage
+from lake import InputError, clock, console, signals, storage
 
 FIRST_BEAT_SECONDS, BEAT_SECONDS, SILENT_SECONDS = 3, 20, 180
 POLL_SECONDS, RETRY_SECONDS = 0.5, 2.0
@@ -87,8 +87,7 @@ def briefly(folder: Path) -> Iterator[None]:
 
 
 def _this_process() -> Owner:
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Owner(uuid.uuid4().hex, socket.gethostname(), _boot(), os.getpid(), since)
+    return Owner(uuid.uuid4().hex, socket.gethostname(), _boot(), os.getpid(), clock.now())
 
 
 def _boot() -> str:
@@ -282,7 +281,8 @@ def _wait_for_silence(path: Path, owner: Owner, age: float, refuse: Callable) ->
     which `age` have passed; refuse where it gives one. Returns where the lock is gone."""
     text, seconds = _read(path), SILENT_SECONDS - age
     if seconds > 0 and text:
-        print(f"{path}: {owner} may be at work; listening for {seconds:.0f} s", flush=True)
+        text_of_wait = f"{path}: {owner} may be at work; listening for {seconds:.0f} s"
+        console.note(text_of_wait, flush=True)
     deadline = time.monotonic() + seconds
     while text and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -263,11 +263,13 @@ def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
         raise InputError(f"--output={folder}: {error.strerror or error}") from None
 
 
-def check_new(folder: Path) -> None:
-    """Raise InputError where something is in the folder, or nothing can be written there."""
+def check_new(folder: Path, passed: tuple[str, ...] = ()) -> None:
+    """Raise InputError where something is in the folder, or nothing can be written there; files
+    whose names begin with one of `passed` do not count."""
     # A probe stays where a command was killed, or is allowed to write but not to delete.
+    passed = (PROBE, *passed)
     if folder.exists() and not (
-        folder.is_dir() and all(path.name.startswith(PROBE) for path in folder.iterdir())
+        folder.is_dir() and all(path.name.startswith(passed) for path in folder.iterdir())
     ):
         raise InputError(f"--output={folder} exists and is not an empty folder; give a new one")
     check_writable(folder)

@@ -46,7 +46,7 @@ ARROWS = {
     },
     "lake": {
         "__main__": "inspection records cli storage signals progress",
-        "lock": "storage signals",
+        "lock": "storage signals console clock",
         "inspection": "records sources labels cli scan storage signals picture",
         "predictions": "sources labels scan storage",
         "records": "sources labels scan storage",
@@ -62,6 +62,7 @@ ARROWS = {
         "storage": "signals disk",
         "progress": "console",
         "console": "",
+        "clock": "",
         "signals": "",
         "disk": "",
     },

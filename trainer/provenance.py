@@ -8,12 +8,12 @@ import platform
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from lake import clock
 from lake.records.identity import identity, title
 from trainer.workdir import read_json, write_json
 
@@ -29,7 +29,7 @@ def add_start(
     starts = read_json(workdir / RUN).get("starts", [])
     starts.append(
         {
-            "time": now(),
+            "time": clock.now(),
             "step": step,
             "command": command(),
             "packages": packages(),
@@ -50,12 +50,8 @@ def origin(lakes: list[dict]) -> dict[str, str]:
         "command": command(),
         "lake": ", ".join(title(identity(lake)) for lake in lakes),
         "versions": versions,
-        "started": now(),
+        "started": clock.now(),
     }
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def command() -> str:

@@ -22,6 +22,8 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 
 import argparse
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 from lake import InputError, Stopped, cli, storage
 from lake.predictions import tfio
@@ -39,14 +41,16 @@ def train(flags: argparse.Namespace, overrides: list[str]) -> None:
     from trainer import workdir
 
     folder = workdir.workdir_of_job(flags.workdir)
-    config = _load_config(flags, overrides)
+    config, model_folder = _load_config(flags, overrides), workdir.model_of_job()
+    _check_places(folders=filter(None, (folder, model_folder)))
     from trainer.training import stages
 
-    stages.train(config, folder, workdir.model_of_job())
+    stages.train(config, folder, model_folder)
 
 
 def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
     config = _load_config(flags, overrides)
+    _check_places(folders=[flags.workdir])
     from trainer.training import lr_finder
 
     return lr_finder.report(config, flags.workdir, flags.steps, flags.lowest, flags.highest)
@@ -54,6 +58,7 @@ def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
     config = _load_config(flags, overrides)
+    _check_places(files=[flags.output])
     from trainer.training import augment_sheet
 
     return augment_sheet.write(config, flags.output, flags.examples, flags.seed, flags.each)
@@ -61,6 +66,7 @@ def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
     config = _load_config(flags, overrides)
+    _check_places(files=[flags.json])
     from trainer.training import benchmark
 
     measurements = flags.steps, flags.replicas, flags.memory_gb, flags.json
@@ -71,6 +77,7 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     """Score workdirs and print the table."""
     _refuse(flags, overrides)
     _check_networks(flags)
+    _check_places(folders=flags.workdir[:1], files=[flags.picture, flags.report])
     from trainer.evaluation import evaluate
     from trainer.evaluation.scores import ScoreOptions
 
@@ -92,11 +99,15 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
     _check_networks(flags)
     for path in flags.input:
         storage.check_exists("--input", path)
-    from trainer.prediction import predict
+    from trainer.prediction import output_folder
 
-    outputs = predict.output_options(flags)
-    images = flags.lake, flags.split or "test", flags.input
-    return predict.run(_ensemble(flags, flags.level), *images, flags.output, outputs)
+    output_folder.check(flags.output)
+    with output_folder.alone_in(flags.output):
+        from trainer.prediction import predict
+
+        outputs = predict.output_options(flags)
+        images = flags.lake, flags.split or "test", flags.input
+        return predict.run(_ensemble(flags, flags.level), *images, flags.output, outputs)
 
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -120,6 +131,7 @@ def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
     for path in flags.predictions:
         storage.check_exists("predictions", path)
+    _check_places(files=[flags.output])
     from trainer.prediction import vote
 
     return vote.run(flags.predictions, flags.output, flags.votes, flags.triplet)
@@ -178,6 +190,18 @@ def _check_networks(flags: argparse.Namespace) -> None:
             workdir.check_trained(folder)
     if getattr(flags, "lake", None):
         _check_lake(flags.lake)
+
+
+def _check_places(folders: Iterable[Path] = (), files: Iterable[Path | None] = ()) -> None:
+    """Raise InputError where a local folder or file cannot be written, before TensorFlow is
+    imported, which tries what is on gs://."""
+    file_paths = [path for path in files if path is not None]
+    for path in file_paths:
+        if not storage.is_remote(path) and path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file in it")
+    for folder in (*folders, *(path.parent for path in file_paths)):
+        if not storage.is_remote(folder):
+            storage.check_writable(folder)
 
 
 def _check_lake(lake: str) -> None:

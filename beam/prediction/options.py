@@ -155,8 +155,17 @@ def _check_output(options: PredictionOptions) -> None:
                 f"same model and options to go on, or a new folder"
             )
     # Files in the folders below count, too: files in seg/ that are not ours would be removed.
-    elif os.path.isfile(folder) or patterns.matching_files("output", f"{folder}/**", limit=1):
+    elif os.path.isfile(folder) or _has_files(folder):
         raise InputError(f"--output={folder} is there and not by beam.predict; give a new folder")
+
+
+def _has_files(folder: str) -> bool:
+    """Return whether a folder has a file other than the lock of a process that has just begun, or
+    was killed then."""
+    from lake.predictions.folder import LOCK
+
+    matches = patterns.matching_files("output", f"{folder}/**", limit=2)
+    return any(os.path.basename(file.path) != LOCK for file in matches)
 
 
 def claim(options: PredictionOptions) -> None:

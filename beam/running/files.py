@@ -146,9 +146,13 @@ def names_in(folder: str) -> list[str]:
 
 
 def versions_in(folder: str) -> set[tuple]:
-    """Return (path, bytes, time of its last change) of each file directly in a folder: what differs
-    where one was written."""
-    return {(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in _files_in(folder)}
+    """Return (path, bytes, time of its last change) of each file directly in a folder, without
+    locks: what differs where one was written."""
+    return {
+        (file.path, file.size_in_bytes, file.last_updated_in_seconds)
+        for file in _files_in(folder)
+        if not file.path.endswith(".lock")
+    }
 
 
 def _files_in(folder: str) -> list:

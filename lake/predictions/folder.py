@@ -19,6 +19,8 @@ TABLES = ("submission.csv", "predictions.csv", "rejects.csv")
 SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = TABLES
 PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
 REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
+LOCK = "predict.lock"  # while a process predicts into the folder
+LOCK_WORDS = "predicts", "give another --output"  # in the message of lake/lock.py
 SEGS = "seg"  # the folder of DICOM SEGs, and `what` could not be made in a row of rejects.csv
 
 

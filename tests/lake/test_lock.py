@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lake import InputError, lock
+from lake import InputError, console, lock
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -105,6 +105,14 @@ def test_another_machine_that_gives_a_sign_of_life_is_heard(quick, tmp_path, cap
     with hold(tmp_path):  # it is silent now
         pass
     assert not path.exists()
+
+
+def test_a_quiet_command_waits_without_a_word(quick, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_volume", console.QUIET)
+    write_as_another_machine(tmp_path / "run.lock", 0)
+    with hold(tmp_path):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_lock_of_yesterday_is_nobody_s(tmp_path, capsys):

@@ -17,11 +17,11 @@ from lake.progress import Progress
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
+from trainer.prediction import output_folder
 from trainer.prediction.one_image import FinishedImage, OutputOptions
+from trainer.prediction.output_folder import OWNER, SUMMARY, WORK
 
-WORK, OWNER = ".work", "made_by.json"
-SUMMARY = "predict.json"  # in the folder of predictions: they are whole
-VERSION = 1  # raise it when the predictions of the same images change
+VERSION = 2  # raise it when the predictions of the same images change
 PART_SECONDS = 5.0  # so much is predicted again at most
 DIFFERENCES = {  # what differs, by its name in an identity
     "version": "another version of radlake",
@@ -37,28 +37,18 @@ def identity(
     ensemble: Ensemble, decision: Decision, inputs: ImagesToPredict, options: OutputOptions
 ) -> dict:
     """Return all that the predictions depend on, as JSON has it."""
-    networks = hashlib.sha256()
-    for member in ensemble.everyone:
-        networks.update(member.config.model_dump_json(exclude={"lake"}).encode())
-        for weights in member.network.get_weights():
-            networks.update(weights.tobytes())
+    members = ensemble.everyone
+    configs = [member.config.model_dump(mode="json", exclude={"lake"}) for member in members]
+    networks = json.dumps([ensemble.weights_sha256(), configs])
     content = {
         "version": VERSION,
         "evaluated_as": ensemble.label,
-        "networks": networks.hexdigest(),
+        "networks": hashlib.sha256(networks.encode()).hexdigest(),
         "decision": decision.to_json(),
         "images": hashlib.sha256(json.dumps(inputs.identity).encode()).hexdigest(),
         "options": options._asdict(),
     }
     return json.loads(json.dumps(content))
-
-
-def check_folder(folder: Path) -> None:
-    """Raise InputError where predictions can neither be begun nor go on in the folder."""
-    is_begun = (folder / SUMMARY).exists() or (folder / WORK / OWNER).exists()
-    # A kill can leave the folder of the parts alone.
-    if not is_begun and not ((folder / WORK).exists() and len(list(folder.iterdir())) == 1):
-        storage.check_new(folder)
 
 
 class FinishedImages:
@@ -67,7 +57,7 @@ class FinishedImages:
     def __init__(self, folder: Path, owner: dict, inputs: ImagesToPredict):
         """Claim the folder for an identity, and read what is finished there; raise InputError where
         it belongs to another one."""
-        check_folder(folder)
+        output_folder.check(folder)
         self.folder, self.owner, self.inputs = folder, owner, inputs
         self.is_ct = any(header.geometry for header in inputs.headers.values())
         self.places = {image_id: place for place, image_id in enumerate(inputs.headers)}

@@ -1,6 +1,8 @@
-"""The tables that predict and vote write: files that get their names when they are whole.
+"""The folder that predict writes: whose it is, and one process at a time in it. And the tables that
+predict and vote write: files that get their names when they are whole.
 
-On gs:// too, where the table that is written last tells that all of them are there.
+On gs:// too, where the table that is written last tells that all of them are there. No TensorFlow:
+a folder is looked at before it is imported.
 """
 
 import contextlib
@@ -8,7 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from lake import InputError, storage
+from lake import InputError, lock, storage
+from lake.predictions.folder import LOCK, LOCK_WORDS
+
+WORK, OWNER = ".work", "made_by.json"  # what is finished: trainer/prediction/finished.py
+SUMMARY = "predict.json"  # the predictions are whole
+
+
+def check(folder: Path) -> None:
+    """Raise InputError where predictions can neither be begun nor go on in the folder."""
+    if (folder / SUMMARY).exists() or (folder / WORK / OWNER).exists():
+        storage.check_writable(folder)
+        return
+    # A kill can leave the folder of the parts alone, and the lock.
+    storage.check_new(folder, (LOCK, WORK))
+
+
+def alone_in(folder: Path) -> contextlib.AbstractContextManager:
+    """Return a context that holds the folder for this process; it raises InputError where another
+    one predicts there."""
+    return lock.hold(folder, LOCK, *LOCK_WORDS)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lake import InputError, storage
+from lake import InputError, Stopped, storage
 from lake.predictions import candidates, folder, seg, submission
 from lake.predictions.folder import REJECTS_CSV, SEGS
 from lake.predictions.seg_series import SegRequest
@@ -22,7 +22,7 @@ from trainer.inference import images, kinship, threads
 from trainer.inference.decision import Decision, made_with, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
-from trainer.prediction import finished, input_files, one_image, series_segs
+from trainer.prediction import finished, input_files, one_image, output_folder, series_segs
 from trainer.prediction.finished import FinishedImages
 from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputOptions
 from trainer.prediction.output_folder import create
@@ -99,7 +99,7 @@ def run(
 ) -> str:
     """Predict files, or without them a split of a lake (default: the run's own), with the
     thresholds that evaluate chose."""
-    finished.check_folder(output)  # before the headers of all files are read
+    output_folder.check(output)  # before the headers of all files are read
     if paths:
         decision = read_decision(ensemble)
         inputs = input_files.from_files(paths, images.reader_settings(ensemble))
@@ -177,12 +177,16 @@ def write_candidates(
 
 
 def summary(counts: dict, num_left_out: int, output: Path) -> str:
-    """Return the line about the counts of folder.write_tables."""
+    """Return the line about the counts of folder.write_tables; raise Stopped where every image was
+    rejected."""
     without_seg = f", {counts['without_seg']:,} without a SEG" if counts["without_seg"] else ""
     left_out = f", {num_left_out:,} files of the system or hidden left out" if num_left_out else ""
     has_rejects = counts["rejected"] or counts["without_seg"]
     where = f" ({output / REJECTS_CSV} says why)" if has_rejects else ""
-    return (
+    line = (
         f"{counts['predicted']:,} images predicted, {counts['with_lesion']:,} with a lesion; "
         f"{counts['rejected']:,} rejected{without_seg}{left_out}{where}: {output}"
     )
+    if not counts["predicted"]:
+        raise Stopped(line)
+    return line
