@@ -65,6 +65,11 @@ setup(
         "lake.predictions",
         "lake.records",
         "lake.sources",
+        "lake.sources.codecs",
+        "lake.sources.dicom",
+        "lake.sources.masks",
+        "lake.sources.pictures",
+        "lake.sources.volumes",
         "launch",
         "radlake",
         "radlake.configs",
@@ -95,7 +100,7 @@ setup(
         "protobuf>=5.29,<7",  # Beam's bound
         "pyarrow>=18",
         "pydicom>=3.0.2,<4",
-        # A decoder for every transfer syntax that lake/sources/decoders.py names.
+        # A decoder for every transfer syntax that lake/sources/codecs/decoders.py names.
         "imagecodecs>=2026.3.6",  # JPEG, JPEG-LS; the last with a wheel for Python 3.11
         "pylibjpeg>=2.1",  # finds the next
         "pylibjpeg-openjpeg>=2.6",  # JPEG 2000, High-Throughput too

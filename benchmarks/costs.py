@@ -33,7 +33,9 @@ from beam import synthetic
 from beam.phantoms import radiograph
 from beam.running import files
 from lake.scan import Header, Storage
-from lake.sources import clahe, data_set, dicom, frames, grey, lungs, pixels, reader
+from lake.sources import clahe, pixels, reader
+from lake.sources.dicom import data_set, dicom, frames, grey
+from lake.sources.volumes import lungs
 
 ROUNDS = 5
 SEED, NUMBER, SIDE = 3, 7, 1024  # of the phantom

@@ -109,7 +109,7 @@ class ReaderSettings(NamedTuple):
 class Coding(NamedTuple):
     """How the pixels of one image are coded in its file, as far as the header says it."""
 
-    name: str  # of lake.sources.dicom.CODINGS, or png, or metaimage
+    name: str  # of lake.sources.dicom.dicom.CODINGS, or png, or metaimage
     num_bytes: int  # of one image's coded pixels
     is_kept: bool  # whether a lake stores the coded pixels as they are
     channels: int = 1  # in the file; a lake stores one

@@ -9,7 +9,7 @@ from apache_beam.io.filesystem import FileMetadata
 from beam.conversion.options import ConversionOptions
 from beam.running import patterns
 from lake import Refused
-from lake.sources import mask_names
+from lake.sources.masks import mask_names
 from lake.sources.names import DICOM
 
 

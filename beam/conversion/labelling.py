@@ -16,7 +16,7 @@ from lake.labels import coco, nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
-from lake.sources import series
+from lake.sources.volumes import series
 
 ORPHAN_PART = "labels-without-image-"
 ORPHAN_PARTS = 64  # ten million ids are 160,000 in each

@@ -13,7 +13,8 @@ from beam.running import files, patterns, progress
 from beam.running.files import CHUNK_FILES
 from lake import Reject
 from lake.scan import Header
-from lake.sources import mask_names, reader
+from lake.sources import reader
+from lake.sources.masks import mask_names
 
 REJECT = "reject"  # tag of the output that becomes rejects.jsonl
 COUNT = "count"  # tag of the output of (name, number), to be added up

@@ -7,7 +7,7 @@ from beam.running.options import BEAM_OPTIONS
 from lake import InputError, cli
 from lake.labels import rle
 from lake.scan import parse_window
-from lake.sources import lesions
+from lake.sources.masks import lesions
 from lake.sources.names import SOURCES
 
 SPLITS = "train=0.8,val=0.1,test=0.1"

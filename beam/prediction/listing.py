@@ -16,7 +16,8 @@ from lake import Packed, Reject
 from lake.predictions import seg_series
 from lake.predictions.folder import reject_row
 from lake.scan import Header, stable_hash
-from lake.sources import reader, series
+from lake.sources import reader
+from lake.sources.volumes import series
 
 LONGEST_SHARD = 2  # times shard_images: its files
 WRITER_VERSION = 5  # raise it when the predictions for the same files change

@@ -179,7 +179,7 @@ def version_of(file: BinaryIO, path: str, update_time: float, is_volume: bool) -
 def _data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
     """Return (bytes, time) of the files that hold the voxels of the header of a volume; None for a
     file that is not there. A pattern need not match them."""
-    from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
+    from lake.sources.volumes import metaimage
 
     file.seek(0)
     versions = []
@@ -206,7 +206,7 @@ class Inputs:
         """Return a local path of the file, and of the data files beside the header of a volume."""
         if not storage.is_remote(path):
             return path
-        from lake.sources import metaimage
+        from lake.sources.volumes import metaimage
 
         parent, name = posixpath.split(path)
         if path != self.copied_path:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lake.sources import pixels
-from lake.sources.png import PNG_START
+from lake.sources.pictures.png import PNG_START
 
 GREY_1_BIT = (1, 0, 0, 0, 0)  # bit depth, colour type, compression, filter and interlace methods
 NO_FILTER = 0  # the number that each row begins with

@@ -1,3 +1,2 @@
-"""Readers of image files: DICOM, PNG and JPEG, MetaImage and CT series.
-In: the bytes of a file. Out: Headers and Scans (lake/scan.py), or a Reject; reader.py picks the
-module."""
+"""Readers of image files: reader.py picks one by the source, kinds.py says what no source reads.
+In: the bytes of a file. Out: Headers and Scans (lake/scan.py), or a Reject; all packages ask."""

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from PIL import Image
 
 from lake import InputError, Reject
-from lake.sources.elements import Malformed
 
 MESSAGE_CHARACTERS = 300  # of a decoder's message; some list the failure of every plug-in
+
+
+class Malformed(ValueError):
+    """A file contradicts its format. The message quotes no value, which could be a name."""
 
 
 @contextlib.contextmanager

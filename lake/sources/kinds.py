@@ -5,8 +5,8 @@ import re
 import struct
 from typing import NamedTuple
 
-from lake.sources import formats
 from lake.sources.names import DICOM, IMAGES, METAIMAGE
+from lake.sources.pictures import formats
 
 START_BYTES = 512  # of a file, from which its kind is told
 METAIMAGE_START = re.compile(rb"\s*(ObjectType|NDims|Comment)\s*=")

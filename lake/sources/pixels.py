@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from lake.scan import Scan, Storage, parse_window
-from lake.sources import clahe, padding
+from lake.sources import clahe
 
 # zlib 4 on 1024 px radiographs: 76 ms and 366 KB; 6: 192 ms, 368 KB; 1: 49 ms, 432 KB (2026-11, one
 # core).
@@ -107,7 +107,7 @@ def view(
     """Return (low, high), in stored values, of a record's default view, as `--window` says:
     `default`, percentiles of `pixels` [H, W] that are no padding, or LOW,HIGH in modality units."""
     if window == "percentile":
-        pixels = padding.without(pixels, is_padding)
+        pixels = measured(pixels, is_padding)
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         return low, max(high, low + 1)  # a constant image needs a width, too, to divide by
     modality_window = parse_window(window)
@@ -116,6 +116,11 @@ def view(
     slope, intercept = rescale
     low, high = sorted((value - intercept) / slope for value in modality_window)
     return low, high
+
+
+def measured(values: np.ndarray, is_padding: np.ndarray | None) -> np.ndarray:
+    """Return the values [N] that were measured; all [H, W] where none is padding, or all are."""
+    return values if is_padding is None or is_padding.all() else values[~is_padding]
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:

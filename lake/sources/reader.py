@@ -12,8 +12,11 @@ from typing import BinaryIO
 
 from lake import Reject, ids
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, ReaderSettings, Scan, Storage
-from lake.sources import dicom, dicom_masks, images, kinds
+from lake.sources import kinds
+from lake.sources.dicom import dicom
+from lake.sources.masks import dicom_masks
 from lake.sources.names import DICOM, IMAGES, METAIMAGE
+from lake.sources.pictures import images
 
 
 def stem(source: str, path: str) -> str:
@@ -151,7 +154,7 @@ def read_scan(source: str, inputs: Files, header: Header, storage: Storage) -> S
 def _module(source: str) -> ModuleType:
     """Return the module that reads the files of a source."""
     if source == METAIMAGE:
-        from lake.sources import metaimage  # SimpleITK takes 0.3 s to import
+        from lake.sources.volumes import metaimage
 
         return metaimage
     return images if source == IMAGES else dicom

@@ -14,7 +14,7 @@ from beam import convert as converter
 from beam.conversion import listing, mask_files, options
 from lake import Refused
 from lake.labels import rle
-from lake.sources import mask_names
+from lake.sources.masks import mask_names
 
 GREY = encoded(np.arange(48, dtype=np.uint8).reshape(6, 8))
 EMPTY = encoded(np.zeros((6, 8), np.uint8))

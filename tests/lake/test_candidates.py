@@ -10,7 +10,7 @@ from makers.volumes import OBLIQUE
 from lake.labels import nodules
 from lake.predictions import candidates
 from lake.scan import Geometry
-from lake.sources import metaimage, series
+from lake.sources.volumes import metaimage, series
 
 
 def planes_of(slices: int, spacing_mm, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)) -> list[Geometry]:

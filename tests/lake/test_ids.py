@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from lake import ids
-from lake.sources import dicom
+from lake.sources.dicom import dicom
 
 CAFE = "café"
 

@@ -17,8 +17,9 @@ from lake.labels import rle
 from lake.predictions import seg, seg_series
 from lake.predictions.seg_series import PredictedMask, SegRequest
 from lake.scan import Storage
-from lake.sources import reader, series
+from lake.sources import reader
 from lake.sources.reader import ReaderSettings
+from lake.sources.volumes import series
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IDENTITY = {

@@ -20,7 +20,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from lake.sources import dicom
+from lake.sources.dicom import dicom
 
 PACKAGED = Path(pydicom.__file__).parent / "data" / "test_files"
 

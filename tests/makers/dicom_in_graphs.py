@@ -12,7 +12,7 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from lake import Reject
 from lake.scan import Scan, Storage
-from lake.sources.dicom import read_scan
+from lake.sources.dicom.dicom import read_scan
 from trainer.serving.decode.stored_image import StoredImage
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lake import Reject
 from lake.scan import Header, Scan, Storage
-from lake.sources import images
+from lake.sources.pictures import images
 
 AS_IS = Storage(bits=8, max_side=None)
 

@@ -32,7 +32,8 @@ from makers import mutation_seeds, mutations  # noqa: E402
 from lake import InputError, Reject  # noqa: E402
 from lake.labels import coco, columns, tables  # noqa: E402
 from lake.scan import Scan, Storage  # noqa: E402
-from lake.sources import reader, series  # noqa: E402
+from lake.sources import reader  # noqa: E402
+from lake.sources.volumes import series  # noqa: E402
 
 # What one file may cost.
 CPU_S, BYTES, BYTES_PER_PIXEL = 10, 250_000_000, 30

@@ -1,6 +1,6 @@
 """What other readers make of a DICOM file: the values that a record should have, frame by frame.
 
-pydicom reads the elements, and not lake/sources/elements.py. The pixels come from GDCM (in
+pydicom reads the elements, and not lake/sources/dicom/elements.py. The pixels come from GDCM (in
 SimpleITK), or from another where GDCM has the decoder that the converter uses: Thomas Richter's
 libjpeg (pylibjpeg-libjpeg) for JPEG-LS and lossy JPEG, OpenJPH for High-Throughput JPEG 2000.
 """
@@ -19,8 +19,8 @@ from pydicom import uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
-from lake.sources.decoders import HIGH_THROUGHPUT, LOSSLESS_JPEG, LOSSY_JPEG
-from lake.sources.grey import LUMA
+from lake.sources.codecs.decoders import HIGH_THROUGHPUT, LOSSLESS_JPEG, LOSSY_JPEG
+from lake.sources.dicom.grey import LUMA
 
 LOSSY_SHARE = 0.02  # of the range of values: padding may be off by it
 BY_LIBJPEG = LOSSY_JPEG | {*uid.JPEGLSTransferSyntaxes}

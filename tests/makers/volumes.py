@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from lake.labels import rle
 from lake.scan import Header, Scan, Storage
-from lake.sources import metaimage
+from lake.sources.volumes import metaimage
 
 SIXTEEN = Storage(bits=16, max_side=None)
 

@@ -14,7 +14,7 @@ from makers.dicom import PACKAGED, mutate
 from lake import Reject
 from lake.inspection import verify
 from lake.records import manifest
-from lake.sources import dicom
+from lake.sources.dicom import dicom
 
 # Colours, palettes, an overlay, frames, run lengths, deflate, big-endian, no image.
 ODD = [

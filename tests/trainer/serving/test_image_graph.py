@@ -9,7 +9,7 @@ from PIL import Image
 
 from lake import Reject
 from lake.scan import Storage
-from lake.sources.images import read_headers, read_scan
+from lake.sources.pictures.images import read_headers, read_scan
 from trainer.serving import graph
 from trainer.serving.decode import images as decode_images
 from trainer.serving.decode.stored_image import refuse

@@ -7,8 +7,8 @@ the header finds these frames before a decoder gets them.
 import tensorflow as tf
 from pydicom import uid
 
-from lake.sources.claims import J2K_START, RLE_PADDING
-from lake.sources.image_module import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS
+from lake.sources.codecs.claims import J2K_START, RLE_PADDING
+from lake.sources.dicom.image_module import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS
 from trainer.serving.decode.elements import number, octets, size_of
 from trainer.serving.decode.header import Header
 

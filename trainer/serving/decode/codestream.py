@@ -1,10 +1,10 @@
 """The one frame in encapsulated pixel data, joined from its fragments inside a TensorFlow graph by
-the rules of lake/sources/frames.py; and the shape that its JPEG states."""
+the rules of lake/sources/dicom/frames.py; and the shape that its JPEG states."""
 
 import tensorflow as tf
 
-from lake.sources.codestream import MAX_SCANS
-from lake.sources.elements import ITEM, SEQUENCE_END
+from lake.sources.codecs.codestream import MAX_SCANS
+from lake.sources.dicom.elements import ITEM, SEQUENCE_END
 from trainer.serving.decode.elements import first_error, format_error, words
 
 START_OF_SCAN = (0xFF, 0xDA)

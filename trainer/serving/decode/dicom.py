@@ -2,10 +2,10 @@
 SavedModel takes DICOM files: file [] string -> StoredImage.
 
 It reads what most radiographs are: one grey image of 8 or 16 bits allocated, uncompressed or JPEG
-Baseline, displayed through a linear window, and returns the image that lake.sources.dicom.read_scan
-does. For any other file, damaged or not DICOM at all, it returns the reason as an error. Its own
-operations never fail; those that decode a damaged JPEG do, and `attempt` (graph.py) turns that into
-an error. tfio.py adds a Codec for more transfer syntaxes.
+Baseline, displayed through a linear window, and returns the image that `read_scan` of
+lake/sources/dicom/dicom.py does. For any other file, damaged or not DICOM at all, it returns the
+reason as an error. Its own operations never fail; those that decode a damaged JPEG do, and
+`attempt` (graph.py) turns that into an error. tfio.py adds a Codec for more transfer syntaxes.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from lake import InputError
 from lake.scan import Storage
-from lake.sources import image_module, pixels
-from lake.sources.elements import PIXEL_DATA
+from lake.sources import pixels
+from lake.sources.dicom import image_module
+from lake.sources.dicom.elements import PIXEL_DATA
 from trainer.serving.decode import grey as decode_grey
 from trainer.serving.decode import header as decode_header
 from trainer.serving.decode.codestream import check_jpeg, join_fragments, jpeg_levels

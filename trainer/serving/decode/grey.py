@@ -1,12 +1,12 @@
 """Stored values of a DICOM file become what a lake stores, inside a TensorFlow graph, by the rules
-of lake/sources/grey.py and lake/sources/pixels.py."""
+of lake/sources/dicom/grey.py and lake/sources/pixels.py."""
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from lake.scan import Storage
-from lake.sources.grey import LARGEST, LINEAR_WIDTH
+from lake.sources.dicom.grey import LARGEST, LINEAR_WIDTH
 from lake.sources.pixels import PERCENTILES, parse_window
 
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 from pydicom import uid
 
 from lake.scan import MAX_FILE_BYTES, MAX_PIXELS
-from lake.sources import dicom, frames, grey, image_module, padding
-from lake.sources.elements import (
+from lake.sources.dicom import dicom, frames, grey, image_module, padding
+from lake.sources.dicom.elements import (
     MAX_DEPTH,
     MAX_TEXT_BYTES,
     PIXEL_DATA,

@@ -1,5 +1,5 @@
 """PNG and JPEG files as the converter would store them, by TensorFlow operations alone: the graph's
-version of lake/sources/images.py, which uses Pillow.
+version of lake/sources/pictures/images.py, which uses Pillow.
 
 It reads grey of 1 to 16 bits, and colours and palettes of 8. These are errors, because the
 converter refuses them, too, or because the graph cannot read them: other formats, animations,
@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from lake.scan import MAX_PIXELS, Storage
-from lake.sources.codestream import FRAME_HEADERS
-from lake.sources.grey import LUMA
-from lake.sources.png import PNG_START
+from lake.sources.codecs.codestream import FRAME_HEADERS
+from lake.sources.dicom.grey import LUMA
+from lake.sources.pictures.png import PNG_START
 from trainer.serving.decode.codestream import MANY_SCANS, has_many_scans, jpeg_levels
 from trainer.serving.decode.elements import first_error, number
 from trainer.serving.decode.grey import GreyTensor, shrunk_size

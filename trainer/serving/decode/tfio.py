@@ -12,7 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from lake.scan import Storage
-from lake.sources.image_module import BITS_ALLOCATED, BITS_STORED, COLUMNS, ROWS, SAMPLES, SIGNED
+from lake.sources.dicom.image_module import (
+    BITS_ALLOCATED,
+    BITS_STORED,
+    COLUMNS,
+    ROWS,
+    SAMPLES,
+    SIGNED,
+)
 from trainer.serving.decode import dicom
 from trainer.serving.decode.claims import SYNTAXES, claimed_bits
 from trainer.serving.decode.elements import first_error, size_of
