@@ -42,6 +42,12 @@ class Encoded(Blocks):
             yield f"freeze={self.freeze}: encoder=plain cannot be frozen; use another encoder"
         elif self.freeze != "none" and self.weights is None:
             yield f"freeze={self.freeze} would keep random weights; give weights, too"
+        if self.freeze == 1 and not self._has_half_size():
+            yield f"freeze=1: encoder={self.encoder} has no features at 1/2; use 2 to 5, or all"
+
+    def _has_half_size(self) -> bool:
+        """Return whether the encoder has features at 1/2 of the side."""
+        return self.encoder == "plain" or parts.ENCODERS[self.encoder].layers[0] is not None
 
 
 class Decoder(Encoded):
@@ -67,6 +73,8 @@ class Decoder(Encoded):
         yield from super().clashes()
         if self.encoder != "plain" and self.depth > DEEPEST_ENCODER:
             yield f"depth={self.depth}: encoder={self.encoder} allows {DEEPEST_ENCODER} at most"
+        if self.depth == 1 and not self._has_half_size():
+            yield f"depth=1: encoder={self.encoder} has no features at 1/2; use 2 or more"
         for name, widths, num_levels in (
             ("filters", self.filters, self._num_levels()),
             ("decoder_filters", self.decoder_filters or None, self.depth),
@@ -107,6 +115,12 @@ class UnetPlusPlus(Decoder):
     # None: it segments. A number is for pretraining: the network up to X(0,L), without its heads,
     # becomes a classifier, and a segmenter of the same section can then start from its weights.
     classes: Classes | None = None
+
+    def clashes(self) -> Iterator[str]:
+        yield from super().clashes()
+        if not self._has_half_size():
+            cause = f"encoder={self.encoder} has no features at 1/2, of which X(0,1) is made"
+            yield f"{cause}; use kind=unet, or another encoder"
 
 
 class Vae(Section):

@@ -56,13 +56,17 @@ class Encoder(NamedTuple):
     """A network of keras.applications, and the layers that give the features of each size."""
 
     application: str  # a class in keras.applications
-    mode: str  # the mode of imagenet_utils.preprocess_input: caffe, tf or torch
-    layers: tuple[str, ...]  # that give the features at 1/2, 1/4, 1/8, 1/16, 1/32 of the side
+    # The mode of imagenet_utils.preprocess_input: caffe, tf or torch. None: the network's own
+    # layers before `start` are the preprocessing.
+    mode: str | None
+    # That give the features at 1/2, 1/4, 1/8, 1/16, 1/32 of the side; "into NAME" is what enters
+    # the layer NAME. The first is None where a network has no features at 1/2.
+    layers: tuple[str | None, ...]
     full_size: str | None = None  # the layer that gives those at the side itself, if there is one
     # The layers that give the deepest features of a U-Net of depth 1, 2, …, where these are not the
     # features of the skips.
     bottoms: tuple[str, ...] | None = None
-    # The first layer that is used; those before it are preprocessing. None: all are used.
+    # The first layer behind the network's own preprocessing. None: it has none.
     start: str | None = None
     min_side: int = 32  # the smallest image that keras.applications takes
 
@@ -76,6 +80,36 @@ XCEPTION = (
     "block14_sepconv2_act",
 )
 EFFICIENTNET = (*(f"block{block}a_expand_activation" for block in (2, 3, 4, 6)), "top_activation")
+EFFICIENTNET_V2 = (
+    *("into block2a_expand_conv", "into block3a_expand_conv"),
+    *("block4a_expand_activation", "block6a_expand_activation", "top_activation"),
+)
+RESNET_50_V2 = (2, 3), (3, 4), (4, 6)  # the stages that end at 1/8, 1/16, 1/32, and their blocks
+MOBILENET_V2 = (*(f"block_{n}_expand_relu" for n in (1, 3, 6, 13)), "out_relu")
+# The widened features that each depthwise convolution of stride 2 takes, as in MobileNetV2; Small's
+# first block does not widen.
+MOBILENET_V3_SMALL = (
+    "into expanded_conv_depthwise_pad",
+    *(f"into expanded_conv_{n}_depthwise_pad" for n in (1, 3, 8)),
+    "layer_156",
+)
+MOBILENET_V3_LARGE = (
+    *(f"into expanded_conv_{n}_depthwise_pad" for n in (1, 3, 6, 12)),
+    "layer_186",
+)
+
+
+def resnet(blocks: tuple[int, int, int, int]) -> tuple[str, ...]:
+    """Return the ends of a ResNet's stages, of which each has that many blocks."""
+    return "conv1_relu", *(f"conv{i}_block{n}_out" for i, n in enumerate(blocks, 2))
+
+
+def convnext(name: str, last_layer: str) -> tuple[str | None, ...]:
+    """Return the ends of a ConvNeXt's stages; its stem goes from 1/1 to 1/4 in one step."""
+    ends = (f"into convnext_{name}_downsampling_block_{i}" for i in range(3))
+    return None, *ends, last_layer
+
+
 ENCODERS = {
     # Simonyan & Zisserman 2014 (arXiv:1409.1556)
     "vgg16": Encoder(
@@ -101,4 +135,31 @@ ENCODERS = {
         )
         for n in range(8)
     },
+    # He et al. 2015 (arXiv:1512.03385), and 2016 (arXiv:1603.05027), whose blocks begin with norm
+    # and activation, and whose stages end with the stride.
+    "resnet50": Encoder("ResNet50", "caffe", resnet((3, 4, 6, 3))),
+    "resnet101": Encoder("ResNet101", "caffe", resnet((3, 4, 23, 3))),
+    "resnet50v2": Encoder(
+        "ResNet50V2",
+        "tf",
+        ("conv1_conv", *(f"conv{i}_block{n}_preact_relu" for i, n in RESNET_50_V2), "post_relu"),
+    ),
+    # Sandler et al. 2018 (arXiv:1801.04381), Howard et al. 2019 (arXiv:1905.02244)
+    "mobilenetv2": Encoder("MobileNetV2", "tf", MOBILENET_V2),
+    "mobilenetv3_small": Encoder("MobileNetV3Small", None, MOBILENET_V3_SMALL, start="conv"),
+    "mobilenetv3_large": Encoder("MobileNetV3Large", None, MOBILENET_V3_LARGE, start="conv"),
+    # Tan & Le 2021 (arXiv:2104.00298). B0 … B3 and S, M expect different ranges.
+    **{
+        f"efficientnetv2{size.lower()}": Encoder(
+            f"EfficientNetV2{size}", None, EFFICIENTNET_V2, start="stem_conv"
+        )
+        for size in ("B0", "B1", "B2", "B3", "S", "M")
+    },
+    # Liu et al. 2022 (arXiv:2201.03545)
+    "convnext_tiny": Encoder(
+        "ConvNeXtTiny", None, convnext("tiny", "layer_132"), start="convnext_tiny_stem"
+    ),
+    "convnext_small": Encoder(
+        "ConvNeXtSmall", None, convnext("small", "layer_258"), start="convnext_small_stem"
+    ),
 }

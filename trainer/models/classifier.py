@@ -32,19 +32,17 @@ LESION_MAP = "lesion_map"  # the layer whose output is the map
 def build(section: Classifier, side: int) -> keras.Model:
     """Return the network for images [B, side, side, 1]."""
     images = keras.Input((side, side, 1), name="images")
-    encoder = section.encoder
-    if encoder == "plain":
+    if section.encoder == "plain":
         widths = tuple(section.filters * min(2**i, MAX_WIDENING) for i in range(section.depth + 1))
         features = encoders.plain_features(images, side, widths, section, "level_{}")[-1]
     else:
-        last_layer = parts.ENCODERS[encoder].layers[-1]
-        weights, freeze = section.weights, section.freeze
-        [features] = encoders.layer_outputs(images, side, encoder, [last_layer], weights, freeze)
+        last_layer = parts.ENCODERS[section.encoder].layers[-1]
+        [features] = encoders.layer_outputs(images, side, [last_layer], section)
     if section.pooling == "lesion_map":
         logits = lesion_map_head(features, section.dropout)
     else:
         logits = average_head(features, section.dropout, section.hidden, section.classes)
-    return keras.Model(images, logits, name=encoder)
+    return keras.Model(images, logits, name=section.encoder)
 
 
 def average_head(features, dropout: float, hidden: int, classes: int, name: str = "head"):

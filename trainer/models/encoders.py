@@ -5,7 +5,8 @@ Images [B, side, side, 1] in [0, 1] -> [features at 1/1, 1/2, … 1/2^depth of t
     plain         [side, side, f0] -> [side/2, side/2, f1] -> … -> [side/2^depth, …, f_depth]:
                   one block per level, and max pooling between
     others        the rows of parts.ENCODERS; the network of keras.applications, cut behind the
-                  deepest feature, is one layer of ours. The feature at 1/1 is None but for VGG16.
+                  deepest feature, is one layer of ours. The feature at 1/1 is None but for VGG16,
+                  that at 1/2 is None for ConvNeXt.
 
 Grey becomes three equal channels before the preprocessing that ImageNet's weights expect. Both are
 part of the network, so its first convolution pads with the zeros that it was trained with.
@@ -17,8 +18,11 @@ import keras
 
 from lake import InputError
 from trainer.config import parts
-from trainer.config.network import Blocks, Decoder
+from trainer.config.network import Blocks, Decoder, Encoded
 from trainer.models import blocks, weight_files
+
+INTO = "into "  # before a layer's name in parts.ENCODERS: what enters it
+NO_DOWNLOAD = "URL fetch failure"  # how Keras's message begins
 
 
 def encode(images, side: int, section: Decoder, name: str, is_pooled: bool = True) -> list:
@@ -35,7 +39,8 @@ def encode(images, side: int, section: Decoder, name: str, is_pooled: bool = Tru
     if is_pooled and row.bottoms:
         names[-1] = row.bottoms[depth - 1]
     names = [row.full_size, *names] if row.full_size else names
-    features = layer_outputs(images, side, section.encoder, names, section.weights, section.freeze)
+    features = iter(layer_outputs(images, side, [name for name in names if name], section))
+    features = [next(features) if name else None for name in names]
     features = features if row.full_size else [None, *features]
     return [x if x is None else pad(x, side // 2**i, f"pad_{i}") for i, x in enumerate(features)]
 
@@ -56,32 +61,63 @@ def plain_features(images, side: int, widths: tuple[int, ...], style: Blocks, na
     return features
 
 
-def layer_outputs(
-    images, side: int, encoder: str, names: list[str], weights: str | None, freeze: str | int
-) -> list:
-    """Return the outputs of the named layers of a network of keras.applications, at the sizes that
-    they have there.
+def layer_outputs(images, side: int, names: list[str], section: Encoded) -> list:
+    """Return the outputs of the named layers of the section's network of keras.applications, at the
+    sizes that they have there.
 
     `freeze`: none, all, or a number of stages; stage N ends with the feature at 1/2^N. A frozen
     BatchNormalization keeps its statistics, in training too.
     """
-    row = parts.ENCODERS[encoder]
+    encoder, freeze, row = section.encoder, section.freeze, parts.ENCODERS[section.encoder]
     if side < row.min_side:
         raise InputError(f"side={side} is too small for {encoder}; use {row.min_side} or more")
-    whole = build_application(row, side, weights)
-    start = whole.get_layer(row.start).input if row.start else whole.input
-    outputs = [whole.get_layer(name).output for name in names]
-    network = keras.Model(start, outputs, name=encoder)
+    whole = build_application(row, side, section.weights)
+    set_norms(whole, is_synchronized=section.norm == "sync_batch")
+    start = entering(whole, row.start) if row.start else whole.input
+    network = keras.Model(start, [output_of(whole, name) for name in names], name=encoder)
     if freeze == "all":
         network.trainable = False
     elif freeze != "none":
-        ends = [whole.get_layer(name).output for name in row.layers[:freeze]]
+        ends = [output_of(whole, name) for name in row.layers[:freeze] if name]
         for layer in keras.Model(start, ends).layers:
             layer.trainable = False
+    return network(preprocess(images, row, whole))
+
+
+def preprocess(images, row: parts.Encoder, whole: keras.Model):
+    """Map grey [0, 1] to the three channels that ImageNet's weights expect, in float32 under every
+    precision: [B, side, side, 1 or 3] -> [B, side, side, 3]."""
     x = keras.layers.Rescaling(255.0, dtype="float32", name="to_255")(images)
     if images.shape[-1] == 1:
         x = keras.layers.Concatenate(dtype="float32", name="grey_to_rgb")([x, x, x])
-    return network(keras.applications.imagenet_utils.preprocess_input(x, mode=row.mode))
+    if row.mode:
+        return keras.applications.imagenet_utils.preprocess_input(x, mode=row.mode)
+    names = [layer.name for layer in whole.layers]
+    for layer in whole.layers[1 : names.index(row.start)]:
+        x = type(layer).from_config(layer.get_config() | {"dtype": "float32"})(x)
+    return x
+
+
+def set_norms(network: keras.Model, is_synchronized: bool) -> None:
+    """Give the batch norms of an encoder the momentum of ours, and joint statistics of all replicas
+    with norm=sync_batch. Keras's 0.99 and MobileNet's 0.999 still remember photographs after a
+    thousand steps on X-rays."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = parts.MOMENTUM
+            layer.synchronized = is_synchronized
+
+
+def output_of(network: keras.Model, name: str):
+    """Return the tensor that a row of parts.ENCODERS names."""
+    if name.startswith(INTO):
+        return entering(network, name.removeprefix(INTO))
+    return network.get_layer(name).output
+
+
+def entering(network: keras.Model, name: str):
+    """Return what a layer takes. The `input` of a Sequential would be another tensor, its own."""
+    return network.get_layer(name)._inbound_nodes[0].input_tensors[0]
 
 
 def build_application(row: parts.Encoder, side: int, weights: str | None) -> keras.Model:
@@ -89,9 +125,19 @@ def build_application(row: parts.Encoder, side: int, weights: str | None) -> ker
     here if it is one of keras.applications; one of radlake's is left to build.py."""
     is_file = weights not in (None, "imagenet")
     is_of_application = is_file and not weight_files.is_radlake_file(weights)
-    network = getattr(keras.applications, row.application)(
-        include_top=False, weights=None if is_file else weights, input_shape=(side, side, 3)
-    )
+    application = getattr(keras.applications, row.application)
+    shape = (side, side, 3)
+    try:
+        network = application(
+            include_top=False, weights=None if is_file else weights, input_shape=shape
+        )
+    except Exception as error:  # Keras has no class of its own for it
+        if not str(error).startswith(NO_DOWNLOAD):
+            raise
+        raise InputError(
+            f"weights={weights}: cannot be downloaded: {error}; download it on another machine and "
+            f"give the file (docs/encoders.md), or leave weights out"
+        ) from None
     if is_of_application:
         weight_files.load_application(network, weights, row.application)
     # Keras numbers layers without a name through the whole process, such as conv2d_12, so the next

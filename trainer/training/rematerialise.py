@@ -17,9 +17,13 @@ import keras
 import tensorflow as tf
 
 # How the layers of a block begin: DenseNet's and ResNet's conv2_block3_, Inception-ResNet's
-# block35_4_, EfficientNet's block2a_, VGG's and Xception's block2_, MobileNet's block_2_, and ours,
-# such as x_0_1_ and decoder_2_. Any other layer belongs to the block before it.
-BLOCK = re.compile(r"(conv\d+_block\d+|block\d+_\d+|block\d+[a-z]?|[a-z]+(_\d+)+)(?=_)")
+# block35_4_, EfficientNet's block2a_, VGG's and Xception's block2_, MobileNet's block_2_ and
+# expanded_conv_2_, ConvNeXt's convnext_tiny_stage_0_block_2_, and ours, such as x_0_1_ and
+# decoder_2_. Any other layer belongs to the block before it.
+BLOCK = re.compile(
+    r"(conv\d+_block\d+|block\d+_\d+|block\d+[a-z]?|expanded_conv(_\d+)?"
+    r"|convnext_[a-z]+_stage_\d+_block_\d+|[a-z]+(_\d+)+)(?=_)"
+)
 
 
 class Call(NamedTuple):

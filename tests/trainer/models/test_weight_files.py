@@ -18,10 +18,13 @@ def classifier(**fields):
 
 
 def vgg16(path):
-    """Save VGG16 without its top, in a file of Keras 3 or, for .h5, of Keras 2; return it."""
+    """Save VGG16 without its top, in a file of Keras 3 or, for .h5, of Keras 2, weights or the
+    whole model; return it."""
     network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
     if path.name.endswith(".weights.h5"):
         network.save_weights(path)
+    elif "model" in path.name:
+        network.save(path)
     else:
         # As keras.applications' own downloads.
         from keras.src.legacy.saving import legacy_h5_format
@@ -31,7 +34,7 @@ def vgg16(path):
     return network
 
 
-@pytest.mark.parametrize("name", ["vgg16.weights.h5", "vgg16_notop.h5"])
+@pytest.mark.parametrize("name", ["vgg16.weights.h5", "vgg16_notop.h5", "vgg16_model.h5"])
 def test_an_applications_file_is_taken_whole(name, tmp_path, capsys):
     reference = vgg16(tmp_path / name)
     config = plain(encoder="vgg16", weights=str(tmp_path / name), freeze="all")
@@ -125,6 +128,16 @@ def test_layers_that_keras_does_not_name_are_found_again(tmp_path):
     source.load_weights(file)
     for ours, theirs in zip(network.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch):
+    def no_network(*args, **options):
+        raise Exception("URL fetch failure on https://x: None -- Name or service not known")
+
+    monkeypatch.setattr("keras.src.applications.vgg16.file_utils.get_file", no_network)
+    message = "weights=imagenet: cannot be downloaded.*not known; download it on another machine"
+    with pytest.raises(InputError, match=message):
+        build(plain(encoder="vgg16", weights="imagenet"), 32)
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras, before it raises

@@ -118,7 +118,9 @@ def test_gradients_and_statistics_are_the_same_compiled(section):
 
 
 @marks.exhaustive
-@pytest.mark.parametrize("encoder", ["densenet121", "efficientnetb0"])
+@pytest.mark.parametrize(
+    "encoder", ["densenet121", "efficientnetb0", "mobilenetv3_small", "convnext_tiny"]
+)
 def test_the_blocks_inside_an_encoder_give_the_same(encoder):
     actual = differences(fresh(plain(encoder=encoder, norm="batch"), 32))
     assert actual == pytest.approx({"gradient": 0, "state": 0}, abs=1e-6)
@@ -177,7 +179,10 @@ def test_each_node_of_a_unetpp_is_one_block():
         ("vgg16", 5, 32),
         *(
             pytest.param(*row, marks=marks.exhaustive)
-            for row in [("densenet121", 58, 32), ("efficientnetb0", 16, 32), ("xception", 14, 71)]
+            for row in [
+                *(("densenet121", 58, 32), ("efficientnetb0", 16, 32), ("xception", 14, 71)),
+                *(("mobilenetv3_small", 11, 32), ("convnext_tiny", 18, 32)),
+            ]
         ),
     ],
 )
@@ -185,7 +190,8 @@ def test_every_weight_is_in_one_block(encoder, blocks, side):
     network = fresh(classifier(encoder=encoder), side)
     weights = [[id(w) for w in b.model.weights] for b in rematerialise._blocks(network)[0]]
     assert Counter(w for block in weights for w in block) == Counter(map(id, network.weights))
-    names = [n for n in block_names(network) if any(re.match("(conv\\d+_)?block", x) for x in n)]
+    block = re.compile(r"((conv\d+_)?block|expanded_conv|convnext_tiny_stage)")
+    names = [n for n in block_names(network) if any(map(block.match, n))]
     assert len(names) == blocks
 
 
