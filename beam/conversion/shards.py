@@ -4,6 +4,7 @@ Each finished shard has a sidecar in `.work/` with its fingerprint, its rows of 
 rejects and its sums. A shard whose fingerprint is still the same is not written again.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -205,7 +206,7 @@ class _Writer:
             progress.tick(self.options.progress_file, progress.REJECTED)
             return
         fields = record(image, scan, fold, self.options)
-        for part in tfrecord.frame(example.encode(fields)):
+        for part in tfrecord.frame(*example.encode_parts(fields)):
             file.write(part)
             self.bytes += len(part)
             self.sha256.update(part)
@@ -248,13 +249,13 @@ class _Writer:
         long those are, to the sums."""
         size, dialect = (image.header.height, image.header.width), self.options.dialect
         if dialect in rle.ORDERS:
-            runs = rle.runs(image.label.rle, *size)
+            runs = _runs(image.label.rle, *size)
             columns, rows = coherence.order_votes(runs, *size, dialect)
             self.sums.update(order_as_columns=columns, order_as_rows=rows)
         # Masks in files have a size of their own, and a CT's nodules have none.
         has_run_lengths = self.options.labels and self.options.source != "metaimage"
         if has_run_lengths and self.sums["line_votes"] < LINE_VOTES:
-            vote = coherence.line_vote(rle.runs(image.label.rle, *size), *size, dialect)
+            vote = coherence.line_vote(_runs(image.label.rle, *size), *size, dialect)
             if vote is not None:
                 self.sums.update({"line_votes": 1, vote.key: 1})
 
@@ -298,13 +299,18 @@ def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptio
 
 def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
     """Return (PNG, lesion pixels or -1) of the mask at the stored size."""
-    header, label = image.header, image.label
-    runs = rle.runs(label.rle, header.height, header.width) if label.has_mask else rle.NO_RUNS
+    height, width, label = image.header.height, image.header.width, image.label
+    runs = _runs(label.rle, height, width) if label.has_mask else rle.NO_RUNS
     if not len(runs):
         # A lesion of unknown size has no mask, and its size stays unknown.
         return mask_png.encode_empty(scan.height, scan.width), label.lesion_px
-    mask = rle.to_mask(runs, header.height, header.width)
-    if mask.shape == (scan.height, scan.width):
-        return mask_png.encode(mask), label.lesion_px
-    mask, _ = mask_png.shrink(mask, scan.height, scan.width)
+    if (height, width) == (scan.height, scan.width):
+        return mask_png.encode_runs(runs, height, width), label.lesion_px
+    mask, _ = mask_png.shrink(rle.to_mask(runs, height, width), scan.height, scan.width)
     return mask_png.encode(mask), int(np.count_nonzero(mask))
+
+
+@functools.lru_cache(maxsize=1)
+def _runs(text: str, height: int, width: int) -> np.ndarray:
+    """Return the runs [N, 2] of a record's text, of which its mask and its votes are made."""
+    return rle.runs(text, height, width)

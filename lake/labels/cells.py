@@ -50,7 +50,7 @@ def truth(text: str) -> int | None:
 def run_lengths(text: str) -> str:
     """Return the numbers of a run-length cell, without the brackets and commas of a list; an empty
     text where it says that there is no lesion: nothing, or -1 in any spelling."""
-    if text[:1].isdigit() and "," not in text:  # nearly all are plain
+    if text.lstrip()[:1].isdigit() and "," not in text:  # nearly all are plain
         return text
     if list_match := LIST.fullmatch(text.strip()):
         text = list_match[1].replace(",", " ")

@@ -146,18 +146,17 @@ def _overlaps(lesion_runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (shifts, float [P]; pixels that each maps onto one of the next runs, [P]) of runs
     [N, 2], at all shifts where the number's slope changes."""
     starts, ends = lesion_runs.T
-    places, slopes = [], []
-    for lag in range(1, min(NEIGHBOURS, len(starts) - 1) + 1):
-        # The overlap of two runs grows from the first shift at which they touch, is as long as the
-        # shorter one, and shrinks to 0 again.
-        to_start, to_end = starts[lag:] - starts[:-lag], ends[lag:] - ends[:-lag]
-        places += [starts[lag:] - ends[:-lag], np.minimum(to_start, to_end)]
-        places += [np.maximum(to_start, to_end), ends[lag:] - starts[:-lag]]
-        ones = np.ones(len(to_start))
-        slopes += [ones, -ones, -ones, ones]
-    shifts, changes = np.concatenate(places), np.concatenate(slopes)
-    order = np.argsort(shifts, kind="stable")
-    shifts, slope = shifts[order], np.cumsum(changes[order])
+    lags = np.arange(1, min(NEIGHBOURS, len(starts) - 1) + 1)
+    first, second = np.nonzero(np.arange(len(starts))[:, None] + lags < len(starts))
+    second += first + 1
+    # The overlap of two runs grows from the first shift at which they touch, is as long as the
+    # shorter one, and shrinks to 0 again.
+    to_start, to_end = starts[second] - starts[first], ends[second] - ends[first]
+    touch, part = starts[second] - ends[first], ends[second] - starts[first]
+    level, fall = np.minimum(to_start, to_end), np.maximum(to_start, to_end)
+    # Sorted with the change of slope as their lowest bit: 0 where it grows, 1 where it falls.
+    shifts = np.sort(np.concatenate([2 * touch, 2 * part, 2 * level + 1, 2 * fall + 1]))
+    slope, shifts = np.cumsum(1 - 2 * (shifts & 1)), shifts >> 1
     return shifts, np.r_[0.0, np.cumsum(slope[:-1] * np.diff(shifts))]
 
 

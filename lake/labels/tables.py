@@ -174,7 +174,9 @@ def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str)
             parts.append(rle.runs(text, height, width, dialect))
         except Reject as reject:
             raise Reject(reject.reason, f"{row.place}: {reject.message}") from None
-    return label_from_runs(rle.unite(parts))
+    is_alone = len(rows) == 1 and dialect == "relative"
+    canonical = text.strip() if is_alone and rle.is_canonical(text.strip()) else None
+    return label_from_runs(rle.unite(parts), canonical)
 
 
 def is_silent(row: Row, kind: str, unlabelled: str) -> bool:
@@ -205,11 +207,13 @@ def split_of(rows: Iterable[Row]) -> str:
     return name
 
 
-def label_from_runs(runs) -> Label:
-    """Return the label of an image whose whole mask is `runs` [N, 2]."""
+def label_from_runs(runs, text: str | None = None) -> Label:
+    """Return the label of an image whose whole mask is `runs` [N, 2]; `text` is their relative text
+    where that is known."""
     if not len(runs):
         return NO_LESION
-    return Label(label=1, has_mask=True, lesion_px=rle.area(runs), rle=rle.to_text(runs))
+    text = text or rle.to_text(runs)
+    return Label(label=1, has_mask=True, lesion_px=rle.area(runs), rle=text)
 
 
 def _class_label(rows: list[Row]) -> Label:

@@ -4,6 +4,7 @@ FIELDS is a contract with other programs: names and types do not change within a
 """
 
 import functools
+import struct
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
@@ -46,8 +47,7 @@ UNKNOWN = {
     for name, (kind, count) in FIELDS.items()
 } | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}
 LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
-# tensorflow/core/example/example.proto and feature.proto as a FileDescriptorProto. BytesExample is
-# an Example whose features are bytes already: on the wire a message and its bytes look alike.
+# tensorflow/core/example/example.proto and feature.proto as a FileDescriptorProto.
 PROTO = """
 name: "example.proto" package: "tensorflow" syntax: "proto3"
 message_type { name: "BytesList"
@@ -67,29 +67,79 @@ message_type { name: "Features"
     field { name: "value" number: 2 type_name: "Feature" } } }
 message_type { name: "Example"
   field { name: "features" number: 1 type_name: "Features" } }
-message_type { name: "BytesExample"
-  field { name: "features" number: 1 type: TYPE_BYTES } }
 """
+# What stands in front of the length of a message that is field 1 of another, and of the Feature of
+# the image, field 2 of an entry of the map, whose field 1 is its name.
+FIELD_1, IMAGE_FIELD = b"\n", b"\n\x05image\x12"
+CACHED_ENTRIES = 1000  # sizes, windows, ages ...: most fields of a record are as in many others
+LONG = 100  # bytes; no other record has this one's
 
 
 def encode(fields: dict) -> bytes:
     """Return the serialised Example of a value, or as many values as FIELDS says, for each of
     FIELDS; the same fields give the same bytes."""
+    return b"".join(encode_parts(fields))
+
+
+def encode_parts(fields: dict) -> list[bytes]:
+    """Return what `encode` does in parts, the image by itself: it is nine tenths of a record, and a
+    copy of it takes as long as all the rest."""
     if fields.keys() != FIELDS.keys():
         raise ValueError(
             f"expected the fields of lake.records.example.FIELDS, differs in "
             f"{fields.keys() ^ FIELDS.keys()}"
         )
-    other_features, image = _message_class("Features")(), _message_class("Features")()
-    for name, (kind, count) in FIELDS.items():
-        values = [fields[name]] if count == 1 else fields[name]
-        features = image if name == "image" else other_features
-        getattr(features.feature[name], LISTS[kind]).value.extend(values)
     # A record's map of features is sorted by name, but for the image, which stands behind all
-    # others. Two messages one after the other are read as one that has the fields of both
+    # others. Messages one after the other are read as one that has the fields of all
     # (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
-    content = other_features.SerializeToString(deterministic=True) + image.SerializeToString()
-    return _message_class("BytesExample")(features=content).SerializeToString()
+    entries = [_entry(name, fields[name]) for name in sorted(FIELDS) if name != "image"]
+    image = fields["image"]
+    rest = b"".join([*entries, _head_of_image(len(image))])
+    return [FIELD_1 + _varint(len(rest) + len(image)) + rest, image]
+
+
+def _entry(name: str, value: bytes | float | tuple[float, ...]) -> bytes:
+    """Return a field as a Features message that has it alone."""
+    kind, count = FIELDS[name]
+    if kind is bytes and len(value) > LONG:
+        return _encode_entry(name, value)
+    if kind is float:  # by their bytes: 0.0 equals -0.0, and NaN is not equal to itself
+        value = struct.pack(f"={count}d", *(value if count > 1 else [value]))
+    return _cached_entry(name, value)
+
+
+@functools.lru_cache(CACHED_ENTRIES, typed=True)
+def _cached_entry(name: str, value: bytes | int) -> bytes:
+    """Return what `_entry` does; numbers that are no integers come as the bytes of doubles."""
+    kind, count = FIELDS[name]
+    return _encode_entry(name, struct.unpack(f"={count}d", value) if kind is float else value)
+
+
+def _encode_entry(name: str, value: bytes | int | tuple[float, ...]) -> bytes:
+    kind, _ = FIELDS[name]
+    features = _message_class("Features")()
+    values = value if kind is float else [value]
+    getattr(features.feature[name], LISTS[kind]).value.extend(values)
+    return features.SerializeToString()
+
+
+def _head_of_image(size: int) -> bytes:
+    """Return what stands in front of the `size` bytes of an image in a Features message that has it
+    alone. protobuf would copy them four times."""
+    head = b""
+    for field in (FIELD_1, FIELD_1, IMAGE_FIELD, FIELD_1):  # bytes, BytesList, Feature, entry
+        head = field + _varint(len(head) + size) + head
+    return head
+
+
+def _varint(number: int) -> bytes:
+    """Return a length as protobuf writes it: seven bits per byte, the lowest first, and in all
+    bytes but the last the highest bit set."""
+    groups = []
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*groups, number])
 
 
 def encode_unlabelled(header: Header, scan: Scan) -> bytes:

@@ -12,11 +12,12 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from lake.labels import rle
 from lake.sources import pixels
 from lake.sources.pictures.png import PNG_START
 
 GREY_1_BIT = (1, 0, 0, 0, 0)  # bit depth, colour type, compression, filter and interlace methods
-NO_FILTER = 0  # the number that each row begins with
+BITS = np.array([0x80 >> column for column in range(8)], np.uint8)  # of eight columns in a byte
 # Eight pixels of a lesion or of its surroundings are a byte, and those come in runs: zlib's
 # run-length strategy takes 0.26 ms and 0.87 KB per 1024 px mask, its usual one 0.31 ms and 1.44 KB
 # at level 1, 1.1 ms and 0.78 KB at level 6 (60 SIIM-ACR masks, 2026-11, one core). Little memory
@@ -42,12 +43,45 @@ def shrink(mask: np.ndarray, height: int, width: int) -> tuple[np.ndarray, bool]
 
 def encode(mask: np.ndarray) -> bytes:
     """Return the PNG of a mask [H, W]; any value but 0 is lesion."""
-    height, width = mask.shape
-    rows = np.full((height, 1 + -(-width // 8)), NO_FILTER, np.uint8)
-    rows[:, 1:] = np.packbits(mask, axis=1)  # the last byte of a row is filled up with zeros
+    rows = _empty_rows(*mask.shape)
+    rows[:, 1:] = np.packbits(mask, axis=1)
+    return _encode_rows(rows, mask.shape[1])
+
+
+def encode_runs(lesion_runs: np.ndarray, height: int, width: int) -> bytes:
+    """Return what `encode` does of the mask of runs [N, 2] down its columns, in a third of the
+    time: no pixel is set by itself."""
+    starts, ends = lesion_runs.T
+    columns, last_columns = starts // height, (ends - 1) // height
+    if not len(lesion_runs) or (columns != last_columns).any():
+        return encode(rle.to_mask(lesion_runs, height, width))
+    tops, bottoms = starts - columns * height, ends - columns * height
+    top, bottom, left = int(tops.min()), int(bottoms.max()), int(columns[0]) // 8
+    words = (int(columns[-1]) // 8 - left) // 8 + 1  # of 64 columns
+    # A bit is set where a run begins in its column and where it has ended; between those, down the
+    # rows, an odd number of set bits is above.
+    edges = np.zeros((bottom + 1 - top, words), np.uint64)
+    columns -= 8 * left
+    places, bits = (columns >> 3) - 8 * words * top, BITS[columns & 7]
+    for edge_rows in (tops, bottoms):
+        np.bitwise_xor.at(edges.view(np.uint8).ravel(), places + 8 * words * edge_rows, bits)
+    packed = np.bitwise_xor.accumulate(edges, axis=0).view(np.uint8)[:-1]
+    rows = _empty_rows(height, width)
+    rows[top:bottom, 1 + left : 1 + left + packed.shape[1]] = packed[:, : rows.shape[1] - 1 - left]
+    return _encode_rows(rows, width)
+
+
+def _empty_rows(height: int, width: int) -> np.ndarray:
+    """Return the bytes [height, 1 + width / 8] of an empty mask: in each row 0, for no filter, then
+    its pixels, filled up with zeros."""
+    return np.zeros((height, 1 + -(-width // 8)), np.uint8)
+
+
+def _encode_rows(rows: np.ndarray, width: int) -> bytes:
+    """Return the PNG of rows [H, 1 + width / 8]."""
     deflate = zlib.compressobj(**DEFLATE)
     chunks = [
-        (b"IHDR", struct.pack(">II5B", width, height, *GREY_1_BIT)),
+        (b"IHDR", struct.pack(">II5B", width, len(rows), *GREY_1_BIT)),
         (b"IDAT", deflate.compress(rows) + deflate.flush()),
         (b"IEND", b""),
     ]

@@ -21,16 +21,19 @@ class FrameError(InputError):
     """The file is damaged where a record should begin or end; the message says at which byte."""
 
 
-def frame(record: bytes) -> list[bytes]:
-    """Return what a file holds of a record, in parts: its head, the record itself, its checksum."""
-    length = struct.pack("<Q", len(record))
-    return [length + masked_crc(length), record, masked_crc(record)]
+def frame(*parts: bytes) -> list[bytes]:
+    """Return what a file holds of a record that is given whole or in parts: its head, the parts,
+    its checksum."""
+    length = struct.pack("<Q", sum(map(len, parts)))
+    return [length + masked_crc(length), *parts, masked_crc(*parts)]
 
 
-def masked_crc(data: bytes) -> bytes:
+def masked_crc(*parts: bytes) -> bytes:
     """Return the checksum of a length or a record, 4 bytes."""
     # CRC-32C, rotated right by 15 bits and a constant added (tensorflow/core/lib/hash/crc32c.h).
-    crc = google_crc32c.value(data)
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 

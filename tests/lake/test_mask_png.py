@@ -60,6 +60,16 @@ def test_the_same_mask_gives_the_same_bytes():
         assert mask_png.encode(empty + 1) == mask_png.encode(empty + 255)
 
 
+def test_runs_are_encoded_as_their_mask_is():
+    bars = np.zeros((70, 130), bool)  # across words of 64 columns, from the first row to the last
+    bars[0, ::3], bars[5:60, 60:70], bars[69, 1::3] = True, True, True
+    across = np.zeros((9, 20), bool)
+    across[4:, 3], across[:2, 4] = True, True  # a run that goes on into the next column
+    for claim in (*masks(), bars, bars[:, :64], bars[:, 1:66], across):
+        mask = claim.astype(np.uint8) * 255
+        assert mask_png.encode_runs(rle.from_mask(mask), *mask.shape) == mask_png.encode(mask)
+
+
 def test_masks_are_small():
     mask = np.zeros((1024, 1024), np.uint8)
     assert len(mask_png.encode(mask)) < 1000

@@ -51,6 +51,21 @@ def test_round_trip_and_union_of_random_masks():
         assert rle.area(union) == np.count_nonzero(first | second)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_canonical"),
+    [
+        *(("5 3", True), ("0 3 1 10", True), ("100 20 3 40", True)),
+        *((" 5 3", False), ("5 3 ", False), ("5  3", False), ("5\t3", False), ("05 3", False)),
+        *(("00 3", False), ("5 03", False), ("+5 3", False), ("5 3 0 2", False)),
+        *(("5 0", False), ("5 3 2 0", False), ("\u0665 3", False)),
+    ],
+)
+def test_a_text_is_canonical_where_it_is_written_so(text, is_canonical):
+    assert rle.is_canonical(text) == is_canonical
+    if text.isascii():
+        assert (rle.to_text(rle.runs(text, 1000)) == text) == is_canonical
+
+
 @pytest.mark.parametrize("text", ["", "-1", " -1 ", "0 0", "3 0 2 0"])
 def test_empty_masks(text):
     assert not rle.decode(text, 4, 4).any()
