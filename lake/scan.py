@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from lake import InputError, Packed, Reject
+from lake.exam import Exam
 
 # Bounds on what one file may cost; a file beyond them is a reject, `too-large`.
 MAX_FILE_BYTES = 2**30
@@ -58,6 +59,7 @@ class Header(Packed):
     frame: int = 0  # of a multi-frame file, or slice of a volume
     geometry: Geometry | None = None  # of a volume or of one of its slices
     version: float = 0.0  # differs where the file, or a data file beside it, was written again
+    exam: Exam = Exam()  # what it shows; nothing in a record depends on it
 
     def with_version(self, version: float) -> "Header":
         """Return the header with a version; dataclasses.replace takes ten times as long, per
@@ -65,6 +67,12 @@ class Header(Packed):
         header = object.__new__(Header)
         vars(header).update(vars(self), version=version)
         return header
+
+    def for_record(self) -> dict:
+        """Return the fields on which a record depends, as lakes of every version have them."""
+        fields = vars(self) | {"version": 0}
+        del fields["exam"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ class ReaderSettings(NamedTuple):
     is_ct: bool  # files are CT volumes or slices of one
     image_id_from: str  # name | uid | path
     storage: Storage
+    # What the lakes of the networks had, as lake.exam.count has it; () where that is not known.
+    exams: tuple[dict, ...] = ()
+    any_modality: bool = False  # read files that show what these lakes did not have, too
 
 
 class Coding(NamedTuple):

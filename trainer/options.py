@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import cli, suggestions
+from lake import cli, exam, suggestions
 from lake.predictions.exported import DECODERS, GRAPH
 from radlake import shipped
 
@@ -115,6 +115,7 @@ def add_predict(command: Callable) -> None:
     add("--split", metavar="NAME", help="a split of the lake (default: test)")
     files = "files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake"
     add("--input", metavar="PATH", help=files, **MANY)
+    add(exam.OPTION, action="store_true", help=exam.HELP)
     add = predict.add_argument_group("output").add_argument
     add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
     overlays = "draw image and mask side by side, one PNG per image"
@@ -143,6 +144,8 @@ def add_export(command: Callable) -> None:
     other_lake = "the lake whose thresholds are taken where none were chosen on that of the run"
     add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
     add("--decoder", choices=DECODERS, default=GRAPH, help=decoder)
+    any_modality = "its DICOM signature takes what the lake had no images of, too"
+    add(exam.OPTION, action="store_true", help=any_modality)
 
 
 def add_vote(command: Callable) -> None:

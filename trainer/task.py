@@ -92,6 +92,8 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
     _refuse(flags, overrides)
     if flags.input and (flags.lake or flags.split):
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
+    if flags.any_modality and not flags.input:
+        raise InputError("--any_modality is for files of --input; a lake is taken as it is")
     if flags.seg or flags.mint_uids:
         from lake.predictions import seg  # pydicom and its decoders take half a second to import
 
@@ -122,9 +124,11 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     if flags.level == options.ALL_LEVELS:
         if flags.lake:
             raise InputError("--level all takes thresholds of the runs' own lake, not of --lake")
-        return levels.export_all(lambda level: _ensemble(flags, level), flags.output, flags.decoder)
+        more = flags.decoder, flags.any_modality
+        return levels.export_all(lambda level: _ensemble(flags, level), flags.output, *more)
     networks = _ensemble(flags, flags.level)
-    return export.export(networks, flags.output, flags.decoder, flags.lake)
+    more = flags.decoder, flags.lake, flags.any_modality
+    return export.export(networks, flags.output, *more)
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:

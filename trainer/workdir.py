@@ -54,10 +54,10 @@ def model_of_job() -> Path | None:
 
 
 def describe_lake(content: dict) -> dict:
-    """Return what a run keeps of a lake that it learns from, from its manifest: its identity and
-    those of the versions that it continues."""
+    """Return what a run keeps of a lake that it learns from, from its manifest: its identity, those
+    of the versions that it continues, and what its images show (None where it does not say)."""
     lake, *earlier_lakes = ancestry(content)
-    return lake | {"earlier_lakes": earlier_lakes}
+    return lake | {"earlier_lakes": earlier_lakes, "exams": content["counts"].get("exams")}
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

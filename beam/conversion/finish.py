@@ -17,7 +17,7 @@ from beam.conversion.labelling import JoinOutcomes, Labels
 from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
-from lake import Refused, Stopped
+from lake import Refused, Stopped, exam
 from lake.labels import coherence
 from lake.records import index, manifest
 from lake.scan import stable_hash
@@ -157,12 +157,14 @@ class _Totals:
         # split -> [counts of a shard]; split -> [(hash, images) of each patient of a shard, [P, 2]]
         self.splits, self.patients = {}, {}
         self.folds = set()
+        self.exams = []  # per shard; None where an earlier radlake wrote it
 
     def add(self, sidecar: dict) -> None:
         """Add the sidecar of one shard."""
         self.shards.append({key: sidecar[key] for key in manifest.SHARD_KEYS})
         self.rejects += sidecar["rejects"]
         self.sums.update(sidecar["sums"])
+        self.exams.append(sidecar.get("exams"))
         counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
         self.splits.setdefault(sidecar["split"], []).append(counts)
         # Hashes, because ten million names would take a gigabyte.
@@ -191,6 +193,7 @@ class _Totals:
         }
         kinds = ("patient", "study", "series", "image")
         grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
+        exams = exam.total(self.exams)
         return {
             "files": input_counts.get("files", 0),
             "files_left_out": input_counts.get("files_left_out", 0),
@@ -209,6 +212,7 @@ class _Totals:
             "images_of_largest_patient": int(max(largest, default=0)),
             "empty_splits": summary.empty_splits(splits, options),
             "empty_folds": sorted({*range(options.folds)} - self.folds),
+            **({"exams": exams} if exams else {}),
             "splits": splits,
         }
 

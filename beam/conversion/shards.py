@@ -25,7 +25,7 @@ from beam.conversion.listing import reject_line
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from beam.running.packing import pack, unpack
-from lake import Reject, Stopped
+from lake import Reject, Stopped, exam
 from lake.labels import coherence, rle
 from lake.records import example, index, manifest, mask_png, tfrecord
 from lake.scan import Scan
@@ -144,9 +144,7 @@ def fingerprint(
     """Return a hash of everything that the bytes of a shard of [(image, fold)] depend on, as far as
     headers tell; `file_versions` tells of the rest."""
     versions = {name: metadata.version(name) for name in DECODERS}
-    inputs = [
-        (vars(image.header) | {"version": 0}, vars(image.label), fold) for image, fold in images
-    ]
+    inputs = [(image.header.for_record(), vars(image.label), fold) for image, fold in images]
     content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
     content.append(deidentify.key_digest(options.key_file))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()
@@ -175,7 +173,10 @@ def _is_complete(name: str, digest: str, versions: str, options: ConversionOptio
         return False
     # In a finished lake that stays as it is, `compare` has looked at files that are newer.
     is_newer = not options.keeps_finished and sidecar["versions"] != versions
-    return not is_newer and sidecar["bytes"] == files.size_of(options.path(name))
+    # An earlier radlake, which counted no exams, began this lake.
+    is_earlier = not options.keeps_finished and "exams" not in sidecar
+    is_whole = sidecar["bytes"] == files.size_of(options.path(name))
+    return is_whole and not is_newer and not is_earlier
 
 
 class _Writer:
@@ -188,7 +189,7 @@ class _Writer:
         self.inputs = files.Inputs()
         reader.quieten()
         self.rows, self.rejects, self.bytes, self.sha256 = [], [], 0, hashlib.sha256()
-        self.sums = Counter()
+        self.sums, self.exams = Counter(), Counter()
 
     def write(self, images: list[tuple[LabelledImage, int]], file) -> dict:
         """Write the records of [(image, fold)]; return what the sidecar says of them."""
@@ -219,6 +220,7 @@ class _Writer:
         num_pixels = scan.height * scan.width
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
         self.sums["flat_views"] += int(scan.is_flat)
+        self.exams[image.header.exam] += 1
         if fields["has_mask"]:
             self.sums["mask_pixels"] += num_pixels
             self.sums["lesion_pixels"] += fields["lesion_px"]
@@ -268,6 +270,7 @@ class _Writer:
             "rows": self.rows,
             "rejects": self.rejects,
             "sums": dict(self.sums),
+            "exams": exam.count(self.exams),
         }
 
 

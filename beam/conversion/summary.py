@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from beam.conversion import quotas
 from beam.conversion.options import ConversionOptions
+from lake import exam
 from lake.records import manifest
 from lake.sources.names import METAIMAGE
 
@@ -101,6 +102,9 @@ def _notes(content: dict) -> Iterator[str]:
     counts = content["counts"]
     if names := content.get("classes"):
         yield f"classes: {', '.join(manifest.class_titles(names))}"
+    for name in exam.WORDS:
+        if len(words := counts.get("exams", {}).get(name, {})) > 1:
+            yield f"{name.replace('_', ' ')}: {exam.in_words(words)}"
     if number := counts.get("files_left_out"):
         yield f"{number:,} files left out: hidden, or left there by a system"
     if number := counts.get("label_files_among_images"):

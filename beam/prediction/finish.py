@@ -12,7 +12,7 @@ from beam.prediction.options import OWNER, PredictionOptions
 from beam.prediction.shards import SUMMARY
 from beam.running import files
 from beam.running.options import WORK
-from lake import Stopped
+from lake import Refused, Stopped, exam
 from lake.predictions import folder
 from lake.predictions.folder import SEGS, TABLES, PredictionRow
 
@@ -23,13 +23,16 @@ def finalise(
     num_files: int,
     num_images: int,
     num_left_out: int,
+    standings: dict[str, int],
     options: PredictionOptions,
 ) -> None:
     """Write the tables and predict.json of all shards [(first path, fingerprint)]; write nothing
-    where they are already there and the same. Raise Stopped above `--max_reject_fraction`."""
+    where they are already there and the same. `standings` are lake.exam's. Raise Stopped above
+    `--max_reject_fraction`."""
     shards = sorted(shards)
     rejects = sorted(rejects, key=lambda reject: (reject["path"], reject["image_id"]))
     inputs = [shards, rejects, num_files, num_images, num_left_out, options.max_reject_fraction]
+    inputs.append(dict(sorted(standings.items())))
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     if _are_tables_there(digest, options):
         return
@@ -57,7 +60,12 @@ def finalise(
         _remove_others(SEGS, segs, options)
     content = {
         **options.for_predictions(),
-        "counts": {"files": num_files, "files_left_out": num_left_out, **counts},
+        "counts": {
+            "files": num_files,
+            "files_left_out": num_left_out,
+            **counts,
+            "exams": standings,
+        },
         "digest": digest,
         "bytes": _sizes(options),
     }
@@ -71,6 +79,8 @@ def _check(counts: dict, num_images: int, rejects: list[dict], options: Predicti
         raise Stopped(f"{num_images:,} images, but {counts}; this is a bug")
     reason = f"; {options.path(folder.REJECTS_CSV)} says why" if rejects else ""
     reason += f"; the first: {rejects[0]['message']}" if rejects else ""
+    if num_rejected == num_images and counts["reasons"].keys() <= set(exam.REASONS):
+        raise Refused(f"{num_images:,} of {num_images:,} files are refused{reason}")
     if not counts["predicted"]:
         raise Stopped(f"no image in {num_images:,} files{reason}")
     if num_rejected > options.max_reject_fraction * num_images:
@@ -124,4 +134,6 @@ def table(options: PredictionOptions, seconds: float) -> str:
     if options.seg:
         lines.append(("without a SEG", counts["without_seg"], ""))
     rows = [f"  {name:14}{number:>12,}   {more}".rstrip() for name, number, more in lines]
-    return "\n".join([options.folder, *rows])
+    is_known = bool(options.reader_settings.exams)
+    remarks = exam.sentences(counts.get("exams", {}), counts["reasons"], is_known)
+    return "\n".join([options.folder, *rows, *remarks])

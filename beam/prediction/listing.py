@@ -3,7 +3,7 @@ here."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
@@ -12,7 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam.prediction.options import PredictionOptions
 from beam.running import files, patterns, progress
-from lake import Packed, Reject
+from lake import Packed, Reject, exam
 from lake.predictions import seg_series
 from lake.predictions.folder import reject_row
 from lake.scan import Header, stable_hash
@@ -129,6 +129,13 @@ def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator
             path = image.header.path
             message = f"{path}: id {image_id} is already at {pairs_of_id[0][1].header.path}"
             yield to_reject(path, image_id, Reject("duplicate-id", message), options)
+
+
+def standings(path_and_image: tuple, options: PredictionOptions) -> Iterable[tuple[str, int]]:
+    """Return how the image of (first path, ImageToPredict) stands to what the networks learnt from,
+    as lake.exam.standings has it, to be added up."""
+    exams = [path_and_image[1].header.exam]
+    return exam.standings(exams, options.reader_settings.exams).items()
 
 
 def key_by_series(path_and_image: tuple) -> tuple[str, tuple]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from beam.running import files, paths, patterns
 from beam.running.options import BEAM_OPTIONS, WORK
-from lake import InputError, cli
+from lake import InputError, cli, exam
 from lake.predictions.exported import DESCRIPTION, RECORDS, SAVED_MODEL, settings_from_json
 from lake.scan import ReaderSettings
 
@@ -36,6 +36,7 @@ class PredictionOptions:
     images_root: str  # the folder above the first wildcard of --images
     seg: str | None  # a name in lake.predictions.seg.FINDINGS
     mint_uids: bool
+    any_modality: bool
     batch_size: int
     shard_images: int
     threads: int  # of one TensorFlow op; 0: as TensorFlow chooses
@@ -45,7 +46,8 @@ class PredictionOptions:
 
     def for_predictions(self) -> dict:
         """Return the options that change the predictions for the same files."""
-        return {name: getattr(self, name) for name in ("model_sha256", "seg", "mint_uids")}
+        names = ("model_sha256", "seg", "mint_uids", "any_modality")
+        return {name: getattr(self, name) for name in names}
 
     def path(self, *names: str) -> str:
         return paths.join(self.folder, *names)
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("model", "the folder that trainer.task export wrote", **folder)
     inputs = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
     add("images", inputs, required=True, metavar="PATTERN")
+    add("any_modality", exam.HELP, action="store_true")
     add("output", "a new folder, or one that the same command began", **folder)
     seg_help = "write DICOM SEGs, one per series: lesion (default), pneumothorax or nodule"
     add("seg", seg_help, "masks", nargs="?", const="lesion", metavar="FINDING")
@@ -99,11 +102,13 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
             f"export the workdirs again"
         )
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
+    settings = settings_from_json(description["stored"])
     options = PredictionOptions(
         folder=flags.output.rstrip("/"),
         model=model,
         model_sha256=hashlib.sha256(text).hexdigest(),
-        reader_settings=settings_from_json(description["stored"]),
+        reader_settings=settings._replace(any_modality=flags.any_modality),
+        any_modality=flags.any_modality,
         images_root=patterns.fixed_folder(flags.images),
         threads=0,
         progress_file=progress_file,
@@ -119,7 +124,7 @@ def _seg_request(flags: argparse.Namespace, description: dict) -> "SegRequest":
     from lake.predictions import seg
     from lake.predictions.seg_series import SegRequest
 
-    return SegRequest(flags.seg, flags.mint_uids, seg.algorithm(description))
+    return SegRequest(flags.seg, flags.mint_uids, seg.algorithm(description, flags.any_modality))
 
 
 def with_threads(options: PredictionOptions, beam_options: "PipelineOptions") -> PredictionOptions:
@@ -148,6 +153,7 @@ def _check_output(options: PredictionOptions) -> None:
     folder, owner = options.folder, options.work_path(OWNER)
     if paths.exists(owner):
         earlier, current = json.loads(files.read_text(owner)), options.for_predictions()
+        earlier = current | earlier  # of an earlier radlake it has fewer
         changes = [f"{name}={earlier[name]}" for name in current if earlier[name] != current[name]]
         if changes:
             raise InputError(

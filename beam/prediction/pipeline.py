@@ -64,6 +64,14 @@ def build(root: beam.Pipeline, pattern: str, options: PredictionOptions) -> None
                 num_images | "SumImages" >> beam.CombineGlobally(sum)
             ),
             num_left_out=beam.pvalue.AsSingleton(matches[listing.LEFT_OUT]),
+            standings=beam.pvalue.AsDict(images["images"] | Standings(options)),
             options=options,
         )
     )
+
+
+@beam.ptransform_fn
+def Standings(images, options: PredictionOptions):
+    """Add up how the images stand to what the networks learnt from: (first path, ImageToPredict) ->
+    (name, number)."""
+    return images | beam.FlatMap(listing.standings, options) | "Sum" >> beam.CombinePerKey(sum)

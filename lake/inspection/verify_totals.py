@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.compute
 
+from lake import exam
 from lake.inspection.verify_shard import Problems
 from lake.records import index, manifest
 
@@ -24,6 +25,11 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
     by_index = {"splits": splits, "records": len(rows)}
     for where, expected, actual in differences(by_index, counts, "counts", False):
         problems.add("counts", f"{where}: {actual} in the manifest, {expected} by the index")
+    if "exams" in counts:
+        num_shown = sum(counts["exams"][exam.MODALITIES].values())
+        if num_shown != counts["records"]:
+            message = f"{num_shown} images in the manifest, {counts['records']} records"
+            problems.add("counts", f"counts.exams.{exam.MODALITIES}: {message}")
     left_out = counts.get("slices_left_out", 0)
     num_outcomes = counts["records"] + sum(counts["rejects"].values()) + left_out
     if counts["images"] != num_outcomes:

@@ -15,10 +15,11 @@ GRAPH, TFIO = DECODERS = ("graph", "tfio")
 def settings_to_json(settings: ReaderSettings) -> dict:
     """Return the section `stored` of export.json."""
     section = {"is_ct": settings.is_ct, "image_id_from": settings.image_id_from}
-    return vars(settings.storage) | section
+    return vars(settings.storage) | section | {"exams": list(settings.exams)}
 
 
 def settings_from_json(section: dict) -> ReaderSettings:
     """Return the ReaderSettings of the section `stored`, the inverse of settings_to_json."""
     storage = Storage(**{name: section[name] for name in Storage.__dataclass_fields__})
-    return ReaderSettings(section["is_ct"], section["image_id_from"], storage)
+    exams = tuple(section.get("exams", ()))  # absent in exports of an earlier radlake
+    return ReaderSettings(section["is_ct"], section["image_id_from"], storage, exams)

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
-from lake import InputError, Reject
+from lake import InputError, Reject, exam
 from lake.predictions import seg_sources
 from lake.predictions.seg_sources import PLACE, THICKNESS
 
@@ -52,9 +52,10 @@ class Algorithm(NamedTuple):
     parameters: dict[str, str]
 
 
-def algorithm(description: dict) -> Algorithm:
+def algorithm(description: dict, any_modality: bool = False) -> Algorithm:
     """Return for the readers of a SEG what its masks are made with, as export.json and
-    trainer.inference.decision.made_with have it."""
+    trainer.inference.decision.made_with have it. `any_modality`: of images that may show other
+    things than those that the networks learnt from."""
     triplet, lesion = description["decision"]["triplet"], description["decision"].get(LESION)
     thresholds = f"p > {triplet['bottom']:g}"
     if triplet["area_share"]:
@@ -71,6 +72,7 @@ def algorithm(description: dict) -> Algorithm:
         **({} if lesion is None else {"threshold of the image": f"{lesion:g}"}),
         "tta": "+".join(description["tta"]),
         **({} if description["level"] is None else {"level": str(description["level"])}),
+        **({exam.OPTION: "given"} if any_modality else {}),
     }
     return Algorithm(_text(f"radlake {runs}"), thresholds, parameters)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import BinaryIO
 
-from lake import Reject, ids
+from lake import Reject, exam, ids
 from lake.scan import MAX_FILE_BYTES, Coding, Files, Header, ReaderSettings, Scan, Storage
 from lake.sources import kinds
 from lake.sources.dicom import dicom
@@ -126,13 +126,16 @@ def read_file(
     """Return (source that reads the file, its images) of a file that lies in no lake: PNG, JPEG,
     TIFF, BMP and GIF are told from DICOM by their first bytes, and every frame is an image. Where
     the ids of the lake have folders, those of the file have the folders below `root`. Raises
-    Reject."""
+    Reject, also where the file shows what no image of the lake did."""
     kind = kinds.kind_of(file.read(kinds.START_BYTES), path)
     file.seek(0)
     is_image = kind is not None and kind.sources == (IMAGES,)
     source = METAIMAGE if settings.is_ct else IMAGES if is_image else DICOM
     with _advise(source, file, path, has_choice=False):
         headers = _read_headers(source, file, path, size, settings.image_id_from, "each")
+    difference = exam.difference(headers[0].exam, settings.exams)  # all its frames are of one exam
+    if difference and not settings.any_modality:
+        raise Reject(difference.reason, f"{path}: {difference.message}")
     if settings.image_id_from == "path":
         headers = [name_by_path(header, root) for header in headers]
     return source, headers

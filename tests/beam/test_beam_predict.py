@@ -29,6 +29,7 @@ from trainer.inference import ensemble
 # Several shards, and batches that do not fill them.
 # Twelve of the files and a series get a SEG, and a shard has at most twice --shard_images.
 OPTIONS = ("--max_reject_fraction=0.5", "--shard_images=2", "--batch_size=3", "--seg")
+OPTIONS += ("--any_modality",)  # slices of a CT, and networks that learnt from radiographs
 NUM_SLICES = 5
 
 
@@ -58,7 +59,7 @@ def files(phantoms, tmp_path_factory) -> Path:
 def expected(systems, files, tmp_path_factory) -> Path:
     """The folder that trainer.task predict makes of them."""
     output = tmp_path_factory.mktemp("expected") / "out"
-    inputs = ("--input", files, "--output", output, "--seg", "--mint_uids")
+    inputs = ("--input", files, "--output", output, "--seg", "--mint_uids", "--any_modality")
     run_task("predict", *systems["cascade"], *inputs)
     return output
 
@@ -111,6 +112,9 @@ def test_every_file_is_accounted_for(actual):
     assert counts.pop("reasons") == reasons and counts.pop("with_lesion") > 2
     images = {"files": 14 + NUM_SLICES, "predicted": 12 + NUM_SLICES}
     assert counts.pop("files_left_out") == 1
+    # A PNG has neither, and the slices have a modality alone.
+    standings = {"modality not compared": 1, "body part not compared": 1 + NUM_SLICES}
+    assert counts.pop("exams") == standings | {"other-modality": NUM_SLICES}
     assert counts == images | {"rejected": 2, "without_seg": 1}
 
 
@@ -157,9 +161,9 @@ def test_what_the_converter_takes_is_predicted_as_predict_does(
     workdir = workdir_of(tmp_path / "run", lake, UNET, 64, dtype=dtype, options=options)
     with_thresholds(ensemble.load([workdir]), lake)
     run_task("export", "--workdir", workdir, "--output", tmp_path / "exported")
-    inputs = ("--input", odd_files, "--output", tmp_path / "expected")
+    inputs = ("--input", odd_files, "--output", tmp_path / "expected", "--any_modality")
     run_task("predict", "--workdir", workdir, *inputs)
-    options = ("--max_reject_fraction=0.9", "--shard_images=20")
+    options = ("--max_reject_fraction=0.9", "--shard_images=20", "--any_modality")
     assert beam_predict(tmp_path / "exported", odd_files / "*", tmp_path / "actual", *options) == 0
     rows = check_tables(tmp_path / "actual", tmp_path / "expected")
     names = {"JPEGLSNearLossless_16", "JPEG2000", "MR_small_RLE", "SC_rgb_jpeg_gdcm", "turned"}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, Reject
+from lake import InputError, Reject, exam
 from lake.predictions.folder import reject_row
 from lake.records import example, manifest
 from lake.records.identity import shards_sha256
@@ -47,6 +47,8 @@ class ImagesToPredict(NamedTuple):
     rejects: list[dict]  # rows of rejects.csv; grows while the records are read
     identity: tuple = ()  # what says which images these are, as JSON has it
     num_left_out: int = 0  # files that are hidden or of the system
+    remarks: dict[str, int] | None = None  # lake.exam.standings of the files; None for a lake
+    is_known: bool = True  # what the lakes had
 
     def records(self) -> Iterator[bytes]:
         """Yield the records one after the other, without threads."""
@@ -148,14 +150,18 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
     """Return how the lakes of all members were made of files; raise InputError where they
     differ."""
     members = ensemble.everyone
-    expected, *others = [_read_settings(member.workdir, member.config) for member in members]
+    all_settings = [_read_settings(member.workdir, member.config) for member in members]
+    expected, *others = all_settings
     for member, actual in zip(members[1:], others, strict=True):
         if (expected.is_ct, expected.storage) != (actual.is_ct, actual.storage):
             raise InputError(
                 f"{members[0].workdir} learnt from a lake of {expected}, {member.workdir} from one "
                 f"of {actual}; files are read one way, so expected lakes that were converted alike"
             )
-    return expected
+    exams = []  # of different lakes: each network has to have learnt from what it is shown
+    for settings in all_settings:
+        exams += [counts for counts in settings.exams if counts not in exams]
+    return expected._replace(exams=tuple(exams))
 
 
 def _read_settings(workdir: Path, config: Config) -> ReaderSettings:
@@ -172,4 +178,13 @@ def _read_settings(workdir: Path, config: Config) -> ReaderSettings:
             )
     options, bits = content["options"], 8 if content["dtype"] == "uint8" else 16
     storage = Storage(bits, **{name: options[name] for name in PIXEL_OPTIONS})
-    return ReaderSettings(options["source"] == METAIMAGE, options["image_id_from"], storage)
+    is_ct, exams = options["source"] == METAIMAGE, _exams(workdir)
+    return ReaderSettings(is_ct, options["image_id_from"], storage, exams)
+
+
+def _exams(workdir: Path) -> tuple[dict, ...]:
+    """Return the counts of what all images of a run's lakes show, together; () where they are not
+    known: a lake or a run of an earlier radlake."""
+    lakes = read_json(workdir / LAKE).get("lakes", [])
+    counts = exam.total(lake.get("exams") for lake in lakes)
+    return (counts,) if counts else ()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from lake import InputError, Reject, storage
+from lake import InputError, Reject, exam, storage
 from lake.predictions.folder import reject_row
 from lake.progress import Progress
 from lake.records import example
@@ -32,8 +32,7 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
             reject = Reject("duplicate-id", message)
             rejects.append(reject_row(header.path, header.image_id, reject))
     if not headers:
-        first = f"; the first: {rejects[0]['message']}" if rejects else ""
-        raise InputError(f"--input: no image in {len(files.roots)} files{first}")
+        raise _no_image_error(rejects, len(files.roots))
     blank = blank_record(settings.storage.bits)
 
     def read(header: Header) -> bytes:
@@ -51,8 +50,17 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
 
     dtype = "uint8" if settings.storage.bits == 8 else "uint16"
     identity = *files.roots, *headers, *map(_size_and_time, files.roots)
-    more = identity, files.num_left_out
+    standings = exam.standings((header.exam for header in headers.values()), settings.exams)
+    more = identity, files.num_left_out, standings, bool(settings.exams)
     return ImagesToPredict(readers, len(headers), dtype, headers, rejects, *more)
+
+
+def _no_image_error(rejects: list[dict], num_files: int) -> InputError:
+    """Return the error where no file can be predicted."""
+    first = f"; the first: {rejects[0]['message']}" if rejects else ""
+    if rejects and all(reject["reason"] in exam.REASONS for reject in rejects):
+        return InputError(f"--input: {num_files} of {num_files} files are refused{first}")
+    return InputError(f"--input: no image in {num_files} files{first}")
 
 
 def _size_and_time(path: str) -> tuple[int, float]:

@@ -30,6 +30,7 @@ class OutputOptions(NamedTuple):
     candidates: bool = False
     seg: str | None = None  # a name in lake.predictions.seg.FINDINGS: write DICOM SEGs of it
     mint_uids: bool = False
+    any_modality: bool = False  # predict what the lake had no images of
 
 
 class ImagePrediction(NamedTuple):

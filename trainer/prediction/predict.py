@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lake import InputError, Stopped, storage
+from lake import InputError, Stopped, exam, storage
 from lake.predictions import candidates, folder, seg, submission
 from lake.predictions.folder import REJECTS_CSV, SEGS
 from lake.predictions.seg_series import SegRequest
@@ -44,8 +44,8 @@ def predict(
     owner = finished.identity(ensemble, decision, inputs, options)
     done = FinishedImages(output, owner, inputs)
     if done.summary:
-        line = summary(done.summary, inputs.num_left_out, output)
-        return f"{line}\nnothing was written: {output} has all of this"
+        lines = summary(done.summary, inputs, output)
+        return f"{lines}\nnothing was written: {output} has all of this"
     for name in (one_image.OVERLAYS, one_image.PROBABILITIES, SEGS):
         if getattr(options, name):  # the folder has the option's name
             storage.make_folder(output / name)
@@ -61,8 +61,9 @@ def predict(
                 finished_images = series_segs.write(finished_images, done, output, request)
             rows = done.rows(with_files(finished_images, done, output, options))
             counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
+    counts |= {} if inputs.remarks is None else {"exams": inputs.remarks}
     done.end(counts)
-    return summary(counts, inputs.num_left_out, output)
+    return summary(counts, inputs, output)
 
 
 def with_files(
@@ -79,7 +80,7 @@ def with_files(
 
 def seg_request(ensemble: Ensemble, decision: Decision, options: OutputOptions) -> SegRequest:
     """Return what SEGs the options ask for."""
-    algorithm = seg.algorithm(made_with(ensemble, decision))
+    algorithm = seg.algorithm(made_with(ensemble, decision), options.any_modality)
     return SegRequest(options.seg, options.mint_uids, algorithm)
 
 
@@ -102,7 +103,8 @@ def run(
     output_folder.check(output)  # before the headers of all files are read
     if paths:
         decision = read_decision(ensemble)
-        inputs = input_files.from_files(paths, images.reader_settings(ensemble))
+        settings = images.reader_settings(ensemble)._replace(any_modality=options.any_modality)
+        inputs = input_files.from_files(paths, settings)
         return predict(ensemble, decision, inputs, output, options)
     in_use = kinship.lake_in_use(ensemble, lake)
     decision = read_decision(ensemble, in_use.label(ensemble))
@@ -176,9 +178,10 @@ def write_candidates(
                 done.candidates.append(line.decode())
 
 
-def summary(counts: dict, num_left_out: int, output: Path) -> str:
-    """Return the line about the counts of folder.write_tables; raise Stopped where every image was
-    rejected."""
+def summary(counts: dict, inputs: ImagesToPredict, output: Path) -> str:
+    """Return a line about the counts of folder.write_tables, and what is to be said of files that
+    show other things than the lake's; raise Stopped where every image was rejected."""
+    num_left_out = inputs.num_left_out
     without_seg = f", {counts['without_seg']:,} without a SEG" if counts["without_seg"] else ""
     left_out = f", {num_left_out:,} files of the system or hidden left out" if num_left_out else ""
     has_rejects = counts["rejected"] or counts["without_seg"]
@@ -187,6 +190,9 @@ def summary(counts: dict, num_left_out: int, output: Path) -> str:
         f"{counts['predicted']:,} images predicted, {counts['with_lesion']:,} with a lesion; "
         f"{counts['rejected']:,} rejected{without_seg}{left_out}{where}: {output}"
     )
+    lines = [line]
+    if inputs.remarks is not None:
+        lines += exam.sentences(inputs.remarks, counts["reasons"], inputs.is_known)
     if not counts["predicted"]:
-        raise Stopped(line)
-    return line
+        raise Stopped("\n".join(lines))
+    return "\n".join(lines)

@@ -18,13 +18,20 @@ from trainer.inference.ensemble import Ensemble
 from trainer.serving import graph
 
 
-def export(ensemble: Ensemble, output: Path, decoder: str, lake: str | None = None) -> str:
+def export(
+    ensemble: Ensemble,
+    output: Path,
+    decoder: str,
+    lake: str | None = None,
+    any_modality: bool = False,
+) -> str:
     """Write the new folder `output`, whole or not at all; return what to print. `lake`: that whose
-    thresholds may be taken where none were chosen on the runs' own."""
+    thresholds may be taken where none were chosen on the runs' own; `any_modality`: the signature
+    of DICOM files takes those that show what the lake of the runs did not have."""
     label = kinship.lake_in_use(ensemble, lake).label(ensemble) if lake else None
     decision = check(ensemble, label)
     with storage.whole_folder(output) as folder:
-        names = write(ensemble, decision, folder, decoder, label)
+        names = write(ensemble, decision, folder, decoder, label, any_modality)
     summary = f"{output}: a SavedModel with the signatures {', '.join(names)}; {decision}"
     return f"{summary}\n{example(output, names, decoder)}"
 
@@ -41,9 +48,10 @@ def write(
     folder: Path,
     decoder: str,
     other_label: str | None = None,
+    any_modality: bool = False,
 ) -> list[str]:
     """Write the export into an existing folder; return the names of its signatures."""
-    settings = images.reader_settings(ensemble)
+    settings = images.reader_settings(ensemble)._replace(any_modality=any_modality)
     server = graph.Server(ensemble, decision, settings.storage)
     functions = graph.signatures(server, settings, decoder)
     graph.save(functions, str(folder))
@@ -70,6 +78,7 @@ def description(
         "lake": workdir.read_json(ensemble.members[0].workdir / workdir.LAKE),
         "stored": exported.settings_to_json(settings),
         "decoder": decoder,
+        "any_modality": settings.any_modality,
         "signatures": {name: _signature(function) for name, function in functions.items()},
         "packages": provenance.packages(*["tensorflow-io"] * (decoder == TFIO)),
         "commit": provenance.commit(),

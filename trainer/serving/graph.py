@@ -186,10 +186,14 @@ def attempt(make: Callable, otherwise):
     return results.take(1).get_single_element()
 
 
-def readers(decoder: str) -> dict[str, Callable]:
+def readers(decoder: str, settings: ReaderSettings) -> dict[str, Callable]:
     """Return the function that reads the files of each signature; `decoder` as in --decoder."""
     dicom = {GRAPH: decode_dicom.stored_image, TFIO: tfio.stored_image}[decoder]
-    return {DEFAULT: dicom, SIGNATURES["images"]: decode_images.stored_image}
+    lakes = () if settings.any_modality else settings.exams
+    return {
+        DEFAULT: functools.partial(dicom, lakes=lakes),
+        SIGNATURES["images"]: decode_images.stored_image,
+    }
 
 
 def signatures(
@@ -215,7 +219,7 @@ def signatures(
         RECORDS: signature(server.inputs_of_records, records=tf.TensorSpec([None], tf.string)),
     }
     if not (settings.is_ct or settings.storage.clahe or settings.storage.lung_roi):
-        for name, reader in readers(decoder).items():
+        for name, reader in readers(decoder, settings).items():
             inputs_of = functools.partial(server.inputs_of_files, reader=reader)
             functions[name] = signature(inputs_of, files=tf.TensorSpec([None], tf.string))
     return functions

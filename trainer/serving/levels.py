@@ -37,10 +37,13 @@ class Level(NamedTuple):
     megabytes: float  # of the export's folder
 
 
-def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: str) -> str:
+def export_all(
+    load: Callable[[int | None], Ensemble], output: Path, decoder: str, any_modality: bool = False
+) -> str:
     """Write output/l1, output/l2, … and the table; return what to print.
 
-    `load` returns the ensemble of a level, and for None that of the deepest level.
+    `load` returns the ensemble of a level, and for None that of the deepest level; `any_modality`
+    as in export.export.
     """
     deepest = getattr(load(None).config.model, "depth", 1)
     ensembles = {level: load(level) for level in range(1, deepest + 1)}
@@ -48,8 +51,10 @@ def export_all(load: Callable[[int | None], Ensemble], output: Path, decoder: st
     inputs = _inputs(ensembles[deepest])
     with storage.whole_folder(output) as folder:
         for level, ensemble in ensembles.items():
-            (folder / f"l{level}").mkdir()
-            names = export.write(ensemble, decisions[level], folder / f"l{level}", decoder)
+            part = folder / f"l{level}"
+            part.mkdir()
+            options = {"any_modality": any_modality}
+            names = export.write(ensemble, decisions[level], part, decoder, **options)
         latencies = _latencies_ms([folder / f"l{level}" for level in ensembles], inputs)
         rows = [
             _row(ensemble, folder / f"l{level}", ms)

@@ -35,6 +35,7 @@ from lake.sources.damage import reject_damage
 from lake.sources.dicom import (
     data_set,
     elements,
+    examination,
     frames,
     grey,
     image_module,
@@ -58,6 +59,7 @@ HEADER_TAGS = frozenset(
         *(*image_module.TAGS, image_module.PALETTE, grey.MODALITY_LUTS, grey.SOP_CLASS),
     )
 )
+LISTED_TAGS = HEADER_TAGS | examination.TAGS
 SCAN_TAGS = grey.TAGS | lookup.PALETTE_TAGS | frames.TAGS | {*SPACINGS, POSITION}
 # Nearly every header ends within the first size; a file of many frames may have megabytes of it.
 HEADER_BYTES = (2**16, 2**20, 2**26)
@@ -81,7 +83,7 @@ def read_headers(
     `image_id_from` is "name", the file's, or "uid", its SOP Instance UID. A file of more than one
     frame is a Reject with frames="reject"; with "first" its first frame stands for it.
     """
-    dataset = before_pixels(file, path, HEADER_TAGS)
+    dataset = before_pixels(file, path, LISTED_TAGS)
     with reject_damage("unreadable-header", path):
         attributes = image_module.complete(dataset.elements, dataset.syntax)
         header = _header(attributes, path, size, image_id_from)
@@ -197,6 +199,7 @@ def _header(attributes: Attributes, path: str, size: int, image_id_from: str) ->
         sex=vocabulary.word_of(vocabulary.SEXES, text(attributes, SEX)),
         age=vocabulary.age_years(text(attributes, AGE)),
         modality=vocabulary.word_of(vocabulary.MODALITIES, text(attributes, MODALITY)),
+        exam=examination.read(attributes),
     )
 
 

@@ -28,8 +28,9 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from lake import InputError
-from lake.scan import Storage
+from lake import InputError, Reject
+from lake.scan import ReaderSettings, Storage
+from lake.sources import reader
 from trainer.serving.decode import dicom
 from trainer.serving.decode.stored_image import StoredImage, refuse
 from trainer.serving.graph import DAMAGED, attempt
@@ -342,3 +343,31 @@ def test_a_saved_graph_needs_none_of_this_code(pixels, tmp_path):
         arrays = np.load(tmp_path / f"{name}.npz", allow_pickle=True)
         for value, key in zip(expected, arrays.files, strict=True):
             assert (arrays[key] == value).all()
+
+
+def test_what_the_lake_did_not_have_is_refused_as_predict_does(pixels):
+    lake = {"modalities": {"CR": 9}, "body_parts": {"CHEST": 9}, "secondary_captures": 0}
+    capture = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "ImageType": ["DERIVED", "SECONDARY"]}
+    cases = (
+        *({"Modality": "US"}, {"Modality": "TYPO"}, {"Modality": "CR", **capture}, {}),
+        *({"Modality": "DX"}, {"Modality": "dr"}, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}),
+        *({"BodyPartExamined": "SKULL"}, {"BodyPartExamined": "C-SPINE"}),
+        *({"BodyPartExamined": "THORAX"}, {"BodyPartExamined": "CHEST PA"}),
+    )
+    read_file = tf.function(
+        lambda data: dicom.stored_image(data, WIDE, lakes=(lake,)).error,
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+    )
+    settings = ReaderSettings(False, "name", WIDE, (lake,))
+    reasons = []
+    for attributes in cases:
+        data = make(pixels, **attributes)
+        error, expected = read_file(tf.constant(data)).numpy().decode(), ""
+        try:
+            reader.read_file(io.BytesIO(data), "x.dcm", len(data), settings, "")
+        except Reject as reject:
+            expected = reject.reason
+        assert error.partition(":")[0] == expected, attributes
+        reasons.append(expected)
+    assert len(set(reasons)) == 4 and reasons.count("") == 5

@@ -8,7 +8,7 @@ reason as an error. Its own operations never fail; those that decode a damaged J
 `attempt` (graph.py) turns that into an error. tfio.py adds a Codec for more transfer syntaxes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -18,6 +18,7 @@ from lake.scan import Storage
 from lake.sources import pixels
 from lake.sources.dicom import image_module
 from lake.sources.dicom.elements import PIXEL_DATA
+from trainer.serving.decode import exams
 from trainer.serving.decode import grey as decode_grey
 from trainer.serving.decode import header as decode_header
 from trainer.serving.decode.codestream import check_jpeg, join_fragments, jpeg_levels
@@ -35,14 +36,19 @@ class Codec(NamedTuple):
 
 
 @tf.autograph.experimental.do_not_convert  # no Python branch here depends on a tensor
-def stored_image(data: tf.Tensor, storage: Storage, codec: Codec | None = None) -> StoredImage:
-    """Return the image of a whole DICOM file, [] string, as a lake with `storage` holds it."""
+def stored_image(
+    data: tf.Tensor, storage: Storage, codec: Codec | None = None, lakes: Sequence[dict] = ()
+) -> StoredImage:
+    """Return the image of a whole DICOM file, [] string, as a lake with `storage` holds it. Where
+    lakes are given, as lake.exam.count has them, one that shows other things is refused."""
     if storage.clahe:
         raise InputError("the lake was made with --clahe, which TensorFlow lacks; use predict")
     pixels.parse_window(storage.window)  # raises InputError
     syntaxes = SYNTAXES + (codec.syntaxes if codec else ())
     is_presented = storage.window == "default"
     walk, header, error = decode_header.read(data, syntaxes, is_presented)
+    if lakes:
+        error = tf.cond(error == "", lambda: exams.refusal(walk, lakes), lambda: error)
     return tf.cond(
         error == "", lambda: _image(walk, header, storage, codec), lambda: refuse(error, storage)
     )

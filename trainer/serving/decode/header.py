@@ -16,7 +16,7 @@ from lake.sources.dicom.elements import (
     REPRESENTATIONS,
     TRANSFER_SYNTAX,
 )
-from trainer.serving.decode import elements
+from trainer.serving.decode import elements, exams
 from trainer.serving.decode.elements import Stop, Walk, first_error, format_error, walk_elements
 from trainer.serving.decode.grey import Numbers, rescale
 
@@ -30,7 +30,7 @@ DECIMALS = (
     *(*dicom.SPACINGS, dicom.POSITION),
 )
 DEFAULTS = (1.0, 0.0, math.nan, math.nan)  # of the first four of DECIMALS
-TAGS = sorted({*dicom.HEADER_TAGS, *dicom.SCAN_TAGS, PLANAR_CONFIGURATION})
+TAGS = sorted({*dicom.HEADER_TAGS, *dicom.SCAN_TAGS, *exams.TAGS, PLANAR_CONFIGURATION})
 TEXTS = dicom.HEADER_TAGS - {*WORDS, image_module.PALETTE, grey.MODALITY_LUTS}
 TEXTS = sorted({*TEXTS, *DECIMALS, grey.VOI_FUNCTION})
 NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)

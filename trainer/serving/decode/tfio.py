@@ -7,6 +7,7 @@ MONOCHROME2: the words come out as they are stored, and dicom.py continues with 
 """
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -32,9 +33,9 @@ PIXELS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"  # of undefined length
 ITEM, SEQUENCE_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
-def stored_image(data: tf.Tensor, storage: Storage) -> StoredImage:
+def stored_image(data: tf.Tensor, storage: Storage, lakes: Sequence[dict] = ()) -> StoredImage:
     """Return what dicom.stored_image does, also for files of SYNTAXES."""
-    return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, decode))
+    return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, decode), lakes)
 
 
 def decode(frame: tf.Tensor, header: Header) -> tuple:
