@@ -2,6 +2,7 @@
 argparse, exit codes."""
 
 import argparse
+import atexit
 import itertools
 import math
 import os
@@ -9,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from lake import (
     InputError,
@@ -171,15 +173,28 @@ def begin() -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     else:
         noise.filter_descriptor()
+    sys.excepthook = _end_after_traceback
+
+
+def _end_after_traceback(*error) -> None:
+    """Print the traceback of a bug of ours, and end the process as `end` does."""
+    sys.__excepthook__(*error)
+    end(1)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process without the interpreter's own end, but with what was registered for it."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end(code: int) -> None:
-    """End the process. With several workers a failure ends it at once, as TensorFlow's usual end
-    would wait for workers that are gone."""
-    if code and os.environ.get("TF_CONFIG"):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    """End the process. After a failure TensorFlow's usual end is left out: it would wait for
+    workers that are gone, or for threads that wait for Python, which has ended."""
+    if code and "tensorflow" in sys.modules:
+        _end_at_once(code)
     if not code:
         noise.end_well()
     sys.exit(code)

@@ -61,4 +61,4 @@ def advice(error: BaseException) -> str | None:
 def _remedy(number: int | None) -> str:
     if number in FULL:
         return "make room there, then repeat the command"
-    return "choose another place, or let this user write there, then repeat the command"
+    return "choose another place, or let this user read and write there, then repeat the command"

@@ -52,7 +52,8 @@ def read(
         with storage.local(path) as file:
             return read_file(file, columns, splits)
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        reason = str(error).partition("\n")[0]  # the rest lists all columns
+        raise InputError(f"{path} cannot be read: {reason}") from None
 
 
 def read_file(

@@ -47,6 +47,8 @@ def parse(text: str, folder: str) -> dict:
         manifest = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{folder}/{MANIFEST} is not JSON: {error}") from None
+    if not isinstance(manifest, dict):
+        raise InputError(f"{folder}/{MANIFEST}: expected an object; convert again")
     if (version := manifest.get("schema_version")) != SCHEMA_VERSION:
         message = f"schema version {version}, expected {SCHEMA_VERSION}; convert again"
         raise InputError(f"{folder}: {message}")

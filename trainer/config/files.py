@@ -73,11 +73,16 @@ def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Return `section.field: old -> new` for each value that differs."""
+    changes = changed_fields(old, new)
+    return [f"{name}: {before} -> {after}" for name, (before, after) in changes.items()]
+
+
+def changed_fields(old: Config, new: Config) -> dict[str, tuple]:
+    """Return {section.field: (old, new)} of the values that differ, None for a field that one of
+    the two lacks."""
     before, after = _flat(old.model_dump()), _flat(new.model_dump())
-    keys = sorted(before.keys() | after.keys())
-    return [
-        f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)
-    ]
+    pairs = {name: (before.get(name), after.get(name)) for name in sorted({*before, *after})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

@@ -2,7 +2,8 @@
 
 A row has a fixed length: the pixels, and the mask's, eight to a byte. Rows lie in numpy arrays, in
 memory or in files of a folder, where later runs with the same lake and side find them. The order of
-training, its draws and therefore its batches are those without a cache, bit for bit.
+training, its draws and therefore its batches are those without a cache, bit for bit: files that are
+not as they were written are found by their checksums before the first step, and made again.
 """
 
 import contextlib
@@ -24,6 +25,9 @@ from trainer.data.order import OUTSIDE, Split
 
 MEMORY = "memory"  # data.cache; anything else is a folder
 GIGABYTE = 1e9
+IMAGE, MASK, OTHERS = FILES = ("image.npy", "mask.npy", "others.npz")
+CHECKSUMS = "checksums.json"  # of the FILES, and what they were made of
+UNFINISHED = "unfinished."  # before the name of a folder that is being written
 
 
 class DecodedImages(NamedTuple):
@@ -72,23 +76,68 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
         return _decode(split, data, batches)
     if storage.is_remote(data.cache):
         raise InputError(f"data.cache={data.cache}: expected {MEMORY} or a local folder")
-    cache_folder = Path(data.cache)
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    folder = cache_folder / _cache_key(split, data, shards_sha256)
+    cache_folder, source = Path(data.cache), _source(split, data, shards_sha256)
+    if cache_folder.exists() and not cache_folder.is_dir():
+        raise InputError(f"data.cache={data.cache} is a file; expected {MEMORY} or a folder")
+    folder = cache_folder / hashlib.sha256(source.encode()).hexdigest()[:16]
     if folder.exists():
         print(f"cached: {title}, {folder.name}", flush=True)
-        return _load_images(folder, split)
-    _check_room(size, shutil.disk_usage(cache_folder).free, title)
+        fault = _fault(folder, source)
+        if not fault:
+            return _load_images(folder, split)
+        print(f"{folder}: {fault}; it is made again", flush=True)
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    storage.check_writable(cache_folder)
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    _check_room(size, shutil.disk_usage(cache_folder).free, title, cache_folder)
     print(f"caching {title}, {folder.name}", flush=True)
-    unfinished_folder = Path(tempfile.mkdtemp(prefix="unfinished.", dir=cache_folder))
+    return _write(folder, split, data, source, batches)
+
+
+def _write(folder: Path, split: Split, data: Data, source: str, batches: Callable) -> DecodedImages:
+    """Return the split's images after they were written into a new folder, whole or not at all."""
+    unfinished_folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
         with signals.removing(str(unfinished_folder)):
             _decode(split, data, batches, unfinished_folder)
+            checksums = {name: _sha256(unfinished_folder / name) for name in FILES}
+            content = json.dumps({"source": source, "sha256": checksums})
+            (unfinished_folder / CHECKSUMS).write_text(content)
+        # Opened before another run that finds fault with them could remove them.
+        images = _load_images(unfinished_folder, split)
         with contextlib.suppress(OSError):  # another worker was faster
             unfinished_folder.rename(folder)
+        return images
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # which a write without room leaves out
+        raise
     finally:
         shutil.rmtree(unfinished_folder, ignore_errors=True)
-    return _load_images(folder, split)
+
+
+def _fault(folder: Path, source: str) -> str:
+    """Return what is wrong with the files of a folder, "" where they are as they were written."""
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return f"no {CHECKSUMS}, as of a writer that was killed, or of an earlier radlake"
+    try:
+        content = json.loads(path.read_text())
+        checksums = content["sha256"]
+        if content["source"] != source:
+            return f"{CHECKSUMS} is of other images"
+        for name in FILES:
+            if not (folder / name).is_file():
+                return f"no {name}"
+            if _sha256(folder / name) != checksums[name]:
+                return f"{name} is not as it was written"
+    except (ValueError, KeyError, TypeError):
+        return f"{CHECKSUMS} is damaged"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def num_bytes(split: Split, data: Data) -> int:
@@ -97,18 +146,17 @@ def num_bytes(split: Split, data: Data) -> int:
     return split.num_records * (pixels * np.dtype(split.dtype).itemsize + pixels // 8)
 
 
-def _cache_key(split: Split, data: Data, shards_sha256: str) -> str:
-    """Return the name of the folder for a split's images.
+def _source(split: Split, data: Data, shards_sha256: str) -> str:
+    """Return all that decides about the cached pixels, as JSON: the name of their folder is its
+    hash, so that two runs share one only where every one of their pixels is the same.
 
-    It is a hash of all that decides about the cached pixels, so that two runs share a folder only
-    where every one of their pixels is the same: the stored bytes (by the manifests' checksums),
-    which of them belong to the split and in which order, and how they are brought to the network's
-    side. Batch size, shares and augmentation come later, and are not in it.
+    It has the stored bytes (by the manifests' checksums), which of them belong to the split and in
+    which order, and how they are brought to the network's side. Batch size, shares and augmentation
+    come later, and are not in it.
     """
     members = hashlib.sha256((split.kinds != OUTSIDE).tobytes()).hexdigest()
     stored_bytes = [shards_sha256, split.records_per_shard, members]
-    key = json.dumps([*stored_bytes, split.dtype, data.side, data.fit])
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    return json.dumps([*stored_bytes, split.dtype, data.side, data.fit])
 
 
 def _decode(
@@ -119,12 +167,16 @@ def _decode(
     def allocate(name: str, *shape: int, dtype: str) -> np.ndarray:
         if folder is None:
             return np.empty(shape, dtype)
-        path = folder / f"{name}.npy"
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        path = folder / name
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        # A disk that fills would end the process while pages are written, without a word.
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     count, side = split.num_records, data.side
-    image = allocate("image", count, side, side, 1, dtype=split.dtype)
-    mask = allocate("mask", count, side * side // 8, dtype="uint8")
+    image = allocate(IMAGE, count, side, side, 1, dtype=split.dtype)
+    mask = allocate(MASK, count, side * side // 8, dtype="uint8")
     parts_by_name, row = {}, 0  # of the other fields: a part per batch
     for batch in batches(split, data).as_numpy_iterator():
         is_real = batch.pop("weight") > 0  # the last batch is filled up with padding
@@ -139,15 +191,15 @@ def _decode(
     if folder:
         image.flush()
         mask.flush()
-        np.savez(folder / "others.npz", **other_fields)
+        np.savez(folder / OTHERS, **other_fields)
     return DecodedImages(_row_numbers(split), image, mask, other_fields)
 
 
 def _load_images(folder: Path, split: Split) -> DecodedImages:
     """Return the images that `_decode` left in a folder; pixels stay on the disk."""
-    with np.load(folder / "others.npz") as arrays:
+    with np.load(folder / OTHERS) as arrays:
         other_fields = {name: arrays[name] for name in arrays.files}
-    image, mask = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "mask"))
+    image, mask = (np.load(folder / name, mmap_mode="r") for name in (IMAGE, MASK))
     return DecodedImages(_row_numbers(split), image, mask, other_fields)
 
 
@@ -156,9 +208,12 @@ def _row_numbers(split: Split) -> np.ndarray:
     return np.where(is_member, np.cumsum(is_member) - 1, -1)
 
 
-def _check_room(size: int, free: int, title: str) -> None:
-    if size > free:
-        raise InputError(
-            f"data.cache: {title}, but {free / GIGABYTE:,.2f} GB are free; leave data.cache out, "
-            f"or give a folder on a disk with room"
-        )
+def _check_room(size: int, free: int, title: str, folder: Path | None = None) -> None:
+    if size <= free:
+        return
+    left_over = [path.name for path in folder.glob(f"{UNFINISHED}*")] if folder else []
+    advice = f"; {', '.join(left_over)} may be of a run that was killed" * bool(left_over)
+    raise InputError(
+        f"data.cache: {title}, but {free / GIGABYTE:,.2f} GB are free; leave data.cache out, "
+        f"or give a folder on a disk with room{advice}"
+    )

@@ -17,14 +17,18 @@ from lake.records import manifest
 from trainer.config.run import Config, Data
 from trainer.data.record import decode_record
 
-# What TensorFlow raises for a wrong checksum, an image that does not decode, a missing file, and a
-# shard with fewer records than it should have. Networks raise some of them, too.
+# What TensorFlow raises for a wrong checksum, an image that does not decode, a missing file, a
+# shard with fewer records than it should have, a file of another user, and a disk that fails.
+# Networks raise some of them, too.
 ERRORS = (
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
     tf.errors.DataLossError,
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
     tf.errors.FailedPreconditionError,
 )
+UNREADABLE = "permission denied"
 
 
 @contextlib.contextmanager
@@ -43,6 +47,8 @@ def locate_errors(config: Config, folder: str) -> Iterator[None]:
 
 def _damaged(folder: str, path: str, fault: str) -> InputError:
     """Return the error of a shard that is not as it was converted."""
+    if fault == UNREADABLE:
+        return InputError(f"{path}: {fault}; let this user read it, then repeat the command")
     return InputError(
         f"{path}: {fault}; remove this file and repeat the lake's conversion, which writes it "
         f"again ({cli.typed_command('lake verify')} {folder} finds all)"
@@ -57,12 +63,29 @@ def check_shards(content: dict, folder: str, names: Collection[str], data: Data)
         if shard["split"] not in names or not shard["records"]:
             continue
         path = storage.path_of(folder) / shard["name"]
-        if path.exists() and _has_bytes(path, shard):
-            continue
+        try:
+            if path.exists() and _has_bytes(path, shard):
+                continue
+        except PermissionError:
+            raise _damaged(folder, str(path), UNREADABLE) from None
         decode = _decoder(content, data)
         fault = fault_of_shard(str(path), shard["records"], decode)
         fault = fault or f"its bytes are not those that {manifest.MANIFEST} lists"
         raise _damaged(folder, str(path), fault)
+
+
+def check_sizes(content: dict, folder: str, names: Collection[str], data: Data) -> None:
+    """Raise InputError where a shard of these splits of a local lake is missing, or has another
+    number of bytes than its manifest lists. Every record has a checksum of its own, which training
+    compares; their number is known before its first step."""
+    if storage.is_remote(folder):  # a request per shard
+        return
+    for shard in content["shards"]:
+        path = storage.path_of(folder) / shard["name"]
+        if shard["split"] not in names or not shard["records"]:
+            continue
+        if not path.exists() or storage.size_of(path) != shard["bytes"]:
+            check_shards({**content, "shards": [shard]}, folder, names, data)
 
 
 def _has_bytes(path: Path, shard: dict) -> bool:
@@ -105,6 +128,8 @@ def fault_of_shard(path: str, num_records: int, decode: Callable) -> str | None:
             position += 1
     except tf.errors.NotFoundError:
         return "no such file"
+    except tf.errors.PermissionDeniedError:
+        return UNREADABLE
     except ERRORS as error:
         # The rest of TensorFlow's message is about its graph.
         return f"record {position}, counted from 0, is damaged: {error.message.splitlines()[0]}"

@@ -133,6 +133,11 @@ def validation_names(data: Data) -> tuple[str, ...]:
     return (data.val_split,) if data.fold is None else tuple(manifest.FOLDED)
 
 
+def names_in_use(data: Data) -> tuple[str, ...]:
+    """Return the names of the lake's splits that a run reads."""
+    return (data.train_split, data.val_split) if data.fold is None else tuple(manifest.FOLDED)
+
+
 def hashed(folder: str, split: Split, names: Sequence[str], column: str) -> np.ndarray:
     """Return the hash of a column of the index, image_id or patient, for every stored record of a
     split [N]; its records lie in these splits of the lake."""

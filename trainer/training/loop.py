@@ -132,6 +132,7 @@ def train_epoch(
         state.step += count
         num_skipped = round(float(sums["nonfinite_steps"]))
         if num_skipped and (run.scale is None or run.scale.is_exhausted):
+            run.board.flush()
             raise FloatingPointError(
                 f"the loss or a gradient is not a number between steps {state.step - count + 1} "
                 f"and {state.step}: {culprits.describe(run, state.step - count, count)}; look "

@@ -5,10 +5,10 @@ to train there, before any file changes, or InputError with what is somebody els
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lake import InputError, storage
+from lake import InputError, console, storage
 from lake.records import manifest
 from lake.records.identity import shards_sha256
 from trainer import provenance
@@ -16,6 +16,7 @@ from trainer.config import files
 from trainer.config.run import Config
 from trainer.data import splits
 from trainer.display import board
+from trainer.training.changes import changes
 from trainer.workdir import (
     BEST,
     CHECKPOINTS,
@@ -35,13 +36,6 @@ LOCK_WORDS = "trains", "give another --workdir"  # in the message of lake/lock.p
 EVENTS = "events"  # in lake.json: what the names of the run's event files hold
 # What only a run writes, or evaluate beside one.
 PARTS = (BEST, FURTHER, CHECKPOINTS, LAKE, METRICS, SEEN, provenance.RUN)
-# Values that a resumed run may change: batches, gradients and schedule do not depend on them.
-FREE_TO_CHANGE = (
-    *("lake:", "model.weights:", "data.cache:", "train.device:", "train.replicas:"),
-    *("train.worker_minutes:", "train.checkpoint_minutes:", "train.max_hours:", "train.patience:"),
-    *("train.profile:", "train.jit:", "train.rematerialise:", "train.steps_per_call:"),
-    "train.deterministic:",
-)
 
 
 def stage_folders(workdir: Path, count: int) -> list[Path]:
@@ -56,8 +50,9 @@ def check(workdir: Path, stages: Sequence[Config], model_folder: Path | None = N
         raise InputError(f"{workdir} is a lake; give another --workdir")
     folders = stage_folders(workdir, len(stages))
     _check_number_of_stages(workdir, folders)
-    for folder, config in zip(folders, stages, strict=True):
-        _check_config(folder, config)
+    for number, (folder, config) in enumerate(zip(folders, stages, strict=True), 1):
+        is_followed = any((later / CONFIG).exists() for later in folders[number:])
+        _check_config(folder, config, is_followed)
         _check_events(folder)
         _check_checkpoints(folder)
     _check_order_of_stages(folders)
@@ -69,6 +64,11 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> str | None:
     """Write what the run and its lakes are; return what the names of its event files hold, None
     for a run of before there was such a text."""
     old_identity = read_json(workdir / LAKE)
+    if checkpoint_steps(workdir) and (workdir / CONFIG).exists():
+        # Whatever the command names now, the run has started from these.
+        weights = read_config(workdir).model.weights
+        model = config.model.model_copy(update={"weights": weights})
+        config = config.model_copy(update={"model": model})
     identity = {
         "lake": config.lake,
         "shards": shards_sha256(lakes),
@@ -113,9 +113,9 @@ def _stages(count: int) -> str:
     return f"{count} stages" if count > 1 else "no stages"
 
 
-def _check_config(folder: Path, config: Config) -> None:
+def _check_config(folder: Path, config: Config, is_followed: bool = False) -> None:
     """Raise InputError where a folder holds another config or another lake, or files of a run
-    without its config."""
+    without its config; say what differs and may. `is_followed`: a later stage has begun."""
     if not (folder / CONFIG).exists():
         if parts := [name for name in PARTS if (folder / name).exists()]:
             raise InputError(
@@ -123,16 +123,19 @@ def _check_config(folder: Path, config: Config) -> None:
                 f"are; put back their {CONFIG}, or use another --workdir"
             )
         return
-    read_json(folder / METRICS)  # an unreadable one would end the run after its next epoch
+    # An unreadable one would end the run after its next epoch.
+    num_epochs = read_json(folder / METRICS).get("last", {}).get("epoch", 0)
     # An older run kept relative paths.
     old_config = files.with_whole_paths(read_config(folder))
-    changes = [*_changes(old_config, config)]
+    allowed, refused = changes(old_config, config, num_epochs, is_followed)
     lake, shards = read_json(folder / LAKE), None
     if lake or checkpoint_steps(folder):  # a kill may have come between the two files
         shards = shards_sha256(splits.open_lakes(config.lake, config.data))
     if lake.get("shards") != shards:
-        changes.append(f"lake: the shards of {lake.get('lake')} -> others in {config.lake}")
-    if not changes:
+        refused.append(f"lake: the shards of {lake.get('lake')} -> others in {config.lake}")
+    if not refused:
+        if allowed:
+            console.note(f"{folder}: goes on with what no result depends on: {'; '.join(allowed)}")
         return
     if (folder / BEST).exists():
         way = f", where --model.weights={folder / BEST} starts from what this one learnt"
@@ -140,20 +143,8 @@ def _check_config(folder: Path, config: Config) -> None:
         way = ", or delete this one: it has learnt nothing yet"
     raise InputError(
         f"{folder} holds another run; repeat its values, or use another --workdir{way}:\n  "
-        + "\n  ".join(changes)
+        + "\n  ".join(refused)
     )
-
-
-def _changes(old: Config, new: Config) -> Iterator[str]:
-    """Yield a line per value that differs and that a run must keep."""
-    # Where further lakes lie is free, too; their shards are compared. How often each is drawn from
-    # is not.
-    weights = [[*config.data.more_lakes.values()] for config in (old, new)]
-    if weights[0] != weights[1]:
-        yield f"data.more_lakes: {old.data.more_lakes} -> {new.data.more_lakes}"
-    for line in files.differences(old, new):
-        if not line.startswith((*FREE_TO_CHANGE, "data.more_lakes")):
-            yield line
 
 
 def _check_events(folder: Path) -> None:

@@ -12,7 +12,7 @@ from lake.records.identity import shards_sha256
 from trainer.augmentation import augment
 from trainer.config import required
 from trainer.config.run import Config
-from trainer.data import cache, order, seen, splits
+from trainer.data import cache, damage, order, seen, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.devices import workers
 from trainer.devices.strategy import create_strategy, policy_name, replica_sum
@@ -22,7 +22,7 @@ from trainer.scoring import objective
 from trainer.training.averaging import Averages
 from trainer.training.checkpoint import State
 from trainer.training.optimizer import LossScale, Rate, build_optimizer, learning_rate
-from trainer.workdir import SEEN
+from trainer.workdir import SEEN, checkpoint_steps
 
 
 class Run(NamedTuple):
@@ -61,6 +61,9 @@ def build_run(config: Config) -> Run:
     """
     data, train = config.data, config.train
     lakes = splits.open_lakes(config.lake, data)
+    damage.check_sizes(lakes[0], config.lake, splits.names_in_use(data), data)
+    for folder, lake in zip(data.more_lakes, lakes[1:], strict=True):
+        damage.check_sizes(lake, folder, [data.train_split], data)
     split = splits.training_split(lakes, config.lake, data, config.is_classifier)
     val_split = splits.validation_split(lakes[0], config.lake, data)
     required.check_classes(lakes[0], config.lake, config)
@@ -111,8 +114,9 @@ def checkpoint_objects(run: Run) -> dict:
 
 
 def write_seen(config: Config, workdir: Path) -> None:
-    """Write which images the run sees, once: an earlier start did it with the same lakes."""
-    if (workdir / SEEN).exists():
+    """Write which images the run sees, once: an earlier start did it with the same lakes. Before
+    the first checkpoint a start may begin from other weights, which have seen other images."""
+    if (workdir / SEEN).exists() and checkpoint_steps(workdir):
         return
     earlier_files = []
     if (weights := config.model.weights) is not None:

@@ -2,12 +2,16 @@
 there is no room."""
 
 import dataclasses
+import errno
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from makers.marks import exhaustive
 
-from lake import InputError
+from lake import InputError, storage
 from lake.records import manifest
 from trainer.config import run
 from trainer.data import cache, splits
@@ -82,7 +86,126 @@ def test_a_later_run_finds_it_again_unless_something_differs(lake, tmp_path, cap
     )
     assert not list(tmp_path.glob("unfinished.*"))
     files = {path.name: path.stat().st_size for path in next(tmp_path.iterdir()).iterdir()}
-    assert files.keys() == {"image.npy", "mask.npy", "others.npz"}
+    assert files.keys() == {"image.npy", "mask.npy", "others.npz", "checksums.json"}
+
+
+@pytest.fixture(scope="module")
+def cached(lake, tmp_path_factory):
+    """A cache folder of the training split at 32 px, and what was put into it."""
+    place = tmp_path_factory.mktemp("cached")
+    settings = run.Data(side=32, batch_size=8, cache=str(place))
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
+    return place, split, decode(split, settings)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE = {
+    **{
+        f"{name}, {damage.__name__}": (name, damage, name)
+        for name in ("image.npy", "mask.npy", "others.npz")
+        for damage in (flip, cut, Path.unlink)
+    },
+    "no checksums": ("checksums.json", Path.unlink, "no checksums.json, as of a writer that was"),
+    "cut checksums": ("checksums.json", cut, "checksums.json is damaged"),
+    "flipped checksums": (
+        "checksums.json",
+        lambda path: path.write_text(path.read_text().replace("pad", "stretch")),
+        "checksums.json is of other images",
+    ),
+    "list": ("checksums.json", lambda path: path.write_text("[1]"), "checksums.json is damaged"),
+    "a folder": ("image.npy", make_folder, "image.npy"),
+}
+QUICK = ("image.npy, flip", "no checksums")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=exhaustive) for name in DAMAGE]
+)
+def test_a_damaged_cache_is_made_again_aloud(cached, tmp_path, capsys, name):
+    """Also where a bit of one image is another: it would be trained on as it is."""
+    place, split, expected = cached
+    shutil.copytree(place, tmp_path / "cache")
+    [folder] = (tmp_path / "cache").iterdir()
+    file_name, damage, fault = DAMAGE[name]
+    damage(folder / file_name)
+    settings = run.Data(side=32, batch_size=8, cache=str(tmp_path / "cache"))
+    images = decode(split, settings)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{folder}: ") and lines[1].endswith("; it is made again")
+    assert fault in lines[1] and lines[2].startswith("caching")
+    for one, other in ((images.image, expected.image), (images.mask, expected.mask)):
+        np.testing.assert_array_equal(one, other)
+    decode(split, settings)
+    assert capsys.readouterr().out.startswith("cached: ")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_the_cache_of_another_lake_is_not_taken_for_this_one(cached, tmp_path, capsys):
+    place, split, _ = cached
+    shutil.copytree(place, tmp_path / "cache")
+    [folder] = (tmp_path / "cache").iterdir()
+    settings = run.Data(side=32, batch_size=8, cache=str(tmp_path / "cache"))
+    decode(split, settings, "1" * 64)
+    [other] = {*(tmp_path / "cache").iterdir()} - {folder}
+    shutil.rmtree(other)
+    folder.rename(other)  # as if somebody had renamed it
+    capsys.readouterr()
+    decode(split, settings, "1" * 64)
+    assert "checksums.json is of other images; it is made again" in capsys.readouterr().out
+
+
+def test_a_cache_is_left_to_who_uses_it(cached, tmp_path):
+    """A run that has opened it keeps its images where another one makes it again."""
+    place, split, expected = cached
+    shutil.copytree(place, tmp_path / "cache")
+    settings = run.Data(side=32, batch_size=8, cache=str(tmp_path / "cache"))
+    images = decode(split, settings)
+    [folder] = (tmp_path / "cache").iterdir()
+    (folder / "checksums.json").unlink()
+    decode(split, settings)
+    np.testing.assert_array_equal(images.image, expected.image)
+
+
+def test_a_disk_that_fills_is_one_message_and_leaves_nothing(lake, tmp_path, monkeypatch):
+    settings = run.Data(side=32, batch_size=8, cache=str(tmp_path / "cache"))
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
+
+    def fallocate(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    expected = "cache/.*: No space left on device; make room there"
+    with pytest.raises(InputError, match=expected), storage.explain_errors():
+        decode(split, settings)
+    assert not [*(tmp_path / "cache").iterdir()]
+
+
+def test_places_that_cannot_hold_a_cache(lake, tmp_path):
+    (tmp_path / "file").write_text("")
+    split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
+    for place, message in (
+        (tmp_path / "file", "file is a file; expected memory or a folder"),
+        (tmp_path / "file" / "cache", "cannot be written: Not a directory; choose another"),
+        ("/proc/nowhere/cache", "cannot be written"),
+        ("gs://bucket/cache", "expected memory or a local folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            decode(split, run.Data(side=32, batch_size=8, cache=str(place)))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_ends_before_it_is_whole_leaves_nothing(lake, tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from PIL import Image
 from beam import synthetic
 from lake import InputError
 from lake.records import example, manifest
-from trainer.config.run import Config, Data
-from trainer.data import damage, order, splits
+from trainer.config.run import Data
+from trainer.data import order, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.data.record import box_within, parse_record
 
@@ -362,67 +361,6 @@ def test_lakes_that_do_not_go_together_are_input_errors(lake, tmp_path):
         two_lakes(lake, deep, 1)
     with pytest.raises(InputError, match=f"{classes} has the classes a, b, c, {lake} 0, 1"):
         two_lakes(lake, classes, 1)
-
-
-def wrong_checksum(shard: Path) -> None:
-    content = bytearray(shard.read_bytes())
-    first = int.from_bytes(content[:8], "little") + 16  # bytes of the first record and its frame
-    content[first + 300] ^= 1
-    shard.write_bytes(content)
-
-
-def rewrite(shard: Path, change) -> None:
-    """The shard with other records, their checksums right."""
-    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        for record in change(records):
-            writer.write(record)
-
-
-def half_an_image(shard: Path) -> None:
-    def change(records):
-        decoded = tf.train.Example.FromString(records[1])
-        image = decoded.features.feature["image"].bytes_list
-        image.value[0] = image.value[0][: len(image.value[0]) // 8]
-        return [records[0], decoded.SerializeToString(), *records[2:]]
-
-    rewrite(shard, change)
-
-
-@pytest.mark.parametrize(
-    ("damaging", "expected"),
-    [
-        (wrong_checksum, "record 1, counted from 0, is damaged: .*corrupted record"),
-        (half_an_image, "record 1, counted from 0, is damaged"),
-        pytest.param(
-            *(
-                lambda shard: rewrite(shard, lambda records: records[:-1]),
-                r"\d records, expected \d",
-            ),
-            marks=exhaustive,
-        ),
-        (Path.unlink, "no such file"),
-    ],
-)
-def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
-    shutil.copytree(lake, tmp_path / "lake")
-    folder = str(tmp_path / "lake")
-    shard = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[0]
-    damaging(shard)
-    config = Config(model={"kind": "unet"}, data=SETTINGS)
-    split = splits.named_split(manifest.load(folder), folder, "train")
-    for load in (rows, lambda *_: list(evaluation_batches(split, SETTINGS))):
-        with (
-            pytest.raises(InputError, match=f"{shard}: {expected}.*; remove this file"),
-            damage.locate_errors(config, folder),
-        ):
-            load(split, 0, 1)
-
-
-def test_an_error_of_another_kind_passes(lake):
-    config = Config(model={"kind": "unet"}, data=SETTINGS)
-    with pytest.raises(tf.errors.InvalidArgumentError), damage.locate_errors(config, str(lake)):
-        tf.reshape(tf.zeros([3]), [2])
 
 
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):

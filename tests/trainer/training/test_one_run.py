@@ -114,13 +114,40 @@ def test_what_changes_a_run_is_refused(begun, lake, changes):
         {"train": {"replicas": 2, "jit": False, "max_hours": 1, "steps_per_call": 3}},
         {"train": {"patience": 3, "profile": 4, "checkpoint_minutes": 1, "deterministic": True}},
         {"data": {"cache": "memory", "side": 32.0}},
-        {"model": {"weights": "imagenet"}, "optimizer": {"learning_rate": "1e-3"}},
+        {"model": {"weights": "another.weights.h5"}, "optimizer": {"learning_rate": "1e-3"}},
     ],
 )
-def test_what_changes_no_result_is_accepted(begun, lake, changes):
-    if "weights" in changes.get("model", {}):
-        changes = changes | {"model": {"weights": "another.weights.h5"}}
-    is_accepted(begun, config_of(lake, **changes))
+def test_what_changes_no_result_is_accepted_and_said(begun, lake, changes, capsys):
+    config = config_of(lake, **changes)
+    is_accepted(begun, config)
+    [line] = capsys.readouterr().out.splitlines()
+    names = [f"{section}.{name}: " for section in changes for name in changes[section]]
+    is_same = {"data.side: ", "optimizer.learning_rate: "}  # the same numbers, written otherwise
+    assert line.startswith(f"{begun}: goes on with what no result depends on: ")
+    assert all((name in line) == (name not in is_same) for name in names), line
+    content = json.loads((lake / "manifest.json").read_text())
+    ownership.claim(begun, config, [content])
+    assert "another.weights" not in (begun / "config.yaml").read_text()  # the run has begun
+    is_accepted(begun, config_of(lake))
+
+
+def test_more_epochs_go_on_where_the_rate_does_not_depend_on_their_number(lake, tmp_path, capsys):
+    constant = {"schedule": "constant"}
+    workdir = tmp_path / "run"
+    begin(workdir, config_of(lake, optimizer=constant, train={"epochs": 2}), lake)
+    is_accepted(workdir, config_of(lake, optimizer=constant, train={"epochs": 6}))
+    assert "train.epochs: 2 -> 6" in capsys.readouterr().out
+    fewer = config_of(lake, optimizer=constant, train={"epochs": 1})
+    assert "train.epochs: 2 -> 1 (2 are done)" in refusal(workdir, fewer)
+    two = config_of(lake, optimizer=constant).model_copy(
+        update={"stages": ({"train": {"epochs": 2}}, {"train": {"epochs": 3}})}
+    )
+    staged = tmp_path / "staged"
+    begin(staged / "stage_1", two.as_stages()[0], lake)
+    longer = two.model_copy(update={"stages": ({"train": {"epochs": 4}}, two.stages[1])})
+    is_accepted(staged, longer)
+    begin(staged, two.as_stages()[1], lake)
+    assert "(the next stage has begun with what this one learnt)" in refusal(staged, longer)
 
 
 def test_another_number_of_stages_is_refused(lake, tmp_path):

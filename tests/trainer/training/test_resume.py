@@ -60,6 +60,18 @@ def assert_same_end(actual: Path, expected: Path, tolerance: float = 1e-5) -> No
         np.testing.assert_allclose(actual[name], values, tolerance, tolerance, err_msg=name)
 
 
+@exhaustive  # test_changes.py says when
+def test_more_epochs_and_other_parts_end_as_a_run_that_had_them_from_its_start(command, tmp_path):
+    options = ["--optimizer.schedule=constant", "--train.deterministic=true", "--model.norm=group"]
+    options += ["--model.dropout=0", "--model.filters=16"]
+    for workdir, epochs in (("expected", (3,)), ("extended", (1, 3))):
+        for count in epochs:
+            parts = f"--optimizer.accumulate={1 if count == 1 else 2}"
+            words = [*options, f"--train.epochs={count}", parts]
+            assert task.main(command(tmp_path / workdir, *words)) == 0
+    assert_same_end(tmp_path / "extended", tmp_path / "expected", tolerance=1e-4)
+
+
 @pytest.mark.slow
 @exhaustive  # test_train.py has stages, and the next test a stop
 def test_a_staged_run_stopped_by_the_clock_goes_on_to_the_same_end(command, tmp_path, capsys):
