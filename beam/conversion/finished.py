@@ -19,7 +19,13 @@ from beam.running import files
 from lake import Refused
 from lake.records import manifest
 
-ADDED = {"earlier_lakes"}  # fields of the manifest that lakes of before lack
+# What the manifests of earlier writers lack: fields, and entries of `counts`.
+LATER_FIELDS = {"earlier_lakes"}
+LATER_COUNTS = {
+    *("files_left_out", "label_files_among_images", "images_named_as_masks"),
+    *("masks_without_suffix", "flat_views", "small_lesions", "images_of_largest_patient"),
+    *("empty_splits", "empty_folds"),
+}
 
 
 class FinishedLake(NamedTuple):
@@ -112,9 +118,9 @@ def other_manifest(old_content: dict, content: dict, options: ConversionOptions)
     """Return the error of a command that would replace a finished lake's manifest by `content`."""
     counts = old_content["counts"]
     changes = [
-        f"{name.replace('_', ' ')} {value:,} instead of {counts.get(name, 0):,}"
+        f"{name.replace('_', ' ')} {value:,} instead of {counts[name]:,}"
         for name, value in content["counts"].items()
-        if isinstance(value, int) and counts.get(name, 0) != value
+        if isinstance(value, int) and counts.get(name, value) != value
     ]
     bits = content["options"]["bits"]
     return refusal(changes + option_changes(old_content, bits, options), options)
@@ -122,12 +128,21 @@ def other_manifest(old_content: dict, content: dict, options: ConversionOptions)
 
 def is_same(old_content: dict, content: dict) -> bool:
     """Return whether two manifests say the same, whatever their `created`, of what both can say: a
-    lake of an earlier radlake lacks the fields ADDED since."""
+    lake of an earlier radlake lacks the fields and counts that came later."""
     content = json.loads(json.dumps(content))  # tuples become lists on the way
-    content = {
-        key: value for key, value in content.items() if key in old_content or key not in ADDED
-    }
+    content = _without_later(content, old_content, LATER_FIELDS)
+    counts, old_counts = content["counts"], old_content["counts"]
+    content["counts"] = _without_later(counts, old_counts, LATER_COUNTS)
+    if content["counts"] != counts:
+        # Warnings are made of counts, and its writer could not warn of those that it lacks.
+        old_content = old_content | {"warnings": content.get("warnings")}
+        content["warnings"] = content.get("warnings")
     return {**old_content, "created": ""} == {**content, "created": ""}
+
+
+def _without_later(new: dict, old: dict, later: set[str]) -> dict:
+    """Return the entries of `new` without those of `later` that `old` lacks."""
+    return {key: value for key, value in new.items() if key in old or key not in later}
 
 
 def refusal(changes: list[str], options: ConversionOptions) -> Refused:

@@ -124,6 +124,29 @@ def test_voxels_that_changed_behind_their_header_are_noticed(tmp_path):
         converter.run(arguments)
 
 
+def test_a_lake_of_a_writer_with_fewer_counts_is_repeated(tmp_path, capsys):
+    voxels = np.random.default_rng(0).integers(-900, 900, (3, 16, 20)).astype(np.int16)
+    path, output = volumes.write_volume(volumes.volume(voxels), tmp_path), tmp_path / "ct" / "1.0.0"
+    arguments = [f"--images={path}", "--source=metaimage", "--unlabelled=keep"]
+    arguments += [f"--output={output}", "--deidentify=keep"]
+    content = converter.run(arguments)
+    # As radlake wrote it until 29 November 2026.
+    earlier = {*("files", "images", "records", "rejects", "slices_left_out"), "splits"}
+    earlier |= {"labels_without_image", "grouped_by"}
+    old = {key: content[key] for key in content.keys() - {"earlier_lakes", "warnings"}}
+    old["counts"] = {key: content["counts"][key] for key in earlier}
+    (output / "manifest.json").write_text(json.dumps(old))
+    before = stamps(output)
+    capsys.readouterr()
+    converter.run(arguments)
+    assert f"nothing was written: {output} has all of this" in capsys.readouterr().out
+    assert stamps(output) == before
+    for counts in ({"files": 2}, {"flat_views": 1}):  # what it does say has to be the same
+        (output / "manifest.json").write_text(json.dumps(old | {"counts": old["counts"] | counts}))
+        with pytest.raises(Refused, match=f"{[*counts][0].replace('_', ' ')} . instead of"):
+            converter.run(arguments)
+
+
 RARER = "--bits=16", "--clahe", "--window=10,200", "--image_id=hash"
 
 
