@@ -11,7 +11,7 @@ import shlex
 import yaml
 
 from lake import InputError
-from launch import machines, training_run
+from launch import machines, roles, training_run
 
 # The container's command. The user's arguments arrive as "$0" and "$@", which the shell does not
 # parse, so this text needs no quoting. A run that ended with 42 (interrupted and saved, for example
@@ -97,18 +97,15 @@ def _container(flags: argparse.Namespace, package: str) -> dict:
 def needs(flags: argparse.Namespace, replicas: int) -> list[str]:
     """Return what the project must have for the job, a sentence each: quota and roles."""
     quota = machines.vertex_quota(flags.accelerator, flags.spot)
-    submitter = ["roles/aiplatform.user", "roles/storage.objectUser on the bucket"]
+    launcher, machine = [roles.VERTEX, roles.BUCKETS], [roles.BUCKETS, roles.IMAGE]
     if flags.service_account:
-        submitter += [f"roles/iam.serviceAccountUser on {flags.service_account}"]
-    account = flags.service_account or "the project's Vertex AI Custom Code Service Agent"
-    worker = ["roles/storage.objectUser on the buckets"]
-    worker += ["roles/artifactregistry.reader on the image's repository"]
+        launcher += [roles.act_as(flags.service_account)]
     if flags.tensorboard:
-        worker += ["roles/aiplatform.user for the TensorBoard"]
+        machine += [roles.TENSORBOARD]
+    account = flags.service_account or "the project's Vertex AI Custom Code Service Agent"
     return [
         f"quota: {quota} in {flags.region}, at least {replicas}",
-        f"roles of whoever submits: {', '.join(submitter)}",
-        f"roles of {account}: {', '.join(worker)}",
+        *roles.sentences(launcher, account, machine),
     ]
 
 

@@ -15,7 +15,7 @@ import shlex
 import sys
 
 from lake import InputError, cli
-from launch import approval, sdist
+from launch import approval, roles, sdist
 
 # Converting an image takes 1 to 190 ms of one core, and a process 250 MB. More than four cores per
 # machine gain nothing. No pixels are shuffled, so the disk holds the container and one CT volume.
@@ -88,16 +88,14 @@ def needs(flags: argparse.Namespace) -> list[str]:
     quota += [f"{flags.disk_gb * flags.max_workers} GB of disk"]
     if not flags.private_ips:
         quota += [f"{flags.max_workers} in-use IP addresses"]
-    account = flags.service_account or "the project's Compute Engine account"
-    worker = ["roles/dataflow.worker", "roles/storage.objectUser on the buckets"]
-    if flags.image:
-        worker += ["roles/artifactregistry.reader on the image's repository"]
-    return [
-        f"# quota: Compute Engine's for {', '.join(quota)} in {flags.region}",
-        "# roles of whoever launches: roles/dataflow.developer, roles/storage.objectUser on the "
-        f"buckets, roles/iam.serviceAccountUser on {account}",
-        f"# roles of {account}: {', '.join(worker)}",
+    account = flags.service_account or roles.COMPUTE_ENGINE
+    launcher = [roles.DATAFLOW, roles.BUCKETS, roles.act_as(account)]
+    machines = [roles.DATAFLOW_WORKER, roles.BUCKETS, *[roles.IMAGE] * bool(flags.image)]
+    sentences = [
+        f"quota: Compute Engine's for {', '.join(quota)} in {flags.region}",
+        *roles.sentences(launcher, account, machines),
     ]
+    return [f"# {sentence}" for sentence in sentences]
 
 
 def run(flags: argparse.Namespace, conversion: list[str]) -> int:

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lake import InputError, cli, signals
-from launch import approval, detached, gcloud, machines, sdist, training_run
+from launch import approval, detached, gcloud, machines, roles, sdist, training_run
 from trainer.training import interruption
 
 REQUIREMENTS = sdist.ROOT / "requirements" / "tpu.txt"
@@ -83,11 +83,10 @@ def needs(flags: argparse.Namespace) -> list[str]:
     """Return what the project must have for the machine, a sentence each: quota and roles."""
     kind, _, number = flags.accelerator.partition("-")
     spot = "preemptible " if flags.spot else ""
-    account = flags.service_account or "the project's Compute Engine account"
+    account = flags.service_account or roles.COMPUTE_ENGINE
     return [
         f"quota: the Cloud TPU API's for {spot}{kind} in {flags.zone}, at least {number}",
-        f"roles of whoever launches: roles/tpu.admin, roles/iam.serviceAccountUser on {account}",
-        f"roles of {account}: roles/storage.objectUser on the buckets",
+        *roles.sentences([roles.TPU, roles.act_as(account)], account, [roles.BUCKETS]),
     ]
 
 

@@ -61,7 +61,10 @@ def test_a_dry_run_prints_the_command_and_nothing_starts_without_a_yes(
 ):
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
     assert dataflow.main([*PLACE, *CONVERSION, "--dry_run"]) == 0
-    assert "20 x e2-standard-4" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "20 x e2-standard-4" in output
+    assert "# roles of whoever launches: roles/dataflow.developer, " in output
+    assert "Compute Engine account: roles/dataflow.worker, roles/storage.objectUser" in output
     monkeypatch.setattr(sys, "stdin", (tmp_path / "nobody").open("w+"))
     assert dataflow.main([*PLACE, *CONVERSION]) == 2
     assert "add --yes" in capsys.readouterr().err

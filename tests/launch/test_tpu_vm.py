@@ -200,7 +200,10 @@ def test_an_argument_arrives_over_there_as_it_was_given(tmp_path):
 def test_a_dry_run_calls_nothing_and_prints_every_command(set_answers, tmp_path, capsys):
     assert tpu_vm.main([*WORDS, "--accelerator=v6e-8", "--spot", "--dry_run"]) == 0
     assert not calls(tmp_path)
-    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    output = capsys.readouterr().out
+    assert "# roles of whoever launches: roles/tpu.admin, roles/iam.serviceAccountUser" in output
+    assert "Compute Engine account: roles/storage.objectUser on the buckets\n" in output
+    lines = [line for line in output.splitlines() if not line.startswith("#")]
     words = [shlex.split(line)[4] for line in lines]
     assert words == ["create", "describe", "scp", "ssh", "ssh", "delete"]
 

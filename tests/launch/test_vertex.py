@@ -155,7 +155,10 @@ def test_the_plan_says_what_the_run_will_be_and_needs(capsys):
     assert "# overrides: --data.batch_size=64\n" in output
     assert "32 replicas on 4 x a100; 2 images each per step\n" in output
     quota = "custom_model_training_preemptible_nvidia_a100_gpus in us-central1, at least 32"
-    assert quota in output and "roles/aiplatform.user" in output
+    assert quota in output
+    assert "# roles of whoever launches: roles/aiplatform.user, " in output
+    account = "the project's Vertex AI Custom Code Service Agent"
+    assert f"# roles of {account}: roles/storage.objectUser on the buckets, " in output
     assert "# lake: not looked at" in output and "/no/credentials.json" in output
     assert "    - |\n      python -m pip install" in output  # as one would write it
 
