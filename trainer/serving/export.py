@@ -10,6 +10,7 @@ from tensorflow.types.experimental import ConcreteFunction
 from lake import storage
 from lake.predictions import exported, tfio
 from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
+from lake.progress import Progress
 from lake.sources.reader import ReaderSettings
 from trainer import provenance, workdir
 from trainer.inference import images, kinship
@@ -53,8 +54,15 @@ def write(
     """Write the export into an existing folder; return the names of its signatures."""
     settings = images.reader_settings(ensemble)._replace(any_modality=any_modality)
     server = graph.Server(ensemble, decision, settings.storage)
-    functions = graph.signatures(server, settings, decoder)
+    traces, functions = graph.signatures(server, settings, decoder), {}
+    level = f" L{ensemble.level}" if ensemble.level else ""
+    steps = Progress(f"exporting{level}", len(traces) + 1, "steps")
+    steps.update(0)
+    for name, trace in traces.items():
+        functions[name] = trace()
+        steps.add()
     graph.save(functions, str(folder))
+    steps.add()
     content = description(ensemble, decision, settings, decoder, functions)
     content["evaluated_as"] = chosen_label(ensemble, other_label)
     text = json.dumps(content, indent=1).replace(str(Path.home()), "~")

@@ -198,31 +198,29 @@ def readers(decoder: str, settings: ReaderSettings) -> dict[str, Callable]:
 
 def signatures(
     server: Server, settings: ReaderSettings, decoder: str
-) -> dict[str, ConcreteFunction]:
-    """Return the signatures by name.
+) -> dict[str, Callable[[], ConcreteFunction]]:
+    """Return {name: a call that traces the signature of this name}.
 
     There are only PIXELS and RECORDS where the graph cannot repeat what the converter did: CLAHE,
     and everything about volumes."""
     predict = tf.function(server.predict, autograph=False)  # traced once, for all signatures
 
-    def signature(inputs_of: Callable, **arguments: tf.TensorSpec) -> ConcreteFunction:
+    def trace(inputs_of: Callable, **arguments: tf.TensorSpec) -> ConcreteFunction:
         specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in arguments.items()]
         call = tf.function(lambda *tensors: predict(inputs_of(*tensors)), specs, autograph=False)
         return call.get_concrete_function()
 
-    shapes = {
-        "pixels": tf.TensorSpec([None] * 3, server.dtype()),
-        "window": tf.TensorSpec([None, 2]),
-    }
-    functions = {
-        PIXELS: signature(server.inputs_of_pixels, **shapes),
-        RECORDS: signature(server.inputs_of_records, records=tf.TensorSpec([None], tf.string)),
+    pixels, window = tf.TensorSpec([None] * 3, server.dtype()), tf.TensorSpec([None, 2])
+    strings = tf.TensorSpec([None], tf.string)
+    traces = {
+        PIXELS: functools.partial(trace, server.inputs_of_pixels, pixels=pixels, window=window),
+        RECORDS: functools.partial(trace, server.inputs_of_records, records=strings),
     }
     if not (settings.is_ct or settings.storage.clahe or settings.storage.lung_roi):
         for name, reader in readers(decoder, settings).items():
             inputs_of = functools.partial(server.inputs_of_files, reader=reader)
-            functions[name] = signature(inputs_of, files=tf.TensorSpec([None], tf.string))
-    return functions
+            traces[name] = functools.partial(trace, inputs_of, files=strings)
+    return traces
 
 
 def save(functions: dict[str, ConcreteFunction], folder: str) -> None:

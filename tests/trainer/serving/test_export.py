@@ -17,6 +17,7 @@ from makers.marks import exhaustive
 from makers.trained import read_predictions, run_task, workdir_of
 from PIL import Image
 
+from lake import progress
 from lake.labels.rle import decode, encode
 from lake.records import example
 from lake.scan import Storage
@@ -223,14 +224,24 @@ def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, message):
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
 
-def test_where_the_graph_cannot_convert_there_are_no_files(systems, lake, tmp_path, capsys):
-    """CLAHE is no op of TensorFlow's."""
+def test_where_the_graph_cannot_convert_there_are_no_files(
+    systems, lake, tmp_path, capsys, monkeypatch
+):
+    """CLAHE is no op of TensorFlow's. A line says how far the export is."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     workdir = tmp_path / "run"
     shutil.copytree(systems["deep"][1], workdir)
     content = read_json(workdir / LAKE)
     content["options"]["clahe"] = True
     write_json(workdir / LAKE, content)
     run_task("export", "--workdir", workdir, "--output", tmp_path / "out")
-    assert "the signatures pixels, records;" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "the signatures pixels, records;" in printed.out
+    first, *others = printed.err.splitlines()
+    assert first == "exporting: 0 of 3 steps (0%)"
+    for number, line in enumerate(others, 1):
+        assert line.startswith(f"exporting: {number} of 3 steps ({number * 100 // 3}%), ")
+        assert (", ETA 0:0" in line) == (number < 3)
+    assert len(others) == 3
     model = tf.saved_model.load(str(tmp_path / "out"))
     assert set(model.signatures) == {"pixels", "records", "serving_default"}
