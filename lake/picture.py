@@ -3,6 +3,7 @@
 In: grey images, masks, captions. Out: RGB uint8 arrays [H, W, 3], or PNG bytes.
 """
 
+import datetime
 import functools
 import io
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 PNG_LEVEL = 1  # 20 ms for a map of 1024 px; zlib's usual 6 takes three times that for a tenth less
 TINT = 0.25  # how much of a mask's colour its inside takes
 INDENT_PX, SMALLEST_LETTER_PX = 6, 10
+LINE_HEIGHT = 1.5  # times a title's letters
+BETWEEN = " · "  # the parts of a title
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -73,6 +76,34 @@ def caption(
     top = (size[0] - sum(font.getmetrics())) // 2
     ImageDraw.Draw(strip).text((INDENT_PX, top), text, fill=colours[0], font=font)
     return np.asarray(strip)
+
+
+def title(*parts: str) -> str:
+    """Return what stands above a picture: the run or lake, the images, the thresholds or what else
+    it was made with, those of them that there are, and today's date."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return BETWEEN.join(filter(None, (*parts, today)))
+
+
+def with_title(
+    rgb: np.ndarray,
+    text: str,
+    letter_px: int,
+    font_file: str | None = None,
+    colours: tuple[str, str] = ("white", "black"),
+) -> np.ndarray:
+    """Return a picture [H, W, 3] below strips with its title, in as many lines as its width needs;
+    all of the picture's pixels stay in sight. Font and colours are those of `caption`."""
+    width_px, lines = rgb.shape[1] - 2 * INDENT_PX, [""]
+    for part in text.split(BETWEEN):
+        longer = f"{lines[-1]}{BETWEEN}{part}" if lines[-1] else part
+        if not lines[-1] or text_px(longer, letter_px, font_file) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    size = (round(LINE_HEIGHT * letter_px), rgb.shape[1])
+    strips = [caption(line, size, letter_px, font_file, colours) for line in lines]
+    return np.concatenate([*strips, rgb])
 
 
 def shorten(text: str, width_px: int, letter_px: int, font_file: str | None = None) -> str:

@@ -61,7 +61,8 @@ def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
     _check_places(files=[flags.output])
     from trainer.training import augment_sheet
 
-    return augment_sheet.write(config, flags.output, flags.examples, flags.seed, flags.each)
+    sheet = flags.output, flags.examples, flags.seed, flags.each
+    return augment_sheet.write(config, flags.config, *sheet)
 
 
 def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:

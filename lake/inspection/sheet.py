@@ -32,7 +32,13 @@ def write(folder: Path, content: dict, records: pyarrow.Table, path: Path) -> in
     images = read(folder, content, records.take(choose(records)))
     names = (*manifest.class_titles(content["classes"]), "") if "classes" in content else LABELS
     tiles = [tile(fields, split, names) for split, fields in images]
-    sheet = picture.grid(tiles, min(COLUMNS, len(tiles)), GAP_PX, BACKGROUND)
+    grid = picture.grid(tiles, min(COLUMNS, len(tiles)), GAP_PX, BACKGROUND)
+    title = picture.title(
+        f"{content['dataset']} {content['version']}",
+        f"{len(tiles)} of {len(records):,} images: both classes of every split",
+        "outlined: the true mask",
+    )
+    sheet = picture.with_title(grid, title, LETTER_PX, colours=(TEXT, BACKGROUND))
     with storage.whole_file(path) as unfinished_path:
         Image.fromarray(sheet).save(unfinished_path, "PNG")
     return len(tiles)

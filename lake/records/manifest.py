@@ -30,6 +30,12 @@ def num_classes(content: dict) -> int:
     return len(content["classes"]) if "classes" in content else 2
 
 
+def split_title(split: str, *contents: dict) -> str:
+    """Return a split and the lakes with these manifests in words, such as `test (siim 1.0.0)`."""
+    lakes = ", ".join(f"{content['dataset']} {content['version']}" for content in contents)
+    return f"{split} ({lakes})"
+
+
 def class_titles(classes: list[str]) -> list[str]:
     """Return class names with their labels before them, such as `0 NORMAL`."""
     return [f"{number} {name}" for number, name in enumerate(classes)]

@@ -1,5 +1,6 @@
 """Pictures: outlines, tints and captions where they belong, grids in order."""
 
+import datetime
 import io
 
 import numpy as np
@@ -91,3 +92,17 @@ def test_a_png_holds_the_pixels():
     for image in (pixels, picture.to_rgb(pixels)):
         with Image.open(io.BytesIO(picture.to_png(image))) as image_file:
             assert np.array_equal(np.asarray(image_file), image)
+
+
+def test_a_title_has_the_lines_that_it_needs_above_the_whole_picture():
+    rgb = np.random.default_rng(0).integers(0, 256, (50, 300, 3)).astype(np.uint8)
+    text = picture.title("runs/unetpp", "test (siim 1.0.0)", "", "keep p > 0.3", "step 7")
+    *parts, date = text.split(picture.BETWEEN)
+    assert parts == ["runs/unetpp", "test (siim 1.0.0)", "keep p > 0.3", "step 7"]
+    assert datetime.date.fromisoformat(date) <= datetime.datetime.now(datetime.UTC).date()
+    for width, num_lines in ((300, 2), (120, 4), (1200, 1)):
+        wide = np.resize(rgb, (50, width, 3))
+        pictured = picture.with_title(wide, text, 12)
+        assert pictured.shape == (50 + num_lines * 18, width, 3)
+        assert (pictured[num_lines * 18 :] == wide).all()
+        assert all(pictured[18 * line : 18 * line + 18].any() for line in range(num_lines))

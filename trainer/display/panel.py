@@ -10,16 +10,18 @@ import numpy as np
 from matplotlib import font_manager
 
 from lake import picture
+from trainer.scoring import digits
 
-CELL_PX, CAPTION_PX, LETTER_PX, GAP_PX = 256, 18, 12, 4
+CELL_PX, CAPTION_PX, LETTER_PX, TITLE_PX, GAP_PX = 256, 18, 12, 14, 4
 COLOURS = ("black", "white")  # of letters and their background
 TRUTH_COLOUR, PREDICTION_COLOUR = "#2ee6a8", "#ff5ec4"
 
 
 def side_by_side(
-    images, masks, predictions, captions: Sequence[str], pairs_per_row: int = 2
+    title: str, images, masks, predictions, captions: Sequence[str], pairs_per_row: int = 2
 ) -> np.ndarray:
-    """Return pairs of pictures, left each image with its true mask, right with the predicted one.
+    """Return pairs of pictures below a title, left each image with its true mask, right with the
+    predicted one.
 
     images [N, S, S] in [0, 1]; masks, predictions [N, S, S] of 0 and 1, or None where there is
     none. For a classifier both are None for all images; each is then shown once.
@@ -31,24 +33,33 @@ def side_by_side(
             caption = f"prediction {caption}"
         mask = predictions[number] if is_pair else None
         cells.append(_cell(image, mask, PREDICTION_COLOUR, caption))
-    return picture.grid(cells, pairs_per_row * (1 + is_pair), GAP_PX, COLOURS[1])
+    return _below(title, picture.grid(cells, pairs_per_row * (1 + is_pair), GAP_PX, COLOURS[1]))
 
 
-def table(images: np.ndarray, masks: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-    """Return rows of images [R, C, S, S] with the outlines of their masks; a caption above each
-    row's first image."""
+def table(title: str, images: np.ndarray, masks: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Return rows of images [R, C, S, S] with the outlines of their masks below a title; a caption
+    above each row's first image."""
     cells = [
         _cell(images[place], masks[place], TRUTH_COLOUR, "" if place[1] else captions[place[0]])
         for place in np.ndindex(images.shape[:2])
     ]
-    return picture.grid(cells, images.shape[1], GAP_PX, COLOURS[1])
+    return _below(title, picture.grid(cells, images.shape[1], GAP_PX, COLOURS[1]))
+
+
+def _below(title: str, rgb: np.ndarray) -> np.ndarray:
+    return picture.with_title(rgb, title, TITLE_PX, font_file(), COLOURS)
 
 
 def class_caption(label: float, probabilities: np.ndarray) -> str:
     """Return what a classifier's picture says: the label, the likeliest class and its p.
     `probabilities` [1] of a lesion, or [C] of the classes."""
     likeliest = f"{probabilities.argmax()}: " if len(probabilities) > 1 else ""
-    return f"label {label:.0f}, {likeliest}p = {probabilities.max():.2f}"
+    return f"label {label:.0f}, {likeliest}p = {share(probabilities.max())}"
+
+
+def share(value: float) -> str:
+    """Return an image's dice or p for its caption; what is not quite 0 or 1 does not read so."""
+    return digits.share(value, digits.TENS)
 
 
 def _cell(image: np.ndarray, mask: np.ndarray | None, colour: str, caption: str) -> np.ndarray:

@@ -7,29 +7,32 @@ from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, DOTS_PER_INCH = 10.0, 8.0, 100  # inches, pixels per inch
 BLUE, ORANGE = "#1f4e9c", "#e08e2b"
-MARK_COLOURS = ("#d1495b", ORANGE)
+GREY = ("0.5", (0, (1, 3)))  # dots far apart
+MARKS = (("#d1495b", "--"), (ORANGE, ":"))  # colour and style
 
 
 def plot_curves(curves: dict[str, dict], title: str) -> np.ndarray:
     """Return a picture of a split's curves, RGB uint8 [H, W, 3]: ROC, precision and recall, scores
     over thresholds, calibration."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DOTS_PER_INCH, layout="tight")
-    figure.suptitle(title, fontsize=9, wrap=True)
+    _write_title(figure, title)
     roc, pr = curves["roc"], curves["pr"]
     axes = _axes(figure, 1, "1 - specificity", "sensitivity", "ROC of the images")
-    axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
-    axes.plot(roc["false_positive_rate"], roc["sensitivity"], color=BLUE)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="by chance")
+    axes.plot(roc["false_positive_rate"], roc["sensitivity"], color=BLUE, label="images")
+    axes.legend(fontsize=8)
     axes = _axes(figure, 2, "recall", "precision", "precision and recall")
     axes.plot(pr["recall"], pr["precision"], color=BLUE, label="images")
     if "pixels" in curves:
-        _line(axes, curves["pixels"], "recall", "precision", ORANGE, "pixels, 31 thresholds")
+        _line(axes, curves["pixels"], "recall", "precision", ORANGE, "pixels, 31 thresholds", "--")
     axes.legend(fontsize=8)
     _plot_over_thresholds(_axes(figure, 3, "threshold on p", "", "31 thresholds"), curves)
     if "calibration" in curves:
         subject = "images" if "images" in curves else "pixels"
         axes = _axes(figure, 4, "p", "share with a lesion", f"calibration of {subject}")
-        axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
-        _line(axes, curves["calibration"], "p", "share", BLUE, None, "o-")
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="calibrated")
+        _line(axes, curves["calibration"], "p", "share", BLUE, subject, "o-")
+        axes.legend(fontsize=8)
     return _rgb(figure)
 
 
@@ -37,11 +40,13 @@ def _plot_over_thresholds(axes, curves: dict) -> None:
     """Draw the dice of masks and the scores of images, those that `curves` has, over thresholds."""
     if "masks" in curves:
         _line(axes, curves["masks"], "threshold", "dice_mean", BLUE, "mean dice")
-        _line(axes, curves["masks"], "threshold", "dice_positives", ORANGE, "dice on positives")
+        positives = "dice on positives"
+        _line(axes, curves["masks"], "threshold", "dice_positives", ORANGE, positives, "--")
     if "images" in curves:
-        colours = {"recall": "#2a9d5c", "specificity": "#8a4fbf", "precision": "0.5"}
-        for name, colour in colours.items():
-            _line(axes, curves["images"], "threshold", name, colour, f"{name} of the images", "--")
+        looks = {"recall": ("#2a9d5c", "-."), "specificity": ("#8a4fbf", ":"), "precision": GREY}
+        for name, (colour, style) in looks.items():
+            label = f"{name} of the images"
+            _line(axes, curves["images"], "threshold", name, colour, label, style)
     axes.legend(fontsize=8)
 
 
@@ -59,15 +64,16 @@ def _line(axes, curve: dict, x_name: str, y_name: str, colour: str, label, style
     axes.plot(x, y, style, color=colour, markersize=4, label=label)
 
 
-def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarray:
+def losses_by_rate(title: str, rates, losses, averages, marks: dict[str, float]) -> np.ndarray:
     """Return a picture of each step's loss and their average against the rate on a log axis, with a
     line at each marked rate, RGB uint8 [H, W, 3]; `marks`: {name: rate}."""
     figure = Figure(figsize=(7.2, 4.4), dpi=DOTS_PER_INCH, layout="tight")
+    _write_title(figure, title)
     axes = figure.add_subplot()
     axes.plot(rates, losses, ".", color="0.7", markersize=4, label="each batch")
     axes.plot(rates, averages, color=BLUE, linewidth=2, label="average")
-    for (name, rate), colour in zip(marks.items(), MARK_COLOURS, strict=False):
-        axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
+    for (name, rate), (colour, style) in zip(marks.items(), MARKS, strict=False):
+        axes.axvline(rate, color=colour, linestyle=style, label=f"{name}: {rate:.1e}")
     low, high = min(losses), max(averages)  # single losses may lie far above
     margin = 0.05 * (high - low) or 1.0
     axes.set(xscale="log", ylim=(low - margin, high + margin), xlim=(rates[0], rates[-1]))
@@ -75,6 +81,11 @@ def losses_by_rate(rates, losses, averages, marks: dict[str, float]) -> np.ndarr
     axes.grid(color="0.92")
     axes.legend(loc="best", fontsize=8)
     return _rgb(figure)
+
+
+def _write_title(figure: Figure, title: str) -> None:
+    """Write a title above all, in as many lines as it needs; a path with $ is no formula."""
+    figure.suptitle(title, fontsize=9, wrap=True, parse_math=False)
 
 
 def _rgb(figure: Figure) -> np.ndarray:

@@ -116,15 +116,16 @@ def _evaluate(
         write_metrics(workdir, {label: results.entry(evaluation)})
         results.write_splits(workdir / label, evaluation)
         if picture:
-            _write_panel(picture, last, {place: images[place] for place in picture_places})
+            title = results.picture_title(evaluation, [*outcomes][-1])
+            _write_panel(picture, title, last, {place: images[place] for place in picture_places})
         storage.make_folder(page.parent)
         storage.write(page, report.page(evaluation, images).encode())
     return "\n".join([text, f"report: {page}"])
 
 
-def _write_panel(path: Path, outcomes: Outcomes, images: dict) -> None:
+def _write_panel(path: Path, title: str, outcomes: Outcomes, images: dict) -> None:
     storage.make_folder(path.parent)
-    storage.write(path, to_png(gallery.draw_panel(outcomes, images)))
+    storage.write(path, to_png(gallery.draw_panel(title, outcomes, images)))
 
 
 @contextlib.contextmanager

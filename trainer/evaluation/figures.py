@@ -12,10 +12,11 @@ from lake import picture
 from trainer.evaluation import gallery, image_table, outlines, threshold_grid
 from trainer.evaluation.gallery import GalleryImage
 from trainer.evaluation.outcomes import Outcomes
+from trainer.scoring import digits
 
 JPEG_QUALITY = 88
 SHORT_ID = 26  # letters of an id in the gallery
-DICE_DIGITS, SHARE_DIGITS = 3, 5
+DICE_DIGITS, SHARE_DIGITS = 7, 5  # a pixel of a large lesion counts
 
 
 class Figure(NamedTuple):
@@ -49,7 +50,9 @@ def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> Figure:
     paths = [
         None if mask is None else outlines.path(mask) for mask in (image.truth, image.prediction)
     ]
-    p_fact = "" if predictions.lesion is None else f"p of a lesion {predictions.lesion[place]:.3f}"
+    p_fact = ""
+    if predictions.lesion is not None:
+        p_fact = f"p of a lesion {digits.share(predictions.lesion[place], digits.THOUSANDS)}"
     age = predictions.ages[place]
     years = f"{age} years" if age >= 0 else ""
     patient = filter(None, [predictions.views[place], predictions.sexes[place], years])
@@ -72,7 +75,7 @@ def _mask_facts(outcomes: Outcomes, place: int) -> str:
     """Return dice and areas as outlines.js writes them."""
     truth, predicted = image_table.area_percents(outcomes.take(np.array([place])))
     areas = f"truth {truth[0]:.2f}%, prediction {predicted[0]:.2f}% of the image"
-    return f"dice {outcomes.dice[place]:.3f}, {areas}"
+    return f"dice {digits.share(outcomes.dice[place], digits.THOUSANDS)}, {areas}"
 
 
 def _redraw(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:

@@ -127,15 +127,17 @@ def _rank(lesions: np.ndarray, quality_name: str) -> dict[str, np.ndarray]:
     }
 
 
-def draw_panel(outcomes: Outcomes, gallery: dict[int, GalleryImage]) -> np.ndarray:
-    """Return truth and prediction side by side, RGB uint8 [H, W, 3]; for a classifier each image
-    with its label and p."""
+def draw_panel(title: str, outcomes: Outcomes, gallery: dict[int, GalleryImage]) -> np.ndarray:
+    """Return truth and prediction side by side below a title, RGB uint8 [H, W, 3]; for a classifier
+    each image with its label and p."""
     predictions, dice = outcomes.predictions, outcomes.dice
     images, truths, masks, _ = zip(*gallery.values(), strict=True)
     if all(mask is None for mask in masks):
         scores = (np.atleast_1d(predictions.scores[place])[None] for place in gallery)
         probabilities = [metrics.to_probabilities(logits)[0] for logits in scores]
         captions = list(map(panel.class_caption, predictions.labels[list(gallery)], probabilities))
-        return panel.side_by_side(images, None, None, captions, pairs_per_row=4)
-    captions = ["truth unknown" if np.isnan(dice[p]) else f"dice {dice[p]:.2f}" for p in gallery]
-    return panel.side_by_side(images, truths, masks, captions)
+        return panel.side_by_side(title, images, None, None, captions, pairs_per_row=4)
+    captions = [
+        "truth unknown" if np.isnan(dice[p]) else f"dice {panel.share(dice[p])}" for p in gallery
+    ]
+    return panel.side_by_side(title, images, truths, masks, captions)

@@ -1,6 +1,10 @@
-"""Outcomes -> the report's table of all images, a row each; page/table.js sorts it and writes it as
-a CSV."""
+"""Outcomes -> a row per image. All columns of a kind of network are in images_SPLIT.csv and in the
+CSV that the report gives; the report's table shows those that have a title and a value.
+page/table.js sorts it and writes its CSV.
+"""
 
+import csv
+import io
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +13,8 @@ from trainer.evaluation.outcomes import Outcomes
 from trainer.scoring import metrics
 
 MOST_ROWS = 20_000  # a page of more would be slow to open
-DIGITS = 4
-INFINITE = "Infinity"  # as JavaScript reads it: the HD95 of a missed lesion
+DIGITS = 4  # behind the point
+INFINITE = "inf"  # the HD95 of a missed lesion; JSON has no number for it
 RESULTS = {  # (has a lesion, is called positive) -> what a reader calls it
     (True, True): "true positive",
     (True, False): "false negative",
@@ -21,9 +25,14 @@ RESULTS = {  # (has a lesion, is called positive) -> what a reader calls it
 
 class Column(NamedTuple):
     name: str  # in the CSV
-    title: str  # in the page
-    values: list  # one for each row; None: unknown
+    title: str  # in the page; "": it is in the CSV alone
+    values: list  # one for each row; None: unknown or not defined
     is_number: bool = False
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the page's table has the column."""
+        return bool(self.title) and any(value not in (None, "") for value in self.values)
 
 
 class ImageTable(NamedTuple):
@@ -32,19 +41,32 @@ class ImageTable(NamedTuple):
 
 
 def from_outcomes(outcomes: Outcomes) -> ImageTable:
-    """Return the table, without columns that are unknown for all images. Of more than MOST_ROWS
-    images it has those with the lowest dice, or else the first."""
+    """Return the table of a page: of more than MOST_ROWS images those with the lowest dice, or else
+    the first."""
     num_images = len(outcomes.predictions.ids)
     places = np.arange(num_images)
     if num_images > MOST_ROWS:  # nan, where no mask is known, comes last
         places = np.sort(np.argsort(outcomes.dice, kind="stable")[:MOST_ROWS])
-    columns = _columns(outcomes.take(places))
-    is_useful = [any(value not in (None, "") for value in column.values) for column in columns]
-    columns = [column for column, useful in zip(columns, is_useful, strict=True) if useful]
-    return ImageTable(columns, num_images)
+    return ImageTable(columns_of(outcomes.take(places)), num_images)
 
 
-def _columns(outcomes: Outcomes) -> list[Column]:
+def csv_text(outcomes: Outcomes) -> str:
+    """Return all images as a CSV with a header; empty where nothing is known. Numbers are written
+    as page/table.js does."""
+    columns, file = columns_of(outcomes), io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(column.name for column in columns)
+    for values in zip(*(column.values for column in columns), strict=True):
+        writer.writerow(
+            int(value) if isinstance(value, float) and value.is_integer() else value
+            for value in values
+        )
+    return file.getvalue()
+
+
+def columns_of(outcomes: Outcomes) -> list[Column]:
+    """Return the columns of all images: the same ones for every network of masks, of lesions, or of
+    classes."""
     predictions = outcomes.predictions
     columns = [Column("image_id", "image", predictions.ids.tolist())]
     if outcomes.decision is None:
@@ -82,18 +104,30 @@ def _lesion_columns(outcomes: Outcomes) -> list[Column]:
             predictions.labels, outcomes.is_called, outcomes.is_compared, strict=True
         )
     ]
-    columns = [Column("truth", "truth", truths), Column("result", "result", results)]
-    if outcomes.decision.triplet is not None:
-        columns.append(Column("dice", "dice", _rounded(outcomes.dice), True))
-        truth, predicted = area_percents(outcomes)
-        for name, shares in (("truth", truth), ("predicted", predicted)):
-            areas = np.full(len(predictions.ids), np.nan)
-            areas[predictions.mask_places] = shares
-            title = f"{name} area, % of image"
-            columns.append(Column(f"{name}_area_percent", title, _rounded(areas), True))
-        columns += _outline_columns(outcomes)
-    if predictions.lesion is not None:
-        columns.append(Column("p_of_lesion", "p of a lesion", _rounded(predictions.lesion), True))
+    p = np.full(len(truths), np.nan) if predictions.lesion is None else predictions.lesion
+    return [
+        Column("truth", "truth", truths),
+        Column("result", "result", results),
+        Column("p_of_lesion", "p of a lesion", _rounded(p), True),
+        *(_mask_columns(outcomes) if outcomes.decision.triplet is not None else ()),
+    ]
+
+
+def _mask_columns(outcomes: Outcomes) -> list[Column]:
+    """Return the dice of each image, what its outlines and areas are, and the areas in pixels of
+    the source."""
+    places, counts = outcomes.predictions.mask_places, outcomes.predictions.counts
+    columns = [Column("dice", "dice", _rounded(outcomes.dice), True), *_outline_columns(outcomes)]
+    for name, percents in zip(("truth", "predicted"), area_percents(outcomes), strict=True):
+        areas = np.full(len(outcomes.dice), np.nan)
+        areas[places] = percents
+        title = f"{name} area, % of image"
+        columns.append(Column(f"{name}_area_percent", title, _rounded(areas), True))
+    pixels = {"truth": counts.truth, "predicted": outcomes.predicted_pixels()}
+    for name, numbers in (pixels | {"image": counts.pixels}).items():
+        values = np.full(len(outcomes.dice), None, object)
+        values[places] = numbers.astype(int)
+        columns.append(Column(f"{name}_px", "", values.tolist(), True))
     return columns
 
 
@@ -115,8 +149,15 @@ def area_percents(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rounded(values: np.ndarray) -> list:
-    """Return numbers for JSON, which has neither nan nor infinity."""
-    return [
-        INFINITE if np.isinf(v) else None if np.isnan(v) else round(float(v), DIGITS)
-        for v in values
-    ]
+    """Return numbers for JSON, which has neither nan nor infinity. What is not quite 0 or 1 does
+    not become it."""
+
+    def plain(value: float) -> float | str | None:
+        if not np.isfinite(value):
+            return INFINITE if np.isinf(value) else None
+        number = round(value, DIGITS)
+        if number in (0, 1) and number != value:
+            return number + (10**-DIGITS if value > number else -(10**-DIGITS))
+        return number
+
+    return [plain(float(value)) for value in values]

@@ -174,5 +174,5 @@ def _data(
         "grid": grid,
         "steps": STEPS,
         "figures": [figure.redraw for row in rows.values() for figure in row],
-        "columns": [column._asdict() for column in table.columns],
+        "columns": [c._asdict() | {"is_shown": c.is_shown} for c in table.columns],
     }

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lake import storage
-from lake.picture import to_png
+from lake import picture, storage
+from lake.records import manifest
 from lake.records.identity import identity
 from trainer import provenance
 from trainer.display import plots
 from trainer.display.board import Board
-from trainer.evaluation import bootstrap, image_rows
+from trainer.evaluation import bootstrap, image_table
 from trainer.evaluation.outcomes import Outcomes
 from trainer.evaluation.remarks import Remark
 from trainer.evaluation.scores import ScoreOptions, Scores
@@ -56,13 +56,6 @@ def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
         [str(member.workdir) for member in members]
         for members in (ensemble.members, ensemble.classifiers if ensemble.is_cascade else ())
     )
-    title = ", ".join(workdirs) + " after " * ensemble.is_cascade + ", ".join(classifiers)
-    if ensemble.level is not None:
-        parameters = ensemble.members[0].network.count_params()
-        title += f", pruned to L{ensemble.level}: {parameters:,} parameters"
-    sizes = [name for name in ensemble.tta if name not in ("none", "flip")]
-    title += ", with its mirror images" if "flip" in ensemble.tta else ""
-    title += f", also at {', '.join(sizes)} of its size" if sizes else ""
     facts = {
         "workdirs": workdirs,
         "classifiers": classifiers,
@@ -70,7 +63,7 @@ def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
         "tta": " ".join(ensemble.tta),
     }
     configs = [(m.workdir, (m.workdir / CONFIG).read_text()) for m in ensemble.everyone]
-    return title, facts, configs
+    return ensemble.title, facts, configs
 
 
 def provenance_of(
@@ -164,19 +157,25 @@ def _without_nan(values: dict) -> dict:
     return {name: plain(value) for name, value in values.items()}
 
 
+def picture_title(evaluation: Evaluation, split: str) -> str:
+    """Return the title of a picture of a split: the ensemble, the images, the thresholds."""
+    images = manifest.split_title(split, evaluation.manifest)
+    return picture.title(evaluation.title, images, str(evaluation.decision or ""))
+
+
 def write_splits(folder: Path, evaluation: Evaluation) -> None:
     """Write each split's images as a CSV, and its curves as a PNG and for TensorBoard, with its
     scores."""
     board = Board(folder, 0, tuple(evaluation.splits))
     for name, split in evaluation.splits.items():
-        storage.write(folder / f"images_{name}.csv", image_rows.csv_text(split.outcomes).encode())
+        storage.write(folder / f"images_{name}.csv", image_table.csv_text(split.outcomes).encode())
         tags = {f"evaluate/{score}": float(value) for score, value in split.scores.values.items()}
         board.scalars(name, 0, tags)
         if not split.curves:  # more than two classes
             continue
-        picture = plots.plot_curves(split.curves, f"{evaluation.title}: {name}")
-        storage.write(folder / f"curves_{name}.png", to_png(picture))
-        board.image(name, 0, "curves", picture)
+        plot = plots.plot_curves(split.curves, picture_title(evaluation, name))
+        storage.write(folder / f"curves_{name}.png", picture.to_png(plot))
+        board.image(name, 0, "curves", plot)
         predictions = split.outcomes.predictions
         has_label = predictions.labels >= 0
         p = metrics.to_probabilities(predictions.scores[has_label])

@@ -104,6 +104,20 @@ class Ensemble:
         """The side, fit and size of the batches."""
         return self.config.data
 
+    @property
+    def title(self) -> str:
+        """The members and their views, in words."""
+        parts = [", ".join(str(member.workdir) for member in self.members)]
+        if self.is_cascade:
+            parts[0] += f" after {', '.join(str(member.workdir) for member in self.classifiers)}"
+        if self.level is not None:
+            parameters = self.members[0].network.count_params()
+            parts.append(f"pruned to L{self.level}: {parameters:,} parameters")
+        parts += ["with its mirror images"] * ("flip" in self.tta)
+        if sizes := [name for name in self.tta if name not in ("none", "flip")]:
+            parts.append(f"also at {', '.join(sizes)} of its size")
+        return ", ".join(parts)
+
     def trained_on(self) -> str:
         """Return the lake that all members were trained on; raise InputError where they differ, or
         where it is not there any more."""

@@ -49,6 +49,7 @@ class ImagesToPredict(NamedTuple):
     num_left_out: int = 0  # files that are hidden or of the system
     remarks: dict[str, int] | None = None  # lake.exam.standings of the files; None for a lake
     is_known: bool = True  # what the lakes had
+    title: str = ""  # the split and the lake in words; empty for files
 
     def records(self) -> Iterator[bytes]:
         """Yield the records one after the other, without threads."""
@@ -76,7 +77,8 @@ def from_lake(folder: str, split: str) -> ImagesToPredict:
         for record in data_batches.stored_records(subset).as_numpy_iterator():
             yield lambda record=record: record
 
-    return ImagesToPredict(readers, subset.num_records, subset.dtype, {}, [], identity)
+    facts, title = (subset.num_records, subset.dtype, {}, []), manifest.split_title(split, content)
+    return ImagesToPredict(readers, *facts, identity, title=title)
 
 
 def batches(

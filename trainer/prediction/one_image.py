@@ -14,7 +14,7 @@ from lake.labels import rle
 from lake.predictions import folder
 from lake.predictions.folder import PredictionRow
 from trainer.config.run import Data
-from trainer.display import overlay
+from trainer.display import overlay, panel
 from trainer.inference.decision import Decision, Sizes, is_plainly_empty, mask_of, resize_to_source
 from trainer.inference.images import STORED_IMAGE, ImagesToPredict
 
@@ -56,6 +56,7 @@ class ImageFinisher(NamedTuple):
     """Turns an ImagePrediction into a FinishedImage, and writes the files of the image or appends
     to `inputs.rejects` why there are none; threads call it at the same time."""
 
+    networks: str  # in words
     settings: Data  # of the networks' input
     decision: Decision
     inputs: ImagesToPredict
@@ -79,8 +80,9 @@ class ImageFinisher(NamedTuple):
             self._write_png(PROBABILITIES, image_id, np.rint(probabilities * 255).astype(np.uint8))
         if self.options.overlays:
             area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
-            caption = f"p = {row.probability:.2f}{area}"
-            self._write_png(OVERLAYS, image_id, draw(fields, mask, caption))
+            caption = f"prediction, p = {panel.share(row.probability)}{area}"
+            title = picture.title(self.networks, image_id, self.inputs.title, str(self.decision))
+            self._write_png(OVERLAYS, image_id, draw(title, fields, mask, caption))
         has_candidates = self.options.candidates and row.lesion_px
         maps = (mask, probabilities) if has_candidates else (None, None)
         return FinishedImage(row, *maps, prediction.place)
@@ -101,10 +103,13 @@ class ImageFinisher(NamedTuple):
         storage.write(path, picture.to_png(pixels))
 
 
-def draw(fields: dict, mask: np.ndarray, caption: str) -> np.ndarray:
-    """Return RGB pixels: the stored image, the truth where it is known, and the predicted mask."""
+def draw(title: str, fields: dict, mask: np.ndarray, caption: str) -> np.ndarray:
+    """Return RGB pixels below a title: the stored image, the truth where it is known, and the
+    predicted mask below the caption."""
     with Image.open(io.BytesIO(fields[STORED_IMAGE])) as image:
         levels = np.asarray(image).astype(np.float32)
     low, high = fields["window"]
     truth = rle.decode(fields["original_rle"].decode(), *mask.shape) if fields["has_mask"] else None
-    return overlay.side_by_side(np.clip((levels - low) / (high - low), 0, 1), truth, mask, caption)
+    image = np.clip((levels - low) / (high - low), 0, 1)
+    panels = overlay.side_by_side(image, truth, mask, caption)
+    return picture.with_title(panels, title, overlay.TITLE_PX, panel.font_file())

@@ -49,7 +49,8 @@ def predict(
     for name in (one_image.OVERLAYS, one_image.PROBABILITIES, SEGS):
         if getattr(options, name):  # the folder has the option's name
             storage.make_folder(output / name)
-    finish = one_image.ImageFinisher(ensemble.settings, decision, inputs, output, options)
+    networks = ensemble.title, ensemble.settings
+    finish = one_image.ImageFinisher(*networks, decision, inputs, output, options)
     # Closed whatever happens, so that no thread outlives an error.
     predictions = predict_images(ensemble, inputs, options.overlays, done.count)
     with contextlib.closing(predictions):

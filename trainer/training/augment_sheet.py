@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from lake import InputError, storage
+from lake import InputError, picture, storage
+from lake.records import manifest
 from trainer.augmentation import augment
 from trainer.config.augmentation import Augment
 from trainer.config.run import Config
@@ -19,7 +20,9 @@ from trainer.training.step import prepare_batch
 DRAWS = 5  # per example
 
 
-def write(config: Config, output: Path, examples: int, seed: int, each: bool) -> str:
+def write(
+    config: Config, config_name: str, output: Path, examples: int, seed: int, each: bool
+) -> str:
     """Write the sheet of the training split's first examples, those with a lesion first; with
     `each`, one row per transform by itself, of the first example. Returns a line to print."""
     storage.check_writable(output.parent)
@@ -38,7 +41,14 @@ def write(config: Config, output: Path, examples: int, seed: int, each: bool) ->
         for number, item in enumerate(items):
             rows.append(row(item, transforms, seed + number))
             captions.append(name or "before, then each draw" * (number == 0))
-    sheet = Image.fromarray(panel.table(*map(np.stack, zip(*rows, strict=True)), captions))
+    images, masks = map(np.stack, zip(*rows, strict=True))
+    title = picture.title(
+        f"augmentation of {config_name}",
+        manifest.split_title(split.name, *lakes),
+        f"first as the lake has it, then {DRAWS} draws of seed {seed}",
+        "outlined: the true mask",
+    )
+    sheet = Image.fromarray(panel.table(title, images, masks, captions))
     storage.make_folder(output.parent)
     with storage.whole_file(output) as unfinished_path:
         sheet.save(unfinished_path)

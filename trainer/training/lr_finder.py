@@ -21,8 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, console, storage
-from lake.picture import to_png
+from lake import InputError, console, picture, storage
+from lake.records import manifest
 from trainer.config.run import Config
 from trainer.devices.strategy import distribute
 from trainer.display import plots
@@ -66,7 +66,8 @@ def report(config: Config, workdir: Path, steps: int, lowest: float, highest: fl
     suggestion = suggest(rates, losses)
     folder = workdir / FOLDER
     with stages.worker_folder(run.worker, workdir) as worker_workdir:
-        _write(worker_workdir / FOLDER, rates, losses, averages, suggestion)
+        title = picture.title(str(workdir), manifest.split_title(run.split.name, *run.lakes))
+        _write(worker_workdir / FOLDER, title, rates, losses, averages, suggestion)
     end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
     if suggestion is None:
         raise InputError(
@@ -178,7 +179,9 @@ def suggest(rates: np.ndarray, losses: list[float]) -> Suggestion | None:
     return Suggestion(float(rates[steepest]), float(rates[lowest]) / 10)
 
 
-def _write(folder: Path, rates, losses, averages, suggestion: Suggestion | None) -> None:
+def _write(
+    folder: Path, title: str, rates, losses, averages, suggestion: Suggestion | None
+) -> None:
     """Write the picture, the numbers and TensorBoard's curves, in place of an earlier finder's."""
     storage.make_folder(folder)
     for path in folder.glob("events.*"):
@@ -189,8 +192,8 @@ def _write(folder: Path, rates, losses, averages, suggestion: Suggestion | None)
             "suggested, where the loss falls most steeply": suggestion.steepest,
             "a tenth of the lowest's": suggestion.tenth_of_lowest,
         }
-    picture = plots.losses_by_rate(rates, losses, averages, marks)
-    storage.write(folder / PICTURE, to_png(picture))
+    plot = plots.losses_by_rate(title, rates, losses, averages, marks)
+    storage.write(folder / PICTURE, picture.to_png(plot))
     numbers = {
         "suggestion": suggestion and suggestion._asdict(),
         "rates": list(rates),

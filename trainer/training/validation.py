@@ -4,6 +4,8 @@ and a panel to look at."""
 import numpy as np
 import tensorflow as tf
 
+from lake import picture
+from lake.records import manifest
 from trainer.config.run import Data
 from trainer.data.batches import Split, evaluation_batches, first_items
 from trainer.devices.strategy import distribute, sum_over_replicas
@@ -15,6 +17,7 @@ from trainer.scoring.sums import THRESHOLD, example_sums, map_sums
 from trainer.training.run import Run
 
 PANEL_POSITIVES, PANEL_NEGATIVES = 6, 2
+RULE = f"p > {THRESHOLD:g} at the network's size"  # of the masks in a panel
 
 
 class Validation:
@@ -22,7 +25,9 @@ class Validation:
     time."""
 
     def __init__(self, run: Run):
-        self.config = config = run.config
+        self.config, self.workdir = run.config, run.state.workdir
+        self.images = manifest.split_title(run.val_split.name, run.lakes[0])
+        config = run.config
         batches = evaluation_batches(run.val_split, config.data, worker=run.worker)
         self.batches = distribute(run.strategy, batches)
         self.panel_batch = panel_examples(run.val_split, config.data)
@@ -60,31 +65,34 @@ class Validation:
                 name: sums.get(name, 0) + value.numpy().astype(np.float64)  # pixels beyond 2^24
                 for name, value in self.step(batch).items()
             }
-        board.image("val", global_step, "truth and prediction", self.panel())
+        rule = "" if self.config.is_classifier else RULE
+        title = picture.title(str(self.workdir), self.images, rule, f"step {global_step:,}")
+        board.image("val", global_step, "truth and prediction", self.panel(title))
         return sums
 
-    def panel(self) -> np.ndarray:
+    def panel(self, title: str) -> np.ndarray:
         """Return the panel of the network as it is now, RGB uint8 [H, W, 3]."""
         batch = self.panel_batch
         images = to_unit(batch["image"], batch["window"])
         probabilities = metrics.to_probabilities(np.asarray(self.predict(images), np.float32))
         if self.config.is_classifier:
-            return picture(batch, probabilities, None)
+            return draw_panel(title, batch, probabilities, None)
         probabilities = probabilities[..., -1:]
-        return picture(batch, probabilities, (probabilities > THRESHOLD).astype(np.float32))
+        predictions = (probabilities > THRESHOLD).astype(np.float32)
+        return draw_panel(title, batch, probabilities, predictions)
 
 
-def picture(batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
+def draw_panel(title: str, batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
     """Return a panel, RGB uint8 [H, W, 3], of N images with their truth and the predicted masks
     [N, S, S, 1]; for a classifier these are None and its probabilities [N, 1] or [N, C]."""
     images = np.asarray(to_unit(batch["image"], batch["window"]))[..., 0]
     if predictions is None:
         captions = list(map(panel.class_caption, batch["label"], probabilities))
-        return panel.side_by_side(images, None, None, captions, pairs_per_row=4)
+        return panel.side_by_side(title, images, None, None, captions, pairs_per_row=4)
     masks = batch["mask"][..., 0]
     dices = np.asarray(metrics.hard_dice(batch["mask"], predictions))
-    captions = [f"at 0.5: dice {dice:.2f}" for dice in dices]  # and at the network's size
-    return panel.side_by_side(images, masks, np.asarray(predictions)[..., 0], captions)
+    captions = [f"dice {panel.share(dice)}" for dice in dices]
+    return panel.side_by_side(title, images, masks, np.asarray(predictions)[..., 0], captions)
 
 
 def panel_examples(split: Split, settings: Data) -> dict[str, np.ndarray]:

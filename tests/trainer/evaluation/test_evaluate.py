@@ -17,10 +17,12 @@ from makers.predictions import scores_at
 from PIL import Image
 
 from lake import InputError
+from lake.picture import title, with_title
 from lake.records import example, manifest
 from trainer import task
 from trainer.config import files
 from trainer.data import batches, splits
+from trainer.display import panel
 from trainer.evaluation import evaluate, threshold_grid
 from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import Predictions, predict
@@ -191,13 +193,18 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
         assert curves.width >= 900
         with (runs["segmenter"] / label / f"images_{split}.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert len(rows) == 8 and sum(bool(row["hd95"]) for row in rows) == 3
-        assert {row["unit"] for row in rows} == {"mm"}  # the phantoms have a Pixel Spacing
-    assert picture.exists() and "Not a medical device" in page.read_text()
+        # The phantoms have a Pixel Spacing.
+        assert len(rows) == 8 and sum(bool(row["hd95_mm"]) for row in rows) == 3
+        assert not any(row["hd95_px"] for row in rows)
+    assert "Not a medical device" in page.read_text()
     # The thresholds are read back for these members and no others.
     system = ensemble.load(list(map(Path, members)), [runs["classifier"]], ["flip", "1.5"])
     chosen = decision.read_decision(system)
     assert chosen.to_json() == {name: entry[name] for name in ("triplet", "lesion_threshold")}
+    pixels, words = np.asarray(Image.open(picture)), (system.title, "test (phantoms 1.0.0)")
+    text = title(*words, str(chosen))
+    strips = with_title(pixels[:0], text, panel.TITLE_PX, panel.font_file(), panel.COLOURS)
+    assert (pixels[: len(strips)] == strips).all()
     with pytest.raises(InputError, match="so no thresholds were chosen"):
         decision.read_decision(ensemble.load([runs["segmenter"]], [runs["classifier"]]))
 

@@ -230,8 +230,13 @@ def test_the_table_has_every_image_and_no_column_of_nothing():
     unknown = predictions._replace(sexes=np.array([""] * 40))
     outcomes = decide(unknown, DECISION)
     table = image_table.from_outcomes(outcomes)
+    shown = {column.name for column in table.columns if column.is_shown}
+    assert "sex" not in shown and {"image_id", "view", "age_years"} <= shown
+    assert not [name for name in shown if "hd95" in name or "_px" in name]
+    # The CSV has all of them, whatever is known, and the same rows.
     columns = {column.name: column.values for column in table.columns}
-    assert "sex" not in columns and {"image_id", "view", "age_years"} <= columns.keys()
+    [header, *lines] = image_table.csv_text(outcomes).splitlines()
+    assert header == ",".join(columns) and len(lines) == 40
     assert columns["dice"] == [round(float(dice), 4) for dice in outcomes.dice]
     lesions = predictions.labels > 0
     assert columns["result"].count("true positive") == (lesions & outcomes.is_called).sum()
@@ -239,7 +244,6 @@ def test_the_table_has_every_image_and_no_column_of_nothing():
     assert columns["result"].count("false positive") == (~lesions & outcomes.is_called).sum()
     predicted = np.array(columns["predicted_area_percent"])
     assert np.array_equal(predicted > 0, outcomes.is_called) and predicted.max() <= 100
-    assert not [name for name in columns if "hd95" in name or "surface" in name]
 
 
 def test_a_missed_lesion_is_infinitely_far_in_the_table():
@@ -250,7 +254,7 @@ def test_a_missed_lesion_is_infinitely_far_in_the_table():
     table = image_table.from_outcomes(outcomes._replace(outlines=outlines))
     columns = {column.name: column.values for column in table.columns}
     assert columns["hd95_mm"] == [1.25, None, None, None]
-    assert columns["hd95_px"] == [None, None, None, "Infinity"]
+    assert columns["hd95_px"] == [None, None, None, "inf"]
     assert columns["surface_dice_mm"][0] == 0.5 and columns["surface_dice_px"][3] == 0
 
 

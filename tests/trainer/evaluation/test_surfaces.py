@@ -11,7 +11,7 @@ from makers import predictions
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from trainer.evaluation import image_rows, scores, surfaces
+from trainer.evaluation import image_table, scores, surfaces
 from trainer.evaluation.outcomes import decide, with_outlines
 from trainer.evaluation.predictions import BOTTOMS, _source_spacing_mm
 from trainer.inference.decision import Decision, Triplet
@@ -143,18 +143,42 @@ def test_the_spacing_is_the_source_s():
 def test_a_row_per_image():
     outputs, pairs = predictions.example()
     outcomes = with_outlines(decide(outputs, DECISION), 1.0, 2.0)
-    rows = list(csv.DictReader(io.StringIO(image_rows.csv_text(outcomes))))
+    rows = list(csv.DictReader(io.StringIO(image_table.csv_text(outcomes))))
     assert [row["image_id"] for row in rows] == outputs.ids.tolist()
     for number, row in enumerate(rows):
         p, truth = pairs[number]
         mask = predictions.slow_mask(p, outputs.lesion[number], DECISION)
         assert (int(row["truth_px"]), int(row["predicted_px"])) == (truth.sum(), mask.sum())
-        assert float(row["dice"]) == pytest.approx(predictions.slow_dice(truth, mask))
-        assert (row["has_lesion"], row["is_called"]) == tuple(
-            str(int(one.any())) for one in (truth, mask)
-        )
-        assert (row["hd95"] == "") == (not truth.any())
-        assert (row["hd95"] == "inf") == bool(truth.any() and not mask.any())
-        assert row["unit"] == ("mm" if number % 2 else "px")
+        assert float(row["dice"]) == pytest.approx(predictions.slow_dice(truth, mask), abs=5e-5)
+        shares = 100 * truth.mean(), 100 * mask.mean()
+        areas = (float(row[f"{name}_area_percent"]) for name in ("truth", "predicted"))
+        assert tuple(areas) == pytest.approx(shares, abs=5e-5)
+        assert row["image_px"] == str(truth.size)
+        assert row["truth"] == ("lesion" if truth.any() else "none")
+        results = ("true negative", "false positive"), ("false negative", "true positive")
+        assert row["result"] == results[int(truth.any())][int(mask.any())]
+        units = ("mm", "px") if number % 2 else ("px", "mm")
+        hd95, other_hd95 = (row[f"hd95_{unit}"] for unit in units)
+        assert (hd95 == "") == (not truth.any()) and other_hd95 == ""
+        assert (hd95 == "inf") == bool(truth.any() and not mask.any())
     classes = decide(outputs._replace(scores=np.ones((40, 3))), None)
-    assert all(row["dice"] is None and row["is_called"] is None for row in image_rows.rows(classes))
+    rows = list(csv.DictReader(io.StringIO(image_table.csv_text(classes))))
+    assert list(rows[0]) == [
+        "image_id",
+        "class",
+        "predicted_class",
+        "p",
+        "view",
+        "sex",
+        "age_years",
+    ]
+    assert {(row["predicted_class"], row["p"]) for row in rows} == {("0", "0.3333")}
+
+
+def test_a_number_that_is_not_quite_0_or_1_does_not_become_it():
+    """In the CSV; 1 itself is written as page/table.js writes it."""
+    outputs, _ = predictions.example(6)
+    dice = np.array([0, 1, 1 - 1e-9, 1e-9, 0.5, np.nan])
+    outcomes = decide(outputs, DECISION)._replace(dice=dice)
+    rows = csv.DictReader(io.StringIO(image_table.csv_text(outcomes)))
+    assert [row["dice"] for row in rows] == ["0", "1", "0.9999", "0.0001", "0.5", ""]

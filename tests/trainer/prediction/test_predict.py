@@ -30,12 +30,14 @@ from PIL import Image
 
 from lake import InputError
 from lake.labels import rle
+from lake.picture import title, with_title
 from lake.predictions import submission
 from lake.predictions.folder import PREDICTIONS_CSV, REJECTS_CSV, SUBMISSION_CSV
 from lake.records import example
 from lake.scan import Storage
 from lake.sources import reader
 from trainer.config.run import Config, Data
+from trainer.display.panel import font_file
 from trainer.inference import decision, images
 from trainer.inference.decision import Decision, Triplet
 from trainer.inference.ensemble import Ensemble, Member
@@ -166,6 +168,10 @@ def test_a_lake_and_its_files_give_the_same(lake, phantoms, tmp_path):
         for folder in ("lake", "files")
     )
     assert (lake_overlay.width, file_overlay.width) == (3 * 128, 2 * 128)
+    words = title(system.title, next(iter(rows)), "test (phantoms 1.0.0)", str(HALF))
+    strips = with_title(np.zeros((0, 3 * 128, 3), np.uint8), words, 12, font_file())
+    assert (np.asarray(lake_overlay)[: len(strips)] == strips).all()
+    assert lake_overlay.height == 128 + 24 + len(strips)
 
 
 def test_maps_and_overlays_are_of_the_source(shapes, tmp_path):

@@ -82,7 +82,7 @@ async function redrawFigure(picture, number, positions, isFrozen) {
   const facts = picture.closest("figure").querySelector(".moved");
   facts.dataset.frozen ??= facts.textContent;
   const area = `prediction ${(100 * mask.share).toFixed(2)}% of the image`;
-  const text = `dice ${mask.dice.toFixed(3)}, truth ${(100 * figure.truth).toFixed(2)}%, ${area}`;
+  const text = `dice ${shareText(mask.dice, 3)}, truth ${(100 * figure.truth).toFixed(2)}%, ${area}`;
   facts.textContent = isFrozen ? facts.dataset.frozen : text;
   const paths = picture.querySelectorAll(".predicted path");
   for (const path of paths) path.dataset.frozen ??= path.getAttribute("d");

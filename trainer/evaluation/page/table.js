@@ -1,9 +1,11 @@
-// The table of all images: sorted by a column, filtered, drawn in parts, and taken as a CSV.
+// The table of all images: sorted by a column, filtered, drawn in parts, and taken as a CSV. The CSV
+// has all columns, the table those that are shown.
 
 const CHUNK_ROWS = 100;
 const columns = DATA.columns.map(({ values, ...column }) => ({
-  ...column, values: values.map((value) => (column.is_number && value === "Infinity" ? Infinity : value)),
+  ...column, values: values.map((value) => (column.is_number && value === "inf" ? Infinity : value)),
 }));
+const shownColumns = columns.flatMap(({ is_shown }, number) => (is_shown ? [number] : []));
 const DECIMALS = 3;  // of columns that are not whole numbers; the CSV has all that there are
 const isWhole = columns.map(({ values }) =>
   values.every((value) => !Number.isFinite(value) || Number.isInteger(value)));
@@ -22,14 +24,14 @@ function isBefore(a, b, isDescending) {
 function matchingRows() {
   const words = byId("filter").value.trim().toLowerCase();
   if (!words) return order;
-  return order.filter((row) =>
-    columns.some(({ values }) => String(values[row] ?? "").toLowerCase().includes(words)));
+  return order.filter((row) => shownColumns.some((number) =>
+    String(columns[number].values[row] ?? "").toLowerCase().includes(words)));
 }
 
-function cellOf(column, number, row) {
-  const cell = document.createElement("td"), value = column.values[row];
+function cellOf(number, row) {
+  const column = columns[number], cell = document.createElement("td"), value = column.values[row];
   if (value === null || value === Infinity) cell.textContent = value === null ? "-" : "infinite";
-  else cell.textContent = column.is_number && !isWhole[number] ? value.toFixed(DECIMALS) : value;
+  else cell.textContent = column.is_number && !isWhole[number] ? shareText(value, DECIMALS) : value;
   if (column.is_number) cell.className = "number";
   return cell;
 }
@@ -38,7 +40,7 @@ function drawTable() {
   const rows = matchingRows(), drawn = rows.slice(0, shownRows);
   imageTable.tBodies[0].replaceChildren(...drawn.map((row) => {
     const line = document.createElement("tr");
-    line.append(...columns.map((column, number) => cellOf(column, number, row)));
+    line.append(...shownColumns.map((number) => cellOf(number, row)));
     return line;
   }));
   const isAll = drawn.length === rows.length;
@@ -52,8 +54,8 @@ function sortBy(column) {
   const { values } = columns[column];
   order = values.map((_, row) => row);
   order.sort((a, b) => isBefore(values[a], values[b], isDescending) || a - b);
-  imageTable.querySelectorAll("th").forEach((cell, number) => {
-    if (number === column) cell.setAttribute("aria-sort", isDescending ? "descending" : "ascending");
+  imageTable.querySelectorAll("th").forEach((cell, place) => {
+    if (shownColumns[place] === column) cell.setAttribute("aria-sort", isDescending ? "descending" : "ascending");
     else cell.removeAttribute("aria-sort");
   });
   shownRows = CHUNK_ROWS;
