@@ -30,7 +30,7 @@ def side_by_side(
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         if is_pair:
             cells.append(_cell(image, masks[number], TRUTH_COLOUR, "truth"))
-            caption = f"prediction {caption}"
+            caption = f"prediction, {caption}"
         mask = predictions[number] if is_pair else None
         cells.append(_cell(image, mask, PREDICTION_COLOUR, caption))
     return _below(title, picture.grid(cells, pairs_per_row * (1 + is_pair), GAP_PX, COLOURS[1]))

@@ -5,9 +5,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lake import picture
+from trainer.display import panel
+
 WIDTH, HEIGHT, DOTS_PER_INCH = 10.0, 8.0, 100  # inches, pixels per inch
-BLUE, ORANGE = "#1f4e9c", "#e08e2b"
-GREY = ("0.5", (0, (1, 3)))  # dots far apart
+BLUE, ORANGE = "#1f4e9c", "#b35900"
 MARKS = (("#d1495b", "--"), (ORANGE, ":"))  # colour and style
 
 
@@ -15,7 +17,6 @@ def plot_curves(curves: dict[str, dict], title: str) -> np.ndarray:
     """Return a picture of a split's curves, RGB uint8 [H, W, 3]: ROC, precision and recall, scores
     over thresholds, calibration."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DOTS_PER_INCH, layout="tight")
-    _write_title(figure, title)
     roc, pr = curves["roc"], curves["pr"]
     axes = _axes(figure, 1, "1 - specificity", "sensitivity", "ROC of the images")
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="by chance")
@@ -26,14 +27,14 @@ def plot_curves(curves: dict[str, dict], title: str) -> np.ndarray:
     if "pixels" in curves:
         _line(axes, curves["pixels"], "recall", "precision", ORANGE, "pixels, 31 thresholds", "--")
     axes.legend(fontsize=8)
-    _plot_over_thresholds(_axes(figure, 3, "threshold on p", "", "31 thresholds"), curves)
+    _plot_over_thresholds(_axes(figure, 3, "threshold on p", "", "scores at 31 thresholds"), curves)
     if "calibration" in curves:
         subject = "images" if "images" in curves else "pixels"
         axes = _axes(figure, 4, "p", "share with a lesion", f"calibration of {subject}")
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="calibrated")
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="if calibrated")
         _line(axes, curves["calibration"], "p", "share", BLUE, subject, "o-")
         axes.legend(fontsize=8)
-    return _rgb(figure)
+    return _below(title, figure)
 
 
 def _plot_over_thresholds(axes, curves: dict) -> None:
@@ -43,7 +44,11 @@ def _plot_over_thresholds(axes, curves: dict) -> None:
         positives = "dice on positives"
         _line(axes, curves["masks"], "threshold", "dice_positives", ORANGE, positives, "--")
     if "images" in curves:
-        looks = {"recall": ("#2a9d5c", "-."), "specificity": ("#8a4fbf", ":"), "precision": GREY}
+        looks = {
+            "recall": ("#2a9d5c", "-."),
+            "specificity": ("#8a4fbf", ":"),
+            "precision": ("0.4", "x-"),
+        }
         for name, (colour, style) in looks.items():
             label = f"{name} of the images"
             _line(axes, curves["images"], "threshold", name, colour, label, style)
@@ -68,7 +73,6 @@ def losses_by_rate(title: str, rates, losses, averages, marks: dict[str, float])
     """Return a picture of each step's loss and their average against the rate on a log axis, with a
     line at each marked rate, RGB uint8 [H, W, 3]; `marks`: {name: rate}."""
     figure = Figure(figsize=(7.2, 4.4), dpi=DOTS_PER_INCH, layout="tight")
-    _write_title(figure, title)
     axes = figure.add_subplot()
     axes.plot(rates, losses, ".", color="0.7", markersize=4, label="each batch")
     axes.plot(rates, averages, color=BLUE, linewidth=2, label="average")
@@ -80,15 +84,12 @@ def losses_by_rate(title: str, rates, losses, averages, marks: dict[str, float])
     axes.set(xlabel="learning rate", ylabel="training loss")
     axes.grid(color="0.92")
     axes.legend(loc="best", fontsize=8)
-    return _rgb(figure)
+    return _below(title, figure)
 
 
-def _write_title(figure: Figure, title: str) -> None:
-    """Write a title above all, in as many lines as it needs; a path with $ is no formula."""
-    figure.suptitle(title, fontsize=9, wrap=True, parse_math=False)
-
-
-def _rgb(figure: Figure) -> np.ndarray:
+def _below(title: str, figure: Figure) -> np.ndarray:
+    """Return the pixels of a figure below a title, which has as many lines as it needs."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    rgb = np.asarray(canvas.buffer_rgba())[..., :3]
+    return picture.with_title(rgb, title, panel.TITLE_PX, panel.font_file(), panel.COLOURS)

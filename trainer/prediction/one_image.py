@@ -80,9 +80,9 @@ class ImageFinisher(NamedTuple):
             self._write_png(PROBABILITIES, image_id, np.rint(probabilities * 255).astype(np.uint8))
         if self.options.overlays:
             area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
-            caption = f"prediction, p = {panel.share(row.probability)}{area}"
-            title = picture.title(self.networks, image_id, self.inputs.title, str(self.decision))
-            self._write_png(OVERLAYS, image_id, draw(title, fields, mask, caption))
+            answer = f"p of a lesion = {panel.share(row.probability)}{area}"
+            parts = self.networks, image_id, self.inputs.title, answer, str(self.decision)
+            self._write_png(OVERLAYS, image_id, draw(picture.title(*parts), fields, mask))
         has_candidates = self.options.candidates and row.lesion_px
         maps = (mask, probabilities) if has_candidates else (None, None)
         return FinishedImage(row, *maps, prediction.place)
@@ -103,13 +103,13 @@ class ImageFinisher(NamedTuple):
         storage.write(path, picture.to_png(pixels))
 
 
-def draw(title: str, fields: dict, mask: np.ndarray, caption: str) -> np.ndarray:
+def draw(title: str, fields: dict, mask: np.ndarray) -> np.ndarray:
     """Return RGB pixels below a title: the stored image, the truth where it is known, and the
-    predicted mask below the caption."""
+    predicted mask."""
     with Image.open(io.BytesIO(fields[STORED_IMAGE])) as image:
         levels = np.asarray(image).astype(np.float32)
     low, high = fields["window"]
     truth = rle.decode(fields["original_rle"].decode(), *mask.shape) if fields["has_mask"] else None
     image = np.clip((levels - low) / (high - low), 0, 1)
-    panels = overlay.side_by_side(image, truth, mask, caption)
+    panels = overlay.side_by_side(image, truth, mask, "prediction")
     return picture.with_title(panels, title, overlay.TITLE_PX, panel.font_file())

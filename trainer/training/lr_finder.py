@@ -190,7 +190,7 @@ def _write(
     if suggestion:
         marks = {
             "suggested, where the loss falls most steeply": suggestion.steepest,
-            "a tenth of the lowest's": suggestion.tenth_of_lowest,
+            "a tenth of the rate with the lowest loss": suggestion.tenth_of_lowest,
         }
     plot = plots.losses_by_rate(title, rates, losses, averages, marks)
     storage.write(folder / PICTURE, picture.to_png(plot))

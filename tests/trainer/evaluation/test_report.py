@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from trainer.evaluation.outcomes import decide
 from trainer.inference import decision as decisions
 from trainer.inference.decision import Decision, Triplet
 
+ROOT = Path(__file__).parents[3]
 DECISION = Decision(Triplet(0.5, 0.002, 0.3), 0.2)
 MASKS_ALONE = DECISION._replace(lesion_threshold=None)
 NOTHING = Decision(Triplet(0.99, 0.016, 0.9), 0.9)
@@ -237,6 +239,9 @@ def test_the_table_has_every_image_and_no_column_of_nothing():
     columns = {column.name: column.values for column in table.columns}
     [header, *lines] = image_table.csv_text(outcomes).splitlines()
     assert header == ",".join(columns) and len(lines) == 40
+    documented = (ROOT / "docs" / "evaluation.md").read_text().partition("## A row per image")[2]
+    places = [documented.index(f"`{name}`") for name in columns]
+    assert places == sorted(places)
     assert columns["dice"] == [round(float(dice), 4) for dice in outcomes.dice]
     lesions = predictions.labels > 0
     assert columns["result"].count("true positive") == (lesions & outcomes.is_called).sum()

@@ -37,7 +37,7 @@ from lake.records import example
 from lake.scan import Storage
 from lake.sources import reader
 from trainer.config.run import Config, Data
-from trainer.display.panel import font_file
+from trainer.display.panel import font_file, share
 from trainer.inference import decision, images
 from trainer.inference.decision import Decision, Triplet
 from trainer.inference.ensemble import Ensemble, Member
@@ -168,8 +168,12 @@ def test_a_lake_and_its_files_give_the_same(lake, phantoms, tmp_path):
         for folder in ("lake", "files")
     )
     assert (lake_overlay.width, file_overlay.width) == (3 * 128, 2 * 128)
-    words = title(system.title, next(iter(rows)), "test (phantoms 1.0.0)", str(HALF))
-    strips = with_title(np.zeros((0, 3 * 128, 3), np.uint8), words, 12, font_file())
+    [row] = [r for r in table(tmp_path / "lake" / PREDICTIONS_CSV) if r["ImageId"] == [*rows][0]]
+    area_mm2 = float(row["area_mm2"] or 0)
+    area = f", {area_mm2:,.0f} mm²" if area_mm2 else ""
+    answer = f"p of a lesion = {share(float(row['probability']))}{area}"
+    text = title(system.title, [*rows][0], "test (phantoms 1.0.0)", answer, str(HALF))
+    strips = with_title(np.zeros((0, 3 * 128, 3), np.uint8), text, 12, font_file())
     assert (np.asarray(lake_overlay)[: len(strips)] == strips).all()
     assert lake_overlay.height == 128 + 24 + len(strips)
 
