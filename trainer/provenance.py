@@ -56,7 +56,10 @@ def origin(lakes: list[dict]) -> dict[str, str]:
 
 def command() -> str:
     """Return the command that runs, as a shell takes it; the home folder is written as ~."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    script = Path(sys.argv[0])
+    words = [script.name, *sys.argv[1:]]
+    if script.name == "__main__.py":  # of a package
+        words[:1] = ["python", "-m", script.parent.name]
     return shlex.join(word.replace(str(Path.home()), "~") for word in words)
 
 

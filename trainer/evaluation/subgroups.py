@@ -15,7 +15,7 @@ AGES = (
     (60, 79),
     (80, 90),
 )  # years; the lake stores 90 for 90 and over
-DECILES = 10
+DECILES, FEWEST = 10, 5  # groups of lesions by size, and lesions in one
 
 
 def by_field(predictions: Predictions) -> dict[str, dict[str, np.ndarray]]:
@@ -52,12 +52,13 @@ def _age_band(age: int) -> str:
 
 def _by_size(predictions: Predictions) -> dict[str, np.ndarray]:
     """Return the places of the images with a lesion in deciles of its share of the image, the
-    smallest first; fewer groups where there are fewer images."""
+    smallest first; in fewer groups where these would have fewer than FEWEST images."""
     counts = predictions.counts
     shares = counts.truth / np.maximum(counts.pixels, 1)
     lesions = np.flatnonzero(counts.truth > 0)
     order = lesions[np.argsort(shares[lesions], kind="stable")]
-    parts = [part for part in np.array_split(order, DECILES) if len(part)]
+    num_groups = min(DECILES, max(1, len(order) // FEWEST))
+    parts = np.array_split(order, num_groups) if len(order) else []
     return {
         f"{number}. {shares[part[0]]:.2%} - {shares[part[-1]]:.2%}": predictions.mask_places[part]
         for number, part in enumerate(parts, start=1)

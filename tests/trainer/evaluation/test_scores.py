@@ -182,7 +182,11 @@ def test_subgroups():
         assert sorted(places) == list(range(42))
     assert all(40 <= outputs.ages[place] <= 59 for place in groups["age"]["40-59"])
     sizes = list(groups["lesion size"].values())
-    assert len(sizes) == 10 and sum(map(len, sizes)) == 14
+    assert [len(places) for places in sizes] == [7, 7]  # one image says nothing about its size
+    many = subgroups.by_field(outputs.take(np.tile(np.arange(42), 5)))["lesion size"]
+    assert [len(places) for places in many.values()] == [7] * 10
+    one = subgroups.by_field(outputs.take(np.flatnonzero(outputs.labels > 0)[:1]))
+    assert [len(places) for places in one["lesion size"].values()] == [1]
     share = outputs.counts.truth / outputs.counts.pixels
     assert all(share[a].max() <= share[b].min() for a, b in zip(sizes, sizes[1:], strict=False))
     unknown = outputs.take(np.flatnonzero(outputs.ages < 0))
