@@ -73,11 +73,11 @@ def _verify(flags: argparse.Namespace) -> int:
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
     from lake.inspection import verify
 
-    shown = progress.Progress("verifying", len(content["shards"]), "shards")
+    line = progress.Progress("verifying", len(content["shards"]), "shards")
 
     def show(number: int, num_shards: int) -> None:
-        shown.total = num_shards  # without those that are missing
-        shown.update(number)
+        line.total = num_shards  # without those that are missing
+        line.update(number)
 
     problems, num_records = verify.verify(folder, content, not flags.quick, flags.processes, show)
     num_bytes = sum(shard["bytes"] for shard in content["shards"])

@@ -65,9 +65,9 @@ def parse(
     """
     if not {"-h", "--help", "--version"} & {*argv}:
         command, unknown = command_line.unknown_options(parser, argv)
-        absent = [name for name in command.required_names() if not _is_in(name, argv)]
+        absent_names = [name for name in command.required_names() if not _is_in(name, argv)]
         is_ours = [
-            not (is_passed and is_passed(name)) or bool(suggestions.nearest(name, absent))
+            not (is_passed and is_passed(name)) or bool(suggestions.nearest(name, absent_names))
             for name in unknown
         ]
         command_line.refuse(command, [*itertools.compress(unknown, is_ours)], passed_names)

@@ -116,16 +116,18 @@ def meet(paths: dict[str, str], texts: Iterable[str]) -> Meeting:
     for form in (tidy, without_ending, folded):
         for claim in (_claims_of_paths, _claims_of_ends):
             claims = claim(open_paths, free - spent, form) if open_paths and free else {}
-            claimants = Counter(text for claimed in claims.values() for text in claimed)
-            for image_id, claimed in claims.items():
-                is_one_text = len(claimed) == 1 or (form is tidy and claim is _claims_of_paths)
-                if is_one_text and all(claimants[text] == 1 for text in claimed):
-                    met[image_id] = claimed
-                    free.difference_update(claimed)
+            claimants = Counter(text for claimed_texts in claims.values() for text in claimed_texts)
+            for image_id, claimed_texts in claims.items():
+                is_one_text = len(claimed_texts) == 1 or (
+                    form is tidy and claim is _claims_of_paths
+                )
+                if is_one_text and all(claimants[text] == 1 for text in claimed_texts):
+                    met[image_id] = claimed_texts
+                    free.difference_update(claimed_texts)
                     elsewhere |= {image_id} if claim is _claims_of_ends else set()
                 else:
-                    unclear[image_id] = _unclear(image_id, claimed, claims)
-                    spent.update(claimed)
+                    unclear[image_id] = _unclear(image_id, claimed_texts, claims)
+                    spent.update(claimed_texts)
                 del open_paths[image_id]
     return Meeting(met, unclear, elsewhere, sorted(free))
 
@@ -140,11 +142,11 @@ def _meet_by_id(paths: dict[str, str], texts: Iterable[str]) -> dict[str, list[s
         ids_by_form[tidy(image_id)].append(image_id)
     met = {}
     for form, image_ids in ids_by_form.items():
-        same = texts_by_form.get(form, [])
-        if len(image_ids) == 1 and same:
-            met[image_ids[0]] = same
+        texts_of_id = texts_by_form.get(form, [])
+        if len(image_ids) == 1 and texts_of_id:
+            met[image_ids[0]] = texts_of_id
         else:
-            met |= {image_id: [image_id] for image_id in image_ids if image_id in same}
+            met |= {image_id: [image_id] for image_id in image_ids if image_id in texts_of_id}
     return met
 
 
@@ -158,9 +160,9 @@ def _claims_of_paths(
     claims = {}
     for image_id, path in paths.items():
         forms = (form(image_id), *_ends(form(path)))
-        shared = next((texts_by_form[end] for end in forms if end in texts_by_form), None)
-        if shared:
-            claims[image_id] = shared
+        texts_of_form = next((texts_by_form[end] for end in forms if end in texts_by_form), None)
+        if texts_of_form:
+            claims[image_id] = texts_of_form
     return claims
 
 
@@ -185,11 +187,13 @@ def _ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _unclear(image_id: str, claimed: list[str], claims: dict[str, list[str]]) -> str:
+def _unclear(image_id: str, claimed_texts: list[str], claims: dict[str, list[str]]) -> str:
     """Return the message about an image that cannot be told from others, or its labels from
     others."""
-    others = sorted(name for name in claims if name != image_id and set(claims[name]) & {*claimed})
-    texts = " and ".join(repr(text) for text in claimed[:3])
+    others = sorted(
+        name for name in claims if name != image_id and set(claims[name]) & {*claimed_texts}
+    )
+    texts = " and ".join(repr(text) for text in claimed_texts[:3])
     if others:
         names = " and ".join(repr(name) for name in others[:3])
         return f"the label file's {texts} can mean {image_id!r} as well as {names}"

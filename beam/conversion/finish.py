@@ -244,16 +244,16 @@ def _check_counts(
         raise Stopped(f"inputs and outcomes differ; report this: {counts} from {input_counts}")
     path = options.path(manifest.REJECTS)
     reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
-    rejected = f"{num_rejects} of {counts['images']} images rejected ({reasons})"
+    outcome = f"{num_rejects} of {counts['images']} images rejected ({reasons})"
     if num_rejects > options.max_reject_fraction * counts["images"]:
         raise Stopped(
-            f"{rejected}, more than --max_reject_fraction={options.max_reject_fraction:g}; the "
+            f"{outcome}, more than --max_reject_fraction={options.max_reject_fraction:g}; the "
             f"lake is not finished. See {path}"
         )
     if not counts["records"]:
         num_left_out = counts["slices_left_out"]
         left_out = f", {num_left_out} slices without a nodule left out" if num_left_out else ""
-        raise Refused(f"no image became a record: {rejected}{left_out}. See {path}")
+        raise Refused(f"no image became a record: {outcome}{left_out}. See {path}")
     mask_files.check_values(input_counts, options)
     for number, name in enumerate(classes):
         if not any(split["classes"][number] for split in counts["splits"].values()):

@@ -84,9 +84,9 @@ def check(shards: list[PlannedShard], lake_bits: int, options: ConversionOptions
     if content is None:  # removed meanwhile
         return
     old_names = {shard["name"] for shard in content["shards"]}
-    removed = old_names - {shard.name for shard in shards}
-    changed = [shard for shard in shards if shard.is_changed]
-    if not removed and not changed:
+    removed_names = old_names - {shard.name for shard in shards}
+    changed_shards = [shard for shard in shards if shard.is_changed]
+    if not removed_names and not changed_shards:
         return
     counts = sum((shard.counts for shard in shards), Counter())
     num_gone = content["counts"]["records"] - counts["known"]
@@ -96,8 +96,8 @@ def check(shards: list[PlannedShard], lake_bits: int, options: ConversionOptions
         (num_gone, "images fewer"),
         (counts["moved"], f"images in another split, such as {example}"),
         (counts["refolded"], "images in another fold"),
-        (len(changed), f"of {len(shards)} shards written anew"),
-        (len(removed), "shards removed"),
+        (len(changed_shards), f"of {len(shards)} shards written anew"),
+        (len(removed_names), "shards removed"),
     )
     changes = [f"{number:,} {what}" for number, what in numbers if number > 0]
     raise refusal(changes + option_changes(content, lake_bits, options), options)
@@ -140,9 +140,9 @@ def is_same(old_content: dict, content: dict) -> bool:
     return {**old_content, "created": ""} == {**content, "created": ""}
 
 
-def _without_later(new: dict, old: dict, later: set[str]) -> dict:
-    """Return the entries of `new` without those of `later` that `old` lacks."""
-    return {key: value for key, value in new.items() if key in old or key not in later}
+def _without_later(content: dict, old_content: dict, later: set[str]) -> dict:
+    """Return the entries of `content`, without those named in `later` that the old one lacks."""
+    return {key: value for key, value in content.items() if key in old_content or key not in later}
 
 
 def refusal(changes: list[str], options: ConversionOptions) -> Refused:

@@ -98,30 +98,30 @@ def _is_segmentation(path: str) -> bool:
 
 def check_values(input_counts: dict[str, int], options: ConversionOptions) -> None:
     """Raise Refused where `--mask_values` names values, and no mask has one of them."""
-    missing = _missing_values(input_counts, options)
-    if missing and len(missing) == len(options.mask_values):
+    absent_values = _missing_values(input_counts, options)
+    if absent_values and len(absent_values) == len(options.mask_values):
         [message] = warnings(input_counts, options)
         raise Refused(f"{message}; the lake is not finished")
 
 
 def warnings(input_counts: dict[str, int], options: ConversionOptions) -> list[str]:
     """Return a warning where no mask has some of `--mask_values`."""
-    missing = _missing_values(input_counts, options)
-    if not missing:
+    absent_values = _missing_values(input_counts, options)
+    if not absent_values:
         return []
-    present = _values(input_counts)
-    shown = ", ".join(present[:SHOWN_VALUES]) + (" ..." if len(present) > SHOWN_VALUES else "")
-    return [f"--mask_values: no mask has {' or '.join(missing)}; the masks have {shown}"]
+    values = _values(input_counts)
+    examples = ", ".join(values[:SHOWN_VALUES]) + " ..." * (len(values) > SHOWN_VALUES)
+    return [f"--mask_values: no mask has {' or '.join(absent_values)}; the masks have {examples}"]
 
 
 def _missing_values(input_counts: dict[str, int], options: ConversionOptions) -> list[str]:
     """Return those of `--mask_values` that no mask has; [] where no mask was read, as rejects say
     why."""
-    present = _values(input_counts)
-    return [value for value in options.mask_values if value not in present] if present else []
+    values = _values(input_counts)
+    return [value for value in options.mask_values if value not in values] if values else []
 
 
 def _values(input_counts: dict[str, int]) -> list[str]:
     """Return the values in masks, numbers in their order before colours."""
-    values = [n.removeprefix(MASK_VALUE) for n in input_counts if n.startswith(MASK_VALUE)]
+    values = [key.removeprefix(MASK_VALUE) for key in input_counts if key.startswith(MASK_VALUE)]
     return sorted(values, key=lambda value: (value.startswith("#"), len(value), value))

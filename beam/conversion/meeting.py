@@ -58,11 +58,11 @@ def ByKey(sides, options: ConversionOptions):
         ]
         shallowest = numbers | beam.Flatten() | beam.CombineGlobally(shallowest_of)
         depth = beam.pvalue.AsSingleton(shallowest)
-    keyed = {
+    sides_by_key = {
         "headers": sides["headers"] | "Key of headers" >> beam.Map(key_of_header, depth),
         "rows": sides["rows"] | "Key of rows" >> beam.Map(key_of_row, depth),
     }
-    return keyed | "By key" >> beam.CoGroupByKey() | "Unpack" >> beam.Map(unpack_group)
+    return sides_by_key | "By key" >> beam.CoGroupByKey() | "Unpack" >> beam.Map(unpack_group)
 
 
 def shallowest_of(numbers: Iterable[int]) -> int:
@@ -116,10 +116,10 @@ def meet(
         reject = None
         if name in meeting.unclear:
             reject = Reject("unclear-id", f"{of_id[0].path}: {meeting.unclear[name]}")
-        chosen, duplicates = _without_duplicates(of_id)
+        headers, duplicates = _without_duplicates(of_id)
         its_rows = [row for text in texts.get(name, ()) for row in rows[text]]
-        if chosen:
-            groups.append(Group(chosen, its_rows, name in file_ids, reject))
+        if headers:
+            groups.append(Group(headers, its_rows, name in file_ids, reject))
         for header in duplicates:
             groups.append(Group([header], [], False, _duplicate(header, of_id, options)))
     return groups, free, _tally(by_id, texts, free, meeting.elsewhere)

@@ -83,18 +83,18 @@ def _head(folder: Path, content: dict) -> list[str]:
         ("records", f"{counts['records']:,}"),
         ("rejects", f"{num_rejects:,}{f': {reasons}' if reasons else ''}"),
     ]
-    if left_out := counts.get("files_left_out"):
-        rows.append(("files left out", f"{left_out:,} that a system left, or hidden"))
+    if number := counts.get("files_left_out"):
+        rows.append(("files left out", f"{number:,} that a system left, or hidden"))
     if number := counts.get("label_files_among_images"):
         rows.append(("label files", f"{number:,} among --images"))
     if number := counts.get("masks_without_suffix"):
         rows.append(("masks left out", f"{number:,} without --mask_suffix"))
-    if left_out := counts.get("slices_left_out"):
-        rows.append(("slices left out", f"{left_out:,}"))
-    if flat_views := counts.get("flat_views"):
-        rows.append(("flat views", f"{flat_views:,} images have one grey level"))
-    if small := counts.get("small_lesions"):
-        rows.append(("small lesions", f"{small:,} are smaller than a stored pixel"))
+    if number := counts.get("slices_left_out"):
+        rows.append(("slices left out", f"{number:,}"))
+    if number := counts.get("flat_views"):
+        rows.append(("flat views", f"{number:,} images have one grey level"))
+    if number := counts.get("small_lesions"):
+        rows.append(("small lesions", f"{number:,} are smaller than a stored pixel"))
     rows.append(("labels without image", f"{counts['labels_without_image']:,}"))
     if grouped_by := counts.get("grouped_by"):
         rows.append(("splits dealt by", ", ".join(f"{k} {n:,}" for k, n in grouped_by.items())))

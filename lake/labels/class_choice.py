@@ -45,15 +45,15 @@ def _check_chosen(open_file, path: str, columns: Layout) -> None:
     if columns.classes == (cells.ALL,):
         return
     with open_file() as file:
-        missing = set(columns.classes)
+        absent_classes = set(columns.classes)
         for text in class_texts(file, columns):
-            missing.discard(cells.class_name(text))
-            if not missing:
+            absent_classes.discard(cells.class_name(text))
+            if not absent_classes:
                 return
     with open_file() as file:
         names = list(itertools.islice(class_texts(file, columns), CHECKED_ROWS))
     raise InputError(
-        f"--classes: {path} has no {' and no '.join(sorted(missing))!r}; its classes are "
+        f"--classes: {path} has no {' and no '.join(sorted(absent_classes))!r}; its classes are "
         f"{_listed(names)}"
     )
 

@@ -28,16 +28,20 @@ def check(file: BinaryIO, path: str, classes: tuple[str, ...]) -> None:
     lacks a chosen one."""
     content = _load(file, path)
     names = _names(content)
-    used = {names.get(item.get("category_id"), "") for item in content["annotations"]}
-    listed = ", ".join(sorted(name[:40] for name in names.values())[:MAX_NAMES])
-    if not classes and len(used) > 1:
+    used_names = {names.get(item.get("category_id"), "") for item in content["annotations"]}
+    class_list = ", ".join(sorted(name[:40] for name in names.values())[:MAX_NAMES])
+    if not classes and len(used_names) > 1:
         raise InputError(
-            f"{path} has annotations of several categories: {listed}; a lake has one kind of "
+            f"{path} has annotations of several categories: {class_list}; a lake has one kind of "
             f"lesion: say with --classes NAME,NAME which of them it is, or --classes all"
         )
-    missing = set(classes) - {cells.class_name(name) for name in names.values()} - {cells.ALL}
-    if missing:
-        raise InputError(f"--classes: {path} has no {sorted(missing)[0]!r}; it has {listed}")
+    absent_classes = (
+        set(classes) - {cells.class_name(name) for name in names.values()} - {cells.ALL}
+    )
+    if absent_classes:
+        raise InputError(
+            f"--classes: {path} has no {sorted(absent_classes)[0]!r}; it has {class_list}"
+        )
 
 
 def read(file: BinaryIO, path: str, classes: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
@@ -152,8 +156,8 @@ def _polygon_runs(points: list, height: int, width: int) -> np.ndarray:
         raise Reject("coco-damaged", f"a polygon of {len(corners)} corners, expected three or more")
     mask = np.zeros((height, width), bool)
     # Corners count from the edge of the first pixel, pixels from its centre.
-    bounded = corners.clip(-4 * max(height, width), 4 * max(height, width))
-    mask[polygon(bounded[:, 1] - 0.5, bounded[:, 0] - 0.5, mask.shape)] = True
+    corners = corners.clip(-4 * max(height, width), 4 * max(height, width))
+    mask[polygon(corners[:, 1] - 0.5, corners[:, 0] - 0.5, mask.shape)] = True
     if not mask.any():
         column, row = (math.floor(middle) for middle in corners.mean(axis=0))
         if 0 <= row < height and 0 <= column < width:

@@ -100,26 +100,26 @@ def line_conflict(votes: Mapping[LineVote, int]) -> str | None:
     another size, else None."""
     total = sum(votes.values())
     # Masks of one size are as long everywhere, or the same share of their images.
-    lengths, shares, near = Counter(), Counter(), Counter()
+    lengths, shares, offsets = Counter(), Counter(), Counter()
     for vote, number in votes.items():
         if vote.kind == "far":
             lengths[vote.length] += number
             shares[round(100 * vote.length / (vote.length - vote.offset))] += number
         elif vote.kind == "near":
-            near[vote.offset] += number
-    for same, unit in ((_commonest(lengths, 0.01), "pixels"), (_commonest(shares, 0.01), "%")):
-        if same and same[1] >= max(2, FAR_SHARE * total, shares.total() / 2):
-            size = f"{same[0]} {unit}{' of the image' if unit == '%' else ''}"
+            offsets[vote.offset] += number
+    for mode, unit in ((_commonest(lengths, 0.01), "pixels"), (_commonest(shares, 0.01), "%")):
+        if mode and mode[1] >= max(2, FAR_SHARE * total, shares.total() / 2):
+            size = f"{mode[0]} {unit}{' of the image' if unit == '%' else ''}"
             return (
-                f"{_number_of(same[1], total)} with a lesion the run lengths are those of a mask "
+                f"{_number_of(mode[1], total)} with a lesion the run lengths are those of a mask "
                 f"of another size, whose lines are {size} long; {EXPECTED}"
             )
-    same = _commonest(near, 0)
-    if same and same[1] >= max(MIN_VOTES, SAME_OFFSET_SHARE * total):
-        side = "more" if same[0] > 0 else "fewer"
+    mode = _commonest(offsets, 0)
+    if mode and mode[1] >= max(MIN_VOTES, SAME_OFFSET_SHARE * total):
+        side = "more" if mode[0] > 0 else "fewer"
         return (
-            f"{_number_of(same[1], total)} with a lesion the run lengths are those of a mask with "
-            f"about {abs(same[0])} pixels a line {side} than the image has; {EXPECTED}"
+            f"{_number_of(mode[1], total)} with a lesion the run lengths are those of a mask with "
+            f"about {abs(mode[0])} pixels a line {side} than the image has; {EXPECTED}"
         )
     return None
 

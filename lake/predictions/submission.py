@@ -52,9 +52,11 @@ def read(path: Path, num_pixels: Mapping[str, int] | int = MAX_PIXELS) -> dict[s
 def check_ids(path: Path, ids: Collection[str], expected: Collection[str], where: str) -> None:
     """Raise InputError unless a submission has exactly the expected ids, which are those of
     `where`."""
-    absent = [image_id for image_id in expected if image_id not in ids]
-    if others := absent or [image_id for image_id in ids if image_id not in expected]:
-        difference = f"lacks {len(others):,} ids of" if absent else f"has {len(others):,} not in"
+    absent_ids = [image_id for image_id in expected if image_id not in ids]
+    if others := absent_ids or [image_id for image_id in ids if image_id not in expected]:
+        difference = (
+            f"lacks {len(others):,} ids of" if absent_ids else f"has {len(others):,} not in"
+        )
         names = ", ".join(others[:MAX_QUOTED]) + (" …" if len(others) > MAX_QUOTED else "")
         raise InputError(f"{path} {difference} {where}: {names}; expected the same ids")
 

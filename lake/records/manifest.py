@@ -85,13 +85,13 @@ def load(folder: str) -> dict:
 
 def check_keys(content: dict, folder: str) -> None:
     """Raise InputError where the manifest of the lake in `folder` lacks what readers need."""
-    absent = [key for key in KEYS if key not in content]
+    absent_keys = [key for key in KEYS if key not in content]
     counts = content.get("counts", dict.fromkeys(COUNT_KEYS))
-    absent += [f"counts.{key}" for key in COUNT_KEYS if key not in counts]
+    absent_keys += [f"counts.{key}" for key in COUNT_KEYS if key not in counts]
     for number, shard in enumerate(content.get("shards", ())):
-        absent += [f"shards[{number}].{key}" for key in SHARD_KEYS if key not in shard]
-    if absent:
-        raise InputError(f"{folder}/{MANIFEST} lacks {', '.join(absent[:10])}; convert again")
+        absent_keys += [f"shards[{number}].{key}" for key in SHARD_KEYS if key not in shard]
+    if absent_keys:
+        raise InputError(f"{folder}/{MANIFEST} lacks {', '.join(absent_keys[:10])}; convert again")
 
 
 def features_json(dtype: str) -> dict:

@@ -32,13 +32,13 @@ def shrink(mask: np.ndarray, height: int, width: int) -> tuple[np.ndarray, bool]
     A pixel is lesion where at least half of its area is. Of a lesion too small for that, the pixel
     that has most of it stays: a positive must not look like a negative.
     """
-    small = (pixels.shrink(mask, height, width) >= 128).astype(np.uint8) * 255
-    if small.any() or not mask.any():
-        return small, False
+    shrunk_mask = (pixels.shrink(mask, height, width) >= 128).astype(np.uint8) * 255
+    if shrunk_mask.any() or not mask.any():
+        return shrunk_mask, False
     rows, columns = np.nonzero(mask)
     places = rows * height // mask.shape[0] * width + columns * width // mask.shape[1]
-    small.flat[np.bincount(places).argmax()] = 255
-    return small, True
+    shrunk_mask.flat[np.bincount(places).argmax()] = 255
+    return shrunk_mask, True
 
 
 def encode(mask: np.ndarray) -> bytes:

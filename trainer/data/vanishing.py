@@ -92,11 +92,11 @@ def _raise_if_none(config: Config, counts: dict[str, Counts]) -> None:
     """Raise InputError where a split of a segmenter has no lesion any more."""
     if config.is_classifier:
         return
-    gone = [name for name, number in counts.items() if 0 < number.lesions == number.empty]
-    if gone:
+    names = [name for name, number in counts.items() if 0 < number.lesions == number.empty]
+    if names:
         raise InputError(
-            f"{config.lake}: {_lesions(counts, gone, config.data.side)}, so there is nothing to "
-            f"{'learn' if 'train' in gone else 'be scored on'}; give a larger data.side, or "
+            f"{config.lake}: {_lesions(counts, names, config.data.side)}, so there is nothing to "
+            f"{'learn' if 'train' in names else 'be scored on'}; give a larger data.side, or "
             f"images that were cut out around the lesions"
         )
 

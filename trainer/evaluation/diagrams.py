@@ -107,9 +107,9 @@ def masks(outcomes: Outcomes) -> list[Chart]:
 
 def _histogram(dice: np.ndarray) -> Chart:
     heights, edges = np.histogram(dice, DICE_BINS, UNIT)
-    missed = int((dice == 0).sum())
+    num_missed = int((dice == 0).sum())
     text = (
-        f"The dice of the {len(dice)} images with a lesion; {missed} of them have a dice of 0, "
+        f"The dice of the {len(dice)} images with a lesion; {num_missed} of them have a dice of 0, "
         f"where prediction and lesion do not touch."
     )
     y = Axis("images", 0, max(6, 1.08 * heights.max()))

@@ -80,7 +80,7 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
     """Return the ensemble's predictions for a split, computed in one pass over its images."""
     batches = ensemble.batches(split, FIELDS).prefetch(2)
     rows, counts_rows, maps = [], [], []
-    shown = Progress(f"evaluating {split.name}", split.num_records)
+    progress = Progress(f"evaluating {split.name}", split.num_records)
     for record, probabilities, lesion, score in image_outputs(ensemble, batches):
         has_mask = probabilities is not None and bool(record["has_mask"])
         maps.append(None)
@@ -91,7 +91,7 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
             if truth.any():
                 maps[-1] = surfaces.pack(source_p[..., 0], truth, BOTTOMS)
         rows.append((record, score, lesion, has_mask))
-        shown.add()
+        progress.add()
     records, scores, lesion, has_mask = zip(*rows, strict=True)
 
     def texts(name: str) -> np.ndarray:

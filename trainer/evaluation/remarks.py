@@ -100,14 +100,14 @@ def _borders(chosen_on: str, outcomes: Outcomes) -> Iterator[Remark]:
     dice = np.nanmean(outcomes.dice)
     texts = []
 
-    def add(words: str, grid: tuple, value: float, changed) -> None:
-        """Add the words where `value` is at an end of the grid; `changed`: another value -> the
-        decision with it."""
+    def add(words: str, grid: tuple, value: float, decision_with) -> None:
+        """Add the words where `value` is at an end of the grid, and the value beside it is worse;
+        `decision_with`: a value -> the decision with it."""
         position = grid.index(value)
         if position not in (0, len(grid) - 1):
             return
-        inner = decide(outcomes.predictions, changed(grid[1 if position == 0 else -2]))
-        if dice - np.nanmean(inner.dice) > NOTICEABLE:
+        neighbour = decision_with(grid[1 if position == 0 else -2])
+        if dice - np.nanmean(decide(outcomes.predictions, neighbour).dice) > NOTICEABLE:
             texts.append(f"{words} {value:g}, the {'highest' if position else 'lowest'} tried")
 
     def with_triplet(**changes) -> Decision:

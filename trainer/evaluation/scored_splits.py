@@ -122,10 +122,11 @@ def _without_seen(ensemble: Ensemble, folder: str, test: Split) -> tuple[Split, 
 
 def _check_patients(lake: str, split: Split, names: Sequence[str], test: Split) -> None:
     """Raise InputError where a patient of the splits `names` is in the test split, too."""
-    both = splits.patients(lake, split, names) & splits.patients(lake, test, ["test"])
-    if both:
+    patients = splits.patients(lake, split, names) & splits.patients(lake, test, ["test"])
+    if patients:
         raise InputError(
-            f"{lake}: {len(both)} patient{'s are' * (len(both) > 1) or ' is'} in {split.name} "
-            f"and in test, such as {min(both)}; thresholds would be tested on a patient that they "
-            f"were chosen on. Give each patient one split in --split_column and convert again"
+            f"{lake}: {len(patients)} patient{'s are' * (len(patients) > 1) or ' is'} in "
+            f"{split.name} and in test, such as {min(patients)}; thresholds would be tested on a "
+            f"patient that they were chosen on. Give each patient one split in --split_column and "
+            f"convert again"
         )

@@ -281,7 +281,7 @@ def pixel_bins(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     them lie in the mask."""
     edges = counts.columns(EDGES[1:])
     # Pixels at or below an edge are all pixels minus those above it; p = 0 is in the first bin.
-    below = counts.pixels[:, None] - counts.above[:, edges]
-    hits = counts.truth[:, None] - counts.hits[:, edges]
+    pixels = counts.pixels[:, None] - counts.above[:, edges]
+    lesion_pixels = counts.truth[:, None] - counts.hits[:, edges]
     p_sums = counts.p_sums.cumsum(axis=1)[:, edges]
-    return tuple(np.diff(part, axis=1, prepend=0) for part in (below, p_sums, hits))
+    return tuple(np.diff(column, axis=1, prepend=0) for column in (pixels, p_sums, lesion_pixels))

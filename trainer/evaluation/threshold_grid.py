@@ -63,12 +63,14 @@ def scores(outcomes: Outcomes) -> dict[str, list]:
     lesion = None if predictions.lesion is None else predictions.lesion[places]
     gates = passes(lesion, outcomes.decision, len(places))  # [G, N]
     if outcomes.decision.triplet is None:
-        called = {"hits": gates & is_positive, "alarms": gates & ~is_positive}
-        return {name: images.sum(axis=1).tolist() for name, images in called.items()}
+        answers = {"hits": gates & is_positive, "alarms": gates & ~is_positive}
+        return {name: images.sum(axis=1).tolist() for name, images in answers.items()}
     counts = predictions.counts
     kept, has_pixels = is_kept(counts), counts.above[:, counts.columns(BOTTOMS)] > 0
-    called = {"hits": is_positive, "alarms": ~is_positive}
-    result = {name: _sums(gates, kept, has_pixels * rows[:, None]) for name, rows in called.items()}
+    answers = {"hits": is_positive, "alarms": ~is_positive}
+    result = {
+        name: _sums(gates, kept, has_pixels * rows[:, None]) for name, rows in answers.items()
+    }
     result = {name: np.rint(sums).astype(int).ravel().tolist() for name, sums in result.items()}
     return result | _mean_dice(counts, gates, kept)
 

@@ -135,14 +135,14 @@ def _read_headers(
     """Return the headers of all images in the order of the paths, those of slices in the order of
     their volume; fill `sources` and `rejects`."""
     reader.quieten()
-    headers, shown = [], Progress("listing", len(roots), "files")
+    headers, progress = [], Progress("listing", len(roots), "files")
     for path, root in roots.items():
         try:
             sources[path], images = _read_file(path, root, settings)
             headers += images
         except Reject as reject:
             rejects.append(reject_row(path, "", reject))
-        shown.add()
+        progress.add()
     headers = reader.tell_apart(headers, _common_root(roots))
     if not settings.is_ct:
         return headers

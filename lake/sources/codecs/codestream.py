@@ -32,7 +32,7 @@ def bare_jpeg(frame: bytes | memoryview, height: int, width: int) -> bytes | Non
     """
     if frame[:2] != b"\xff\xd8":
         return None
-    kept, position = [], 2  # (marker, segment with its marker)
+    segments, position = [], 2  # (marker, segment with its marker)
     while position + 4 <= len(frame):
         if frame[position] != 0xFF:
             return None
@@ -44,16 +44,16 @@ def bare_jpeg(frame: bytes | memoryview, height: int, width: int) -> bytes | Non
         if 0xC1 <= marker <= 0xCF and marker != 0xC4:  # another process than baseline
             return None
         if marker in KEPT_SEGMENTS:
-            kept.append((marker, bytes(frame[position:end])))
+            segments.append((marker, bytes(frame[position:end])))
         position = end
         if marker == 0xDA:
             end = scan_end(frame, position)
             if end < 0:
                 raise ValueError("the JPEG scan has no end")
             is_end = frame[end : end + 2] == b"\xff\xd9"
-            if not is_end or not _is_sound(kept, height, width):
+            if not is_end or not _is_sound(segments, height, width):
                 return None
-            headers = [segment for _, segment in kept]
+            headers = [segment for _, segment in segments]
             return b"".join([b"\xff\xd8", *headers, frame[position : end + 2]])
     raise ValueError("the JPEG ends before its scan")
 

@@ -53,21 +53,21 @@ def choose(pixels: np.ndarray, is_lossy: bool, values: tuple[str, ...]) -> Choic
     return Choice(lesion, values_in(pixels, values) if values else ())
 
 
-def values_in(pixels: np.ndarray, chosen: tuple[str, ...]) -> tuple[str, ...]:
+def values_in(pixels: np.ndarray, mask_values: tuple[str, ...]) -> tuple[str, ...]:
     """Return the values in a mask: colours where `chosen` names one and the mask has colours, else
     numbers; at most MOST_VALUES of them besides those that are chosen."""
     if pixels.ndim == 2:
         is_bytes = pixels.dtype == np.uint8
-        present = np.flatnonzero(np.bincount(pixels.ravel())) if is_bytes else np.unique(pixels)
-        texts = [f"{value:.10g}" for value in present[: 2 * MOST_VALUES]]
-        texts += [str(number) for number in numbers_of(chosen) if np.isin(number, present)]
+        numbers = np.flatnonzero(np.bincount(pixels.ravel())) if is_bytes else np.unique(pixels)
+        texts = [f"{value:.10g}" for value in numbers[: 2 * MOST_VALUES]]
+        texts += [str(number) for number in numbers_of(mask_values) if np.isin(number, numbers)]
     else:
         texts = []
-        if any(value.startswith("#") for value in chosen):
+        if any(value.startswith("#") for value in mask_values):
             texts = [_colour(code) for code in np.unique(_codes(pixels))]
-        if numbers_of(chosen):
-            texts += values_in(pixels.max(axis=2), chosen)
-    return tuple(dict.fromkeys([t for t in texts if t in chosen] + texts[:MOST_VALUES]))
+        if numbers_of(mask_values):
+            texts += values_in(pixels.max(axis=2), mask_values)
+    return tuple(dict.fromkeys([t for t in texts if t in mask_values] + texts[:MOST_VALUES]))
 
 
 def from_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
@@ -76,17 +76,17 @@ def from_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()
         _check_exact(is_lossy)
         return np.isin(levels, numbers_of(values))
     is_bytes = levels.dtype == np.uint8  # bincount takes 4 ms per megapixel, sorting 10
-    present = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
-    is_plain = len(present) == 1 or (len(present) == 2 and present[0] == 0)
-    highest = int(present[-1])
+    greys = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
+    is_plain = len(greys) == 1 or (len(greys) == 2 and greys[0] == 0)
+    highest = int(greys[-1])
     if is_plain and (not is_lossy or highest >= MIN_WHITE or highest == 0):
         return levels != 0
-    stray = highest * _stray(len(present), is_lossy)
-    is_near = (present <= stray) | (present >= highest - stray)
-    if highest < MIN_WHITE or present[0] < 0 or not is_near.all():
+    stray = highest * _stray(len(greys), is_lossy)
+    is_near = (greys <= stray) | (greys >= highest - stray)
+    if highest < MIN_WHITE or greys[0] < 0 or not is_near.all():
         raise Reject(
             "mask-not-binary",
-            f"{len(present)} grey values, {present[:4].tolist()} ... {highest}; expected 0 and one "
+            f"{len(greys)} grey values, {greys[:4].tolist()} ... {highest}; expected 0 and one "
             f"other; {ADVICE}",
         )
     return levels > highest / 2
@@ -101,17 +101,17 @@ def from_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = 
     codes, counts = np.unique(_codes(colours)[levels > 0], return_counts=True)
     if len(codes) <= 1 and (not is_lossy or highest >= MIN_WHITE or highest == 0):
         return levels > 0
-    present = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)  # [N, 3]
+    colours_present = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)  # [N, 3]
     stray = highest * _stray(1 + len(codes), is_lossy)
-    is_dark = present.max(axis=1) <= stray
+    is_dark = colours_present.max(axis=1) <= stray
     # The lesion's own colour is the commonest of the bright ones.
-    lesion_colour = present[np.argmax(np.where(is_dark, 0, counts))]
-    is_near = np.abs(present - lesion_colour).max(axis=1) <= stray
+    lesion_colour = colours_present[np.argmax(np.where(is_dark, 0, counts))]
+    is_near = np.abs(colours_present - lesion_colour).max(axis=1) <= stray
     if highest < MIN_WHITE or not (is_near | is_dark).all():
-        shown = [_colour(code) for code in codes[np.argsort(-counts)][:4]]
+        texts = [_colour(code) for code in codes[np.argsort(-counts)][:4]]
         raise Reject(
             "mask-not-binary",
-            f"{len(codes)} colours besides black, {', '.join(shown)} ...; expected one; {ADVICE}",
+            f"{len(codes)} colours besides black, {', '.join(texts)} ...; expected one; {ADVICE}",
         )
     return levels > highest / 2
 
@@ -157,8 +157,8 @@ def _from_chosen_colours(
     all are alike."""
     _check_exact(is_lossy)
     codes = _codes(colours)
-    chosen = [int(value[1:], 16) for value in values if value.startswith("#")]
-    lesion = np.isin(codes, chosen)
+    colour_codes = [int(value[1:], 16) for value in values if value.startswith("#")]
+    lesion = np.isin(codes, colour_codes)
     if numbers := numbers_of(values):
         is_grey = (colours == colours[..., :1]).all()
         if not is_grey and colours.any(axis=(0, 1)).sum() > 1:
