@@ -10,7 +10,7 @@ from lake.sources import pixels
 from trainer.display import panel
 
 PANEL_PX = 640  # longest side of a panel; an image of fewer pixels is drawn as it is
-CAPTION_PX, LETTER_PX, TITLE_PX = 24, 15, 12
+CAPTION_PX, LETTER_PX, TITLE_PX = 24, 15, 14
 
 
 def side_by_side(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lake import picture, storage
+from lake import clock, picture, storage
 from lake.records import manifest
 from lake.records.identity import identity
 from trainer import provenance
@@ -73,7 +73,7 @@ def provenance_of(
     `chosen_on`: the images that the thresholds were chosen on, a split or of another lake."""
     content = lake.manifest
     return {
-        "time": provenance.now(),
+        "time": clock.now(),
         "seconds": round(seconds, 1),  # of predicting and scoring
         "command": provenance.command(),
         "packages": provenance.packages(),

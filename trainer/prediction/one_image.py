@@ -80,7 +80,7 @@ class ImageFinisher(NamedTuple):
             self._write_png(PROBABILITIES, image_id, np.rint(probabilities * 255).astype(np.uint8))
         if self.options.overlays:
             area = f", {row.area_mm2:,.0f} mm²" if row.area_mm2 else ""
-            answer = f"p of a lesion = {panel.share(row.probability)}{area}"
+            answer = f"p of a lesion {panel.share(row.probability)}{area}"
             parts = self.networks, image_id, self.inputs.title, answer, str(self.decision)
             self._write_png(OVERLAYS, image_id, draw(picture.title(*parts), fields, mask))
         has_candidates = self.options.candidates and row.lesion_px

@@ -171,9 +171,9 @@ def test_a_lake_and_its_files_give_the_same(lake, phantoms, tmp_path):
     [row] = [r for r in table(tmp_path / "lake" / PREDICTIONS_CSV) if r["ImageId"] == [*rows][0]]
     area_mm2 = float(row["area_mm2"] or 0)
     area = f", {area_mm2:,.0f} mm²" if area_mm2 else ""
-    answer = f"p of a lesion = {share(float(row['probability']))}{area}"
+    answer = f"p of a lesion {share(float(row['probability']))}{area}"
     text = title(system.title, [*rows][0], "test (phantoms 1.0.0)", answer, str(HALF))
-    strips = with_title(np.zeros((0, 3 * 128, 3), np.uint8), text, 12, font_file())
+    strips = with_title(np.zeros((0, 3 * 128, 3), np.uint8), text, 14, font_file())
     assert (np.asarray(lake_overlay)[: len(strips)] == strips).all()
     assert lake_overlay.height == 128 + 24 + len(strips)
 
