@@ -53,6 +53,7 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     heat_map = _heat_map(evaluation)
     split, last = list(evaluation.splits.items())[-1]
     rows = figures.rows(last.outcomes, images)
@@ -174,5 +175,12 @@ def _data(
         "grid": grid,
         "steps": STEPS,
         "figures": [figure.redraw for row in rows.values() for figure in row],
-        "columns": [c._asdict() | {"is_shown": c.is_shown} for c in table.columns],
+        "columns": [_column(column) for column in table.columns],
     }
+
+
+def _column(column: image_table.Column) -> dict:
+    """Return a column for table.js; one in which nothing is known has no values."""
+    is_known = any(value is not None for value in column.values)
+    values = column.values if is_known else []
+    return {**column._asdict(), "values": values, "is_shown": column.is_shown}

@@ -2,8 +2,10 @@
 // has all columns, the table those that are shown.
 
 const CHUNK_ROWS = 100;
-const columns = DATA.columns.map(({ values, ...column }) => ({
-  ...column, values: values.map((value) => (column.is_number && value === "inf" ? Infinity : value)),
+const numRows = DATA.columns[0].values.length;
+const columns = DATA.columns.map(({ values, ...column }) => ({  // nothing is known: no values
+  ...column, values: Array.from({ length: numRows }, (_, row) =>
+    (column.is_number && values[row] === "inf" ? Infinity : values[row] ?? null)),
 }));
 const shownColumns = columns.flatMap(({ is_shown }, number) => (is_shown ? [number] : []));
 const DECIMALS = 3;  // of columns that are not whole numbers; the CSV has all that there are
