@@ -63,7 +63,7 @@ def main() -> None:
     for row, (name, patches) in zip(axes, MAPS.items(), strict=True):
         draw_row(row, name, probability_map(patches))
     titles = (
-        "The probability map p\n(black 0, white 1)",
+        f"The probability map p (black 0, white 1);\nsolid line: p = {top}, dashed: p = {bottom}",
         f"1. Is there a lesion?\np > {top}, the top score threshold,\n"
         f"on at least {area_share:.1%}, the minimum area",
         f"2. If so, which pixels?\np > {bottom}, the bottom score threshold",
