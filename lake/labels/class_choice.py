@@ -29,11 +29,11 @@ def check(open_file: Callable[[], AbstractContextManager[BinaryIO]], path: str, 
         strays = [name for name in names if cells.truth(name) is None]
         if len(strays) <= STRAY_SHARE * len(names):
             return
-        names, holds = strays, "holds classes other than 0 and 1"
+        names, problem = strays, "holds classes other than 0 and 1"
     else:
-        holds = "has run lengths of several classes"
+        problem = "has run lengths of several classes"
     raise InputError(
-        f"{path} {holds}: {_listed(names)}; a lake has one kind of lesion: say with "
+        f"{path} {problem}: {_listed(names)}; a lake has one kind of lesion: say with "
         f"--classes NAME,NAME which of them it is, or --classes all"
     )
 

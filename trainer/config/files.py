@@ -64,9 +64,9 @@ def save(config: Config, path: Path) -> None:
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
     """Return {section.field: value} with lists and None as text, as TensorBoard's HParams takes
     them."""
-    plain = (bool, int, float, str)
+    plain_types = (bool, int, float, str)
     return {
-        name: value if isinstance(value, plain) else str(value)
+        name: value if isinstance(value, plain_types) else str(value)
         for name, value in _flat(config.model_dump(mode="json", exclude={"stages"})).items()
     }
 

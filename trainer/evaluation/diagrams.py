@@ -20,8 +20,8 @@ UNIT = (0.0, 1.0)
 
 
 def ranking(curves: dict, sensitivity: float, specificity: float, precision: float) -> list[Chart]:
-    """Return ROC, precision over recall and calibration, those that are defined; the others are the
-    answers at the frozen thresholds."""
+    """Return ROC, precision over recall and calibration, those that are defined; `sensitivity`,
+    `specificity` and `precision` are those at the frozen thresholds."""
     charts = []
     if _is_defined(curves["roc"]["sensitivity"], curves["roc"]["false_positive_rate"]):
         roc = curves["roc"]

@@ -78,8 +78,8 @@ def resize_to_source(probabilities, sizes: Sizes, settings: Data):
     the padding and resized."""
     box = record.box_within(sizes.height, sizes.width, settings.side, settings.fit)
     top, left, height, width = box
-    inner = probabilities[top : top + height, left : left + width]
-    return tf.image.resize(inner, (sizes.original_height, sizes.original_width))
+    picture_p = probabilities[top : top + height, left : left + width]
+    return tf.image.resize(picture_p, (sizes.original_height, sizes.original_width))
 
 
 def mask_of(source_p, decision: Decision, lesion=None):
