@@ -13,6 +13,7 @@ from PIL import Image
 from trainer import task
 from trainer.augmentation import augment, grey, warp
 from trainer.config.augmentation import TRANSFORMS, Augment
+from trainer.display import panel
 from trainer.training import step
 
 ROOT = Path(__file__).parents[3]
@@ -376,7 +377,9 @@ def test_the_sheet_shows_each_example_and_each_transform(lake, tmp_path, capsys)
     assert task.main([*common, f"--output={each_path}", *options]) == 0
     assert "2 images" in (output := capsys.readouterr().out) and "5 transforms" in output
     (width, two), (_, five) = (Image.open(name).size for name in (path, each_path))
-    assert width > 1000 and five / two == pytest.approx(2.5, abs=0.02)
+    row_px = panel.CELL_PX + panel.CAPTION_PX + panel.GAP_PX
+    assert width > 1000 and five - two == 3 * row_px
+    assert 0 < two - 2 * row_px - panel.GAP_PX < 3 * panel.TITLE_PX  # the title, on one line or two
     off = [f"--augment.{name}.probability=0" for name in TRANSFORMS]
     assert task.main([*common, *off]) == 2
     assert "nothing to see" in capsys.readouterr().err
