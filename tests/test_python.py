@@ -140,7 +140,9 @@ def test_the_demo_installs_what_users_need_and_the_tests_add_theirs(tmp_path):
         return [text.split(",")[1:] for text in re.findall(r"--editable '\.\[(.*?)\]'", output)]
 
     assert extras("demo") == [["seg"]]
-    assert extras("test") == [["seg"], ["seg", "test"]]
+    assert extras("test") == [["seg", "test"]]  # in one go
+    everything = ["seg", "test", "test-all"]
+    assert extras(".venv/.all-installed") == [["seg", "test"], everything]
 
 
 def test_a_demo_deletes_a_trained_network_only_when_that_is_said(tmp_path):

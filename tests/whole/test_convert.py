@@ -4,8 +4,6 @@ same files."""
 import csv
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -118,7 +116,7 @@ def test_tfds_opens_the_lake(lake):
         assert (row["mask"].numpy()[..., 0] == lakes.pixels(record["mask"])).all()
 
 
-@pytest.mark.slow
+@marks.exhaustive  # test_restart.py compares the bytes of two conversions
 def test_same_input_same_bytes_with_two_processes(lake, phantoms, convert, tmp_path):
     output = tmp_path / "phantoms" / "1.0.0"
     options = ["--splits=train=0.6,val=0.2,test=0.2", "--direct_running_mode=multi_processing"]
@@ -300,8 +298,7 @@ def test_impossible_numbers_are_refused_by_the_parser(flag, capsys):
     assert error.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_command_line_prints_a_table(phantoms, tmp_path, key_file):
+def test_the_command_prints_a_table(phantoms, tmp_path, key_file, capsys):
     arguments = [f"--images={phantoms}/dicom/*.dcm", f"--labels={phantoms}/train-rle.csv"]
     arguments += [
         f"--output={tmp_path}/x/1.0.0",
@@ -309,15 +306,10 @@ def test_the_command_line_prints_a_table(phantoms, tmp_path, key_file):
         "DirectRunner",
         f"--deidentify_key_file={key_file}",
     ]
-    process = subprocess.run(
-        [sys.executable, "-m", "beam.convert", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "records         40" in process.stdout and "images/s" in process.stdout
-    assert "40 of 40 images (100%)" in process.stderr
+    assert converter.main(arguments) == 0
+    streams = capsys.readouterr()
+    assert "records         40" in streams.out and "images/s" in streams.out
+    assert "40 of 40 images (100%)" in streams.err
 
 
 @marks.exhaustive  # the organisers' ten follow

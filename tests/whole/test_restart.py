@@ -202,7 +202,7 @@ def test_what_another_worker_removes_first_is_gone(tmp_path, monkeypatch):
         files.remove(str(tmp_path / "b"))
 
 
-@pytest.mark.slow
+@exhaustive  # the error alone is above
 def test_a_full_disk_stops_the_job_and_the_lake_is_absent(phantoms, key_file, tmp_path):
     small_disk = tmp_path / "small"
     small_disk.mkdir()

@@ -8,6 +8,7 @@ import scipy.interpolate
 import scipy.ndimage
 import skimage.transform
 import tensorflow as tf
+from makers.marks import exhaustive
 from PIL import Image
 
 from trainer import task
@@ -66,7 +67,9 @@ def compiled(images, masks, table, settings: Augment):
     return function(images, masks, table)
 
 
-@pytest.mark.parametrize("apply", [augment.apply, compiled])
+@pytest.mark.parametrize(
+    "apply", [augment.apply, pytest.param(compiled, marks=exhaustive)], ids=["apply", "compiled"]
+)
 def test_what_does_not_happen_leaves_the_same_bits(apply):
     settings, (images, masks) = settings_of(**EVERYTHING), batch()
     table = uniforms(settings)

@@ -39,7 +39,10 @@ def place(request, tmp_path):
     [
         pytest.param({"side": 32, "batch_size": 8}, marks=exhaustive),
         {"side": 48, "batch_size": 4, "fit": "stretch", "positive_share": (0.8, 0.3)},
-        {"side": 128, "batch_size": 4, "positives_only": True, "group_shards": 1},
+        pytest.param(
+            {"side": 128, "batch_size": 4, "positives_only": True, "group_shards": 1},
+            marks=exhaustive,
+        ),
     ],
 )
 def test_batches_are_those_without_it(lake, place, settings):

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from makers.marks import exhaustive
 from PIL import Image
 
 from lake import Reject
@@ -90,7 +91,12 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "storage", [Storage(8, 1024), Storage(8, 32, "percentile"), Storage(16, 31, "20,90")]
+    "storage",
+    [
+        Storage(8, 1024),
+        pytest.param(Storage(8, 32, "percentile"), marks=exhaustive),
+        Storage(16, 31, "20,90"),
+    ],
 )
 def test_files_are_as_the_converter_stores_them_or_refused(storage):
     dtype = tf.uint8 if storage.bits == 8 else tf.uint16

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from makers import easily_misread, second_readers
 from makers.dicom import PACKAGED
+from makers.marks import exhaustive
 from PIL import Image
 from pydicom import uid
 
@@ -103,6 +104,7 @@ def test_pydicoms_files_have_the_values_of_a_second_reader():
     assert_alike(PACKAGED, 50)
 
 
+@exhaustive  # test_dicom.py has their values
 def test_odd_files_have_the_values_of_a_second_reader(real_data):
     assert_alike(real_data / "odd_dicom", 80)
 
