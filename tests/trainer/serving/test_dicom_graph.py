@@ -287,7 +287,12 @@ def test_real_radiographs_have_the_levels_of_a_lake(real_data):
         assert (image.error, tuple(image.window)) == (b"", scan.window)
         levels = np.asarray(Image.open(io.BytesIO(scan.image)))
         assert (np.asarray(Image.open(io.BytesIO(image.jpeg))) == levels).all()
-    assert_equal(paths[0].read_bytes(), DEEP)
+
+
+@exhaustive
+def test_a_real_radiograph_in_16_bits_too(real_data):
+    path = min((real_data / "siim" / "dicom").glob("*.dcm"))
+    assert_equal(path.read_bytes(), Storage(16, None))
 
 
 def damage_differs(pixels, cuts: int, changes: int) -> tuple[list[str], int]:
@@ -317,8 +322,8 @@ def test_no_damage_stops_the_graph_or_shows_another_image(pixels):
     for data in GARBAGE:
         error, difference = compared(data, WIDE)
         assert error and not difference
-    differences, num_read = damage_differs(pixels, cuts=15, changes=40)
-    assert differences == [] and num_read > 40
+    differences, num_read = damage_differs(pixels, cuts=30, changes=100)
+    assert differences == [] and num_read > 100
 
 
 @exhaustive
