@@ -50,8 +50,8 @@ def _predict(
 
     beam_options, runner = runners.parse(beam_arguments)
     options = with_threads(options, beam_options)
-    claim(options)
     signals.set_repeat("the same command goes on with the shards that are finished")
+    claim(options)
     root = runners.pipeline(beam_options)
     pipeline.build(root, pattern, options)
     if options.progress_file:  # on this machine

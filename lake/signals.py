@@ -21,6 +21,7 @@ from typing import NoReturn
 NUMBERS = signal.SIGINT, signal.SIGTERM
 GOES_ON = 42  # exit code: interrupted, and the same command goes on
 NOTHING_WRITTEN = "nothing was written; run it again"
+PARTLY_WRITTEN = "some of its files are written; run it again, and it writes all of them"
 SWITCH_SECONDS, END_SECONDS = 0.02, 10.0  # for the thread to note a signal, or to end the process
 FLUSH_SECONDS = 0.5  # for what is still to be printed; the reader of a pipe may have stopped
 CALL_SECONDS = 5.0  # for `calling`, whose network may not answer

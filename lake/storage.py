@@ -134,8 +134,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     unfinished_path = path.with_name(f"{UNFINISHED}{path.name}")
     try:
-        yield unfinished_path
-        unfinished_path.replace(path)
+        with signals.calling(lambda: unfinished_path.unlink(missing_ok=True)):
+            yield unfinished_path
+            unfinished_path.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished_path.unlink()  # a full disk needs the room

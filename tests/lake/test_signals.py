@@ -97,6 +97,20 @@ with signals.removing(folder):
     assert code == 143 and not list(tmp_path.iterdir())
 
 
+def test_a_signal_leaves_no_file_that_is_half_written(tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from lake import storage
+with storage.whole_file(Path({str(tmp_path / "table.csv")!r})) as path:
+    path.write_text("half")
+    print(path.exists(), flush=True)
+    time.sleep(60)
+"""
+    assert interrupted(code, signal.SIGTERM)[:2] == (143, "True\n")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("call", ["print('called', flush=True)", "1 / 0", "time.sleep(60)"])
 def test_what_a_signal_calls_keeps_the_process_for_a_moment_at_most(call, tmp_path):
     code = f"""

@@ -182,6 +182,7 @@ def interrupt(
     ]
     assert len(lines) == 1, story
     assert "the same command goes on" in lines[0] or "run it again" in lines[0], story
+    assert "nothing was written" not in lines[0] or not command.changes(), story
     return actual
 
 

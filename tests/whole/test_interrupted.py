@@ -16,7 +16,7 @@ MOMENTS = int(os.environ.get("RADLAKE_MOMENTS", 20))  # of each command
 TINY = """
 model: {kind: unet, depth: 1, filters: 2}
 data: {side: 32, batch_size: 4}
-train: {epochs: 3, steps_per_call: 2, deterministic: true, checkpoint_minutes: 1.0e-9}
+train: {epochs: 2, steps_per_call: 2, jit: false, deterministic: true, checkpoint_minutes: 1.0e-9}
 """
 # The rows of an interrupted predict are kept every five seconds; here after every image.
 PREDICT = """
@@ -83,10 +83,16 @@ def test_a_search_for_a_learning_rate(lake, tmp_path):
     config.write_text(TINY)
 
     def words(output: Path) -> list[str]:
-        options = [f"--config={config}", f"--lake={lake}", f"--workdir={output}", "--steps=40"]
-        return ["-m", "trainer.task", "find_lr", *options]
+        options = [f"--config={config}", f"--lake={lake}", f"--workdir={output}"]
+        rates = ["--steps=60", "--lowest=1e-6", "--highest=10"]
+        return ["-m", "trainer.task", "find_lr", *options, *rates]
 
-    sweep(words, tmp_path, contents)
+    def result(output: Path) -> bytes:
+        [_] = output.rglob("events.*")
+        assert (output / "find_lr" / "lr_finder.png").exists()  # its title has the date
+        return (output / "find_lr" / "lr_finder.json").read_bytes()
+
+    sweep(words, tmp_path, result)
 
 
 @exhaustive
@@ -107,7 +113,7 @@ def test_an_evaluation(lake, systems, tmp_path):
 @exhaustive
 def test_predictions_of_files(phantoms, systems, tmp_path):
     def words(output: Path) -> list[str]:
-        options = [*map(str, systems["cascade"]), f"--input={phantoms / 'dicom'}", "--overlays"]
+        options = [*map(str, systems["deep"]), f"--input={phantoms / 'dicom'}", "--overlays"]
         return ["-c", PREDICT, "predict", *options, f"--output={output}", "--probabilities"]
 
     sweep(words, tmp_path, contents)
@@ -154,7 +160,7 @@ def test_a_vote(tmp_path):
         with path.open("w") as file:
             writer = csv.writer(file)
             writer.writerow(("ImageId", "EncodedPixels"))
-            writer.writerows((f"i{k:04d}", f"{1 + number} {k % 90 + 1}") for k in range(3000))
+            writer.writerows((f"i{k:04d}", f"{1 + number} {k % 90 + 1}") for k in range(300))
 
     def words(output: Path) -> list[str]:
         output.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lake import InputError, lock, storage
+from lake import InputError, lock, signals, storage
 from lake.picture import to_png
 from trainer.data import damage
 from trainer.evaluation import curves, gallery, report, results, scored_splits, subgroups
@@ -112,6 +112,7 @@ def _evaluate(
 
     # --- write ---
     text = table(evaluation)
+    signals.set_repeat(signals.PARTLY_WRITTEN)
     with _printed_anyway(text), _alone_in(workdir / label):
         write_metrics(workdir, {label: results.entry(evaluation)})
         results.write_splits(workdir / label, evaluation)

@@ -175,7 +175,8 @@ def read_decision(ensemble: Ensemble, other_label: str | None = None) -> Decisio
     if label not in entries:
         others = [name for name in entries if name.startswith(f"{label}_on_")]
         choice = f"; or say with --lake that those of {others[0]} are meant" if others else ""
-        raise InputError(f"{path}: no {label}, so no thresholds were chosen; {repeat}{choice}")
+        names = " and no ".join(dict.fromkeys(filter(None, (label, other_label))))
+        raise InputError(f"{path}: no {names}, so no thresholds were chosen; {repeat}{choice}")
     if entries[label].get("weights_sha256") != ensemble.weights_sha256():
         raise InputError(
             f"{path}: the thresholds of {label} were chosen for other weights; {repeat}"

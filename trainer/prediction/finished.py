@@ -62,6 +62,7 @@ class FinishedImages:
         self.is_ct = any(header.geometry for header in inputs.headers.values())
         self.places = {image_id: place for place, image_id in enumerate(inputs.headers)}
         self.summary = self._read_summary()
+        signals.set_repeat("the same command goes on")
         self._claim()
         self.parts = list(self._read_parts())
         self.count = self.parts[-1]["stop"] if self.parts else 0

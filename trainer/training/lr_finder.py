@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, console, picture, storage
+from lake import InputError, console, picture, signals, storage
 from lake.records import manifest
 from trainer.config.run import Config
 from trainer.devices.strategy import distribute
@@ -183,6 +183,7 @@ def _write(
     folder: Path, title: str, rates, losses, averages, suggestion: Suggestion | None
 ) -> None:
     """Write the picture, the numbers and TensorBoard's curves, in place of an earlier finder's."""
+    signals.set_repeat(signals.PARTLY_WRITTEN)
     storage.make_folder(folder)
     for path in folder.glob("events.*"):
         path.unlink()
