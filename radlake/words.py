@@ -27,6 +27,7 @@ WORDS = {
     "export": Word("trainer.task", ("export",), "trained networks -> a SavedModel", "train"),
     "predict_files": Word("beam.predict", (), "an export over any number of files", "train"),
     "vote": Word("trainer.task", ("vote",), "several predictions -> one submission", "train"),
+    "froc": Word("trainer.task", ("froc",), "score nodule candidates of CT scans", "train"),
     "augment": Word("trainer.task", ("augment",), "draw images before and after", "train"),
     "benchmark": Word("trainer.task", ("benchmark",), "where time and memory go", "train"),
     "launch dataflow": Word("launch.dataflow", (), "convert on Dataflow"),

@@ -39,6 +39,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         add_predict,
         add_export,
         add_vote,
+        add_froc,
         add_augment,
         add_benchmark,
     ):
@@ -163,6 +164,32 @@ def add_vote(command: Callable) -> None:
         "the image has p > TOP"
     )
     add("--triplet", metavar="TOP,AREA_SHARE,BOTTOM", help=triplet)
+
+
+def add_froc(command: Callable) -> None:
+    """Add the options of froc."""
+    example = "predictions --labels ct/annotations.csv"
+    summary = "score nodule candidates of CT scans: FROC and CPM, as LUNA16"
+    froc = command("froc", help=summary, example=example)
+    add = froc.add_argument_group("files").add_argument
+    predictions = "a folder of predict --candidates, or a CSV of candidates in LUNA16's form"
+    add("predictions", type=cli.any_path, metavar="PATH", help=predictions)
+    labels = "the true nodules: seriesuid,coordX,coordY,coordZ,diameter_mm"
+    add("--labels", required=True, type=cli.any_path, metavar="CSV", help=labels)
+    irrelevant = "findings in the same form that count neither as hits nor as false positives"
+    add("--irrelevant", type=cli.any_path, metavar="CSV", help=irrelevant)
+    output = "for metrics.json and the curve; default: froc beside the candidates"
+    add("--output", type=cli.any_path, metavar="FOLDER", help=output)
+    add = froc.add_argument_group("scans").add_argument
+    scans = "the scans to score, in the first column; default: all that predict searched"
+    add("--scans", type=cli.any_path, metavar="CSV", help=scans)
+    lake = "score the scans of a split of this lake"
+    add("--lake", metavar="ROOT/NAME/VERSION", help=lake)
+    add("--split", default="test", help="of --lake")
+    add = froc.add_argument_group("scores").add_argument
+    draws = {"type": cli.at_least(0), "default": 1000, "metavar": "N"}
+    add("--bootstrap", help="draws of scans for the 95%% intervals", **draws)
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap's draws")
 
 
 def add_augment(command: Callable) -> None:

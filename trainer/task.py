@@ -1,5 +1,5 @@
-"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|augment|benchmark: trains on a
-lake, and uses what was trained.
+"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|froc|augment|benchmark: trains
+on a lake, and uses what was trained.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
@@ -9,6 +9,7 @@ predict    workdirs + a lake or files -> submission.csv, overlays, probability m
            nodule candidates
 export     workdirs -> a SavedModel with files in and masks out, for TensorFlow Serving
 vote       several predictions of the same images -> one submission
+froc       nodule candidates of CT scans + true nodules -> FROC, CPM and a picture of the curve
 augment    lake + config -> a picture of images before and after augmentation
 benchmark  lake + config -> where the time goes, how replicas scale, the largest batch that fits
 """
@@ -142,9 +143,28 @@ def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
     return vote.run(flags.predictions, flags.output, flags.votes, flags.triplet)
 
 
+def froc(flags: argparse.Namespace, overrides: list[str]) -> str:
+    """Score nodule candidates and print the table."""
+    _refuse(flags, overrides)
+    if flags.scans and flags.lake:
+        raise InputError("--scans and --lake both say which scans are scored; give one of them")
+    if flags.lake:
+        _check_lake(flags.lake)
+    storage.check_exists("predictions", flags.predictions)
+    for name in ("labels", "irrelevant", "scans"):
+        if path := getattr(flags, name):
+            storage.check_exists(f"--{name}", path)
+    from trainer.evaluation import candidate_scores
+
+    files = candidate_scores.Files(
+        *(getattr(flags, name) for name in candidate_scores.Files._fields)
+    )
+    return candidate_scores.evaluate(files, flags.output, flags.bootstrap, flags.seed)
+
+
 COMMANDS = {
     command.__name__: command
-    for command in (train, find_lr, evaluate, predict, export, vote, augment, benchmark)
+    for command in (train, find_lr, evaluate, predict, export, vote, froc, augment, benchmark)
 }
 
 

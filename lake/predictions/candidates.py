@@ -13,6 +13,7 @@ from scipy import ndimage
 from lake.labels.nodules import axes
 from lake.scan import Geometry
 
+CANDIDATES_CSV = "candidates.csv"  # in a folder of predictions
 HEADER = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm", "probability")
 
 

@@ -87,6 +87,27 @@ def losses_by_rate(title: str, rates, losses, averages, marks: dict[str, float])
     return _below(title, figure)
 
 
+def froc(curve: dict[str, list], points: dict[float, float], title: str) -> np.ndarray:
+    """Return a picture of sensitivity over false positives per scan on a log axis, RGB uint8
+    [H, W, 3]; `points`: {false positives per scan: sensitivity}, which are marked."""
+    figure = Figure(figsize=(7.2, 4.4), dpi=DOTS_PER_INCH, layout="tight")
+    axes = figure.add_subplot()
+    rates = list(points)
+    left, right = rates[0] / 1.5, rates[-1] * 1.5
+    xs, ys = (np.array(values) for values in curve.values())
+    is_inside = xs > left  # a log axis has no 0
+    start = np.interp(left, xs, ys)
+    xs, ys = np.r_[left, xs[is_inside], max(right, xs[-1])], np.r_[start, ys[is_inside], ys[-1]]
+    axes.plot(xs, ys, color=BLUE)
+    axes.plot(rates, list(points.values()), "o", color=BLUE, markersize=5)
+    axes.set(xscale="log", xlim=(left, right), ylim=(-0.02, 1.02))
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.set(xlabel="false positives per scan", ylabel="sensitivity")
+    axes.grid(color="0.92")
+    return _below(title, figure)
+
+
 def _below(title: str, figure: Figure) -> np.ndarray:
     """Return the pixels of a figure below a title, which has as many lines as it needs."""
     canvas = FigureCanvasAgg(figure)

@@ -27,7 +27,6 @@ from trainer.prediction.finished import FinishedImages
 from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputOptions
 from trainer.prediction.output_folder import create
 
-CANDIDATES_CSV = "candidates.csv"
 BATCHES_WAITING = 2  # so many may be predicted and not yet written
 
 
@@ -157,7 +156,7 @@ def write_candidates(
     """Yield the images as they come, and write the candidates of each series after its last slice;
     the slices of a series come one after the other."""
     headers = done.inputs.headers
-    with create(output / CANDIDATES_CSV) as file:
+    with create(output / candidates.CANDIDATES_CSV) as file:
         file.write(submission.csv_line(candidates.HEADER))
         file.writelines(line.encode() for line in done.candidates)
         for uid, slices in itertools.groupby(

@@ -280,7 +280,7 @@ def test_candidates_lie_where_the_nodules_are(tmp_path):
     )
     message = predict_files(tmp_path / "in", tmp_path / "out", settings, candidates=True)
     assert message.startswith("36 images predicted")
-    rows = table(tmp_path / "out" / predict.CANDIDATES_CSV)
+    rows = table(tmp_path / "out" / "candidates.csv")
     actual = sorted((row["seriesuid"], float(row["diameter_mm"]), row) for row in rows)
     expected = [("one", 12.0, (20, 30, 4)), ("one", 16.0, (50, 10, 8)), ("two", 14.0, (33, 44, 6))]
     for (series, diameter_mm, row), (expected_series, expected_mm, index) in zip(
