@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from lake import Reject
+
 OTHER, ABSENT = "other", "absent"
 WORDS = MODALITIES, BODY_PARTS = "modalities", "body_parts"
 CAPTURES = "secondary_captures"
@@ -74,13 +76,6 @@ class Exam(NamedTuple):
     is_capture: bool = False  # of a screen or the like, instead of the modality's own image
 
 
-class Difference(NamedTuple):
-    """Why an image is none of those that networks learnt from."""
-
-    reason: str  # one of REASONS
-    message: str
-
-
 # --- counts ---
 
 
@@ -119,7 +114,7 @@ def in_words(words: Mapping[str, int]) -> str:
 # --- comparison ---
 
 
-def difference(exam: Exam, lakes: Sequence[dict]) -> Difference | None:
+def difference(exam: Exam, lakes: Sequence[dict]) -> Reject | None:
     """Return how an image differs from all that the lakes with these counts had; None where it does
     not, as far as it and they say what they show."""
     differences = (
@@ -190,29 +185,29 @@ def _terms(words: Iterable[str]) -> list[str]:
     return [word for word in words if word not in (OTHER, ABSENT)]
 
 
-def _other_modality(exam: Exam, lake: dict) -> Difference | None:
+def _other_modality(exam: Exam, lake: dict) -> Reject | None:
     words = lake[MODALITIES]
     if not has_modality(exam, lake) or exam.modality in modalities_alike(words):
         return None
     word = "no term of DICOM" if exam.modality == OTHER else exam.modality
-    return Difference(OTHER_MODALITY, f"modality {word}, and {_learnt(in_words(words))}")
+    return Reject("other-modality", f"modality {word}, and {_learnt(in_words(words))}")
 
 
-def _secondary_capture(exam: Exam, lake: dict) -> Difference | None:
+def _secondary_capture(exam: Exam, lake: dict) -> Reject | None:
     if not exam.is_capture or lake[CAPTURES] or not _terms(lake[MODALITIES]):
         return None
     message = f"a secondary capture, as of a screen, and {_learnt('none')}"
-    return Difference(SECONDARY_CAPTURE, message)
+    return Reject("secondary-capture", message)
 
 
-def _other_body_part(exam: Exam, lake: dict) -> Difference | None:
+def _other_body_part(exam: Exam, lake: dict) -> Reject | None:
     if not has_body_parts(exam, lake):
         return None
     parts, words = _terms(exam.body_parts), lake[BODY_PARTS]
     if any(_overlap(part, other) for part in parts for other in _terms(words)):
         return None
     message = f"body part {' and '.join(parts)}, and {_learnt(in_words(words))}"
-    return Difference(OTHER_BODY_PART, message)
+    return Reject("other-body-part", message)
 
 
 def _learnt(words: str) -> str:

@@ -356,3 +356,15 @@ def test_mistakes_of_a_user(tmp_path, capsys, change, message):
     assert predict.main(options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_other_modalities_alone_are_refused(exported, phantoms, tmp_path, capsys):
+    dataset = pydicom.dcmread(next((phantoms / "dicom").glob("*.dcm")))
+    dataset.Modality = "US"
+    (tmp_path / "files").mkdir()
+    dataset.save_as(tmp_path / "files" / "heart.dcm")
+    assert beam_predict(exported, tmp_path / "files" / "*", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert "1 of 1 files are refused" in message and "modality US" in message
+    assert column(tmp_path / "out" / "rejects.csv", "reason") == ["other-modality"]
+    assert not (tmp_path / "out" / "submission.csv").exists()
