@@ -280,7 +280,21 @@ def test_a_new_file_changes_its_shard_alone():
 def ct_shards(paths: list[Path], output: Path) -> list[listing.Shard]:
     """Return the shards of CT files as the steps before the prediction make them."""
     settings = ReaderSettings(True, "name", Storage(16, None))
-    options = PredictionOptions(str(output), "", "", settings, "", None, False, 1, 3, 0, 0.0, None)
+    options = PredictionOptions(
+        folder=str(output),
+        model="",
+        model_sha256="",
+        reader_settings=settings,
+        images_root="",
+        seg=None,
+        mint_uids=False,
+        any_modality=True,
+        batch_size=1,
+        shard_images=3,
+        threads=0,
+        max_reject_fraction=0.0,
+        progress_file=None,
+    )
     matches = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in paths]
     series, images_by_path = defaultdict(list), defaultdict(list)
     for key, pair in listing.read_headers((matches[0][0], matches), options):
