@@ -78,8 +78,10 @@ def from_values(
     is_curved = is_presented and has_curve(attributes)
     if is_curved:
         modality_range = sorted((intercept, intercept + slope * highest))
-        modality = levels * slope + intercept
-        levels, highest = presentation(modality, attributes, bits, modality_range)
+        # Of each level once: of each pixel it would take 36 bytes of memory.
+        modality = np.arange(highest + 1) * slope + intercept
+        curve, highest = presentation(modality, attributes, bits, modality_range)
+        levels = curve[levels]
         slope, intercept, attributes = 1.0, 0.0, {}  # the curve has applied the file's window
     if is_monochrome1 != (slope < 0):  # invert, so that what is displayed darker has lower levels
         levels, slope, intercept = highest - levels, -slope, intercept + slope * highest
@@ -165,7 +167,7 @@ def has_curve(attributes: Attributes) -> bool:
 def presentation(
     values: np.ndarray, attributes: Attributes, bits: int, value_range: list[float]
 ) -> tuple[np.ndarray, int]:
-    """Return (levels [H, W], highest) of modality values [H, W] of `bits` bits, which lie in
+    """Return (levels [N], highest) of modality values [N] of `bits` bits, which lie in
     `value_range`, through the file's curve (VOI LUT or sigmoid)."""
     table = lookup.table(attributes, VOI_LUTS, tuple(value_range))
     if table is None:
