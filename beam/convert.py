@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beam.conversion.options import ConversionOptions, check_inputs, from_flags, parser
-from beam.running import files, progress
+from beam.running import files, progress, startup
 from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, cli, signals, storage
@@ -59,16 +59,17 @@ def _convert(
     start: float,
 ) -> dict | None:
     """Return what `run` does; `start`: when it began."""
-    from beam.conversion import pipeline, summary
-    from beam.running import runners
+    with startup.lasting_objects():
+        from beam.conversion import pipeline, summary
+        from beam.running import runners
 
-    pipeline_options, runner = runners.parse(beam_arguments)
-    files.make_folder(options.work_path(""))
-    earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None
-    if not options.keeps_finished:
-        signals.set_repeat("the same command goes on with the shards that are finished")
-    root = runners.pipeline(pipeline_options)
-    pipeline.build(root, options, layout)
+        pipeline_options, runner = runners.parse(beam_arguments)
+        files.make_folder(options.work_path(""))
+        earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None
+        if not options.keeps_finished:
+            signals.set_repeat("the same command goes on with the shards that are finished")
+        root = runners.pipeline(pipeline_options)
+        pipeline.build(root, options, layout)
     if options.progress_file:  # on this machine
         with progress.Line(options.progress_file):
             runners.run_locally(root)
