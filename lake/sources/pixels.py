@@ -13,7 +13,7 @@ from lake.sources import clahe
 # core).
 PNG_LEVEL = 4
 # Larger images are coded by libpng with one filter and runs alone: 100 million pixels of 16 bits,
-# noisy, take 4 s instead of 14 to 20, and no more bytes (2026-11, one core).
+# noisy, take 4 s instead of about 15, and no more bytes (2026-11, one core).
 LARGE_PIXELS = 2**24
 PERCENTILES = (1, 99)  # of `--window percentile`
 # A block of 8 x 8 equal pixels takes about a byte of a JPEG's scan, and its tables some hundreds.

@@ -52,7 +52,8 @@ def content(kind: str, side: int) -> bytes:
     if kind.startswith("png"):
         import imagecodecs
 
-        return imagecodecs.png_encode(noise(side, 3 if kind == "png-colour" else 0), level=1)
+        pixels = noise(side) if kind == "png" else (noise(side, 3) >> 2).astype(np.uint8)
+        return imagecodecs.png_encode(pixels, level=1)
     if kind == "colour":
         return dicom_maker.make(noise(side, 3))
     if kind == "jpeg-2000":

@@ -14,8 +14,8 @@ from lake.sources.codecs.codestream import FRAME_HEADERS, LS_FRAME, check_scans,
 # Frame headers of JPEG Lossless (T.81 table B.1); start of scan; the first application segment.
 LOSSLESS_FRAMES, SCAN, APPLICATION = (0xC3, 0xC7, 0xCB, 0xCF), 0xDA, 0xE0
 RLE_PADDING = 2**16  # bytes that a run-length segment may expand to beyond its pixels
-# OpenJPEG takes 0.1 to 0.2 microseconds per byte, ten times as long as other decoders. A lossless
-# image of the largest mammography detectors has 20 million.
+# OpenJPEG takes about 0.2 microseconds per byte, several times as long as other decoders. A
+# lossless image of the largest mammography detectors has 20 million.
 MAX_JPEG_2000_BYTES = 2**25
 J2K_START = b"\xff\x4f\xff\x51"  # start of codestream with image size (T.800 A.4, A.5)
 
@@ -60,7 +60,7 @@ def check_claims(frame: bytes, claims: Claims, height: int, width: int, samples:
         raise Reject(
             "too-large",
             f"the JPEG 2000 has {len(frame):,} bytes, expected at most {MAX_JPEG_2000_BYTES:,}, "
-            f"which take about ten seconds to decode; save it in another code or with fewer pixels",
+            f"which take up to ten seconds to decode; save it in another code or with fewer pixels",
         )
 
 
