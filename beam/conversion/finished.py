@@ -24,7 +24,7 @@ LATER_FIELDS = {"earlier_lakes"}
 LATER_COUNTS = {
     *("files_left_out", "label_files_among_images", "images_named_as_masks"),
     *("masks_without_suffix", "flat_views", "small_lesions", "images_of_largest_patient"),
-    *("empty_splits", "empty_folds"),
+    *("empty_splits", "empty_folds", "exams"),
 }
 
 

@@ -48,6 +48,7 @@ MISTAKES = [
     "export --workdir=nothing --output=o",
     "predict_files --model=nothing --images=README.md --output=o",
     "vote nothing nobody --output=o",
+    "froc nothing --labels=README.md",
     "augment --config=unetpp --lake=nothing",
     "benchmark --config=unetpp --lake=nothing",
     "launch cluster --workers=2 -- no_such_command",

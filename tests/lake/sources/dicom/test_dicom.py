@@ -32,6 +32,7 @@ from pydicom.uid import (
 )
 
 from lake import Reject
+from lake.exam import Exam
 from lake.scan import Scan, Storage
 from lake.sources.codecs import decoders
 from lake.sources.codecs.codestream import bare_jpeg
@@ -486,6 +487,7 @@ def test_header_of_closed_vocabularies(pixels):
         "sex": "",
         "age": 62,
         "modality": "CR",
+        "exam": Exam(modality="CR", body_parts=(), is_capture=False),
         "frame": 0,
         "geometry": None,
         "version": 0.0,
