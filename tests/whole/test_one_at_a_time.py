@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from makers.marks import exhaustive
 from makers.trained import exit_code
 
 from beam import convert
@@ -50,7 +51,7 @@ def test_of_two_conversions_one_is_refused(phantoms, key_file, tmp_path, capsys)
     assert texts(output) == before
 
 
-@pytest.mark.parametrize("is_beam", [False, True])
+@pytest.mark.parametrize("is_beam", [False, pytest.param(True, marks=exhaustive)])
 def test_of_two_predictions_one_is_refused(is_beam, systems, exported, phantoms, tmp_path, capsys):
     output, images = tmp_path / "out", sorted((phantoms / "dicom").glob("*.dcm"))[:1]
     options = [*systems["cascade"], "--output", output, "--input", *images]

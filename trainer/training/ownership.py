@@ -78,13 +78,19 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> str | None:
             {"lake": folder} | describe_lake(lake)
             for folder, lake in zip((config.lake, *config.data.more_lakes), lakes, strict=True)
         ],
-        EVENTS: old_identity.get(EVENTS) if old_identity else secrets.token_hex(4),
+        EVENTS: old_identity.get(EVENTS) if old_identity else _new_events(),
     }
     storage.make_folder(workdir)
     with storage.whole_file(workdir / CONFIG) as unfinished_path:
         files.save(config, unfinished_path)
     storage.write(workdir / LAKE, json.dumps(identity).encode() + b"\n")
     return identity[EVENTS]
+
+
+def _new_events() -> str:
+    """Return what the names of a new run's event files hold; with a letter, because a number would
+    look like the counter at the end of a name without this text."""
+    return f"r{secrets.token_hex(4)}"
 
 
 def _check_number_of_stages(workdir: Path, folders: list[Path]) -> None:

@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from makers.marks import exhaustive
 from makers.networks import plain, plus, with_random_weights
 
 from lake import InputError
@@ -117,7 +118,7 @@ def test_an_encoders_levels_are_found_under_both_of_their_names(first, second, t
     assert f"weights {file}: 12 of " in output and not re.search(r"\b(level_\d|x_\d_0)_", output)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_layers_that_keras_does_not_name_are_found_again(tmp_path):
     """Xception's shortcuts are conv2d_7 in one process or build and conv2d_12 in another."""
     file = str(tmp_path / "xception.weights.h5")

@@ -151,6 +151,40 @@ def test_the_answers_are_those_of_predict(exports, job, wrong):
     assert masks >= (1 if signature == "pixels" else 2)
 
 
+@pytest.mark.parametrize("system", ["deep", pytest.param("cascade", marks=exhaustive)])
+def test_a_batch_has_any_size(exports, files, lake, system):
+    """Also 0 and more than a training batch: each answer is that of the image alone."""
+    [shard, *_] = sorted(lake.glob("*-test.tfrecord-*"))
+    levels = np.arange(3 * 20 * 30, dtype=np.uint8).reshape(3, 20, 30)
+    images = {
+        "dicom": {"files": [path.read_bytes() for path in sorted(files.glob("*.dcm"))[:3]]},
+        "image": {"files": [path.read_bytes() for path in sorted(files.glob("*.png"))[:3]]},
+        "records": {"records": [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]},
+        "pixels": {"pixels": levels, "window": np.float32([[0, 255]] * 3)},
+    }
+    signatures = tf.saved_model.load(str(exports / system)).signatures
+    for name, inputs in images.items():
+        types = {key: signatures[name].structured_input_signature[1][key].dtype for key in inputs}
+
+        def answers_of(places, name=name, inputs=inputs, types=types):
+            batch = {
+                key: tf.gather(tf.constant(values, types[key]), tf.constant(places, tf.int64))
+                for key, values in inputs.items()
+            }
+            return {key: value.numpy() for key, value in signatures[name](**batch).items()}
+
+        count = len(next(iter(inputs.values())))
+        alone = [answers_of([place]) for place in range(count)]
+        for size in (0, 7, 19):
+            places = np.arange(size) % count
+            for key, values in answers_of(places).items():
+                assert len(values) == size
+                for place, value in zip(places, values, strict=True):
+                    expected = alone[place][key][0]
+                    is_number = key == "probability"
+                    assert value == (pytest.approx(expected, abs=1e-6) if is_number else expected)
+
+
 def test_the_description(exports, lake):
     description = json.loads((exports / "cascade" / "export.json").read_text())
     assert description["decision"]["triplet"]["area_share"] == 0.25

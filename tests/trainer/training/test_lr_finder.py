@@ -183,7 +183,7 @@ def test_the_command_writes_one_folder_and_nothing_else_of_a_workdir(lake, tmp_p
     assert numbers["rates"][0] == pytest.approx(1e-6)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_rates_too_low_to_learn_are_said_to_be(lake, tmp_path, capsys):
     workdir = tmp_path / "run"
     options = ["--steps", 50, "--lowest", 1e-12, "--highest", 1e-11]

@@ -14,6 +14,7 @@ from lake import InputError, lock
 from trainer import task
 from trainer.config import files
 from trainer.config.run import Config
+from trainer.display import board
 from trainer.display.board import Board, event_files
 from trainer.training import ownership, stages
 
@@ -201,6 +202,12 @@ def test_a_run_of_before_keeps_its_event_files(begun, lake):
     assert ownership.claim(begun, config_of(lake), [manifest]) is None
     Board(begun, 0)
     assert not [path for path in event_files(begun) if ".12.3.v2" in path.name]
+
+
+def test_an_event_file_is_never_one_of_a_run_without_a_text(monkeypatch):
+    monkeypatch.setattr(ownership.secrets, "token_hex", lambda size: "0" * 2 * size)  # one in 43
+    path = Path(f"events.out.tfevents.1796031059.host.12.3.{ownership._new_events()}.v2")
+    assert not board.is_event_file_of(None, path)
 
 
 def test_a_board_deletes_no_file_of_others(tmp_path):
