@@ -20,6 +20,15 @@ DECADES = [*(f"{age}-{age + 9}" for age in range(0, 90, 10)), "90+", "unknown"]
 SIZE_EDGES = (0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 100)
 QUANTILES = {"smallest": 0, "5%": 5, "25%": 25, "median": 50, "75%": 75, "95%": 95, "largest": 100}
 BAR_LETTERS = 40
+# {count of the manifest: (title, remark)}, each named where it is not 0.
+RARE_COUNTS = {
+    "files_left_out": ("files left out", " that a system left, or hidden"),
+    "label_files_among_images": ("label files", " among --images"),
+    "masks_without_suffix": ("masks left out", " without --mask_suffix"),
+    "slices_left_out": ("slices left out", ""),
+    "flat_views": ("flat views", " images have one grey level"),
+    "small_lesions": ("small lesions", " are smaller than a stored pixel"),
+}
 
 
 def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
@@ -83,18 +92,11 @@ def _head(folder: Path, content: dict) -> list[str]:
         ("records", f"{counts['records']:,}"),
         ("rejects", f"{num_rejects:,}{f': {reasons}' if reasons else ''}"),
     ]
-    if number := counts.get("files_left_out"):
-        rows.append(("files left out", f"{number:,} that a system left, or hidden"))
-    if number := counts.get("label_files_among_images"):
-        rows.append(("label files", f"{number:,} among --images"))
-    if number := counts.get("masks_without_suffix"):
-        rows.append(("masks left out", f"{number:,} without --mask_suffix"))
-    if number := counts.get("slices_left_out"):
-        rows.append(("slices left out", f"{number:,}"))
-    if number := counts.get("flat_views"):
-        rows.append(("flat views", f"{number:,} images have one grey level"))
-    if number := counts.get("small_lesions"):
-        rows.append(("small lesions", f"{number:,} are smaller than a stored pixel"))
+    rows += [
+        (title, f"{counts[name]:,}{remark}")
+        for name, (title, remark) in RARE_COUNTS.items()
+        if counts.get(name)
+    ]
     rows.append(("labels without image", f"{counts['labels_without_image']:,}"))
     if grouped_by := counts.get("grouped_by"):
         rows.append(("splits dealt by", ", ".join(f"{k} {n:,}" for k, n in grouped_by.items())))

@@ -71,12 +71,6 @@ def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
     }
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Return `section.field: old -> new` for each value that differs."""
-    changes = changed_fields(old, new)
-    return [f"{name}: {before} -> {after}" for name, (before, after) in changes.items()]
-
-
 def changed_fields(old: Config, new: Config) -> dict[str, tuple]:
     """Return {section.field: (old, new)} of the values that differ, None for a field that one of
     the two lacks."""

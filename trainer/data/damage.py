@@ -59,10 +59,7 @@ def check_shards(content: dict, folder: str, names: Collection[str], data: Data)
     """Raise InputError where a shard of these splits of a lake has other bytes than its manifest
     lists: damaged, or edited. On gs://, where reading costs more, their number alone is compared.
     """
-    for shard in content["shards"]:
-        if shard["split"] not in names or not shard["records"]:
-            continue
-        path = storage.path_of(folder) / shard["name"]
+    for path, shard in _shards(content, folder, names):
         try:
             if path.exists() and _has_bytes(path, shard):
                 continue
@@ -80,12 +77,16 @@ def check_sizes(content: dict, folder: str, names: Collection[str], data: Data) 
     compares; their number is known before its first step."""
     if storage.is_remote(folder):  # a request per shard
         return
-    for shard in content["shards"]:
-        path = storage.path_of(folder) / shard["name"]
-        if shard["split"] not in names or not shard["records"]:
-            continue
+    for path, shard in _shards(content, folder, names):
         if not path.exists() or storage.size_of(path) != shard["bytes"]:
             check_shards({**content, "shards": [shard]}, folder, names, data)
+
+
+def _shards(content: dict, folder: str, names: Collection[str]) -> Iterator[tuple[Path, dict]]:
+    """Yield the path and the manifest's entry of each shard of these splits that has records."""
+    for shard in content["shards"]:
+        if shard["split"] in names and shard["records"]:
+            yield storage.path_of(folder) / shard["name"], shard
 
 
 def _has_bytes(path: Path, shard: dict) -> bool:

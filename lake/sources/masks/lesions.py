@@ -54,8 +54,8 @@ def choose(pixels: np.ndarray, is_lossy: bool, values: tuple[str, ...]) -> Choic
 
 
 def values_in(pixels: np.ndarray, mask_values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the values in a mask: colours where `chosen` names one and the mask has colours, else
-    numbers; at most MOST_VALUES of them besides those that are chosen."""
+    """Return the values in a mask: colours where `mask_values` has one and the mask has colours,
+    else numbers; at most MOST_VALUES of them besides those of `mask_values`."""
     if pixels.ndim == 2:
         is_bytes = pixels.dtype == np.uint8
         numbers = np.flatnonzero(np.bincount(pixels.ravel())) if is_bytes else np.unique(pixels)

@@ -145,7 +145,7 @@ def test_save_and_load_give_the_same_run(yaml_file, tmp_path):
 
 def test_differences_name_each_value(yaml_file):
     old, new = (files.load(yaml_file, [f"--data.side={side}"]) for side in (128, 256))
-    assert files.differences(old, new) == ["data.side: 128 -> 256"]
+    assert files.changed_fields(old, new) == {"data.side": (128, 256)}
 
 
 def test_all_mistakes_are_reported_at_once(yaml_file):

@@ -68,7 +68,7 @@ def test_a_config_may_name_a_score_as_before(name, tmp_path):
     files.save(new, tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace(EARLIER[name], name))
-    assert files.differences(files.load(tmp_path / "config.yaml", []), new) == []
+    assert files.changed_fields(files.load(tmp_path / "config.yaml", []), new) == {}
 
 
 def test_keep_best_names_scores_of_training():
