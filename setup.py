@@ -70,6 +70,7 @@ setup(
         "lake.sources.masks",
         "lake.sources.pictures",
         "lake.sources.volumes",
+        "lake.terminal",
         "launch",
         "radlake",
         "radlake.configs",

@@ -19,8 +19,9 @@ from beam.conversion.options import ConversionOptions, check_inputs, from_flags,
 from beam.running import files, progress, startup
 from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
-from lake import InputError, cli, signals, storage
+from lake import InputError, signals, storage
 from lake.records import manifest
+from lake.terminal import cli
 
 if TYPE_CHECKING:
     from lake.labels.columns import Layout

@@ -18,7 +18,8 @@ from beam.prediction.options import PredictionOptions, claim, from_flags, parser
 from beam.running import progress
 from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
-from lake import InputError, cli, signals, storage
+from lake import InputError, signals, storage
+from lake.terminal import cli
 
 COMMAND = "beam.predict"
 

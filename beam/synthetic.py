@@ -16,7 +16,8 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from lake import InputError, cli, progress, signals, storage
+from lake import InputError, signals, storage
+from lake.terminal import cli, progress
 
 HEADER = "ImageId, EncodedPixels"  # with the space that the challenge's CSV has
 MIN_SIDE, MAX_SIDE = 64, 4096

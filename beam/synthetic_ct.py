@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from beam import synthetic
-from lake import cli, signals, storage
+from lake import signals, storage
+from lake.terminal import cli
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"  # LUNA16's
 SPACING_MM = np.array([3.0, 2.8, 2.8])  # z, y, x

@@ -10,8 +10,9 @@ import sys
 
 from beam.conversion import summary
 from beam.running import files, paths
-from lake import InputError, cli
+from lake import InputError
 from lake.records import manifest
+from lake.terminal import cli
 
 
 def table(folder: str) -> str:

@@ -15,7 +15,8 @@ import os
 import sys
 import time
 
-from lake import cli, progress, storage
+from lake import storage
+from lake.terminal import cli, progress
 
 
 def parser() -> argparse.ArgumentParser:

@@ -29,7 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lake import InputError, clock, console, signals, storage
+from lake import InputError, clock, signals, storage
+from lake.terminal import console
 
 FIRST_BEAT_SECONDS, BEAT_SECONDS, SILENT_SECONDS = 3, 20, 180
 POLL_SECONDS, RETRY_SECONDS = 0.5, 2.0

@@ -25,7 +25,8 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from lake import InputError, cli, signals
+from lake import InputError, signals
+from lake.terminal import cli
 
 POLL_SECONDS = 0.1
 KILL_SECONDS = 30.0  # the time between SIGTERM and SIGKILL, in which a worker saves and ends

@@ -14,7 +14,8 @@ import os
 import shlex
 import sys
 
-from lake import InputError, cli
+from lake import InputError
+from lake.terminal import cli
 from launch import approval, roles, sdist
 
 # Converting an image takes 1 to 190 ms of one core, and a process 250 MB. More than four cores per

@@ -19,7 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from lake import cli, signals, storage
+from lake import signals, storage
+from lake.terminal import cli
 
 OFFSET = 100  # is added to the command's exit code
 KILLED = 128 + signal.SIGKILL  # the code where the supervisor was killed before it wrote one

@@ -24,7 +24,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lake import InputError, cli, signals
+from lake import InputError, signals
+from lake.terminal import cli
 from launch import approval, detached, gcloud, machines, roles, sdist, training_run
 from trainer.training import interruption
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import cli, storage
+from lake import storage
+from lake.terminal import cli
 from launch import sdist
 from trainer.options import CONFIG
 

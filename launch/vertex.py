@@ -23,7 +23,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from lake import InputError, cli, signals
+from lake import InputError, signals
+from lake.terminal import cli
 from launch import approval, custom_job, machines, training_run
 
 EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "CANCELLED": 1, "EXPIRED": 1, "PARTIALLY_SUCCEEDED": 1}

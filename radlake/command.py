@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from lake import InputError, cli, suggestions
+from lake import InputError
+from lake.terminal import cli, suggestions
 from radlake import __version__, words
 from radlake.words import WORDS, Word
 

@@ -7,7 +7,8 @@ import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from lake import InputError, cli, suggestions
+from lake import InputError
+from lake.terminal import cli, suggestions
 
 
 def folder() -> Traversable:

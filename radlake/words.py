@@ -38,8 +38,8 @@ WORDS = {
 
 
 def spellings(program: str) -> dict[str, str]:
-    """Return {what follows `python -m`: what to type for it}, for lake.cli; `program`: "radlake",
-    or "python -m radlake" where that has started the process."""
+    """Return {what follows `python -m`: what to type for it}, for lake.terminal.cli; `program`:
+    "radlake", or "python -m radlake" where that has started the process."""
     return {
         entry.module.removesuffix(".__main__"): program if entry.leading else f"{program} {word}"
         for word, entry in WORDS.items()

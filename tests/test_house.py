@@ -45,24 +45,19 @@ ARROWS = {
         "devices": "",
     },
     "lake": {
-        "__main__": "inspection records cli storage signals progress",
-        "lock": "storage signals console clock",
-        "inspection": "records sources labels cli scan exam storage signals picture",
+        "__main__": "inspection records terminal storage signals",
+        "lock": "terminal storage signals clock",
+        "inspection": "records sources labels terminal scan exam storage signals picture",
         "predictions": "sources labels scan exam storage",
         "records": "sources labels scan storage",
         "sources": "labels scan exam storage ids",
         "labels": "scan storage",
-        "cli": "command_line console noise suggestions signals storage",
-        "command_line": "suggestions",
-        "noise": "",
-        "suggestions": "",
+        "terminal": "signals storage",
         "picture": "",
         "scan": "exam",
         "exam": "",
         "ids": "",
         "storage": "signals disk",
-        "progress": "console",
-        "console": "",
         "clock": "",
         "signals": "",
         "disk": "",
@@ -95,7 +90,7 @@ ARROWS = {
     },
 }
 ENTRIES, FLOORS = 17, 7  # that each of SMALL shows at most
-SMALL = ("trainer", "lake/sources", "beam")
+SMALL = ("trainer", "lake", "lake/sources", "beam")
 WITHOUT_TENSORFLOW = ("models", "augmentation", "scoring", "config")
 
 

@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from lake import cli, exam, suggestions
+from lake import exam
 from lake.predictions.exported import DECODERS, GRAPH
+from lake.terminal import cli, suggestions
 from radlake import shipped
 
 ALL_LEVELS = "all"  # a value of export's --level

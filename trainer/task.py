@@ -26,10 +26,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lake import InputError, Stopped, cli, storage
+from lake import InputError, Stopped, storage
 from lake.predictions import tfio
 from lake.predictions.exported import TFIO
 from lake.records import manifest
+from lake.terminal import cli
 from trainer import options
 from trainer.training import interruption
 

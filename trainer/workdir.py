@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import InputError, console, lock, storage
+from lake import InputError, lock, storage
 from lake.records.identity import ancestry
+from lake.terminal import console
 from trainer.config import files
 from trainer.config.run import Config
 

@@ -4,11 +4,12 @@ import argparse
 
 from beam.conversion import deidentify
 from beam.running.options import BEAM_OPTIONS
-from lake import InputError, cli
+from lake import InputError
 from lake.labels import rle
 from lake.scan import parse_window
 from lake.sources.masks import lesions
 from lake.sources.names import SOURCES
+from lake.terminal import cli
 
 SPLITS = "train=0.8,val=0.1,test=0.1"
 EXAMPLE = "--images 'hospital/**.dcm' --labels masks.csv --output lakes/hospital/1.0.0"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from beam.running import files, paths, patterns
 from beam.running.options import BEAM_OPTIONS, WORK
-from lake import InputError, cli, exam
+from lake import InputError, exam
 from lake.predictions.exported import DESCRIPTION, RECORDS, SAVED_MODEL, settings_from_json
 from lake.scan import ReaderSettings
+from lake.terminal import cli
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -7,7 +7,8 @@ import importlib.util
 import re
 from pathlib import Path
 
-from lake import InputError, cli
+from lake import InputError
+from lake.terminal import cli
 
 BEAM_OPTIONS = "Beam's own options (--runner, --direct_num_workers, --project, …) pass through."
 WORK = ".work"  # the folder in the output that a repeated command goes on from

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from lake import progress
+from lake.terminal import progress
 
 MATCHED, LISTED, RECORD, REJECTED, LEFT_OUT = b"m", b"l", b"r", b"x", b"o"
 EVENTS = (MATCHED, LISTED, RECORD, REJECTED, LEFT_OUT)

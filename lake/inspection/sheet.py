@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow
 from PIL import Image, ImageColor
 
-from lake import InputError, cli, picture, storage
+from lake import InputError, picture, storage
 from lake.records import example, index, manifest, mask_png, tfrecord
+from lake.terminal import cli
 
 NUM_IMAGES, COLUMNS = 24, 6
 TILE_PX, GAP_PX, LINE_PX, LETTER_PX = 320, 12, 20, 15

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lake import InputError, console, lock
+from lake import InputError, lock
+from lake.terminal import console
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """

@@ -132,7 +132,7 @@ with signals.calling(call):
 def test_what_has_to_be_ended_in_order_is(number):
     code = """
 import time
-from lake import cli
+from lake.terminal import cli
 
 def work():
     with signals.raising():
@@ -168,7 +168,7 @@ def test_a_command_that_is_done_ends_with_its_own_code(number):
     """Also while Python ends, when handlers are gone."""
     code = """
 import time
-from lake import cli
+from lake.terminal import cli
 
 class Slow:
     def __del__(self):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lake import __version__, cli, command_line, console, suggestions
-from lake.progress import Line
+from lake import __version__
+from lake.terminal import cli, command_line, console, suggestions
+from lake.terminal.progress import Line
 from radlake import shipped
 from radlake.words import WORDS
 from trainer import options

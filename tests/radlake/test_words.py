@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import radlake
-from lake import InputError, cli
+from lake import InputError
+from lake.terminal import cli
 from radlake import command, shipped
 from radlake.words import WORDS, Word, spellings
 from trainer.config import files

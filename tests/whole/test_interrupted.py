@@ -23,7 +23,7 @@ PREDICT = """
 import sys
 from lake import signals
 signals.arm()
-from lake import cli
+from lake.terminal import cli
 from trainer import task
 cli.begin()
 from trainer.prediction import finished

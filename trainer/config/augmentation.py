@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from lake import suggestions
+from lake.terminal import suggestions
 from trainer.config.section import Section, Share
 
 # A cubic B-spline with knots h apart is about as wide as a Gaussian of sigma = h / √3.

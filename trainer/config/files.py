@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from lake import InputError, cli, storage
+from lake import InputError, storage
+from lake.terminal import cli
 from radlake import shipped
 from trainer.config import mistakes
 from trainer.config.run import Config

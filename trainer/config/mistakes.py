@@ -12,7 +12,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from lake import suggestions
+from lake.terminal import suggestions
 from trainer.config.network import NETWORKS
 from trainer.config.run import Config, merge
 from trainer.config.section import FIELDS_ALONE

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from lake import InputError, cli, storage
+from lake import InputError, storage
 from lake.records import manifest
+from lake.terminal import cli
 from trainer.config.run import Config, Data
 from trainer.data.record import decode_record
 

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow
 import tensorflow as tf
 
-from lake import InputError, cli, storage
+from lake import InputError, storage
 from lake.records import index, manifest
+from lake.terminal import cli
 from trainer.config import required
 from trainer.config.run import Config, Data
 from trainer.data import order, seen

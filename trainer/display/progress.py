@@ -3,7 +3,7 @@
 import sys
 import time
 
-from lake.progress import Line, duration
+from lake.terminal.progress import Line, duration
 from trainer.config.run import Config
 from trainer.config.score_names import DICE_WORDS, HALF_NETWORK, TRAINING
 

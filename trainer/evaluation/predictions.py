@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake.labels import rle
-from lake.progress import Progress
+from lake.terminal.progress import Progress
 from trainer.data.batches import Split
 from trainer.evaluation import surfaces
 from trainer.inference import counts, decision

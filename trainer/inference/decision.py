@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, cli
+from lake import InputError
+from lake.terminal import cli
 from trainer.config.run import Data
 from trainer.data import record
 from trainer.inference.counts import Counts

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lake import InputError, signals, storage
 from lake.predictions.folder import TABLES, PredictionRow
-from lake.progress import Progress
+from lake.terminal.progress import Progress
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from lake import InputError, Reject, exam, storage
 from lake.predictions.folder import reject_row
-from lake.progress import Progress
 from lake.records import example
 from lake.scan import Header
 from lake.sources import reader
 from lake.sources.names import is_data_file
 from lake.sources.reader import DICOM, METAIMAGE, ReaderSettings
 from lake.sources.volumes import series
+from lake.terminal.progress import Progress
 from trainer.inference.images import ImagesToPredict, blank_record
 
 

@@ -10,8 +10,8 @@ from tensorflow.types.experimental import ConcreteFunction
 from lake import storage
 from lake.predictions import exported, tfio
 from lake.predictions.exported import DESCRIPTION, PIXELS, TFIO
-from lake.progress import Progress
 from lake.sources.reader import ReaderSettings
+from lake.terminal.progress import Progress
 from trainer import provenance, workdir
 from trainer.inference import images, kinship
 from trainer.inference.decision import Decision, chosen_label, made_with, read_decision

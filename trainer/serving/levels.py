@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from lake import InputError, cli, storage
+from lake import InputError, storage
 from lake.predictions.exported import PIXELS
 from lake.records import manifest
+from lake.terminal import cli
 from trainer import workdir
 from trainer.data.record import parse_record
 from trainer.inference import images

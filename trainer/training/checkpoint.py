@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, console, disk, storage
+from lake import InputError, disk, storage
+from lake.terminal import console
 from trainer.devices.workers import Agreement
 from trainer.workdir import BEST, CHECKPOINTS, CONFIG, FURTHER, check_weights, checkpoint_steps
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from lake import console
+from lake.terminal import console
 from trainer import provenance
 from trainer.config import files
 from trainer.config.run import Config

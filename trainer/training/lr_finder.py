@@ -21,8 +21,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lake import InputError, console, picture, signals, storage
+from lake import InputError, picture, signals, storage
 from lake.records import manifest
+from lake.terminal import console
 from trainer.config.run import Config
 from trainer.devices.strategy import distribute
 from trainer.display import plots

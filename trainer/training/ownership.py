@@ -8,9 +8,10 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from lake import InputError, console, storage
+from lake import InputError, storage
 from lake.records import manifest
 from lake.records.identity import shards_sha256
+from lake.terminal import console
 from trainer import provenance
 from trainer.config import files
 from trainer.config.run import Config

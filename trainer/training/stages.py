@@ -9,7 +9,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from lake import InputError, console, lock, storage
+from lake import InputError, lock, storage
+from lake.terminal import console
 from trainer.config.run import Config
 from trainer.data import damage
 from trainer.devices import workers

@@ -33,7 +33,7 @@ FAILING_PREDICT = """
         return read_scan(source, inputs, header, settings)
 
     reader.read_scan = failing
-    from lake import cli
+    from lake.terminal import cli
     from trainer import task
 
     cli.end(task.main(sys.argv[1:]))

@@ -17,11 +17,11 @@ from makers.marks import exhaustive
 from makers.trained import read_predictions, run_task, workdir_of
 from PIL import Image
 
-from lake import progress
 from lake.labels.rle import decode, encode
 from lake.records import example
 from lake.scan import Storage
 from lake.sources import reader
+from lake.terminal import progress
 from trainer import task
 from trainer.prediction import input_files
 from trainer.serving import rle as serving_rle

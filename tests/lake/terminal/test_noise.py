@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lake import noise
+from lake.terminal import noise
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIRST = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR"
 GLOG = "I0000 00:00:1764490000.123456    4242 port.cc:153] "
 OLD = "2026-11-30 10:00:00.123456: E external/local_xla/xla/stream_executor/cuda.cc:477] "
@@ -61,7 +61,7 @@ def test_the_collectives_end_is_left_out_after_success_alone(tmp_path):
 @pytest.mark.parametrize("end", ["os.abort()", "os._exit(3)", "os.kill(os.getpid(), 9)"])
 def test_the_last_line_of_a_process_that_dies_gets_through(end):
     code = (
-        "import os, sys\nfrom lake import noise\nnoise.filter_descriptor()\n"
+        "import os, sys\nfrom lake.terminal import noise\nnoise.filter_descriptor()\n"
         f"os.write(2, {(LISTED[0] + chr(10)).encode()!r} + b'why it dies\\n')\n"
         f"print('ours', file=sys.stderr)\n{end}"
     )

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TextIO
 
-from lake import console
+from lake.terminal import console
 
 LINE_SECONDS, TERMINAL_SECONDS = 10.0, 0.2  # between two lines, and two states of one
 

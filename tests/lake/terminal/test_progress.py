@@ -2,8 +2,8 @@
 
 import io
 
-from lake import progress
-from lake.progress import Line, Progress, line_text
+from lake.terminal import progress
+from lake.terminal.progress import Line, Progress, line_text
 
 
 class Terminal(io.StringIO):

@@ -1,11 +1,12 @@
-"""lake/cli.py: what every command promises about its options and exit codes."""
+"""lake/terminal/cli.py: what every command promises about its options and exit codes."""
 
 import argparse
 import math
 
 import pytest
 
-from lake import InputError, Stopped, cli
+from lake import InputError, Stopped
+from lake.terminal import cli
 
 
 def raising(error: Exception):

@@ -5,7 +5,8 @@ import argparse
 import re
 from collections.abc import Iterable
 
-from lake import __version__, suggestions
+from lake import __version__
+from lake.terminal import suggestions
 
 NAME = re.compile(r"--?[A-Za-z][^\s=]*")  # of an option, as argparse tells it from a value
 NO_DEFAULT = (None, False, argparse.SUPPRESS)

@@ -12,18 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from lake import (
-    InputError,
-    Refused,
-    Stopped,
-    command_line,
-    console,
-    noise,
-    signals,
-    storage,
-    suggestions,
-)
-from lake.command_line import Parser
+from lake import InputError, Refused, Stopped, signals, storage
+from lake.terminal import command_line, console, noise, suggestions
+from lake.terminal.command_line import Parser
 
 # {what follows `python -m`: how users of this process type it}. The command `radlake` fills it when
 # it starts; otherwise it is empty.
