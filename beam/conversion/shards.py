@@ -40,6 +40,7 @@ DECODERS = (
     *("pydicom", "pillow", "imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "numpy"),
     *("scikit-image", "SimpleITK"),
 )
+_version_of = functools.cache(metadata.version)  # of a package; each shard asks for all
 
 
 @beam.ptransform_fn
@@ -143,7 +144,7 @@ def fingerprint(
 ) -> str:
     """Return a hash of everything that the bytes of a shard of [(image, fold)] depend on, as far as
     headers tell; `file_versions` tells of the rest."""
-    versions = {name: metadata.version(name) for name in DECODERS}
+    versions = {name: _version_of(name) for name in DECODERS}
     inputs = [(image.header.for_record(), vars(image.label), fold) for image, fold in images]
     content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
     content.append(deidentify.key_digest(options.key_file))

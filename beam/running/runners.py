@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from beam.running import read_once
 from beam.running.options import LOCAL, LOCAL_RUNNERS
 from lake import InputError, Refused, Stopped, signals
 
@@ -22,7 +23,8 @@ DATAFLOW = "DataflowRunner"
 def parse(beam_arguments: list[str]) -> tuple[PipelineOptions, str]:
     """Return Beam's options and the runner's name, LOCAL for this machine; raise InputError where
     the runner is not installed."""
-    options = PipelineOptions(beam_arguments)
+    read_once.remember_signatures()
+    options = read_once.Options(beam_arguments)
     standard = options.view_as(StandardOptions)
     # DirectRunner would first look for other runners on the internet.
     if standard.runner in LOCAL_RUNNERS:
