@@ -23,6 +23,7 @@ SECTIONS = {
     "loss": "what the network is taught by",
     "optimizer": "how it learns: rate, schedule, averages",
     "train": "epochs, devices, checkpoints, which epoch is kept",
+    "evaluate": "how thresholds are chosen on the validation split",
     "stages": "runs one after the other, each with what differs",
 }
 CONFIG = "a YAML file, or the name of one that radlake configs lists"
@@ -89,6 +90,12 @@ def add_evaluate(command: Callable) -> None:
     add = evaluate.add_argument_group("images").add_argument
     other_lake = "default: the lake of the run; any other one is scored as an external lake"
     add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
+    add = evaluate.add_argument_group("thresholds").add_argument
+    rule = (
+        "the highest mean dice on validation, or of all within one standard error of it the "
+        "highest dice of images with a lesion; default: evaluate.choose of the run's config"
+    )
+    add("--choose", choices=("best", "one_se"), help=rule)
     add = evaluate.add_argument_group("scores").add_argument
     prevalence = "share of images with a lesion, for PPV and NPV; default: as in the images"
     add("--prevalence", type=cli.between(0, 1), metavar="SHARE", help=prevalence)

@@ -85,8 +85,9 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     from trainer.evaluation.scores import ScoreOptions
 
     tolerances = flags.tolerance_mm, flags.tolerance_px
-    choices = ScoreOptions(flags.prevalence, flags.bootstrap, flags.seed, *tolerances)
     networks = _ensemble(flags, flags.level)
+    numbers = flags.prevalence, flags.bootstrap, flags.seed
+    choices = ScoreOptions(*numbers, *tolerances, flags.choose)
     return evaluate.evaluate(networks, flags.lake, choices, flags.picture, flags.report)
 
 

@@ -106,6 +106,15 @@ class Train(Section):
         return score_names.EARLIER.get(name, name) if isinstance(name, str) else name
 
 
+class Evaluate(Section):
+    """What `evaluate` chooses on the validation split, where its options say nothing else."""
+
+    # Which thresholds a segmenter's masks get. best: those with the highest mean dice. one_se: of
+    # those within one standard error of the best, the ones with the highest dice of images with a
+    # lesion; take it where validation has few positives, for which the best is often an empty mask.
+    choose: Literal["best", "one_se"] = "best"
+
+
 class Config(Section):
     lake: str | None = None  # the folder ROOT/NAME/VERSION of a lake; the option --lake sets it
     model: Network  # one of the sections below, by its kind
@@ -114,6 +123,7 @@ class Config(Section):
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
+    evaluate: Evaluate = Evaluate()
     # Runs one after the other, each starting from the best weights of the one before. Each lists
     # what differs, such as [{data: {side: 512}}, {data: {side: 1024}, train: {epochs: 10}}].
     stages: tuple[dict[str, dict], ...] = ()

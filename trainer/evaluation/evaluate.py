@@ -13,8 +13,9 @@ from pathlib import Path
 
 from lake import InputError, lock, signals, storage
 from lake.picture import to_png
+from trainer.config.run import Evaluate
 from trainer.data import damage
-from trainer.evaluation import curves, gallery, report, results, scored_splits, subgroups
+from trainer.evaluation import choice, curves, gallery, report, results, scored_splits, subgroups
 from trainer.evaluation.outcomes import Outcomes, decide, with_outlines
 from trainer.evaluation.predictions import Predictions, SplitPredictions, join, predict
 from trainer.evaluation.remarks import Remark, remarks
@@ -23,10 +24,12 @@ from trainer.evaluation.scored_splits import ScoredSplits
 from trainer.evaluation.scores import ScoreOptions, score
 from trainer.evaluation.table import table
 from trainer.inference import kinship
-from trainer.inference.decision import Decision, choose, choose_for_classifier, read_decision
+from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.kinship import LakeInUse
 from trainer.workdir import METRICS, read_json, write_metrics
+
+DEFAULT_RULE = Evaluate.model_fields["choose"].default  # that of entries that do not say it
 
 
 def evaluate(
@@ -43,11 +46,33 @@ def evaluate(
     their own one, which is evaluated before where it has not been yet.
     """
     in_use = kinship.lake_in_use(ensemble, lake)
+    choices = _with_choices_of_config(ensemble, options)
     if in_use.is_own:
-        return _evaluate(ensemble, in_use, None, options, picture, page)
-    own_table, frozen = _own_thresholds(ensemble, options)
+        return _evaluate(ensemble, in_use, None, choices, picture, page)
+    own_table, frozen = _own_thresholds(ensemble, choices)
+    if frozen is not None:
+        choices = _with_choices_of_thresholds(ensemble, options)
     with _printed_anyway(own_table):
-        return own_table + _evaluate(ensemble, in_use, frozen, options, picture, page)
+        return own_table + _evaluate(ensemble, in_use, frozen, choices, picture, page)
+
+
+def _with_choices_of_config(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
+    """Return the options with what the config of the first run says where they say nothing."""
+    settings = ensemble.config.evaluate
+    return options._replace(choose=options.choose or settings.choose)
+
+
+def _with_choices_of_thresholds(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
+    """Return the options with the rule by which the runs' thresholds were chosen; raise InputError
+    where the options say another one."""
+    path = ensemble.members[0].workdir / METRICS
+    rule = read_json(path)[ensemble.label].get("options", {}).get("choose", DEFAULT_RULE)
+    if options.choose not in (None, rule):
+        raise InputError(
+            f"--choose {options.choose}: the thresholds of {path} were chosen by {rule} on the "
+            f"run's own lake; evaluate that one first, with this option and without --lake"
+        )
+    return options._replace(choose=rule)
 
 
 def _own_thresholds(ensemble: Ensemble, options: ScoreOptions) -> tuple[str, Decision | None]:
@@ -83,7 +108,7 @@ def _evaluate(
         storage.check_writable(folder)
     with damage.locate_errors(ensemble.config, lake.folder):
         scored = scored_splits.open_splits(ensemble, lake, frozen is not None)
-        outcomes, last_parts = _predict_splits(ensemble, scored, frozen)
+        outcomes, last_parts = _predict_splits(ensemble, scored, frozen, options.choose)
         tolerances = options.tolerance_mm, options.tolerance_px
         outcomes = {name: with_outlines(split, *tolerances) for name, split in outcomes.items()}
         # Picture and report show images of the last split.
@@ -149,7 +174,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _predict_splits(
-    ensemble: Ensemble, scored: ScoredSplits, frozen: Decision | None
+    ensemble: Ensemble, scored: ScoredSplits, frozen: Decision | None, rule: str
 ) -> tuple[dict[str, Outcomes], list[SplitPredictions]]:
     """Return (the outcomes of each split, by its name, the predictions behind the last of them)."""
     outcomes, parts = {}, []
@@ -158,7 +183,7 @@ def _predict_splits(
         # One pass over each fold, or one over the validation split.
         parts = [predict(part, split) for part, split in scored.validation]
         validation = join([part.predictions for part in parts])
-        decision = _choose_thresholds(ensemble, validation)
+        decision = _choose_thresholds(ensemble, validation, rule)
         name = " and ".join(split.name for _, split in scored.validation)
         outcomes[name] = decide(validation, decision)
     if scored.test:
@@ -203,13 +228,14 @@ def _unfinished(ensemble: Ensemble) -> list[Remark]:
     return notes
 
 
-def _choose_thresholds(ensemble: Ensemble, validation: Predictions) -> Decision | None:
+def _choose_thresholds(ensemble: Ensemble, validation: Predictions, rule: str) -> Decision | None:
     """Return the thresholds chosen on the validation split; None for more than two classes."""
     if ensemble.segmenters:
-        return choose(validation.counts, validation.lesion_of_masks)
+        groups = validation.groups[validation.mask_places]
+        return choice.choose(validation.counts, validation.lesion_of_masks, rule, groups)
     if validation.lesion is None:  # more than two classes
         return None
-    return choose_for_classifier(validation.lesion, validation.labels)
+    return choice.choose_for_classifier(validation.lesion, validation.labels)
 
 
 def _score_split(outcomes: Outcomes, options: ScoreOptions) -> SplitScores:

@@ -49,6 +49,13 @@ class Evaluation(NamedTuple):
     provenance: dict = {}  # from what the scores were computed, and their limits
     chosen_on: str = "val"  # the images that the thresholds were chosen on
 
+    @property
+    def choice(self) -> str:
+        """The images that the thresholds were chosen on, and the rule where it is not the best."""
+        if self.decision.triplet is None or self.options.choose != "one_se":
+            return self.chosen_on
+        return f"{self.chosen_on}, of those within one standard error of the best"
+
 
 def describe(ensemble: Ensemble) -> tuple[str, dict, list[tuple[Path, str]]]:
     """Return title, facts and configs of an Evaluation; reads the weights for their checksums."""

@@ -30,6 +30,7 @@ class ScoreOptions(NamedTuple):
     seed: int = 0
     tolerance_mm: float = 2.0  # of surface dice, where the size of pixels is known
     tolerance_px: float = 4.0  # elsewhere: 2 mm of a chest X-ray are about 4 of 1024 px
+    choose: str | None = None  # a rule of trainer/evaluation/choice.py; None: that of the config
 
 
 class Scores(NamedTuple):

@@ -23,7 +23,7 @@ def table(evaluation: Evaluation) -> str:
         lines.append(f"{EVALUATED[name].words:<{WIDEST + 1}}{cells}")
     lines += _wrap(_intervals_line(evaluation))
     if evaluation.decision:
-        lines += _wrap(f"thresholds chosen on {evaluation.chosen_on}: {evaluation.decision}")
+        lines += _wrap(f"thresholds chosen on {evaluation.choice}: {evaluation.decision}")
     if evaluation.remarks:
         lines.append("Keep in mind:")
     for remark in evaluation.remarks:

@@ -1,5 +1,5 @@
-"""Probabilities -> a mask at the size of the source, and the thresholds of this Decision, which are
-chosen on validation and saved in metrics.json.
+"""Probabilities -> a mask at the size of the source, and the thresholds of this Decision, which
+trainer/evaluation/choice.py chooses on validation and metrics.json keeps.
 
 One rule in two forms: `mask_of` decides about pixels, for predict, vote, export and pictures;
 Counts.is_kept and dice_at about pixel counts, for choosing, evaluate and the report's sliders. A
@@ -16,7 +16,6 @@ from lake import InputError
 from lake.terminal import cli
 from trainer.config.run import Data
 from trainer.data import record
-from trainer.inference.counts import Counts
 from trainer.inference.ensemble import Ensemble
 from trainer.scoring import metrics
 from trainer.workdir import METRICS, read_json
@@ -109,42 +108,6 @@ def is_plainly_empty(highest, decision: Decision, lesion=None):
     if decision.lesion_threshold is None:
         return is_empty
     return is_empty | (lesion < np.float32(decision.lesion_threshold))
-
-
-def choose(counts: Counts, lesion: np.ndarray | None) -> Decision:
-    """Return the triplet with the highest mean dice, and with the images' own p of a lesion [N] a
-    threshold on it. The first of equals wins: low tops, small areas, low bottoms."""
-    if not len(counts.truth):
-        raise InputError("the validation split has no image with a mask to choose thresholds on")
-    dice_emptied = counts.dice_emptied()  # [N]
-    # A mask is either emptied or kept, so the mean dice is that of all masks emptied, which is the
-    # same for all triplets, plus the mean of what each kept mask gains over its empty one.
-    gains = counts.dice_at(BOTTOMS) - dice_emptied[:, None]  # [N, K]
-    is_kept = counts.is_kept(TOPS, AREAS_SHARE)  # [N, T, A]
-    gates = [None] if lesion is None else LESIONS
-    means = []
-    for gate in gates:
-        passed_gains = gains if gate is None else gains * (lesion >= np.float32(gate))[:, None]
-        means.append(np.tensordot(is_kept, passed_gains, axes=(0, 0)) / len(gains))  # [T, A, K]
-    # Means that differ by rounding alone are equal.
-    mean_dice = np.round(np.stack(means), 12)
-    gate, top, area, bottom = np.unravel_index(mean_dice.argmax(), mean_dice.shape)
-    return Decision(Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom]), gates[gate])
-
-
-def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
-    """Return the threshold on p of a lesion, one of the images' own p [N], with the highest
-    sensitivity + specificity (Youden 1950); labels [N] are -1 where unknown."""
-    is_labelled = labels >= 0
-    lesion, is_positive = lesion[is_labelled], labels[is_labelled] > 0
-    if is_positive.all() or not is_positive.any():
-        raise InputError("the validation split has images of one class alone; thresholds need both")
-    thresholds = np.unique(lesion)  # [T], ascending
-    below = [
-        np.searchsorted(np.sort(lesion[kind]), thresholds) for kind in (is_positive, ~is_positive)
-    ]
-    missed_share, cleared_share = below[0] / is_positive.sum(), below[1] / (~is_positive).sum()
-    return Decision(None, float(thresholds[np.round(cleared_share - missed_share, 12).argmax()]))
 
 
 def made_with(ensemble: Ensemble, decision: Decision) -> dict:

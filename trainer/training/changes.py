@@ -13,13 +13,13 @@ from trainer.config import files
 from trainer.config.run import Config
 
 # Where things lie, on what a run works and for how long, and what it shows. The weights that it
-# started from are in its checkpoints by now.
+# started from are in its checkpoints by now. What evaluate does comes after the run.
 FREE = frozenset(
     (
         *("lake", "model.weights", "data.cache", "train.device", "train.replicas"),
         *("train.worker_minutes", "train.checkpoint_minutes", "train.max_hours"),
         *("train.patience", "train.profile", "train.jit", "train.rematerialise"),
-        *("train.steps_per_call", "train.deterministic"),
+        *("train.steps_per_call", "train.deterministic", "evaluate.choose"),
     )
 )
 # Fields that have no effect under this condition, on which a change has none either.

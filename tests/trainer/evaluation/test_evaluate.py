@@ -23,7 +23,7 @@ from trainer import task
 from trainer.config import files
 from trainer.data import batches, splits
 from trainer.display import panel
-from trainer.evaluation import evaluate, threshold_grid
+from trainer.evaluation import choice, evaluate, threshold_grid
 from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import Predictions, predict
 from trainer.evaluation.scores import ScoreOptions
@@ -152,14 +152,14 @@ def test_the_table_and_metrics_json_say_what_to_keep_in_mind(lake, runs):
 
 def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
     """With a grid where the test split would choose others."""
-    for module in (decision, threshold_grid):
+    for module in (choice, threshold_grid):
         monkeypatch.setattr(module, "BOTTOMS", (0.2, 0.3, 0.4))
         monkeypatch.setattr(module, "TOPS", (0.5, 0.6, 0.7))
         monkeypatch.setattr(module, "AREAS_SHARE", (0.0, 0.004, 0.016, 0.064))
         monkeypatch.setattr(module, "LESIONS", (0.0,))
     system = ensemble.load([runs["segmenter"]])
     parts = {name: predictions_for(system, lake, name) for name in ("val", "test")}
-    decisions = {name: decision.choose(part.counts, None) for name, part in parts.items()}
+    decisions = {name: choice.choose(part.counts, None) for name, part in parts.items()}
     assert decisions["val"] != decisions["test"]
     evaluate.evaluate(system, None, FAST)
     entry = entry_of(runs["segmenter"])
@@ -173,13 +173,15 @@ def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
 def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, capsys):
     picture, page = tmp_path / "deep" / "p.png", tmp_path / "r.html"
     members = [str(runs["segmenter"]), str(runs["second"])]
-    options = ["--tta", "flip", "1.5", "--bootstrap=20", "--prevalence=0.1"]
+    options = ["--tta", "flip", "1.5", "--bootstrap=20", "--prevalence=0.1", "--choose=one_se"]
     options += ["--picture", str(picture), "--report", str(page)]
     command = ["evaluate", "--workdir", *members, "--classifier", str(runs["classifier"])]
     assert task.main([*command, *options]) == 0
     label = "evaluate_of_2_after_1_tta_flip_1.5"
     entry, output = entry_of(runs["segmenter"], label), capsys.readouterr().out
     assert entry["workdirs"] == members and entry["options"]["prevalence"] == 0.1
+    rule = "thresholds chosen on val, of those within one standard error of the best: keep p >"
+    assert entry["options"]["choose"] == "one_se" and rule in " ".join(output.split())
     assert "with its mirror images, also at 1.5 of its size" in " ".join(output.split())
     assert f"report: {page}" in output
     test = entry["splits"]["test"]

@@ -5,12 +5,13 @@ import pytest
 from makers import predictions
 
 from trainer.evaluation import scores, surfaces
+from trainer.evaluation.choice import choose
 from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import THRESHOLDS, Predictions
 from trainer.evaluation.remarks import Remark, remarks
 from trainer.evaluation.scores import ScoreOptions
 from trainer.inference import counts
-from trainer.inference.decision import Decision, Triplet, choose
+from trainer.inference.decision import Decision, Triplet
 
 OPTIONS = ScoreOptions(replicates=300)
 KEEPS_ALL = Decision(Triplet(0.5, 0.0, 0.5))

@@ -17,7 +17,7 @@ from makers.reports import NASTY, evaluation_of, without_masks
 
 from lake import picture
 from trainer.display import event_files
-from trainer.evaluation import charts, diagrams, gallery, image_table, outlines, report
+from trainer.evaluation import charts, choice, diagrams, gallery, image_table, outlines, report
 from trainer.evaluation import threshold_grid as grid
 from trainer.evaluation.charts import Axis, Chart, Series
 from trainer.evaluation.gallery import GalleryImage
@@ -157,7 +157,7 @@ def test_the_grid_has_the_scores_of_all_thresholds(frozen):
 
 def test_a_classifiers_grid_has_every_percent_and_the_frozen_threshold():
     predictions = without_masks(example()[0])
-    frozen = decisions.choose_for_classifier(predictions.lesion, predictions.labels)
+    frozen = choice.choose_for_classifier(predictions.lesion, predictions.labels)
     values = grid.sliders(frozen)["lesion"].values
     assert set(grid.PERCENT) <= set(values) and frozen.lesion_threshold in values
     scores = grid.scores(decide(predictions, frozen))

@@ -11,7 +11,7 @@ import pytest
 from makers.predictions import example, scores_at
 from makers.reports import NASTY, evaluation_of, without_masks
 
-from trainer.evaluation import charts, gallery, report
+from trainer.evaluation import charts, choice, gallery, report
 from trainer.evaluation import threshold_grid as grid
 from trainer.evaluation.outcomes import decide
 from trainer.inference import decision as decisions
@@ -57,7 +57,7 @@ def files(predictions, tmp_path_factory):
     """The pages of a segmenter and of a classifier, by name."""
     many, pairs = predictions
     classifier = without_masks(many)
-    frozen = decisions.choose_for_classifier(classifier.lesion, classifier.labels)
+    frozen = choice.choose_for_classifier(classifier.lesion, classifier.labels)
     paths = {}
     for name, part, decision in (("segmenter", many, DECISION), ("classifier", classifier, frozen)):
         folder = tmp_path_factory.mktemp(name)

@@ -223,6 +223,10 @@ def test_an_external_lake_is_scored_with_the_thresholds_of_the_own_one(run, lake
     system = Ensemble([run], [])
     table = evaluate.evaluate(system, str(external), ScoreOptions(replicates=0))
     metrics = read_json(run.workdir / "metrics.json")
+    with pytest.raises(
+        InputError, match="--choose one_se: .* were chosen by best on the run's own"
+    ):
+        evaluate.evaluate(system, str(external), ScoreOptions(replicates=0, choose="one_se"))
     assert metrics["evaluate"] == entry  # predict and export keep theirs
     result = metrics["evaluate_on_clinic_1.0.0"]
     assert result["triplet"] == entry["triplet"] and list(result["splits"]) == ["test"]
