@@ -1,2 +1,2 @@
-"""Pipelines for users to start; inside this package Apache Beam is `import apache_beam`.
+"""Pipelines for users to start; in here the name beam is Apache Beam's.
 In: image files and label CSVs, or an export. Out: a lake, or a folder of predictions."""

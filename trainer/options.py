@@ -88,7 +88,9 @@ def add_evaluate(command: Callable) -> None:
     evaluate = command("evaluate", help="score trained networks", example=example)
     add_networks(evaluate)
     add = evaluate.add_argument_group("images").add_argument
-    other_lake = "default: the lake of the run; any other one is scored as an external lake"
+    other_lake = (
+        "default: the lake of the run; one that is no version of it is scored as an external lake"
+    )
     add("--lake", metavar="ROOT/NAME/VERSION", help=other_lake)
     add = evaluate.add_argument_group("thresholds").add_argument
     rule = (
@@ -122,11 +124,12 @@ def add_predict(command: Callable) -> None:
     add = predict.add_argument_group("images").add_argument
     add("--lake", metavar="ROOT/NAME/VERSION", help="default: the lake of the run")
     add("--split", metavar="NAME", help="a split of the lake (default: test)")
-    files = "files and folders of DICOM, PNG, JPEG or CT volumes instead of a lake"
+    files = "files and folders instead of a lake: DICOM, PNG, JPEG, TIFF, BMP, GIF, CT volumes"
     add("--input", metavar="PATH", help=files, **MANY)
     add(exam.OPTION, action="store_true", help=exam.HELP)
     add = predict.add_argument_group("output").add_argument
-    add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
+    output = "a new folder, or one that the same command began"
+    add("--output", required=True, type=cli.any_path, metavar="FOLDER", help=output)
     overlays = "draw image and mask side by side, one PNG per image"
     add("--overlays", action="store_true", help=overlays)
     maps = "write the probabilities as 0 to 255, one PNG per image"
@@ -243,7 +246,7 @@ def add_networks(command: argparse.ArgumentParser, level: Callable = int) -> Non
     folder = {"type": cli.any_path, "metavar": "FOLDER"}
     workdirs = "a run, or several: the mean of their probabilities"
     add("--workdir", required=True, nargs="+", help=workdirs, **folder)
-    classifiers = "classifiers that decide which images the segmenters get"
+    classifiers = "classifiers: masks of images to which they give a low p of a lesion are emptied"
     add("--classifier", help=classifiers, **folder, **MANY)
     views = (
         "none, or flip and scales such as 0.8 1.25: the mean of the probabilities over an image, "

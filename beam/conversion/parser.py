@@ -130,7 +130,10 @@ def _add_privacy(add) -> None:
     add("--deidentify", choices=("hash", "keep"), default="hash", help=hashes)
     image_ids = "what becomes of image ids; hash needs --deidentify hash"
     add("--image_id", choices=("keep", "hash"), default="keep", help=image_ids)
-    secret = f"secret of the hash; created at {deidentify.KEY_FILE} when absent"
+    secret = (
+        f"the secret of the hash, which must exist; without this option {deidentify.KEY_FILE}, "
+        f"created where absent"
+    )
     add("--deidentify_key_file", metavar="FILE", help=secret)
 
 

@@ -1,2 +1,2 @@
 """Labels of images: tables of them, run-length codes of masks, nodules of CT.
-In: CSV rows. Out: labels and masks; beam.convert and the readers of CT series ask."""
+In: CSV rows. Out: labels and masks; the lake's rooms, beam and trainer ask."""

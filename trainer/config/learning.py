@@ -63,7 +63,7 @@ class Loss(Section):
     def clashes(self) -> Iterator[str]:
         """Yield a message for each choice that lets the loss teach nothing or be infinite."""
         if not any(getattr(self, name) for name in PIXEL_TERMS):
-            yield f"every weight is 0; give at least one of {', '.join(PIXEL_TERMS)}"
+            yield f"no term learns from masks; give at least one of {', '.join(PIXEL_TERMS)}"
         if self.dice and self.dice_form == "-log" and not self.smooth:
             yield "dice_form=-log with smooth=0 is infinite where a prediction misses the mask"
         if self.tversky and not (self.tversky_alpha or self.tversky_beta):

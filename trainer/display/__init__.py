@@ -1,2 +1,2 @@
 """Everything for a human eye: TensorBoard, panels, plots, overlays, progress.
-In: scores, images and masks. Out: event files, RGB pixels, console lines; all verbs ask."""
+In: scores, images, masks. Out: event files, pixels, console lines; training to prediction ask."""

@@ -3,8 +3,8 @@
 They know nothing of replicas; the caller sums over the batch and divides by the global batch size.
 In the formulas y is a pixel of the mask, z its logit, p = sigmoid(z), and Σ runs over an image.
 
-To add a term to a segmenter's loss, write its formula here with a line in TERMS, and its weight in
-trainer/config/learning.py.
+To add a term to a segmenter's loss, write its formula here with a line in TERMS, and its weight
+and its name in PIXEL_TERMS in trainer/config/learning.py.
 """
 
 import math

@@ -162,7 +162,7 @@ def test_all_mistakes_are_reported_at_once(yaml_file):
         "train.device: Input should be 'auto', 'cpu', 'gpu' or 'tpu', got 'npu'; did you mean ",
         "trian: unknown key; did you mean train?",
         "--nonsense: expected --section.field=value",
-        "loss: every weight is 0",
+        "loss: no term learns from masks",
         "--data.side=[: the value is not YAML",
     ):
         assert expected in message
@@ -210,7 +210,7 @@ LINES = [  # where each mistake is, and the beginning of what is said about it
     "data: streams=3 must divide batch_size=16",
     "augment: one_of: gamma stands in it twice",
     "augment: one_of: unknown transform blurr; did you mean blur?",
-    "loss: every weight is 0",
+    "loss: no term learns from masks",
     "optimizer: ema and swa_epochs are two averages",
     "loss.lesion_map needs a classifier",
     "loss.reduction=batch needs the whole batch",
