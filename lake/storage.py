@@ -277,10 +277,11 @@ def check_new(folder: Path, passed: tuple[str, ...] = ()) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, passed: tuple[str, ...] = ()) -> Iterator[Path]:
     """Yield a new folder to fill, which becomes `folder` unless the block raises; one on gs:// is
-    filled on this machine and then uploaded."""
-    check_new(folder)
+    filled on this machine and then uploaded. `passed` as in check_new. Of two processes at once in
+    one folder the second removes what the first has written: the caller holds a lock."""
+    check_new(folder, passed)
     if is_remote(folder):
         with temporary_folder() as unfinished_folder:
             yield Path(unfinished_folder)

@@ -120,19 +120,22 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
     """Write a SavedModel, or one per level, and print how to call it."""
     _refuse(flags, overrides)
     _check_networks(flags)
-    storage.check_new(flags.output)
-    if flags.decoder == TFIO:
-        tfio.load()
-    from trainer.serving import export, levels
+    if flags.level == options.ALL_LEVELS and flags.lake:
+        raise InputError("--level all takes thresholds of the runs' own lake, not of --lake")
+    from trainer.serving import output_folder
 
-    if flags.level == options.ALL_LEVELS:
-        if flags.lake:
-            raise InputError("--level all takes thresholds of the runs' own lake, not of --lake")
-        more = flags.decoder, flags.any_modality
-        return levels.export_all(lambda level: _ensemble(flags, level), flags.output, *more)
-    networks = _ensemble(flags, flags.level)
-    more = flags.decoder, flags.lake, flags.any_modality
-    return export.export(networks, flags.output, *more)
+    output_folder.check(flags.output)
+    with output_folder.alone_in(flags.output):
+        if flags.decoder == TFIO:
+            tfio.load()
+        from trainer.serving import export, levels
+
+        if flags.level == options.ALL_LEVELS:
+            more = flags.decoder, flags.any_modality
+            return levels.export_all(lambda level: _ensemble(flags, level), flags.output, *more)
+        networks = _ensemble(flags, flags.level)
+        more = flags.decoder, flags.lake, flags.any_modality
+        return export.export(networks, flags.output, *more)
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Two conversions, or two predictions, into one folder at once: the second is refused, with the
+"""Two conversions, predictions or exports into one folder at once: the second is refused, with the
 first process's number, before a file changes; what a killed one left keeps nobody."""
 
 import os
@@ -12,6 +12,7 @@ from beam import convert
 from beam import predict as beam_predict
 from lake import lock
 from lake.predictions import folder
+from trainer.serving import output_folder
 
 PREDICTING = folder.LOCK, *folder.LOCK_WORDS
 CONVERTING = convert.LOCK, *convert.LOCK_WORDS
@@ -66,3 +67,29 @@ def test_of_two_predictions_one_is_refused(is_beam, systems, exported, phantoms,
     assert run() == 0
     message = capsys.readouterr()
     assert "error" not in message.err
+
+
+def test_of_two_exports_one_is_refused(systems, tmp_path, capsys):
+    output, link = tmp_path / "models" / "out", tmp_path / "link"
+    output.parent.mkdir()
+    link.symlink_to(output.parent)
+    with output_folder.alone_in(output), output_folder.whole(output) as unfinished_folder:
+        (unfinished_folder / "saved_model.pb").write_bytes(b"its first half")
+        before = texts(tmp_path)
+        for path in (output, link / "out"):
+            assert exit_code("export", *systems["deep"], "--output", path) == 2
+            message = capsys.readouterr().err
+            assert message.startswith(f"error: {output.parent}: process {os.getpid()} on ")
+            assert message.endswith(
+                " exports out here; wait until it has ended, or give another --output\n"
+            )
+            assert texts(tmp_path) == before
+        with output_folder.alone_in(output.with_name("other")):
+            pass
+    assert texts(tmp_path) == {str(output / "saved_model.pb"): b"its first half"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "link",
+        "models",
+        "out",
+        "saved_model.pb",
+    ]

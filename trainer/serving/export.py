@@ -16,7 +16,7 @@ from trainer import provenance, workdir
 from trainer.inference import images, kinship
 from trainer.inference.decision import Decision, chosen_label, made_with, read_decision
 from trainer.inference.ensemble import Ensemble
-from trainer.serving import graph
+from trainer.serving import graph, output_folder
 
 
 def export(
@@ -31,7 +31,7 @@ def export(
     of DICOM files takes those that show what the lake of the runs did not have."""
     label = kinship.lake_in_use(ensemble, lake).label(ensemble) if lake else None
     decision = check(ensemble, label)
-    with storage.whole_folder(output) as folder:
+    with output_folder.whole(output) as folder:
         names = write(ensemble, decision, folder, decoder, label, any_modality)
     summary = f"{output}: a SavedModel with the signatures {', '.join(names)}; {decision}"
     return f"{summary}\n{example(output, names, decoder)}"

@@ -20,7 +20,7 @@ from trainer.data.record import parse_record
 from trainer.inference import images
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
-from trainer.serving import export
+from trainer.serving import export, output_folder
 
 TABLES = ("levels.json", "levels.md")
 SPLIT = "test"  # its dice is in the table, and its first images are timed
@@ -50,7 +50,7 @@ def export_all(
     ensembles = {level: load(level) for level in range(1, deepest + 1)}
     decisions = _decisions(ensembles)
     inputs = _inputs(ensembles[deepest])
-    with storage.whole_folder(output) as folder:
+    with output_folder.whole(output) as folder:
         for level, ensemble in ensembles.items():
             part = folder / f"l{level}"
             part.mkdir()

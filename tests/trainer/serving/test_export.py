@@ -17,6 +17,7 @@ from makers.marks import exhaustive
 from makers.trained import read_predictions, run_task, workdir_of
 from PIL import Image
 
+from lake import lock
 from lake.labels.rle import decode, encode
 from lake.records import example
 from lake.scan import Storage
@@ -263,15 +264,21 @@ def test_mistakes_of_a_user(systems, tmp_path, capsys, arguments, message):
 def test_where_the_graph_cannot_convert_there_are_no_files(
     systems, lake, tmp_path, capsys, monkeypatch
 ):
-    """CLAHE is no op of TensorFlow's. A line says how far the export is."""
+    """CLAHE is no op of TensorFlow's. A line says how far the export is. What an export that was
+    killed left beside the folder is gone afterwards."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     workdir = tmp_path / "run"
     shutil.copytree(systems["deep"][1], workdir)
     content = read_json(workdir / LAKE)
     content["options"]["clahe"] = True
     write_json(workdir / LAKE, content)
+    (tmp_path / "unfinished.out" / "variables").mkdir(parents=True)
+    (tmp_path / "unfinished.out" / "saved_model.pb").write_bytes(b"half")
+    killed = lock._this_process()._replace(pid=1, start="of a process that was killed")
+    (tmp_path / "out.export.lock").write_bytes(lock._text(killed, 3))
     run_task("export", "--workdir", workdir, "--output", tmp_path / "out")
     printed = capsys.readouterr()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
     assert "the signatures pixels, records;" in printed.out
     first, *others = printed.err.splitlines()
     assert first == "exporting: 0 of 3 steps (0%)"
