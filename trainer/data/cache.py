@@ -3,7 +3,8 @@
 A row has a fixed length: the pixels, and the mask's, eight to a byte. Rows lie in numpy arrays, in
 memory or in files of a folder, where later runs with the same lake and side find them. The order of
 training, its draws and therefore its batches are those without a cache, bit for bit: files that are
-not as they were written are found by their checksums before the first step, and made again.
+not as they were written are found by their checksums before the first step, and made again; one
+that is changed while it is in use ends the run (row_file.py).
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ import tensorflow as tf
 
 from lake import InputError, signals, storage
 from trainer.config.run import Data
+from trainer.data import row_file
 from trainer.data.order import OUTSIDE, Split
+from trainer.data.row_file import RowFile
 
 MEMORY = "memory"  # data.cache; anything else is a folder
 GIGABYTE = 1e9
@@ -34,8 +37,8 @@ class DecodedImages(NamedTuple):
     """The M images of a split."""
 
     rows: np.ndarray  # per stored record: its row, -1 where it is not in the split
-    image: np.ndarray  # [M, S, S, 1]
-    mask: np.ndarray  # uint8 [M, S·S / 8]
+    image: np.ndarray | RowFile  # [M, S, S, 1]
+    mask: np.ndarray | RowFile  # uint8 [M, S·S / 8]
     other_fields: dict[str, np.ndarray]  # window, label, has_mask, weight: [M, …]
 
     def look_up(self, batch: dict) -> dict:
@@ -73,7 +76,7 @@ def decode_all(split: Split, data: Data, shards_sha256: str, batches: Callable) 
     if data.cache == MEMORY:
         _check_room(size, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), title)
         print(f"caching {title}", flush=True)
-        return _decode(split, data, batches)
+        return _in_memory(split, data, batches)
     if storage.is_remote(data.cache):
         raise InputError(f"data.cache={data.cache}: expected {MEMORY} or a local folder")
     cache_folder, source = Path(data.cache), _source(split, data, shards_sha256)
@@ -99,12 +102,12 @@ def _write(folder: Path, split: Split, data: Data, source: str, batches: Callabl
     unfinished_folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
         with signals.removing(str(unfinished_folder)):
-            _decode(split, data, batches, unfinished_folder)
+            _write_files(split, data, batches, unfinished_folder)
             checksums = {name: _sha256(unfinished_folder / name) for name in FILES}
             content = json.dumps({"source": source, "sha256": checksums})
             (unfinished_folder / CHECKSUMS).write_text(content)
         # Opened before another run that finds fault with them could remove them.
-        images = _load_images(unfinished_folder, split)
+        images = _load_images(unfinished_folder, split, folder)
         with contextlib.suppress(OSError):  # another worker was faster
             unfinished_folder.rename(folder)
         return images
@@ -160,46 +163,63 @@ def _source(split: Split, data: Data, shards_sha256: str) -> str:
 
 
 def _decode(
-    split: Split, data: Data, batches: Callable, folder: Path | None = None
-) -> DecodedImages:
-    """Return the split's images in memory; with a folder, in its files."""
-
-    def allocate(name: str, *shape: int, dtype: str) -> np.ndarray:
-        if folder is None:
-            return np.empty(shape, dtype)
-        path = folder / name
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        # A disk that fills would end the process while pages are written, without a word.
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        return array
-
-    count, side = split.num_records, data.side
-    image = allocate(IMAGE, count, side, side, 1, dtype=split.dtype)
-    mask = allocate(MASK, count, side * side // 8, dtype="uint8")
-    parts_by_name, row = {}, 0  # of the other fields: a part per batch
+    split: Split, data: Data, batches: Callable
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
+    """Yield (image, mask, other fields) of DecodedImages in parts, one per batch."""
     for batch in batches(split, data).as_numpy_iterator():
         is_real = batch.pop("weight") > 0  # the last batch is filled up with padding
-        batch = {name: values[is_real] for name, values in batch.items()}
-        rows = slice(row, row := row + int(is_real.sum()))
-        image[rows] = batch.pop("image")
-        mask[rows] = np.packbits(batch.pop("mask").reshape(-1, side * side), axis=1)
-        batch["weight"] = is_real[is_real].astype(np.float32)
-        for name, values in batch.items():
-            parts_by_name.setdefault(name, []).append(values)
-    other_fields = {name: np.concatenate(parts) for name, parts in parts_by_name.items()}
-    if folder:
-        image.flush()
-        mask.flush()
-        np.savez(folder / OTHERS, **other_fields)
-    return DecodedImages(_row_numbers(split), image, mask, other_fields)
+        fields = {name: values[is_real] for name, values in batch.items()}
+        image, mask = fields.pop("image"), fields.pop("mask").reshape(-1, data.side**2)
+        fields["weight"] = is_real[is_real].astype(np.float32)
+        yield image, np.packbits(mask, axis=1), fields
 
 
-def _load_images(folder: Path, split: Split) -> DecodedImages:
-    """Return the images that `_decode` left in a folder; pixels stay on the disk."""
+def _shapes(split: Split, data: Data) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of DecodedImages.image and mask."""
+    count, side = split.num_records, data.side
+    return (count, side, side, 1), (count, side * side // 8)
+
+
+def _in_memory(split: Split, data: Data, batches: Callable) -> DecodedImages:
+    """Return the split's images as arrays."""
+    image_shape, mask_shape = _shapes(split, data)
+    image, mask = np.empty(image_shape, split.dtype), np.empty(mask_shape, np.uint8)
+    parts, row = [], 0
+    for image_part, mask_part, fields in _decode(split, data, batches):
+        rows = slice(row, row := row + len(image_part))
+        image[rows], mask[rows] = image_part, mask_part
+        parts.append(fields)
+    return DecodedImages(_row_numbers(split), image, mask, _joined(parts))
+
+
+def _write_files(split: Split, data: Data, batches: Callable, folder: Path) -> None:
+    """Write the split's images into the files of a folder, row after row."""
+    image_shape, mask_shape = _shapes(split, data)
+    parts = []
+    with (folder / IMAGE).open("wb") as images, (folder / MASK).open("wb") as masks:
+        row_file.write_header(images, image_shape, split.dtype)
+        row_file.write_header(masks, mask_shape, "uint8")
+        for image_part, mask_part, fields in _decode(split, data, batches):
+            images.write(image_part.data)
+            masks.write(mask_part.data)
+            parts.append(fields)
+    np.savez(folder / OTHERS, **_joined(parts))
+
+
+def _joined(parts: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _load_images(folder: Path, split: Split, later_folder: Path | None = None) -> DecodedImages:
+    """Return the images that `_write_files` left in a folder; pixels stay on the disk.
+    `later_folder`: what it will be called when messages name it."""
+    checksums = json.loads((folder / CHECKSUMS).read_text())["sha256"]
     with np.load(folder / OTHERS) as arrays:
         other_fields = {name: arrays[name] for name in arrays.files}
-    image, mask = (np.load(folder / name, mmap_mode="r") for name in (IMAGE, MASK))
+    image, mask = (
+        RowFile((folder / name).open("rb"), checksums[name], (later_folder or folder) / name)
+        for name in (IMAGE, MASK)
+    )
     return DecodedImages(_row_numbers(split), image, mask, other_fields)
 
 

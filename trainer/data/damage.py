@@ -6,6 +6,7 @@ that left records out could not be resumed in the same order.
 
 import contextlib
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -30,15 +31,20 @@ ERRORS = (
     tf.errors.FailedPreconditionError,
 )
 UNREADABLE = "permission denied"
+# How TensorFlow quotes an error of Python, before its traceback.
+INPUT_ERROR = re.compile(rf"\b{InputError.__name__}: (.*)")
 
 
 @contextlib.contextmanager
 def locate_errors(config: Config, folder: str) -> Iterator[None]:
     """Turn an error of reading into an InputError that names the first damaged record of the lake
-    and data.more_lakes; an error passes unchanged where no record is damaged."""
+    and data.more_lakes; an error passes unchanged where no record is damaged. An InputError that
+    was raised in tf.data comes out as such."""
     try:
         yield
     except ERRORS as error:
+        if match := INPUT_ERROR.search(error.message):
+            raise InputError(match[1]) from None
         print("a step failed; looking for a damaged record", file=sys.stderr, flush=True)
         for lake in (folder, *config.data.more_lakes):
             if damage := first_damaged_shard(lake, config.data):

@@ -2,8 +2,8 @@
 there is no room."""
 
 import dataclasses
-import errno
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from lake.records import manifest
 from trainer.config import run
 from trainer.data import cache, splits
 from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.damage import locate_errors
 
 SHA256 = "0" * 64
+FILE_SIZE = resource.RLIMIT_FSIZE
 
 
 def batches(split, settings, images=None, first_step=0):
@@ -101,6 +103,10 @@ def cached(lake, tmp_path_factory):
     return place, split, decode(split, settings)
 
 
+def all_rows(rows) -> np.ndarray:
+    return rows[np.arange(len(rows))]
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -151,7 +157,7 @@ def test_a_damaged_cache_is_made_again_aloud(cached, tmp_path, capsys, name):
     assert lines[1].startswith(f"{folder}: ") and lines[1].endswith("; it is made again")
     assert fault in lines[1] and lines[2].startswith("caching")
     for one, other in ((images.image, expected.image), (images.mask, expected.mask)):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(all_rows(one), all_rows(other))
     decode(split, settings)
     assert capsys.readouterr().out.startswith("cached: ")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
@@ -180,20 +186,62 @@ def test_a_cache_is_left_to_who_uses_it(cached, tmp_path):
     [folder] = (tmp_path / "cache").iterdir()
     (folder / "checksums.json").unlink()
     decode(split, settings)
-    np.testing.assert_array_equal(images.image, expected.image)
+    np.testing.assert_array_equal(all_rows(images.image), all_rows(expected.image))
 
 
-def test_a_disk_that_fills_is_one_message_and_leaves_nothing(lake, tmp_path, monkeypatch):
+def overwrite(path: Path) -> None:
+    """Another bit in the file that is there, as no copy beside it leaves it."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "is_changed"),
+    [
+        ("image.npy", lambda path: os.truncate(path, 5000), True),
+        ("mask.npy", overwrite, True),
+        ("image.npy", Path.unlink, False),
+        ("image.npy", os.utime, False),
+    ],
+)
+def test_a_file_that_changes_while_it_is_in_use_ends_the_run(
+    cached, tmp_path, capsys, name, damage, is_changed
+):
+    """A map of it into memory would end the process without a word."""
+    place, split, _ = cached
+    shutil.copytree(place, tmp_path / "cache")
+    settings = run.Data(side=32, batch_size=8, cache=str(tmp_path / "cache"))
+    images = decode(split, settings)
+    expected = batches(split, settings, images)
+    [folder] = (tmp_path / "cache").iterdir()
+    damage(folder / name)
+    config = run.Config(model={"kind": "unet"}, data=settings)
+    if is_changed:
+        message = f"^{folder / name} was changed while it was in use; repeat the command, which "
+        with (
+            pytest.raises(InputError, match=f"{message}.*again$"),
+            locate_errors(config, "no lake, as it is not looked at"),
+        ):
+            batches(split, settings, images)
+        return
+    for one, other in zip(batches(split, settings, images), expected, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+
+
+def test_a_disk_that_fills_is_one_message_and_leaves_nothing(lake, tmp_path):
     settings = run.Data(side=32, batch_size=8, cache=str(tmp_path / "cache"))
     split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
 
-    def fallocate(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", fallocate)
-    expected = "cache/.*: No space left on device; make room there"
-    with pytest.raises(InputError, match=expected), storage.explain_errors():
-        decode(split, settings)
+    expected, limits = "cache/.*: File too large; make room there", resource.getrlimit(FILE_SIZE)
+    resource.setrlimit(FILE_SIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(InputError, match=expected), storage.explain_errors():
+            decode(split, settings)
+    finally:
+        resource.setrlimit(FILE_SIZE, limits)
     assert not [*(tmp_path / "cache").iterdir()]
 
 
@@ -236,4 +284,5 @@ def test_its_size_is_what_it_takes(lake, tmp_path):
     settings = run.Data(side=64, batch_size=8, cache=str(tmp_path))
     split = splits.named_split(manifest.load(str(lake)), str(lake), "train")
     images = decode(split, settings)
-    assert cache.num_bytes(split, settings) == images.image.nbytes + images.mask.nbytes
+    nbytes = [all_rows(rows).nbytes for rows in (images.image, images.mask)]
+    assert cache.num_bytes(split, settings) == sum(nbytes)
