@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from lake import InputError, signals, storage
+from lake import InputError, pool, signals, storage
 from lake.terminal import cli, progress
 
 HEADER = "ImageId, EncodedPixels"  # with the space that the challenge's CSV has
@@ -47,17 +47,9 @@ def write(
     if processes == 1:
         rows += collect(map(job, range(images)), images)
     else:
-        # A forked child would wait for ever for locks of threads that it does not have
-        # (TensorFlow's), so start new processes.
-        with signals.raising(), _pool(min(processes, images)) as pool:
-            rows += collect(pool.imap(job, range(images), chunksize=4), images)
+        with signals.raising(), pool.start(min(processes, images)) as processes_at_work:
+            rows += collect(processes_at_work.imap(job, range(images), chunksize=4), images)
     storage.write(output / "train-rle.csv", "".join(f"{row}\n" for row in rows).encode())
-
-
-def _pool(processes):
-    """Return a pool of new processes."""
-    with signals.kept_from_children():
-        return multiprocessing.get_context("spawn").Pool(processes)
 
 
 def make_room(folder, names, pattern="*.dcm"):

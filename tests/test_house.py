@@ -47,7 +47,7 @@ ARROWS = {
     "lake": {
         "__main__": "inspection records terminal storage signals",
         "lock": "terminal storage signals clock",
-        "inspection": "records sources labels terminal scan exam storage signals picture",
+        "inspection": "records sources labels terminal scan exam storage pool signals picture",
         "predictions": "sources labels scan exam storage",
         "records": "sources labels scan storage",
         "sources": "labels scan exam storage ids",
@@ -58,6 +58,7 @@ ARROWS = {
         "exam": "",
         "ids": "",
         "storage": "signals disk",
+        "pool": "signals",
         "clock": "",
         "signals": "",
         "disk": "",

@@ -4,7 +4,6 @@ In: a folder and its manifest. Out: the Problems and the number of records that 
 """
 
 import contextlib
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.compute
 
-from lake import InputError, signals
+from lake import InputError, pool, signals
 from lake.inspection import verify_totals
 from lake.inspection.verify_shard import Problems, Task, check
 from lake.records import example, index, manifest
@@ -63,12 +62,8 @@ def _parallel_map(processes: int) -> Iterator[Callable]:
     if processes <= 1:
         yield map
         return
-    with signals.raising():
-        with signals.kept_from_children():
-            # A forked process would have pyarrow's locks, but not the threads that release them.
-            pool = multiprocessing.get_context("spawn").Pool(processes)
-        with pool:
-            yield pool.imap
+    with signals.raising(), pool.start(processes) as processes_at_work:
+        yield processes_at_work.imap
 
 
 def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
