@@ -23,7 +23,7 @@ SECTIONS = {
     "loss": "what the network is taught by",
     "optimizer": "how it learns: rate, schedule, averages",
     "train": "epochs, devices, checkpoints, which epoch is kept",
-    "evaluate": "how thresholds are chosen on the validation split",
+    "evaluate": "how thresholds are chosen and p is calibrated on the validation split",
     "stages": "runs one after the other, each with what differs",
 }
 CONFIG = "a YAML file, or the name of one that radlake configs lists"
@@ -98,6 +98,11 @@ def add_evaluate(command: Callable) -> None:
         "highest dice of images with a lesion; default: evaluate.choose of the run's config"
     )
     add("--choose", choices=("best", "one_se"), help=rule)
+    kind = (
+        "fit an image's p of a lesion to the labels of validation, before thresholds are chosen; "
+        "predict and export use it, too; default: evaluate.calibrate of the run's config"
+    )
+    add("--calibrate", choices=("none", "temperature", "platt"), help=kind)
     add = evaluate.add_argument_group("scores").add_argument
     prevalence = "share of images with a lesion, for PPV and NPV; default: as in the images"
     add("--prevalence", type=cli.between(0, 1), metavar="SHARE", help=prevalence)

@@ -87,7 +87,7 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
     tolerances = flags.tolerance_mm, flags.tolerance_px
     networks = _ensemble(flags, flags.level)
     numbers = flags.prevalence, flags.bootstrap, flags.seed
-    choices = ScoreOptions(*numbers, *tolerances, flags.choose)
+    choices = ScoreOptions(*numbers, *tolerances, flags.choose, flags.calibrate)
     return evaluate.evaluate(networks, flags.lake, choices, flags.picture, flags.report)
 
 

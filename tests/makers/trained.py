@@ -11,12 +11,14 @@ import numpy as np
 from trainer import task, workdir
 from trainer.config.run import Config
 from trainer.inference import ensemble, images
+from trainer.inference.calibration import Calibration
 from trainer.inference.decision import Decision, Triplet
 from trainer.models.build import build
 from trainer.training import ownership
 
 UNET = {"kind": "unet", "filters": 2, "depth": 1}
 CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1}
+CALIBRATION = Calibration("platt", 0.6, -0.3)  # of the cascade
 
 
 def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Path:
@@ -34,15 +36,18 @@ def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Pa
     return folder
 
 
-def with_thresholds(system: ensemble.Ensemble, lake: Path) -> None:
+def with_thresholds(
+    system: ensemble.Ensemble, lake: Path, calibration: Calibration | None = None
+) -> None:
     """Write thresholds as if evaluate had chosen them, which keep a part of the masks, and about
-    30 % of each."""
+    30 % of each; `calibration`: as if it had fitted it before."""
+    system = system.calibrated(calibration)
     inputs = images.from_lake(str(lake), "test")
     batch = next(iter(images.batches(inputs, system, ("image_id",), with_image=False)))
     outputs = system(batch)
     bottom = float(np.quantile(outputs.probabilities.numpy(), 0.7))
     gate = None if outputs.lesion is None else float(np.quantile(outputs.lesion.numpy(), 0.3))
-    decision = Decision(Triplet(bottom, 0.25, bottom), gate)
+    decision = Decision(Triplet(bottom, 0.25, bottom), gate, calibration)
     entry = decision.to_json() | {"weights_sha256": system.weights_sha256()}
     workdir.write_metrics(system.members[0].workdir, {system.label: entry})
 
@@ -78,7 +83,7 @@ def write_systems(folder: Path, lake: Path) -> None:
     deep = workdir_of(folder / "deep", lake, UNET, 32, dtype="uint16")
     cascade = ensemble.load([segmenter], [classifier], ("flip",))
     assert cascade.classifier_settings is not None
-    with_thresholds(cascade, lake)
+    with_thresholds(cascade, lake, CALIBRATION)
     with_thresholds(ensemble.load([deep]), lake)
 
 

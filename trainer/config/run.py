@@ -113,6 +113,10 @@ class Evaluate(Section):
     # those within one standard error of the best, the ones with the highest dice of images with a
     # lesion; take it where validation has few positives, for which the best is often an empty mask.
     choose: Literal["best", "one_se"] = "best"
+    # How an image's p of a lesion becomes a probability, before thresholds on it are chosen. platt:
+    # a slope and an offset of its logit. temperature: a slope alone. Both are fitted on validation,
+    # and predict and export use them, too.
+    calibrate: Literal["none", "temperature", "platt"] = "none"
 
 
 class Config(Section):
@@ -156,6 +160,9 @@ class Config(Section):
         yield from self._terms_without_their_network()
         yield from self._network_without_its_terms()
         yield from self._averages_out_of_reach()
+        kind, classes = self.evaluate.calibrate, getattr(self.model, "classes", None) or 2
+        if kind != "none" and classes > 2:
+            yield f"evaluate.calibrate={kind}: of two classes alone, and model.classes={classes}"
         yield from self._scores_of_other_models()
 
     def _terms_without_their_network(self) -> Iterator[str]:

@@ -93,7 +93,9 @@ EVALUATED = {
         "NPV", "share without one of the images called negative, at the stated prevalence"
     ),
     "ece": ScoreName("calibration error", "ECE of p of a lesion in 15 even bins (Guo et al. 2017)"),
+    "ece_uncalibrated": ScoreName("the same before calibration", "of the network's p as it is"),
     "brier": ScoreName("Brier score", "mean of (p - truth)², p of a lesion (Brier 1950)"),
+    "brier_uncalibrated": ScoreName("Brier score before calibration", "of the same p"),
     "pixel_ece": ScoreName("calibration error of pixels", "ECE of p of each pixel in 15 bins"),
     "pixel_brier": ScoreName("Brier score of pixels", "mean of (p - truth)², p of each pixel"),
 }

@@ -23,13 +23,12 @@ from trainer.evaluation.results import Evaluation, SplitScores
 from trainer.evaluation.scored_splits import ScoredSplits
 from trainer.evaluation.scores import ScoreOptions, score
 from trainer.evaluation.table import table
-from trainer.inference import kinship
+from trainer.inference import calibration, kinship
+from trainer.inference.calibration import Calibration
 from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.kinship import LakeInUse
 from trainer.workdir import METRICS, read_json, write_metrics
-
-DEFAULT_RULE = Evaluate.model_fields["choose"].default  # that of entries that do not say it
 
 
 def evaluate(
@@ -58,21 +57,32 @@ def evaluate(
 
 def _with_choices_of_config(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
     """Return the options with what the config of the first run says where they say nothing."""
-    settings = ensemble.config.evaluate
-    return options._replace(choose=options.choose or settings.choose)
+    settings, classes = ensemble.config.evaluate, getattr(ensemble.config.model, "classes", None)
+    choices = options._replace(
+        choose=options.choose or settings.choose, calibrate=options.calibrate or settings.calibrate
+    )
+    if choices.calibrate != calibration.NONE and (classes or 2) > 2:
+        raise InputError(
+            f"--calibrate {choices.calibrate}: fits p of a lesion, and {ensemble.title} knows "
+            f"{classes} classes"
+        )
+    return choices
 
 
 def _with_choices_of_thresholds(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
-    """Return the options with the rule by which the runs' thresholds were chosen; raise InputError
-    where the options say another one."""
+    """Return the options with those by which the runs' thresholds were chosen; raise InputError
+    where the options say others."""
     path = ensemble.members[0].workdir / METRICS
-    rule = read_json(path)[ensemble.label].get("options", {}).get("choose", DEFAULT_RULE)
-    if options.choose not in (None, rule):
-        raise InputError(
-            f"--choose {options.choose}: the thresholds of {path} were chosen by {rule} on the "
-            f"run's own lake; evaluate that one first, with this option and without --lake"
-        )
-    return options._replace(choose=rule)
+    earlier_options, choices = read_json(path)[ensemble.label].get("options", {}), {}
+    for name, field in Evaluate.model_fields.items():
+        # An entry of before does not say it.
+        choices[name] = earlier_options.get(name) or field.default
+        if (value := getattr(options, name)) not in (None, choices[name]):
+            raise InputError(
+                f"--{name} {value}: the thresholds of {path} were chosen with {choices[name]} on "
+                f"the run's own lake; evaluate that one first, with this option and without --lake"
+            )
+    return options._replace(**choices)
 
 
 def _own_thresholds(ensemble: Ensemble, options: ScoreOptions) -> tuple[str, Decision | None]:
@@ -108,7 +118,7 @@ def _evaluate(
         storage.check_writable(folder)
     with damage.locate_errors(ensemble.config, lake.folder):
         scored = scored_splits.open_splits(ensemble, lake, frozen is not None)
-        outcomes, last_parts = _predict_splits(ensemble, scored, frozen, options.choose)
+        outcomes, last_parts = _predict_splits(ensemble, scored, frozen, options)
         tolerances = options.tolerance_mm, options.tolerance_px
         outcomes = {name: with_outlines(split, *tolerances) for name, split in outcomes.items()}
         # Picture and report show images of the last split.
@@ -174,20 +184,25 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _predict_splits(
-    ensemble: Ensemble, scored: ScoredSplits, frozen: Decision | None, rule: str
+    ensemble: Ensemble, scored: ScoredSplits, frozen: Decision | None, options: ScoreOptions
 ) -> tuple[dict[str, Outcomes], list[SplitPredictions]]:
     """Return (the outcomes of each split, by its name, the predictions behind the last of them)."""
     outcomes, parts = {}, []
     decision = None if frozen == Decision() else frozen  # of more than two classes
+    scale = decision and decision.calibration
     if frozen is None:
         # One pass over each fold, or one over the validation split.
         parts = [predict(part, split) for part, split in scored.validation]
         validation = join([part.predictions for part in parts])
-        decision = _choose_thresholds(ensemble, validation, rule)
+        if options.calibrate != calibration.NONE:
+            scale = calibration.fit(options.calibrate, validation.scores, validation.labels)
+        validation = validation.calibrated(scale)
+        parts = [part.calibrated(scale) for part in parts]
+        decision = _choose_thresholds(ensemble, validation, options.choose, scale)
         name = " and ".join(split.name for _, split in scored.validation)
         outcomes[name] = decide(validation, decision)
     if scored.test:
-        parts = [predict(ensemble, scored.test)]
+        parts = [predict(ensemble, scored.test).calibrated(scale)]
         outcomes[scored.test.name] = decide(parts[0].predictions, decision)
     return outcomes, parts
 
@@ -228,14 +243,19 @@ def _unfinished(ensemble: Ensemble) -> list[Remark]:
     return notes
 
 
-def _choose_thresholds(ensemble: Ensemble, validation: Predictions, rule: str) -> Decision | None:
-    """Return the thresholds chosen on the validation split; None for more than two classes."""
+def _choose_thresholds(
+    ensemble: Ensemble, validation: Predictions, rule: str, scale: Calibration | None
+) -> Decision | None:
+    """Return the thresholds chosen on the validation split, of p that this calibration has made;
+    None for more than two classes."""
     if ensemble.segmenters:
         groups = validation.groups[validation.mask_places]
-        return choice.choose(validation.counts, validation.lesion_of_masks, rule, groups)
-    if validation.lesion is None:  # more than two classes
+        decision = choice.choose(validation.counts, validation.lesion_of_masks, rule, groups)
+    elif validation.lesion is None:  # more than two classes
         return None
-    return choice.choose_for_classifier(validation.lesion, validation.labels)
+    else:
+        decision = choice.choose_for_classifier(validation.lesion, validation.labels)
+    return decision._replace(calibration=scale)
 
 
 def _score_split(outcomes: Outcomes, options: ScoreOptions) -> SplitScores:

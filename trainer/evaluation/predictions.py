@@ -13,9 +13,11 @@ from lake.terminal.progress import Progress
 from trainer.data.batches import Split
 from trainer.evaluation import surfaces
 from trainer.inference import counts, decision
+from trainer.inference.calibration import Calibration
 from trainer.inference.counts import Counts
 from trainer.inference.decision import Sizes
 from trainer.inference.ensemble import Ensemble
+from trainer.scoring import metrics
 
 # Fields of a record that an evaluation needs beside the network's input.
 FIELDS = (
@@ -42,6 +44,7 @@ class Predictions(NamedTuple):
     maps: np.ndarray  # [N] surfaces.Map of an image with a true lesion, None of others
     has_mask: np.ndarray  # [N] bool: the mask is known; all False where no network segments
     counts: Counts  # rows of the M images with has_mask
+    uncalibrated: np.ndarray | None = None  # [N] float32, p of a lesion before its calibration
 
     @property
     def mask_places(self) -> np.ndarray:
@@ -61,8 +64,21 @@ class Predictions(NamedTuple):
     def take(self, places: np.ndarray) -> "Predictions":
         """Return the predictions for the images at these places, in their order."""
         rows = (np.cumsum(self.has_mask) - 1)[places][self.has_mask[places]]
-        columns = [None if column is None else column[places] for column in self[:-1]]
-        return Predictions(*columns, Counts(THRESHOLDS, *(part[rows] for part in self.counts[1:])))
+        columns = {
+            name: None if column is None else column[places]
+            for name, column in self._asdict().items()
+            if name != "counts"
+        }
+        counts = Counts(THRESHOLDS, *(part[rows] for part in self.counts[1:]))
+        return Predictions(**columns, counts=counts)
+
+    def calibrated(self, calibration: Calibration | None) -> "Predictions":
+        """Return the predictions with calibrated scores and p of a lesion; None changes nothing."""
+        if calibration is None:
+            return self
+        scores = calibration.apply(self.scores)
+        p, uncalibrated = (metrics.to_probabilities(logits) for logits in (scores, self.scores))
+        return self._replace(scores=scores, lesion=p, uncalibrated=uncalibrated)
 
 
 class SplitPredictions(NamedTuple):
@@ -74,6 +90,12 @@ class SplitPredictions(NamedTuple):
     predictions: Predictions
     num_lesions: int = 0  # true masks that are not empty
     num_lost: int = 0  # those of them that are, at the network's side
+
+    def calibrated(self, calibration: Calibration | None) -> "SplitPredictions":
+        """Return the same with a calibrated ensemble and its predictions."""
+        predictions = self.predictions.calibrated(calibration)
+        ensemble = self.ensemble.calibrated(calibration)
+        return self._replace(ensemble=ensemble, predictions=predictions)
 
 
 def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
@@ -170,8 +192,9 @@ def _group(record: dict) -> str:
 
 
 def join(parts: list[Predictions]) -> Predictions:
-    """Return the predictions for several splits as one, in the order of the splits."""
-    *columns, all_counts = zip(*parts, strict=True)
+    """Return the predictions for several splits as one, in the order of the splits; none of them is
+    calibrated yet."""
+    *columns, all_counts, _ = zip(*parts, strict=True)
     counts_columns = zip(*(part[1:] for part in all_counts), strict=True)
     return Predictions(
         *(

@@ -138,9 +138,11 @@ def _calibration(scores: Scores) -> dict[str, str]:
     if not low > CALIBRATION_ERROR:
         return {}
     text = digits.share(error, scores.samples["ece"])
+    is_calibrated = "ece_uncalibrated" in scores.values
+    advice = "" if is_calibrated else " --calibrate fits it on the validation split."
     return {
         "no_probability": f"Do not read an image's p of a lesion as a probability: on {{split}} it "
-        f"is off by {text} on average."
+        f"is off by {text} on average." + advice
     }
 
 

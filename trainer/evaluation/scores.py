@@ -31,6 +31,7 @@ class ScoreOptions(NamedTuple):
     tolerance_mm: float = 2.0  # of surface dice, where the size of pixels is known
     tolerance_px: float = 4.0  # elsewhere: 2 mm of a chest X-ray are about 4 of 1024 px
     choose: str | None = None  # a rule of trainer/evaluation/choice.py; None: that of the config
+    calibrate: str | None = None  # a kind of trainer/inference/calibration.py; None: the config's
 
 
 class Scores(NamedTuple):
@@ -81,6 +82,8 @@ def samples(outcomes: Outcomes) -> dict[str, int]:
     }
     if predictions.lesion is not None:
         numbers |= dict.fromkeys(("ece", "brier"), len(labels))
+    if predictions.uncalibrated is not None:
+        numbers |= dict.fromkeys(("ece_uncalibrated", "brier_uncalibrated"), len(labels))
     if outcomes.decision.triplet is None:
         return numbers
     num_lesions = int((predictions.counts.truth > 0).sum())
@@ -189,8 +192,10 @@ def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
     is_positive, is_called = predictions.labels[places] > 0, outcomes.is_called[places]
     has_label = predictions.labels >= 0
     labels, scores = predictions.labels[has_label] > 0, predictions.scores[has_label]
-    lesion = predictions.lesion
-    lesion = None if lesion is None else lesion[has_label].astype(np.float64)
+    columns = {"": predictions.lesion, "_uncalibrated": predictions.uncalibrated}
+    probabilities = {
+        end: p[has_label].astype(np.float64) for end, p in columns.items() if p is not None
+    }
 
     def measure_images(weights: np.ndarray) -> dict:
         """Return the scores of whole images, [R] each, by name; weights [R, N]."""
@@ -210,11 +215,11 @@ def _image_measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
             "ppv": ratio(hits, hits + alarms),
             "npv": ratio(true_negatives, true_negatives + misses),
         }
-        if lesion is not None:
-            gaps = weights @ (in_bins(lesion) * (lesion - labels)[:, None])  # [R, 15]
+        for end, p in probabilities.items():
+            gaps = weights @ (in_bins(p) * (p - labels)[:, None])  # [R, 15]
             total = weights.sum(axis=1)
-            result["ece"] = ratio(np.abs(gaps).sum(axis=1), total)
-            result["brier"] = ratio(weights @ (lesion - labels) ** 2, total)
+            result[f"ece{end}"] = ratio(np.abs(gaps).sum(axis=1), total)
+            result[f"brier{end}"] = ratio(weights @ (p - labels) ** 2, total)
         return result
 
     return measure_images

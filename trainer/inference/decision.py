@@ -16,6 +16,7 @@ from lake import InputError
 from lake.terminal import cli
 from trainer.config.run import Data
 from trainer.data import record
+from trainer.inference.calibration import Calibration
 from trainer.inference.ensemble import Ensemble
 from trainer.scoring import metrics
 from trainer.workdir import METRICS, read_json
@@ -37,19 +38,36 @@ class Triplet(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The thresholds that turn probabilities into a mask, or an image's p into a label."""
+    """The thresholds that turn probabilities into a mask, or an image's p into a label, and the
+    calibration of that p."""
 
     triplet: Triplet | None = None  # None for classifiers alone
     lesion_threshold: float | None = None  # None where there is no p of a lesion beside the map
+    calibration: Calibration | None = None  # of p of a lesion; comes before its threshold
 
     def to_json(self) -> dict:
         result = {"triplet": self.triplet and self.triplet._asdict()}
         if self.lesion_threshold is not None:
             result["lesion_threshold"] = self.lesion_threshold
+        if self.calibration is not None:
+            result["calibration"] = self.calibration._asdict()
         return result
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Decision":
+        """Return the Decision of to_json's content, which may have other entries."""
+        triplet, calibration = content["triplet"], content.get("calibration")
+        return cls(
+            triplet and Triplet(**triplet),
+            content.get("lesion_threshold"),
+            calibration and Calibration(**calibration),
+        )
 
     def __str__(self) -> str:
         """Return the rule in words."""
+        return self._rule() + (f"; {self.calibration}" if self.calibration else "")
+
+    def _rule(self) -> str:
         if self.triplet is None:
             return f"a lesion where p >= {self.lesion_threshold:.4g}"
         top, area_share, bottom = self.triplet
@@ -145,5 +163,4 @@ def read_decision(ensemble: Ensemble, other_label: str | None = None) -> Decisio
         raise InputError(
             f"{path}: the thresholds of {label} were chosen for other weights; {repeat}"
         )
-    triplet = entries[label]["triplet"]
-    return Decision(triplet and Triplet(**triplet), entries[label].get("lesion_threshold"))
+    return Decision.from_json(entries[label])

@@ -5,6 +5,7 @@ In: a batch of `Ensemble.batches`. Out: probabilities at the network's size, whi
 trainer/inference/decision.py compares with thresholds.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from lake.records import manifest
 from trainer.config.run import Data
 from trainer.data.batches import Split, evaluation_batches
 from trainer.inference import views
+from trainer.inference.calibration import Calibration
 from trainer.inference.views import Member
 from trainer.models import window
 from trainer.scoring import metrics
@@ -30,8 +32,8 @@ class BatchPrediction(NamedTuple):
     """What an ensemble predicts for a batch, float32."""
 
     probabilities: tf.Tensor | None  # [B, S, S, 1] of pixels; None from classifiers alone
-    # [B], p of a lesion by classifiers or by the empty_head of every segmenter; None without them,
-    # and from classifiers of more than two classes.
+    # [B], p of a lesion by classifiers or by the empty_head of every segmenter, or by segmenters
+    # that are calibrated; None otherwise, and from classifiers of more than two classes.
     lesion: tf.Tensor | None
     scores: tf.Tensor  # [B] or [B, C], logits, by which the images are ranked
 
@@ -97,7 +99,17 @@ class Ensemble:
             [views.forward(member, view, has_head) for member in members for view in tta_views]
             for members, has_head in ((self.segmenters, self.has_heads), (self.classifiers, False))
         )
+        self.calibration: Calibration | None = None
         self._predict = tf.function(self.outputs, autograph=False)
+
+    def calibrated(self, calibration: Calibration | None) -> "Ensemble":
+        """Return the same ensemble with its images' logits calibrated."""
+        if calibration == self.calibration:
+            return self
+        other = copy.copy(self)
+        other.calibration = calibration
+        other._predict = tf.function(other.outputs, autograph=False)
+        return other
 
     @property
     def settings(self) -> Data:
@@ -200,6 +212,8 @@ class Ensemble:
         scores = metrics.lesion_score(logits) if lesion is None else lesion
         is_one = len(scores.shape) == 2 and scores.shape[-1] == 1
         scores = scores[:, 0] if is_one else scores  # [B], or [B, C] of C classes
+        if self.calibration:
+            scores, is_one = self.calibration.apply(scores), True
         return {
             "probabilities": None if logits is None else ops.sigmoid(logits),
             "lesion": ops.sigmoid(scores) if is_one else None,

@@ -40,6 +40,7 @@ def predict(
     """Write the tables and what `options` ask for into the folder `output`, which is new or has
     what the same command has finished before; return the line to print."""
     check(ensemble, inputs, options)
+    ensemble = ensemble.calibrated(decision.calibration)
     owner = finished.identity(ensemble, decision, inputs, options)
     done = FinishedImages(output, owner, inputs)
     if done.summary:

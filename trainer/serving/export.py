@@ -53,7 +53,8 @@ def write(
 ) -> list[str]:
     """Write the export into an existing folder; return the names of its signatures."""
     settings = images.reader_settings(ensemble)._replace(any_modality=any_modality)
-    server = graph.Server(ensemble, decision, settings.storage)
+    calibrated = ensemble.calibrated(decision.calibration)
+    server = graph.Server(calibrated, decision, settings.storage)
     traces, functions = graph.signatures(server, settings, decoder), {}
     level = f" L{ensemble.level}" if ensemble.level else ""
     steps = Progress(f"exporting{level}", len(traces) + 1, "steps")

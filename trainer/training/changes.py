@@ -19,7 +19,8 @@ FREE = frozenset(
         *("lake", "model.weights", "data.cache", "train.device", "train.replicas"),
         *("train.worker_minutes", "train.checkpoint_minutes", "train.max_hours"),
         *("train.patience", "train.profile", "train.jit", "train.rematerialise"),
-        *("train.steps_per_call", "train.deterministic", "evaluate.choose"),
+        *("train.steps_per_call", "train.deterministic"),
+        *("evaluate.choose", "evaluate.calibrate"),
     )
 )
 # Fields that have no effect under this condition, on which a change has none either.

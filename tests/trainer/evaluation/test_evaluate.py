@@ -27,7 +27,7 @@ from trainer.evaluation import choice, evaluate, threshold_grid
 from trainer.evaluation.outcomes import decide
 from trainer.evaluation.predictions import Predictions, predict
 from trainer.evaluation.scores import ScoreOptions
-from trainer.inference import decision, ensemble
+from trainer.inference import calibration, decision, ensemble
 from trainer.inference.decision import Decision, Triplet
 from trainer.training.ownership import claim
 
@@ -174,6 +174,7 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     picture, page = tmp_path / "deep" / "p.png", tmp_path / "r.html"
     members = [str(runs["segmenter"]), str(runs["second"])]
     options = ["--tta", "flip", "1.5", "--bootstrap=20", "--prevalence=0.1", "--choose=one_se"]
+    options += ["--calibrate=platt"]
     options += ["--picture", str(picture), "--report", str(page)]
     command = ["evaluate", "--workdir", *members, "--classifier", str(runs["classifier"])]
     assert task.main([*command, *options]) == 0
@@ -202,7 +203,21 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     # The thresholds are read back for these members and no others.
     system = ensemble.load(list(map(Path, members)), [runs["classifier"]], ["flip", "1.5"])
     chosen = decision.read_decision(system)
-    assert chosen.to_json() == {name: entry[name] for name in ("triplet", "lesion_threshold")}
+    names = ("triplet", "lesion_threshold", "calibration")
+    assert chosen.to_json() == {name: entry[name] for name in names}
+    # The calibration is fitted on the logits of the cascade's mean.
+    val = predictions_for(system, lake, "val")
+    assert chosen.calibration == calibration.fit("platt", val.scores, val.labels)
+    calibrated = predictions_for(system.calibrated(chosen.calibration), lake, "val")
+    assert scores_at(calibrated, chosen)["ece"] == pytest.approx(
+        entry["splits"]["val"]["ece"], abs=1e-6
+    )
+    before = scores_at(val, Decision(chosen.triplet, 0.0))
+    for name in ("ece", "brier"):
+        assert entry["splits"]["val"][f"{name}_uncalibrated"] == pytest.approx(before[name])
+    words = " ".join(output.split())
+    for text in ("calibration error", "the same before calibration", str(chosen.calibration)):
+        assert text in words and text in " ".join(page.read_text().split())
     pixels, words = np.asarray(Image.open(picture)), (system.title, "test (phantoms 1.0.0)")
     text = title(*words, str(chosen))
     strips = with_title(pixels[:0], text, panel.TITLE_PX, panel.font_file(), panel.COLOURS)
