@@ -6,9 +6,11 @@ that left records out could not be resumed in the same order.
 
 import contextlib
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tensorflow as tf
@@ -16,6 +18,7 @@ import tensorflow as tf
 from lake import InputError, storage
 from lake.records import manifest
 from lake.terminal import cli
+from lake.terminal.progress import Progress
 from trainer.config.run import Config, Data
 from trainer.data.record import decode_record
 
@@ -66,27 +69,28 @@ def check_shards(content: dict, folder: str, names: Collection[str], data: Data)
     """Raise InputError where a shard of these splits of a lake has other bytes than its manifest
     lists: damaged, or edited. On gs://, where reading costs more, their number alone is compared.
     """
-    for path, shard in _shards(content, folder, names):
-        try:
-            if path.exists() and _has_bytes(path, shard):
-                continue
-        except PermissionError:
-            raise _damaged(folder, str(path), UNREADABLE) from None
-        decode = _decoder(content, data)
-        fault = fault_of_shard(str(path), shard["records"], decode)
-        fault = fault or f"its bytes are not those that {manifest.MANIFEST} lists"
-        raise _damaged(folder, str(path), fault)
+    shards = [*_shards(content, folder, names)]
+    line = Progress("checking", len(shards), "shards")
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        faults = threads.map(lambda pair: _fault(*pair), shards)
+        for (path, shard), fault in zip(shards, faults, strict=True):
+            if fault == UNREADABLE:
+                raise _damaged(folder, str(path), UNREADABLE)
+            if fault:
+                record_fault = fault_of_shard(str(path), shard["records"], _decoder(content, data))
+                raise _damaged(folder, str(path), record_fault or fault)
+            line.add()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-def check_sizes(content: dict, folder: str, names: Collection[str], data: Data) -> None:
-    """Raise InputError where a shard of these splits of a local lake is missing, or has another
-    number of bytes than its manifest lists. Every record has a checksum of its own, which training
-    compares; their number is known before its first step."""
-    if storage.is_remote(folder):  # a request per shard
-        return
-    for path, shard in _shards(content, folder, names):
-        if not path.exists() or storage.size_of(path) != shard["bytes"]:
-            check_shards({**content, "shards": [shard]}, folder, names, data)
+def check_local_shards(content: dict, folder: str, names: Collection[str], data: Data) -> None:
+    """Raise InputError where a shard of these splits of a local lake has other bytes than its
+    manifest lists. On gs:// a shard takes a request; there, and after the first step, what a record
+    has for a checksum of its own is all that training compares."""
+    if not storage.is_remote(folder):
+        check_shards(content, folder, names, data)
 
 
 def _shards(content: dict, folder: str, names: Collection[str]) -> Iterator[tuple[Path, dict]]:
@@ -96,14 +100,22 @@ def _shards(content: dict, folder: str, names: Collection[str]) -> Iterator[tupl
             yield storage.path_of(folder) / shard["name"], shard
 
 
-def _has_bytes(path: Path, shard: dict) -> bool:
-    """Return whether a shard has the bytes of the manifest's entry."""
-    if storage.size_of(path) != shard["bytes"]:
-        return False
-    if storage.is_remote(path):
-        return True
+def _fault(path: Path, shard: dict) -> str:
+    """Return how the bytes of a shard differ from those of the manifest's entry; "": not at all."""
+    try:
+        if not path.exists():
+            return "no such file"
+        is_same = storage.size_of(path) == shard["bytes"]
+        if is_same and not storage.is_remote(path):
+            is_same = _sha256(path) == shard["sha256"]
+    except PermissionError:
+        return UNREADABLE
+    return "" if is_same else f"its bytes are not those that {manifest.MANIFEST} lists"
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == shard["sha256"]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_damaged_shard(folder: str, data: Data) -> tuple[str, str] | None:

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from lake import InputError, storage
 from trainer.config.run import Config
+from trainer.data import damage
 from trainer.data.batches import stored_records
 from trainer.devices import workers
 from trainer.devices.strategy import compiles_gradients, peak_memory_bytes, policy_name
@@ -63,7 +64,8 @@ def report(
             for count in replicas
         ]
     else:
-        rows = [measure(config, steps)]
+        with damage.locate_errors(config, config.lake):
+            rows = [measure(config, steps)]
     result, lines = {"runs": rows}, [_table(rows)]
     if memory_gb:
         result["memory"] = largest_batches(options, memory_gb)

@@ -25,6 +25,7 @@ from lake import InputError, picture, signals, storage
 from lake.records import manifest
 from lake.terminal import console
 from trainer.config.run import Config
+from trainer.data import damage
 from trainer.devices.strategy import distribute
 from trainer.display import plots
 from trainer.display.board import Board
@@ -58,7 +59,8 @@ def report(config: Config, workdir: Path, steps: int, lowest: float, highest: fl
     run = build_run(first)
     if run.worker.is_chief:
         storage.check_writable(workdir)
-    losses = losses_by_rate(run, rates)
+    with damage.locate_errors(first, first.lake):
+        losses = losses_by_rate(run, rates)
     if not losses:
         raise InputError(
             f"the loss or a gradient of the first step is not a number, at the rate {lowest:g}"

@@ -61,9 +61,9 @@ def build_run(config: Config) -> Run:
     """
     data, train = config.data, config.train
     lakes = splits.open_lakes(config.lake, data)
-    damage.check_sizes(lakes[0], config.lake, splits.names_in_use(data), data)
+    damage.check_local_shards(lakes[0], config.lake, splits.names_in_use(data), data)
     for folder, lake in zip(data.more_lakes, lakes[1:], strict=True):
-        damage.check_sizes(lake, folder, [data.train_split], data)
+        damage.check_local_shards(lake, folder, [data.train_split], data)
     split = splits.training_split(lakes, config.lake, data, config.is_classifier)
     val_split = splits.validation_split(lakes[0], config.lake, data)
     required.check_classes(lakes[0], config.lake, config)

@@ -79,6 +79,20 @@ def test_a_damaged_shard_is_named(lake, tmp_path, damaging, expected):
             list(batches)
 
 
+def another_label(shard: Path) -> None:
+    """The first record with another label: as many bytes, and a right checksum of its own."""
+
+    def change(records):
+        decoded = tf.train.Example.FromString(records[0])
+        label = decoded.features.feature["label"].int64_list
+        label.value[0] = 1 - label.value[0]
+        return [decoded.SerializeToString(deterministic=True), *records[1:]]
+
+    size = shard.stat().st_size
+    rewrite(shard, change)
+    assert shard.stat().st_size == size
+
+
 def cut(shard: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-20])
 
@@ -87,6 +101,7 @@ def cut(shard: Path) -> None:
     ("damaging", "expected"),
     [
         (Path.unlink, "no such file"),
+        (another_label, "its bytes are not those that manifest.json lists"),
         (lambda shard: rewrite(shard, lambda records: records[:-1]), r"\d records, expected \d"),
         *(
             pytest.param(damaging, expected, marks=exhaustive)
@@ -100,7 +115,7 @@ def cut(shard: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("split", ["train", pytest.param("val", marks=exhaustive)])
-def test_a_shard_of_another_size_is_named_before_the_first_step(
+def test_a_shard_of_other_bytes_is_named_before_the_first_step(
     lake, tmp_path, damaging, expected, split
 ):
     shutil.copytree(lake, tmp_path / "lake")
