@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from beam.prediction.options import PredictionOptions, claim, from_flags, parser, with_threads
-from beam.running import progress
+from beam.running import progress, startup
 from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, signals, storage
@@ -45,20 +45,22 @@ def _predict(
     pattern: str, options: PredictionOptions, beam_arguments: list[str], start: float
 ) -> str:
     """Return what `run` does; `start`: when it began."""
-    from beam.prediction import finish, pipeline
-    from beam.prediction.shards import SUMMARY
-    from beam.running import runners
+    with startup.lasting_objects():
+        from beam.prediction import finish, pipeline
+        from beam.running import runners
 
-    beam_options, runner = runners.parse(beam_arguments)
-    options = with_threads(options, beam_options)
-    signals.set_repeat("the same command goes on with the shards that are finished")
-    claim(options)
-    root = runners.pipeline(beam_options)
-    pipeline.build(root, pattern, options)
+        beam_options, runner = runners.parse(beam_arguments)
+        options = with_threads(options, beam_options)
+        signals.set_repeat("the same command goes on with the shards that are finished")
+        claim(options)
+        root = runners.pipeline(beam_options)
+        pipeline.build(root, pattern, options)
     if options.progress_file:  # on this machine
         with progress.Line(options.progress_file, "predicting"):
             runners.run_locally(root)
     elif not runners.run_remotely(root, runner, beam_options, detach=False):
+        from lake.predictions.folder import SUMMARY
+
         return f"{options.folder}: {SUMMARY} will be there when the job has ended"
     return finish.table(options, time.monotonic() - start)
 

@@ -9,12 +9,11 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam.prediction import listing
 from beam.prediction.options import OWNER, PredictionOptions
-from beam.prediction.shards import SUMMARY
 from beam.running import files
 from beam.running.options import WORK
 from lake import Refused, Stopped, exam
 from lake.predictions import folder
-from lake.predictions.folder import SEGS, TABLES, PredictionRow
+from lake.predictions.folder import SEGS, SUMMARY, TABLES, PredictionRow
 
 
 def finalise(

@@ -11,10 +11,8 @@ from beam.prediction.listing import ImageToPredict, shard_name
 from beam.prediction.options import PredictionOptions
 from beam.running import files, progress
 from lake.predictions import seg_series
-from lake.predictions.folder import SEGS, PredictionRow
+from lake.predictions.folder import SEGS, SUMMARY, PredictionRow
 from lake.predictions.seg_series import PredictedMask
-
-SUMMARY = "predict.json"  # in the folder of predictions: they are whole
 
 
 def write(result: PredictionResult, options: PredictionOptions) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from lake.predictions import submission
 
 TABLES = ("submission.csv", "predictions.csv", "rejects.csv")
 SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = TABLES
+SUMMARY = "predict.json"  # what they are of, written last: the predictions are whole
 PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
 REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 LOCK = "predict.lock"  # while a process predicts into the folder
@@ -40,7 +41,7 @@ def write_tables(
     rejects: list[dict],
     check: Callable[[dict], None] = lambda counts: None,
 ) -> dict:
-    """Write the three tables, submission.csv last; return their counts, as predict.json has them.
+    """Write the three tables, submission.csv last; return their counts, as SUMMARY has them.
 
     `create(name)` opens a file that gets its name when the block ends without an error. `rejects`
     may grow while `rows` are iterated. rejects.csv is whole before `check(counts)`, which may raise

@@ -4,7 +4,10 @@ import gc
 
 import pytest
 
+from beam import predict
+from beam.prediction import pipeline
 from beam.running import startup
+from lake import Stopped
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +32,17 @@ def test_a_collector_that_somebody_turned_off_stays_off():
     with startup.lasting_objects():
         pass
     assert not gc.isenabled()
+
+
+def test_the_pipeline_of_a_prediction_is_built_while_the_collector_rests(
+    exported, tmp_path, monkeypatch
+):
+    def build(*_):
+        raise Stopped("the collector works" if gc.isenabled() else "it rests")
+
+    monkeypatch.setattr(pipeline, "build", build)
+    (tmp_path / "a.dcm").write_bytes(b"not read")
+    words = [f"--model={exported}", f"--images={tmp_path}/a.dcm", f"--output={tmp_path}/out"]
+    with pytest.raises(Stopped, match="it rests"):
+        predict.run([*words, "--runner=DirectRunner"])
+    assert gc.isenabled()

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lake import InputError, signals, storage
-from lake.predictions.folder import TABLES, PredictionRow
+from lake.predictions.folder import SUMMARY, TABLES, PredictionRow
 from lake.terminal.progress import Progress
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
 from trainer.prediction import output_folder
 from trainer.prediction.one_image import FinishedImage, OutputOptions
-from trainer.prediction.output_folder import OWNER, SUMMARY, WORK
+from trainer.prediction.output_folder import OWNER, WORK
 
 VERSION = 2  # raise it when the predictions of the same images change
 PART_SECONDS = 5.0  # so much is predicted again at most

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lake import InputError, lock, storage
-from lake.predictions.folder import LOCK, LOCK_WORDS
+from lake.predictions.folder import LOCK, LOCK_WORDS, SUMMARY
 
 WORK, OWNER = ".work", "made_by.json"  # what is finished: trainer/prediction/finished.py
-SUMMARY = "predict.json"  # the predictions are whole
 
 
 def check(folder: Path) -> None:

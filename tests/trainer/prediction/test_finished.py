@@ -12,10 +12,11 @@ from makers.painter import RADIOGRAPHS, painter, picture, predict_files, save_di
 from makers.volumes import volume, write_volume
 
 from lake import InputError
+from lake.predictions.folder import SUMMARY
 from lake.scan import Storage
 from lake.sources import reader
 from trainer.prediction import finished, predict
-from trainer.prediction.finished import SUMMARY, WORK
+from trainer.prediction.finished import WORK
 from trainer.prediction.one_image import ImageFinisher
 
 CT = reader.ReaderSettings(True, "name", Storage(bits=16, max_side=1024, window="-1000,400"))
