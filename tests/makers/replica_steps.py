@@ -43,9 +43,9 @@ def config_with(
 
 
 def batches(config: Config, steps: int) -> tf.data.Dataset:
-    rng, count = np.random.default_rng(0), BATCH * steps
-    masks = rng.random((count, 16, 16, 1)) < rng.random((count, 1, 1, 1)) / 2
-    draws = rng.random((count, augment.num_draws(config.augment, 16)))
+    rng, count, side = np.random.default_rng(0), BATCH * steps, config.data.side
+    masks = rng.random((count, side, side, 1)) < rng.random((count, 1, 1, 1)) / 2
+    draws = rng.random((count, augment.num_draws(config.augment, side)))
     examples = {
         "image": rng.integers(0, 256, masks.shape).astype("uint8"),
         "mask": 255 * masks.astype("uint8"),

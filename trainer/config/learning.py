@@ -96,6 +96,12 @@ class Optimizer(Section):
     plateau_epochs: int = Field(5, ge=1)
     plateau_factor: float = Field(0.5, gt=0, lt=1)  # what plateau multiplies the rate by
     weight_decay: float | None = Field(None, ge=0)  # None: 1e-4 with adamw, else 0
+    # For an encoder of keras.applications: its rate as a share of the others', so that weights from
+    # ImageNet change less than a new decoder; weight decay goes with it.
+    encoder_rate: float = Field(1.0, gt=0, le=10)
+    # Epochs at the start in which this encoder is frozen: no gradient, no decay, batch norm with
+    # its statistics as they are. model.freeze keeps it so to the end.
+    frozen_epochs: int = Field(0, ge=0)
     # The largest norm of the gradient over all replicas; None: it is not clipped.
     clip_norm: float | None = Field(1.0, gt=0)
     # Parts into which a replica divides its share of the batch to save memory; the gradients are

@@ -159,6 +159,7 @@ class Config(Section):
                 yield from (f"{name}: {message}" for message in section.clashes())
         yield from self._terms_without_their_network()
         yield from self._network_without_its_terms()
+        yield from self._paces_without_encoder()
         yield from self._averages_out_of_reach()
         kind, classes = self.evaluate.calibrate, getattr(self.model, "classes", None) or 2
         if kind != "none" and classes > 2:
@@ -200,6 +201,25 @@ class Config(Section):
             yield f"{cause}; its paper has 0.1, and 0.1 for loss.kl_divergence"
         if self.is_classifier and self.data.positives_only:
             yield "data.positives_only leaves a classifier nothing to tell apart"
+
+    def _paces_without_encoder(self) -> Iterator[str]:
+        """Yield a message where an encoder's own rate, or its frozen epochs, have no effect."""
+        optimizer, epochs = self.optimizer, self.optimizer.frozen_epochs
+        names = [f"optimizer.encoder_rate={optimizer.encoder_rate:g}"] * (
+            optimizer.encoder_rate != 1
+        )
+        names += [f"optimizer.frozen_epochs={epochs}"] * bool(epochs)
+        if not names:
+            return
+        if getattr(self.model, "encoder", "plain") == "plain":
+            yield f"{', '.join(names)}: needs a model.encoder of keras.applications"
+        elif self.model.freeze == "all":
+            yield f"{', '.join(names)}: model.freeze=all leaves nothing of the encoder to learn"
+        elif epochs and self.model.weights is None and not self.stages:
+            yield f"optimizer.frozen_epochs={epochs} would keep random weights; give model.weights"
+        if epochs >= self.train.epochs and epochs and not self.stages:
+            cause = f"optimizer.frozen_epochs={epochs} of train.epochs={self.train.epochs}"
+            yield f"{cause} leaves the encoder frozen; use model.freeze=all, or fewer"
 
     def _averages_out_of_reach(self) -> Iterator[str]:
         """Yield a message where a run does not reach the epochs that SWA averages."""

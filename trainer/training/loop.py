@@ -6,7 +6,6 @@ that was not.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from trainer.display.progress import Progress
 from trainer.scoring.sums import scores
 from trainer.training import averaging, culprits, ownership
 from trainer.training.checkpoint import State
+from trainer.training.frozen import compile_phases
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.optimizer import lower_on_plateau
 from trainer.training.profiling import Profile
@@ -36,7 +36,7 @@ from trainer.training.run import (
     checkpoint_objects,
     write_seen,
 )
-from trainer.training.step import compile_steps, prepare_batch
+from trainer.training.step import prepare_batch
 from trainer.training.validation import Validation
 from trainer.workdir import CONFIG, write_metrics
 
@@ -72,8 +72,7 @@ def train_stage(
     else:
         watch.wait_for_saving()
     batches = batches_from(run, state.step, images=cached_images(run))
-    iterator = iter(distribute(run.strategy, batches))
-    take_steps = functools.partial(compile_steps(run), iterator)
+    take_steps = compile_phases(run, iter(distribute(run.strategy, batches)))
     validate = Validation(run)
     if not state.step:
         config_yaml = (workdir / CONFIG).read_text()

@@ -32,7 +32,7 @@ from trainer.display.board import Board
 from trainer.scoring import objective
 from trainer.training import stages
 from trainer.training.optimizer import Rate, build_optimizer
-from trainer.training.run import Run, batches_from, build_run
+from trainer.training.run import Run, batches_from, build_run, pace_encoder
 from trainer.training.step import compile_steps
 from trainer.workdir import write_json
 
@@ -111,6 +111,7 @@ def losses_by_rate(run: Run, rates: np.ndarray) -> list[float]:
         rate_of_step = Rate(0.0, 0, lambda step: tf.gather(table, tf.cast(step, tf.int32)))
         optimizer = build_optimizer(run.config.optimizer, rate_of_step)
         optimizer.build(run.network.trainable_variables)
+        pace_encoder(optimizer, run.config, run.network, per_epoch=0)  # nothing is frozen here
     # Without averages of the weights, which would not change the loss.
     take_steps = compile_steps(
         run._replace(optimizer=optimizer, rate=rate_of_step, averages=None, scale=None)

@@ -20,10 +20,48 @@ DECAY_OF_ADAMW = 1e-4
 
 class _ReducedGradients:
     """Makes an optimizer take gradients that the caller has summed over the replicas: Keras would
-    clip first and sum later."""
+    clip first and sum later. And gives the encoder's weights a rate of their own."""
+
+    encoder_keys = frozenset()
+    encoder_share = 1.0  # of the rate
+    frozen_steps = 0
+
+    def pace(self, encoder_weights: list, share: float, frozen_steps: int) -> None:
+        """Multiply the rate of these weights by `share`, weight decay included; `frozen_steps`:
+        that they take no part in at first. Call it when the optimizer is built."""
+        self.encoder_keys = frozenset(self._var_key(weight) for weight in encoder_weights)
+        self.encoder_share, self.frozen_steps = share, frozen_steps
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
+
+    def _apply_weight_decay(self, variables):
+        # That of the encoder is in update_step, at its own rate.
+        super()._apply_weight_decay(
+            [variable for variable in variables if self._var_key(variable) not in self.encoder_keys]
+        )
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self._var_key(variable) in self.encoder_keys:
+            learning_rate = self.encoder_share * learning_rate
+            if self.weight_decay and self._use_weight_decay(variable):
+                variable.assign_sub(variable * (self.weight_decay * learning_rate))
+            learning_rate = learning_rate * self._late_start()
+        super().update_step(gradient, variable, learning_rate)
+
+    def _late_start(self):
+        """Return the factor on the rate of weights that were frozen at first. Adam divides its
+        moving means by what they lack, being 0 at step 0, and counts all steps; those of the
+        encoder are 0 until it is unfrozen, and its first steps would be three times too long."""
+        if not self.frozen_steps or not hasattr(self, "beta_1"):
+            return 1.0
+        step = tf.cast(self.iterations + 1, tf.float32)
+        # Steps that float16 skipped are not in iterations, hence the maximum.
+        shares = [
+            tf.sqrt(1 - tf.pow(self.beta_2, count)) / (1 - tf.pow(self.beta_1, count))
+            for count in (tf.maximum(step - self.frozen_steps, 1.0), step)
+        ]
+        return shares[0] / shares[1]
 
 
 class ReducedAdamW(_ReducedGradients, keras.optimizers.AdamW):

@@ -96,11 +96,23 @@ def build_learner(config: Config, strategy: tf.distribute.Strategy, steps_per_ep
         rate = learning_rate(config.optimizer, config.train.epochs, steps_per_epoch)
         optimizer = build_optimizer(config.optimizer, rate)
         optimizer.build(network.trainable_variables)
+        pace_encoder(optimizer, config, network, steps_per_epoch)
         if config.optimizer.ema or config.optimizer.swa_epochs:
             averages = Averages(network, strategy)
         if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
             scale = LossScale(config.train.loss_scale, config.train.loss_scale_steps)
     return network, optimizer, rate, averages, scale
+
+
+def pace_encoder(
+    optimizer: keras.optimizers.Optimizer, config: Config, network: keras.Model, per_epoch: int
+) -> None:
+    """Tell a built optimizer which weights are the encoder's, where these have a rate of their own
+    or are frozen at first; `per_epoch`: steps."""
+    share, frozen_epochs = config.optimizer.encoder_rate, config.optimizer.frozen_epochs
+    if share != 1 or frozen_epochs:
+        weights = network.get_layer(config.model.encoder).trainable_variables
+        optimizer.pace(weights, share, frozen_epochs * per_epoch)
 
 
 def checkpoint_objects(run: Run) -> dict:

@@ -18,7 +18,8 @@ KEPT = {
     "augment": "one_of fill",
     "loss": "dice bce weighted_bce focal tversky jaccard lesion_map lesion reconstruction "
     "kl_divergence smooth reduction label_smoothing head_weights",
-    "optimizer": "kind learning_rate schedule cycle_epochs weight_decay clip_norm ema swa_epochs",
+    "optimizer": "kind learning_rate schedule cycle_epochs weight_decay clip_norm ema swa_epochs "
+    "encoder_rate frozen_epochs",
     "train": "seed precision keep",
 }
 KEPT_NAMES = {f"{section}.{name}" for section, names in KEPT.items() for name in names.split()}
