@@ -161,6 +161,43 @@ def sentences(standing: dict[str, int], rejects: dict[str, int], is_known: bool)
     return result
 
 
+def lake_difference(lake: dict | None, learnt: dict | None) -> str:
+    """Return in words what images of a lake with these counts show that no image did which networks
+    learnt from, those with the counts `learnt`; "" for nothing, or where counts are not known."""
+    if lake is None or learnt is None:
+        return ""
+    parts = []
+    for what, kind, exams, _, check in _comparisons(lake):
+        if others := {word: lake[kind][word] for word, e in exams.items() if check(e, learnt)}:
+            parts.append(f"{what} {in_words(others)} (they: {in_words(learnt[kind])})")
+    if lake[CAPTURES] and _secondary_capture(Exam(is_capture=True), learnt):
+        parts.append(f"{lake[CAPTURES]:,} secondary captures, as of a screen (they: none)")
+    return "; ".join(parts)
+
+
+def lake_not_compared(lake: dict | None, learnt: dict | None) -> str:
+    """Return in words what of a lake cannot be compared, and why; "" where all can."""
+    if lake is None or learnt is None:
+        return "modality and body part: one of the lakes was written before these were counted"
+    names = [
+        what
+        for what, _, exams, is_comparable, _ in _comparisons(lake)
+        if not any(is_comparable(e, learnt) for e in exams.values())
+    ]
+    return f"{' and '.join(names)}: one of the lakes names none that DICOM has" if names else ""
+
+
+def _comparisons(lake: dict) -> tuple[tuple, ...]:
+    """Return (what it is called, its key in counts, the Exam of each of its words, whether one can
+    be compared with a lake, how it differs from one) for the modality and for the body part."""
+    modalities = {word: Exam(word) for word in lake[MODALITIES] if word != ABSENT}
+    body_parts = {word: Exam("", (word,)) for word in _terms(lake[BODY_PARTS])}
+    return (
+        ("modality", MODALITIES, modalities, has_modality, _other_modality),
+        ("body part", BODY_PARTS, body_parts, has_body_parts, _other_body_part),
+    )
+
+
 def has_modality(exam: Exam, lake: dict) -> bool:
     """Return whether both an image and a lake say what took them. A word beyond the vocabulary is
     another one than all within it, but nobody knows which."""

@@ -179,3 +179,47 @@ def test_predict_files_refuses_and_counts_the_same(tmp_path):
     assert reject["reason"] == "other-modality"
     pairs = [pair for image in images for pair in listing.standings(image, options)]
     assert sorted(pairs) == [("body part not compared", 1)] * 3 + [("modality not compared", 1)] * 2
+
+
+def counts(modalities: dict, body_parts: dict, captures: int = 0) -> dict:
+    return {"modalities": modalities, "body_parts": body_parts, "secondary_captures": captures}
+
+
+@pytest.mark.parametrize(
+    ("lake", "difference", "not_compared"),
+    [
+        (counts({"DX": 5}, {"CHEST": 5}), "", ""),
+        (counts({"DX": 5}, {"HEART": 4, "absent": 1}), "", ""),
+        (
+            counts({"US": 1200, "CR": 3}, {"CHEST": 1203}),
+            "modality US 1,200 (they: CR 30, absent 2)",
+            "",
+        ),
+        (
+            counts({"MG": 2}, {"BREAST": 2}, 1),
+            "modality MG 2 (they: CR 30, absent 2); body part BREAST 2 (they: CHEST 28, absent 4); "
+            "1 secondary captures, as of a screen (they: none)",
+            "",
+        ),
+        (counts({"other": 2}, {"CHEST": 2}), "modality other 2 (they: CR 30, absent 2)", ""),
+        (
+            counts({"absent": 9}, {"other": 2, "absent": 7}),
+            "",
+            "modality and body part: one of the lakes names none that DICOM has",
+        ),
+        (
+            counts({"CT": 9}, {}),
+            "modality CT 9 (they: CR 30, absent 2)",
+            "body part: one of the lakes names none that DICOM has",
+        ),
+        (
+            None,
+            "",
+            "modality and body part: one of the lakes was written before these were counted",
+        ),
+    ],
+)
+def test_a_lake_is_compared_with_that_which_networks_learnt_from(lake, difference, not_compared):
+    assert exam.lake_difference(lake, RADIOGRAPHS) == difference
+    assert exam.lake_not_compared(lake, RADIOGRAPHS) == not_compared
+    assert not exam.lake_difference(lake, None) and exam.lake_not_compared(lake, None)

@@ -50,6 +50,7 @@ class ImagesToPredict(NamedTuple):
     remarks: dict[str, int] | None = None  # lake.exam.standings of the files; None for a lake
     is_known: bool = True  # what the lakes had
     title: str = ""  # the split and the lake in words; empty for files
+    notes: list[str] = []  # what a reader has to know about the lake
 
     def records(self) -> Iterator[bytes]:
         """Yield the records one after the other, without threads."""

@@ -6,7 +6,7 @@ In: an ensemble, and the lake that --lake names. Out: a LakeInUse, or an InputEr
 
 from typing import NamedTuple
 
-from lake import InputError, storage
+from lake import InputError, exam, storage
 from lake.records import manifest
 from lake.records.identity import ancestry, identity, title
 from trainer.data import seen
@@ -66,7 +66,29 @@ def lake_in_use(ensemble: Ensemble, lake: str | None) -> LakeInUse:
         for member, kind in relations
         if kind != OWN
     ]
-    return LakeInUse(folder, content, is_own, notes)
+    return LakeInUse(folder, content, is_own, notes + _other_exams(folder, content, relations))
+
+
+def _other_exams(folder: str, content: dict, relations: list[tuple[Member, str]]) -> list[str]:
+    """Return what there is to say about modality and body part of a lake that members did not learn
+    from, as sentences, once for those that learnt from the same."""
+    sentences, counts, done = [], content["counts"].get("exams"), []
+    for member, kind in relations:
+        learnt = exam.total(lake and lake.get("exams") for lake in run_lakes(member))
+        if kind in (OWN, UNVERIFIED) or learnt in done:
+            continue
+        done.append(learnt)
+        if difference := exam.lake_difference(counts, learnt):
+            sentences.append(
+                f"{folder} has images of a kind that the networks in {member.workdir} did not "
+                f"learn from: {difference}."
+            )
+        if kind == EXTERNAL and (fault := exam.lake_not_compared(counts, learnt)):
+            sentences.append(
+                f"Whether {folder} shows what the networks in {member.workdir} learnt from is not "
+                f"known: {fault}."
+            )
+    return sentences
 
 
 def relation(member: Member, folder: str, content: dict) -> str:

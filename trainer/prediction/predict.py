@@ -63,6 +63,7 @@ def predict(
             rows = done.rows(with_files(finished_images, done, output, options))
             counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
     counts |= {} if inputs.remarks is None else {"exams": inputs.remarks}
+    counts |= {"notes": inputs.notes} if inputs.notes else {}
     done.end(counts)
     return summary(counts, inputs, output)
 
@@ -111,7 +112,7 @@ def run(
     decision = read_decision(ensemble, in_use.label(ensemble))
     damage.check_shards(in_use.manifest, in_use.folder, [split], ensemble.settings)
     with damage.locate_errors(ensemble.config, in_use.folder):
-        inputs = images.from_lake(in_use.folder, split)
+        inputs = images.from_lake(in_use.folder, split)._replace(notes=in_use.notes)
         line = predict(ensemble, decision, inputs, output, options)
     return "\n".join([line, *in_use.notes])
 

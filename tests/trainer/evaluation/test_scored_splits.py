@@ -51,6 +51,14 @@ def without_a_shard(lake: Path, folder: Path, **fields) -> Path:
     return changed(lake, folder, shards=[*others, first], **fields)
 
 
+def external_ultrasound(lake: Path, folder: Path) -> Path:
+    """An external lake whose manifest says that its images are of another modality and body part
+    than the phantoms."""
+    exams = {"modalities": {"DX": 1, "US": 39}, "body_parts": {"HAND": 40}, "secondary_captures": 0}
+    counts = manifest.load(str(lake))["counts"] | {"exams": exams}
+    return without_a_shard(lake, folder, dataset="clinic", counts=counts)
+
+
 def open_splits(run: Member, lake: Path | None, is_frozen: bool = False):
     system = Ensemble([run], [])
     in_use = kinship.lake_in_use(system, lake and str(lake))
@@ -216,7 +224,7 @@ def test_records_that_were_edited_are_refused(run, lake, tmp_path):
 
 
 def test_an_external_lake_is_scored_with_the_thresholds_of_the_own_one(run, lake, tmp_path):
-    external = without_a_shard(lake, tmp_path / "external", dataset="clinic")
+    external = external_ultrasound(lake, tmp_path / "external")
     entry = {"triplet": {"top": 0.5, "area_share": 0.0, "bottom": 0.5}}
     entry["weights_sha256"] = Ensemble([run], []).weights_sha256()
     write_json(run.workdir / "metrics.json", {"evaluate": entry})
@@ -224,7 +232,7 @@ def test_an_external_lake_is_scored_with_the_thresholds_of_the_own_one(run, lake
     table = evaluate.evaluate(system, str(external), ScoreOptions(replicates=0))
     metrics = read_json(run.workdir / "metrics.json")
     with pytest.raises(
-        InputError, match="--choose one_se: .* were chosen by best on the run's own"
+        InputError, match="--choose one_se: .* were chosen with best on the run's own"
     ):
         evaluate.evaluate(system, str(external), ScoreOptions(replicates=0, choose="one_se"))
     assert metrics["evaluate"] == entry  # predict and export keep theirs
@@ -235,7 +243,12 @@ def test_an_external_lake_is_scored_with_the_thresholds_of_the_own_one(run, lake
     assert facts["lake"]["shards"] == identity(manifest.load(str(external)))["shards"]
     assert facts["thresholds_chosen_on"] == "validation of the run's own lake"
     page = (run.workdir / "report_on_clinic_1.0.0.html").read_text()
-    for text in (" ".join(table.split()), result["remarks"][0]["text"], html.unescape(page)):
+    texts = "\n".join(remark["text"] for remark in result["remarks"])
+    for text in (" ".join(table.split()), texts, " ".join(html.unescape(page).split())):
+        assert (
+            f"{external} has images of a kind that the networks in {run.workdir} did not learn "
+            f"from: modality US 39 (they: CR 40); body part HAND 40 (they: CHEST 40)." in text
+        )
         assert f"External lake: {external}, clinic 1.0.0 (shards " in text
     assert "thresholds chosen on validation of the run's own lake: keep p > 0.5" in table
     assert not {"no_test_split"} & {remark["about"] for remark in result["remarks"]}

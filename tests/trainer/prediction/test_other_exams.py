@@ -10,6 +10,8 @@ import pydicom
 import pytest
 from makers.trained import exit_code
 
+from lake.records import manifest
+
 
 @pytest.fixture(scope="module")
 def files(phantoms, tmp_path_factory) -> Path:
@@ -60,3 +62,22 @@ def test_consent_is_written_into_what_is_made(systems, files, tmp_path, capsys):
         (segment,) = pydicom.dcmread(path).SegmentSequence
         (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
         assert "--any_modality=given" in algorithm.AlgorithmParameters
+
+
+def test_a_lake_of_others_is_taken_as_it_is_named_and_that_is_said(systems, lake, tmp_path, capsys):
+    other = shutil.copytree(lake, tmp_path / "other")
+    content = manifest.load(str(lake))
+    exams = {"modalities": {"US": 40}, "body_parts": {"CHEST": 40}, "secondary_captures": 0}
+    content["counts"]["exams"] = exams
+    content["shards"] = content["shards"][::-1]  # another checksum
+    (other / manifest.MANIFEST).write_text(json.dumps(content))
+    options = ("--lake", other, "--output", tmp_path / "out")
+    assert exit_code("predict", *systems["deep"], *options) == 0
+    external, different = capsys.readouterr().out.splitlines()[-2:]
+    assert external.startswith("External lake: ")
+    assert different == (
+        f"{other} has images of a kind that the networks in {systems['deep'][1]} did not learn "
+        f"from: modality US 40 (they: CR 40)."
+    )
+    counts = json.loads((tmp_path / "out" / "predict.json").read_text())["counts"]
+    assert counts["notes"] == [external, different]
