@@ -59,7 +59,8 @@ def _convert(
     detach: bool,
     start: float,
 ) -> dict | None:
-    """Return what `run` does; `start`: when it began."""
+    """Convert, and return the manifest, or None where a remote job goes on by itself; `start`: when
+    the command began."""
     with startup.lasting_objects():
         from beam.conversion import pipeline, summary
         from beam.running import runners

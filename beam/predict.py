@@ -44,7 +44,7 @@ def run(argv: list[str]) -> str:
 def _predict(
     pattern: str, options: PredictionOptions, beam_arguments: list[str], start: float
 ) -> str:
-    """Return what `run` does; `start`: when it began."""
+    """Predict the files of a pattern, and return what to print; `start`: when the command began."""
     with startup.lasting_objects():
         from beam.prediction import finish, pipeline
         from beam.running import runners

@@ -44,8 +44,8 @@ def check_room(folder: Path, num_bytes: int) -> None:
 
 
 def advice(error: BaseException) -> str | None:
-    """Return what a user reads instead of an error, or of one that it comes from; None where no
-    disk refused anything."""
+    """Return the message that a user reads instead of an error, or of one that it comes from; None
+    where no disk refused anything."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN) and error.filename:
             reason = os.strerror(error.errno)

@@ -115,8 +115,8 @@ def in_words(words: Mapping[str, int]) -> str:
 
 
 def difference(exam: Exam, lakes: Sequence[dict]) -> Reject | None:
-    """Return how an image differs from all that the lakes with these counts had; None where it does
-    not, as far as it and they say what they show."""
+    """Return the Reject of an image that differs from all that the lakes with these counts had;
+    None where it does not, as far as it and they say what they show."""
     differences = (
         check(exam, lake)
         for lake in lakes
@@ -126,8 +126,8 @@ def difference(exam: Exam, lakes: Sequence[dict]) -> Reject | None:
 
 
 def standings(exams: Iterable[Exam], lakes: Sequence[dict]) -> dict[str, int]:
-    """Return of how many images modality or part of the body could be compared with none of the
-    lakes (NOT_COMPARED), and of how many they are others (REASONS)."""
+    """Return numbers of images: under NOT_COMPARED those whose modality or part of the body could
+    be compared with no lake, under REASONS those that differ from all lakes."""
     result = Counter()
     for exam, number in Counter(exams).items():
         for name, is_comparable in zip(NOT_COMPARED, (has_modality, has_body_parts), strict=True):
@@ -139,8 +139,9 @@ def standings(exams: Iterable[Exam], lakes: Sequence[dict]) -> dict[str, int]:
 
 
 def sentences(standing: dict[str, int], rejects: dict[str, int], is_known: bool) -> list[str]:
-    """Return what a user reads at the end of a prediction: from `standings` of the images that were
-    read, the number of rejects by reason, and whether what the lakes had is known."""
+    """Return the sentences that a user reads at the end of a prediction, from `standings` of the
+    images that were read, the number of rejects by reason, and whether the lakes' counts are
+    known."""
     result = []
     if refused := {reason: rejects[reason] for reason in REASONS if reason in rejects}:
         result.append(
@@ -223,6 +224,7 @@ def _terms(words: Iterable[str]) -> list[str]:
 
 
 def _other_modality(exam: Exam, lake: dict) -> Reject | None:
+    """Return the Reject of an image whose modality the lake does not have, else None."""
     words = lake[MODALITIES]
     if not has_modality(exam, lake) or exam.modality in modalities_alike(words):
         return None
@@ -231,6 +233,7 @@ def _other_modality(exam: Exam, lake: dict) -> Reject | None:
 
 
 def _secondary_capture(exam: Exam, lake: dict) -> Reject | None:
+    """Return the Reject of a secondary capture where the lake has none, else None."""
     if not exam.is_capture or lake[CAPTURES] or not _terms(lake[MODALITIES]):
         return None
     message = f"a secondary capture, as of a screen, and {_learnt('none')}"
@@ -238,6 +241,8 @@ def _secondary_capture(exam: Exam, lake: dict) -> Reject | None:
 
 
 def _other_body_part(exam: Exam, lake: dict) -> Reject | None:
+    """Return the Reject of an image of a part of the body that the lake does not have, else
+    None."""
     if not has_body_parts(exam, lake):
         return None
     parts, words = _terms(exam.body_parts), lake[BODY_PARTS]

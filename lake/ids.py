@@ -80,7 +80,7 @@ def split_ending(name: str) -> tuple[str, str]:
     return (stem, ending.lower()) if dot and stem and stem[-1] != "/" else (name, "")
 
 
-def folded(text: str) -> str:
+def loosest_form(text: str) -> str:
     """Return the loosest form of an id: small letters, no ending, whole numbers without zeros
     before them."""
     text = tidy(text).casefold()
@@ -93,18 +93,18 @@ def folded(text: str) -> str:
 
 
 def key(text: str, depth: int = 1) -> str:
-    """Return what all ids that may mean one image share: the last `depth` parts of the loosest
-    form, without a frame's number."""
-    return "/".join(folded(without_frame(text)).split("/")[-depth:])
+    """Return the key that all ids share which may mean one image: the last `depth` parts of the
+    loosest form, without a frame's number."""
+    return "/".join(loosest_form(without_frame(text)).split("/")[-depth:])
 
 
 def num_parts(text: str) -> int:
-    """Return how many folders and names an id consists of, at least 1."""
+    """Return the number of folders and names in an id, at least 1."""
     return max(1, len(tidy(text).split("/")))
 
 
 def meet(paths: dict[str, str], texts: Iterable[str]) -> Meeting:
-    """Return who meets whom, of images {id: path} and ids of a label file that share a `key`.
+    """Return the Meeting of images {id: path} and ids of a label file that share a `key`.
 
     An equal id comes first. What is left meets by looser and looser forms, wherever one image and
     one id of the label file stand alone; a form that several share leaves it unclear.
@@ -113,7 +113,7 @@ def meet(paths: dict[str, str], texts: Iterable[str]) -> Meeting:
     open_paths = {image_id: path for image_id, path in paths.items() if image_id not in met}
     free = set(texts).difference(*met.values())
     spent = set()  # texts that are unclear: no other image may have them
-    for form in (tidy, without_ending, folded):
+    for form in (tidy, without_ending, loosest_form):
         for claim in (_claims_of_paths, _claims_of_ends):
             claims = claim(open_paths, free - spent, form) if open_paths and free else {}
             claimants = Counter(text for claimed_texts in claims.values() for text in claimed_texts)
@@ -126,7 +126,7 @@ def meet(paths: dict[str, str], texts: Iterable[str]) -> Meeting:
                     free.difference_update(claimed_texts)
                     elsewhere |= {image_id} if claim is _claims_of_ends else set()
                 else:
-                    unclear[image_id] = _unclear(image_id, claimed_texts, claims)
+                    unclear[image_id] = _unclear_message(image_id, claimed_texts, claims)
                     spent.update(claimed_texts)
                 del open_paths[image_id]
     return Meeting(met, unclear, elsewhere, sorted(free))
@@ -187,7 +187,7 @@ def _ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _unclear(image_id: str, claimed_texts: list[str], claims: dict[str, list[str]]) -> str:
+def _unclear_message(image_id: str, claimed_texts: list[str], claims: dict[str, list[str]]) -> str:
     """Return the message about an image that cannot be told from others, or its labels from
     others."""
     others = sorted(

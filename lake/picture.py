@@ -79,8 +79,8 @@ def caption(
 
 
 def title(*parts: str) -> str:
-    """Return what stands above a picture: the run or lake, the images, the thresholds or what else
-    it was made with, those of them that there are, and today's date."""
+    """Return the line above a picture: the parts that are not empty (the run or lake, the images,
+    the thresholds …) and today's date."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return BETWEEN.join(filter(None, (*parts, today)))
 
@@ -116,7 +116,7 @@ def shorten(text: str, width_px: int, letter_px: int, font_file: str | None = No
 
 
 def text_px(text: str, letter_px: int, font_file: str | None = None) -> float:
-    """Return how wide a line of text is in letters of this size."""
+    """Return the width of a line of text in letters of this size."""
     return _font(letter_px, font_file).getlength(text)
 
 
@@ -128,15 +128,15 @@ def _font(letter_px: int, font_file: str | None) -> ImageFont.FreeTypeFont:
 
 
 def grid(
-    cells: Sequence[np.ndarray], columns: int, gap_px: int = 0, background: str = "black"
+    cells: Sequence[np.ndarray], num_columns: int, gap_px: int = 0, background: str = "black"
 ) -> np.ndarray:
     """Return pictures [h, w, 3] of one size in rows of so many columns, with gaps around each."""
     height, width = (side + gap_px for side in cells[0].shape[:2])
-    rows = -(-len(cells) // columns)
-    size = (columns * width + gap_px, rows * height + gap_px)
+    num_rows = -(-len(cells) // num_columns)
+    size = (num_columns * width + gap_px, num_rows * height + gap_px)
     picture = np.array(Image.new("RGB", size, background))
     for number, cell in enumerate(cells):
-        top, left = gap_px + number // columns * height, gap_px + number % columns * width
+        top, left = gap_px + number // num_columns * height, gap_px + number % num_columns * width
         picture[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
     return picture
 

@@ -147,22 +147,24 @@ def raising() -> Iterator[None]:
         _install(_leave_to_the_thread, _COMMAND.wakeup)
         raise_stop(number)
 
-    with left_alone() as is_ours:
+    with leave_to_caller() as is_ours:
         if is_ours:
             _install(raise_once, -1)
         yield
 
 
 @contextlib.contextmanager
-def left_alone() -> Iterator[bool]:
+def leave_to_caller() -> Iterator[bool]:
     """Leave the signals in the block to handlers that the caller sets; until then SIGINT raises
-    KeyboardInterrupt, and SIGTERM ends the process. Yields whether they were taken before."""
+    KeyboardInterrupt, and SIGTERM ends the process. Yields True where it took the signals from the
+    command's thread, False where it changed nothing: there is no such thread, or this one is not
+    the main thread."""
     if _COMMAND.wakeup is None or threading.current_thread() is not threading.main_thread():
         yield False
         return
-    signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(-1)  # the interpreter writes no numbers, so that the thread hears nothing
     for number, handler in zip(NUMBERS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
-        if signal.getsignal(number) != signal.SIG_IGN:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in the background
             signal.signal(number, handler)
     try:
         yield True
@@ -171,7 +173,7 @@ def left_alone() -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def kept_from_children() -> Iterator[None]:
+def keep_from_children() -> Iterator[None]:
     """Start processes and threads in the block that Ctrl-C in a terminal does not reach, as it
     would print a traceback in each; it ends the command, which ends them."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # is inherited

@@ -196,8 +196,8 @@ def time_of(path: Path) -> float:
 
 
 def objects_below(folder: str) -> Iterator[str]:
-    """Yield the paths of the objects below a folder on gs://. TensorFlow's own walk takes a request
-    for each object."""
+    """Yield the paths of the objects below a folder on gs://; raise InputError where a folder there
+    has no name. TensorFlow's own walk takes a request for each object."""
     import tensorflow as tf
 
     for name in tf.io.gfile.listdir(folder):  # the name of a folder ends in a slash
@@ -223,7 +223,8 @@ def explain_errors() -> Iterator[None]:
 
 
 def _advice(error: Exception) -> str | None:
-    """Return what a user reads instead of this error; None where Cloud Storage did not raise it."""
+    """Return the message that a user reads instead of this error; None where Cloud Storage did not
+    raise it."""
     if match := REFUSED.search(f"{type(error).__name__}: {error}"):  # TensorFlow
         kind, request = match[1], " ".join(match[2].split())
         if kind == "PermissionDenied":
@@ -254,8 +255,8 @@ def refusal(request: str) -> str:
 
 
 def make_new_folder(folder: Path, inside: Iterable[str]) -> None:
-    """Make a new folder with these folders in it; raise InputError where it has files of another
-    run, or cannot be made."""
+    """Make a new folder with these folders in it; raise InputError where something is in it, or it
+    cannot be made."""
     check_new(folder)
     try:
         for name in ("", *inside):
@@ -280,7 +281,8 @@ def check_new(folder: Path, passed: tuple[str, ...] = ()) -> None:
 def whole_folder(folder: Path, passed: tuple[str, ...] = ()) -> Iterator[Path]:
     """Yield a new folder to fill, which becomes `folder` unless the block raises; one on gs:// is
     filled on this machine and then uploaded. `passed` as in check_new. Of two processes at once in
-    one folder the second removes what the first has written: the caller holds a lock."""
+    one folder the second removes what the first has written: the caller holds a lock. Raises
+    InputError where `folder` is not new."""
     check_new(folder, passed)
     if is_remote(folder):
         with temporary_folder() as unfinished_folder:

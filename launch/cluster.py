@@ -44,16 +44,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def configs(workers: int) -> list[str]:
+def configs(num_workers: int) -> list[str]:
     """Return the TF_CONFIG of each worker, on ports of this machine that are free now."""
     with contextlib.ExitStack() as stack:  # all are open at once, so that no port comes twice
-        sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num_workers)]
         for open_socket in sockets:
             open_socket.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{open_socket.getsockname()[1]}" for open_socket in sockets]
     return [
         json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}})
-        for number in range(workers)
+        for number in range(num_workers)
     ]
 
 
@@ -61,8 +61,8 @@ class Cluster:
     """A context in which the workers run, each in a process group of its own; at its end those that
     still run are killed."""
 
-    def __init__(self, command: list[str], workers: int):
-        self.command, self.configs = command, configs(workers)
+    def __init__(self, command: list[str], num_workers: int):
+        self.command, self.configs = command, configs(num_workers)
         self.processes, self.threads = [], []
 
     def __enter__(self) -> "Cluster":
@@ -120,12 +120,12 @@ def _copy_lines(lines: BinaryIO, number: int) -> None:
         sys.stdout.buffer.flush()
 
 
-def run(command: list[str], workers: int, grace_seconds: float) -> int:
+def run(command: list[str], num_workers: int, grace_seconds: float) -> int:
     """Start the workers, wait for them and return one exit code; raise InputError where there is no
     such command."""
     if not shutil.which(command[0]):
         raise InputError(f"{command[0]}: no such command")
-    with signals.raising(), Cluster(command, workers) as cluster, _forward_signals(cluster):
+    with signals.raising(), Cluster(command, num_workers) as cluster, _forward_signals(cluster):
         cluster.wait(None, or_failure=True)
         if None in cluster.codes():
             number, code = next((n, c) for n, c in enumerate(cluster.codes()) if c)

@@ -38,7 +38,7 @@ def request(flags: argparse.Namespace, package: str) -> dict:
     service would refuse."""
     machine = machines.vertex(flags.accelerator, flags.gpus, flags.machines)
     # The first machine is the chief, which needs a pool for itself.
-    counts = [1] + [flags.machines - 1] * (flags.machines > 1)
+    counts = [1, flags.machines - 1] if flags.machines > 1 else [1]
     if flags.tensorboard and not flags.service_account:
         raise InputError("--tensorboard needs --service_account, the account that writes to it")
     spec = {
@@ -94,8 +94,8 @@ def _container(flags: argparse.Namespace, package: str) -> dict:
     return container | {"env": [{"name": "LD_LIBRARY_PATH", "value": DRIVER}]}
 
 
-def needs(flags: argparse.Namespace, replicas: int) -> list[str]:
-    """Return what the project must have for the job, a sentence each: quota and roles."""
+def needs(flags: argparse.Namespace, num_replicas: int) -> list[str]:
+    """Return the quota and the roles that the project must have for the job, a sentence each."""
     quota = machines.vertex_quota(flags.accelerator, flags.spot)
     launcher, machine = [roles.VERTEX, roles.BUCKETS], [roles.BUCKETS, roles.IMAGE]
     if flags.service_account:
@@ -104,7 +104,7 @@ def needs(flags: argparse.Namespace, replicas: int) -> list[str]:
         machine += [roles.TENSORBOARD]
     account = flags.service_account or "the project's Vertex AI Custom Code Service Agent"
     return [
-        f"quota: {quota} in {flags.region}, at least {replicas}",
+        f"quota: {quota} in {flags.region}, at least {num_replicas}",
         *roles.sentences(launcher, account, machine),
     ]
 

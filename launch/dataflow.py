@@ -53,8 +53,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
-    """Return the command line of beam.convert with what Dataflow needs."""
+def command(flags: argparse.Namespace, convert_arguments: list[str]) -> list[str]:
+    """Return the command line of beam.convert with what Dataflow needs. Raises InputError where
+    --private_ips comes without --image."""
     if flags.private_ips and not flags.image:
         raise InputError("--private_ips needs --image: without one the workers install from PyPI")
     staging = flags.staging.rstrip("/")
@@ -75,13 +76,17 @@ def command(flags: argparse.Namespace, conversion: list[str]) -> list[str]:
         options |= {"sdk_container_image": flags.image, "sdk_location": "container"}
     else:
         options |= {"setup_file": sdist.ROOT / "setup.py"}
-    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    words += ["--no_use_public_ips"] * flags.private_ips + ["--detach"] * flags.detach
-    return [sys.executable, "-m", "beam.convert", *conversion, "--runner=DataflowRunner", *words]
+    arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    if flags.private_ips:
+        arguments += ["--no_use_public_ips"]
+    if flags.detach:
+        arguments += ["--detach"]
+    convert = [sys.executable, "-m", "beam.convert", *convert_arguments]
+    return [*convert, "--runner=DataflowRunner", *arguments]
 
 
 def needs(flags: argparse.Namespace) -> list[str]:
-    """Return what the project must have for the job, a comment each: quota and roles."""
+    """Return the quota and the roles that the project must have for the job, a comment each."""
     cores = flags.machine_type.rpartition("-")[2]
     quota = [
         f"{int(cores) * flags.max_workers} CPUs" if cores.isdecimal() else "the machines' CPUs"
@@ -91,7 +96,9 @@ def needs(flags: argparse.Namespace) -> list[str]:
         quota += [f"{flags.max_workers} in-use IP addresses"]
     account = flags.service_account or roles.COMPUTE_ENGINE
     launcher = [roles.DATAFLOW, roles.BUCKETS, roles.act_as(account)]
-    machines = [roles.DATAFLOW_WORKER, roles.BUCKETS, *[roles.IMAGE] * bool(flags.image)]
+    machines = [roles.DATAFLOW_WORKER, roles.BUCKETS]
+    if flags.image:
+        machines += [roles.IMAGE]
     sentences = [
         f"quota: Compute Engine's for {', '.join(quota)} in {flags.region}",
         *roles.sentences(launcher, account, machines),
@@ -99,22 +106,22 @@ def needs(flags: argparse.Namespace) -> list[str]:
     return [f"# {sentence}" for sentence in sentences]
 
 
-def run(flags: argparse.Namespace, conversion: list[str]) -> int:
+def run(flags: argparse.Namespace, convert_arguments: list[str]) -> int:
     """Print the plan, ask, and replace this process by the conversion, so that Ctrl-C reaches it;
     return 0 where nothing is launched."""
-    words = command(flags, conversion)
+    conversion = command(flags, convert_arguments)
     machines = f"up to {flags.max_workers} x {flags.machine_type} with {flags.disk_gb} GB"
-    plan = "\n".join([f"# {machines} in {flags.region}", *needs(flags), shlex.join(words)])
-    costs_nothing = "--estimate" in conversion  # as no machine is started
+    plan = "\n".join([f"# {machines} in {flags.region}", *needs(flags), shlex.join(conversion)])
+    costs_nothing = "--estimate" in convert_arguments  # as no machine is started
     if not approval.ask(plan, flags.dry_run, flags.yes or costs_nothing):
         return 0
-    return os.execv(words[0], words)
+    return os.execv(conversion[0], conversion)
 
 
 def main(argv: list[str]) -> int:
     # What is not here is for beam.convert, which this package does not import.
-    flags, conversion = cli.parse(parser(), argv, is_passed=lambda name: True)
-    return cli.exit_code(lambda: run(flags, conversion))
+    flags, convert_arguments = cli.parse(parser(), argv, is_passed=lambda name: True)
+    return cli.exit_code(lambda: run(flags, convert_arguments))
 
 
 if __name__ == "__main__":

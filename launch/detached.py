@@ -61,7 +61,7 @@ def supervise(folder: Path, command: list[str]) -> None:
     # A machine that Google takes back sends SIGTERM to all its processes. The command then saves
     # its run and ends with 42, which must still be written. A handler does nothing, and is not
     # inherited; to ignore the signal would make the command ignore it, too.
-    with signals.left_alone():
+    with signals.leave_to_caller():
         signal.signal(signal.SIGTERM, lambda *_: None)
         code = subprocess.call(command)
     _write(folder / "code", code if code >= 0 else 128 - code)

@@ -30,7 +30,10 @@ class TpuVm(NamedTuple):
             command += [f"--node-id={self.name}", f"--runtime-version={runtime}"]
             command.append(f"--valid-until-duration={flags.queue_hours}h")
         command += [f"--accelerator-type={flags.accelerator}", "--labels=program=radlake"]
-        command += ["--spot"] * flags.spot + ["--internal-ips"] * flags.internal_ips
+        if flags.spot:
+            command.append("--spot")
+        if flags.internal_ips:
+            command.append("--internal-ips")
         for flag in ("network", "subnetwork", "service_account"):
             if value := getattr(flags, flag):
                 command.append(f"--{flag.replace('_', '-')}={value}")
@@ -42,7 +45,8 @@ class TpuVm(NamedTuple):
         return [*self._manage("describe"), f"--format=value({field})"]
 
     def delete(self) -> list[str]:
-        return self._manage("delete") + ["--force"] * (not self.flags.now)
+        command = self._manage("delete")
+        return command if self.flags.now else [*command, "--force"]
 
     def copy(self, files: list[Path]) -> list[str]:
         """Return the command that copies files into the machine's home folder."""
@@ -65,4 +69,4 @@ class TpuVm(NamedTuple):
         return ["gcloud", "compute", "tpus", *words, *place]
 
     def _internal(self) -> list[str]:
-        return ["--internal-ip"] * self.flags.internal_ips
+        return ["--internal-ip"] if self.flags.internal_ips else []

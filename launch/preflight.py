@@ -20,7 +20,7 @@ class Rental:
     for them, a sentence each."""
 
     project: str
-    replicas: int
+    num_replicas: int
     devices: str
     needs: Sequence[str]
 
@@ -36,7 +36,7 @@ def plan(config: Config, overrides: list[str], rental: Rental) -> str:
     for number, stage in enumerate(stages, 1):
         name = f" of stage {number}" if len(stages) > 1 else ""
         sizes = stage.data.batch_size, stage.optimizer.accumulate
-        sentence = batch.sentence(*sizes, rental.replicas, rental.devices)
+        sentence = batch.sentence(*sizes, rental.num_replicas, rental.devices)
         lines += [f"batch{name}: {stage.data.batch_size} images; {sentence}"]
     lines += [f"lake: {_checked_lake(config, rental.project)}", *rental.needs]
     return "\n".join(f"# {line}" for line in lines)

@@ -18,7 +18,7 @@ def act_as(account: str) -> str:
 
 
 def sentences(launcher: Sequence[str], account: str, machines: Sequence[str]) -> list[str]:
-    """Return what whoever launches needs, and what the account of the machines does."""
+    """Return the roles of whoever launches, and those of the machines' account, a sentence each."""
     return [
         f"roles of whoever launches: {', '.join(launcher)}",
         f"roles of {account}: {', '.join(machines)}",

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def build(folder: Path) -> Path:
-    """Make FOLDER/radlake-VERSION.tar.gz from this checkout and return its path."""
+    """Make FOLDER/radlake-VERSION.tar.gz from this checkout and return its path; raise InputError
+    where this is no checkout, or it cannot be built."""
     if not (ROOT / "setup.py").exists():
         raise InputError(f"{ROOT} has no setup.py; launch from a checkout of radlake")
     command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)]

@@ -81,7 +81,8 @@ def plan(machine: gcloud.TpuVm, files: list[Path], job: list[str], restarts: int
 
 
 def needs(flags: argparse.Namespace) -> list[str]:
-    """Return what the project must have for the machine, a sentence each: quota and roles."""
+    """Return the quota and the roles that the project must have for the machine, a sentence
+    each."""
     kind, _, number = flags.accelerator.partition("-")
     spot = "preemptible " if flags.spot else ""
     account = flags.service_account or roles.COMPUTE_ENGINE
@@ -92,7 +93,7 @@ def needs(flags: argparse.Namespace) -> list[str]:
 
 
 def installation(files: list[Path]) -> list[list[str]]:
-    """Return what is run on the machine when the files are in its home folder."""
+    """Return the commands that install radlake on the machine, whose home folder has the files."""
     package, requirements = files[0].name, files[1].name
     install = [*UV, "pip", "install", "--quiet", f"--python={PYTHON}"]
     return [
@@ -165,7 +166,7 @@ def state(machine: gcloud.TpuVm) -> str:
 def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
     """Delete the machine when the block ends, however it ends. In the block, a closed terminal acts
     like Ctrl-C and SIGTERM, unless it is ignored, as under nohup."""
-    with signals.left_alone():
+    with signals.leave_to_caller():
         numbers = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
         handlers = {number: signal.signal(number, signals.raise_stop) for number in numbers}
         try:
@@ -183,13 +184,14 @@ def delete_at_end(machine: gcloud.TpuVm) -> Iterator[None]:
 
 
 def run(flags: argparse.Namespace, overrides: list[str]) -> int:
-    """Print the plan, ask, rent, train and delete; return the exit code."""
+    """Print the plan, ask, rent, train and delete; return the exit code. Raises InputError where
+    the run cannot be started, or gives up."""
     from launch import preflight  # pydantic takes 0.3 s to import
 
     machine, job = machine_of(flags), training_command(flags)
     config = training_run.config(flags, overrides)
-    replicas = machines.tpu_vm_replicas(flags.accelerator)
-    rental = preflight.Rental(flags.project, replicas, flags.accelerator, needs(flags))
+    num_replicas = machines.tpu_vm_replicas(flags.accelerator)
+    rental = preflight.Rental(flags.project, num_replicas, flags.accelerator, needs(flags))
     facts = preflight.plan(config, overrides, rental)
     with training_run.files(config) as (package, config_path):
         files = [package, REQUIREMENTS, config_path]
@@ -209,6 +211,7 @@ def machine_of(flags: argparse.Namespace) -> gcloud.TpuVm:
 
 
 def _call(command: list[str]) -> None:
+    """Run a command; raise InputError where it fails."""
     if code := subprocess.call(command, stdin=subprocess.DEVNULL):
         raise InputError(f"exit code {code} of {shlex.join(command)}")
 

@@ -77,12 +77,12 @@ def run(flags: argparse.Namespace, overrides: list[str]) -> int:
     from launch import preflight  # pydantic takes 0.3 s to import
 
     config = training_run.config(flags, overrides)
-    replicas = machines.vertex_replicas(flags.accelerator, flags.gpus, flags.machines)
+    num_replicas = machines.vertex_replicas(flags.accelerator, flags.gpus, flags.machines)
     rental = preflight.Rental(
         flags.project,
-        replicas,
+        num_replicas,
         f"{flags.machines} x {flags.accelerator}",
-        custom_job.needs(flags, replicas),
+        custom_job.needs(flags, num_replicas),
     )
     facts = preflight.plan(config, overrides, rental)
     with training_run.files(config) as files:

@@ -24,18 +24,19 @@ def names() -> list[str]:
 
 
 def find(config: str | Path) -> str | Path:
-    """Return the file of a config that is given by its name; a path, which is all that has a suffix
-    or a slash, as it is. Raises InputError for a name that there is not."""
+    """Return the file of the shipped config of this name. A value with a suffix or a slash is a
+    path and is returned unchanged. Raises InputError for an unknown name."""
     text = str(config)
     if Path(text).suffix or "/" in text:
         return config
     config_names = names()
     if text in config_names:
         return folder() / f"{text}.yaml"
-    question = suggestions.question(text, config_names)
+    suggestion = suggestions.question(text, config_names)
+    message = f"--config={text}: no config of this name; {suggestion}".rstrip()
     raise InputError(
-        f"--config={text}: no config of this name; {question}{' ' * bool(question)}the names are "
-        f"{', '.join(config_names)}; a file of your own has a suffix or a slash, as in ./{text}"
+        f"{message} the names are {', '.join(config_names)}; a file of your own has a suffix or a "
+        f"slash, as in ./{text}"
     )
 
 

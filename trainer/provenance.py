@@ -44,7 +44,7 @@ def add_start(
 
 
 def origin(lakes: list[dict]) -> dict[str, str]:
-    """Return what a run is made from, in words: command, lakes and versions; for TensorBoard."""
+    """Return the origin of a run in words, for TensorBoard: command, lakes, versions and time."""
     versions = ", ".join(f"{name} {version}" for name, version in packages().items())
     return {
         "command": command(),

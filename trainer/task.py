@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(flags: argparse.Namespace, overrides: list[str]) -> None:
+    """Train, or go on, into the workdir of the command or of the job that runs it."""
     from trainer import workdir
 
     folder = workdir.workdir_of_job(flags.workdir)
@@ -77,7 +78,7 @@ def benchmark(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
-    """Score workdirs and print the table."""
+    """Score workdirs and return the table."""
     _refuse(flags, overrides)
     _check_networks(flags)
     _check_places(folders=flags.workdir[:1], files=[flags.picture, flags.report])
@@ -92,7 +93,8 @@ def evaluate(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
-    """Predict files or a split and print the summary."""
+    """Predict files or a split and return the summary; raise InputError for options that do not go
+    together."""
     _refuse(flags, overrides)
     if flags.input and (flags.lake or flags.split):
         raise InputError("--input takes files, --lake and --split a lake; give one of them")
@@ -117,7 +119,8 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
-    """Write a SavedModel, or one per level, and print how to call it."""
+    """Write a SavedModel, or one per level, and return how to call it; raise InputError for options
+    that do not go together."""
     _refuse(flags, overrides)
     _check_networks(flags)
     if flags.level == options.ALL_LEVELS and flags.lake:
@@ -139,6 +142,7 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
+    """Let predictions vote and return the line to print."""
     _refuse(flags, overrides)
     for path in flags.predictions:
         storage.check_exists("predictions", path)
@@ -149,7 +153,8 @@ def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def froc(flags: argparse.Namespace, overrides: list[str]) -> str:
-    """Score nodule candidates and print the table."""
+    """Score nodule candidates and return the table; raise InputError for options that do not go
+    together."""
     _refuse(flags, overrides)
     if flags.scans and flags.lake:
         raise InputError("--scans and --lake both say which scans are scored; give one of them")
@@ -192,6 +197,7 @@ def main(argv: list[str]) -> int:
 
 
 def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
+    """Raise InputError for --section.field=value where a command takes none."""
     if overrides:
         raise InputError(
             f"unknown options {' '.join(overrides)}; see "
@@ -217,7 +223,7 @@ def _check_networks(flags: argparse.Namespace) -> None:
 
     for folder in (*flags.workdir, *flags.classifier):
         if not storage.is_remote(folder):
-            workdir.check_trained(folder)
+            workdir.check_is_trained(folder)
     if getattr(flags, "lake", None):
         _check_lake(flags.lake)
 

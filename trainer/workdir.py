@@ -55,8 +55,9 @@ def model_of_job() -> Path | None:
 
 
 def describe_lake(content: dict) -> dict:
-    """Return what a run keeps of a lake that it learns from, from its manifest: its identity, those
-    of the versions that it continues, and what its images show (None where it does not say)."""
+    """Return the description that a run keeps of a lake, from its manifest: the lake's identity,
+    those of the versions that it continues, and counts of what its images show (None where the
+    manifest has none)."""
     lake, *earlier_lakes = ancestry(content)
     return lake | {"earlier_lakes": earlier_lakes, "exams": content["counts"].get("exams")}
 
@@ -92,8 +93,10 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:  # of JSON or of UTF-8
-        choice = ", or delete it: it holds scores and no weights" if path.name == METRICS else ""
-        raise InputError(f"{path}: not JSON ({error}); put back a copy of it{choice}") from None
+        advice = "put back a copy of it"
+        if path.name == METRICS:
+            advice += ", or delete it: it holds scores and no weights"
+        raise InputError(f"{path}: not JSON ({error}); {advice}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object, not {content!r}")
     return content
@@ -124,7 +127,7 @@ def check_weights(path: Path) -> None:
         ) from None
 
 
-def copy_trained(workdir: Path, folder: Path) -> None:
+def copy_results(workdir: Path, folder: Path) -> None:
     """Copy what evaluate, predict and export need of a finished run, the weights last. Thresholds
     that evaluate has written there stay."""
     storage.make_folder(folder)
@@ -138,7 +141,7 @@ def copy_trained(workdir: Path, folder: Path) -> None:
 # --- the trained network ---
 
 
-def check_trained(workdir: Path) -> None:
+def check_is_trained(workdir: Path) -> None:
     """Raise InputError where a folder has no config and best weights of a run."""
     if not (workdir / CONFIG).exists():
         raise InputError(f"{workdir}: no {CONFIG}, so no run was trained here")
@@ -147,12 +150,13 @@ def check_trained(workdir: Path) -> None:
 
 
 def load_network(workdir: Path, level: int | None = None) -> tuple[Config, "keras.Model"]:
-    """Return a run's config and network with its best weights; raise InputError for an unfinished
-    run. `level`: the U-Net++ of that depth in it (trainer/models/unetpp.py)."""
+    """Return a run's config and network with its best weights; raise InputError for a run that is
+    unfinished, damaged or without that level. `level`: the U-Net++ of that depth in it
+    (trainer/models/unetpp.py)."""
     from trainer.models import unetpp, weight_files
     from trainer.models.build import build
 
-    check_trained(workdir)
+    check_is_trained(workdir)
     config = read_config(workdir)
     check_weights(workdir / BEST)
     # Without the weights that training started from: their file may be gone, and is not needed.

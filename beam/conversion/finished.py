@@ -104,7 +104,8 @@ def check(shards: list[PlannedShard], lake_bits: int, options: ConversionOptions
 
 
 def option_changes(content: dict, lake_bits: int, options: ConversionOptions) -> list[str]:
-    """Return how the options differ from those of the finished lake with this manifest."""
+    """Return the options that differ from those of the finished lake with this manifest, in
+    words."""
     new_options, old_options = {**options.for_lake(), "bits": lake_bits}, content["options"]
     new_options = json.loads(json.dumps(new_options))  # tuples become lists on the way
     return [

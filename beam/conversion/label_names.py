@@ -43,17 +43,17 @@ def without_labels(files: list[FileMetadata], options: ConversionOptions) -> lis
     is_label = label_test(options)
     images = [file for file in files if not is_label(file.path)]
     if files and not images:
-        raise _no_image_left(len(files), options)
+        raise _no_image_error(len(files), options)
     return images
 
 
-def _no_image_left(num_labels: int, options: ConversionOptions) -> Refused:
+def _no_image_error(num_labels: int, options: ConversionOptions) -> Refused:
     """Return the error of a conversion whose label files are all that --images matches."""
     if options.labels:
         return Refused(f"--images={options.images} matches the label file alone")
-    is_like = f" ending in {options.mask_suffix}" if options.mask_suffix else ""
+    ending = f" ending in {options.mask_suffix}" if options.mask_suffix else ""
     return Refused(
-        f"--masks={options.masks} claims all {num_labels:,} files{is_like} of --images="
+        f"--masks={options.masks} claims all {num_labels:,} files{ending} of --images="
         f"{options.images}, and a mask is no image; expected patterns that tell them apart, or the "
         f"--mask_suffix of masks beside their images, such as _mask or '_mask*'"
     )

@@ -34,8 +34,8 @@ class LabelledImage(Packed):
 
     @property
     def grouped_by(self) -> tuple[str, str]:
-        """Return (kind, name) of what a split must not divide: the patient, else the study, else
-        the series of a volume, else the file."""
+        """Return (kind, name) of the group that a split must not divide: the patient, else the
+        study, else the series of a volume, else the file."""
         header = self.header
         if header.patient:
             return "patient", header.patient
@@ -80,8 +80,8 @@ def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layo
 
 
 def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
-    """Yield (image id, Row) of each row of a label CSV, or image of a COCO JSON, compressed or
-    not."""
+    """Yield (image id, Row) of each row of a label CSV, or image of a COCO JSON, compressed or not;
+    raise Stopped where it cannot be read to its end."""
     try:
         with files.open_unpacked(path) as file:
             if layout.is_coco:
@@ -171,8 +171,8 @@ def _label_image(group: meeting.Group, kind: str, options: ConversionOptions) ->
     if telling:
         label = tables.unite(telling, kind, header.height, header.width, options.dialect)
     else:
-        sought = _sought(header, rows, options)
-        label = tables.label_without_rows(options.unlabelled, kind, sought)
+        message = _no_label_message(header, rows, options)
+        label = tables.label_without_rows(options.unlabelled, kind, message)
     if group.is_of_file and label.lesion_px > 0:
         raise Reject(
             "no-label",
@@ -188,8 +188,8 @@ def _label_slices(
     """Yield the slices of one series that become records, and the number of the others."""
     label = None
     if not rows:
-        sought = _sought(headers[0], rows, options)
-        label = tables.label_without_rows(options.unlabelled, kind, sought)
+        message = _no_label_message(headers[0], rows, options)
+        label = tables.label_without_rows(options.unlabelled, kind, message)
     spheres = None if label == tables.UNKNOWN else [_nodule(row) for row in rows]
     split = _split(rows, options)
     slices, num_left_out = series.slices(headers, spheres, options.empty_slices)
@@ -201,7 +201,7 @@ def _label_slices(
         yield LabelledImage(header, slice_label, split)
 
 
-def _sought(header: Header, rows: list[Row], options: ConversionOptions) -> str:
+def _no_label_message(header: Header, rows: list[Row], options: ConversionOptions) -> str:
     """Return the message about an image, or a volume, that gets no label from its rows."""
     image_id = meeting.label_id(header)
     if rows:

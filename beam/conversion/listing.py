@@ -58,7 +58,8 @@ def ReadHeaders(root, options: ConversionOptions) -> Listing:
 
 def match_images(pattern: str, options: ConversionOptions) -> Iterator:
     """Yield chunks [(path, bytes, time of its last change)] of the images that a pattern names and,
-    tagged, how many files are left out: of the system, or labels."""
+    tagged, the numbers of files that are left out (of the system, labels) and of images that are
+    named as masks. Raises Refused where all files are labels, Stopped where none can be listed."""
     matches = patterns.image_files_on_worker("images", pattern, options.source)
     images = label_names.without_labels(matches.files, options)
     num_labels = len(matches.files) - len(images)
@@ -87,7 +88,7 @@ def read_headers(chunk: list[tuple[str, int, float]], options: ConversionOptions
             with reader.reject_unreadable(path), files.open_binary(path) as file:
                 headers = headers_in(file, path, size, options)
                 is_volume = headers[0].geometry is not None
-                version = files.version_of(file, path, update_time, is_volume)
+                version = files.version_of(file, path, update_time, is_volume_header=is_volume)
         except Reject as reject:
             progress.tick(options.progress_file, progress.LISTED)
             if reject.reason == "segmentation" and label_names.is_told_by_content(options):
@@ -121,12 +122,12 @@ def headers_in(file: BinaryIO, path: str, size: int, options: ConversionOptions)
 
 
 def num_images(header: Header) -> int:
-    """Return how many images a header stands for: the slices of a volume, else one."""
+    """Return the number of images that a header stands for: the slices of a volume, else one."""
     return header.geometry.slices if header.geometry else 1
 
 
 def counts_of_header(key_and_header: tuple[str, Header]) -> Iterator[tuple[str, int]]:
-    """Yield what a header adds to the counts: its images, and its file once."""
+    """Yield (name, number) that a header adds to the counts: its images, and its file once."""
     header = key_and_header[1]
     yield "images", num_images(header)
     if header.frame == 0:
@@ -134,19 +135,19 @@ def counts_of_header(key_and_header: tuple[str, Header]) -> Iterator[tuple[str, 
 
 
 def to_reject(
-    path: str, image_id: str, reject: Reject, options: ConversionOptions, images: int = 1
+    path: str, image_id: str, reject: Reject, options: ConversionOptions, num_images: int = 1
 ) -> beam.pvalue.TaggedOutput:
     """Count a reject as progress and return it, tagged for the output of rejects."""
     progress.tick(options.progress_file, progress.REJECTED)
-    return beam.pvalue.TaggedOutput(REJECT, reject_line(path, image_id, reject, images))
+    return beam.pvalue.TaggedOutput(REJECT, reject_line(path, image_id, reject, num_images))
 
 
-def reject_line(path: str, image_id: str, reject: Reject, images: int = 1) -> dict:
-    """Return one line of rejects.jsonl; `images` is more than 1 for a volume."""
+def reject_line(path: str, image_id: str, reject: Reject, num_images: int = 1) -> dict:
+    """Return one line of rejects.jsonl; `num_images` is more than 1 for a volume."""
     return {
         "path": path,
         "image_id": image_id,
         "reason": reject.reason,
         "message": reject.message,
-        "images": images,
+        "images": num_images,
     }

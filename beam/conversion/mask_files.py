@@ -37,8 +37,8 @@ def ReadMasks(root, options: ConversionOptions):
 
 def match(pattern: str, options: ConversionOptions) -> Iterator:
     """Yield chunks [(path, bytes, time of its last change)] of the masks that a pattern names and,
-    tagged, how many other files it names that are no images either; raise Refused where none ends
-    in `--mask_suffix`."""
+    tagged, the number of other files that are no images either; raise Refused where no name ends in
+    `--mask_suffix`."""
     matches = patterns.image_files_on_worker("masks", pattern, IMAGES)
     masks, others = [], []
     for file in matches.files:
@@ -84,8 +84,8 @@ def read(chunk: list[tuple[str, int, float]], options: ConversionOptions) -> Ite
 
 
 def _is_segmentation(path: str) -> bool:
-    """Return whether a DICOM file is a DICOM SEG; False for what is none, which the images' listing
-    rejects."""
+    """Return whether a file is a DICOM SEG; False where it cannot be read, too: the listing of the
+    images rejects it."""
     try:
         with files.open_binary(path) as file:
             return dicom_masks.is_segmentation(file, path)
@@ -110,7 +110,9 @@ def warnings(input_counts: dict[str, int], options: ConversionOptions) -> list[s
     if not absent_values:
         return []
     values = _values(input_counts)
-    examples = ", ".join(values[:SHOWN_VALUES]) + " ..." * (len(values) > SHOWN_VALUES)
+    examples = ", ".join(values[:SHOWN_VALUES])
+    if len(values) > SHOWN_VALUES:
+        examples += " ..."
     return [f"--mask_values: no mask has {' or '.join(absent_values)}; the masks have {examples}"]
 
 

@@ -96,7 +96,7 @@ def meet(
     and (id, Row) pairs that share a key."""
     pairs = list(pairs)
     if len(headers) == 1 and all(text == label_id(headers[0]) for text, _ in pairs):
-        return _meet_alone(headers[0], [row for _, row in pairs])
+        return _meet_one(headers[0], [row for _, row in pairs])
     rows, by_id = defaultdict(list), defaultdict(list)
     for text, row in pairs:
         rows[text].append(row)
@@ -121,12 +121,13 @@ def meet(
         if headers:
             groups.append(Group(headers, its_rows, name in file_ids, reject))
         for header in duplicates:
-            groups.append(Group([header], [], False, _duplicate(header, of_id, options)))
+            reject = _duplicate_reject(header, of_id, options)
+            groups.append(Group([header], rows=[], reject=reject))
     return groups, free, _tally(by_id, texts, free, meeting.elsewhere)
 
 
-def _meet_alone(header: Header, rows: list[Row]) -> tuple[list[Group], list[str], Tally]:
-    """Return what `meet` does of one header whose id all rows have, as nearly always."""
+def _meet_one(header: Header, rows: list[Row]) -> tuple[list[Group], list[str], Tally]:
+    """Return the result of `meet` for one header whose id all rows have, as nearly always."""
     image_id = label_id(header)
     tally = Tally(met=1) if rows else Tally(without_row=1, image_id=image_id)
     return [Group([header], rows)], [], tally
@@ -154,7 +155,7 @@ def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[Heade
     return [], headers
 
 
-def _duplicate(header: Header, of_id: list[Header], options: ConversionOptions) -> Reject:
+def _duplicate_reject(header: Header, of_id: list[Header], options: ConversionOptions) -> Reject:
     """Return the Reject of one of the files that have one id."""
     other = next((twin.path for twin in of_id if twin.path != header.path), header.path)
     advice = "give the files other names"

@@ -19,16 +19,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of beam.convert."""
     summary = "Convert image files and labels to a lake, on any Beam runner."
     parser = cli.parser("beam.convert", summary, example=EXAMPLE, epilog=BEAM_OPTIONS)
-    _add_inputs(parser.add_argument_group("input").add_argument)
-    _add_labels(parser.add_argument_group("labels").add_argument)
-    _add_pixels(parser.add_argument_group("pixels").add_argument)
-    _add_splits(parser.add_argument_group("splits and shards").add_argument)
-    _add_privacy(parser.add_argument_group("privacy").add_argument)
-    _add_estimate(parser.add_argument_group("estimate").add_argument)
+    _add_input_options(parser.add_argument_group("input").add_argument)
+    _add_label_options(parser.add_argument_group("labels").add_argument)
+    _add_pixel_options(parser.add_argument_group("pixels").add_argument)
+    _add_split_options(parser.add_argument_group("splits and shards").add_argument)
+    _add_privacy_options(parser.add_argument_group("privacy").add_argument)
+    _add_estimate_options(parser.add_argument_group("estimate").add_argument)
     return parser
 
 
-def _add_inputs(add) -> None:
+def _add_input_options(add) -> None:
     """Add the options of files."""
     source = (
         "dicom; images: PNG, JPEG, TIFF, BMP, GIF; metaimage: CT as MetaImage, NIfTI, NRRD, DICOM"
@@ -54,7 +54,7 @@ def _add_inputs(add) -> None:
     add("--detach", action="store_true", help="do not wait for a remote job once it is submitted")
 
 
-def _add_labels(add) -> None:
+def _add_label_options(add) -> None:
     """Add the options of labels and masks."""
     file = "CSV of run lengths, classes or nodules, or a COCO .json; may be .gz, .xz or .zip"
     add("--labels", metavar="FILE", help=file)
@@ -83,8 +83,8 @@ def _add_labels(add) -> None:
     add("--unlabelled", choices=policies, default="reject", help=unlabelled_help)
 
 
-def _add_pixels(add) -> None:
-    """Add the options of how pixels are stored."""
+def _add_pixel_options(add) -> None:
+    """Add the options that say how pixels are stored."""
     add(
         "--max_side",
         type=_side,
@@ -92,7 +92,10 @@ def _add_pixels(add) -> None:
         metavar="PIXELS",
         help="longest side in pixels, or none",
     )
-    bits = "stored bits (default: as the images have); for images of 8 and of more bits"
+    bits = (
+        "bits per stored pixel (default: as in the images); needed where some images have 8 bits "
+        "and others more"
+    )
     add("--bits", type=int, choices=(8, 16), help=bits)
     window = "grey values that are shown: the file's own, percentiles 1 to 99, or these"
     add(
@@ -106,7 +109,7 @@ def _add_pixels(add) -> None:
     add("--lung_roi", action="store_true", help="CT: replace everything but the lungs by air")
 
 
-def _add_splits(add) -> None:
+def _add_split_options(add) -> None:
     """Add the options of splits and folds."""
     whole, positive = cli.at_least(1, int), cli.at_least(0.1, float)
     add("--splits", default=SPLITS, metavar="NAME=SHARE,…", help="shares of patients")
@@ -124,7 +127,7 @@ def _add_splits(add) -> None:
     add("--min_shards", type=whole, default=4, metavar="N", help="fewest shards of a split")
 
 
-def _add_privacy(add) -> None:
+def _add_privacy_options(add) -> None:
     """Add the options of de-identification."""
     hashes = "what becomes of patient, study and series ids"
     add("--deidentify", choices=("hash", "keep"), default="hash", help=hashes)
@@ -137,7 +140,7 @@ def _add_privacy(add) -> None:
     add("--deidentify_key_file", metavar="FILE", help=secret)
 
 
-def _add_estimate(add) -> None:
+def _add_estimate_options(add) -> None:
     """Add the options of --estimate."""
     estimate_help = (
         "convert nothing: print the shards, bytes and core time that a conversion would take, from "
@@ -153,7 +156,7 @@ def _add_estimate(add) -> None:
 
 
 def _window(text: str) -> str:
-    """Return the text if it is a window; an argparse type."""
+    """Return the text if it is a window, which the lake parses; an argparse type."""
     try:
         parse_window(text)
     except InputError as error:

@@ -259,12 +259,12 @@ def _preset_splits(
     return names, highest, _largest(rows["fold"][by_group], starts)
 
 
-def num_shards(images: int, total_bytes: int, options: ConversionOptions) -> int:
-    """Return how many shards a split has: of about `shard_mb` and at most `shard_images` each, at
-    least `min_shards`, none empty."""
+def num_shards(num_images: int, total_bytes: int, options: ConversionOptions) -> int:
+    """Return the number of a split's shards: of about `shard_mb` and at most `shard_images` each,
+    at least `min_shards`, none empty."""
     by_bytes = math.ceil(total_bytes / (options.shard_mb * 1e6))
-    by_images = math.ceil(images / options.shard_images)
-    return min(images, max(options.min_shards, by_bytes, by_images))
+    by_images = math.ceil(num_images / options.shard_images)
+    return min(num_images, max(options.min_shards, by_bytes, by_images))
 
 
 def to_shard(image: LabelledImage, assignment: Assignment) -> tuple[tuple, tuple]:

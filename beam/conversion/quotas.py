@@ -36,8 +36,8 @@ def parse(text: str) -> Splits:
 
 
 def deal(count: int, splits: Splits) -> np.ndarray:
-    """Return which split each of `count` positions gets, uint8 [count]; any n positions in a row
-    have share·n of each split, within 2.
+    """Return the number of the split that each of `count` positions gets, uint8 [count]; any n
+    positions in a row have share·n of each split, within 2.
 
     The last split takes its share of all positions, the one before it of those that remain, and so
     on; the first split gets the rest.

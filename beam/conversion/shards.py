@@ -92,9 +92,9 @@ def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
 def compare(
     shard_and_entries: tuple, lake_bits: int, lake: FinishedLake, options: ConversionOptions
 ) -> PlannedShard:
-    """Return how a shard, as `write` takes it, differs from what the finished lake has. Where files
-    are newer than the lake and nothing else differs, their records are made to see whether their
-    bytes do."""
+    """Return the PlannedShard of a shard, as `write` takes it: how it differs from the finished
+    lake. Where files are newer than the lake and nothing else differs, their records are made, to
+    see whether their bytes differ."""
     (split, shard, num_shards), entries = shard_and_entries
     images = in_order(entries)
     name = manifest.shard_name(options.dataset, split, shard, num_shards)
@@ -193,7 +193,7 @@ class _Writer:
         self.sums, self.exams = Counter(), Counter()
 
     def write(self, images: list[tuple[LabelledImage, int]], file) -> dict:
-        """Write the records of [(image, fold)]; return what the sidecar says of them."""
+        """Write the records of [(image, fold)]; return their part of the sidecar."""
         for image, fold in images:
             self.add(image, fold, file)
         return self.totals()
@@ -263,7 +263,7 @@ class _Writer:
                 self.sums.update({"line_votes": 1, vote.key: 1})
 
     def totals(self) -> dict:
-        """Return what the sidecar says about the shard, besides its name and fingerprint."""
+        """Return the content of the shard's sidecar, but for its name and fingerprint."""
         return {
             "records": len(self.rows),
             "bytes": self.bytes,

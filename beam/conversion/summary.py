@@ -13,8 +13,8 @@ from lake.sources.names import METAIMAGE
 
 
 def warnings(counts: dict, options: ConversionOptions) -> list[str]:
-    """Return what the manifest and the table warn of: splits and folds without images, one patient
-    id for most images, no positive, masks taken for images. They name no patient."""
+    """Return the warnings of the manifest and the table: of splits and folds without images, one
+    patient id for most images, no positive, masks taken for images. They name no patient."""
     kinds = (_empty_splits, _one_patient, _no_positive, _masks_as_images)
     return [warning for kind in kinds for warning in kind(counts, options)]
 
@@ -71,8 +71,8 @@ def empty_splits(splits: dict, options: ConversionOptions) -> list[str]:
 
 
 def table(content: dict, seconds: float | None = None) -> str:
-    """Return what a user reads at the end of a conversion: a manifest's counts, and the speed where
-    the seconds are known."""
+    """Return the table that a user reads at the end of a conversion: a manifest's counts, and the
+    speed where the seconds are known."""
     counts, shards = content["counts"], content["shards"]
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["rejects"].items())
     speed = f" in {seconds:.1f} s, {counts['images'] / seconds:.0f} images/s" if seconds else ""

@@ -20,13 +20,13 @@ class Estimate:
     """Holds totals over all files, calculated from a sample of them. In a pair of numbers the
     second is half of the 95% interval, as far as the sample alone makes it uncertain."""
 
-    files: int
+    num_files: int
     file_bytes: int
     num_sampled: int
     rejects: Counter  # of the sample, by reason
     codings: Counter  # of the sample
     has_pixels_elsewhere: bool  # of .mhd, whose data files are in no listing
-    records: int
+    num_records: int
     read_bytes: float  # by both passes
     stored_bytes: tuple[float, float]  # of the lake
     seconds: tuple[float, float]  # of one core, without the start of each process
@@ -61,24 +61,24 @@ def estimate(
         values = [getattr(result, name, 0.0) for result in results]
         return extrapolate(values, sizes[numbers], sizes)
 
-    records = round(sum(cost.records for cost in costs) * len(sizes) / len(results))
+    num_records = round(sum(cost.num_records for cost in costs) * len(sizes) / len(results))
     stored_bytes, seconds = total("stored_bytes"), total("seconds")
     if record_kb is not None:
-        stored_bytes = records * record_kb * 1e3, 0.0
+        stored_bytes = num_records * record_kb * 1e3, 0.0
     if core_seconds is not None:
-        seconds = records * core_seconds, 0.0
+        seconds = num_records * core_seconds, 0.0
     return Estimate(
-        files=len(sizes),
+        num_files=len(sizes),
         file_bytes=int(sizes.sum()),
         num_sampled=len(results),
         rejects=Counter(result.reason for result in results if isinstance(result, Reject)),
         codings=Counter(cost.coding for cost in costs),
         has_pixels_elsewhere=any(cost.path.lower().endswith(".mhd") for cost in costs),
-        records=records,
+        num_records=num_records,
         read_bytes=total("read_bytes")[0],
         stored_bytes=stored_bytes,
         seconds=seconds,
-        splits=tuple(split_sizes(records, total("planned_bytes")[0], options)),
+        splits=tuple(split_sizes(num_records, total("planned_bytes")[0], options)),
     )
 
 
@@ -100,10 +100,10 @@ def extrapolate(
 
 
 def split_sizes(
-    records: int, planned_bytes: float, options: ConversionOptions
+    num_records: int, planned_bytes: float, options: ConversionOptions
 ) -> Iterator[tuple[str, int, int]]:
     """Yield (split, its records, its shards), assuming one image per patient."""
     for name, share in quotas.parse(options.splits):
-        num_records = round(records * share)
-        num_shards = plan.num_shards(num_records, round(planned_bytes * share), options)
-        yield name, num_records, num_shards
+        split_records = round(num_records * share)
+        num_shards = plan.num_shards(split_records, round(planned_bytes * share), options)
+        yield name, split_records, num_shards

@@ -29,7 +29,7 @@ class FileCost:
     path: str
     bits: int  # 8 or 16: of the lake that it fits
     coding: str  # how its pixels are coded
-    records: float
+    num_records: float
     read_bytes: float  # by both passes
     planned_bytes: float  # by which the plan counts shards
     stored_bytes: float  # of the records
@@ -55,7 +55,7 @@ def choose(count: int, size: int) -> list[int]:
 def read_headers(
     chunk: list[tuple[str, int]], options: ConversionOptions
 ) -> Iterator[FileCost | Reject]:
-    """Yield what each (path, bytes) would become, in their order."""
+    """Yield the FileCost, or the Reject, of each (path, bytes), in their order."""
 
     def read(file: tuple[str, int]) -> FileCost | Reject:
         try:
@@ -69,27 +69,29 @@ def read_headers(
 
 
 def read_header(path: str, size: int, options: ConversionOptions) -> FileCost:
-    """Return what a file would become; raise Reject, as the conversion would for its header."""
+    """Return the cost of a file; raise Reject, as the conversion would for its header."""
     with reject_unreadable(path), files.open_binary(path) as file:
         headers = listing.headers_in(file, path, size, options)
         header, bits = headers[0], 8 if headers[0].bits <= 8 else 16
         storage = options.storage(options.bits or bits)
         coding = read_coding(options.source, file, header, storage)
-    records, slices = float(len(headers)), listing.num_images(header)
+    num_records, num_slices = float(len(headers)), listing.num_images(header)
     if header.geometry:
         is_unknown = not options.labels and options.unlabelled == "keep"
-        records = slices * (1.0 if is_unknown else options.empty_slices)
+        num_records = num_slices * (1.0 if is_unknown else options.empty_slices)
     # The second pass reads a file once per frame, a volume once; the pixels of an .mhd are in the
     # file beside it.
-    second_pass = max(size, slices * coding.num_bytes) if header.geometry else records * size
+    second_pass = (
+        max(size, num_slices * coding.num_bytes) if header.geometry else num_records * size
+    )
     first_pass = min(size, REMOTE_HEADER_BYTES if is_remote(path) else HEADER_BYTES)
     return FileCost(
         path=path,
         bits=bits,
         coding=f"{coding.name}, kept" if coding.is_kept else coding.name,
-        records=records,
+        num_records=num_records,
         read_bytes=first_pass + second_pass,
-        planned_bytes=records * plan.num_blocks(header, options.max_side) * plan.BLOCK_BYTES,
-        stored_bytes=records * costs.record_bytes(header, coding, storage),
-        seconds=records * costs.convert_seconds(header, coding, storage, options.source),
+        planned_bytes=num_records * plan.num_blocks(header, options.max_side) * plan.BLOCK_BYTES,
+        stored_bytes=num_records * costs.record_bytes(header, coding, storage),
+        seconds=num_records * costs.convert_seconds(header, coding, storage, options.source),
     )

@@ -14,10 +14,10 @@ TIMES = (("h", 3600), ("min", 60), ("s", 1))
 def table(estimate: Estimate, options: ConversionOptions) -> str:
     """Return the lines of the table, with what the estimate assumes at their end."""
     read_size, written_size = megabytes(estimate.read_bytes), megabytes(estimate.stored_bytes[0])
-    seconds, records = estimate.seconds[0], max(estimate.records, 1)
+    seconds, records = estimate.seconds[0], max(estimate.num_records, 1)
     num_shards = sum(shards for _, _, shards in estimate.splits)
     lines = [
-        f"files    {estimate.files:>12,}  {megabytes(estimate.file_bytes)}; the headers of "
+        f"files    {estimate.num_files:>12,}  {megabytes(estimate.file_bytes)}; the headers of "
         f"{estimate.num_sampled:,} read: {shares(estimate.codings, estimate.num_sampled)}",
         *rejects(estimate, options.max_reject_fraction),
         *splits(estimate),
@@ -37,13 +37,17 @@ def rejects(estimate: Estimate, max_fraction: float) -> Iterator[str]:
     if share:
         reasons = shares(estimate.rejects, estimate.num_sampled)
         line = f"rejects  {share:>12.1%}  of the sample: {reasons}"
-        yield line + f"; above --max_reject_fraction={max_fraction:g}" * (share > max_fraction)
+        yield (
+            f"{line}; above --max_reject_fraction={max_fraction:g}"
+            if share > max_fraction
+            else line
+        )
 
 
 def splits(estimate: Estimate) -> Iterator[str]:
     """Yield the rows of the splits under their heading."""
     yield f"{'split':<9}{'records':>12} {'shards':>8} {'records/shard':>14} {'MB/shard':>9}"
-    record_mb = estimate.stored_bytes[0] / max(estimate.records, 1) / 1e6
+    record_mb = estimate.stored_bytes[0] / max(estimate.num_records, 1) / 1e6
     for name, records, shards in estimate.splits:
         per_shard = records / max(shards, 1)
         yield (

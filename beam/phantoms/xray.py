@@ -163,8 +163,8 @@ def lung_markings(rng, person, pose):
 
 
 def look_alikes(rng, person, pose):
-    """Return what is mistaken for a pneumothorax: lucent places and skin folds, which have lung
-    markings."""
+    """Return a layer of things that are mistaken for a pneumothorax: lucent places and skin folds,
+    which have lung markings."""
     layer = np.zeros((LAYER_PX, LAYER_PX), np.float32)
     for lung in person.lungs:
         [(region, edge)] = anatomy.crescents(rng, [lung, lung], 1)

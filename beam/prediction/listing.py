@@ -96,7 +96,7 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
         try:
             with reader.reject_unreadable(path), files.open_binary(path) as file:
                 source, headers = reader.read_file(file, path, size, settings, options.images_root)
-                version = files.version_of(file, path, update_time, settings.is_ct)
+                version = files.version_of(file, path, update_time, is_volume_header=settings.is_ct)
         except Reject as reject:
             progress.tick(options.progress_file, progress.LISTED)
             yield to_reject(path, "", reject, options)
@@ -111,8 +111,8 @@ def read_headers(chunk: tuple[str, list[tuple]], options: PredictionOptions) -> 
 
 
 def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator:
-    """Yield what is predicted of (key, [(first path, ImageToPredict)]), as (first path,
-    ImageToPredict): the first image of an id, whose others become rejects, or all slices of a
+    """Yield the (first path, ImageToPredict) that are predicted, of (key, [(first path,
+    ImageToPredict)]): the first image of an id, whose others become rejects, or all slices of a
     series, which is a shard of its own. Files of one name have their folders in their ids."""
     pairs = sorted(key_and_images[1], key=lambda pair: pair[1].place)
     headers = reader.tell_apart([image.header for _, image in pairs], options.images_root)
@@ -132,8 +132,8 @@ def choose_images(key_and_images: tuple, options: PredictionOptions) -> Iterator
 
 
 def standings(path_and_image: tuple, options: PredictionOptions) -> Iterable[tuple[str, int]]:
-    """Return how the image of (first path, ImageToPredict) stands to what the networks learnt from,
-    as lake.exam.standings has it, to be added up."""
+    """Return the (name, number) pairs of lake.exam.standings for the image of (first path,
+    ImageToPredict), to be added up."""
     exams = [path_and_image[1].header.exam]
     return exam.standings(exams, options.reader_settings.exams).items()
 
@@ -176,7 +176,7 @@ def to_reject(path: str, image_id: str, reject: Reject, options: PredictionOptio
 
 
 def more_images(number: int, options: PredictionOptions) -> Iterator:
-    """Yield, tagged, how many images there are beyond one per file, unless that is 0; count them as
+    """Yield, tagged, the number of images beyond one per file, unless it is 0; count them as
     progress."""
     progress.tick(options.progress_file, progress.MATCHED * number)
     if number:

@@ -44,9 +44,9 @@ class ExportHandler(ModelHandler):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow as tf
 
-        if threads := self.options.threads:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        if num_threads := self.options.num_threads:
+            tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+            tf.config.threading.set_inter_op_parallelism_threads(num_threads)
         reader.quieten()
         return tf.saved_model.load(storage.without_pattern(self.options.model))
 
@@ -85,7 +85,8 @@ class LazyModel:
 def predict(
     images: Sequence[ImageToPredict], signature: Callable, options: PredictionOptions
 ) -> Iterator[tuple[ImageToPredict, PredictionRow | Reject]]:
-    """Yield what the networks predict for each image of a batch, or why they cannot."""
+    """Yield (image, its PredictionRow, or the Reject that says why there is none) of a batch: first
+    the images whose files cannot be read."""
     import tensorflow as tf
 
     pairs = []  # (image, its Scan)
@@ -112,7 +113,8 @@ def predict(
 
 
 def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> list[Scan | Reject]:
-    """Return each image as a lake stores it, or why there is none; read by several threads."""
+    """Return each image as a lake stores it, or the Reject that says why there is none; read by
+    several threads."""
     inputs, settings = files.Inputs(), options.reader_settings
 
     def read(image: ImageToPredict) -> Scan | Reject:
@@ -122,6 +124,6 @@ def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> 
             return reject
 
     # The slices of a volume share what was read from it, so they are read one after the other.
-    threads = 1 if settings.is_ct else options.threads or None
-    with ThreadPoolExecutor(threads) as pool:
+    num_threads = 1 if settings.is_ct else options.num_threads or None
+    with ThreadPoolExecutor(num_threads) as pool:
         return list(pool.map(read, images))

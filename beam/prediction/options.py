@@ -40,10 +40,10 @@ class PredictionOptions:
     any_modality: bool
     batch_size: int
     shard_images: int
-    threads: int  # of one TensorFlow op; 0: as TensorFlow chooses
+    num_threads: int  # of one TensorFlow op; 0: as TensorFlow chooses
     max_reject_fraction: float
     progress_file: str | None
-    seg_request: "SegRequest | None" = None  # what SEGs are asked for; None: none
+    seg_request: "SegRequest | None" = None  # which DICOM SEG files are written; None: none
 
     def for_predictions(self) -> dict:
         """Return the options that change the predictions for the same files."""
@@ -111,7 +111,7 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
         reader_settings=settings._replace(any_modality=flags.any_modality),
         any_modality=flags.any_modality,
         images_root=patterns.fixed_folder(flags.images),
-        threads=0,
+        num_threads=0,
         progress_file=progress_file,
         seg_request=_seg_request(flags, description) if flags.seg else None,
         **{name: getattr(flags, name) for name in names},
@@ -121,7 +121,8 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
 
 
 def _seg_request(flags: argparse.Namespace, description: dict) -> "SegRequest":
-    """Return what SEGs the flags ask for, by an export with this description."""
+    """Return which DICOM SEG files the flags ask for, and the algorithm that they name: that of the
+    export with this description."""
     from lake.predictions import seg
     from lake.predictions.seg_series import SegRequest
 
@@ -136,12 +137,12 @@ def with_threads(options: PredictionOptions, beam_options: "PipelineOptions") ->
     direct = beam_options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
         return options
-    threads = max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
-    return dataclasses.replace(options, threads=threads)
+    num_threads = max(1, os.cpu_count() // (direct.direct_num_workers or os.cpu_count()))
+    return dataclasses.replace(options, num_threads=num_threads)
 
 
 def _read_description(model: str) -> bytes:
-    """Return export.json of the folder; raise InputError."""
+    """Return export.json of the folder; raise InputError where there is none."""
     for name in (SAVED_MODEL, DESCRIPTION):
         if not paths.exists(paths.join(model, name)):
             expected = "the folder that trainer.task export wrote"

@@ -169,15 +169,15 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def version_of(file: BinaryIO, path: str, update_time: float, is_volume: bool) -> float:
-    """Return a number that differs where an open file was written again, or one of those beside the
-    header of a volume that hold its voxels."""
-    data_files = _data_files_of(file, path) if is_volume else ()
-    return stable_hash(f"{update_time} {data_files}") if data_files else update_time
+def version_of(file: BinaryIO, path: str, update_time: float, is_volume_header: bool) -> float:
+    """Return a number that changes when the file is written again or, for the header of a volume,
+    when one of its data files is."""
+    versions = _data_file_versions(file, path) if is_volume_header else ()
+    return stable_hash(f"{update_time} {versions}") if versions else update_time
 
 
-def _data_files_of(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
-    """Return (bytes, time) of the files that hold the voxels of the header of a volume; None for a
+def _data_file_versions(file: BinaryIO, path: str) -> tuple[tuple[int, float] | None, ...]:
+    """Return (bytes, time of the last change) of each data file of a volume's header; None for a
     file that is not there. A pattern need not match them."""
     from lake.sources.volumes import metaimage
 

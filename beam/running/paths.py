@@ -85,7 +85,7 @@ def _if_there(path: str) -> Iterator[LocalFile]:
 
 def expression_of(pattern: str) -> str:
     """Return the regular expression that Beam makes of a pattern: * stays in a folder, ** does not,
-    ? is any character, [ab] one of those letters and [!ab] one of all others."""
+    ? is any character, [ab] is a or b, and [!ab] any other character."""
     expression, place = r"(?ms)", 0
     while place < len(pattern):
         letter = pattern[place]

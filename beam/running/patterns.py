@@ -55,8 +55,8 @@ def image_files(option: str, pattern: str, kind: str) -> Matches:
 
 
 def image_files_on_worker(option: str, pattern: str, kind: str) -> Matches:
-    """Return what `image_files` does, on a worker: its error is a Stopped, which reaches the
-    launcher."""
+    """Return the Matches of `image_files` on a worker. Raises Stopped, which reaches the launcher,
+    instead of InputError."""
     try:
         return image_files(option, pattern, kind)
     except InputError as error:
@@ -108,7 +108,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
         rest = form[len(root) :].lstrip("/")
         real_root = place(posixpath.join(root, ""))
         literal_root = re.sub(r"[*?[]", r"[\g<0>]", real_root)
-        with contextlib.suppress(re.error):  # such as [3-1]
+        with contextlib.suppress(re.error):  # [3-1] and the like match nothing
             expressions.append(re.compile(paths.expression_of(literal_root + rest)))
 
     def is_matched(path: str) -> bool:
@@ -137,8 +137,8 @@ def _readings(pattern: str) -> list[str]:
     if not 0 < len(brackets) <= MOST_BRACKETS:
         return [pattern]
     readings = []
-    for choice in itertools.product((False, True), repeat=len(brackets)):
-        is_literal = dict(zip(brackets, choice, strict=True))
+    for flags in itertools.product((False, True), repeat=len(brackets)):
+        is_literal = dict(zip(brackets, flags, strict=True))
         letters = (
             LITERAL_BRACKET if is_literal.get(n) else letter for n, letter in enumerate(pattern)
         )
@@ -160,7 +160,7 @@ def _match(option: str, pattern: str, limit: int | None) -> list:
         return paths.match(pattern, limit)
     except (OSError, ValueError, re.error) as error:  # ValueError: Beam does not know the scheme
         cause = cause_of(error)
-        if isinstance(cause, re.error):  # such as [3-1]
+        if isinstance(cause, re.error):  # [3-1] and the like match nothing
             return []
         raise InputError(
             f"--{option}={pattern}: cannot be listed: {cause}; expected an existing folder or "
@@ -178,30 +178,30 @@ def cause_of(error: Exception) -> Exception:
 # --- before a job starts ---
 
 
-def check_matches(name: str, pattern: str | None) -> None:
+def check_matches(option: str, pattern: str | None) -> None:
     """Raise InputError where the pattern of an option matches no file, names a folder, or cannot
     be listed."""
     if not pattern:
         return
     is_plain = not WILDCARD.search(pattern) and not pattern.endswith("/")  # FOLDER/ means FOLDER/*
-    if is_plain and _is_folder(name, pattern):
-        raise InputError(f"--{name}={pattern}: is a folder; expected {_inside(pattern)}")
-    matches = matching_files(name, pattern, limit=1)
+    if is_plain and _is_folder(option, pattern):
+        raise InputError(f"--{option}={pattern}: is a folder; expected {_inside(pattern)}")
+    matches = matching_files(option, pattern, limit=1)
     if matches and not is_of_system(matches[0].path, pattern):
         return
-    matches = matching_files(name, pattern)
+    matches = matching_files(option, pattern)
     if all(is_of_system(file.path, pattern) for file in matches):
-        raise InputError(f"--{name}={pattern}: {_why_none(name, pattern, len(matches))}")
+        raise InputError(f"--{option}={pattern}: {_why_none(option, pattern, len(matches))}")
 
 
-def _why_none(name: str, pattern: str, num_left_out: int) -> str:
+def _why_none(option: str, pattern: str, num_left_out: int) -> str:
     """Return why a pattern matches no file."""
     if num_left_out:
         return (
             f"no file matches but {num_left_out} that are hidden or that a system left there "
             f"(.NAME, __MACOSX, Thumbs.db)"
         )
-    if _is_folder(name, pattern):
+    if _is_folder(option, pattern):
         return f"matches folders alone; expected {_inside(pattern)}"
     message = "no file matches; quote the pattern, or the shell expands it"
     if BRACKET.search(pattern):
@@ -209,13 +209,14 @@ def _why_none(name: str, pattern: str, num_left_out: int) -> str:
     return message
 
 
-def _is_folder(name: str, pattern: str) -> bool:
-    """Return whether the pattern matches a folder with files, instead of files."""
+def _is_folder(option: str, pattern: str) -> bool:
+    """Return whether the pattern is itself a folder: a local one, or a prefix with files below it.
+    Raises InputError where it cannot be listed."""
     if not storage.is_remote(pattern) and os.path.isdir(pattern):
         return True
-    return bool(_match(name, f"{pattern.rstrip('/')}/**", limit=1))
+    return bool(_match(option, f"{pattern.rstrip('/')}/**", limit=1))
 
 
 def _inside(folder: str) -> str:
-    """Return what to write instead of a folder."""
+    """Return the advice what to write instead of a folder."""
     return f"a pattern of the files in it, such as '{folder.rstrip('/')}/**'"

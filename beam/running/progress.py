@@ -71,8 +71,8 @@ def num_finished(counts: Counter) -> int:
 def progress_line(
     counts: Counter, seconds: float, activity: str = "converting", rate: float = 0.0
 ) -> str:
-    """Return what a job shows of its progress: how many headers are read while it lists files,
-    later how many images are finished, of them `rate` per second."""
+    """Return the line that shows a job's progress: the number of headers that are read while it
+    lists files, later that of finished images, of them `rate` per second."""
     total = counts[MATCHED]
     if not counts[RECORD]:
         num_listed = min(counts[LISTED], total)  # workers note one after the other

@@ -47,7 +47,7 @@ def run_locally(pipeline: beam.Pipeline) -> None:
     # The command prints Stopped's message; without this Beam would log it too, with a traceback.
     common = logging.getLogger("apache_beam.runners.common")
     common.addFilter(lambda record: _stopped_in(record.getMessage()) is None)
-    with _restore_stopped(), signals.kept_from_children():
+    with _restore_stopped(), signals.keep_from_children():
         pipeline.run().wait_until_finish()
 
 

@@ -68,7 +68,7 @@ def choose(records: pyarrow.Table, num_images: int = NUM_IMAGES) -> list[int]:
 
 
 def shares(total: int, groups: Sequence[Sequence]) -> list[int]:
-    """Return how many of `total` each group gives: equal numbers, as far as each has enough."""
+    """Return the number of `total` that each group gives: equal ones, as far as each has enough."""
     counts = [0] * len(groups)
     while sum(counts) < total:
         open_groups = [n for n, group in enumerate(groups) if counts[n] < len(group)]

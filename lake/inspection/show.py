@@ -168,7 +168,8 @@ def _share(part: np.ndarray, whole: np.ndarray) -> str:
 def _cross_table(
     title: str, parts: dict[str, np.ndarray], groups: dict[str, np.ndarray]
 ) -> list[str]:
-    """Return which share of each group is in each part; a part without records is left out."""
+    """Return the lines of a table of each group's share in each part; a part without records is
+    left out."""
     rows = [(title, "records", *groups)]
     for name, part in parts.items():
         if part.any():

@@ -44,7 +44,8 @@ class Problems:
             self.messages[kind] = (self.messages[kind] + messages)[:MAX_LISTED]
 
     def lines(self) -> list[str]:
-        """Return what a user reads: the messages of each kind, and how many more there are."""
+        """Return the lines that a user reads: the messages of each kind, and the number of
+        others."""
         lines = []
         for kind, count in self.counts.items():
             lines += [f"{kind}: {message}" for message in self.messages[kind]]

@@ -39,7 +39,7 @@ def number(text: str) -> float | None:
 
 
 def truth(text: str) -> int | None:
-    """Return what a cell of a class says: 1, 0, or -1 for unknown; None where it says neither."""
+    """Return the label in a cell of a class: 1, 0, or -1 for unknown; None for any other text."""
     word = text.strip().lower()
     if word in TRUTHS:
         return TRUTHS[word]

@@ -33,7 +33,7 @@ def check(open_file: Callable[[], AbstractContextManager[BinaryIO]], path: str, 
     else:
         problem = "has run lengths of several classes"
     raise InputError(
-        f"{path} {problem}: {_listed(names)}; a lake has one kind of lesion: say with "
+        f"{path} {problem}: {_names_text(names)}; a lake has one kind of lesion: say with "
         f"--classes NAME,NAME which of them it is, or --classes all"
     )
 
@@ -54,7 +54,7 @@ def _check_chosen(open_file, path: str, columns: Layout) -> None:
         names = list(itertools.islice(class_texts(file, columns), CHECKED_ROWS))
     raise InputError(
         f"--classes: {path} has no {' and no '.join(sorted(absent_classes))!r}; its classes are "
-        f"{_listed(names)}"
+        f"{_names_text(names)}"
     )
 
 
@@ -70,7 +70,7 @@ def class_texts(file: BinaryIO, columns: Layout) -> Iterator[str]:
         yield from (text.strip() for text in texts if text.strip())
 
 
-def _listed(names: list[str]) -> str:
+def _names_text(names: list[str]) -> str:
     """Return the different names, the first few of many."""
     different = sorted({name[:40] for name in names})
     more = f" … ({len(different)} in all)" if len(different) > 2 * MAX_QUOTED else ""

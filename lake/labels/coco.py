@@ -116,7 +116,8 @@ def _runs(item: dict, height: int, width: int) -> np.ndarray:
 
 
 def _coded_runs(outline: dict, height: int, width: int) -> np.ndarray:
-    """Return the runs of `{"size", "counts"}`, whose counts are numbers or compressed text."""
+    """Return the runs of `{"size", "counts"}`, whose counts are numbers or compressed text; raise
+    Reject where they are those of another size."""
     if list(outline["size"]) != [height, width]:
         raise Reject("mask-size", f"run lengths of {outline['size']}, the image {height}x{width}")
     counts = outline["counts"]
@@ -147,8 +148,9 @@ def _decompress(text: str) -> list[int]:
 
 
 def _polygon_runs(points: list, height: int, width: int) -> np.ndarray:
-    """Return the runs of the pixels whose centres lie in a polygon x, y, x, y …; of one between all
-    centres, the pixel in its middle."""
+    """Return the runs of the pixels whose centres lie in a polygon x, y, x, y …; where it lies
+    between the centres, the pixel in its middle. Raises Reject where it has fewer than three
+    corners."""
     from skimage.draw import polygon  # 0.3 s to import, and few label files need it
 
     corners = np.asarray(points, float).reshape(-1, 2)

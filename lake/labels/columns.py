@@ -92,7 +92,7 @@ def layout(file: BinaryIO, path: str, choice: ColumnChoice | None = None) -> Lay
     if result is None:
         raise InputError(_unknown_columns(path, heads, choice))
     result = replace(result, form=form, classes=tuple(map(cells.class_name, choice.classes)))
-    _check_doubled(path, result, rows[0])
+    _check_names_differ(path, result, rows[0])
     try:
         for _ in itertools.islice(csv_text.rows(file, form), csv_text.HEAD_LINES):
             pass
@@ -109,7 +109,7 @@ def layout(file: BinaryIO, path: str, choice: ColumnChoice | None = None) -> Lay
     return result
 
 
-def _check_doubled(path: str, result: Layout, header: list[str]) -> None:
+def _check_names_differ(path: str, result: Layout, header: list[str]) -> None:
     """Raise InputError where a column that is used has the name of another."""
     names = [name.strip("'\" ").lower() for name in header]
     for number in (*result.id_columns, *result.value_columns):
@@ -118,7 +118,7 @@ def _check_doubled(path: str, result: Layout, header: list[str]) -> None:
 
 
 def excerpt(texts: list[str]) -> list[str]:
-    """Return what a message quotes of texts that can be many and long."""
+    """Return the beginnings of the first texts, for a message: texts can be many and long."""
     return [text[:40] for text in texts[:MAX_QUOTED]]
 
 

@@ -132,11 +132,14 @@ def to_text(lesion_runs: np.ndarray) -> str:
 
 
 def is_canonical(text: str) -> bool:
-    """Return whether a relative text that `runs` reads is the one that `to_text` writes: no run is
-    empty or touches the next, and no number, and no space, is written in another way."""
+    """Return whether a relative text with at least one run is exactly what `to_text` would
+    write."""
     is_plain = text.isascii() and text[-1:].isdigit() and text.replace(" ", "").isdigit()
-    first = text.partition(" ")[0]
-    return is_plain and "  " not in text and " 0" not in text and (first == "0" or first[:1] > "0")
+    # " 0" begins an empty run, a run that touches the one before, or a leading zero. Only the first
+    # gap may be 0.
+    has_no_zeros = "  " not in text and " 0" not in text
+    first_gap = text.partition(" ")[0]
+    return is_plain and has_no_zeros and (first_gap == "0" or first_gap[:1] > "0")
 
 
 def _text(firsts: np.ndarray, lesion_runs: np.ndarray) -> str:

@@ -233,11 +233,11 @@ def _class_label(rows: list[Row]) -> Label:
     return label_without_mask(truths.pop())
 
 
-def label_without_rows(policy: str, kind: str, sought: str) -> Label:
-    """Return the label of an image without a row, by `--unlabelled reject|negative|keep`; raise a
-    Reject with what was `sought`."""
+def label_without_rows(policy: str, kind: str, message: str) -> Label:
+    """Return the label of an image without a row, by `--unlabelled reject|negative|keep`; raise
+    a Reject with this message."""
     if policy == "reject":
-        raise Reject("no-label", sought)
+        raise Reject("no-label", message)
     if policy == "keep":
         return UNKNOWN
     return NO_LESION if kind == "rle" else label_without_mask(0)

@@ -53,9 +53,9 @@ class Algorithm(NamedTuple):
 
 
 def algorithm(description: dict, any_modality: bool = False) -> Algorithm:
-    """Return for the readers of a SEG what its masks are made with, as export.json and
-    trainer.inference.decision.made_with have it. `any_modality`: of images that may show other
-    things than those that the networks learnt from."""
+    """Return the Algorithm that a SEG's masks are made with, from its `description` in export.json
+    or by trainer.inference.decision.made_with. `any_modality`: of images that may show other things
+    than those that the networks learnt from."""
     triplet, lesion = description["decision"]["triplet"], description["decision"].get(LESION)
     thresholds = f"p > {triplet['bottom']:g}"
     if triplet["area_share"]:

@@ -35,7 +35,7 @@ DISTANCE_TOLERANCE, DISTANCE_TOLERANCE_MM = 0.01, 0.011
 
 
 class SegRequest(NamedTuple):
-    """What SEGs are asked for."""
+    """Which DICOM SEG files are to be written."""
 
     finding: str  # a name in lake.predictions.seg.FINDINGS
     mint_uids: bool
@@ -56,18 +56,18 @@ class Frame(NamedTuple):
     reference: Dataset
 
     def distance_mm(self) -> float:
-        """Return how far the slice lies along its normal."""
+        """Return the distance of the slice from the patient's origin, along its normal."""
         cosines = np.array(self.reference.ImageOrientationPatient, float)
         return float(np.cross(cosines[:3], cosines[3:]) @ self.reference.ImagePositionPatient)
 
     def order(self) -> tuple[float, ...]:
-        """Return what slices are sorted by; those at one position by when they were taken."""
+        """Return the key by which slices are sorted: their position, then when they were taken."""
         distance_mm = round(self.distance_mm() / SAME_POSITION_MM) * SAME_POSITION_MM
         return distance_mm, *(int(self.reference.get(name) or 0) for name in seg_sources.NUMBERS)
 
 
 def series_key(header: Header) -> str:
-    """Return what the images that may share a SEG have in common."""
+    """Return the key that the images which may share a SEG have in common."""
     return header.path if header.modality in PROJECTIONS else header.series or header.path
 
 
@@ -141,7 +141,7 @@ def spacing_mm(stack: list[Frame]) -> float | None:
 
 
 def _read(inputs: Files, path: str) -> bytes:
-    """Return the file; raise Reject."""
+    """Return the bytes of the file; raise Reject where it cannot be read."""
     with reader.reject_unreadable(path):
         return inputs.read(path)
 

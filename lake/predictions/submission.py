@@ -61,15 +61,17 @@ def check_ids(path: Path, ids: Collection[str], expected: Collection[str], where
         raise InputError(f"{path} {difference} {where}: {names}; expected the same ids")
 
 
-def majority(texts: list[str], votes: int) -> str:
-    """Return the run-length text of the pixels that are lesion in at least `votes` of the masks
+def majority(texts: list[str], min_votes: int) -> str:
+    """Return the run-length text of the pixels that are lesion in at least `min_votes` of the masks
     with these texts."""
     # A run is [start, end) in a mask. How many masks hold a pixel changes only at `places`,
     # by the runs that start there minus those that end; the running sum is that number.
     edges = np.concatenate([rle.NO_RUNS, *(rle.runs(text, MAX_PIXELS) for text in texts)])
     places, inverse = np.unique(edges, return_inverse=True)
     starts, ends = (np.bincount(side, minlength=len(places)) for side in inverse.reshape(-1, 2).T)
-    is_in = np.r_[False, np.cumsum(starts - ends) >= votes, False]  # from each place to the next
+    is_in = np.r_[
+        False, np.cumsum(starts - ends) >= min_votes, False
+    ]  # from each place to the next
     turns = np.flatnonzero(is_in[1:] != is_in[:-1]).reshape(-1, 2)
     return rle.to_text(places[turns] if len(turns) else rle.NO_RUNS)
 
@@ -85,7 +87,8 @@ def _read_cells(path: Path) -> Iterator[list[str]]:
 
 
 def _mistake(cells: list[str], number: int, rows: dict, num_pixels) -> str | None:
-    """Return what is wrong with row `number`, None where it is right; `rows` are those before."""
+    """Return a message on what is wrong with row `number`, None where it is right; `rows` are those
+    before."""
     if number == 1:
         is_header, text = tuple(cells) == HEADER, ",".join(cells)[:40]
         return None if is_header else f"{text!r}, expected the header {','.join(HEADER)}"

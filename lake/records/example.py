@@ -68,7 +68,7 @@ message_type { name: "Features"
 message_type { name: "Example"
   field { name: "features" number: 1 type_name: "Features" } }
 """
-# What stands in front of the length of a message that is field 1 of another, and of the Feature of
+# The bytes in front of the length of a message that is field 1 of another, and of the Feature of
 # the image, field 2 of an entry of the map, whose field 1 is its name.
 FIELD_1, IMAGE_FIELD = b"\n", b"\n\x05image\x12"
 CACHED_ENTRIES = 1000  # sizes, windows, ages ...: most fields of a record are as in many others
@@ -82,8 +82,9 @@ def encode(fields: dict) -> bytes:
 
 
 def encode_parts(fields: dict) -> list[bytes]:
-    """Return what `encode` does in parts, the image by itself: it is nine tenths of a record, and a
-    copy of it takes as long as all the rest."""
+    """Return the bytes of `encode` in parts, the image by itself: it is nine tenths of a record,
+    and a copy of it takes as long as all the rest. Raises ValueError for other fields than
+    FIELDS."""
     if fields.keys() != FIELDS.keys():
         raise ValueError(
             f"expected the fields of lake.records.example.FIELDS, differs in "
@@ -110,7 +111,7 @@ def _entry(name: str, value: bytes | float | tuple[float, ...]) -> bytes:
 
 @functools.lru_cache(CACHED_ENTRIES, typed=True)
 def _cached_entry(name: str, value: bytes | int) -> bytes:
-    """Return what `_entry` does; numbers that are no integers come as the bytes of doubles."""
+    """Return a field as `_entry` does; a float's value comes as the bytes of its doubles."""
     kind, count = FIELDS[name]
     return _encode_entry(name, struct.unpack(f"={count}d", value) if kind is float else value)
 
@@ -124,8 +125,8 @@ def _encode_entry(name: str, value: bytes | int | tuple[float, ...]) -> bytes:
 
 
 def _head_of_image(size: int) -> bytes:
-    """Return what stands in front of the `size` bytes of an image in a Features message that has it
-    alone. protobuf would copy them four times."""
+    """Return the bytes in front of the `size` bytes of an image in a Features message that has it
+    alone. protobuf would copy the image four times."""
     head = b""
     for field in (FIELD_1, FIELD_1, IMAGE_FIELD, FIELD_1):  # bytes, BytesList, Feature, entry
         head = field + _varint(len(head) + size) + head

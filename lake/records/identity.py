@@ -18,7 +18,8 @@ def shards_sha256(lakes: Sequence[dict]) -> str:
 
 
 def identity(content: dict) -> dict:
-    """Return what identifies the lake with this manifest, wherever it lies."""
+    """Return the identity of the lake with this manifest, wherever it lies: name, version and a
+    checksum of all shards."""
     names = {name: content[name] for name in ("dataset", "version")}
     return names | {"shards": shards_sha256([content])}
 

@@ -59,7 +59,7 @@ def read(
 def read_file(
     file: Path | BinaryIO, columns: Sequence[str] | None = None, splits: Sequence[str] | None = None
 ) -> pyarrow.Table:
-    """Return what `read` does, from the file itself, which may be open; raises OSError or
+    """Return the index as `read` does, from the file itself, which may be open; raises OSError or
     pyarrow.ArrowException."""
     filters = None if splits is None else [("split", "in", list(splits))]
     return pyarrow.parquet.read_table(file, columns=columns and list(columns), filters=filters)

@@ -26,7 +26,7 @@ def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
 
 
 def num_classes(content: dict) -> int:
-    """Return how many labels a lake knows: as many as class folders, else 2, lesion or none."""
+    """Return the number of labels of a lake: that of its class folders, else 2, lesion or none."""
     return len(content["classes"]) if "classes" in content else 2
 
 

@@ -49,8 +49,8 @@ def encode(mask: np.ndarray) -> bytes:
 
 
 def encode_runs(lesion_runs: np.ndarray, height: int, width: int) -> bytes:
-    """Return what `encode` does of the mask of runs [N, 2] down its columns, in a third of the
-    time: no pixel is set by itself."""
+    """Return the PNG that `encode` returns of the mask of runs [N, 2] down its columns, in a third
+    of the time: no pixel is set by itself."""
     starts, ends = lesion_runs.T
     columns, last_columns = starts // height, (ends - 1) // height
     if not len(lesion_runs) or (columns != last_columns).any():

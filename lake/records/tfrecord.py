@@ -22,8 +22,8 @@ class FrameError(InputError):
 
 
 def frame(*parts: bytes) -> list[bytes]:
-    """Return what a file holds of a record that is given whole or in parts: its head, the parts,
-    its checksum."""
+    """Return the pieces that a file holds of a record, which may come in parts: its head, the
+    parts, its checksum."""
     length = struct.pack("<Q", sum(map(len, parts)))
     return [length + masked_crc(length), *parts, masked_crc(*parts)]
 

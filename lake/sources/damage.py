@@ -36,8 +36,8 @@ def reject_damage(reason: str, path: str) -> Iterator[None]:
 
 
 def _sentence(error: BaseException, reason: str) -> str:
-    """Return what is wrong with the file and what to do; only decoders' messages are quoted, as
-    that of any other error may quote a name from the header."""
+    """Return a sentence on what is wrong with the file and what to do; only decoders' messages are
+    quoted, as that of any other error may quote a name from the header."""
     if isinstance(error, Malformed):
         advice = "" if ";" in str(error) else "; copy it again, or leave it out"
         return f"{error}{advice}"

@@ -78,7 +78,8 @@ def kind_of(start: bytes, path: str) -> Kind | None:
 
 
 def advice(start: bytes, path: str, source: str, has_choice: bool) -> str | None:
-    """Return what the file is and what to do, where `source` does not read this kind; else None.
+    """Return a message on what the file is and what to do, where `source` does not read this kind;
+    else None.
 
     `has_choice`: there is an option --source. Networks are of one kind, and have none.
     """

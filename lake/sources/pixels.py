@@ -61,7 +61,7 @@ def store(
         window=(low, high),
         slice_mm=slice_mm,
         is_flat=is_flat(stored, (low, high)),
-        padding_px=0 if is_padding is None else _count_whole(is_padding, height, width),
+        padding_px=0 if is_padding is None else _count_padding(is_padding, height, width),
     )
 
 
@@ -89,8 +89,8 @@ def is_flat_code(code: bytes, height: int, width: int, window: tuple[float, floa
     return is_flat(np.asarray(Image.open(io.BytesIO(code))), window)
 
 
-def _count_whole(is_padding: np.ndarray, height: int, width: int) -> int:
-    """Return how many pixels of a copy of [height, width] are padding alone."""
+def _count_padding(is_padding: np.ndarray, height: int, width: int) -> int:
+    """Return the number of pixels of a copy of [height, width] that are padding alone."""
     return int(np.count_nonzero(shrink(is_padding.astype(np.uint8) * 255, height, width) == 255))
 
 
@@ -110,7 +110,7 @@ def view(
     """Return (low, high), in stored values, of a record's default view, as `--window` says:
     `default`, percentiles of `pixels` [H, W] that are no padding, or LOW,HIGH in modality units."""
     if window == "percentile":
-        pixels = measured(pixels, is_padding)
+        pixels = without_padding(pixels, is_padding)
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         return low, max(high, low + 1)  # a constant image needs a width, too, to divide by
     modality_window = parse_window(window)
@@ -121,8 +121,8 @@ def view(
     return low, high
 
 
-def measured(values: np.ndarray, is_padding: np.ndarray | None) -> np.ndarray:
-    """Return the values [N] that were measured; all [H, W] where none is padding, or all are."""
+def without_padding(values: np.ndarray, is_padding: np.ndarray | None) -> np.ndarray:
+    """Return the values [N] that are no padding; all [H, W] where none is padding, or all are."""
     return values if is_padding is None or is_padding.all() else values[~is_padding]
 
 

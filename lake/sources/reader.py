@@ -43,6 +43,7 @@ def read_headers(
 def _read_headers(
     source: str, file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
+    """Return the Headers as `read_headers` does, without advice on files of other sources."""
     if size > MAX_FILE_BYTES:
         raise Reject("too-large", f"{path}: {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
     if source == DICOM:
@@ -105,13 +106,15 @@ def label_id(header: Header) -> str:
 
 
 def tell_apart(headers: Sequence[Header], root: str) -> list[Header]:
-    """Return the headers of files whose names give one id to several of them with the folders below
-    `root` in these ids. Ids that files hold in themselves stay: who shares one is one image."""
+    """Return the headers, with the folders below `root` in those ids that come from files' names
+    and that several files have. Ids that files hold in themselves stay: who shares one is one
+    image."""
     paths = defaultdict(set)
     for header in headers:
         paths[label_id(header)].add(header.path)
 
     def is_repeated(header: Header) -> bool:
+        """Return whether an id comes from the file's name and several files have it."""
         name = label_id(header)
         is_name = name in (stem(DICOM, header.path), stem(IMAGES, header.path))
         is_name = is_name or (header.geometry is not None and not header.image_id)
@@ -132,7 +135,7 @@ def read_file(
     is_image = kind is not None and kind.sources == (IMAGES,)
     source = METAIMAGE if settings.is_ct else IMAGES if is_image else DICOM
     with _advise(source, file, path, has_choice=False):
-        headers = _read_headers(source, file, path, size, settings.image_id_from, "each")
+        headers = _read_headers(source, file, path, size, settings.image_id_from, frames="each")
     difference = exam.difference(headers[0].exam, settings.exams)  # all its frames are of one exam
     if difference and not settings.any_modality:
         raise Reject(difference.reason, f"{path}: {difference.message}")
@@ -142,7 +145,7 @@ def read_file(
 
 
 def read_coding(source: str, file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """Return how the pixels of an image are coded, from the file's header alone; raises Reject."""
+    """Return the coding of an image's pixels, from the file's header alone; raises Reject."""
     file.seek(0)
     return _module(source).read_coding(file, header, storage)
 

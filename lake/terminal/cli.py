@@ -47,12 +47,12 @@ def parse(
     is_passed: Callable[[str], bool] | None = None,
     passed_names: Iterable[str] = (),
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Return the flags of a command line, and the words that it leaves over; --quiet and --verbose
-    are in force then.
+    """Return the flags of a command line, and its words that the parser does not know; --quiet and
+    --verbose take effect here.
 
     An unknown option is refused before whatever else is wrong, unless `is_passed` says that its
-    name is for somebody else, who may have `passed_names`. Such a one that is like a required
-    option that is not there is refused, too.
+    name is for another program, whose names `passed_names` may list for suggestions. It is refused
+    all the same where it resembles a required option that is absent.
     """
     if not {"-h", "--help", "--version"} & {*argv}:
         command, unknown = command_line.unknown_options(parser, argv)
@@ -77,15 +77,17 @@ def _is_in(name: str, argv: list[str]) -> bool:
     return any(word == name or word.startswith(f"{name}=") for word in argv)
 
 
-def at_least(lowest: float, kind: type = int, highest: float = math.inf) -> Callable:
-    """Return an argparse type: a finite number of this kind, not below `lowest`, nor above
+def at_least(lowest: float, number_type: type = int, highest: float = math.inf) -> Callable:
+    """Return an argparse type: a finite number of this type, not below `lowest`, nor above
     `highest`."""
     limits = f"{lowest} on" if highest == math.inf else f"{lowest} to {highest}"
 
     def number(text: str):
-        if not lowest <= kind(text) <= highest or kind(text) == math.inf:  # nan is neither
+        value = number_type(text)
+        # nan fails every comparison, so it is refused.
+        if not lowest <= value <= highest or value == math.inf:
             raise argparse.ArgumentTypeError(f"{text}: expected a number from {limits}")
-        return kind(text)
+        return value
 
     return number
 
@@ -97,9 +99,10 @@ def between(low: float, high: float) -> Callable:
     """Return an argparse type: a number above `low` and below `high`."""
 
     def number(text: str) -> float:
-        if not low < float(text) < high:
+        value = float(text)
+        if not low < value < high:
             raise argparse.ArgumentTypeError(f"{text}: expected a number between {low} and {high}")
-        return float(text)
+        return value
 
     return number
 

@@ -291,7 +291,7 @@ def ct_shards(paths: list[Path], output: Path) -> list[listing.Shard]:
         any_modality=True,
         batch_size=1,
         shard_images=3,
-        threads=0,
+        num_threads=0,
         max_reject_fraction=0.0,
         progress_file=None,
     )

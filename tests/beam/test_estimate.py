@@ -38,7 +38,7 @@ def estimated(arguments: list[str]) -> estimate.Estimate:
 def test_it_says_what_the_conversion_then_makes(phantoms, lake, sampled):
     result = estimated(arguments_of(phantoms, f"--sample={sampled}"))
     manifest = json.loads((lake / "manifest.json").read_text())
-    assert (result.files, result.num_sampled, result.records) == (40, sampled, 40)
+    assert (result.num_files, result.num_sampled, result.num_records) == (40, sampled, 40)
     assert result.codings == {"jpeg, kept": sampled}
     shards = [shard["split"] for shard in manifest["shards"]]
     assert {name: count for name, _, count in result.splits} == {
@@ -205,6 +205,6 @@ def test_volumes_count_by_their_slices(real_data):
     """Three slabs of 11, 16 and 12 slices of 512 x 512 x 2 bytes, in files beside their headers."""
     images = f"--images={real_data}/luna/mhd/*"
     result = estimated([images, "--source=metaimage", "--unlabelled=keep", "--output=a/b/1.0.0"])
-    assert (result.files, result.records) == (3, 11 + 16 + 12)
+    assert (result.num_files, result.num_records) == (3, 11 + 16 + 12)
     assert result.has_pixels_elsewhere
     assert result.read_bytes == pytest.approx(39 * 512 * 512 * 2, rel=1e-3)

@@ -76,7 +76,7 @@ def test_a_caption_becomes_smaller_then_loses_its_middle():
 
 def test_a_grid_is_filled_row_by_row():
     cells = [np.full((2, 3, 3), number, np.uint8) for number in (1, 2, 3)]
-    assert picture.grid(cells, columns=2, gap_px=1)[..., 0].tolist() == [
+    assert picture.grid(cells, num_columns=2, gap_px=1)[..., 0].tolist() == [
         [0, 0, 0, 0, 0, 0, 0, 0, 0],
         [0, 1, 1, 1, 0, 2, 2, 2, 0],
         [0, 1, 1, 1, 0, 2, 2, 2, 0],

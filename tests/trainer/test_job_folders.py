@@ -59,16 +59,16 @@ def test_a_bucket_that_this_installation_cannot_read_is_said(job, monkeypatch):
 
 
 def test_a_finished_run_that_is_repeated_keeps_the_thresholds_chosen_since(tmp_path):
-    from trainer.workdir import BEST, CONFIG, LAKE, METRICS, copy_trained, read_json, write_metrics
+    from trainer.workdir import BEST, CONFIG, LAKE, METRICS, copy_results, read_json, write_metrics
 
     workdir, model = tmp_path / "logs", tmp_path / "model"
     workdir.mkdir()
     for name in (CONFIG, LAKE, BEST):
         (workdir / name).write_text(name)
     write_metrics(workdir, {"best": 1})
-    copy_trained(workdir, model)
+    copy_results(workdir, model)
     write_metrics(model, {"evaluate": 2})
     (workdir / METRICS).unlink()  # as the message about a damaged one allows
-    copy_trained(workdir, model)
+    copy_results(workdir, model)
     assert read_json(model / METRICS) == {"best": 1, "evaluate": 2}
     assert (model / BEST).read_text() == BEST

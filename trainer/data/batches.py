@@ -40,12 +40,12 @@ def training_batches(
     `num_draws`: P, the numbers that an example's augmentation takes; `images`: the split's images,
     decoded before, so that no record is read (extra fields are not in them).
     """
-    streams = data.streams or worker.count
-    streams_per_worker = streams // worker.count
-    first_stream = worker.number * streams // worker.count
+    num_streams = data.streams or worker.count
+    streams_per_worker = num_streams // worker.count
+    first_stream = worker.number * num_streams // worker.count
 
     def draws_of_stream(stream: int) -> tf.data.Dataset:
-        rows = order.group_rows(split, data, seed, epochs, first_step, stream, streams)
+        rows = order.group_rows(split, data, seed, epochs, first_step, stream, num_streams)
         groups = tf.data.Dataset.from_tensor_slices(rows)
         load = _draw_group if images else _load_group
         groups = groups.map(lambda row: load(row, split, seed), num_parallel_calls=1)
@@ -59,7 +59,7 @@ def training_batches(
         return {**item, "uniforms": _uniforms(draw, seed, num_draws)}
 
     draws = [draws_of_stream(first_stream + number) for number in range(streams_per_worker)]
-    items = _interleave(draws, data.batch_size // streams)
+    items = _interleave(draws, data.batch_size // num_streams)
     items = items.map(load_item, tf.data.AUTOTUNE, deterministic=True)
     return _to_batches(items, data.batch_size // worker.count, images)
 

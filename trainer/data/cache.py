@@ -119,7 +119,7 @@ def _write(folder: Path, split: Split, data: Data, source: str, batches: Callabl
 
 
 def _fault(folder: Path, source: str) -> str:
-    """Return what is wrong with the files of a folder, "" where they are as they were written."""
+    """Return a message on what is wrong with the files of a folder, "" where nothing is."""
     path = folder / CHECKSUMS
     if not path.is_file():
         return f"no {CHECKSUMS}, as of a writer that was killed, or of an earlier radlake"
@@ -229,10 +229,11 @@ def _row_numbers(split: Split) -> np.ndarray:
 
 
 def _check_room(size: int, free: int, title: str, folder: Path | None = None) -> None:
+    """Raise InputError where `size` bytes do not fit into `free` ones."""
     if size <= free:
         return
     left_over = [path.name for path in folder.glob(f"{UNFINISHED}*")] if folder else []
-    advice = f"; {', '.join(left_over)} may be of a run that was killed" * bool(left_over)
+    advice = f"; {', '.join(left_over)} may be of a run that was killed" if left_over else ""
     raise InputError(
         f"data.cache: {title}, but {free / GIGABYTE:,.2f} GB are free; leave data.cache out, "
         f"or give a folder on a disk with room{advice}"

@@ -51,11 +51,11 @@ def locate_errors(config: Config, folder: str) -> Iterator[None]:
         print("a step failed; looking for a damaged record", file=sys.stderr, flush=True)
         for lake in (folder, *config.data.more_lakes):
             if damage := first_damaged_shard(lake, config.data):
-                raise _damaged(lake, *damage) from error
+                raise _damage_error(lake, *damage) from error
         raise
 
 
-def _damaged(folder: str, path: str, fault: str) -> InputError:
+def _damage_error(folder: str, path: str, fault: str) -> InputError:
     """Return the error of a shard that is not as it was converted."""
     if fault == UNREADABLE:
         return InputError(f"{path}: {fault}; let this user read it, then repeat the command")
@@ -76,10 +76,10 @@ def check_shards(content: dict, folder: str, names: Collection[str], data: Data)
         faults = threads.map(lambda pair: _fault(*pair), shards)
         for (path, shard), fault in zip(shards, faults, strict=True):
             if fault == UNREADABLE:
-                raise _damaged(folder, str(path), UNREADABLE)
+                raise _damage_error(folder, str(path), UNREADABLE)
             if fault:
                 record_fault = fault_of_shard(str(path), shard["records"], _decoder(content, data))
-                raise _damaged(folder, str(path), record_fault or fault)
+                raise _damage_error(folder, str(path), record_fault or fault)
             line.add()
     finally:
         threads.shutdown(cancel_futures=True)
@@ -130,7 +130,7 @@ def first_damaged_shard(folder: str, data: Data) -> tuple[str, str] | None:
 
 
 def _decoder(content: dict, data: Data) -> Callable:
-    """Return what decodes a record of a lake."""
+    """Return the compiled function that decodes a record of a lake."""
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decode(record):
@@ -140,7 +140,8 @@ def _decoder(content: dict, data: Data) -> Callable:
 
 
 def fault_of_shard(path: str, num_records: int, decode: Callable) -> str | None:
-    """Return what is wrong with a shard that should have so many records; None: nothing."""
+    """Return a message on what is wrong with a shard that should have so many records; None where
+    nothing is."""
     items = tf.data.TFRecordDataset(path).map(decode, tf.data.AUTOTUNE, deterministic=True)
     position = 0
     try:

@@ -5,8 +5,8 @@ An epoch permutes the shards and takes them in groups of data.group_shards. Of e
 records are drawn and shuffled in memory; the groups follow one another. So a run that resumes at
 step k skips whole groups without reading them.
 
-- Several workers: each takes an equal stretch of the groups. Where a stretch ends inside a group,
-  both workers read that group, but each takes draws of its own.
+- Several streams (data.streams, else one per worker): each takes an equal stretch of the groups.
+  Where a stretch ends inside a group, both streams read it, but each takes draws of its own.
 - Kinds (of which lake; with a lesion or not) are drawn apart, so that each group gives its share of
   each kind. The shards of several lakes are spread evenly among each other.
 """
@@ -83,7 +83,7 @@ def steps_per_epoch(split: Split, data: Data) -> int:
 
 
 def draws_per_lake(split: Split, data: Data) -> np.ndarray:
-    """Return how many records an epoch draws from each lake, [lakes].
+    """Return the number of records that an epoch draws from each lake, [lakes].
 
     It draws every record of the first lake once. The others' weights are relative to that number;
     a lake with fewer records gives some of them several times.
@@ -109,7 +109,7 @@ def group_rows(
     epochs: int,
     first_step: int,
     stream: int = 0,
-    streams: int = 1,
+    num_streams: int = 1,
 ) -> dict[str, np.ndarray]:
     """Return one row per group of shards that is still to be read, int64:
 
@@ -120,8 +120,8 @@ def group_rows(
 
     An epoch's draws are cut into equal streams, each a stretch of its groups.
     """
-    per_epoch, stream_batch = steps_per_epoch(split, data), data.batch_size // streams
-    group_size = _group_size(split, data, streams)
+    per_epoch, stream_batch = steps_per_epoch(split, data), data.batch_size // num_streams
+    group_size = _group_size(split, data, num_streams)
     first_epoch, step_in_epoch = divmod(first_step, per_epoch)
     # The stream's stretch of an epoch's draws, of which the first epoch's was used up to a step.
     start = stream * per_epoch * stream_batch
@@ -133,16 +133,16 @@ def group_rows(
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _group_size(split: Split, data: Data, streams: int) -> int:
+def _group_size(split: Split, data: Data, num_streams: int) -> int:
     """Return the number of shards per group: data.group_shards, or so few that every stream has a
     group of its own. Raises InputError where there are fewer shards than streams."""
-    if len(split.paths) < streams:
+    if len(split.paths) < num_streams:
         raise InputError(
-            f"split {split.name!r} has {len(split.paths)} shards for {streams} workers "
-            f"(data.streams), and each reads its own; convert the lake again with "
-            f"--min_shards={streams}, or use fewer workers"
+            f"split {split.name!r} has {len(split.paths)} shards for {num_streams} streams "
+            f"(data.streams; by default one per worker), and each reads its own; convert the lake "
+            f"again with --min_shards={num_streams}, or use fewer workers"
         )
-    return min(data.group_shards, len(split.paths) // streams)
+    return min(data.group_shards, len(split.paths) // num_streams)
 
 
 def _epoch_rows(
@@ -192,12 +192,13 @@ def _shard_order(split: Split, seed: int, epoch: int) -> np.ndarray:
 
 
 def _drawable_records(split: Split, data: Data) -> np.ndarray:
-    """Return how many records of each kind an epoch may draw from each shard, [shards, kinds]."""
+    """Return the number of records of each kind that an epoch may draw from each shard, [shards,
+    kinds]."""
     return split.kinds_per_shard * np.tile([not data.positives_only, True], len(split.weights))
 
 
 def _draws_per_group(available: np.ndarray, draws: np.ndarray, share: float | None) -> np.ndarray:
-    """Return how many records of each kind each group gives, [groups, kinds].
+    """Return the number of records of each kind that each group gives, [groups, kinds].
 
     `available` [groups, kinds]; `draws` [lakes]: the epoch's draws; `share`: of positives.
     """
@@ -215,8 +216,8 @@ def _draws_per_group(available: np.ndarray, draws: np.ndarray, share: float | No
 
 
 def draw_group(row: dict, split: Split, seed: int) -> tuple:
-    """Return the wanted draws of a group, shuffled, [N] each: the record's position in the group,
-    its number in the split, how often the epoch has drawn it before.
+    """Return three columns [N] of the wanted draws of a group, shuffled: the record's position in
+    the group, its number in the split, and the number of times that the epoch drew it before.
 
     `row`: one of group_rows, as tensors.
     """

@@ -32,8 +32,8 @@ def hashes(names: Iterable[str]) -> np.ndarray:
     return np.array([stable_hash(name) for name in names], np.uint64)
 
 
-def united(parts: Sequence[Seen]) -> Seen:
-    """Return all that several runs saw."""
+def unite(parts: Sequence[Seen]) -> Seen:
+    """Return all that several runs saw, each image once."""
     empty = np.array([], np.uint64)
     return Seen(*(np.unique(np.concatenate([empty, *arrays])) for arrays in _columns(parts)))
 
@@ -43,7 +43,7 @@ def _columns(parts: Sequence[Seen]) -> list[tuple]:
 
 
 def from_lakes(folder: str, data: Data) -> Seen:
-    """Return what a run on the lake in `folder` and data.more_lakes sees."""
+    """Return the images that a run on the lake in `folder` and data.more_lakes sees."""
     names = manifest.FOLDED if data.fold is not None else (data.train_split, data.val_split)
     rows = _read(folder, dict.fromkeys(names))
     if data.fold is None:
@@ -56,7 +56,7 @@ def from_lakes(folder: str, data: Data) -> Seen:
     for other in data.more_lakes:
         rows = _read(other, [data.train_split])
         parts.append(_hash(rows, np.ones(len(rows), bool), np.zeros(len(rows), bool)))
-    return united(parts)
+    return unite(parts)
 
 
 def _read(folder: str, names: Iterable[str]) -> pyarrow.Table:
@@ -80,8 +80,8 @@ def write(path: Path, seen: Seen) -> None:
 
 
 def read(path: Path) -> Seen | None:
-    """Return what a run's file says, None where it has none; raise InputError where it cannot be
-    read."""
+    """Return the content of a run's file, None where there is none; raise InputError where it
+    cannot be read."""
     if not path.exists():
         return None
     try:
@@ -94,16 +94,17 @@ def read(path: Path) -> Seen | None:
 
 
 def gather(folder: str, data: Data, earlier_files: Iterable[Path]) -> Seen:
-    """Return what a run sees: its lakes' images, and those of the run whose weights it starts from,
-    which is the first of these files that is there."""
+    """Return the images that a run sees: those of its lakes, and those of the run whose weights it
+    starts from, in the first of these files that exists."""
     earlier_parts = (read(path) for path in earlier_files)
     parts = [part for part in earlier_parts if part is not None][:1]
-    return united([from_lakes(folder, data), *parts])
+    return unite([from_lakes(folder, data), *parts])
 
 
 def recall(path: Path, folder: str, data: Data, shards: str | None) -> Seen | None:
-    """Return what a run with this file saw; None where it is not known any more: it is a run of
-    before the file, whose lakes have another checksum than `shards`, or are gone."""
+    """Return the images that a run with this file saw. Without the file, as in runs of an earlier
+    radlake, they are those of its lakes; None where these are gone, or have another checksum than
+    `shards`."""
     seen = read(path)
     if seen is not None:
         return seen

@@ -40,8 +40,8 @@ def positive_pixel_share(lakes: list[dict], data: Data) -> float:
 
 
 def training_split(lakes: list[dict], folder: str, data: Data, is_classifier: bool) -> Split:
-    """Return what a run trains on, from all its lakes; `folder` is the first one's, and a fold is
-    held out of that one alone."""
+    """Return the records that a run trains on, from all its lakes; `folder` is the first one's, and
+    a fold is held out of that one alone. Raises InputError for lakes that do not go together."""
     content, *others = lakes
     splits = [_lake_split(content, folder, data, is_classifier)]
     if not others:
@@ -101,8 +101,8 @@ def _sum_counts(counts: list[dict]) -> dict:
 
 
 def _lake_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
-    """Return what a run trains on from one lake; where positives are drawn apart, the lake's index
-    says which records they are."""
+    """Return the records that a run trains on from one lake; where positives are drawn apart, the
+    lake's index says which records they are. Raises InputError where there is only one kind."""
     if data.fold is None:
         split, names = named_split(content, folder, data.train_split), [data.train_split]
     else:
@@ -111,10 +111,10 @@ def _lake_split(content: dict, folder: str, data: Data, is_classifier: bool) -> 
         return split
     column = "label" if is_classifier else "lesion_px"
     is_positive = _read_index(folder, names, split, [column])[column].to_numpy() > 0
-    positives = int((is_positive & (split.kinds != order.OUTSIDE)).sum())
-    if positives in (0, split.num_records):
+    num_positives = int((is_positive & (split.kinds != order.OUTSIDE)).sum())
+    if num_positives in (0, split.num_records):
         raise InputError(
-            f"{folder}: {positives} of the {split.num_records} images to train on have a "
+            f"{folder}: {num_positives} of the {split.num_records} images to train on have a "
             f"lesion; data.positive_share and data.positives_only need both kinds"
         )
     member_kinds = np.where(is_positive, order.POSITIVE, order.OTHER).astype(np.int8)
@@ -123,7 +123,7 @@ def _lake_split(content: dict, folder: str, data: Data, is_classifier: bool) -> 
 
 
 def validation_split(content: dict, folder: str, data: Data) -> Split:
-    """Return what a run is scored on while it trains, and what thresholds are chosen on."""
+    """Return the records on which a run is scored while it trains, and thresholds are chosen."""
     if data.fold is None:
         return named_split(content, folder, data.val_split)
     return fold_split(content, folder, data.fold, is_held_out=True)
@@ -139,7 +139,7 @@ def names_in_use(data: Data) -> tuple[str, ...]:
     return (data.train_split, data.val_split) if data.fold is None else tuple(manifest.FOLDED)
 
 
-def hashed(folder: str, split: Split, names: Sequence[str], column: str) -> np.ndarray:
+def hashes_of_column(folder: str, split: Split, names: Sequence[str], column: str) -> np.ndarray:
     """Return the hash of a column of the index, image_id or patient, for every stored record of a
     split [N]; its records lie in these splits of the lake."""
     return seen.hashes(_read_index(folder, names, split, [column])[column].to_pylist())
@@ -159,7 +159,7 @@ def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
 
 def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
     """Return the records of one fold, or of all other folds; every shard of the splits that folds
-    divide has records of both."""
+    divide has records of both. Raises InputError where there is no such fold or record."""
     required.check_fold(content, folder, fold)
     shards = [s for s in content["shards"] if s["split"] in manifest.FOLDED and s["records"]]
     shards.sort(key=lambda shard: shard["split"])  # as the index's rows
@@ -189,7 +189,8 @@ def _whole_split(name: str, shards: list[dict], content: dict, folder: str, coun
 def _read_index(
     folder: str, names: Sequence[str], split: Split, columns: list[str]
 ) -> pyarrow.Table:
-    """Return the index's rows for all records that are stored in these splits, in their order."""
+    """Return the index's rows for all records that are stored in these splits, in their order;
+    raise InputError where they are not as many as the manifest says."""
     rows = index.read(storage.path_of(folder), [*index.PLACE, *columns], names)
     if len(rows) != len(split.kinds):
         raise InputError(

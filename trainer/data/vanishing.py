@@ -34,12 +34,12 @@ KINDS = {"train": "training", "val": "validation"}
 
 
 class Counts(NamedTuple):
-    """What a split becomes at a side."""
+    """How many lesions and images of a split get lost at a side."""
 
-    lesions: int = 0  # masks with a lesion, of those that were looked at
-    empty: int = 0  # of which nothing is left
-    images: int = 0  # that were looked at
-    thin: int = 0  # of less than a pixel along one side
+    num_lesions: int = 0  # masks with a lesion, of those that were looked at
+    num_empty: int = 0  # of which nothing is left
+    num_images: int = 0  # that were looked at
+    num_thin: int = 0  # of less than a pixel along one side
     is_sample: bool = False  # there are more than were looked at
 
 
@@ -76,23 +76,26 @@ def save(folder: Path, results: dict) -> None:
 
 
 def _key(data: Data, lakes: list[dict]) -> str:
-    """Return what the counts depend on."""
+    """Return the text of everything that the counts depend on."""
     fields = data.side, data.fit, data.train_split, data.val_split, data.fold
     return json.dumps([shards_sha256(lakes), *fields])
 
 
 def _splits(config: Config, lakes: list[dict]) -> Iterator[tuple[str, Split]]:
-    """Yield the splits that a run on these lakes uses, by the names of its curves."""
-    settings = config.data.model_copy(update={"positives_only": False, "positive_share": None})
-    yield "train", splits.training_split(lakes, config.lake, settings, config.is_classifier)
-    yield "val", splits.validation_split(lakes[0], config.lake, settings)
+    """Yield (name, split) of the training and the validation split, with every image, even those
+    that positives_only or positive_share leaves out: the counts are of the lake's images."""
+    every_image = {"positives_only": False, "positive_share": None}
+    data_of_all_images = config.data.model_copy(update=every_image)
+    is_classifier = config.is_classifier
+    yield "train", splits.training_split(lakes, config.lake, data_of_all_images, is_classifier)
+    yield "val", splits.validation_split(lakes[0], config.lake, data_of_all_images)
 
 
 def _raise_if_none(config: Config, counts: dict[str, Counts]) -> None:
     """Raise InputError where a split of a segmenter has no lesion any more."""
     if config.is_classifier:
         return
-    names = [name for name, number in counts.items() if 0 < number.lesions == number.empty]
+    names = [name for name, part in counts.items() if 0 < part.num_lesions == part.num_empty]
     if names:
         raise InputError(
             f"{config.lake}: {_lesions(counts, names, config.data.side)}, so there is nothing to "
@@ -102,24 +105,27 @@ def _raise_if_none(config: Config, counts: dict[str, Counts]) -> None:
 
 
 def lines(counts: dict[str, Counts], side: int) -> Iterator[str]:
-    """Yield what to say of the splits: nothing where nothing is lost."""
-    if any(number.empty for number in counts.values()):
+    """Yield a line about each kind of loss, of which there may be none."""
+    if any(part.num_empty for part in counts.values()):
         yield (
             f"{_lesions(counts, list(counts), side)}: the network sees no lesion there. A larger "
             f"data.side keeps more of them"
         )
-    if any(number.thin for number in counts.values()):
-        texts = [f"{n.thin:,} of {n.images:,} {KINDS[name]} images" for name, n in counts.items()]
+    if any(part.num_thin for part in counts.values()):
+        texts = [
+            f"{part.num_thin:,} of {part.num_images:,} {KINDS[name]} images"
+            for name, part in counts.items()
+        ]
         yield f"{' and '.join(texts)} are thinner than a pixel at {side} px (data.side)"
 
 
 def _lesions(counts: dict[str, Counts], names: Sequence[str], side: int) -> str:
-    """Return how many lesions of these splits are lost, in words."""
+    """Return a sentence on the number of lesions that are lost in these splits."""
     texts = []
     for name in names:
-        number = counts[name]
-        first = "the first " if number.is_sample else ""
-        texts.append(f"{number.empty:,} of {first}{number.lesions:,} {KINDS[name]} masks")
+        part = counts[name]
+        first = "the first " if part.is_sample else ""
+        texts.append(f"{part.num_empty:,} of {first}{part.num_lesions:,} {KINDS[name]} masks")
     return f"{' and '.join(texts)} with a lesion are empty at {side} px (data.side)"
 
 
@@ -127,8 +133,8 @@ def _lesions(counts: dict[str, Counts], names: Sequence[str], side: int) -> str:
 
 
 def count(split: Split, data: Data) -> Counts:
-    """Return what a split becomes at data.side: all of it, or whole shards of it with MOST_LESIONS
-    and more, until one lesion is left."""
+    """Return the counts of a split at data.side. Of a large one whole shards are counted, until
+    there are MOST_LESIONS and one of them is left."""
     counts, num_records = Counts(), 0
     with ThreadPoolExecutor() as pool:
         for heights, widths, masks in _sizes_and_masks(_spread(split)):
@@ -137,12 +143,12 @@ def count(split: Split, data: Data) -> Counts:
             lesions = [(*size, png) for size, png in zip(sizes, masks, strict=True) if png]
             is_empty = list(pool.map(lambda lesion: vanishes(*lesion, data), lesions))
             counts = Counts(
-                counts.lesions + len(lesions),
-                counts.empty + sum(is_empty),
+                counts.num_lesions + len(lesions),
+                counts.num_empty + sum(is_empty),
                 num_records,
-                counts.thin + sum(is_thin(*size, data) for size in sizes),
+                counts.num_thin + sum(is_thin(*size, data) for size in sizes),
             )
-            if counts.lesions >= MOST_LESIONS and counts.empty < counts.lesions:
+            if counts.num_lesions >= MOST_LESIONS and counts.num_empty < counts.num_lesions:
                 break
     return counts._replace(is_sample=num_records < split.num_records)
 

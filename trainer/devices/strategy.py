@@ -17,7 +17,7 @@ BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
 
 def create_strategy(
     device: str,
-    replicas: int | None,
+    num_replicas: int | None,
     batch_size: int,
     accumulate: int = 1,
     worker: workers.Worker = workers.ALONE,
@@ -26,16 +26,16 @@ def create_strategy(
     """Return the strategy of one device or several, of one worker or many; raise InputError for a
     device that is not there.
 
-    `replicas`: per worker; `accumulate`: parts that a replica goes through one after the other;
+    `num_replicas`: per worker; `accumulate`: parts that a replica goes through one after the other;
     `worker_minutes`: how long the other workers may take to come.
     """
     kind = _kind(device)
     if kind == "TPU":
-        strategy = _tpu_strategy(replicas, worker)
+        strategy = _tpu_strategy(num_replicas, worker)
         count = strategy.num_replicas_in_sync
         print(batch.sentence(batch_size, accumulate, count, "TPU cores"), flush=True)
         return strategy
-    count = _local_replicas(kind, replicas, worker)
+    count = _local_replicas(kind, num_replicas, worker)
     devices = [f"{kind}:{number}" for number in range(count)]
     device_names = ", ".join(devices)
     if worker.count > 1:
@@ -54,7 +54,8 @@ def create_strategy(
 
 
 def _kind(device: str) -> str:
-    """Return TPU, GPU or CPU; `auto` takes the first that TensorFlow sees."""
+    """Return TPU, GPU or CPU; `auto` takes the first that TensorFlow sees. Raises InputError for a
+    GPU that it does not see."""
     if device == "tpu":
         return "TPU"  # TensorFlow sees its cores when it has been initialised
     for kind in ("TPU", "GPU"):
@@ -68,19 +69,19 @@ def _kind(device: str) -> str:
     return "CPU"
 
 
-def _local_replicas(kind: str, replicas: int | None, worker: workers.Worker) -> int:
+def _local_replicas(kind: str, num_replicas: int | None, worker: workers.Worker) -> int:
     """Return the number of this worker's replicas; raise InputError where it cannot have them."""
     num_devices = len(tf.config.list_physical_devices(kind))
-    if kind == "GPU" and (replicas or 0) > num_devices:
-        raise InputError(f"train.replicas={replicas}, but this machine has {num_devices} GPUs")
+    if kind == "GPU" and (num_replicas or 0) > num_devices:
+        raise InputError(f"train.replicas={num_replicas}, but this machine has {num_devices} GPUs")
     # MultiWorkerMirroredStrategy takes a machine's GPUs, or its one CPU.
     default_replicas = num_devices if kind == "GPU" else 1
-    if worker.count > 1 and replicas not in (None, default_replicas):
+    if worker.count > 1 and num_replicas not in (None, default_replicas):
         raise InputError(
-            f"train.replicas={replicas}: with several workers, each has {default_replicas} on this "
-            f"machine's {kind}; leave it out, or start more workers"
+            f"train.replicas={num_replicas}: with several workers, each has {default_replicas} "
+            f"on this machine's {kind}; leave it out, or start more workers"
         )
-    return replicas or default_replicas
+    return num_replicas or default_replicas
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -89,7 +90,8 @@ def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
 
 @functools.cache  # TensorFlow can connect to a cluster once in a process
 def _multi_worker_strategy(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
-    """Return the strategy of several workers when all of them have come."""
+    """Return the strategy of several workers when all of them have come; raise InputError where
+    they do not."""
     workers.wait_for_all(worker, minutes)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -104,8 +106,8 @@ def _multi_worker_strategy(worker: workers.Worker, minutes: float) -> tf.distrib
     return strategy
 
 
-def _tpu_strategy(replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:
-    """Return the strategy of all cores of this TPU VM."""
+def _tpu_strategy(num_replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:
+    """Return the strategy of all cores of this TPU VM; raise InputError where it has none."""
     if worker.count > 1:
         raise InputError(
             f"train.device=tpu is one host's TPU, but {workers.VARIABLE} names {worker.count} "
@@ -122,9 +124,9 @@ def _tpu_strategy(replicas: int | None, worker: workers.Worker) -> tf.distribute
             f"train.device=auto"
         ) from error
     count = strategy.num_replicas_in_sync
-    if replicas not in (None, count):
+    if num_replicas not in (None, count):
         raise InputError(
-            f"train.replicas={replicas}, but this TPU has {count} cores, which work together; "
+            f"train.replicas={num_replicas}, but this TPU has {count} cores, which work together; "
             f"leave it out"
         )
     return strategy

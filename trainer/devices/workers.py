@@ -47,7 +47,8 @@ ALONE = Worker()
 
 
 def from_environment() -> Worker:
-    """Return the worker that TF_CONFIG says this process is; ALONE where it names no other."""
+    """Return the worker that TF_CONFIG says this process is; ALONE where it names no other. Raises
+    InputError for a TF_CONFIG that cannot be used."""
     text = os.environ.get(VARIABLE, "")
     if not text.strip():
         return ALONE
@@ -72,7 +73,7 @@ def from_environment() -> Worker:
             f"{', '.join(f'{len(jobs[job])} {job}' for job in jobs) or 'nobody'}"
         )
     chiefs, others = jobs.get("chief", []), jobs.get("worker", [])
-    number = index + len(chiefs) * (kind == "worker")
+    number = index + len(chiefs) if kind == "worker" else index  # chiefs are numbered first
     return Worker(number, (*chiefs, *others)) if len(chiefs + others) > 1 else ALONE
 
 
@@ -114,6 +115,7 @@ def wait_for_all(worker: Worker, minutes: float) -> None:
 
 
 def _listen(worker: Worker) -> socket.socket:
+    """Return a socket that listens at the worker's port; raise InputError where it cannot."""
     _, _, port = worker.address.rpartition(":")
     try:
         listener = socket.create_server(("", int(port)), backlog=BACKLOG)

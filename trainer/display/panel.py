@@ -51,7 +51,7 @@ def _below(title: str, rgb: np.ndarray) -> np.ndarray:
 
 
 def class_caption(label: float, probabilities: np.ndarray) -> str:
-    """Return what a classifier's picture says: the label, the likeliest class and its p.
+    """Return the caption of a classifier's picture: the label, the likeliest class and its p.
     `probabilities` [1] of a lesion, or [C] of the classes."""
     likeliest = f"{probabilities.argmax()}: " if len(probabilities) > 1 else ""
     return f"label {label:.0f}, {likeliest}p = {share(probabilities.max())}"

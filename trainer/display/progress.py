@@ -61,8 +61,7 @@ class Progress:
 
 
 def _in_words(scores: dict[str, float]) -> str:
-    """Return an epoch's scores as they are read; what dice is of is told once, before its
-    values."""
+    """Return an epoch's scores in words; what dice is of stands once, before its values."""
     names = [name for name in SCORES if name in scores]
     parts = [f"{TRAINING[name].words} {scores[name]:.3f}" for name in names]
     dices = [f"{TRAINING[name].words} {scores[name]:.3f}" for name in DICES if name in scores]

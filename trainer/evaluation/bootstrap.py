@@ -17,8 +17,8 @@ UNITS = {"patient": "patients", "study": "studies", "image_id": "images"}
 
 
 def unit(groups: Sequence[str]) -> str:
-    """Return what is drawn, in the plural: patients, or studies or images where no patient is
-    known; `groups`: those of predictions, such as patient/1f3a."""
+    """Return the word for the groups that are drawn: patients, or studies or images where no
+    patient is known; `groups`: those of predictions, such as patient/1f3a."""
     kinds = {group.partition("/")[0] for group in groups}
     return " and ".join(unit for kind, unit in UNITS.items() if kind in kinds)
 
@@ -42,8 +42,8 @@ def intervals(
 
 
 def draws(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each image is drawn, [R, N] per block; the R of all blocks add up to
-    `replicates`. `groups`: the patient of each image, [N]."""
+    """Yield the number of times that each image is drawn, [R, N] per block; the R of all blocks add
+    up to `replicates`. `groups`: the patient of each image, [N]."""
     patients, patient_of_image = np.unique(np.asarray(groups), return_inverse=True)
     generator, num_patients = np.random.default_rng(seed), len(patients)
     block_replicates = max(1, BLOCK_NUMBERS // len(patient_of_image))
@@ -57,6 +57,7 @@ def draws(groups: Sequence, replicates: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the interval of a score's replicates [R]; nan where none is a number."""
     values = np.sort(values[~np.isnan(values)])
     if not len(values):
         return float("nan"), float("nan")

@@ -43,7 +43,8 @@ class Files(NamedTuple):
 
 
 def evaluate(files: Files, output: Path | None, replicates: int, seed: int) -> str:
-    """Score candidates; write metrics.json and the curve into `output`; return the table."""
+    """Score candidates; write metrics.json and the curve into `output`; return the table. Raises
+    InputError for files that cannot be scored."""
     is_folder = files.predictions.is_dir()
     if output is None:
         output = (files.predictions if is_folder else files.predictions.parent) / FOLDER
@@ -109,7 +110,7 @@ def entry_of(
         "counts": counts,
         "scores": {name: float(value) for name, value in values.items()},
         "drawn": {"unit": "scans", "number": len(uids)},
-        "curve": froc.thinned(froc.curve(marks)),
+        "curve": froc.thin_curve(froc.curve(marks)),
     }
 
 
@@ -157,7 +158,7 @@ def _spheres(positions: Positions, uid: str) -> froc.Spheres:
 
 def scans_to_score(files: Files, is_folder: bool) -> list[str]:
     """Return the scans: those of --scans, of a lake's split, or all that were predicted. One that
-    has neither a nodule nor a candidate counts, too."""
+    has neither a nodule nor a candidate counts, too. Raises InputError where there is none."""
     if files.scans:
         where, uids = f"--scans {files.scans}", _first_column(files.scans)
     elif files.lake:
@@ -226,7 +227,8 @@ def with_positive_diameters(nodules: Positions, path: Path) -> Positions:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return (line, fields) of the rows of a CSV, whichever its delimiter."""
+    """Return (line, fields) of the rows of a CSV, whichever its delimiter; raise InputError where
+    it is none."""
     try:
         with storage.local(path) as local, local.open("rb") as file:
             heads = [form for form, rows in csv_text.heads(file) if rows and len(rows[0]) > 1]

@@ -19,7 +19,7 @@ MOST_TICKS = 6
 
 
 class Axis(NamedTuple):
-    """What one direction of a chart shows, with its unit."""
+    """One direction of a chart: what it shows, with its unit, and between which ends."""
 
     label: str
     low: float
@@ -38,7 +38,7 @@ class Axis(NamedTuple):
         return [number * step for number in range(first, last + 1)]
 
     def share(self, values) -> np.ndarray:
-        """Return where values lie between the ends, 0 to 1."""
+        """Return the places of values between the ends, 0 to 1."""
         values, ends = np.asarray(values, np.float64), np.array([self.low, self.high])
         if self.is_log:
             values, ends = np.log10(values), np.log10(ends)
@@ -79,16 +79,18 @@ class Chart(NamedTuple):
         return [(round(_y(self.y, tick), 1), _text(tick)) for tick in self.y.ticks()]
 
     def path(self, series: Series) -> str:
-        """Return the series as an SVG path: a line, dots (lines of no length), or bars."""
+        """Return the series as an SVG path: a line, dots, or bars."""
         if series.look == "bars":
             return self._bars(series)
-        parts, is_dots, command = [], series.look.startswith("dots"), "M"
+        parts, command = [], "M"
+        # A dot is a line of no length; the points of a line follow one another.
+        end, next_command = ("h0", "M") if series.look.startswith("dots") else ("", "L")
         for x, y in zip(series.xs, series.ys, strict=True):
             if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
                 command = "M"
                 continue
-            parts.append(f"{command}{_x(self.x, x):.1f} {_y(self.y, y):.1f}{'h0' * is_dots}")
-            command = "M" if is_dots else "L"
+            parts.append(f"{command}{_x(self.x, x):.1f} {_y(self.y, y):.1f}{end}")
+            command = next_command
         return "".join(parts)
 
     def _bars(self, series: Series) -> str:
@@ -96,11 +98,12 @@ class Chart(NamedTuple):
         base, parts = _y(self.y, 0), []
         for left, right, height in zip(series.xs[:-1], series.xs[1:], series.ys, strict=True):
             x, end, y = _x(self.x, left) + 1, _x(self.x, right) - 1, _y(self.y, height)
-            parts.append(f"M{x:.1f} {base:.1f}V{y:.1f}H{end:.1f}V{base:.1f}Z" * bool(height))
+            if height:
+                parts.append(f"M{x:.1f} {base:.1f}V{y:.1f}H{end:.1f}V{base:.1f}Z")
         return "".join(parts)
 
     def place(self, point: Point) -> tuple[float, float] | None:
-        """Return where a point is drawn; None where it is not defined."""
+        """Return the place (x, y) at which a point is drawn; None where it is not defined."""
         ends = (point.x, point.y)
         if any(end is None or not math.isfinite(end) for end in ends):
             return None

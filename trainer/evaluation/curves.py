@@ -29,7 +29,9 @@ def from_outcomes(outcomes: Outcomes) -> dict[str, dict[str, list]]:
         bins = scores.in_bins(lesion.astype(np.float64))  # [N, 15]
         curves["calibration"] = _calibration(bins.sum(axis=0), lesion @ bins, is_positive @ bins)
     if outcomes.decision.triplet is not None:
-        curves["masks"] = _mask_curve(predictions.counts, outcomes.passes[predictions.mask_places])
+        curves["masks"] = _mask_curve(
+            predictions.counts, outcomes.reaches_threshold[predictions.mask_places]
+        )
         curves["pixels"] = _pixel_curve(predictions.counts)
         bins = [part.sum(axis=0) for part in scores.pixel_bins(predictions.counts)]
         curves.setdefault("calibration", _calibration(*bins))
@@ -68,14 +70,15 @@ def _lesion_curve(lesion: np.ndarray, is_positive: np.ndarray) -> dict:
     }
 
 
-def _mask_curve(counts: Counts, passes: np.ndarray) -> dict:
-    """Return the mean dice of the masks p > threshold over all M images.
+def _mask_curve(counts: Counts, reaches_threshold: np.ndarray) -> dict:
+    """Return the mean dice of the masks p > threshold for each threshold of CURVE: over all M
+    images, and over those with a lesion.
 
-    A mask is emptied where its image does not pass the lesion threshold, `passes` [M] bool; none is
-    emptied for its area.
+    A mask is emptied where its image's p of a lesion is too low, `reaches_threshold` [M] bool;
+    the area thresholds are not applied here.
     """
     dice_emptied = counts.dice_emptied()[:, None]
-    dice = np.where(passes[:, None], counts.dice_at(CURVE), dice_emptied)  # [M, 31]
+    dice = np.where(reaches_threshold[:, None], counts.dice_at(CURVE), dice_emptied)  # [M, 31]
     is_positive = counts.truth > 0
     dice_positives = dice[is_positive].mean(axis=0) if is_positive.any() else [None] * len(CURVE)
     return {"threshold": CURVE, "dice_mean": dice.mean(axis=0), "dice_positives": dice_positives}

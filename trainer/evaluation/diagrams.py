@@ -20,8 +20,8 @@ UNIT = (0.0, 1.0)
 
 
 def ranking(curves: dict, sensitivity: float, specificity: float, precision: float) -> list[Chart]:
-    """Return ROC, precision over recall and calibration, those that are defined; `sensitivity`,
-    `specificity` and `precision` are those at the frozen thresholds."""
+    """Return the charts of ROC, of precision over recall and of calibration that are defined;
+    `sensitivity`, `specificity` and `precision` are those at the frozen thresholds."""
     charts = []
     if _is_defined(curves["roc"]["sensitivity"], curves["roc"]["false_positive_rate"]):
         roc = curves["roc"]
@@ -50,6 +50,7 @@ def ranking(curves: dict, sensitivity: float, specificity: float, precision: flo
 
 
 def _calibration(curves: dict) -> list[Chart]:
+    """Return the chart of calibration, [] where it is not defined."""
     if "calibration" not in curves or not _is_defined(curves["calibration"]["share"]):
         return []
     calibration = curves["calibration"]
@@ -65,7 +66,7 @@ def _calibration(curves: dict) -> list[Chart]:
 
 
 def thresholds(curves: dict) -> list[Chart]:
-    """Return scores at 31 thresholds."""
+    """Return the charts of scores at 31 thresholds that are defined."""
     lines, charts, axis = [], [], Axis("threshold on p", *UNIT)
     if "masks" in curves:
         masks = curves["masks"]
@@ -106,6 +107,7 @@ def masks(outcomes: Outcomes) -> list[Chart]:
 
 
 def _histogram(dice: np.ndarray) -> Chart:
+    """Return the histogram of the dice of images with a lesion."""
     heights, edges = np.histogram(dice, DICE_BINS, UNIT)
     num_missed = int((dice == 0).sum())
     text = (
@@ -118,11 +120,14 @@ def _histogram(dice: np.ndarray) -> Chart:
 
 
 def _by_size(truth: np.ndarray, dice: np.ndarray) -> Chart:
+    """Return the chart of the dice of images with a lesion over its size in percent."""
     text = (
         "Each dot is an image with a lesion. Small lesions are harder: one pixel too many or too "
         "few weighs more."
     )
-    x = Axis("size of the lesion, % of the image", truth.min() / 1.5, truth.max() * 1.5, True)
+    x = Axis(
+        "size of the lesion, % of the image", truth.min() / 1.5, truth.max() * 1.5, is_log=True
+    )
     dots = Series("", truth.tolist(), dice.tolist(), "dots-1")
     return Chart("Dice by size of the lesion", text, x, Axis("dice", *UNIT), [dots])
 
@@ -134,11 +139,13 @@ def _agreement(truth: np.ndarray, predicted: np.ndarray) -> list[Chart]:
     differences, means = predicted - truth, (predicted + truth) / 2
     x = range_of([0, *means], "mean of both areas, % of the image", low=0.0)
     bias = differences.mean()
-    lines = [(f"mean difference {_signed(bias)}", bias, "rule")]
+    lines = [(f"mean difference {_with_sign(bias)}", bias, "rule")]
     if len(truth) >= FEWEST_FOR_LIMITS:
         spread = 1.96 * differences.std(ddof=1)
         low, high = bias - spread, bias + spread
-        lines.append((f"limits of agreement {_signed(low)} to {_signed(high)}", low, "rule-2"))
+        lines.append(
+            (f"limits of agreement {_with_sign(low)} to {_with_sign(high)}", low, "rule-2")
+        )
         lines.append(("", high, "rule-2"))
     y = range_of([0, *differences, *(line[1] for line in lines)], "prediction − truth, % points")
     series = [Series(name, [x.low, x.high], [level] * 2, look) for name, level, look in lines]
@@ -155,8 +162,8 @@ def _agreement(truth: np.ndarray, predicted: np.ndarray) -> list[Chart]:
 
 
 def training(workdir: Path) -> tuple[list[Chart], float]:
-    """Return the loss and up to two scores of a run over its epochs, and the seconds that it took;
-    no chart where its event files are not there any more."""
+    """Return the charts of a run's loss and of up to two scores over its epochs, and the seconds
+    that it took; no chart where its event files are not there any more."""
     train, val = (read_events(workdir / name) for name in ("train", "val"))
     content = read_json(workdir / METRICS)
     last, best = content.get("last", {}), content.get("best", {}).get("epoch")
@@ -169,7 +176,7 @@ def training(workdir: Path) -> tuple[list[Chart], float]:
 
 
 def _training_tags(*folders: dict[str, Curve]) -> list[str]:
-    """Return the loss, then scores of masks, or else those of images."""
+    """Return the tags of the loss, then of the scores of masks, or else of those of images."""
     tags = list(dict.fromkeys(tag for curves in folders for tag in curves))
     dice = [tag for tag in tags if "dice" in tag and "empty" not in tag and "nothing" not in tag]
     others = [tag for tag in tags if tag in ("auc", "accuracy", "ap")]
@@ -177,6 +184,8 @@ def _training_tags(*folders: dict[str, Curve]) -> list[str]:
 
 
 def _training_chart(tag: str, curves: dict, epoch_steps: float | None, best: int | None) -> Chart:
+    """Return the chart of one tag's curves, by epochs where the steps of an epoch are known, with
+    the epoch that was kept."""
     series = []
     for look, (name, curve) in zip(("line-2", "line-1"), curves.items(), strict=True):
         if curve is not None:
@@ -210,5 +219,5 @@ def _is_defined(*columns: Sequence) -> bool:
     return all(any(v is not None and math.isfinite(v) for v in column[1:]) for column in columns)
 
 
-def _signed(value: float) -> str:
+def _with_sign(value: float) -> str:
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -45,6 +45,7 @@ def rows(outcomes: Outcomes, images: dict[int, GalleryImage]) -> dict[str, list[
 
 
 def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> Figure:
+    """Return the figure of the image at a place in the split."""
     predictions = outcomes.predictions
     height, width = image.image.shape
     paths = [
@@ -61,6 +62,7 @@ def _figure(outcomes: Outcomes, place: int, image: GalleryImage) -> Figure:
     if image.probabilities is not None:
         mask_facts, redraw = _mask_facts(outcomes, place), _redraw(outcomes, place, image)
     texts = _shorten(image_id), mask_facts, p_fact, ", ".join(patient)
+    # `paths` are truth and predicted, `texts` from short_id to patient.
     return Figure(image_id, url, width, height, *paths, *texts, redraw)
 
 
@@ -79,9 +81,9 @@ def _mask_facts(outcomes: Outcomes, place: int) -> str:
 
 
 def _redraw(outcomes: Outcomes, place: int, image: GalleryImage) -> dict:
-    """Return the map of p, and what the sliders' thresholds make of it at the source's own size:
-    `kept` by top and area and `passes` by p of a lesion, a digit each; `dice` and `shares` of the
-    image by bottom, where the mask is kept."""
+    """Return the data from which outlines.js draws at other thresholds: the map of p; `kept` by top
+    and area and `passes` by p of a lesion, a digit for each threshold; by bottom the `dice` and
+    `shares` of the image of a mask that is kept. All but the map are of the source's own size."""
     one = outcomes.take(np.array([place])).predictions
     bottoms = threshold_grid.BOTTOMS
     dice, above = one.counts.dice_at(bottoms), one.counts.above[:, one.counts.columns(bottoms)]

@@ -54,17 +54,19 @@ class Marks(NamedTuple):
 
 
 def match(candidates: Candidates, nodules: Spheres, irrelevant: Spheres) -> ScanMarks:
-    """Return which candidates of a scan are hits and which false positives. A candidate on a nodule
+    """Return the hits and the false positives among a scan's candidates. A candidate on a nodule
     and on an irrelevant finding is a hit, and one on two nodules is a hit on both."""
     is_on_nodule = _is_inside(candidates, nodules)  # [C, N]
     is_hit = is_on_nodule.any(axis=1)
     is_irrelevant = ~is_hit & _is_inside(candidates, irrelevant).any(axis=1)
     p = candidates.probabilities
     hits = [p[on_it].max() for on_it in is_on_nodule.T if on_it.any()]
-    num_repeated = int(np.maximum(is_on_nodule.sum(axis=0) - 1, 0).sum())
     return ScanMarks(
-        *(np.array(hits, np.float64), p[~is_hit & ~is_irrelevant], len(nodules.radii_mm)),
-        *(num_repeated, int(is_irrelevant.sum())),
+        hits=np.array(hits, np.float64),
+        alarms=p[~is_hit & ~is_irrelevant],
+        num_nodules=len(nodules.radii_mm),
+        num_repeated=int(np.maximum(is_on_nodule.sum(axis=0) - 1, 0).sum()),
+        num_irrelevant=int(is_irrelevant.sum()),
     )
 
 
@@ -124,8 +126,8 @@ def intervals(
     return bootstrap.intervals(measure, uids, replicates, seed)
 
 
-def thinned(points: tuple[np.ndarray, np.ndarray]) -> dict[str, list[float]]:
-    """Return a curve by names, of MOST_POINTS points at most."""
+def thin_curve(points: tuple[np.ndarray, np.ndarray]) -> dict[str, list[float]]:
+    """Return a curve's points by names, MOST_POINTS of them at most."""
     places = np.arange(len(points[0]))
     if len(places) > MOST_POINTS:
         places = np.linspace(0, len(places) - 1, MOST_POINTS).round().astype(int)

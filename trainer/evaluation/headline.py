@@ -48,8 +48,17 @@ def tiles(scores: Scores) -> list[Tile]:
         elif name == "auc":
             reference, reference_text = CHANCE, f"chance: {text(CHANCE)}"
         ends_text = " to ".join(digits.end(end, scores.samples[name]) for end in ends or ())
-        numbers = value, ends, ends_text, reference, reference_text
-        result.append(Tile(name, EVALUATED[name].words, text(value), *numbers))
+        tile = Tile(
+            name=name,
+            words=EVALUATED[name].words,
+            text=text(value),
+            value=value,
+            ends=ends,
+            ends_text=ends_text,
+            reference=reference,
+            reference_text=reference_text,
+        )
+        result.append(tile)
     return result
 
 
@@ -76,9 +85,9 @@ def confusion(outcomes: Outcomes) -> dict | None:
 def _class_confusion(predictions: Predictions) -> dict:
     """Return the numbers of images by class and likeliest class."""
     has_label = predictions.labels >= 0
-    classes = predictions.scores.shape[1]
+    num_classes = predictions.scores.shape[1]
     labels = predictions.labels[has_label].astype(int)
-    numbers = np.zeros((classes, classes), int)
+    numbers = np.zeros((num_classes, num_classes), int)
     np.add.at(numbers, (labels, predictions.scores[has_label].argmax(axis=1)), 1)
-    names = [f"class {number}" for number in range(classes)]
+    names = [f"class {number}" for number in range(num_classes)]
     return {"truths": names, "answers": names, "numbers": numbers.tolist()}

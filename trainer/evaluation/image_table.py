@@ -78,24 +78,25 @@ def columns_of(outcomes: Outcomes) -> list[Column]:
         *columns,
         Column("view", "view", predictions.views.tolist()),
         Column("sex", "sex", predictions.sexes.tolist()),
-        Column("age_years", "age, years", ages, True),
+        Column("age_years", "age, years", ages, is_number=True),
     ]
 
 
 def _class_columns(outcomes: Outcomes) -> list[Column]:
-    """Return the label, the likeliest class and its p."""
+    """Return the columns of the label, the likeliest class and its p."""
     predictions = outcomes.predictions
     p = metrics.to_probabilities(predictions.scores)
     labels = [int(label) if label >= 0 else None for label in predictions.labels]
     return [
-        Column("class", "class", labels, True),
-        Column("predicted_class", "predicted class", p.argmax(axis=1).tolist(), True),
-        Column("p", "its p", _rounded(p.max(axis=1)), True),
+        Column("class", "class", labels, is_number=True),
+        Column("predicted_class", "predicted class", p.argmax(axis=1).tolist(), is_number=True),
+        Column("p", "its p", _rounded_values(p.max(axis=1)), True),
     ]
 
 
 def _lesion_columns(outcomes: Outcomes) -> list[Column]:
-    """Return what is true, what is answered, and for masks their dice and areas."""
+    """Return the columns of the truth, the answer, p of a lesion, and for masks their dice and
+    areas."""
     predictions = outcomes.predictions
     truths = [{1: "lesion", 0: "none"}.get(min(label, 1)) for label in predictions.labels]
     results = [
@@ -108,21 +109,24 @@ def _lesion_columns(outcomes: Outcomes) -> list[Column]:
     return [
         Column("truth", "truth", truths),
         Column("result", "result", results),
-        Column("p_of_lesion", "p of a lesion", _rounded(p), True),
+        Column("p_of_lesion", "p of a lesion", _rounded_values(p), True),
         *(_mask_columns(outcomes) if outcomes.decision.triplet is not None else ()),
     ]
 
 
 def _mask_columns(outcomes: Outcomes) -> list[Column]:
-    """Return the dice of each image, what its outlines and areas are, and the areas in pixels of
-    the source."""
+    """Return the columns of the dice, the outlines' scores, and the areas, in percent of the image
+    and in pixels of the source."""
     places, counts = outcomes.predictions.mask_places, outcomes.predictions.counts
-    columns = [Column("dice", "dice", _rounded(outcomes.dice), True), *_outline_columns(outcomes)]
+    columns = [
+        Column("dice", "dice", _rounded_values(outcomes.dice), True),
+        *_outline_columns(outcomes),
+    ]
     for name, percents in zip(("truth", "predicted"), area_percents(outcomes), strict=True):
         areas = np.full(len(outcomes.dice), np.nan)
         areas[places] = percents
         title = f"{name} area, % of image"
-        columns.append(Column(f"{name}_area_percent", title, _rounded(areas), True))
+        columns.append(Column(f"{name}_area_percent", title, _rounded_values(areas), True))
     pixels = {"truth": counts.truth, "predicted": outcomes.predicted_pixels()}
     for name, numbers in (pixels | {"image": counts.pixels}).items():
         values = np.full(len(outcomes.dice), None, object)
@@ -132,13 +136,14 @@ def _mask_columns(outcomes: Outcomes) -> list[Column]:
 
 
 def _outline_columns(outcomes: Outcomes) -> list[Column]:
-    """Return HD95 and surface dice, lengths in mm apart from those in pixels of the source."""
+    """Return the columns of HD95 and surface dice, those in mm apart from those in pixels of the
+    source."""
     has_spacing, columns = outcomes.predictions.has_spacing, []
     for unit, is_unit in (("mm", has_spacing), ("px", ~has_spacing)):
         hd95, surface_dice = np.where(is_unit[:, None], outcomes.outlines, np.nan).T
-        columns.append(Column(f"hd95_{unit}", f"HD95, {unit}", _rounded(hd95), True))
+        columns.append(Column(f"hd95_{unit}", f"HD95, {unit}", _rounded_values(hd95), True))
         title = f"surface dice, {unit}"
-        columns.append(Column(f"surface_dice_{unit}", title, _rounded(surface_dice), True))
+        columns.append(Column(f"surface_dice_{unit}", title, _rounded_values(surface_dice), True))
     return columns
 
 
@@ -148,9 +153,9 @@ def area_percents(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     return 100 * counts.truth / counts.pixels, 100 * predicted / counts.pixels
 
 
-def _rounded(values: np.ndarray) -> list:
-    """Return numbers for JSON, which has neither nan nor infinity. What is not quite 0 or 1 does
-    not become it."""
+def _rounded_values(values: np.ndarray) -> list:
+    """Return numbers, rounded, for JSON, which has neither nan nor infinity. A value that is not
+    quite 0 or 1 is not rounded to it."""
 
     def plain(value: float) -> float | str | None:
         if not np.isfinite(value):

@@ -17,7 +17,7 @@ class Outcomes(NamedTuple):
 
     decision: Decision | None  # None for classifiers of more than two classes: nothing is decided
     predictions: Predictions
-    passes: np.ndarray  # [N] bool: p of a lesion reaches its threshold, or there is none
+    reaches_threshold: np.ndarray  # [N] bool: p of a lesion reaches its threshold, or there is none
     is_kept: np.ndarray  # [N] bool: the thresholds do not empty it; False where has_mask is False
     is_called: np.ndarray  # [N] bool: the answer is "a lesion"
     # [N] bool: the truth to compare the answer with is known, a mask or, for classifiers, a label.
@@ -49,23 +49,22 @@ def decide(predictions: Predictions, decision: Decision | None) -> Outcomes:
     """Return the outcomes of a split at these thresholds."""
     num_images = len(predictions.ids)
     outlines = np.full((num_images, 2), np.nan)
-    passes = np.ones(num_images, bool)
+    reaches_threshold = np.ones(num_images, bool)
     if decision is not None and decision.lesion_threshold is not None:
-        passes = predictions.lesion >= np.float32(decision.lesion_threshold)
+        reaches_threshold = predictions.lesion >= np.float32(decision.lesion_threshold)
     is_kept, dice = np.zeros(num_images, bool), np.full(num_images, np.nan)
     if decision is None or decision.triplet is None:
-        has_label = predictions.labels >= 0
-        return Outcomes(
-            *(decision, predictions, passes, is_kept, passes, has_label, dice, outlines)
-        )
-    top, area_share, bottom = decision.triplet
-    counts, places = predictions.counts, predictions.mask_places
-    is_kept[places] = counts.is_kept([top], [area_share])[:, 0, 0] & passes[places]
-    dice[places] = np.where(is_kept[places], counts.dice_at([bottom])[:, 0], counts.dice_emptied())
-    is_called = is_kept.copy()
-    is_called[places] &= counts.above[:, counts.columns([bottom])[0]] > 0
-    has_mask = predictions.has_mask
-    return Outcomes(*(decision, predictions, passes, is_kept, is_called, has_mask, dice, outlines))
+        is_called, is_compared = reaches_threshold, predictions.labels >= 0
+    else:
+        top, area_share, bottom = decision.triplet
+        counts, places = predictions.counts, predictions.mask_places
+        is_kept[places] = counts.is_kept([top], [area_share])[:, 0, 0] & reaches_threshold[places]
+        kept_dice = counts.dice_at([bottom])[:, 0]
+        dice[places] = np.where(is_kept[places], kept_dice, counts.dice_emptied())
+        is_called, is_compared = is_kept.copy(), predictions.has_mask
+        is_called[places] &= counts.above[:, counts.columns([bottom])[0]] > 0
+    answers = reaches_threshold, is_kept, is_called
+    return Outcomes(decision, predictions, *answers, is_compared, dice, outlines)
 
 
 def with_outlines(outcomes: Outcomes, tolerance_mm: float, tolerance_px: float) -> Outcomes:

@@ -27,19 +27,21 @@ def path(mask: np.ndarray) -> str:
     """Return the border of a bool mask [H, W] as an SVG path in its pixels, "" where it is
     empty."""
     scale, coarse = 1, mask
-    while _border(coarse) > LONGEST_BORDER:
+    while _border_length(coarse) > LONGEST_BORDER:
         scale *= 2
         height, width = (max(side // scale, 1) for side in mask.shape)
         coarse = picture.resize_mask(mask, height, width)
     return _path(coarse, scale)
 
 
-def _border(mask: np.ndarray) -> int:
+def _border_length(mask: np.ndarray) -> int:
+    """Return the number of pairs of neighbouring pixels of which one is in the mask."""
     padded = np.pad(mask, 1)
     return sum(np.count_nonzero(np.diff(padded, axis=axis)) for axis in (0, 1))
 
 
 def _path(mask: np.ndarray, scale: int) -> str:
+    """Return the path of a mask of which a pixel stands for `scale` x `scale`."""
     parts = []
     # One more pixel around, so that an outline at the border of the image is closed.
     for contour in measure.find_contours(np.pad(mask, 1).astype(np.float32), 0.5):

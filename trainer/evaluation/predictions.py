@@ -69,7 +69,8 @@ class Predictions(NamedTuple):
             for name, column in self._asdict().items()
             if name != "counts"
         }
-        counts = Counts(THRESHOLDS, *(part[rows] for part in self.counts[1:]))
+        # The first field of Counts is `thresholds`.
+        counts = Counts(THRESHOLDS, *(column[rows] for column in self.counts[1:]))
         return Predictions(**columns, counts=counts)
 
     def calibrated(self, calibration: Calibration | None) -> "Predictions":
@@ -192,13 +193,15 @@ def _group(record: dict) -> str:
 
 
 def join(parts: list[Predictions]) -> Predictions:
-    """Return the predictions for several splits as one, in the order of the splits; none of them is
-    calibrated yet."""
-    *columns, all_counts, _ = zip(*parts, strict=True)
-    counts_columns = zip(*(part[1:] for part in all_counts), strict=True)
+    """Return the predictions for several splits as one, in the order of the splits; a column that
+    one split lacks is None. None of them is calibrated yet."""
+    # The last fields of Predictions are `counts` and `uncalibrated`; the first of Counts is
+    # `thresholds`.
+    *columns, counts_of_splits, _ = zip(*parts, strict=True)
+    counts_columns = zip(*(split_counts[1:] for split_counts in counts_of_splits), strict=True)
     return Predictions(
         *(
-            None if any(part is None for part in column) else np.concatenate(column)
+            None if any(values is None for values in column) else np.concatenate(column)
             for column in columns
         ),
         Counts(THRESHOLDS, *map(np.concatenate, counts_columns)),

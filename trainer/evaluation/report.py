@@ -151,7 +151,7 @@ def _heat_map(evaluation: Evaluation) -> dict | None:
 def _data(
     evaluation: Evaluation, rows: dict, table: image_table.ImageTable, heat_map: dict | None
 ) -> dict:
-    """Return what the scripts need."""
+    """Return the data that the page's scripts need, as JSON has it."""
     *_, last = evaluation.splits.values()
     outcomes = last.outcomes
     labels = outcomes.predictions.labels[outcomes.compared_places]

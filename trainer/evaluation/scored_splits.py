@@ -61,8 +61,8 @@ def open_splits(ensemble: Ensemble, lake: LakeInUse, is_frozen: bool) -> ScoredS
 
 
 def _test_name(ensemble: Ensemble, lake: LakeInUse) -> str:
-    """Return the split of another lake that is scored: test, else that of validation, else the only
-    one."""
+    """Return the name of the split of another lake that is scored: test, else that of validation,
+    else the only one. Raises InputError where there are others."""
     counts = lake.manifest["counts"]["splits"]
     names = [name for name, split in counts.items() if split["records"]]
     for name in ("test", ensemble.settings.val_split, *(names if len(names) == 1 else ())):
@@ -75,9 +75,10 @@ def _test_name(ensemble: Ensemble, lake: LakeInUse) -> str:
 
 
 def _without_learnt(part: Ensemble, folder: str, split: Split) -> tuple[Split, list[str]]:
-    """Return a validation split without the images that its runs learnt from, and what to say."""
+    """Return a validation split without the images that its runs learnt from, and sentences about
+    it; raise InputError where no image is left."""
     seen, _ = kinship.seen_by(part)
-    ids = splits.hashed(folder, split, splits.validation_names(part.settings), "image_id")
+    ids = splits.hashes_of_column(folder, split, splits.validation_names(part.settings), "image_id")
     is_learnt = (split.kinds != order.OUTSIDE) & np.isin(ids, seen.trained)
     number = int(is_learnt.sum())
     if not number:
@@ -94,13 +95,15 @@ def _without_learnt(part: Ensemble, folder: str, split: Split) -> tuple[Split, l
 
 
 def _without_seen(ensemble: Ensemble, folder: str, test: Split) -> tuple[Split, list[str]]:
-    """Return a test split without the images that the runs have seen, and what to say."""
+    """Return a test split without the images that the runs have seen, and sentences about it; raise
+    InputError where no image is left."""
     seen, notes = kinship.seen_by(ensemble)
-    ids = splits.hashed(folder, test, [test.name], "image_id")
+    ids = splits.hashes_of_column(folder, test, [test.name], "image_id")
     is_learnt = np.isin(ids, seen.trained)
     is_chosen = np.isin(ids, seen.chosen) & ~is_learnt
     numbers = f"a run learnt from {is_learnt.sum():,} of them"
-    numbers += f", and {is_chosen.sum():,} picked its epoch and thresholds" * bool(is_chosen.any())
+    if is_chosen.any():
+        numbers += f", and {is_chosen.sum():,} picked its epoch and thresholds"
     is_seen = is_learnt | is_chosen
     if is_seen.all():
         raise InputError(
@@ -110,7 +113,7 @@ def _without_seen(ensemble: Ensemble, folder: str, test: Split) -> tuple[Split, 
     if is_seen.any():
         left_out = f"{is_seen.sum():,} of {len(ids):,} images of {test.name} were left out"
         notes.append(f"{left_out}: {numbers}.")
-    patients = splits.hashed(folder, test, [test.name], "patient")
+    patients = splits.hashes_of_column(folder, test, [test.name], "patient")
     is_known = np.isin(patients, seen.patients) & ~is_seen
     if is_known.any():
         notes.append(

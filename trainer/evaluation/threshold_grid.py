@@ -24,19 +24,22 @@ class Slider(NamedTuple):
 
 
 def sliders(decision: Decision) -> dict[str, Slider]:
-    """Return the sliders by name, in the order of the axes."""
-    chosen = {}
+    """Return the sliders by name, in the order of the axes, each at the threshold of `decision`."""
+    described = {}  # {name: (label, thresholds, the chosen one)}
     if (lesion := decision.lesion_threshold) is not None:
-        values = sorted({*(LESIONS if decision.triplet else PERCENT), lesion})
-        chosen["lesion"] = "Call an image positive where its own p is at least", values, lesion
+        # Beside a triplet few steps: each multiplies the size of the table of all combinations.
+        thresholds = sorted({*(LESIONS if decision.triplet else PERCENT), lesion})
+        label = "Call an image positive where its own p is at least"
+        described["lesion"] = label, thresholds, lesion
     if decision.triplet is not None:
         top, area_share, bottom = decision.triplet
-        chosen["top"] = "Empty the mask unless enough pixels have a p above", TOPS, top
-        chosen["area"] = "Enough is this share of the image", AREAS_SHARE, area_share
-        chosen["bottom"] = "A pixel is lesion where its p exceeds", BOTTOMS, bottom
+        described["top"] = "Empty the mask unless enough pixels have a p above", TOPS, top
+        described["area"] = "Enough is this share of the image", AREAS_SHARE, area_share
+        described["bottom"] = "A pixel is lesion where its p exceeds", BOTTOMS, bottom
+    # `index` compares exactly: evaluate chooses a triplet from these very grids.
     return {
-        name: Slider(label, list(values), list(values).index(value))
-        for name, (label, values, value) in chosen.items()
+        name: Slider(label, list(thresholds), list(thresholds).index(chosen))
+        for name, (label, thresholds, chosen) in described.items()
     }
 
 
@@ -76,7 +79,8 @@ def scores(outcomes: Outcomes) -> dict[str, list]:
 
 
 def _mean_dice(counts: Counts, gates: np.ndarray, kept: np.ndarray) -> dict[str, list]:
-    """Return the mean dice over all images and over those with a lesion."""
+    """Return the mean dice over all images, `dice_mean`, and over those with a lesion,
+    `dice_positives`, each as a list of the values of [G, T, A, K]."""
     emptied, has_lesion = counts.dice_emptied(), counts.truth > 0
     # What a kept mask gains over its empty one.
     gains = counts.dice_at(BOTTOMS) - emptied[:, None]  # [N, K]

@@ -34,6 +34,7 @@ def from_image(probabilities: np.ndarray, mask: np.ndarray, thresholds: np.ndarr
 
 def stack(rows: list["Counts"], thresholds: np.ndarray) -> "Counts":
     """Return the rows of `from_image` as one Counts; there may be none."""
+    # `thresholds` is the first field; `shapes` are those of the others, in their order.
     columns = list(zip(*rows, strict=True))[1:] if rows else [[]] * (len(Counts._fields) - 1)
     length = len(thresholds)
     shapes = ((-1, length), (-1, length), -1, -1, (-1, length + 1), -1)

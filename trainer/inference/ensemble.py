@@ -222,7 +222,8 @@ class Ensemble:
 
     def fold_ensembles(self) -> list["Ensemble"]:
         """Return one ensemble per held-out fold, or this one where all members hold out the same:
-        thresholds must be chosen on images that no member trained on."""
+        thresholds must be chosen on images that no member trained on. Raises InputError where
+        segmenters and classifiers hold out different ones."""
         segmenters, classifiers = _by_fold(self.segmenters), _by_fold(self.classifiers)
         if self.is_cascade and segmenters.keys() != classifiers.keys():
             lists = [

@@ -150,8 +150,8 @@ def blank_record(bits: int) -> bytes:
 
 
 def reader_settings(ensemble: Ensemble) -> ReaderSettings:
-    """Return how the lakes of all members were made of files; raise InputError where they
-    differ."""
+    """Return the settings with which files became the lakes of all members; raise InputError where
+    they differ."""
     members = ensemble.everyone
     all_settings = [_read_settings(member.workdir, member.config) for member in members]
     expected, *others = all_settings
@@ -168,7 +168,8 @@ def reader_settings(ensemble: Ensemble) -> ReaderSettings:
 
 
 def _read_settings(workdir: Path, config: Config) -> ReaderSettings:
-    """Return how the lake of a run was made of files, as the run's lake.json states it."""
+    """Return the settings with which files became the lake of a run, as its lake.json states them;
+    raise InputError where it does not, and another lake is in its place."""
     content, lake = read_json(workdir / LAKE), config.lake
     if "options" not in content:  # the run started before lake.json had options
         content = manifest.load(lake)

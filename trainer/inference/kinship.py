@@ -47,8 +47,8 @@ class LakeInUse(NamedTuple):
 
 
 def lake_in_use(ensemble: Ensemble, lake: str | None) -> LakeInUse:
-    """Return the lake that --lake names, or without it the lake of the runs; raise InputError where
-    that one is not what they learnt from any more."""
+    """Return the lake that --lake names; where it names none, the lake of the runs, or InputError
+    where they learnt from another lake than is there now."""
     folder = lake or ensemble.trained_on()
     content = manifest.load(folder)
     relations = [(member, relation(member, folder, content)) for member in ensemble.everyone]
@@ -92,7 +92,7 @@ def _other_exams(folder: str, content: dict, relations: list[tuple[Member, str]]
 
 
 def relation(member: Member, folder: str, content: dict) -> str:
-    """Return what the lake with this manifest is to the run of a member."""
+    """Return the relation of the lake with this manifest to the run of a member: OWN, LATER …"""
     shards = identity(content)["shards"]
     own_lake, *further_lakes = run_lakes(member)
     if own_lake is None:
@@ -142,8 +142,8 @@ def _own_title(member: Member) -> str:
 
 
 def seen_by(ensemble: Ensemble) -> tuple[Seen, list[str]]:
-    """Return what the runs of all members saw, and a sentence for each of which that is not known
-    any more."""
+    """Return the images that the runs of all members saw, and a sentence for each run whose images
+    are not known any more."""
     parts, notes = [], []
     for member in ensemble.everyone:
         config, shards = member.config, read_json(member.workdir / LAKE).get("shards")
@@ -155,4 +155,4 @@ def seen_by(ensemble: Ensemble) -> tuple[Seen, list[str]]:
             )
         else:
             parts.append(part)
-    return seen.united(parts), notes
+    return seen.unite(parts), notes

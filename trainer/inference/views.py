@@ -45,7 +45,7 @@ def parse_tta(tta: Sequence[str]) -> list[View]:
         try:
             scales.append(float(name))
         except ValueError:
-            scales.append(0.0)  # which the next line refuses
+            scales.append(0.0)  # is refused below, as a number out of range is
         if not 0.25 <= scales[-1] <= 4 or scales[-1] in scales[:-1]:
             raise InputError(
                 f"--tta={name}: expected none, flip, or scales from 0.25 to 4, each once and not 1"
@@ -107,10 +107,10 @@ def _resized_network(member: Member, side: int, view: View) -> keras.Model:
 def mean_of(outputs: list[list]) -> list:
     """Return the logits of the mean of the probabilities of members and views, of
     [[logits of pixels, logits of images], …]; finite where p itself rounds to 1."""
-    return [_mean(list(logits)) for logits in zip(*outputs, strict=True)]
+    return [_mean_logits(list(logits)) for logits in zip(*outputs, strict=True)]
 
 
-def _mean(logits: list):
+def _mean_logits(logits: list):
     """Return the logits of the mean probability, of M tensors of logits of one shape."""
     if len(logits) == 1:
         return logits[0]

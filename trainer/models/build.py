@@ -7,7 +7,7 @@ network maps [0, 1] to the range it wants itself.
 
 def build(section, side: int):
     """Return the keras.Model that a section of trainer/config/network.py describes, with the
-    weights that it names.
+    weights that it names; raise InputError for weights that it cannot have.
 
     Call keras.utils.set_random_seed before it to fix the first weights.
     """

@@ -45,16 +45,16 @@ def build(section: Classifier, side: int) -> keras.Model:
     return keras.Model(images, logits, name=section.encoder)
 
 
-def average_head(features, dropout: float, hidden: int, classes: int, name: str = "head"):
+def average_head(features, dropout: float, hidden: int, num_classes: int, name: str = "head"):
     """Give one logit per image for two classes, else one per class: [B, h, w, c] -> [B, 1] or
-    [B, classes], float32."""
+    [B, num_classes], float32."""
     x = keras.layers.GlobalAveragePooling2D(name="mean")(features)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     if hidden:
         x = keras.layers.Dense(hidden, activation="relu", name="hidden")(x)
     # Small first weights, so that the first logits are near 0.
     initializer = keras.initializers.RandomNormal(stddev=HEAD_DEVIATION)
-    units = 1 if classes == 2 else classes
+    units = 1 if num_classes == 2 else num_classes
     return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)(x)
 
 

@@ -66,14 +66,15 @@ def layer_outputs(images, side: int, names: list[str], section: Encoded) -> list
     sizes that they have there.
 
     `freeze`: none, all, or a number of stages; stage N ends with the feature at 1/2^N. A frozen
-    BatchNormalization keeps its statistics, in training too.
+    BatchNormalization keeps its statistics, in training too. Raises InputError for a side that is
+    too small, and for weights that cannot be had.
     """
     encoder, freeze, row = section.encoder, section.freeze, parts.ENCODERS[section.encoder]
     if side < row.min_side:
         raise InputError(f"side={side} is too small for {encoder}; use {row.min_side} or more")
     whole = build_application(row, side, section.weights)
     set_norms(whole, is_synchronized=section.norm == "sync_batch")
-    start = entering(whole, row.start) if row.start else whole.input
+    start = input_of(whole, row.start) if row.start else whole.input
     network = keras.Model(start, [output_of(whole, name) for name in names], name=encoder)
     if freeze == "all":
         network.trainable = False
@@ -111,18 +112,20 @@ def set_norms(network: keras.Model, is_synchronized: bool) -> None:
 def output_of(network: keras.Model, name: str):
     """Return the tensor that a row of parts.ENCODERS names."""
     if name.startswith(INTO):
-        return entering(network, name.removeprefix(INTO))
+        return input_of(network, name.removeprefix(INTO))
     return network.get_layer(name).output
 
 
-def entering(network: keras.Model, name: str):
-    """Return what a layer takes. The `input` of a Sequential would be another tensor, its own."""
+def input_of(network: keras.Model, name: str):
+    """Return the tensor that a layer takes. The `input` of a Sequential would be another tensor,
+    its own."""
     return network.get_layer(name)._inbound_nodes[0].input_tensors[0]
 
 
 def build_application(row: parts.Encoder, side: int, weights: str | None) -> keras.Model:
     """Return the whole network of keras.applications, without its top. A weights file is loaded
-    here if it is one of keras.applications; one of radlake's is left to build.py."""
+    here if it is one of keras.applications; one of radlake's is left to build.py. Raises InputError
+    where weights cannot be downloaded, or do not fit."""
     is_file = weights not in (None, "imagenet")
     is_of_application = is_file and not weight_files.is_radlake_file(weights)
     application = getattr(keras.applications, row.application)

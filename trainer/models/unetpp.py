@@ -63,7 +63,8 @@ def prune(
     """Return the U-Net++ of depth `level` (Zhou et al., section 3.2) and its section.
 
     Its logits are those of head `level` of the network trained with deep supervision, and it has
-    the weights for them and no others. A smaller depth has no X(depth,0), so no empty_head.
+    the weights for them alone. A smaller depth has no X(depth,0), so no empty_head. Raises
+    InputError for a depth that it does not have.
     """
     if not 1 <= level <= section.depth:
         raise InputError(f"level={level}: expected 1 to model.depth={section.depth}")

@@ -47,11 +47,12 @@ class Draw(keras.layers.Layer):
 
 
 def build(section: Vae, side: int) -> keras.Model:
-    """Return the network for images [B, side, side, 1]."""
-    halvings = len(section.blocks)  # the VAE branch halves once more than the encoder
-    if side % 2**halvings:
-        cause = f"side={side} cannot be halved {halvings} times, once per level of model.blocks"
-        raise InputError(f"{cause}; use a multiple of {2**halvings}")
+    """Return the network for images [B, side, side, 1]; raise InputError for a side that cannot be
+    halved so often."""
+    num_halvings = len(section.blocks)  # the VAE branch halves once more than the encoder
+    if side % 2**num_halvings:
+        cause = f"side={side} cannot be halved {num_halvings} times, once per level of model.blocks"
+        raise InputError(f"{cause}; use a multiple of {2**num_halvings}")
     images = keras.Input((side, side, 1), name="images")
     widths = [section.filters * 2**i for i in range(len(section.blocks))]
     skips = encoder_features(images, widths, section)

@@ -87,9 +87,9 @@ def load_radlake(network: keras.Model, path: str) -> None:
 
 
 def first_misfit(network: keras.Model, path: str | Path) -> str:
-    """Return which layer of the network is the first that a file of weights does not fit, the
-    shapes that it expects and those that the file has; or that the file is damaged; "" where every
-    layer fits."""
+    """Return a message on the first layer of the network that a file of weights does not fit, with
+    the shapes that it expects and those in the file, or on damage of the file; "" where all layers
+    fit."""
     try:
         with storage.local(storage.path_of(path)) as local, h5py.File(local) as file:
             shapes_in_file = {
@@ -111,7 +111,7 @@ def first_misfit(network: keras.Model, path: str | Path) -> str:
 
 
 def _damage(error: Exception) -> str:
-    """Return what an error says about a file that is no whole HDF5 file, in one line."""
+    """Return the message about a file that is no whole HDF5 file, in one line."""
     return f"cut short or damaged; copy it again ({' '.join(str(error).split())[:200]})"
 
 

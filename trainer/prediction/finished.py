@@ -55,8 +55,8 @@ class FinishedImages:
     """The images that are finished in a folder: in order, all before the place `count`."""
 
     def __init__(self, folder: Path, owner: dict, inputs: ImagesToPredict):
-        """Claim the folder for an identity, and read what is finished there; raise InputError where
-        it belongs to another one."""
+        """Claim the folder for the identity `owner`, and read what is finished there; raise
+        InputError where it belongs to another one, or cannot be written."""
         output_folder.check(folder)
         self.folder, self.owner, self.inputs = folder, owner, inputs
         self.is_ct = any(header.geometry for header in inputs.headers.values())
@@ -72,7 +72,7 @@ class FinishedImages:
         self.saved_rejects = {_key(reject) for reject in inputs.rejects}
         self.num_candidates = len(self.candidates)
         self.shown = Progress("predicting", inputs.count, num_before=self.count)
-        self._say_what_a_repeat_does()
+        self._set_repeat_message()
 
     def rows_before(self) -> Iterator[PredictionRow]:
         """Yield the rows of the images that were finished before this start."""
@@ -80,7 +80,8 @@ class FinishedImages:
             yield from (PredictionRow(*values) for values in part["rows"])
 
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[PredictionRow]:
-        """Yield the rows of before, then those of the other images as they come, which are kept."""
+        """Yield the rows that were finished before this start, then those of the other images as
+        they come, and write the new ones down, so that another start goes on behind them."""
         yield from self.rows_before()
         rows, series, save_time = [], None, time.monotonic()
         for image in images:
@@ -99,7 +100,7 @@ class FinishedImages:
         self.inputs.rejects[:] = rejects.values()
 
     def end(self, counts: dict) -> None:
-        """Write down that all is there; `counts` are those of the tables."""
+        """Write down that all images are finished; `counts` are those of the tables."""
         self._write(self.folder / SUMMARY, {**self.owner, "counts": counts})
         self._remove_work()
         signals.set_repeat("all predictions are written")
@@ -122,9 +123,10 @@ class FinishedImages:
         path = self.folder / WORK / f"{self.count:09d}.json"
         self._write(path, part | {"candidates": candidates})
         self.count = stop
-        self._say_what_a_repeat_does()
+        self._set_repeat_message()
 
-    def _say_what_a_repeat_does(self) -> None:
+    def _set_repeat_message(self) -> None:
+        """Let the line of an interrupted command say how many images are finished."""
         signals.set_repeat(
             f"the same command goes on, {self.count:,} of {self.inputs.count:,} images are finished"
         )
@@ -143,6 +145,8 @@ class FinishedImages:
         return None
 
     def _claim(self) -> None:
+        """Write the identity into the folder, or check the one that is there; raise InputError
+        where they differ or the folder cannot be written."""
         work = self.folder / WORK
         path = work / OWNER
         if path.exists():
@@ -168,6 +172,7 @@ class FinishedImages:
             )
 
     def _read_parts(self) -> Iterator[dict]:
+        """Yield the finished parts, each of which begins where the one before it stops."""
         stop = 0
         while (path := self.folder / WORK / f"{stop:09d}.json").exists():
             part = json.loads(path.read_text())

@@ -78,7 +78,7 @@ class FilesToPredict(NamedTuple):
 
 def list_files(paths: Sequence[str], is_ct: bool) -> FilesToPredict:
     """Return the files of paths and below folders, without those of the system and without the data
-    files of volumes."""
+    files of volumes. Raises InputError for a path that is not there."""
     roots, num_left_out = {}, 0
     for path in paths:
         if storage.is_remote(path):
@@ -105,7 +105,8 @@ def list_files(paths: Sequence[str], is_ct: bool) -> FilesToPredict:
 
 
 def _list_objects(path: str, is_ct: bool) -> tuple[str, list[str]]:
-    """Return (folder, the paths of the objects below it) of a path on gs://."""
+    """Return (folder, the paths of the objects below it) of a path on gs://; raise InputError where
+    there is none, and for volumes, which need a disk."""
     location = storage.path_of(path)
     if is_ct:
         raise InputError(

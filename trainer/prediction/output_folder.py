@@ -33,7 +33,8 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def create(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file, which gets its name when the block ends without an error."""
+    """Yield a new file, which gets its name when the block ends without an error; raise InputError
+    where it cannot be made."""
     with storage.whole_file(path) as temporary_path:
         try:
             file = temporary_path.open("wb")

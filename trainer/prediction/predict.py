@@ -38,7 +38,8 @@ def predict(
     options: OutputOptions,
 ) -> str:
     """Write the tables and what `options` ask for into the folder `output`, which is new or has
-    what the same command has finished before; return the line to print."""
+    what the same command has finished before; return the line to print. Raises InputError for what
+    the networks and images cannot give, and Stopped where every image was rejected."""
     check(ensemble, inputs, options)
     ensemble = ensemble.calibrated(decision.calibration)
     owner = finished.identity(ensemble, decision, inputs, options)
@@ -74,14 +75,15 @@ def with_files(
     output: Path,
     options: OutputOptions,
 ) -> Iterator[FinishedImage]:
-    """Return the images as they come; on the way, what is made of several of them is written."""
+    """Return the images as they come; on the way, with --candidates, those of each series are
+    written."""
     if options.candidates:
         return write_candidates(finished_images, done, output)
     return finished_images
 
 
 def seg_request(ensemble: Ensemble, decision: Decision, options: OutputOptions) -> SegRequest:
-    """Return what SEGs the options ask for."""
+    """Return which DICOM SEG files the options ask for, and the algorithm that they name."""
     algorithm = seg.algorithm(made_with(ensemble, decision), options.any_modality)
     return SegRequest(options.seg, options.mint_uids, algorithm)
 
@@ -100,8 +102,8 @@ def run(
     output: Path,
     options: OutputOptions,
 ) -> str:
-    """Predict files, or without them a split of a lake (default: the run's own), with the
-    thresholds that evaluate chose."""
+    """Predict the files of `paths`, or if there are none a split of a lake (None: the run's own),
+    with the thresholds that evaluate chose; return the lines to print."""
     output_folder.check(output)  # before the headers of all files are read
     if paths:
         decision = read_decision(ensemble)

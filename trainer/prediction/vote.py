@@ -17,8 +17,9 @@ from trainer.prediction.output_folder import create
 FULL = 255  # of a map: p = 1
 
 
-def run(paths: Sequence[Path], output: Path, votes: int | None, triplet: str | None) -> str:
-    """Let submissions vote, or average folders of maps; return the line to print."""
+def run(paths: Sequence[Path], output: Path, min_votes: int | None, triplet: str | None) -> str:
+    """Let submissions vote, or average folders of maps; return the line to print. Raises InputError
+    for paths and options that do not go together."""
     if len(paths) < 2:
         raise InputError(f"there is one prediction, {paths[0]}; a vote takes two or more")
     storage.check_writable(output.parent)
@@ -28,20 +29,25 @@ def run(paths: Sequence[Path], output: Path, votes: int | None, triplet: str | N
     if are_folders == {False}:
         if triplet is not None:
             raise InputError("--triplet is for probability maps; submissions take --votes")
-        return vote(paths, output, votes)
-    if votes is not None:
+        return vote(paths, output, min_votes)
+    if min_votes is not None:
         raise InputError("--votes is for submissions; probability maps take --triplet")
     return average(paths, output, _parse_triplet(triplet or "0.5,0,0.5"))
 
 
-def vote(paths: Sequence[Path], output: Path, votes: int | None) -> str:
-    """Write the pixels that at least `votes` of the submissions hold; None: more than half."""
-    votes = len(paths) // 2 + 1 if votes is None else votes
-    if not 1 <= votes <= len(paths):
-        raise InputError(f"--votes={votes}: expected 1 to {len(paths)}, as there are submissions")
+def vote(paths: Sequence[Path], output: Path, min_votes: int | None) -> str:
+    """Write the pixels that at least `min_votes` of the submissions hold; None: more than half.
+    Raises InputError for another number than there are submissions."""
+    min_votes = len(paths) // 2 + 1 if min_votes is None else min_votes
+    if not 1 <= min_votes <= len(paths):
+        raise InputError(
+            f"--votes={min_votes}: expected 1 to {len(paths)}, as there are submissions"
+        )
     texts = [submission.read(path) for path in paths]
-    _write(paths, texts, output, lambda masks: submission.majority(masks, votes))
-    return f"{len(texts[0]):,} images, pixels that at least {votes} of {len(paths)} hold: {output}"
+    _write(paths, texts, output, lambda masks: submission.majority(masks, min_votes))
+    return (
+        f"{len(texts[0]):,} images, pixels that at least {min_votes} of {len(paths)} hold: {output}"
+    )
 
 
 def average(folders: Sequence[Path], output: Path, triplet: tuple[float, float, float]) -> str:
@@ -56,7 +62,7 @@ def average(folders: Sequence[Path], output: Path, triplet: tuple[float, float, 
     maps = [_list_maps(path) for path in folders]
 
     def mask(paths: list[Path]) -> str:
-        return rle.encode(mask_of(tf.constant(_mean(paths)), decision).numpy())
+        return rle.encode(mask_of(tf.constant(_mean_map(paths)), decision).numpy())
 
     _write(folders, maps, output, mask)
     images = f"{len(maps[0]):,} images, the mean of {len(folders)} maps per image"
@@ -96,12 +102,20 @@ def _list_maps(folder: Path) -> dict[str, Path]:
     return maps
 
 
-def _mean(paths: list[Path]) -> np.ndarray:
-    """Return the mean of the maps of one image, [H, W, 1] float32; raise InputError where their
-    sizes differ."""
-    levels = [np.asarray(Image.open(io.BytesIO(path.read_bytes()))) for path in paths]
-    sizes = {pixels.shape for pixels in levels}
-    if len(sizes) > 1 or levels[0].dtype != np.uint8 or levels[0].ndim != 2:
-        raise InputError(f"{paths[0]}: expected grey maps of one size, found {sorted(sizes)}")
-    mean = np.mean(levels, axis=0, dtype=np.float64) / FULL
+def _mean_map(paths: list[Path]) -> np.ndarray:
+    """Return the mean probability, 0 to 1, of one image's maps, float32 [H, W, 1]. Raises
+    InputError where they are not 8-bit grey PNGs of one size."""
+    maps = [np.asarray(Image.open(io.BytesIO(path.read_bytes()))) for path in paths]
+    for path, levels in zip(paths, maps, strict=True):
+        if levels.ndim != 2 or levels.dtype != np.uint8:
+            raise InputError(
+                f"{path}: expected a map of 8-bit grey levels, as predict --probabilities writes "
+                f"it, not {levels.dtype} {list(levels.shape)}"
+            )
+        if levels.shape != maps[0].shape:
+            raise InputError(
+                f"{path}: expected a map of {maps[0].shape[0]} x {maps[0].shape[1]} pixels as "
+                f"{paths[0]} has, not {levels.shape[0]} x {levels.shape[1]}"
+            )
+    mean = np.mean(maps, axis=0, dtype=np.float64) / FULL
     return mean[..., None].astype(np.float32)

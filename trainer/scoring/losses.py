@@ -146,14 +146,14 @@ def reconstruction(images, reconstructions):
     return image_mean(ops.square(images - reconstructions))
 
 
-def kl_divergence(means, log_variances, pixels: int):
-    """Return Σ(μ² + σ² − log σ² − 1) / pixels of means and log σ² [B, Z] against N(0, 1), [B].
+def kl_divergence(means, log_variances, image_px: int):
+    """Return Σ(μ² + σ² − log σ² − 1) / image_px of means and log σ² [B, Z] against N(0, 1), [B].
 
     Myronenko 2018 has it so: without the ½, and divided by the image's pixels, not by Z.
     """
     means, log_variances = ops.cast(means, "float32"), ops.cast(log_variances, "float32")
     terms = ops.square(means) + ops.exp(log_variances) - log_variances - 1.0
-    return ops.sum(terms, axis=-1) / pixels
+    return ops.sum(terms, axis=-1) / image_px
 
 
 # --- the terms of a segmenter ---

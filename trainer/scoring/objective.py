@@ -37,13 +37,14 @@ def with_layers(network: keras.Model, names: list[str], wrap: Callable = identit
 
 
 def outputs(network: keras.Model, terms: Loss, wrap: Callable = identity) -> Callable:
-    """Return (images, training=…) -> the outputs that the loss needs: [logits, *extra_layers]."""
-    heads = network.outputs[0].shape[-1]
-    if terms.head_weights and len(terms.head_weights) != heads:
+    """Return (images, training=…) -> the outputs that the loss needs: [logits, *extra_layers].
+    Raises InputError where loss.head_weights is for another number of heads."""
+    num_heads = network.outputs[0].shape[-1]
+    if terms.head_weights and len(terms.head_weights) != num_heads:
+        heads = "1 head" if num_heads == 1 else f"{num_heads} heads"
         raise InputError(
             f"loss.head_weights={list(terms.head_weights)} has {len(terms.head_weights)} values, "
-            f"but the network has {heads} head{'s' * (heads > 1)}; give one for each, the "
-            f"shallowest first"
+            f"but the network has {heads}; give one for each, the shallowest first"
         )
     return with_layers(network, extra_layers(terms), wrap)
 
@@ -66,7 +67,8 @@ def image_losses(config: Config, positive_share: float, total: Callable = identi
     """Return (masks, outputs, batch) -> losses [B]; a term whose truth is unknown for an image
     weighs 0.
 
-    `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it.
+    `total` sums a value over the replicas, with a gradient; loss.reduction=batch needs it. Raises
+    InputError for a weighted BCE of a lake without positive pixels.
     """
     terms = config.loss
     bce_weight = terms.lesion_map if config.is_classifier else terms.weighted_bce

@@ -15,11 +15,13 @@ THRESHOLDS = np.linspace(0, 1, BARS + 1)  # TensorBoard's PR curves need evenly 
 SMALLEST = -5.0  # log10 of a lesion's share of the image: 10 pixels of 1024 x 1024
 
 
-def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesion=None) -> dict:
+def example_sums(
+    is_classifier: bool, masks, logits, batch: dict, weights, lesion_logits=None
+) -> dict:
     """Return the sums over a batch from which `scores` computes its scores.
 
     masks [B, H, W, 1], logits [B, H, W, heads] of a segmenter or [B, C] of a classifier, weights
-    [B] or None for all 1. A segmenter ranks images by the logit of its empty_head, `lesion` [B, 1];
+    [B] or None for all 1. A segmenter ranks images by the `lesion_logits` [B, 1] of its empty_head;
     None: by the lesion_score of its map.
     """
     weights = ops.ones_like(batch["label"]) if weights is None else weights
@@ -38,7 +40,7 @@ def example_sums(is_classifier: bool, masks, logits, batch: dict, weights, lesio
     hits, truth, prediction, _ = ops.unstack(counts, 4)
     dices = metrics.dice_of_counts(hits, truth + prediction)
     positive_weights = mask_weights * ops.cast(truth > 0, "float32")
-    ranks = metrics.lesion_score(logits) if lesion is None else lesion
+    ranks = metrics.lesion_score(logits) if lesion_logits is None else lesion_logits
     return {
         "images": ops.sum(mask_weights),
         "dice": ops.sum(mask_weights * dices),

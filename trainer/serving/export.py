@@ -89,7 +89,7 @@ def description(
         "decoder": decoder,
         "any_modality": settings.any_modality,
         "signatures": {name: _signature(function) for name, function in functions.items()},
-        "packages": provenance.packages(*["tensorflow-io"] * (decoder == TFIO)),
+        "packages": provenance.packages(*(["tensorflow-io"] if decoder == TFIO else [])),
         "commit": provenance.commit(),
     }
 

@@ -60,19 +60,30 @@ class Server(NamedTuple):
         them."""
         height, width = tf.unstack(tf.shape(levels)[1:])
 
-        def inputs_of_pair(pair):
-            pixels, window = pair
-            error = tf.where(window[0] < window[1], "", NO_WINDOW)
-            sizes = (height, width, height, width)
-            image = StoredImage(tf.constant(""), pixels[..., None], *sizes, window, error)
+        def inputs_of_image(pixels_and_window):
+            """Return the inputs of pixels [H, W], which are of the source's size, and their window
+            [2]; its error says where the window is empty."""
+            pixels, window = pixels_and_window
+            low, high = tf.unstack(window)
+            image = StoredImage(
+                jpeg=tf.constant(""),
+                pixels=pixels[..., None],
+                height=height,
+                width=width,
+                original_height=height,
+                original_width=width,
+                window=window,
+                error=tf.where(low < high, "", NO_WINDOW),
+            )
             return self._inputs_of_image(image)
 
-        return tf.map_fn(inputs_of_pair, (levels, window), fn_output_signature=self._item_spec())
+        return tf.map_fn(inputs_of_image, (levels, window), fn_output_signature=self._item_spec())
 
     def inputs_of_records(self, records) -> dict:
         """Return the networks' inputs, of serialised records [N] string, as predict makes them."""
 
         def inputs_of_record(record):
+            """Return the inputs of one record; an op fails where it is damaged."""
             fields = item_for(self.ensemble, record, self.dtype().name, Sizes._fields)
             sizes = Sizes(*(tf.cast(fields[name], tf.int32) for name in Sizes._fields))
             tensors = {name: fields[name] for name in ("window", *self._settings())}
@@ -168,7 +179,7 @@ class Server(NamedTuple):
 
 
 def _no_mask() -> dict:
-    """Return what _mask_outputs would, for an image that cannot be read."""
+    """Return the outputs in place of _mask_outputs for an image that cannot be read."""
     texts = dict.fromkeys(("mask_bytes", "rle"), tf.constant(""))
     return texts | dict.fromkeys(("lesion_px", "height", "width"), tf.constant(0, tf.int64))
 

@@ -133,12 +133,12 @@ def _row(ensemble: Ensemble, folder: Path, ms: float) -> Level:
     entry, name = _evaluation_entry(ensemble), "dice_mean"
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Level(
-        ensemble.level,
-        entry["splits"].get(SPLIT, {}).get(name),
-        entry["intervals"].get(SPLIT, {}).get(name),
-        ms,
-        export.num_parameters(ensemble),
-        num_bytes / 1e6,
+        level=ensemble.level,
+        test_dice=entry["splits"].get(SPLIT, {}).get(name),
+        interval=entry["intervals"].get(SPLIT, {}).get(name),
+        ms_per_image=ms,
+        parameters=export.num_parameters(ensemble),
+        megabytes=num_bytes / 1e6,
     )
 
 

@@ -24,7 +24,8 @@ def write(
     config: Config, config_name: str, output: Path, examples: int, seed: int, each: bool
 ) -> str:
     """Write the sheet of the training split's first examples, those with a lesion first; with
-    `each`, one row per transform by itself, of the first example. Returns a line to print."""
+    `each`, one row per transform by itself, of the first example. Returns a line to print. Raises
+    InputError where the config augments nothing."""
     storage.check_writable(output.parent)
     lakes = splits.open_lakes(config.lake, config.data)
     split = splits.training_split(lakes, config.lake, config.data, config.is_classifier)
@@ -40,7 +41,7 @@ def write(
     for name, transforms in settings.items():
         for number, item in enumerate(items):
             rows.append(row(item, transforms, seed + number))
-            captions.append(name or "before, then each draw" * (number == 0))
+            captions.append(name or ("before, then each draw" if number == 0 else ""))
     images, masks = map(np.stack, zip(*rows, strict=True))
     title = picture.title(
         f"augmentation of {config_name}",

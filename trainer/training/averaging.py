@@ -51,8 +51,8 @@ class Averages:
 
 
 def ema_share(decay: float, step):
-    """Return how far a shadow moves at a step counted from 0: 1 - decay of the way to its weight,
-    and further at the start, where a long memory would hold the initial weights."""
+    """Return the share of the way to its weight that a shadow moves at a step counted from 0:
+    1 - decay, and more at the start, where a long memory would hold the initial weights."""
     step = tf.cast(step, tf.float32)
     return 1 - tf.minimum(decay, (1 + step) / (10 + step))
 
@@ -90,6 +90,7 @@ def estimate_statistics(network: keras.Model, strategy, forward: Callable, batch
         ]
 
     def add_batch(batch):
+        """Add the batch's own statistics to the totals, on each replica."""
         # A layer sets m = momentum · m + (1 - momentum) · (the batch's statistic). Started from 0,
         # m / (1 - momentum) is the batch's statistic itself.
         for statistic, _, _ in statistics:

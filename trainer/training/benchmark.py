@@ -40,32 +40,41 @@ def report(
     config: Config,
     overrides: list[str],
     config_path: str,
-    steps: int,
-    replicas: list[int],
+    num_steps: int,
+    replica_numbers: list[int],
     memory_gb: list[float],
     json_path: Path | None,
 ) -> str:
-    """Measure and return the table; `steps`: per round.
+    """Measure, and return the table; `num_steps`: per round. Raises InputError for a config with
+    stages, and where a measurement fails.
 
-    `replicas`: numbers of them to measure one after the other, each replica with the config's
+    `replica_numbers`: of replicas, to measure one after the other, each replica with the config's
     batch; `memory_gb`: sizes of devices whose largest batch is to be predicted.
     """
     if json_path:
         storage.check_writable(json_path.parent)
     if config.stages:
         raise InputError("benchmark measures one run; give a config without stages")
-    options = ["--config", config_path, "--lake", config.lake, "--steps", str(steps), *overrides]
-    if replicas:
+    options = [
+        "--config",
+        config_path,
+        "--lake",
+        config.lake,
+        "--steps",
+        str(num_steps),
+        *overrides,
+    ]
+    if replica_numbers:
         batch = config.data.batch_size
         rows = [
             _measure_in_process(
                 [*options, f"--train.replicas={count}", f"--data.batch_size={batch * count}"]
             )
-            for count in replicas
+            for count in replica_numbers
         ]
     else:
         with damage.locate_errors(config, config.lake):
-            rows = [measure(config, steps)]
+            rows = [measure(config, num_steps)]
     result, lines = {"runs": rows}, [_table(rows)]
     if memory_gb:
         result["memory"] = largest_batches(options, memory_gb)
@@ -76,8 +85,9 @@ def report(
     return "\n".join(lines)
 
 
-def measure(config: Config, steps: int) -> dict:
-    """Return what this process measures: rates in images per second, memory in GB."""
+def measure(config: Config, num_steps: int) -> dict:
+    """Return the row of a config, measured in this process: rates in images per second, memory in
+    GB."""
     run = build_run(config)
     strategy, batch_size = run.strategy, config.data.batch_size
     built_gb = peak_memory_bytes(strategy) / GIGABYTE
@@ -98,23 +108,23 @@ def measure(config: Config, steps: int) -> dict:
     ]
 
     def augment_batch() -> None:
-        for _ in range(steps):
+        for _ in range(num_steps):
             images, _ = augmentation(batch)
         images.numpy()
 
     def train_on(iterator) -> None:
-        take_steps(iterator, tf.constant(steps))["loss"].numpy()
+        take_steps(iterator, tf.constant(num_steps))["loss"].numpy()
 
     seconds = best_seconds(
         {
-            "reading": lambda: time_elements(records, steps * batch_size),
-            "input": lambda: time_elements(lake_batches, steps),
+            "reading": lambda: time_elements(records, num_steps * batch_size),
+            "input": lambda: time_elements(lake_batches, num_steps),
             "augmentation": lambda: time_call(augment_batch),
             "step": lambda: time_call(lambda: train_on(iterators[0])),
             "training": lambda: time_call(lambda: train_on(iterators[1])),
         }
     )
-    rates = {name: steps * batch_size / best for name, best in seconds.items()}
+    rates = {name: num_steps * batch_size / best for name, best in seconds.items()}
     return {
         "network": config.model.kind,
         "parameters": run.network.count_params(),
@@ -164,7 +174,8 @@ def largest_batches(options: list[str], memory_gb: list[float]) -> dict:
 
 
 def images_that_fit(one_gb: float, two_gb: float, memory_gb: list[float]) -> dict[str, int]:
-    """Return {GB of memory: images that fit}; `one_gb`, `two_gb`: peaks with so many images."""
+    """Return {GB of memory: images that fit}; `one_gb`, `two_gb`: peaks with one and two images.
+    Raises InputError where the second takes no more memory."""
     more_gb = two_gb - one_gb
     if more_gb <= 0:
         raise InputError(
@@ -175,7 +186,8 @@ def images_that_fit(one_gb: float, two_gb: float, memory_gb: list[float]) -> dic
 
 
 def _measure_in_process(options: list[str]) -> dict:
-    """Return what `measure` returns in a process of its own."""
+    """Return the row that `measure` returns in a process of its own; raise InputError where it
+    fails."""
     with storage.temporary_folder() as folder:
         path = Path(folder, "result.json")
         command = [sys.executable, "-m", "trainer.task", "benchmark", *options]

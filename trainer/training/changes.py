@@ -52,8 +52,8 @@ class Changes(NamedTuple):
 
 
 def changes(old: Config, new: Config, num_epochs: int = 0, is_followed: bool = False) -> Changes:
-    """Return what differs. `num_epochs`: those that the run has done; `is_followed`: a later stage
-    has begun with what it learnt."""
+    """Return the differences of two configs. `num_epochs`: those that the run has done;
+    `is_followed`: a later stage has begun with what it learnt."""
     allowed, refused = [], []
     # Where further lakes lie is free; their shards are compared. How often each is drawn from is
     # not.

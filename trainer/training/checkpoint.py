@@ -95,7 +95,8 @@ class State:
     def restore(self, workdir: Path) -> None:
         """Restore the newest readable checkpoint on all workers: the one that the chief could read.
 
-        `workdir`: of the run, which all workers share. The step stays 0 where there is none.
+        `workdir`: of the run, which all workers share. The step stays 0 where there is none. Raises
+        InputError where all are damaged, or the workers do not share the workdir.
         """
         worker = self.agreement.worker
         self.step = self.agreement.chief_value(self._restore_newest() if worker.is_chief else 0)

@@ -105,8 +105,9 @@ def train_stage(
 def claim(
     run: Run, shared_workdir: Path, workdir: Path, later_stages: Sequence[Config]
 ) -> str | None:
-    """Write what the run is and what it sees, unless no lesion is left for it to see; return what
-    ownership.claim does."""
+    """Write the run's config, lake and seen images into the workdir; return the text of its event
+    files' names, as ownership.claim does. Raises InputError where no lesion is left to learn from,
+    or the workdir is another run's."""
     lost_lesions = vanishing.check([run.config, *later_stages], shared_workdir)
     events = ownership.claim(workdir, run.config, run.lakes)
     write_seen(run.config, workdir)
@@ -117,8 +118,9 @@ def claim(
 def train_epoch(
     run: Run, take_steps: Callable, watch: Watch, progress: Progress, profile: Profile
 ) -> None:
-    """Train what is left of the epoch, in calls of train.steps_per_call steps, and save when it is
-    due; `take_steps`: number of steps -> sums over them."""
+    """Train the rest of the epoch, in calls of train.steps_per_call steps, and save when it is due;
+    `take_steps`: number of steps -> sums over them. Raises FloatingPointError where the run
+    diverges, and Interrupted where it is asked to stop."""
     state, settings = run.state, run.config.train
     last_step = (run.epoch + 1) * run.steps_per_epoch
     while state.step < last_step:
@@ -224,7 +226,7 @@ def stop_if_asked(run: Run, watch: Watch, max_hours: float | None) -> None:
 
 
 def why_ended(run: Run) -> str | None:
-    """Return why nothing is left to do after an epoch; None where something is."""
+    """Return the reason why a run has ended after an epoch; None where it goes on."""
     config, state = run.config, run.state
     epochs, patience = config.train.epochs, config.train.patience
     if run.epoch >= epochs:

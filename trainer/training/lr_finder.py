@@ -43,16 +43,16 @@ DIVERGED = 4.0  # times the lowest average
 
 
 class Suggestion(NamedTuple):
-    """Learning rates."""
+    """The learning rates that the finder suggests."""
 
     steepest: float
     tenth_of_lowest: float
 
 
-def report(config: Config, workdir: Path, steps: int, lowest: float, highest: float) -> str:
+def report(config: Config, workdir: Path, num_steps: int, lowest: float, highest: float) -> str:
     """Run the finder and write its files into <workdir>/find_lr; return the lines to print. Raises
     InputError where no rate can be suggested."""
-    rates = growing_rates(lowest, highest, steps)
+    rates = growing_rates(lowest, highest, num_steps)
     first, *others = config.as_stages()
     if others:
         console.note(f"the first of {1 + len(others)} stages")
@@ -71,14 +71,14 @@ def report(config: Config, workdir: Path, steps: int, lowest: float, highest: fl
     with stages.worker_folder(run.worker, workdir) as worker_workdir:
         title = picture.title(str(workdir), manifest.split_title(run.split.name, *run.lakes))
         _write(worker_workdir / FOLDER, title, rates, losses, averages, suggestion)
-    end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= steps else "")
+    end = f"{len(losses)} steps" + ("; then it diverged" if len(losses) <= num_steps else "")
     if suggestion is None:
         raise InputError(
             f"no rate to suggest ({end}): the average loss fell in fewer than {MEMORY} steps, "
             f"or by no more than the losses of two batches differ; see {folder / PICTURE}, and "
             f"give another --lowest and --highest, more --steps, or a larger data.batch_size"
         )
-    is_falling = averages.argmin() == steps
+    is_falling = averages.argmin() == num_steps
     return (
         f"{folder / PICTURE}: {end}\n"
         f"a tenth of the rate with the lowest loss: {suggestion.tenth_of_lowest:.1e}"
@@ -92,15 +92,16 @@ def yaml_line(rate: float) -> str:
     return f"optimizer: {{learning_rate: {rate:.1e}}}"
 
 
-def growing_rates(lowest: float, highest: float, steps: int) -> np.ndarray:
-    """Return rates [steps + 1] from lowest to highest, each by the same factor above the last."""
+def growing_rates(lowest: float, highest: float, num_steps: int) -> np.ndarray:
+    """Return rates [num_steps + 1] from lowest to highest, each the same factor times the one
+    before it. Raises InputError for ends or a number of steps that show no slope."""
     if not 0 < lowest < highest < float("inf"):
         raise InputError(
             f"--lowest={lowest:g} --highest={highest:g}: expected 0 < lowest < highest"
         )
-    if steps < 2 * MEMORY:
-        raise InputError(f"--steps={steps}: fewer than {2 * MEMORY} show no slope; give more")
-    return lowest * np.exp(np.arange(steps + 1) * np.log(highest / lowest) / steps)
+    if num_steps < 2 * MEMORY:
+        raise InputError(f"--steps={num_steps}: fewer than {2 * MEMORY} show no slope; give more")
+    return lowest * np.exp(np.arange(num_steps + 1) * np.log(highest / lowest) / num_steps)
 
 
 def losses_by_rate(run: Run, rates: np.ndarray) -> list[float]:

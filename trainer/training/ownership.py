@@ -89,7 +89,7 @@ def claim(workdir: Path, config: Config, lakes: list[dict]) -> str | None:
 
 
 def _new_events() -> str:
-    """Return what the names of a new run's event files hold; with a letter, because a number would
+    """Return a text for the names of a new run's event files; with a letter, because a number would
     look like the counter at the end of a name without this text."""
     return f"r{secrets.token_hex(4)}"
 

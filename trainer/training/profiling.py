@@ -45,14 +45,14 @@ class Clock:
 
 
 class Profile:
-    """Traces at least so many steps into <workdir>/plugins/profile; 0 steps: none.
+    """Traces at least `num_steps` steps into <workdir>/plugins/profile; 0: none.
 
     It begins with the second call after a start, because the first one compiles, and ends with the
     epoch at the latest.
     """
 
-    def __init__(self, workdir: Path, steps: int):
-        self.workdir, self.steps_left = workdir, steps
+    def __init__(self, workdir: Path, num_steps: int):
+        self.workdir, self.steps_left = workdir, num_steps
         self.is_first, self.is_running = True, False
 
     @contextlib.contextmanager

@@ -116,7 +116,7 @@ def pace_encoder(
 
 
 def checkpoint_objects(run: Run) -> dict:
-    """Return what a checkpoint holds beside network and State, by the names that it has there."""
+    """Return the objects that a checkpoint holds beside network and State, by their names there."""
     objects = {"optimizer": run.optimizer, "rate_factor": run.rate.factor}
     if run.averages:
         objects |= {"shadows": run.averages.shadows, "averaged_epochs": run.averages.epochs}

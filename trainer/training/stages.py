@@ -18,7 +18,7 @@ from trainer.devices.workers import DYING_SECONDS, POLL_SECONDS, Worker
 from trainer.training import ownership
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.loop import train_stage
-from trainer.workdir import BEST, copy_trained
+from trainer.workdir import BEST, copy_results
 
 # What a collective operation raises when a worker is gone (tried: killed, connection reset).
 WORKER_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -52,7 +52,7 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
                 train_stage(stage, folder, worker_workdir, watch, later_stages)
             weights = folder / BEST
         if worker.is_chief and model_folder:
-            copy_trained(workdir, model_folder)
+            copy_results(workdir, model_folder)
             print(f"best weights, config and scores: {model_folder}")
 
 
@@ -83,22 +83,25 @@ def _alone_in(worker: Worker, folder: Path, workdir: Path) -> contextlib.Abstrac
 
 def _with_streams(config: Config, worker: Worker) -> Config:
     """Return the config with data.streams as this number of workers sets it, so that config.yaml
-    has it: a run that goes on must keep the order of its streams."""
-    streams = config.data.streams or worker.count
-    if streams % worker.count:
+    has it: a run that goes on must keep the order of its streams. Raises InputError where the
+    workers cannot share them equally."""
+    num_streams = config.data.streams or worker.count
+    if num_streams % worker.count:
         raise InputError(
-            f"data.streams={streams}: the {worker.count} workers cannot share them; give a "
+            f"data.streams={num_streams}: the {worker.count} workers cannot share them; give a "
             f"multiple of {worker.count}, or this number of workers"
         )
-    if streams == 1:
+    if num_streams == 1:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"streams": streams})})
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"streams": num_streams})}
+    )
 
 
 @contextlib.contextmanager
 def worker_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
-    """Yield where a worker writes: the workdir for the chief. The others print nothing, and what
-    they write is deleted."""
+    """Yield the folder in which a worker writes: the workdir for the chief. The others print
+    nothing, and their files are deleted."""
     if worker.is_chief:
         yield workdir
         return

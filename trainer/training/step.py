@@ -31,22 +31,23 @@ def training_step(run: Run) -> Callable[[dict], dict]:
     All replicas take it together, each on its part of the batch, and move their weights alike.
     """
     network, optimizer, averages, scale = run.network, run.optimizer, run.averages, run.scale
-    config, replicas = run.config, run.strategy.num_replicas_in_sync
+    config, num_replicas = run.config, run.strategy.num_replicas_in_sync
     is_compiled = compiles_gradients(config.train.jit, run.strategy)
-    _check_reductions(config, replicas, is_compiled)
+    _check_reductions(config, num_replicas, is_compiled)
     gradients_and_sums = replica_gradients(run)
     if is_compiled:
         gradients_and_sums = tf.function(gradients_and_sums, jit_compile=True, autograph=False)
     step_variables = _variables_of_step(run) if scale else []
 
     def step(batch: dict) -> dict:
+        """Take a step on a replica's batch and return its sums."""
         old_values = [tf.identity(variable) for variable in step_variables]
 
         # --- gradients of this replica ---
         # In float16 small gradients would be rounded to 0, so that the loss is multiplied by a
-        # factor first, and the gradients are divided by it as soon as they are float32 sums.
-        factor = scale.value.read_value() if scale else tf.constant(1.0)
-        gradients, sums = gradients_and_sums(batch, factor)
+        # scale first, and the gradients are divided by it as soon as they are float32 sums.
+        loss_scale = scale.value.read_value() if scale else tf.constant(1.0)
+        gradients, sums = gradients_and_sums(batch, loss_scale)
 
         # --- gradient of the global batch ---
         # A replica's loss is the sum over its own images divided by the number of images on ALL
@@ -55,7 +56,7 @@ def training_step(run: Run) -> Callable[[dict], dict]:
         replica = tf.distribute.get_replica_context()
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if scale:
-            gradients = [gradient / factor for gradient in gradients]
+            gradients = [gradient / loss_scale for gradient in gradients]
 
         # --- finite? ---
         # The norm is finite only where every gradient is. It is the same on every replica, because
@@ -71,7 +72,7 @@ def training_step(run: Run) -> Callable[[dict], dict]:
             averages.move(averaging.ema_share(config.optimizer.ema, steps_before))
 
         # --- sums: the caller adds them up over the replicas, so what all share is divided ---
-        sums |= {"gradient_norm": norm / replicas}
+        sums |= {"gradient_norm": norm / num_replicas}
         if scale:
             # A step that is not finite leaves no trace. `tf.cond` around the step would need no
             # copies, but replicas cannot meet inside one.
@@ -81,31 +82,39 @@ def training_step(run: Run) -> Callable[[dict], dict]:
             sums = {
                 k: tf.where(is_finite, value, tf.zeros_like(value)) for k, value in sums.items()
             }
-        return {**sums, "nonfinite_steps": (1.0 - tf.cast(is_finite, tf.float32)) / replicas}
+        return {**sums, "nonfinite_steps": (1.0 - tf.cast(is_finite, tf.float32)) / num_replicas}
 
     return step
 
 
 def replica_gradients(run: Run) -> Callable[[dict, tf.Tensor], tuple[list, dict]]:
-    """Return (batch of a replica, factor of its loss) -> the gradients, times the factor, and
-    {name: sum over the examples}."""
+    """Return (batch of a replica, loss scale) -> the pair of the gradients, times the scale, and
+    {name: sum over the examples}, among them the loss, which is not scaled."""
     config, network = run.config, run.network
     wrap = rematerialise.rematerialise if config.train.rematerialise else identity
     forward = objective.outputs(network, config.loss, wrap)
 
-    def gradients(batch: dict, factor: tf.Tensor) -> tuple[list, dict]:
+    def gradients(batch: dict, loss_scale: tf.Tensor) -> tuple[list, dict]:
         images, masks = prepare_batch(batch, config.augment)  # [B, S, S, 1] float32 each
         with tf.GradientTape() as tape:
             outputs = forward(images, training=True)  # [logits [B, S, S, heads] or [B, classes], …]
             losses = run.image_losses(masks, outputs, batch)  # [B]
-            loss = tf.reduce_sum(losses) / config.data.batch_size  # of all replicas together
-            scaled_loss = factor * loss
-        lesion = objective.lesion_logits(outputs, config.loss)  # [B, 1] or None
-        sums = example_sums(config.is_classifier, masks, outputs[0], batch, None, lesion)
+            # This replica's part of the mean over the batch of all replicas.
+            loss = tf.reduce_sum(losses) / config.data.batch_size
+            scaled_loss = loss_scale * loss
+        lesion_logits = objective.lesion_logits(outputs, config.loss)  # [B, 1] or None
+        sums = example_sums(
+            config.is_classifier,
+            masks,
+            outputs[0],
+            batch,
+            weights=None,
+            lesion_logits=lesion_logits,
+        )
         return tape.gradient(scaled_loss, network.trainable_variables), {"loss": loss, **sums}
 
-    parts = config.optimizer.accumulate
-    return gradients if parts == 1 else _in_parts(gradients, parts)
+    num_parts = config.optimizer.accumulate
+    return gradients if num_parts == 1 else _in_parts(gradients, num_parts)
 
 
 def prepare_batch(batch: dict, settings: Augment) -> tuple:
@@ -117,22 +126,22 @@ def prepare_batch(batch: dict, settings: Augment) -> tuple:
     return augment.apply(to_unit(batch["image"], window), masks, batch["uniforms"], settings)
 
 
-def _in_parts(gradients: Callable, count: int) -> Callable:
-    """Return the same function of a batch, computed in equal parts one after the other and added
-    up; only one part's activations are in memory at a time."""
+def _in_parts(gradients: Callable, num_parts: int) -> Callable:
+    """Return a function that computes the same gradients and sums of a batch in equal parts, one
+    after the other, and adds them up: only one part's activations are in memory at a time."""
     traced_gradients = tf.function(gradients, autograph=False)
 
     @tf.function  # with AutoGraph, for the loop
-    def gradients_in_parts(batch: dict, factor: tf.Tensor) -> tuple[list, dict]:
+    def gradients_in_parts(batch: dict, loss_scale: tf.Tensor) -> tuple[list, dict]:
         parts = {
-            name: tf.reshape(values, (count, values.shape[0] // count, *values.shape[1:]))
+            name: tf.reshape(values, (num_parts, values.shape[0] // num_parts, *values.shape[1:]))
             for name, values in batch.items()
         }
         first = {name: values[0] for name, values in parts.items()}
-        total = zeros_like_result(traced_gradients, first, factor)
-        for number in tf.range(count):  # a loop in the graph, so that one part is in memory
+        total = zeros_like_result(traced_gradients, first, loss_scale)
+        for number in tf.range(num_parts):  # a loop in the graph, so that one part is in memory
             part = {name: values[number] for name, values in parts.items()}
-            total = tf.nest.map_structure(tf.add, total, traced_gradients(part, factor))
+            total = tf.nest.map_structure(tf.add, total, traced_gradients(part, loss_scale))
         return total
 
     return gradients_in_parts
@@ -145,16 +154,16 @@ def _variables_of_step(run: Run) -> list:
     return [*variables, *averaging.moving_statistics(run.network), *shadows]
 
 
-def _check_reductions(config: Config, replicas: int, is_compiled: bool) -> None:
+def _check_reductions(config: Config, num_replicas: int, is_compiled: bool) -> None:
     """Raise InputError where the replicas would have to meet inside a loop or inside XLA."""
-    if replicas == 1:
+    if num_replicas == 1:
         return
-    parts = config.optimizer.accumulate
+    num_parts = config.optimizer.accumulate
     has_joint_norms = getattr(config.model, "norm", None) == "sync_batch"
-    if has_joint_norms and parts > 1:
+    if has_joint_norms and num_parts > 1:
         raise InputError(
-            f"model.norm=sync_batch takes its statistics from all {replicas} replicas at once, and "
-            f"optimizer.accumulate={parts} works in a loop, where they cannot; use "
+            f"model.norm=sync_batch takes its statistics from all {num_replicas} replicas at "
+            f"once, and optimizer.accumulate={num_parts} works in a loop, where they cannot; use "
             f"model.norm=batch, or optimizer.accumulate=1"
         )
     for name, is_joint in (
@@ -163,7 +172,7 @@ def _check_reductions(config: Config, replicas: int, is_compiled: bool) -> None:
     ):
         if is_joint and is_compiled:
             raise InputError(
-                f"{name} sums over the replicas before the gradient is known; with {replicas} "
+                f"{name} sums over the replicas before the gradient is known; with {num_replicas} "
                 f"replicas it needs train.jit=off"
             )
 

@@ -26,7 +26,7 @@ class Validation:
 
     def __init__(self, run: Run):
         self.config, self.workdir = run.config, run.state.workdir
-        self.images = manifest.split_title(run.val_split.name, run.lakes[0])
+        self.split_title = manifest.split_title(run.val_split.name, run.lakes[0])
         config = run.config
         batches = evaluation_batches(run.val_split, config.data, worker=run.worker)
         self.batches = distribute(run.strategy, batches)
@@ -34,15 +34,17 @@ class Validation:
         forward = objective.outputs(run.network, config.loss)
 
         def replica_step(batch: dict) -> dict:
+            """Return the sums over a replica's part of a batch."""
             images = to_unit(batch["image"], batch["window"])  # [B, S, S, 1]
             masks = tf.cast(batch["mask"], tf.float32)
-            outputs = forward(
-                images, training=False
-            )  # [logits [B, S, S, heads] or [B, classes], …]
+            # [logits [B, S, S, heads] or [B, classes], …]
+            outputs = forward(images, training=False)
             weights = batch["weight"]  # [B], 0 for padding
             loss = tf.reduce_sum(weights * run.image_losses(masks, outputs, batch))
-            lesion = objective.lesion_logits(outputs, config.loss)
-            sums = example_sums(config.is_classifier, masks, outputs[0], batch, weights, lesion)
+            lesion_logits = objective.lesion_logits(outputs, config.loss)
+            sums = example_sums(
+                config.is_classifier, masks, outputs[0], batch, weights, lesion_logits
+            )
             if not config.is_classifier:
                 probabilities = tf.nn.sigmoid(tf.cast(outputs[0][..., -1:], tf.float32))
                 sums |= map_sums(masks, probabilities, weights * batch["has_mask"], THRESHOLD)
@@ -66,12 +68,12 @@ class Validation:
                 for name, value in self.step(batch).items()
             }
         rule = "" if self.config.is_classifier else RULE
-        title = picture.title(str(self.workdir), self.images, rule, f"step {global_step:,}")
+        title = picture.title(str(self.workdir), self.split_title, rule, f"step {global_step:,}")
         board.image("val", global_step, "truth and prediction", self.panel(title))
         return sums
 
     def panel(self, title: str) -> np.ndarray:
-        """Return the panel of the network as it is now, RGB uint8 [H, W, 3]."""
+        """Return the panel of the network with its present weights, RGB uint8 [H, W, 3]."""
         batch = self.panel_batch
         images = to_unit(batch["image"], batch["window"])
         probabilities = metrics.to_probabilities(np.asarray(self.predict(images), np.float32))

@@ -34,7 +34,7 @@ class Claims(NamedTuple):
 
 
 def read_claims(frame: bytes) -> Claims | None:
-    """Return what the codestream says; None where it is of another code or its header is cut."""
+    """Return the claims of a codestream; None where it is of another code or its header is cut."""
     if frame[:2] == b"\xff\xd8":
         return _jpeg(frame)
     start = frame.find(J2K_START, 0, 4096)  # may follow a JP2 file's boxes, against the standard
@@ -83,7 +83,8 @@ def _check_end(frame: bytes) -> None:
 
 
 def _jpeg(frame: bytes) -> Claims | None:
-    """Return what the frame header of a JPEG or JPEG-LS says, and the scan header of the latter."""
+    """Return the claims of the frame header of a JPEG or JPEG-LS, and of the latter's scan header;
+    None where the headers are cut."""
     marker, header, is_jfif, names = None, None, False, b""
     for segment, start, end in segments(frame):
         if header is None and segment in FRAME_HEADERS and end - start >= 10:
@@ -109,7 +110,8 @@ def _jpeg(frame: bytes) -> Claims | None:
 
 
 def _jpeg_2000(frame: bytes, start: int) -> Claims | None:
-    """Return what the main header of a JPEG 2000 codestream at `start` says."""
+    """Return the claims of the headers of a JPEG 2000 codestream at `start`; None where they are
+    cut."""
     header = jpeg_2000.read_header(frame, start)
     if header is None:
         return None

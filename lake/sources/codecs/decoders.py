@@ -30,7 +30,8 @@ def check_syntax(syntax: str) -> None:
 
 
 def decode(frame: bytes, claims: Claims) -> np.ndarray:
-    """Return the samples of a codestream as coded, [H, W] or [H, W, 3], signed where it is.
+    """Return the samples of a codestream as coded, [H, W] or [H, W, 3], signed where it is. Raises
+    Reject where they are of another shape than it claims.
 
     Colours of a JPEG or JPEG-LS stay as they are coded; JPEG 2000 has transformed them back to RGB.
     """

@@ -35,8 +35,8 @@ class MainHeader(NamedTuple):
 
 
 def read_header(frame: bytes, start: int) -> MainHeader | None:
-    """Return what the headers of a codestream at `start` say, None where the size is cut off;
-    raises Reject where the components differ or the segments are too many."""
+    """Return the MainHeader of a codestream at `start`, None where the size is cut off; raises
+    Reject where the components differ or the segments are too many."""
     if len(frame) < start + 45:
         return None
     right, bottom, left, top, width, height = struct.unpack_from(">6L", frame, start + 8)
@@ -68,7 +68,9 @@ def check_parts(header: MainHeader) -> None:
     pixels = header.height * header.width
     tile = [min(sides) for sides in zip(header.tile, (header.height, header.width), strict=True)]
     tiles = (header.height // tile[0] + 2) * (header.width // tile[1] + 2)  # they may be shifted
-    tile_precincts = max(_count(tile, style) for style in header.precincts) * header.samples
+    tile_precincts = (
+        max(_most_precincts(tile, style) for style in header.precincts) * header.samples
+    )
     precincts = tile_precincts * tiles
     packets = tile_precincts * header.layers * max(map(len, header.precincts))
     if packets > MAX_PACKETS:
@@ -117,8 +119,8 @@ def _precincts(style: bytes, is_given: bool) -> list[tuple[int, int]]:
     return [(size & 15, size >> 4) for size in itertools.islice(sizes, style[0] + 1)]
 
 
-def _count(tile: list[int], precincts: list[tuple[int, int]]) -> int:
-    """Return how many precincts a tile [height, width] has at most, in one component."""
+def _most_precincts(tile: list[int], precincts: list[tuple[int, int]]) -> int:
+    """Return the most precincts that a tile [height, width] can have in one component."""
     height, width = tile
     count = 0
     for level, (log_width, log_height) in enumerate(reversed(precincts)):

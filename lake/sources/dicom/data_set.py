@@ -102,7 +102,8 @@ def items(elements: Attributes, tag: int, tags: Collection[int], first: int = 0)
 
 
 def _inflate(data: bytes, limit: int | None) -> tuple[bytes, bool]:
-    """Return (at most `limit` inflated bytes, whether that is all of them)."""
+    """Return (at most `limit` inflated bytes, whether that is all of them); with None, raise Reject
+    for more than MAX_FILE_BYTES."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # raw, PS3.5 A.5
     content = inflater.decompress(data, limit or MAX_FILE_BYTES)
     if limit is None and inflater.unconsumed_tail:

@@ -78,7 +78,8 @@ LOSSY_SYNTAXES = LOSSY_JPEG | {uid.JPEG2000, uid.HTJ2K, uid.JPEGLSNearLossless}
 def read_headers(
     file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
-    """Return the Headers of the DICOM file `path`: one, or with frames="each" one per frame.
+    """Return the Headers of the DICOM file `path`: one, or with frames="each" one per frame. Raises
+    Reject.
 
     `image_id_from` is "name", the file's, or "uid", its SOP Instance UID. A file of more than one
     frame is a Reject with frames="reject"; with "first" its first frame stands for it.
@@ -101,7 +102,7 @@ def read_headers(
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """Return how the pixels of the image are coded; reads only the header of the file."""
+    """Return the coding of the image's pixels, from the header of the file alone; raises Reject."""
     dataset = before_pixels(file, header.path, SCAN_TAGS - {PIXEL_DATA})
     with reject_damage("unreadable-header", header.path):
         attributes = frame_attributes(dataset, header.frame)
@@ -149,7 +150,8 @@ def file_stem(path: str) -> str:
 
 
 def before_pixels(file: BinaryIO, path: str, tags: frozenset[int]) -> data_set.DataSet:
-    """Return the elements `tags` before the pixel data; reads no more of the file than needed."""
+    """Return the elements `tags` before the pixel data, reading no more of the file than needed;
+    raise Reject where there are none, or pixels of floating point."""
     file_start = b""
     for size in HEADER_BYTES:
         file_start += file.read(size - len(file_start))

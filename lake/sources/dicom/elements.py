@@ -89,7 +89,8 @@ def walk(
 
     The walk goes from element to element by their lengths and ends at the pixel data, at `end`, or
     behind `last_group`. Sequences of undefined length are skipped by looking for their delimiter.
-    `is_implicit` says what is expected of the representations; the first element decides.
+    `is_implicit` says what is expected of the representations; the first element decides. Raises
+    Cut where the data ends inside an element, and Reject for more than MAX_ELEMENTS.
     """
     end, elements, budget = len(data) if end is None else end, {}, iter(range(MAX_ELEMENTS))
     head, last_tag = struct.Struct(order + "HH2sH").unpack_from, -1
@@ -195,7 +196,8 @@ def _is_followed(
 
 def end_of(data: bytes, position: int, order: str, budget: Iterator[int], level: Level) -> int:
     """Return the end of the sequence or item whose content starts at `position`: that of its
-    delimiter or, where that is missing, of its content."""
+    delimiter or, where that is missing, of its content. Raises Cut, Malformed, or Reject for too
+    many elements or levels."""
     head, levels = struct.Struct(order + "HH2sH").unpack_from, [level]
     for _ in budget:
         if position + 8 > len(data):
@@ -232,7 +234,7 @@ def end_of(data: bytes, position: int, order: str, budget: Iterator[int], level:
 
 def _end_of_fragments(data: bytes, position: int, budget: Iterator[int]) -> int:
     """Return the end of encapsulated pixel data: behind its delimiter or, as some writers leave it
-    out, behind the last whole fragment with which the data ends."""
+    out, behind the last whole fragment with which the data ends. Raises Cut or Malformed."""
     for _ in budget:
         head = data[position : position + 8].ljust(8, b"\0")
         group, element, length = struct.unpack("<HHL", head)

@@ -81,7 +81,7 @@ CLASS_NAMES = {
 
 
 def read(attributes: Attributes) -> Exam:
-    """Return what an image shows, from the elements TAGS of its file."""
+    """Return the Exam of an image, from the elements TAGS of its file."""
     exam = exam_of(*(_text(attributes, tag) for tag in TEXTS))
     if (not exam.body_parts or exam.body_parts == (OTHER,)) and REGIONS in attributes:
         exam = exam._replace(body_parts=_parts_of_regions(attributes) or exam.body_parts)
@@ -92,7 +92,7 @@ def read(attributes: Attributes) -> Exam:
 def exam_of(
     modality: str, sop_class: str, image_type: str, photometric: str, body_part: str
 ) -> Exam:
-    """Return what an image shows, from the TEXTS of its header."""
+    """Return the Exam of an image, from the TEXTS of its header."""
     # Copies of original images have the class of secondary captures, too, as those of SIIM-ACR.
     types = [value.strip() for value in image_type.upper().split("\\")]
     is_of_screen = "SECONDARY" in types or not photometric.startswith("MONOCHROME")
@@ -103,7 +103,8 @@ def exam_of(
 
 
 def modality_of(value: str) -> str:
-    """Return the term of a Modality, OTHER for what is none, "" for none."""
+    """Return the first term in the text of a Modality: OTHER for a word that is no term, "" for an
+    empty text."""
     words = [word.strip().upper() for word in value.split("\\")]
     word = next(filter(None, words), "")
     word = MODALITY_SYNONYMS.get(word, word)

@@ -117,20 +117,20 @@ def decode_frame(attributes: Attributes, syntax: str, header: Header) -> Frame:
     decoders.check_syntax(syntax)
     layout = words.read_layout(attributes)
     if is_encapsulated(attributes[PIXEL_DATA]):
-        return _encapsulated(attributes, syntax, header, layout)
-    return _uncompressed(attributes, syntax, header, layout)
+        return _encapsulated_frame(attributes, syntax, header, layout)
+    return _native_frame(attributes, syntax, header, layout)
 
 
 def decode_frames(
     attributes: Attributes, syntax: str, header: Header, count: int, numbers: Collection[int]
 ) -> Iterator[tuple[int, Frame]]:
-    """Yield (number, decoded frame) of those of `count` frames whose `numbers` are given, in their
-    order, as `decode_frame` does, in one pass over the file."""
+    """Yield (number, frame) of the frames with these `numbers`, of `count`, in their order: decoded
+    as `decode_frame` does, in one pass over the file."""
     decoders.check_syntax(syntax)
     layout = words.read_layout(attributes)
     if not is_encapsulated(attributes[PIXEL_DATA]):
         for number in sorted(numbers):
-            yield number, _uncompressed(attributes, syntax, replace(header, frame=number), layout)
+            yield number, _native_frame(attributes, syntax, replace(header, frame=number), layout)
         return
     codestreams = generate_frames(attributes[PIXEL_DATA].value, number_of_frames=count)
     for number, codestream in zip(range(count), codestreams, strict=False):
@@ -146,10 +146,11 @@ def with_layout(attributes: Attributes, frame: Frame) -> Attributes:
     return attributes | {tag: Element(b"US", data, 0, 2, "<") for tag, data in layout.items()}
 
 
-def _uncompressed(
+def _native_frame(
     attributes: Attributes, syntax: str, header: Header, layout: words.Layout
 ) -> Frame:
-    """Return a frame of uncompressed pixel data."""
+    """Return a frame of uncompressed pixel data; raise Reject where the transfer syntax is of
+    encapsulated ones."""
     element, photometric = attributes[PIXEL_DATA], text(attributes, PHOTOMETRIC)
     samples, count = (whole_number(attributes, tag) or 1 for tag in (SAMPLES, FRAMES))
     num_bytes = header.height * header.width * samples * count * layout.allocated // 8
@@ -182,7 +183,7 @@ def _uncompressed(
     return Frame(values, layout.stored, layout.is_signed)
 
 
-def _encapsulated(
+def _encapsulated_frame(
     attributes: Attributes, syntax: str, header: Header, layout: words.Layout
 ) -> Frame:
     """Return an encapsulated frame, read by its own code, whatever the transfer syntax says."""
@@ -193,7 +194,8 @@ def _encapsulated(
 def _decode_codestream(
     codestream: bytes, attributes: Attributes, syntax: str, header: Header, layout: words.Layout
 ) -> Frame:
-    """Return the frame of a codestream."""
+    """Return the frame of a codestream; raise Reject where no decoder reads it, or it is of another
+    size than the header says."""
     photometric = text(attributes, PHOTOMETRIC)
     is_run_lengths = run_lengths.is_header(codestream)
     claims = None if is_run_lengths else read_claims(codestream)

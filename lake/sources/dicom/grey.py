@@ -87,7 +87,7 @@ def from_values(
         levels, slope, intercept = highest - levels, -slope, intercept + slope * highest
     whole = (0.0, float(highest))
     if bits > 8 and not is_curved:  # the image may use a small part of its bits
-        whole = pixels.extent(pixels.measured(levels, is_padding))
+        whole = pixels.extent(pixels.without_padding(levels, is_padding))
     if is_padding is not None:
         levels[is_padding] = 0
     view = window(attributes, slope, intercept, whole)

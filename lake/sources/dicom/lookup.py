@@ -84,7 +84,8 @@ def _parse_descriptor(descriptor: list[float], inputs: tuple[float, float]) -> t
     low, high = inputs
 
     def reach(first: int) -> float:
-        """Return how much of the inputs lies in a table that starts at `first`."""
+        """Return the width of the part of the inputs that lies in a table that starts at
+        `first`."""
         return max(0.0, min(high, first + count - 1) - max(low, first) + 1)
 
     word = first % 2**16

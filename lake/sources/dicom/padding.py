@@ -22,12 +22,12 @@ def value_range(attributes: Attributes) -> tuple[int, int] | None:
         return None
     limit = first_number(attributes, RANGE_LIMIT, default=value)
     bits, is_signed = whole_number(attributes, BITS_STORED), whole_number(attributes, SIGNED) == 1
-    ends = [_stored(end, bits, is_signed) for end in (value, limit) if abs(end) < 2**16]
+    ends = [_stored_value(end, bits, is_signed) for end in (value, limit) if abs(end) < 2**16]
     return min(ends), max(ends)
 
 
 def mask(values: np.ndarray, attributes: Attributes, is_lossy: bool) -> np.ndarray | None:
-    """Return which stored values [H, W] are padding; None where none is.
+    """Return whether each stored value [H, W] is padding; None where none is.
 
     `is_lossy`: the values went through a lossy code, so that padding is only near its value.
     """
@@ -46,7 +46,7 @@ def is_dark(attributes: Attributes) -> bool:
     return ends is None or ends[1] <= DARK_LEVELS or ends[0] > 255
 
 
-def _stored(value: float, bits: int, is_signed: bool) -> int:
+def _stored_value(value: float, bits: int, is_signed: bool) -> int:
     """Return a stored value from its word, whose sign is that of the pixels, whichever its
     representation is."""
     word = int(value) % 2**16

@@ -101,7 +101,7 @@ def _unpack(element: Element, kind: str) -> list[float] | None:
 
 
 def _number(part: str) -> float:
-    """Return a decimal number, NaN for what is none."""
+    """Return a decimal number; NaN for a text that is none."""
     try:
         return float(part if part.count(",") != 1 or "." in part else part.replace(",", "."))
     except ValueError:

@@ -64,7 +64,8 @@ def read_layout(attributes: Attributes) -> Layout:
 
 
 def values_of_words(words: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return the stored values of uncompressed or run-length coded words, unsigned."""
+    """Return the stored values of uncompressed or run-length coded words, unsigned; raise Reject
+    where the pixel's place is unclear."""
     if layout.allocated == 1:
         return words
     if layout.low < 0 or layout.high >= layout.allocated:
@@ -75,7 +76,8 @@ def values_of_words(words: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def values_of_code(samples: np.ndarray, claims: Claims, layout: Layout) -> tuple[np.ndarray, int]:
-    """Return (stored values, their bits) of the samples of a codestream, signed where it is."""
+    """Return (stored values, their bits) of the samples of a codestream, signed where it is; raise
+    Reject where header and codestream leave more than one answer."""
     if claims.bits > layout.allocated:
         raise Reject("undecodable", f"{_differ(claims)} Bits Allocated is {layout.allocated}")
     if claims.bits <= layout.stored:
@@ -96,7 +98,8 @@ def values_of_code(samples: np.ndarray, claims: Claims, layout: Layout) -> tuple
 
 
 def _numbers(samples: np.ndarray, claims: Claims, layout: Layout) -> np.ndarray:
-    """Return the samples of a codestream as the numbers that they are."""
+    """Return the samples of a codestream as numbers with the header's sign; raise Reject where it
+    is unclear which bit has the sign, or values are negative that should not be."""
     if claims.is_signed == layout.is_signed:
         return samples
     if claims.is_signed:
@@ -105,7 +108,7 @@ def _numbers(samples: np.ndarray, claims: Claims, layout: Layout) -> np.ndarray:
         return samples.view(f"u{samples.itemsize}")
     # JPEG and JPEG-LS have no sign: they code the words of negative values.
     if claims.bits == layout.stored:
-        return _pixels(samples, 0, claims.bits, True)
+        return _pixels(samples, 0, claims.bits, is_signed=True)
     if samples.max() >> (min(claims.bits, layout.stored) - 1):
         raise Reject(
             "undecodable",
@@ -115,21 +118,22 @@ def _numbers(samples: np.ndarray, claims: Claims, layout: Layout) -> np.ndarray:
     return samples.astype(f"i{samples.itemsize}") if samples.itemsize > 1 else samples
 
 
-def _pixels(words: np.ndarray, low: int, bits: int, is_signed: bool) -> np.ndarray:
-    """Return `bits` bits of unsigned words, from bit `low` on, as numbers of either sign."""
+def _pixels(words: np.ndarray, low: int, num_bits: int, is_signed: bool) -> np.ndarray:
+    """Return the bits `low` to `low + num_bits - 1` of unsigned words as numbers, with or without a
+    sign."""
     size = 8 * words.itemsize
     if is_signed:
-        return (words << (size - low - bits)).view(f"i{words.itemsize}") >> (size - bits)
-    if bits == size:
+        return (words << (size - low - num_bits)).view(f"i{words.itemsize}") >> (size - num_bits)
+    if num_bits == size:
         return words
-    return (words >> low) & (2**bits - 1)
+    return (words >> low) & (2**num_bits - 1)
 
 
-def _is_clear(words: np.ndarray, layout: Layout, bits: int) -> np.ndarray:
-    """Return whether words of `bits` bits have nothing beside the pixel but overlays and, above it,
-    copies of its sign; of the same shape as the words."""
+def _is_clear(words: np.ndarray, layout: Layout, num_bits: int) -> np.ndarray:
+    """Return whether words of `num_bits` bits have nothing beside the pixel but overlays and, above
+    it, copies of its sign; of the same shape as the words."""
     pixel = (2**layout.stored - 1) << layout.low
-    outside = (2**bits - 1) & ~pixel & ~layout.overlays
+    outside = (2**num_bits - 1) & ~pixel & ~layout.overlays
     rest = words & outside
     is_clear = rest == 0
     if layout.is_signed:

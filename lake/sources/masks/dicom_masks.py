@@ -44,21 +44,24 @@ def is_segmentation(file: BinaryIO, path: str) -> bool:
 
 
 def read(
-    data: bytes, path: str, values: tuple[str, ...]
+    data: bytes, path: str, mask_values: tuple[str, ...]
 ) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
     """Return [(SOP Instance UID of the image or "", the lesion's runs [N, 2], (height, width), the
     values or segments in the file)]: one of an image, of a SEG one per image that it refers to.
     Raises Reject."""
     sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
     if sop_class in SEGMENTATIONS:
-        return _read_seg(data, path, lesions.numbers_of(values))
-    choice = _read_image(data, path, values)
+        return _read_seg(data, path, lesions.numbers_of(mask_values))
+    choice = _read_image(data, path, mask_values)
     return [("", rle.from_mask(choice.lesion), choice.lesion.shape, choice.values)]
 
 
-def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> lesions.Choice:
-    """Return the lesion of a DICOM image of one frame, and the values in it."""
-    [header] = dicom.read_headers(io.BytesIO(data), path, len(data), "name", "reject")
+def _read_image(data: bytes, path: str, mask_values: tuple[str, ...]) -> lesions.Choice:
+    """Return the lesion of a mask stored as a one-frame DICOM image, and which of `mask_values`
+    occur in it; raises Reject."""
+    [header] = dicom.read_headers(
+        io.BytesIO(data), path, len(data), image_id_from="name", frames="reject"
+    )
     dataset = data_set.read(data, dicom.SCAN_TAGS)
     attributes = dicom.frame_attributes(dataset, 0)
     photometric = text(attributes, image_module.PHOTOMETRIC)
@@ -72,7 +75,7 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> lesions.Choi
     is_lossy = dataset.syntax in dicom.LOSSY_SYNTAXES
     if levels.ndim == 3 and levels.dtype != np.uint8:
         raise Reject("deep-colour", "16 bits per channel in colour; save it as grey")
-    return lesions.choose(levels, is_lossy, values)
+    return lesions.choose(levels, is_lossy, mask_values)
 
 
 # --- SEG objects ---
@@ -81,10 +84,12 @@ def _read_image(data: bytes, path: str, values: tuple[str, ...]) -> lesions.Choi
 def _read_seg(
     data: bytes, path: str, numbers: list[int]
 ) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
-    """Return what `read` does of a SEG: its frames of the chosen segments, united by the image that
-    they refer to. An image that it refers to without a frame has no lesion."""
+    """Return the list of `read` for a SEG: the masks of the chosen segments' frames, united by the
+    image that they refer to; an image without a frame has no lesion. Raises Reject."""
     seg = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-    [header] = dicom.read_headers(io.BytesIO(data), path, len(data), "name", "first")
+    [header] = dicom.read_headers(
+        io.BytesIO(data), path, len(data), image_id_from="name", frames="first"
+    )
     size, num_frames = (header.height, header.width), int(seg.get("NumberOfFrames") or 1)
     if num_frames > MAX_FRAMES:
         raise Reject("too-large", f"{num_frames} frames, expected at most {MAX_FRAMES}")
@@ -125,7 +130,8 @@ def _segments(seg: Dataset) -> dict[int, str]:
 
 
 def _chosen_segments(segments: dict[int, str], numbers: list[int]) -> list[int]:
-    """Return the numbers of the segments that are lesion: those chosen, else the only one."""
+    """Return the numbers of the segments that are lesion: those chosen, else the only one. Raises
+    Reject where none is chosen of several."""
     if not numbers and len(segments) > 1:
         labels = sorted(segments.items())[:8]
         listed = ", ".join(f"{number} {label[:40]}" for number, label in labels)
@@ -137,7 +143,9 @@ def _chosen_segments(segments: dict[int, str], numbers: list[int]) -> list[int]:
 
 
 def _source(seg: Dataset, number: int) -> tuple[str, int, int]:
-    """Return (UID of the image that a frame of a SEG is of, its frame from 1, or 0, segment)."""
+    """Return (UID of the image that a frame of a SEG segments; which frame of it, from 1, or 0
+    where the SEG names none; the segment). Raises Reject where it refers to several images or
+    frames, or to other axes."""
     groups = [seg.SharedFunctionalGroupsSequence[0]]
     if "PerFrameFunctionalGroupsSequence" in seg:
         groups.insert(0, seg.PerFrameFunctionalGroupsSequence[number])

@@ -34,9 +34,9 @@ def parse_values(text: str) -> tuple[str, ...]:
     return tuple(str(int(value)) if NUMBER.fullmatch(value) else value for value in values)
 
 
-def numbers_of(values: tuple[str, ...]) -> list[int]:
-    """Return the numbers among the values that were chosen."""
-    return [int(value) for value in values if not value.startswith("#")]
+def numbers_of(mask_values: tuple[str, ...]) -> list[int]:
+    """Return the numbers among the values of --mask_values."""
+    return [int(value) for value in mask_values if not value.startswith("#")]
 
 
 class Choice(NamedTuple):
@@ -46,11 +46,12 @@ class Choice(NamedTuple):
     values: tuple[str, ...] = ()  # as --mask_values names them, where it names any
 
 
-def choose(pixels: np.ndarray, is_lossy: bool, values: tuple[str, ...]) -> Choice:
-    """Return the lesion of levels or numbers [H, W], or of colours uint8 [H, W, 3]."""
+def choose(pixels: np.ndarray, is_lossy: bool, mask_values: tuple[str, ...]) -> Choice:
+    """Return the lesion of levels or numbers [H, W], or of colours uint8 [H, W, 3]; raise Reject
+    where it is unclear."""
     from_pixels = from_levels if pixels.ndim == 2 else from_colours
-    lesion = from_pixels(pixels, is_lossy, values)
-    return Choice(lesion, values_in(pixels, values) if values else ())
+    lesion = from_pixels(pixels, is_lossy, mask_values)
+    return Choice(lesion, values_in(pixels, mask_values) if mask_values else ())
 
 
 def values_in(pixels: np.ndarray, mask_values: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,11 +71,14 @@ def values_in(pixels: np.ndarray, mask_values: tuple[str, ...]) -> tuple[str, ..
     return tuple(dict.fromkeys([t for t in texts if t in mask_values] + texts[:MOST_VALUES]))
 
 
-def from_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
-    """Return the lesion of a mask's levels or numbers [H, W], of any type."""
-    if values:
+def from_levels(
+    levels: np.ndarray, is_lossy: bool, mask_values: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Return the lesion of a mask's levels or numbers [H, W], of any type; raise Reject where more
+    than one value may be it."""
+    if mask_values:
         _check_exact(is_lossy)
-        return np.isin(levels, numbers_of(values))
+        return np.isin(levels, numbers_of(mask_values))
     is_bytes = levels.dtype == np.uint8  # bincount takes 4 ms per megapixel, sorting 10
     greys = np.flatnonzero(np.bincount(levels.ravel())) if is_bytes else np.unique(levels)
     is_plain = len(greys) == 1 or (len(greys) == 2 and greys[0] == 0)
@@ -92,10 +96,12 @@ def from_levels(levels: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()
     return levels > highest / 2
 
 
-def from_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = ()) -> np.ndarray:
-    """Return the lesion of colours uint8 [H, W, 3]."""
-    if values:
-        return _from_chosen_colours(colours, is_lossy, values)
+def from_colours(
+    colours: np.ndarray, is_lossy: bool, mask_values: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Return the lesion of colours uint8 [H, W, 3]; raise Reject where more than one may be it."""
+    if mask_values:
+        return _from_chosen_colours(colours, is_lossy, mask_values)
     levels = colours.max(axis=2)  # a channel is enough
     highest = int(levels.max())
     codes, counts = np.unique(_codes(colours)[levels > 0], return_counts=True)
@@ -116,9 +122,9 @@ def from_colours(colours: np.ndarray, is_lossy: bool, values: tuple[str, ...] = 
     return levels > highest / 2
 
 
-def painted(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Return the colours [H, W, 3] of a mask that are seen on black; raise Reject where it cannot
-    be told whether the transparent pixels or the others are the lesion."""
+def colours_on_black(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Return the colours [H, W, 3] of a mask as they look on black; raise Reject where it cannot be
+    told whether the transparent pixels or the others are the lesion."""
     if not alpha.any():  # no picture is meant to be invisible: the channel says nothing
         return colours
     is_clear = alpha == 0
@@ -151,15 +157,15 @@ def _colour_at(numbers: np.ndarray, colours: np.ndarray) -> str:
 
 
 def _from_chosen_colours(
-    colours: np.ndarray, is_lossy: bool, values: tuple[str, ...]
+    colours: np.ndarray, is_lossy: bool, mask_values: tuple[str, ...]
 ) -> np.ndarray:
-    """Return the pixels of chosen colours; numbers are levels, where only one channel has any, or
-    all are alike."""
+    """Return the pixels of the colours that --mask_values names; its numbers are levels, where only
+    one channel has any, or all are alike. Raises Reject where numbers are given for colours."""
     _check_exact(is_lossy)
     codes = _codes(colours)
-    colour_codes = [int(value[1:], 16) for value in values if value.startswith("#")]
+    colour_codes = [int(value[1:], 16) for value in mask_values if value.startswith("#")]
     lesion = np.isin(codes, colour_codes)
-    if numbers := numbers_of(values):
+    if numbers := numbers_of(mask_values):
         is_grey = (colours == colours[..., :1]).all()
         if not is_grey and colours.any(axis=(0, 1)).sum() > 1:
             raise Reject(

@@ -39,7 +39,8 @@ def is_mask(path: str, suffix: str) -> bool:
 
 
 def num_named_as_masks(paths: Sequence[str]) -> int:
-    """Return how many files are named as another file beside them with _mask or the like behind."""
+    """Return the number of files that have the name of another file beside them, with _mask or the
+    like behind it."""
     counts = Counter()  # of such files by (folder, name of the other)
     for path in paths:
         folder, name = posixpath.split(path)

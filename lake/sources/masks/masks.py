@@ -31,45 +31,46 @@ class Mask(NamedTuple):
     values: tuple[str, ...] = ()  # in it, where some were chosen
 
 
-def read(data: bytes, path: str, values: tuple[str, ...] = ()) -> list[Mask]:
+def read(data: bytes, path: str, mask_values: tuple[str, ...] = ()) -> list[Mask]:
     """Return the masks in a file: one, or of a DICOM SEG one per image that it refers to. Only
-    `values` are lesion, where there are any; else whatever is not 0."""
+    `mask_values` are lesion, where there are any; else whatever is not 0. Raises Reject."""
     with reject_damage("undecodable", path):
         if dicom_masks.is_dicom(data):
             return [
                 Mask(rle.to_text(runs), size, uid, values_in_file)
-                for uid, runs, size, values_in_file in dicom_masks.read(data, path, values)
+                for uid, runs, size, values_in_file in dicom_masks.read(data, path, mask_values)
             ]
         if nifti_masks.is_nifti(data[: nifti_masks.HEADER_BYTES]):
-            choice = lesions.choose(nifti_masks.read(data), False, values)
+            choice = lesions.choose(nifti_masks.read(data), False, mask_values)
         else:
-            choice = _choice_of_picture(data, values)
+            choice = _choice_of_picture(data, mask_values)
         text = rle.to_text(rle.from_mask(choice.lesion))
         return [Mask(text, choice.lesion.shape, values=choice.values)]
 
 
-def _choice_of_picture(data: bytes, values: tuple[str, ...]) -> lesions.Choice:
-    """Return the lesion of an image file that is no DICOM, and the values in it."""
+def _choice_of_picture(data: bytes, mask_values: tuple[str, ...]) -> lesions.Choice:
+    """Return the lesion of an image file that is no DICOM, and which of `mask_values` occur in
+    it."""
     file = formats.open_image(io.BytesIO(data))
     is_lossy = file.name in LOSSY
     has_levels = file.image.mode.startswith(LEVELS) and not file.image.mode.startswith("LA")
     if has_levels and not file.image.has_transparency_data:
         levels = formats.grey(file, data)
-        if values:
+        if mask_values:
             levels = levels // _step(file, data)
-        return lesions.choose(levels, is_lossy, values)
+        return lesions.choose(levels, is_lossy, mask_values)
     picture = formats.decode(file, data)
     is_palette = picture.mode == "P"
-    if is_palette and values and not any(value.startswith("#") for value in values):
-        choice = lesions.choose(np.asarray(picture), is_lossy, values)
+    if is_palette and mask_values and not any(value.startswith("#") for value in mask_values):
+        choice = lesions.choose(np.asarray(picture), is_lossy, mask_values)
         return choice._replace(lesion=formats.upright(choice.lesion, file))
     picture = picture.convert("RGB") if picture.mode == "CMYK" else picture
     colours, alpha = np.split(np.asarray(picture.convert("RGBA")), [3], axis=2)
     if alpha.min() < 255:
-        colours = lesions.painted(colours, alpha[..., 0])
-    elif is_palette and not values:
+        colours = lesions.colours_on_black(colours, alpha[..., 0])
+    elif is_palette and not mask_values:
         lesions.check_palette(np.asarray(picture), colours)
-    choice = lesions.choose(colours, is_lossy, values)
+    choice = lesions.choose(colours, is_lossy, mask_values)
     return choice._replace(lesion=formats.upright(choice.lesion, file))
 
 

@@ -160,7 +160,8 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 
 def _open_jpeg(file: BinaryIO, start: bytes, num_bytes: int) -> Image.Image:
-    """Open a JPEG, after a look at how many segments Pillow will keep of it."""
+    """Open a JPEG; raise Reject for one of so many segments, all of which Pillow would keep, that
+    they would fill the memory."""
     file.seek(2)
     for _ in range(MAX_SEGMENTS):
         segment = file.read(4)

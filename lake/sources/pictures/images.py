@@ -36,7 +36,7 @@ from lake.sources.pictures.png import bare_png
 
 def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
     """Return the one Header of an image file without reading its pixels; the image id is the file
-    stem."""
+    stem. Raises Reject."""
     with reject_damage("unreadable-header", path):
         image = formats.open_image(file)
         if image.bits > 16:
@@ -46,7 +46,7 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """Return how the pixels are coded, without reading them."""
+    """Return the coding of the pixels, without reading them; raises Reject."""
     with reject_damage("unreadable-header", header.path):
         image = formats.open_image(file)
         is_grey = image.image.mode in formats.GREY_MODES
@@ -57,10 +57,10 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
     """Return the image as a lake stores it; its values have no unit, so rescale is (1, 0), and an
-    offset where a TIFF is signed."""
+    offset where a TIFF is signed. Raises Reject."""
     with reject_damage("undecodable", header.path):
         image = formats.open_image(io.BytesIO(data))
-        bare = _bare(data, image, header, storage)
+        bare = _bare_code(data, image, header, storage)
         # Pillow's decoder checks the entropy code of a JPEG; bare_png has checked that of a PNG.
         is_checked = bare is not None and image.name == "PNG"
         has_window = header.bits == 8 and storage.window != "percentile"
@@ -92,7 +92,7 @@ def file_stem(path: str) -> str:
     return PurePosixPath(re.split(r"[/\\]", path)[-1]).stem
 
 
-def _bare(data: bytes, image: ImageFile, header: Header, storage: Storage) -> bytes | None:
+def _bare_code(data: bytes, image: ImageFile, header: Header, storage: Storage) -> bytes | None:
     """Return the file's own coded pixels where a lake may store them unchanged, else None."""
     if not _is_storable_unchanged(image, header, storage):
         return None

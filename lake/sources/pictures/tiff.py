@@ -103,20 +103,23 @@ class View:
 
 
 def open_image(file: BinaryIO, directory: Directory) -> Image.Image:
-    """Return Pillow's image of a TIFF, not turned, grey as it is stored."""
+    """Return Pillow's image of a TIFF with the stored grey levels, or palette colours; it is not
+    rotated. Raises Reject where Pillow cannot read it."""
     file.seek(0)
     try:
         image = TiffImagePlugin.TiffImageFile(View(file, directory.patches), "")
-    except (KeyError, SyntaxError):  # of a sound directory: a compression or samples without a name
-        message = f"samples of {directory.bits} bits, a colour or a compression that is not read"
-        raise Reject("unsupported-tiff", f"{message}; save it as PNG") from None
+    except (KeyError, SyntaxError):
+        # The directory was checked, so Pillow lacks the compression or the pixel format.
+        message = f"Pillow cannot read its {directory.bits}-bit samples, its colours or its"
+        raise Reject("unsupported-tiff", f"{message} compression; save it as PNG") from None
     if directory.palette:
         image.palette = ImagePalette.raw("RGB;L", directory.palette)
     return image
 
 
 def values(levels: np.ndarray, directory: Directory) -> np.ndarray:
-    """Return the values of decoded levels [H, W]: where 0 is white inverted, signed as such."""
+    """Return the grey values of Pillow's levels [H, W]: inverted where 0 is white, and as signed
+    numbers where the directory says so."""
     if directory.is_inverted:
         highest = 255 if levels.dtype == np.uint8 else 2**directory.bits - 1
         return (highest - levels).astype(levels.dtype)
@@ -124,8 +127,8 @@ def values(levels: np.ndarray, directory: Directory) -> np.ndarray:
 
 
 def read_directory(file: BinaryIO, num_bytes: int) -> Directory:
-    """Return the first directory of a TIFF of `num_bytes`; raise Reject or Malformed for an image
-    that is not read, or not whole."""
+    """Return the first directory of a TIFF of `num_bytes`; raise Reject for an image of a kind that
+    is not read, and Malformed for one that is not whole."""
     file.seek(0)
     start = file.read(16)
     order, is_big = ">" if start[:1] == b"M" else "<", b"+" in start[:4]
@@ -166,7 +169,8 @@ def read_directory(file: BinaryIO, num_bytes: int) -> Directory:
 
 
 def _entries(file: BinaryIO, start: bytes, order: str, is_big: bool) -> tuple[dict, bool]:
-    """Return ({tag: (type, count, position of the value)}, whether no directory follows)."""
+    """Return ({tag: (type, count, position of the value)}, whether no directory follows); raise
+    Malformed where the file ends inside them or has a tag twice."""
     head, entry, pointer, room = ("Q", "HHQ", "Q", 8) if is_big else ("H", "HHL", "L", 4)
     if len(start) < 16 or (is_big and start[4:8] not in (b"\x08\0\0\0", b"\0\x08\0\0")):
         raise Malformed("the TIFF ends inside its header")

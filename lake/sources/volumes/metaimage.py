@@ -56,9 +56,11 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """Return how a slice's pixels are coded; they become HU, so they are never stored unchanged."""
-    if suffix_of(header.path):
-        return Coding("metaimage", header.height * header.width * 2, False)  # as int16
+    """Return how a slice's pixels are coded. A lake never stores them unchanged, because it stores
+    HU. Raises Reject for a DICOM slice whose header cannot be read."""
+    if suffix_of(header.path):  # a volume's own file, not a DICOM slice
+        int16_bytes = header.height * header.width * 2
+        return Coding("metaimage", int16_bytes, is_kept=False)
     return dicom.read_coding(file, header, storage)._replace(is_kept=False)
 
 
@@ -74,7 +76,7 @@ def data_files(path: str, file_start: bytes) -> list[str]:
 
 
 def read_scan(local_path: str, header: Header, storage: Storage) -> Scan:
-    """Return one slice as a lake stores it; a data file lies beside `local_path`."""
+    """Return one slice as a lake stores it; a data file lies beside `local_path`. Raises Reject."""
     with reject_damage("undecodable", header.path):
         is_volume = suffix_of(local_path) is not None
         values = (_slice_of_volume if is_volume else ct_slices.read_hu)(local_path, header)

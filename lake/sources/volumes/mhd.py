@@ -77,8 +77,8 @@ def _fields(data: bytes) -> tuple[dict[str, str], int]:
 
 
 def _offset(fields: dict[str, str], default: int, is_compressed: bool) -> int | None:
-    """Return HeaderSize as MetaIO reads it: above 0 the bytes before the data, -1 for what lies
-    before the last bytes of the file."""
+    """Return the bytes before the data as MetaIO reads HeaderSize: where it is 0, `default`; where
+    it is -1, None, as the data are the last bytes of the file. Raises Reject for any other text."""
     text = fields.get("HeaderSize", "0")
     if not re.fullmatch(r"-1|\d{1,12}", text):
         raise Reject("unreadable-header", "HeaderSize is no whole number")

@@ -53,7 +53,7 @@ def read(file_start: bytes) -> tuple[Layout, bytes]:
     if "datafile" in fields:
         data_file, header_bytes = check_data_file(fields["datafile"], "unsupported-volume"), 0
     layout = Layout((num_slices, height, width), dtype, header_bytes, data_file=data_file)
-    return check_layout(_skipped(layout, fields, encoding)), _attached(fields)
+    return check_layout(_skip_bytes(layout, fields, encoding)), _attached_header(fields)
 
 
 def _fields(data: bytes) -> tuple[dict[str, str], int]:
@@ -80,8 +80,9 @@ def _fields(data: bytes) -> tuple[dict[str, str], int]:
     return fields, position
 
 
-def _skipped(layout: Layout, fields: dict[str, str], encoding: str) -> Layout:
-    """Return the layout moved by the bytes to skip, which come after expansion."""
+def _skip_bytes(layout: Layout, fields: dict[str, str], encoding: str) -> Layout:
+    """Return the layout moved by the field `byte skip`, which counts expanded bytes. Raises Reject
+    for a `line skip`, and for a skip that is not read."""
     text = fields.get("byteskip", "0")
     if not re.fullmatch(r"-1|\d{1,12}", text) or fields.get("lineskip", "0") != "0":
         raise Reject("unsupported-volume", "lines to skip, or bytes that are no number")
@@ -93,12 +94,14 @@ def _skipped(layout: Layout, fields: dict[str, str], encoding: str) -> Layout:
     return layout._replace(offset=None if skip < 0 else layout.offset + skip)
 
 
-def _attached(fields: dict[str, str]) -> bytes:
-    """Return the text of a header that has its data with it, and nothing but what SimpleITK needs
-    for the geometry."""
+def _attached_header(fields: dict[str, str]) -> bytes:
+    """Return an NRRD header, as bytes, for data that follow in the same file: only the fields that
+    SimpleITK needs for the geometry."""
     names = ("type", "dimension", "space", "spacedimension", "sizes", "spacedirections", "kinds")
     names += ("endian", "encoding", "spaceorigin", "spacings", "spaceunits", "centers")
-    spaced = {"spacedimension": "space dimension", "spacedirections": "space directions"}
-    spaced |= {"spaceorigin": "space origin", "spaceunits": "space units"}
-    lines = [f"{spaced.get(name, name)}: {fields[name]}" for name in names if name in fields]
+    names_with_spaces = {"spacedimension": "space dimension", "spacedirections": "space directions"}
+    names_with_spaces |= {"spaceorigin": "space origin", "spaceunits": "space units"}
+    lines = [
+        f"{names_with_spaces.get(name, name)}: {fields[name]}" for name in names if name in fields
+    ]
     return "\n".join(["NRRD0004", *lines, "", ""]).encode()

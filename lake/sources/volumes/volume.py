@@ -147,8 +147,9 @@ def read_slice(local_path: str, layout: Layout, number: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)  # slices of a volume are read one after the other
 def _expand(path: str, changed_ns: int, size: int, layout: Layout) -> bytes | str:
-    """Return the expanded stream of a volume's file, as it is at this time, or what is wrong with
-    it: a damaged volume must not be expanded again for each of its slices."""
+    """Return the expanded stream of a volume's file, or the message of what is wrong with it: a
+    damaged volume must not be expanded again for each of its slices. The file's `changed_ns` and
+    `size` are part of the cache's key alone."""
     with open(path, "rb") as file:
         file.seek(layout.offset)
         try:
@@ -186,7 +187,8 @@ def expand(file: BinaryIO, num_bytes: int) -> bytes:
 
 
 def expand_start(content: bytes, num_bytes: int) -> bytes:
-    """Return up to `num_bytes` from the start of a gzip stream of which `content` is the start."""
+    """Return up to `num_bytes` that a gzip stream, of which `content` is the start, expands to;
+    raise Malformed where it is damaged."""
     try:
         return zlib.decompressobj(wbits=31).decompress(content, num_bytes)
     except zlib.error as error:

@@ -141,10 +141,10 @@ def test_a_large_lake_is_sampled_until_a_lesion_is_left(tmp_path, monkeypatch):
         vanishing.count(splits.named_split(content, lake, name), config_of(lake).data)
         for name in ("train", "val")
     ]
-    assert counts[0].lesions - counts[0].empty == 1  # looked for until it was there
+    assert counts[0].num_lesions - counts[0].num_empty == 1  # looked for until it was there
     assert counts[1] == Counts(3, 0, 3, 0, is_sample=True)
     lines = list(vanishing.lines({"train": counts[0]._replace(is_sample=True)}, 32))
-    assert f"{counts[0].empty} of the first {counts[0].lesions} training masks" in lines[0]
+    assert f"{counts[0].num_empty} of the first {counts[0].num_lesions} training masks" in lines[0]
 
 
 @exhaustive

@@ -60,7 +60,7 @@ def test_each_worker_reads_groups_of_its_own(train_split):
 
 
 def test_fewer_shards_than_workers_are_refused_with_the_fix(train_split):
-    with pytest.raises(InputError, match="has 4 shards for 5 workers.*--min_shards=5"):
+    with pytest.raises(InputError, match="has 4 shards for 5 streams.*--min_shards=5"):
         order.group_rows(train_split, SETTINGS, 0, 1, 0, 0, 5)
 
 

@@ -71,7 +71,7 @@ def reference_features(network: keras.Model, layers: tuple[str | None, ...]) -> 
 
     def tensor_of(name: str):
         if name.startswith(encoders.INTO):
-            return encoders.entering(network, name.removeprefix(encoders.INTO))
+            return encoders.input_of(network, name.removeprefix(encoders.INTO))
         if name.startswith("layer_"):
             return network.layers[int(name.removeprefix("layer_"))].output
         return network.get_layer(name).output

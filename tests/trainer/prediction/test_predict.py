@@ -436,22 +436,24 @@ def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
         (["maps", "maps"], ["--triplet", "0.5,2,0"], "--triplet=0.5,2,0"),
         (["maps", "maps"], ["--triplet", "0.5,x"], "--triplet=0.5,x"),
         (["maps", "none"], [], "no .png"),
-        (["maps", "larger"], [], "of one size"),
-        (["maps", "colour"], [], "expected grey maps"),
+        (["maps", "larger"], [], "expected a map of 4 x 4 pixels"),
+        (["maps", "colour"], [], "expected a map of 8-bit grey levels"),
+        (["maps", "deep"], [], "deep/a.png: expected a map of 8-bit grey levels"),
     ],
 )
 def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, message):
     (tmp_path / "a.csv").write_text("ImageId,EncodedPixels\na,-1\nb,-1\n")
     (tmp_path / "b.csv").write_text("ImageId,EncodedPixels\na,-1\n")
-    for name, shape in (
-        ("maps", (4, 4)),
+    for name, levels in (
+        ("maps", np.zeros((4, 4), np.uint8)),
         ("none", None),
-        ("larger", (5, 4)),
-        ("colour", (4, 4, 3)),
+        ("larger", np.zeros((5, 4), np.uint8)),
+        ("colour", np.zeros((4, 4, 3), np.uint8)),
+        ("deep", np.zeros((4, 4), np.uint16)),
     ):
         (tmp_path / name).mkdir()
-        if shape:
-            save_image(tmp_path / name / "a.png", np.zeros(shape, np.uint8))
+        if levels is not None:
+            save_image(tmp_path / name / "a.png", levels)
     paths = [tmp_path / name for name in predictions]
     code, report = commanded(capsys, "vote", *paths, "--output", tmp_path / "o.csv", *options)
     assert code == 2 and message in report

@@ -219,7 +219,7 @@ def test_terms_of_the_autoencoder():
         # ∫ q·(log q − log N(0, 1)), doubled, by the pixels.
         integrals = (q * (x**2 / 2 - e - np.log(v) / 2) for q, e, v in densities)
         expected.append(2 * sum(values.sum() for values in integrals) * (x[1] - x[0]) / 64)
-    actual = losses.kl_divergence(means, np.log(variances), pixels=64).numpy()
+    actual = losses.kl_divergence(means, np.log(variances), image_px=64).numpy()
     assert actual == pytest.approx(expected, abs=1e-6) and actual[0] == 0
 
 

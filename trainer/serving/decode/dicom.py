@@ -40,7 +40,8 @@ def stored_image(
     data: tf.Tensor, storage: Storage, codec: Codec | None = None, lakes: Sequence[dict] = ()
 ) -> StoredImage:
     """Return the image of a whole DICOM file, [] string, as a lake with `storage` holds it. Where
-    lakes are given, as lake.exam.count has them, one that shows other things is refused."""
+    lakes are given, as lake.exam.count has them, one that shows other things is refused. Raises
+    InputError, as the graph is traced, for a lake that TensorFlow cannot repeat."""
     if storage.clahe:
         raise InputError("the lake was made with --clahe, which TensorFlow lacks; use predict")
     pixels.parse_window(storage.window)  # raises InputError

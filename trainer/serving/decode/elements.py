@@ -62,8 +62,8 @@ class Walk(NamedTuple):
         return tf.strings.regex_replace(text, r"^[ \x00]+|[ \x00]+$", "")
 
     def word(self, tag: int) -> tf.Tensor:
-        """Return the single value of a US element, [] int64; -1 where it is absent or not such
-        one."""
+        """Return the value of an element, [] int64; -1 where it is absent, or is not a single
+        US."""
         start, _, _, end = tf.unstack(self.places[tag])
         is_one = self.has_vr(tag, "US") & (end - start == 2)
         (word,) = words(self.data, start, 1)

@@ -17,8 +17,8 @@ WORDS = frozenset((*examination.TERMS, *examination.MODALITY_SYNONYMS))
 
 
 def refusal(walk: Walk, lakes: Sequence[dict]) -> tf.Tensor:
-    """Return why a file is refused, [] string, "" where it is not. `lakes` is what the networks
-    learnt from, as lake.exam.count has it."""
+    """Return the error of a file that is refused, [] string, "" where it is not. `lakes` are the
+    counts of the lakes that the networks learnt from, as lake.exam.count has them."""
 
     def is_refused(**fields) -> bool:
         return exam.difference(Exam(**fields), lakes) is not None

@@ -152,15 +152,13 @@ def _read_header(walk: Walk, syntax: tf.Tensor) -> Header:
 
 
 def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
-    """Return why an image of a known syntax cannot be read here, [] string; "" where it can."""
-    rows, columns, samples, word_bits, bits, sign = (header.words[tag] for tag in WORDS)
+    """Return the error of an image of a known syntax that cannot be read here, [] string; "" where
+    it can."""
+    rows, columns, samples, _, bits_stored, _ = (header.words[tag] for tag in WORDS)
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
     frame_count = walk.text(image_module.FRAMES)
     has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
     has_curve = walk.is_filled(grey.VOI_LUTS) | header.is_sigmoid
-    # Where a pixel takes the whole word, there is but one place for it.
-    is_shifted = walk.is_filled(image_module.HIGH_BIT) & (bits < word_bits)
-    is_shifted &= walk.word(image_module.HIGH_BIT) != bits - 1
     return first_error(
         (
             tf.reduce_any([walk.is_long(tag) for tag in TEXTS]),
@@ -171,24 +169,20 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             "undecodable: a rescale, window, spacing or position that is not a decimal number",
         ),
         (
-            (rows <= 0) | (columns <= 0) | (bits <= 0),
+            (rows <= 0) | (columns <= 0) | (bits_stored <= 0),
             "no-pixels: no Rows, Columns and Bits Stored: not an image",
         ),
         (rows * columns > MAX_PIXELS, f"too-large: expected at most {MAX_PIXELS} pixels"),
-        (bits > 16, format_error("too-many-bits: {} bits per pixel, expected at most 16", bits)),
+        (
+            bits_stored > 16,
+            format_error("too-many-bits: {} bits per pixel, expected at most 16", bits_stored),
+        ),
         (
             ~tf.strings.regex_full_match(frame_count, "0*1|") | has_groups,
             "multi-frame: more than one frame, or functional groups; expected one plain frame",
         ),
         (~is_grey, "unknown-colour: expected MONOCHROME1 or MONOCHROME2 with one sample per pixel"),
-        (
-            ((word_bits != 8) & (word_bits != 16)) | (bits > word_bits),
-            format_error(
-                "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", bits, word_bits
-            ),
-        ),
-        (is_shifted, format_error("undecodable: High Bit is not {} - 1, Bits Stored less 1", bits)),
-        ((sign != 0) & (sign != 1), "undecodable: a Pixel Representation other than 0 and 1"),
+        *_sample_checks(walk, header),
         (
             ~_reads_like_pydicom(walk),
             "undecodable: an element with an unusual representation or padding",
@@ -206,14 +200,39 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     )
 
 
+def _sample_checks(walk: Walk, header: Header) -> tuple:
+    """Return the checks of how a sample lies in its bits, each a pair (is wrong, error)."""
+    *_, bits_allocated, bits_stored, pixel_representation = (header.words[tag] for tag in WORDS)
+    # Where a pixel takes the whole word, there is but one place for it.
+    is_shifted = walk.is_filled(image_module.HIGH_BIT) & (bits_stored < bits_allocated)
+    is_shifted &= walk.word(image_module.HIGH_BIT) != bits_stored - 1
+    bits = bits_stored, bits_allocated
+    return (
+        (
+            ((bits_allocated != 8) & (bits_allocated != 16)) | (bits_stored > bits_allocated),
+            format_error("undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", *bits),
+        ),
+        (
+            is_shifted,
+            format_error("undecodable: High Bit is not {} - 1, Bits Stored less 1", bits_stored),
+        ),
+        (
+            (pixel_representation != 0) & (pixel_representation != 1),
+            "undecodable: a Pixel Representation other than 0 and 1",
+        ),
+    )
+
+
 def _pixel_data_checks(walk: Walk, header: Header) -> tuple:
-    """Return the checks (is wrong, error) of the pixel data, raw or encapsulated."""
-    rows, columns, _, word_bits, bits, sign = (header.words[tag] for tag in WORDS)
+    """Return the checks of native and of encapsulated pixel data, each a pair (is wrong, error)."""
+    words = (header.words[tag] for tag in WORDS)
+    rows, columns, _, bits_allocated, bits_stored, pixel_representation = words
     is_native = tf.reduce_any(header.syntax == NATIVE)
-    is_jpeg_grey = (word_bits == JPEG_BITS) & (bits == JPEG_BITS) & (sign == 0)
+    is_jpeg_grey = (bits_allocated == JPEG_BITS) & (bits_stored == JPEG_BITS)
+    is_jpeg_grey &= pixel_representation == 0
     has_offsets = walk.is_filled(frames.EXTENDED_OFFSETS) | walk.is_filled(frames.EXTENDED_LENGTHS)
     start, _, is_undefined_length, end = tf.unstack(walk.places[PIXEL_DATA])
-    size, expected = end - start, rows * columns * word_bits // 8  # bytes
+    size, expected = end - start, rows * columns * bits_allocated // 8  # bytes
     has_all_bytes = (is_undefined_length == 0) & (size >= expected)
     too_few = format_error("undecodable: {} bytes of pixel data, expected {}", size, expected)
     return (

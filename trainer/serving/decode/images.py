@@ -138,9 +138,10 @@ def _jpeg(data, storage: Storage) -> StoredImage:
 
 
 def _jpeg_segments(data) -> tuple:
-    """Return what the segments before the scan state; fails where there are more than MAX_SEGMENTS.
+    """Return the statements of the segments before the scan; fails where there are more than
+    MAX_SEGMENTS.
 
-    That is the frame header (T.81 B.2.2) from its marker's second byte on, [9] int32; whether EXIF
+    They are the frame header (T.81 B.2.2) from its marker's second byte on, [9] int32; whether EXIF
     turns the picture; and whether the file holds more pictures (CIPA DC-007).
     """
     content = tf.io.decode_raw(data, tf.uint8)

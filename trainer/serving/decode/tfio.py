@@ -34,7 +34,7 @@ ITEM, SEQUENCE_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
 def stored_image(data: tf.Tensor, storage: Storage, lakes: Sequence[dict] = ()) -> StoredImage:
-    """Return what dicom.stored_image does, also for files of SYNTAXES."""
+    """Return the image as dicom.stored_image does, also of files of SYNTAXES."""
     return dicom.stored_image(data, storage, dicom.Codec(SYNTAXES, decode), lakes)
 
 
