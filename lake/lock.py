@@ -54,28 +54,28 @@ class Owner(NamedTuple):
 
 
 @contextlib.contextmanager
-def hold(folder: Path, name: str, doing: str, advice: str) -> Iterator[None]:
+def hold(folder: Path, name: str, verb: str, advice: str) -> Iterator[None]:
     """Hold the lock `name` of a folder, which is made if it is absent. Raises InputError where
     another process holds it, or where the folder cannot be written.
 
-    `doing` and `advice` are words of that message, such as "trains" and "give another --workdir".
+    `verb` and `advice` are words of that message, such as "trains" and "give another --workdir".
     A block that raises InputError leaves no folder and no file of the lock that were not there.
     """
     owner = _this_process()
 
     def refuse(other: Owner | None) -> None:
         who = other or "another process"
-        raise InputError(f"{folder}: {who} {doing} here; wait until it has ended, or {advice}")
+        raise InputError(f"{folder}: {who} {verb} here; wait until it has ended, or {advice}")
 
     take = _take_object if storage.is_remote(folder) else _take_file
-    with take(folder / name, owner, refuse) as beat, _beating(beat, folder, doing):
+    with take(folder / name, owner, refuse) as beat, _beating(beat, folder, verb):
         yield
 
 
 @contextlib.contextmanager
 def briefly(folder: Path) -> Iterator[None]:
-    """Make other processes wait that come here meanwhile, to change a file together with what was
-    read from it. Does nothing on gs:// and on disks without locks."""
+    """Let other processes that come here wait until the block ends, so that it can read a file and
+    change it. Does nothing on gs:// and on disks without locks."""
     if storage.is_remote(folder):
         yield
         return
@@ -108,10 +108,10 @@ def _owner_in(text: bytes) -> Owner | None:
         return None
 
 
-def _flock(descriptor: int, kind: int) -> bool:
+def _flock(descriptor: int, operation: int) -> bool:
     """Take flock's lock; return whether this disk has locks."""
     try:
-        fcntl.flock(descriptor, kind)
+        fcntl.flock(descriptor, operation)
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:  # BlockingIOError, too
             raise
@@ -294,11 +294,12 @@ def _wait_for_silence(path: Path, owner: Owner, age: float, refuse: Callable) ->
 
 
 @contextlib.contextmanager
-def _beating(beat: Callable[[int], bool], folder: Path, doing: str) -> Iterator[None]:
+def _beating(beat: Callable[[int], bool], folder: Path, verb: str) -> Iterator[None]:
     """Call `beat` every BEAT_SECONDS from a thread; where it returns False, end the process."""
     is_over = threading.Event()
 
     def beat_until_over() -> None:
+        """Give a sign of life again and again, until the block ends or the lock is lost."""
         number, seconds = 0, FIRST_BEAT_SECONDS
         while not is_over.wait(seconds):
             number, seconds = number + 1, BEAT_SECONDS
@@ -306,7 +307,7 @@ def _beating(beat: Callable[[int], bool], folder: Path, doing: str) -> Iterator[
             with contextlib.suppress(Exception):  # a disk or network that fails may answer later
                 is_ours = beat(number)
             if not is_ours and not is_over.is_set():
-                message = f"error: {folder}: another process {doing} here; this one has ended"
+                message = f"error: {folder}: another process {verb} here; this one has ended"
                 print(message, file=sys.stderr, flush=True)
                 os._exit(2)  # at once: nothing more may be written
 

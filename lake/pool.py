@@ -18,7 +18,7 @@ LEFT_LOCKS = "ignore:resource_tracker"
 def start(processes: int) -> Pool:
     """Return a pool of new processes; a forked one would wait for ever for locks of libraries'
     threads (pyarrow's, TensorFlow's) that it does not have."""
-    with signals.kept_from_children(), _ignored_by_children(LEFT_LOCKS):
+    with signals.keep_from_children(), _ignored_by_children(LEFT_LOCKS):
         return multiprocessing.get_context("spawn").Pool(processes, _end_with_parent)
 
 

@@ -118,7 +118,7 @@ def check_writable(folder: Path) -> None:
     probe = folder / f"{PROBE}{uuid.uuid4().hex}"  # another name for each command that runs now
     try:
         write(probe, b"whether this can be written")
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):  # the latter for "gs://b"
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):  # the second for "gs://b"
         raise InputError(f"{folder}: there is no bucket of this name") from None
     probe.unlink()
 

@@ -126,7 +126,7 @@ def run(command: list[str], num_workers: int, grace_seconds: float) -> int:
     if not shutil.which(command[0]):
         raise InputError(f"{command[0]}: no such command")
     with signals.raising(), Cluster(command, num_workers) as cluster, _forward_signals(cluster):
-        cluster.wait(None, or_failure=True)
+        cluster.wait(seconds=None, or_failure=True)
         if None in cluster.codes():
             number, code = next((n, c) for n, c in enumerate(cluster.codes()) if c)
             ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name

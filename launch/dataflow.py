@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def command(flags: argparse.Namespace, convert_arguments: list[str]) -> list[str]:
-    """Return the command line of beam.convert with what Dataflow needs. Raises InputError where
-    --private_ips comes without --image."""
+    """Return the command line of beam.convert with the options that Dataflow needs. Raises
+    InputError where --private_ips comes without --image."""
     if flags.private_ips and not flags.image:
         raise InputError("--private_ips needs --image: without one the workers install from PyPI")
     staging = flags.staging.rstrip("/")

@@ -57,20 +57,21 @@ def origin(lakes: list[dict]) -> dict[str, str]:
 def command() -> str:
     """Return the command that runs, as a shell takes it; the home folder is written as ~."""
     script = Path(sys.argv[0])
-    words = [script.name, *sys.argv[1:]]
+    arguments = [script.name, *sys.argv[1:]]
     if script.name == "__main__.py":  # of a package
-        words[:1] = ["python", "-m", script.parent.name]
-    return shlex.join(word.replace(str(Path.home()), "~") for word in words)
+        arguments[:1] = ["python", "-m", script.parent.name]
+    return shlex.join(argument.replace(str(Path.home()), "~") for argument in arguments)
 
 
-def packages(*more: str) -> dict[str, str | None]:
-    """Return the versions of PACKAGES and `more`; radlake's is None in a checkout that is not
-    installed, where `commit` says what runs."""
+def packages(*further_names: str) -> dict[str, str | None]:
+    """Return the versions of PACKAGES and of these further ones; radlake's is None in a checkout
+    that is not installed, where `commit` says what runs."""
     versions = {"python": platform.python_version()}
-    for name in (*PACKAGES, *more):
+    for name in (*PACKAGES, *further_names):
         try:
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # such as where tensorflow-cpu is installed
+        except importlib.metadata.PackageNotFoundError:
+            # TensorFlow may be installed as tensorflow-cpu.
             versions[name] = tf.__version__ if name == "tensorflow" else None
     return versions
 

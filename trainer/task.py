@@ -22,6 +22,7 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
     signals.arm(goes_on=sys.argv[1:2] == ["train"])
 
 import argparse
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -134,11 +135,10 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
         from trainer.serving import export, levels
 
         if flags.level == options.ALL_LEVELS:
-            more = flags.decoder, flags.any_modality
-            return levels.export_all(lambda level: _ensemble(flags, level), flags.output, *more)
+            load = functools.partial(_ensemble, flags)
+            return levels.export_all(load, flags.output, flags.decoder, flags.any_modality)
         networks = _ensemble(flags, flags.level)
-        more = flags.decoder, flags.lake, flags.any_modality
-        return export.export(networks, flags.output, *more)
+        return export.export(networks, flags.output, flags.decoder, flags.lake, flags.any_modality)
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -184,7 +184,8 @@ def main(argv: list[str]) -> int:
     flags, overrides = cli.parse(parser(), argv, is_passed=lambda name: "." in name)
 
     def run() -> str | int | None:
-        """Return what the command prints, or its exit code; raise Stopped where a run diverged."""
+        """Return the text that the command prints, or its exit code; raise Stopped where a run
+        diverged."""
         try:
             return COMMANDS[flags.command](flags, overrides)
         except FloatingPointError as error:  # the run diverged

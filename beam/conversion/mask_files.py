@@ -72,7 +72,7 @@ def read(chunk: list[tuple[str, int, float]], options: ConversionOptions) -> Ite
             rows = [(part.sop_uid, Row(0, part.text, size=part.size, path=path)) for part in parts]
         except Reject as reject:
             parts = []
-            rows = [("", Row(0, None, problem=(reject.reason, reject.message), path=path))]
+            rows = [("", Row(0, value=None, problem=(reject.reason, reject.message), path=path))]
         forms = (mask_names.image_id(path, options.mask_suffix, n) for n in (is_dicom, True, False))
         name = next(form for form in forms if form is not None)
         if options.image_id_from == "path":

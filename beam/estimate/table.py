@@ -12,7 +12,7 @@ TIMES = (("h", 3600), ("min", 60), ("s", 1))
 
 
 def table(estimate: Estimate, options: ConversionOptions) -> str:
-    """Return the lines of the table, with what the estimate assumes at their end."""
+    """Return the table, with the assumptions of the estimate at its end."""
     read_size, written_size = megabytes(estimate.read_bytes), megabytes(estimate.stored_bytes[0])
     seconds, records = estimate.seconds[0], max(estimate.num_records, 1)
     num_shards = sum(shards for _, _, shards in estimate.splits)

@@ -12,12 +12,12 @@ from lake import disk, lock, storage
 
 
 @contextlib.contextmanager
-def alone_in(folder: str, name: str, doing: str, advice: str) -> Iterator[None]:
+def alone_in(folder: str, name: str, verb: str, advice: str) -> Iterator[None]:
     """Hold the lock `name` of a local folder, with the words of lake.lock.hold. Raises InputError
     where another process holds it, or where the folder cannot be written."""
     if storage.is_remote(folder):
         yield
         return
     disk.check_writable(Path(folder))
-    with lock.hold(Path(folder), name, doing, advice):
+    with lock.hold(Path(folder), name, verb, advice):
         yield

@@ -45,20 +45,20 @@ def as_it_stands(path: str) -> str:
     return path.replace("[", LITERAL_BRACKET)
 
 
-def image_files(option: str, pattern: str, kind: str) -> Matches:
+def image_files(option: str, pattern: str, source: str) -> Matches:
     """Return the files that match an option's pattern, without those of the system and the data
     files of MetaImage headers; raise InputError where they cannot be listed."""
     matches = matching_files(option, pattern)
     files = [file for file in matches if not is_of_system(file.path, pattern)]
-    images = [file for file in files if not is_data_file(kind, file.path)]
+    images = [file for file in files if not is_data_file(source, file.path)]
     return Matches(images, len(matches) - len(files))
 
 
-def image_files_on_worker(option: str, pattern: str, kind: str) -> Matches:
+def image_files_on_worker(option: str, pattern: str, source: str) -> Matches:
     """Return the Matches of `image_files` on a worker. Raises Stopped, which reaches the launcher,
     instead of InputError."""
     try:
-        return image_files(option, pattern, kind)
+        return image_files(option, pattern, source)
     except InputError as error:
         raise Stopped(str(error)) from None
 

@@ -23,7 +23,7 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
         splits[split] = index.count(members, len(content.get("classes", ())))
         splits[split]["patients"] = len(patients)
     by_index = {"splits": splits, "records": len(rows)}
-    for where, expected, actual in differences(by_index, counts, "counts", False):
+    for where, expected, actual in differences(by_index, counts, "counts", all_keys=False):
         problems.add("counts", f"{where}: {actual} in the manifest, {expected} by the index")
     if "exams" in counts:
         num_shown = sum(counts["exams"][exam.MODALITIES].values())
@@ -60,7 +60,7 @@ def check_rejects(folder: Path, content: dict, problems: Problems) -> None:
 
 
 def check_tfds(folder: Path, content: dict, problems: Problems) -> None:
-    """Compare the two TFDS files with what the manifest makes of them."""
+    """Compare the two TFDS files with those that the manifest gives."""
     info = manifest.dataset_info_json(content["dataset"], content["version"], content["shards"])
     features = manifest.features_json(content["dtype"])
     for name, expected in ((manifest.FEATURES, features), (manifest.DATASET_INFO, info)):

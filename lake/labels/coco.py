@@ -62,7 +62,7 @@ def read(file: BinaryIO, path: str, classes: tuple[str, ...]) -> Iterator[tuple[
             yield file_name, Row(0, rle.to_text(rle.unite(parts)), size=size, path=place)
         except Reject as reject:
             problem = reject.reason, f"{place}: {reject.message}"
-            yield file_name, Row(0, None, problem=problem, path=place)
+            yield file_name, Row(0, value=None, problem=problem, path=place)
 
 
 def _load(file: BinaryIO, path: str) -> dict:

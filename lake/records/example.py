@@ -43,8 +43,8 @@ FIELDS = {
 SCAN_FIELDS = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
 # The fields of a record about which nothing is known.
 UNKNOWN = {
-    name: {bytes: b"", int: 0, float: 0.0}[kind] if count == 1 else (0.0,) * count
-    for name, (kind, count) in FIELDS.items()
+    name: {bytes: b"", int: 0, float: 0.0}[value_type] if count == 1 else (0.0,) * count
+    for name, (value_type, count) in FIELDS.items()
 } | {"label": -1, "lesion_px": -1, "age": -1, "fold": -1, "original_rle": b"-1"}
 LISTS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
 # tensorflow/core/example/example.proto and feature.proto as a FileDescriptorProto.
@@ -101,10 +101,10 @@ def encode_parts(fields: dict) -> list[bytes]:
 
 def _entry(name: str, value: bytes | float | tuple[float, ...]) -> bytes:
     """Return a field as a Features message that has it alone."""
-    kind, count = FIELDS[name]
-    if kind is bytes and len(value) > LONG:
+    value_type, count = FIELDS[name]
+    if value_type is bytes and len(value) > LONG:
         return _encode_entry(name, value)
-    if kind is float:  # by their bytes: 0.0 equals -0.0, and NaN is not equal to itself
+    if value_type is float:  # by their bytes: 0.0 equals -0.0, and NaN is not equal to itself
         value = struct.pack(f"={count}d", *(value if count > 1 else [value]))
     return _cached_entry(name, value)
 
@@ -112,15 +112,15 @@ def _entry(name: str, value: bytes | float | tuple[float, ...]) -> bytes:
 @functools.lru_cache(CACHED_ENTRIES, typed=True)
 def _cached_entry(name: str, value: bytes | int) -> bytes:
     """Return a field as `_entry` does; a float's value comes as the bytes of its doubles."""
-    kind, count = FIELDS[name]
-    return _encode_entry(name, struct.unpack(f"={count}d", value) if kind is float else value)
+    value_type, count = FIELDS[name]
+    return _encode_entry(name, struct.unpack(f"={count}d", value) if value_type is float else value)
 
 
 def _encode_entry(name: str, value: bytes | int | tuple[float, ...]) -> bytes:
-    kind, _ = FIELDS[name]
+    value_type, _ = FIELDS[name]
     features = _message_class("Features")()
-    values = value if kind is float else [value]
-    getattr(features.feature[name], LISTS[kind]).value.extend(values)
+    values = value if value_type is float else [value]
+    getattr(features.feature[name], LISTS[value_type]).value.extend(values)
     return features.SerializeToString()
 
 
@@ -165,15 +165,15 @@ def decode(record: bytes) -> dict:
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from None
     fields, mistakes = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]
-    for name, (kind, count) in FIELDS.items():
+    for name, (value_type, count) in FIELDS.items():
         # Looking up a key that a proto map lacks would add it.
         list_name = features[name].WhichOneof("kind") if name in features else None
         values = list(getattr(features[name], list_name).value) if list_name else []
-        if list_name == LISTS[kind] and len(values) == count:
+        if list_name == LISTS[value_type] and len(values) == count:
             fields[name] = values[0] if count == 1 else tuple(values)
         else:
             actual = f"{len(values)} in its {list_name}" if list_name else "nothing"
-            mistakes.append(f"{name}: expected {count} in its {LISTS[kind]}, found {actual}")
+            mistakes.append(f"{name}: expected {count} in its {LISTS[value_type]}, found {actual}")
     if mistakes:
         raise ValueError("; ".join(mistakes))
     return fields

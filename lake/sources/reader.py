@@ -43,7 +43,8 @@ def read_headers(
 def _read_headers(
     source: str, file: BinaryIO, path: str, size: int, image_id_from: str, frames: str
 ) -> list[Header]:
-    """Return the Headers as `read_headers` does, without advice on files of other sources."""
+    """Return the Headers as `read_headers` does; its Reject gives no advice on files of other
+    sources."""
     if size > MAX_FILE_BYTES:
         raise Reject("too-large", f"{path}: {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
     if source == DICOM:

@@ -177,7 +177,7 @@ def _end_after_traceback(*error) -> None:
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End the process without the interpreter's own end, but with what was registered for it."""
+    """End the process without the interpreter's own end, after the functions that atexit holds."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

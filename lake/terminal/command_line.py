@@ -66,7 +66,8 @@ class Parser(argparse.ArgumentParser):
         return [name for one in self._actions if one.required for name in one.option_strings]
 
     def format_help(self) -> str:
-        """Return the help: a usage of what is required alone, and the general options last."""
+        """Return the help: a usage with the required arguments alone, and the general options
+        last."""
         self._action_groups.sort(key=lambda group: group is self.general)
         if self.usage is None and not self.subparsers():
             words = [_required_usage(action) for action in self._actions if action.required]

@@ -47,7 +47,7 @@ class Progress:
 
     def update(self, count: int) -> None:
         """Show that `count` are done by now."""
-        if self.count >= self.total:  # which was shown
+        if self.count >= self.total:  # the end was shown already
             return
         self.count = count
         rate, is_last = self.speed(count), count >= self.total

@@ -59,11 +59,13 @@ def decode_record(
 
 def parse_record(record, names: Iterable[str]) -> dict:
     """Return {name: tensor} of the named fields of a serialised record, a scalar string tensor."""
-    kinds = {bytes: tf.string, float: tf.float32, int: tf.int64}
+    tensor_types = {bytes: tf.string, float: tf.float32, int: tf.int64}
     features = {}
     for name in names:
-        kind, count = example.FIELDS[name]
-        features[name] = tf.io.FixedLenFeature([] if count == 1 else [count], kinds[kind])
+        value_type, count = example.FIELDS[name]
+        features[name] = tf.io.FixedLenFeature(
+            [] if count == 1 else [count], tensor_types[value_type]
+        )
     return tf.io.parse_single_example(record, features)
 
 
@@ -103,6 +105,7 @@ def box_within(height, width, side: int, fit: str):
 
 
 def _mask(fields: dict, box: tuple, side: int):
+    """Return the mask of a record's fields as a network is given it, [S, S, 1] uint8, 0 or 1."""
     # An empty mask is not worth decoding: its PNG takes longer than the image's JPEG.
     mask = tf.cond(
         fields["lesion_px"] > 0,
@@ -148,6 +151,7 @@ def _resize_into_box(pixels, sides, box, side: int):
     inner_sides = tf.cast(size, tf.float32)
 
     def resize():
+        """Return the pixels at the size of the box, rounded."""
         # tf.image.resize with antialias=True does this with the pixels' own number for `sides`.
         resized = tf.raw_ops.ScaleAndTranslate(
             images=tf.cast(pixels, tf.float32)[None],

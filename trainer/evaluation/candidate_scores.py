@@ -132,9 +132,9 @@ def table(entry: dict) -> str:
     lines.append(f"{'CPM, the mean of these':26} {values['cpm']:.3f}{_interval(ends.get('cpm'))}")
     if not ends:
         lines.append("no 95% intervals: they need ten scans and --bootstrap")
-    for what in ("nodules", "candidates"):
-        if others := counts[f"{what}_of_other_scans"]:
-            lines.append(f"left out: {others:,} {what} of scans that are not scored")
+    for name in ("nodules", "candidates"):
+        if number := counts[f"{name}_of_other_scans"]:
+            lines.append(f"left out: {number:,} {name} of scans that are not scored")
     return "\n".join(lines)
 
 

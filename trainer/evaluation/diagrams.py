@@ -83,8 +83,8 @@ def thresholds(curves: dict) -> list[Chart]:
         images = curves["images"]
         names = {"recall": "sensitivity", "specificity": "specificity", "precision": "precision"}
         lines = [
-            Series(words, images["threshold"], images[name], f"line-{number}")
-            for number, (name, words) in enumerate(names.items(), start=1)
+            Series(title, images["threshold"], images[name], f"line-{number}")
+            for number, (name, title) in enumerate(names.items(), start=1)
             if _is_defined(images[name])
         ]
         text = "The answers for whole images if a threshold on their own p of a lesion made them."
@@ -198,8 +198,8 @@ def _training_chart(tag: str, curves: dict, epoch_steps: float | None, best: int
     y = range_of(ys, tag) if tag == "loss" else Axis(tag, *UNIT)
     text = "On the data of each epoch; validation decides which epoch is kept."
     if best and epoch_steps:
-        words = f"the epoch that was kept, {best}"
-        series.append(Series(words, [best] * 2, [y.low, y.high], "rule"))
+        title = f"the epoch that was kept, {best}"
+        series.append(Series(title, [best] * 2, [y.low, y.high], "rule"))
     return Chart(tag, text, x, y, series)
 
 

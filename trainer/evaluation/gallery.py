@@ -136,7 +136,9 @@ def draw_panel(title: str, outcomes: Outcomes, gallery: dict[int, GalleryImage])
         scores = (np.atleast_1d(predictions.scores[place])[None] for place in gallery)
         probabilities = [metrics.to_probabilities(logits)[0] for logits in scores]
         captions = list(map(panel.class_caption, predictions.labels[list(gallery)], probabilities))
-        return panel.side_by_side(title, images, None, None, captions, pairs_per_row=4)
+        return panel.side_by_side(
+            title, images, masks=None, predictions=None, captions=captions, pairs_per_row=4
+        )
     captions = [
         "truth unknown" if np.isnan(dice[p]) else f"dice {panel.share(dice[p])}" for p in gallery
     ]

@@ -1,5 +1,5 @@
-"""What a reader sees first: the main scores with what they are to be read beside, and the counts of
-images by truth and answer."""
+"""The first part of a report: the main scores, each beside the number to compare it with, and the
+counts of images by truth and answer."""
 
 from typing import NamedTuple
 

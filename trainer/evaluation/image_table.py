@@ -90,7 +90,7 @@ def _class_columns(outcomes: Outcomes) -> list[Column]:
     return [
         Column("class", "class", labels, is_number=True),
         Column("predicted_class", "predicted class", p.argmax(axis=1).tolist(), is_number=True),
-        Column("p", "its p", _rounded_values(p.max(axis=1)), True),
+        _number_column("p", "its p", p.max(axis=1)),
     ]
 
 
@@ -109,7 +109,7 @@ def _lesion_columns(outcomes: Outcomes) -> list[Column]:
     return [
         Column("truth", "truth", truths),
         Column("result", "result", results),
-        Column("p_of_lesion", "p of a lesion", _rounded_values(p), True),
+        _number_column("p_of_lesion", "p of a lesion", p),
         *(_mask_columns(outcomes) if outcomes.decision.triplet is not None else ()),
     ]
 
@@ -118,20 +118,17 @@ def _mask_columns(outcomes: Outcomes) -> list[Column]:
     """Return the columns of the dice, the outlines' scores, and the areas, in percent of the image
     and in pixels of the source."""
     places, counts = outcomes.predictions.mask_places, outcomes.predictions.counts
-    columns = [
-        Column("dice", "dice", _rounded_values(outcomes.dice), True),
-        *_outline_columns(outcomes),
-    ]
+    columns = [_number_column("dice", "dice", outcomes.dice), *_outline_columns(outcomes)]
     for name, percents in zip(("truth", "predicted"), area_percents(outcomes), strict=True):
         areas = np.full(len(outcomes.dice), np.nan)
         areas[places] = percents
         title = f"{name} area, % of image"
-        columns.append(Column(f"{name}_area_percent", title, _rounded_values(areas), True))
+        columns.append(_number_column(f"{name}_area_percent", title, areas))
     pixels = {"truth": counts.truth, "predicted": outcomes.predicted_pixels()}
     for name, numbers in (pixels | {"image": counts.pixels}).items():
         values = np.full(len(outcomes.dice), None, object)
         values[places] = numbers.astype(int)
-        columns.append(Column(f"{name}_px", "", values.tolist(), True))
+        columns.append(Column(f"{name}_px", "", values.tolist(), is_number=True))
     return columns
 
 
@@ -141,9 +138,9 @@ def _outline_columns(outcomes: Outcomes) -> list[Column]:
     has_spacing, columns = outcomes.predictions.has_spacing, []
     for unit, is_unit in (("mm", has_spacing), ("px", ~has_spacing)):
         hd95, surface_dice = np.where(is_unit[:, None], outcomes.outlines, np.nan).T
-        columns.append(Column(f"hd95_{unit}", f"HD95, {unit}", _rounded_values(hd95), True))
+        columns.append(_number_column(f"hd95_{unit}", f"HD95, {unit}", hd95))
         title = f"surface dice, {unit}"
-        columns.append(Column(f"surface_dice_{unit}", title, _rounded_values(surface_dice), True))
+        columns.append(_number_column(f"surface_dice_{unit}", title, surface_dice))
     return columns
 
 
@@ -151,6 +148,11 @@ def area_percents(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     """Return the areas of the true and of the predicted masks in percent of the image, [M] each."""
     counts, predicted = outcomes.predictions.counts, outcomes.predicted_pixels()
     return 100 * counts.truth / counts.pixels, 100 * predicted / counts.pixels
+
+
+def _number_column(name: str, title: str, values: np.ndarray) -> Column:
+    """Return the column of numbers [N], rounded; nan is unknown."""
+    return Column(name, title, _rounded_values(values), is_number=True)
 
 
 def _rounded_values(values: np.ndarray) -> list:

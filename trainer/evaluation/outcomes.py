@@ -41,7 +41,7 @@ class Outcomes(NamedTuple):
 
     def take(self, places: np.ndarray) -> "Outcomes":
         """Return the outcomes of the images at these places, in their order."""
-        columns = (column[places] for column in self[2:])
+        columns = (column[places] for column in self[2:])  # the fields behind `predictions`
         return Outcomes(self.decision, self.predictions.take(places), *columns)
 
 

@@ -52,7 +52,7 @@ def open_splits(ensemble: Ensemble, lake: LakeInUse, is_frozen: bool) -> ScoredS
         parts[number] = part, left
         notes += part_notes
     if not is_tested:
-        return ScoredSplits(parts, None, notes)
+        return ScoredSplits(parts, test=None, notes=notes)
     test = splits.named_split(content, folder, "test")
     for part, split in parts:
         _check_patients(folder, split, splits.validation_names(part.settings), test)
@@ -86,7 +86,7 @@ def _without_learnt(part: Ensemble, folder: str, split: Split) -> tuple[Split, l
     if number < split.num_records:
         note = f"{number:,} of {split.num_records:,} images of {split.name} were left out: a run "
         return splits.without(split, is_learnt), [note + "learnt from them."]
-    if part.settings.val_split == part.settings.train_split:  # the config says so
+    if part.settings.val_split == part.settings.train_split:  # as the config asks for
         return split, [f"{split.name} is what the run learnt from: its scores are too high."]
     raise InputError(
         f"{folder}: a run learnt from all {number:,} images of {split.name}, so no thresholds can "

@@ -47,7 +47,7 @@ def load(
     """Return the ensemble of segmenters, or of classifiers alone; raise InputError where the
     members do not go together."""
     members = [Member(path, *load_network(path, level)) for path in workdirs]
-    classifier_members = [Member(path, *load_network(path, None)) for path in classifiers]
+    classifier_members = [Member(path, *load_network(path)) for path in classifiers]
     for member in classifier_members:
         if not member.config.is_classifier:
             raise InputError(

@@ -100,7 +100,7 @@ def vae_branch(deepest, widths: list[int], latent: int):
     x = keras.layers.Dense(math.prod(shape), activation="relu", name="vae_dense")(x)
     x = keras.layers.Reshape(shape, name="vae_map")(x)
     x = upsampling(x, widths[-1], "vae_entry")
-    return blocks.head(decoder(x, widths, None, "vae"), RECONSTRUCTION)
+    return blocks.head(decoder(x, widths, skips=None, name="vae"), RECONSTRUCTION)
 
 
 def block(x, filters: int, name: str):

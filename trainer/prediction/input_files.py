@@ -51,8 +51,17 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
     dtype = "uint8" if settings.storage.bits == 8 else "uint16"
     identity = *files.roots, *headers, *map(_size_and_time, files.roots)
     standings = exam.standings((header.exam for header in headers.values()), settings.exams)
-    more = identity, files.num_left_out, standings, bool(settings.exams)
-    return ImagesToPredict(readers, len(headers), dtype, headers, rejects, *more)
+    return ImagesToPredict(
+        readers,
+        len(headers),
+        dtype,
+        headers,
+        rejects,
+        identity=identity,
+        num_left_out=files.num_left_out,
+        remarks=standings,
+        is_known=bool(settings.exams),
+    )
 
 
 def _no_image_error(rejects: list[dict], num_files: int) -> InputError:
@@ -162,7 +171,7 @@ def _common_root(roots: dict[str, str]) -> str:
     """Return the folder in which all paths of --input lie; "" where they have none in common."""
     try:
         return os.path.commonpath(set(roots.values()))
-    except ValueError:  # no path, or some of them whole and others relative
+    except ValueError:  # there is no path, or some are relative and others not
         return ""
 
 

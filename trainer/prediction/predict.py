@@ -136,8 +136,8 @@ def check(ensemble: Ensemble, inputs: ImagesToPredict, options: OutputOptions) -
 def predict_images(
     ensemble: Ensemble, inputs: ImagesToPredict, with_image: bool, first_place: int = 0
 ) -> Iterator[ImagePrediction]:
-    """Yield what the networks predict for each image from a place on, without padding and rejects.
-    A batch is the same wherever an earlier start ended, and so is what comes of it."""
+    """Yield the networks' prediction for each image from a place on, without padding and rejects. A
+    batch is the same wherever an earlier start ended, and so is what comes of it."""
     size = ensemble.settings.batch_size
     start = first_place // size * size
     batches = images.batches(inputs.after(start), ensemble, one_image.FIELDS, with_image)

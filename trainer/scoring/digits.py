@@ -17,7 +17,7 @@ def decimals(num_images: int) -> int:
 
 
 def share(value: float, num_images: int) -> str:
-    """Return a score between -1 and 1 as text; "<0.01" for what is smaller and not 0, ">0.99" for
+    """Return a score between -1 and 1 as text; "<0.01" for a smaller one that is not 0, ">0.99" for
     what is not quite 1, "-" where it is not defined."""
     digits = decimals(num_images)
     if value < 1 and float(f"{value:.{digits}f}") == 1:
@@ -26,8 +26,8 @@ def share(value: float, num_images: int) -> str:
 
 
 def end(value: float, num_images: int) -> str:
-    """Return an end of a score's interval as text, as `share` does, but 1 for what is nearly 1: an
-    interval claims nothing by it."""
+    """Return an end of a score's interval as text, as `share` does, but 1 for one that is nearly 1:
+    an interval claims nothing by it."""
     if math.isnan(value):
         return "-"
     digits = decimals(num_images)

@@ -1,5 +1,5 @@
 """One workdir holds one run: whose a folder is. In: a workdir and the stages of a run. Out: leave
-to train there, before any file changes, or InputError with what is somebody else's.
+to train there, before any file changes, or InputError that names another run's file.
 """
 
 import json

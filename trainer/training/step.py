@@ -95,6 +95,7 @@ def replica_gradients(run: Run) -> Callable[[dict, tf.Tensor], tuple[list, dict]
     forward = objective.outputs(network, config.loss, wrap)
 
     def gradients(batch: dict, loss_scale: tf.Tensor) -> tuple[list, dict]:
+        """Return the pair of replica_gradients for a batch, or a part of one."""
         images, masks = prepare_batch(batch, config.augment)  # [B, S, S, 1] float32 each
         with tf.GradientTape() as tape:
             outputs = forward(images, training=True)  # [logits [B, S, S, heads] or [B, classes], …]
@@ -133,6 +134,7 @@ def _in_parts(gradients: Callable, num_parts: int) -> Callable:
 
     @tf.function  # with AutoGraph, for the loop
     def gradients_in_parts(batch: dict, loss_scale: tf.Tensor) -> tuple[list, dict]:
+        """Return the sums of `gradients` over the equal parts of a batch."""
         parts = {
             name: tf.reshape(values, (num_parts, values.shape[0] // num_parts, *values.shape[1:]))
             for name, values in batch.items()
@@ -202,6 +204,8 @@ def steps_in_one_call(
 
     @tf.function
     def several_steps(iterator, count):
+        """Take `count` steps and return their sums."""
+
         # Only the loop below needs AutoGraph, which took seconds of a start for the step.
         @tf.autograph.experimental.do_not_convert
         def one_step(end_before):

@@ -78,7 +78,7 @@ class Validation:
         images = to_unit(batch["image"], batch["window"])
         probabilities = metrics.to_probabilities(np.asarray(self.predict(images), np.float32))
         if self.config.is_classifier:
-            return draw_panel(title, batch, probabilities, None)
+            return draw_panel(title, batch, probabilities, predictions=None)
         probabilities = probabilities[..., -1:]
         predictions = (probabilities > THRESHOLD).astype(np.float32)
         return draw_panel(title, batch, probabilities, predictions)
@@ -90,7 +90,9 @@ def draw_panel(title: str, batch: dict, probabilities: np.ndarray, predictions) 
     images = np.asarray(to_unit(batch["image"], batch["window"]))[..., 0]
     if predictions is None:
         captions = list(map(panel.class_caption, batch["label"], probabilities))
-        return panel.side_by_side(title, images, None, None, captions, pairs_per_row=4)
+        return panel.side_by_side(
+            title, images, masks=None, predictions=None, captions=captions, pairs_per_row=4
+        )
     masks = batch["mask"][..., 0]
     dices = np.asarray(metrics.hard_dice(batch["mask"], predictions))
     captions = [f"dice {panel.share(dice)}" for dice in dices]

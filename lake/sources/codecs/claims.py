@@ -100,13 +100,14 @@ def _jpeg(frame: bytes) -> Claims | None:
         return None
     bits, height, width, samples = header
     colours = "RGB" if names in (b"RGB", b"rgb") else "YBR" if is_jfif else ""
-    if marker != LS_FRAME:
+    if marker == LS_FRAME:
+        # The scan's components, two bytes each, then the largest error of a near-lossless code.
+        code, is_lossless = "jpeg-ls", frame[start + 5 + 2 * frame[start + 4]] == 0
+    else:
         is_lossless = marker in LOSSLESS_FRAMES
         code = "jpeg-lossless" if is_lossless else "jpeg"
-        return Claims(code, height, width, samples, bits, False, is_lossless, colours)
-    # The scan's components, two bytes each, then the largest error of a near-lossless code.
-    near = frame[start + 5 + 2 * frame[start + 4]]
-    return Claims("jpeg-ls", height, width, samples, bits, False, near == 0, colours)
+    is_signed = False  # neither code has a sign
+    return Claims(code, height, width, samples, bits, is_signed, is_lossless, colours)
 
 
 def _jpeg_2000(frame: bytes, start: int) -> Claims | None:

@@ -77,9 +77,9 @@ def _read(frame: bytes) -> tuple[int, list[JpegScan]]:
             (interval,) = struct.unpack(">H", content)
         elif marker == SCAN:
             count = content[0]
-            chosen, selectors = content[1 : 1 + 2 * count : 2], content[2 : 2 + 2 * count : 2]
+            scan_names, selectors = content[1 : 1 + 2 * count : 2], content[2 : 2 + 2 * count : 2]
             predictor, _, transform = content[1 + 2 * count : 4 + 2 * count]
-            components = [names.index(name) for name in chosen]
+            components = [names.index(name) for name in scan_names]
             lengths = [tables[selector >> 4] for selector in selectors]
             data = frame[end : scan_end(frame, end)]
             scan = JpegScan(components, lengths, predictor, transform & 15, start, data, interval)

@@ -58,7 +58,9 @@ def read(data: bytes, tags: Collection[int], inflated_bytes: int | None = None) 
         if data[position : position + 2] != b"\x02\x00":
             break
         # The first group counts, and goes on to its last element, whatever it says of its length.
-        meta, position, _ = walk(data, position, "<", (TRANSFER_SYNTAX,), False, last_group=2)
+        meta, position, _ = walk(
+            data, position, "<", (TRANSFER_SYNTAX,), is_implicit=False, last_group=2
+        )
         syntax = syntax or text(meta, TRANSFER_SYNTAX)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         data, is_whole = _inflate(data[position:], inflated_bytes)

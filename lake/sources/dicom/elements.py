@@ -219,7 +219,7 @@ def end_of(data: bytes, position: int, order: str, budget: Iterator[int], level:
         elif level.is_item:
             vr, start, length = _value(data, position, order, len(data), level.is_implicit)
             if length == UNDEFINED:
-                levels.append(Level(False, has_implicit_items(vr), tag))
+                levels.append(Level(is_item=False, is_implicit=has_implicit_items(vr), tag=tag))
         elif _is_followed(data, (None, position, 0), level.tag, order, len(data)):
             levels, start = levels[:-1], position  # the sequence has no delimiter
         else:

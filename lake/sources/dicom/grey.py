@@ -39,7 +39,7 @@ LUMA = np.array((19595, 38470, 7471), np.uint32)
 
 
 class Grey(NamedTuple):
-    """Grey levels of one image, with what they mean and how they are displayed."""
+    """Grey levels of one image, their meaning (rescale) and how they are displayed (window)."""
 
     levels: np.ndarray  # [H, W] whole numbers 0 ... highest, larger is brighter
     highest: int

@@ -82,7 +82,7 @@ def _native_pixel_bytes(attributes: Attributes, numbers: dict[int, int], syntax:
     if element is None or pixels <= 0 or UID(syntax).is_encapsulated:
         return 0
     pixel_bytes, rest = divmod(element.end - element.start, pixels)
-    return pixel_bytes if rest <= 1 else 0  # a byte of padding
+    return pixel_bytes if rest <= 1 else 0  # a byte of padding may follow
 
 
 def _photometric(attributes: Attributes, samples: int, syntax: str) -> str:

@@ -68,7 +68,7 @@ def colours(values: np.ndarray, attributes: Attributes) -> np.ndarray:
     channels = [_palette(attributes, channel, inputs) for channel in range(3)]
     highest, bits = max(int(channel.outputs.max()) for channel in channels), channels[0].bits
     result = np.stack([channel.look_up(values) for channel in channels], axis=-1)
-    if bits > 8 and highest <= 255:  # entries of 8 bits, in whatever they are written
+    if bits > 8 and highest <= 255:  # entries of 8 bits, written in wider ones
         return np.rint(result * ((2**bits - 1) / 255)).astype(np.uint16)
     return (result >> 8 if bits <= 8 and highest > 255 else result).astype(np.uint16)
 

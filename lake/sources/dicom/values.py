@@ -91,12 +91,13 @@ def _read_of_wrong_representation(
     return readings[0] if readings else None
 
 
-def _unpack(element: Element, kind: str) -> list[float] | None:
-    """Return the binary numbers in an element, None where its length does not fit them."""
-    count, rest = divmod(element.end - element.start, struct.calcsize("=" + kind))
+def _unpack(element: Element, code: str) -> list[float] | None:
+    """Return the binary numbers in an element, by their code in `struct`; None where its length
+    does not fit them."""
+    count, rest = divmod(element.end - element.start, struct.calcsize("=" + code))
     if rest:
         return None
-    numbers = struct.unpack_from(f"{element.order}{count}{kind}", element.data, element.start)
+    numbers = struct.unpack_from(f"{element.order}{count}{code}", element.data, element.start)
     return list(map(float, numbers))
 
 

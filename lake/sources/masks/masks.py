@@ -41,7 +41,7 @@ def read(data: bytes, path: str, mask_values: tuple[str, ...] = ()) -> list[Mask
                 for uid, runs, size, values_in_file in dicom_masks.read(data, path, mask_values)
             ]
         if nifti_masks.is_nifti(data[: nifti_masks.HEADER_BYTES]):
-            choice = lesions.choose(nifti_masks.read(data), False, mask_values)
+            choice = lesions.choose(nifti_masks.read(data), is_lossy=False, mask_values=mask_values)
         else:
             choice = _choice_of_picture(data, mask_values)
         text = rle.to_text(rle.from_mask(choice.lesion))

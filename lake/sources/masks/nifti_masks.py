@@ -49,19 +49,19 @@ def read(data: bytes) -> np.ndarray:
         raise Reject("not-an-image", "no NIfTI-1 file with its values; save it as .nii or PNG")
     order = order_of(data) or ">"
     num_axes, *sizes = struct.unpack_from(f"{order}8h", data, DIM)
-    kind = struct.unpack_from(f"{order}h", data, DATATYPE)[0]
+    value_type = struct.unpack_from(f"{order}h", data, DATATYPE)[0]
     (offset,), (slope, intercept) = (
         struct.unpack_from(f"{order}f", data, VOX_OFFSET),
         struct.unpack_from(f"{order}2f", data, SCL_SLOPE),
     )
-    if not 1 <= num_axes <= 7 or min(sizes[:num_axes]) < 1 or kind not in TYPES:
-        raise Malformed(f"{num_axes} axes of {sizes} values of NIfTI's type {kind}")
-    width, height, *others = [*sizes[:num_axes], 1][: max(num_axes, 2)]
+    if not 1 <= num_axes <= 7 or min(sizes[:num_axes]) < 1 or value_type not in TYPES:
+        raise Malformed(f"{num_axes} axes of {sizes} values of NIfTI's type {value_type}")
+    width, height, *further_sizes = [*sizes[:num_axes], 1][: max(num_axes, 2)]
     check_pixels(height, width)
-    if math.prod(others) != 1:
-        raise Reject("multi-frame", f"{math.prod(others)} slices, expected one")
+    if math.prod(further_sizes) != 1:
+        raise Reject("multi-frame", f"{math.prod(further_sizes)} slices, expected one")
     _check_axes(data, order)
-    dtype = np.dtype(order + TYPES[kind])
+    dtype = np.dtype(order + TYPES[value_type])
     start, size = int(offset), height * width * dtype.itemsize
     if not HEADER_BYTES <= start <= len(data) - size:
         raise Malformed(f"{len(data)} bytes, expected {size} of values from byte {start} on")

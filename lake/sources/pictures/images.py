@@ -72,7 +72,7 @@ def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:
             lowest = -(2 ** (header.bits - 1))
             levels = levels.astype(np.int32) - lowest
         window = (0.0, float(highest))
-        if header.bits > 8:  # as of a DICOM: the image may use a small part of its bits
+        if header.bits > 8:  # as in DICOM, an image may use a small part of its bits
             window = pixels.extent(levels)
         rescale, spacing_mm = (1.0, float(lowest)), (0.0, 0.0)
         if bare is None:

@@ -135,10 +135,10 @@ def read_directory(file: BinaryIO, num_bytes: int) -> Directory:
     entries, is_last = _entries(file, start, order, is_big)
     _check_sizes(entries)
     numbers, places = {}, {}
-    for tag, (kind, count, place) in entries.items():
-        if tag in READ and kind in WHOLE:
-            content = _content(file, count * SIZES[kind], place)
-            numbers[tag] = struct.unpack(f"{order}{count}{WHOLE[kind]}", content)
+    for tag, (value_type, count, place) in entries.items():
+        if tag in READ and value_type in WHOLE:
+            content = _content(file, count * SIZES[value_type], place)
+            numbers[tag] = struct.unpack(f"{order}{count}{WHOLE[value_type]}", content)
             places[tag] = place
     if not is_last or _is_stack(file, entries):
         raise Reject("multi-frame", "several frames, pages or pictures, expected one")
@@ -183,19 +183,19 @@ def _entries(file: BinaryIO, start: bytes, order: str, is_big: bool) -> tuple[di
     content = _content(file, count * step + room, position)
     entries = {}
     for k in range(count):
-        tag, kind, number = struct.unpack_from(order + entry, content, k * step)
-        place, size = position + (k + 1) * step - room, number * SIZES.get(kind, 0)
+        tag, value_type, number = struct.unpack_from(order + entry, content, k * step)
+        place, size = position + (k + 1) * step - room, number * SIZES.get(value_type, 0)
         if size > room:
             (place,) = struct.unpack_from(order + pointer, content, (k + 1) * step - room)
         if tag in entries:
             raise Malformed(f"the TIFF has its tag {tag} twice")
-        entries[tag] = kind, number, place
+        entries[tag] = value_type, number, place
     return entries, not any(content[-room:])
 
 
 def _check_sizes(entries: dict) -> None:
     """Raise Reject for values that would fill the memory."""
-    size = sum(count * SIZES.get(kind, 0) for kind, count, _ in entries.values())
+    size = sum(count * SIZES.get(value_type, 0) for value_type, count, _ in entries.values())
     if size > MAX_TAG_BYTES:
         raise Reject("too-large", f"{size:,} bytes of TIFF tags, expected at most {MAX_TAG_BYTES}")
 
@@ -276,7 +276,7 @@ def _check_segments(numbers: dict, bits: int, num_bytes: int) -> None:
     if count > MAX_SEGMENTS:
         raise Reject("too-large", f"{count:,} strips or tiles, expected at most {MAX_SEGMENTS:,}")
     is_plain = _first(numbers, COMPRESSION, 1) == UNCOMPRESSED
-    if sizes is None and is_plain and count == 1:  # as old files may leave it out
+    if sizes is None and is_plain and count == 1:  # old files may leave the sizes out
         sizes = (math.ceil(width * samples * bits / 8) * height,)
     sizes = sizes or ()
     num_whole = sum(

@@ -56,7 +56,7 @@ def read_headers(file: BinaryIO, path: str, size: int) -> list[Header]:
 
 
 def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
-    """Return how a slice's pixels are coded. A lake never stores them unchanged, because it stores
+    """Return the coding of a slice's pixels. A lake never stores them unchanged, because it stores
     HU. Raises Reject for a DICOM slice whose header cannot be read."""
     if suffix_of(header.path):  # a volume's own file, not a DICOM slice
         int16_bytes = header.height * header.width * 2

@@ -39,16 +39,19 @@ def read(file_start: bytes) -> tuple[Layout, bytes]:
         raise Reject("not-a-volume", "axes that are not of space, such as colours; leave it out")
     if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){2}", fields.get("sizes", "")):
         raise Malformed("NRRD's sizes are not three whole numbers above 0")
-    kind, encoding = TYPES.get(fields.get("type", "").lower()), fields.get("encoding", "").lower()
-    if kind is None or encoding not in ("raw", "gzip", "gz"):
+    type_code, encoding = (
+        TYPES.get(fields.get("type", "").lower()),
+        fields.get("encoding", "").lower(),
+    )
+    if type_code is None or encoding not in ("raw", "gzip", "gz"):
         raise Reject("unsupported-volume", "expected numbers, encoding raw or gzip; save it so")
-    endian = fields.get("endian", "" if kind[1] != "1" else "little").lower()
+    endian = fields.get("endian", "" if type_code[1] != "1" else "little").lower()
     if endian not in ("little", "big"):
         raise Malformed("NRRD's endian is neither little nor big")
     if {"spacedirections", "spacings"}.isdisjoint(fields) or "nan" in fields.get("spacings", ""):
         raise Reject("bad-geometry", "neither space directions nor spacings; leave it out")
     width, height, num_slices = map(int, fields["sizes"].split())
-    dtype = np.dtype((">" if endian == "big" else "<") + kind)
+    dtype = np.dtype((">" if endian == "big" else "<") + type_code)
     data_file = None
     if "datafile" in fields:
         data_file, header_bytes = check_data_file(fields["datafile"], "unsupported-volume"), 0

@@ -85,7 +85,7 @@ def read_geometry(header: bytes, suffix: str, io_name: str, layout: Layout) -> G
         reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()
-        except RuntimeError:  # its message is an exception of C++
+        except RuntimeError:  # its message is about C++, and names no axis
             message = "SimpleITK reads no geometry from its header: axes at right angles?"
             raise Reject("bad-geometry", f"{message} resample tilted volumes") from None
     num_slices, height, width = layout.shape

@@ -21,7 +21,7 @@ class Numbers(NamedTuple):
 
 
 class GreyTensor(NamedTuple):
-    """Grey levels of one image, with what they mean and how they are displayed."""
+    """Grey levels of one image, their meaning (rescale) and how they are displayed (window)."""
 
     levels: tf.Tensor  # [H, W] int32, 0 ... highest, larger is brighter
     highest: tf.Tensor  # [] int32
