@@ -325,7 +325,7 @@ def test_the_codestreams_of_a_seg_are_bounded_as_those_of_images(lesion):
     wide = imagecodecs.jpegls_encode(np.zeros((4000, 4000), np.uint8))
     right = imagecodecs.jpegls_encode(lesion.astype(np.uint8))
     for frame, syntax, words in (
-        (runs, RLELossless, "more than 1920 pixels"),
+        (runs, RLELossless, "more than 1920 bytes"),
         (wide, JPEGLSLossless, "(4000, 4000, 1)"),
         (right, JPEGLSLossless, ""),
     ):
