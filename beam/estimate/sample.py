@@ -81,9 +81,9 @@ def read_header(path: str, size: int, options: ConversionOptions) -> FileCost:
         num_records = num_slices * (1.0 if is_unknown else options.empty_slices)
     # The second pass reads a file once per frame, a volume once; the pixels of an .mhd are in the
     # file beside it.
-    second_pass = (
-        max(size, num_slices * coding.num_bytes) if header.geometry else num_records * size
-    )
+    second_pass = num_records * size
+    if header.geometry:
+        second_pass = max(size, num_slices * coding.num_bytes)
     first_pass = min(size, REMOTE_HEADER_BYTES if is_remote(path) else HEADER_BYTES)
     return FileCost(
         path=path,

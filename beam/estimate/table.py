@@ -37,11 +37,9 @@ def rejects(estimate: Estimate, max_fraction: float) -> Iterator[str]:
     if share:
         reasons = shares(estimate.rejects, estimate.num_sampled)
         line = f"rejects  {share:>12.1%}  of the sample: {reasons}"
-        yield (
-            f"{line}; above --max_reject_fraction={max_fraction:g}"
-            if share > max_fraction
-            else line
-        )
+        if share > max_fraction:
+            line += f"; above --max_reject_fraction={max_fraction:g}"
+        yield line
 
 
 def splits(estimate: Estimate) -> Iterator[str]:

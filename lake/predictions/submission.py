@@ -69,9 +69,8 @@ def majority(texts: list[str], min_votes: int) -> str:
     edges = np.concatenate([rle.NO_RUNS, *(rle.runs(text, MAX_PIXELS) for text in texts)])
     places, inverse = np.unique(edges, return_inverse=True)
     starts, ends = (np.bincount(side, minlength=len(places)) for side in inverse.reshape(-1, 2).T)
-    is_in = np.r_[
-        False, np.cumsum(starts - ends) >= min_votes, False
-    ]  # from each place to the next
+    # From each place to the next.
+    is_in = np.r_[False, np.cumsum(starts - ends) >= min_votes, False]
     turns = np.flatnonzero(is_in[1:] != is_in[:-1]).reshape(-1, 2)
     return rle.to_text(places[turns] if len(turns) else rle.NO_RUNS)
 

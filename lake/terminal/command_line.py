@@ -37,9 +37,8 @@ class Parser(argparse.ArgumentParser):
         )
         lines = [f"  {self.prog} {line}" for line in example.splitlines()]
         title = "examples:" if len(lines) > 1 else "example:"
-        self.epilog = "\n\n".join(
-            filter(None, ["\n".join([title, *lines]) if lines else "", epilog])
-        )
+        examples = "\n".join([title, *lines]) if lines else ""
+        self.epilog = "\n\n".join(filter(None, [examples, epilog]))
         self.general = self.add_argument_group("general")
         add = self.general.add_argument
         add("-h", "--help", action="help", help="print this and exit")

@@ -63,9 +63,8 @@ def parse_record(record, names: Iterable[str]) -> dict:
     features = {}
     for name in names:
         value_type, count = example.FIELDS[name]
-        features[name] = tf.io.FixedLenFeature(
-            [] if count == 1 else [count], tensor_types[value_type]
-        )
+        shape = [] if count == 1 else [count]
+        features[name] = tf.io.FixedLenFeature(shape, tensor_types[value_type])
     return tf.io.parse_single_example(record, features)
 
 

@@ -112,10 +112,8 @@ def lines(counts: dict[str, Counts], side: int) -> Iterator[str]:
             f"data.side keeps more of them"
         )
     if any(part.num_thin for part in counts.values()):
-        texts = [
-            f"{part.num_thin:,} of {part.num_images:,} {KINDS[name]} images"
-            for name, part in counts.items()
-        ]
+        numbers = {name: f"{n.num_thin:,} of {n.num_images:,}" for name, n in counts.items()}
+        texts = [f"{text} {KINDS[name]} images" for name, text in numbers.items()]
         yield f"{' and '.join(texts)} are thinner than a pixel at {side} px (data.side)"
 
 

@@ -29,9 +29,8 @@ def from_outcomes(outcomes: Outcomes) -> dict[str, dict[str, list]]:
         bins = scores.in_bins(lesion.astype(np.float64))  # [N, 15]
         curves["calibration"] = _calibration(bins.sum(axis=0), lesion @ bins, is_positive @ bins)
     if outcomes.decision.triplet is not None:
-        curves["masks"] = _mask_curve(
-            predictions.counts, outcomes.reaches_threshold[predictions.mask_places]
-        )
+        reaches_threshold = outcomes.reaches_threshold[predictions.mask_places]
+        curves["masks"] = _mask_curve(predictions.counts, reaches_threshold)
         curves["pixels"] = _pixel_curve(predictions.counts)
         bins = [part.sum(axis=0) for part in scores.pixel_bins(predictions.counts)]
         curves.setdefault("calibration", _calibration(*bins))

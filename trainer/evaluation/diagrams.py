@@ -125,9 +125,8 @@ def _by_size(truth: np.ndarray, dice: np.ndarray) -> Chart:
         "Each dot is an image with a lesion. Small lesions are harder: one pixel too many or too "
         "few weighs more."
     )
-    x = Axis(
-        "size of the lesion, % of the image", truth.min() / 1.5, truth.max() * 1.5, is_log=True
-    )
+    ends = truth.min() / 1.5, truth.max() * 1.5
+    x = Axis("size of the lesion, % of the image", *ends, is_log=True)
     dots = Series("", truth.tolist(), dice.tolist(), "dots-1")
     return Chart("Dice by size of the lesion", text, x, Axis("dice", *UNIT), [dots])
 
@@ -139,13 +138,11 @@ def _agreement(truth: np.ndarray, predicted: np.ndarray) -> list[Chart]:
     differences, means = predicted - truth, (predicted + truth) / 2
     x = range_of([0, *means], "mean of both areas, % of the image", low=0.0)
     bias = differences.mean()
-    lines = [(f"mean difference {_with_sign(bias)}", bias, "rule")]
+    lines = [(f"mean difference {_delta(bias)}", bias, "rule")]
     if len(truth) >= FEWEST_FOR_LIMITS:
         spread = 1.96 * differences.std(ddof=1)
         low, high = bias - spread, bias + spread
-        lines.append(
-            (f"limits of agreement {_with_sign(low)} to {_with_sign(high)}", low, "rule-2")
-        )
+        lines.append((f"limits of agreement {_delta(low)} to {_delta(high)}", low, "rule-2"))
         lines.append(("", high, "rule-2"))
     y = range_of([0, *differences, *(line[1] for line in lines)], "prediction − truth, % points")
     series = [Series(name, [x.low, x.high], [level] * 2, look) for name, level, look in lines]
@@ -219,5 +216,6 @@ def _is_defined(*columns: Sequence) -> bool:
     return all(any(v is not None and math.isfinite(v) for v in column[1:]) for column in columns)
 
 
-def _with_sign(value: float) -> str:
+def _delta(value: float) -> str:
+    """Return a difference in words, with its sign."""
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -48,17 +48,8 @@ def tiles(scores: Scores) -> list[Tile]:
         elif name == "auc":
             reference, reference_text = CHANCE, f"chance: {text(CHANCE)}"
         ends_text = " to ".join(digits.end(end, scores.samples[name]) for end in ends or ())
-        tile = Tile(
-            name=name,
-            words=EVALUATED[name].words,
-            text=text(value),
-            value=value,
-            ends=ends,
-            ends_text=ends_text,
-            reference=reference,
-            reference_text=reference_text,
-        )
-        result.append(tile)
+        words, numbers = EVALUATED[name].words, (value, ends, ends_text)
+        result.append(Tile(name, words, text(value), *numbers, reference, reference_text))
     return result
 
 

@@ -51,17 +51,9 @@ def from_files(paths: Sequence[str], settings: ReaderSettings) -> ImagesToPredic
     dtype = "uint8" if settings.storage.bits == 8 else "uint16"
     identity = *files.roots, *headers, *map(_size_and_time, files.roots)
     standings = exam.standings((header.exam for header in headers.values()), settings.exams)
-    return ImagesToPredict(
-        readers,
-        len(headers),
-        dtype,
-        headers,
-        rejects,
-        identity=identity,
-        num_left_out=files.num_left_out,
-        remarks=standings,
-        is_known=bool(settings.exams),
-    )
+    images = ImagesToPredict(readers, len(headers), dtype, headers, rejects, identity)
+    is_known = bool(settings.exams)
+    return images._replace(num_left_out=files.num_left_out, remarks=standings, is_known=is_known)
 
 
 def _no_image_error(rejects: list[dict], num_files: int) -> InputError:

@@ -107,15 +107,10 @@ def _mean_map(paths: list[Path]) -> np.ndarray:
     InputError where they are not 8-bit grey PNGs of one size."""
     maps = [np.asarray(Image.open(io.BytesIO(path.read_bytes()))) for path in paths]
     for path, levels in zip(paths, maps, strict=True):
-        if levels.ndim != 2 or levels.dtype != np.uint8:
+        if levels.shape != maps[0].shape or levels.ndim != 2 or levels.dtype != np.uint8:
             raise InputError(
-                f"{path}: expected a map of 8-bit grey levels, as predict --probabilities writes "
-                f"it, not {levels.dtype} {list(levels.shape)}"
-            )
-        if levels.shape != maps[0].shape:
-            raise InputError(
-                f"{path}: expected a map of {maps[0].shape[0]} x {maps[0].shape[1]} pixels as "
-                f"{paths[0]} has, not {levels.shape[0]} x {levels.shape[1]}"
+                f"{path}: {levels.dtype} {list(levels.shape)}; expected 8-bit grey levels, and the "
+                f"size of {paths[0]}, {list(maps[0].shape[:2])}"
             )
     mean = np.mean(maps, axis=0, dtype=np.float64) / FULL
     return mean[..., None].astype(np.float32)

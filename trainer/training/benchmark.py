@@ -55,15 +55,8 @@ def report(
         storage.check_writable(json_path.parent)
     if config.stages:
         raise InputError("benchmark measures one run; give a config without stages")
-    options = [
-        "--config",
-        config_path,
-        "--lake",
-        config.lake,
-        "--steps",
-        str(num_steps),
-        *overrides,
-    ]
+    options = ["--config", config_path, "--lake", config.lake, *overrides]
+    options += ["--steps", str(num_steps)]
     if replica_numbers:
         batch = config.data.batch_size
         rows = [

@@ -93,9 +93,8 @@ def _with_streams(config: Config, worker: Worker) -> Config:
         )
     if num_streams == 1:
         return config
-    return config.model_copy(
-        update={"data": config.data.model_copy(update={"streams": num_streams})}
-    )
+    data = config.data.model_copy(update={"streams": num_streams})
+    return config.model_copy(update={"data": data})
 
 
 @contextlib.contextmanager

@@ -68,9 +68,8 @@ def check_parts(header: MainHeader) -> None:
     pixels = header.height * header.width
     tile = [min(sides) for sides in zip(header.tile, (header.height, header.width), strict=True)]
     tiles = (header.height // tile[0] + 2) * (header.width // tile[1] + 2)  # they may be shifted
-    tile_precincts = (
-        max(_most_precincts(tile, style) for style in header.precincts) * header.samples
-    )
+    tile_precincts = max(_most_precincts(tile, style) for style in header.precincts)
+    tile_precincts *= header.samples
     precincts = tile_precincts * tiles
     packets = tile_precincts * header.layers * max(map(len, header.precincts))
     if packets > MAX_PACKETS:

@@ -59,9 +59,8 @@ def read(
 def _read_image(data: bytes, path: str, mask_values: tuple[str, ...]) -> lesions.Choice:
     """Return the lesion of a mask stored as a one-frame DICOM image, and which of `mask_values`
     occur in it; raises Reject."""
-    [header] = dicom.read_headers(
-        io.BytesIO(data), path, len(data), image_id_from="name", frames="reject"
-    )
+    file = io.BytesIO(data)
+    [header] = dicom.read_headers(file, path, len(data), image_id_from="name", frames="reject")
     dataset = data_set.read(data, dicom.SCAN_TAGS)
     attributes = dicom.frame_attributes(dataset, 0)
     photometric = text(attributes, image_module.PHOTOMETRIC)
@@ -87,9 +86,8 @@ def _read_seg(
     """Return the list of `read` for a SEG: the masks of the chosen segments' frames, united by the
     image that they refer to; an image without a frame has no lesion. Raises Reject."""
     seg = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-    [header] = dicom.read_headers(
-        io.BytesIO(data), path, len(data), image_id_from="name", frames="first"
-    )
+    file = io.BytesIO(data)
+    [header] = dicom.read_headers(file, path, len(data), image_id_from="name", frames="first")
     size, num_frames = (header.height, header.width), int(seg.get("NumberOfFrames") or 1)
     if num_frames > MAX_FRAMES:
         raise Reject("too-large", f"{num_frames} frames, expected at most {MAX_FRAMES}")

@@ -39,10 +39,8 @@ def read(file_start: bytes) -> tuple[Layout, bytes]:
         raise Reject("not-a-volume", "axes that are not of space, such as colours; leave it out")
     if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){2}", fields.get("sizes", "")):
         raise Malformed("NRRD's sizes are not three whole numbers above 0")
-    type_code, encoding = (
-        TYPES.get(fields.get("type", "").lower()),
-        fields.get("encoding", "").lower(),
-    )
+    type_code = TYPES.get(fields.get("type", "").lower())
+    encoding = fields.get("encoding", "").lower()
     if type_code is None or encoding not in ("raw", "gzip", "gz"):
         raise Reject("unsupported-volume", "expected numbers, encoding raw or gzip; save it so")
     endian = fields.get("endian", "" if type_code[1] != "1" else "little").lower()
@@ -104,7 +102,6 @@ def _attached_header(fields: dict[str, str]) -> bytes:
     names += ("endian", "encoding", "spaceorigin", "spacings", "spaceunits", "centers")
     names_with_spaces = {"spacedimension": "space dimension", "spacedirections": "space directions"}
     names_with_spaces |= {"spaceorigin": "space origin", "spaceunits": "space units"}
-    lines = [
-        f"{names_with_spaces.get(name, name)}: {fields[name]}" for name in names if name in fields
-    ]
+    named = {names_with_spaces.get(name, name): fields[name] for name in names if name in fields}
+    lines = [f"{name}: {value}" for name, value in named.items()]
     return "\n".join(["NRRD0004", *lines, "", ""]).encode()

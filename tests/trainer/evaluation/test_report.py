@@ -239,7 +239,7 @@ def test_the_table_has_every_image_and_no_column_of_nothing():
     columns = {column.name: column.values for column in table.columns}
     [header, *lines] = image_table.csv_text(outcomes).splitlines()
     assert header == ",".join(columns) and len(lines) == 40
-    documented = (ROOT / "docs" / "evaluation.md").read_text().partition("## A row per image")[2]
+    documented = (ROOT / "docs" / "report.md").read_text().partition("## A row per image")[2]
     places = [documented.index(f"`{name}`") for name in columns]
     assert places == sorted(places)
     assert columns["dice"] == [round(float(dice), 4) for dice in outcomes.dice]

@@ -436,9 +436,13 @@ def test_members_of_lakes_stored_differently_are_refused(workdirs, tmp_path):
         (["maps", "maps"], ["--triplet", "0.5,2,0"], "--triplet=0.5,2,0"),
         (["maps", "maps"], ["--triplet", "0.5,x"], "--triplet=0.5,x"),
         (["maps", "none"], [], "no .png"),
-        (["maps", "larger"], [], "expected a map of 4 x 4 pixels"),
-        (["maps", "colour"], [], "expected a map of 8-bit grey levels"),
-        (["maps", "deep"], [], "deep/a.png: expected a map of 8-bit grey levels"),
+        (
+            ["maps", "larger"],
+            [],
+            "larger/a.png: uint8 [5, 4]; expected 8-bit grey levels, and the size of",
+        ),
+        (["maps", "colour"], [], "colour/a.png: uint8 [4, 4, 3]; expected"),
+        (["maps", "deep"], [], "deep/a.png: uint16 [4, 4]; expected"),
     ],
 )
 def test_votes_that_cannot_be_held(tmp_path, capsys, predictions, options, message):

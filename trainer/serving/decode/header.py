@@ -158,6 +158,8 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
     is_grey = tf.reduce_any(header.photometric == ["MONOCHROME1", "MONOCHROME2"]) & (samples == 1)
     frame_count = walk.text(image_module.FRAMES)
     has_groups = walk.is_filled(frames.SHARED_GROUPS) | walk.is_filled(frames.FRAME_GROUPS)
+    too_many_bits = "too-many-bits: {} bits per pixel, expected at most 16"
+    too_many_bits = format_error(too_many_bits, bits_stored)
     has_curve = walk.is_filled(grey.VOI_LUTS) | header.is_sigmoid
     return first_error(
         (
@@ -173,10 +175,7 @@ def _refusal(walk: Walk, header: Header, is_presented: bool) -> tf.Tensor:
             "no-pixels: no Rows, Columns and Bits Stored: not an image",
         ),
         (rows * columns > MAX_PIXELS, f"too-large: expected at most {MAX_PIXELS} pixels"),
-        (
-            bits_stored > 16,
-            format_error("too-many-bits: {} bits per pixel, expected at most 16", bits_stored),
-        ),
+        (bits_stored > 16, too_many_bits),
         (
             ~tf.strings.regex_full_match(frame_count, "0*1|") | has_groups,
             "multi-frame: more than one frame, or functional groups; expected one plain frame",
@@ -206,20 +205,17 @@ def _sample_checks(walk: Walk, header: Header) -> tuple:
     # Where a pixel takes the whole word, there is but one place for it.
     is_shifted = walk.is_filled(image_module.HIGH_BIT) & (bits_stored < bits_allocated)
     is_shifted &= walk.word(image_module.HIGH_BIT) != bits_stored - 1
-    bits = bits_stored, bits_allocated
+    is_odd_word = (bits_allocated != 8) & (bits_allocated != 16)
+    is_odd_sign = (pixel_representation != 0) & (pixel_representation != 1)
+    words = "undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16"
+    shifted = "undecodable: High Bit is not {} - 1, Bits Stored less 1"
     return (
         (
-            ((bits_allocated != 8) & (bits_allocated != 16)) | (bits_stored > bits_allocated),
-            format_error("undecodable: {} bits of {}, expected at most 8 of 8 or 16 of 16", *bits),
+            is_odd_word | (bits_stored > bits_allocated),
+            format_error(words, bits_stored, bits_allocated),
         ),
-        (
-            is_shifted,
-            format_error("undecodable: High Bit is not {} - 1, Bits Stored less 1", bits_stored),
-        ),
-        (
-            (pixel_representation != 0) & (pixel_representation != 1),
-            "undecodable: a Pixel Representation other than 0 and 1",
-        ),
+        (is_shifted, format_error(shifted, bits_stored)),
+        (is_odd_sign, "undecodable: a Pixel Representation other than 0 and 1"),
     )
 
 
