@@ -8,7 +8,7 @@ from pydantic import Field
 from trainer.config.section import Section, Share, Weight
 
 # The terms of a segmenter that learn from masks; a new term of this kind is added here.
-PIXEL_TERMS = ("dice", "bce", "weighted_bce", "focal", "tversky", "jaccard")
+PIXEL_TERMS = ("dice", "bce", "weighted_bce", "focal", "tversky", "jaccard", "lovasz")
 # The loss fields that a classifier's config may set. Classifiers ignore dice, bce and weighted_bce.
 CLASSIFIER_FIELDS = ("dice", "bce", "weighted_bce", "lesion_map", "label_smoothing")
 # The terms that need a certain part of a network: an empty_head, or a VAE branch.
@@ -31,6 +31,8 @@ class Loss(Section):
     focal: Weight = 0.0
     tversky: Weight = 0.0
     jaccard: Weight = 0.0
+    # The Lovász hinge of each image: a bound of 1 − IoU of the mask p > 0.5.
+    lovasz: Weight = 0.0
     # For a classifier with pooling=lesion_map: weighted BCE between its map and the mask, on images
     # whose mask is known.
     lesion_map: Weight = 0.0
@@ -54,7 +56,7 @@ class Loss(Section):
     # replicas.
     reduction: Literal["image", "batch"] = "image"
     # ε: the target of focal and the cross-entropies is y·(1 − ε) + ε/2, with C classes
-    # y·(1 − ε) + ε/C. The target of dice, tversky and jaccard stays y.
+    # y·(1 − ε) + ε/C. The target of dice, tversky, jaccard and lovasz stays y.
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     # Weights of the heads of deep supervision, the shallowest first; they are divided by their sum.
     # None: all heads weigh the same.

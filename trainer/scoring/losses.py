@@ -81,6 +81,32 @@ def jaccard(masks, logits, smooth: float = 1.0, pool=identity):
     return tversky(masks, logits, 1.0, 1.0, smooth, pool)
 
 
+def lovasz(masks, logits):
+    """Return the Lovász hinge of Berman et al. 2018 (arXiv:1705.08790), [B]: a convex bound of
+    1 − IoU of the masks z > 0. With m = 1 − (2y − 1)·z, sorted downwards, it is Σ max(m, 0)·ΔJ,
+    where ΔJ is what 1 − IoU grows by when that pixel is wrong, too. An empty mask costs its worst
+    pixel."""
+    logits = ops.cast(logits, "float32")
+    masks, logits = (
+        ops.reshape(part, (-1, num_pixels(masks))) for part in (ops.cast(masks, "float32"), logits)
+    )
+    errors = 1.0 - (2.0 * masks - 1.0) * logits
+    order = ops.argsort(-errors, axis=1)
+    is_lesion = ops.take_along_axis(masks, order, axis=1)  # [B, N]
+    area = ops.sum(is_lesion, axis=1, keepdims=True)
+    # Pixels up to and with each one: sums of zeros and ones are exact in float32.
+    overlap_px = area - ops.cumsum(is_lesion, axis=1)
+    union_px = area + ops.cumsum(1.0 - is_lesion, axis=1)
+    # ΔJ of neighbours in the order, without their difference: among a million pixels, two values
+    # of J are too close for float32.
+    before_px = ops.maximum(union_px - 1.0, 1.0)
+    growth = ops.where(is_lesion > 0, 1.0 / union_px, overlap_px / (before_px * union_px))
+    is_worst = ops.arange(errors.shape[1])[None] == 0
+    growth = growth + ops.cast(ops.logical_and(area == 0, is_worst), "float32")
+    hinges = ops.relu(ops.take_along_axis(errors, order, axis=1))
+    return errors.shape[1] * image_mean(hinges * ops.stop_gradient(growth))
+
+
 # --- cross-entropies ---
 
 
@@ -180,6 +206,7 @@ TERMS: dict[str, Callable] = {
         y, z, s.tversky_alpha, s.tversky_beta, s.smooth, pool
     ),
     "jaccard": lambda y, z, s, share, pool: jaccard(y, z, s.smooth, pool),
+    "lovasz": lambda y, z, s, share, pool: lovasz(y, z),
     "bce": lambda y, z, s, share, pool: bce(y, z, s.label_smoothing),
     "weighted_bce": lambda y, z, s, share, pool: weighted_bce(y, z, share, s.label_smoothing),
     "focal": lambda y, z, s, share, pool: focal(y, z, s.focal_gamma, s.label_smoothing),

@@ -58,7 +58,9 @@ def numbers() -> dict[str, list]:
     logits[[0, 2]], logits[3] = -1e4, 1e4
     labels, probabilities = masks.max(axis=(1, 2, 3)), 1 / (1 + np.exp(-logits.clip(-80, 80)))
     terms = learning.Loss(
-        **dict.fromkeys(("dice", "bce", "weighted_bce", "focal", "tversky", "jaccard"), 1.0),
+        **dict.fromkeys(
+            ("dice", "bce", "weighted_bce", "focal", "tversky", "jaccard", "lovasz"), 1.0
+        ),
         head_weights=[1, 3],
         label_smoothing=0.1,
     )
@@ -78,6 +80,7 @@ def numbers() -> dict[str, list]:
         "log dice": losses.log_dice(masks, logits),
         "tversky": losses.tversky(masks, logits, 0.3, 0.7),
         "jaccard": losses.jaccard(masks, logits),
+        "lovasz": losses.lovasz(masks, logits),
         "weighted bce": losses.weighted_bce(masks, logits, 0.1, 0.1),
         "focal": losses.focal(masks, logits, 2.0),
         "lesion": losses.lesion_bce(masks, ranks[:, None]),

@@ -82,6 +82,20 @@ def entropy(y, z, share=1.0, smoothing=0.0, gamma=0.0):
     )
 
 
+def lovasz(y, z):
+    """Berman's own code (LovaszSoftmax, lovasz_hinge_flat), in loops: a pixel's weight is by how
+    much 1 − IoU grows when it is wrong as well as all that are worse."""
+    y, z = y.ravel().tolist(), z.astype(np.float64).ravel().tolist()
+    pixels = sorted(zip(y, z, strict=True), key=lambda pixel: (2 * pixel[0] - 1) * pixel[1])
+    area, lost, alarms, before, total = sum(y), 0, 0, 0.0, 0.0
+    for truth, logit in pixels:
+        lost, alarms = lost + (truth == 1), alarms + (truth == 0)
+        jaccard_loss = 1 - (area - lost) / (area + alarms)
+        total += max(0.0, 1 - (2 * truth - 1) * logit) * (jaccard_loss - before)
+        before = jaccard_loss
+    return total
+
+
 # name: (ours of masks and logits, NumPy's of one image's y, p and z in float64)
 TERMS = {
     "dice": (losses.dice, lambda y, p, z: 1 - score(y, p, 1)),
@@ -96,6 +110,7 @@ TERMS = {
         lambda y, p, z: tversky(y, p, 0.3, 0.7, 0.5),
     ),
     "jaccard": (lambda m, z: losses.jaccard(m, z, 0), lambda y, p, z: tversky(y, p, 1, 1, 0)),
+    "lovasz": (losses.lovasz, lambda y, p, z: lovasz(y, z)),
     "bce": (losses.bce, lambda y, p, z: entropy(y, z)),
     "bce, smoothed": (lambda m, z: losses.bce(m, z, 0.1), lambda y, p, z: entropy(y, z, 1, 0.1)),
     "weighted bce": (
@@ -162,6 +177,37 @@ def test_bfloat16_logits_are_computed_in_float32(cases, name):
     loss = TERMS[name][0](tf.cast(masks, "uint8"), logits)
     assert loss.dtype == tf.float32
     assert np.array_equal(loss, TERMS[name][0](masks, tf.cast(logits, "float32")))
+
+
+def test_lovasz_has_the_slope_of_its_formula(cases):
+    masks, logits = (part[6:] for part in cases)
+    logits = np.clip(logits, -2, 2) * np.linspace(0.9, 1, logits[0].size).reshape(logits[0].shape)
+    watched = tf.constant(logits, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(watched)
+        loss = losses.lovasz(masks, watched)
+    gradient, step = tape.gradient(loss, watched).numpy(), 1e-5  # no two pixels change places
+    for image in range(len(masks)):
+        for place in np.ndindex(masks[image].shape):
+            sides = []
+            for sign in (1, -1):
+                moved = logits[image].astype(np.float64)
+                moved[place] += sign * step
+                sides.append(lovasz(masks[image].astype(np.float64), moved))
+            slope = (sides[0] - sides[1]) / (2 * step)
+            assert gradient[image][place] == pytest.approx(slope, abs=1e-4)
+    assert (np.abs(gradient) > 0).mean() > 0.3
+
+
+def test_lovasz_is_the_iou_of_plain_answers_and_keeps_its_digits_when_compiled():
+    """At ±1 a wrong pixel's hinge is 2 and a right one's 0: it is 2·(1 − IoU); of a megapixel."""
+    masks = np.zeros((1, 1024, 1024, 1), np.float32)
+    masks[:, :100] = 1
+    logits = np.full_like(masks, -1)
+    logits[:, 50:130] = 1
+    expected = 2 * (1 - 50 / 130)
+    for call in (losses.lovasz, tf.function(losses.lovasz, jit_compile=True)):
+        assert float(call(masks, logits)[0]) == pytest.approx(expected, rel=3e-5)
 
 
 def test_an_empty_mask_is_right_when_nothing_is_predicted():

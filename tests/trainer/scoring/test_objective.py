@@ -71,6 +71,7 @@ def test_every_option_of_the_loss_counts(truth):
         ({"tversky": 1, "tversky_alpha": 0.9, "tversky_beta": 0.2, "smooth": 5},
          losses.tversky(masks, logits, 0.9, 0.2, 5)),
         ({"jaccard": 1, "smooth": 0}, losses.jaccard(masks, logits, 0)),
+        ({"lovasz": 2}, 2 * losses.lovasz(masks, logits)),
         ({"weighted_bce": 2}, 2 * losses.weighted_bce(masks, logits, 0.1)),
         ({"bce": 1, "label_smoothing": 0.2}, losses.bce(masks, logits, 0.2)),
         ({"weighted_bce": 1, "label_smoothing": 0.2}, losses.weighted_bce(masks, logits, 0.1, 0.2)),

@@ -16,7 +16,7 @@ KEPT = {
     "data": "side fit batch_size train_split val_split fold group_shards positive_share "
     "positives_only",
     "augment": "one_of fill",
-    "loss": "dice bce weighted_bce focal tversky jaccard lesion_map lesion reconstruction "
+    "loss": "dice bce weighted_bce focal tversky jaccard lovasz lesion_map lesion reconstruction "
     "kl_divergence smooth reduction label_smoothing head_weights",
     "optimizer": "kind learning_rate schedule cycle_epochs weight_decay clip_norm ema swa_epochs "
     "encoder_rate frozen_epochs",
