@@ -37,6 +37,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     for add_command in (
         add_train,
         add_find_lr,
+        add_average,
         add_evaluate,
         add_predict,
         add_export,
@@ -80,6 +81,23 @@ def add_find_lr(command: Callable) -> None:
     rate = {"type": cli.between(0, math.inf), "metavar": "RATE"}
     add("--lowest", default=1e-9, help="of the first step", **rate)
     add("--highest", default=1.0, help="of the last step", **rate)
+
+
+def add_average(command: Callable) -> None:
+    """Add the options of average."""
+    example = "--workdir runs/unetpp --output runs/unetpp_mean"
+    summary = "make one network of the mean of several epochs' weights"
+    average = command("average", help=summary, example=example)
+    add = average.add_argument_group("weights").add_argument
+    workdir = "a run that has kept several epochs (train.keep)"
+    add("--workdir", required=True, type=cli.any_path, metavar="FOLDER", help=workdir)
+    files = "weights of the same network; default: those that the run has kept"
+    add("--weights", type=cli.any_path, metavar="H5", help=files, **MANY)
+    lake = "where the run's lake lies now, whose training images give batch norm its statistics"
+    add("--lake", metavar="ROOT/NAME/VERSION", help=lake)
+    add = average.add_argument_group("output").add_argument
+    output = "a new folder, which evaluate, predict and export take as a --workdir"
+    add("--output", required=True, type=cli.any_path, metavar="FOLDER", help=output)
 
 
 def add_evaluate(command: Callable) -> None:

@@ -1,9 +1,10 @@
-"""python -m trainer.task train|find_lr|evaluate|predict|export|vote|froc|augment|benchmark: trains
-on a lake, and uses what was trained.
+"""python -m trainer.task train|find_lr|average|evaluate|predict|export|vote|froc|augment|benchmark:
+trains on a lake, and uses what was trained.
 
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
 find_lr    lake + config -> a learning rate, from a short run in which it grows at each step
+average    workdir -> another one, with the mean of the weights that it has kept
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 predict    workdirs + a lake or files -> submission.csv, overlays, probability maps, DICOM SEGs,
            nodule candidates
@@ -58,6 +59,23 @@ def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
     from trainer.training import lr_finder
 
     return lr_finder.report(config, flags.workdir, flags.steps, flags.lowest, flags.highest)
+
+
+def average(flags: argparse.Namespace, overrides: list[str]) -> str:
+    """Write the mean of a run's weights and print what was averaged."""
+    _refuse(flags, overrides)
+    from trainer import workdir
+
+    if not storage.is_remote(flags.workdir):
+        workdir.check_is_trained(flags.workdir)
+    for path in flags.weights:
+        storage.check_exists("--weights", path)
+    if flags.lake:
+        _check_lake(flags.lake)
+    storage.check_new(flags.output)
+    from trainer.training import mean_weights
+
+    return mean_weights.write(flags.workdir, flags.weights, flags.lake, flags.output)
 
 
 def augment(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -174,7 +192,18 @@ def froc(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, find_lr, evaluate, predict, export, vote, froc, augment, benchmark)
+    for command in (
+        train,
+        find_lr,
+        average,
+        evaluate,
+        predict,
+        export,
+        vote,
+        froc,
+        augment,
+        benchmark,
+    )
 }
 
 

@@ -28,7 +28,7 @@ from trainer.inference.calibration import Calibration
 from trainer.inference.decision import Decision, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.kinship import LakeInUse
-from trainer.workdir import METRICS, read_json, write_metrics
+from trainer.workdir import AVERAGE, METRICS, read_json, write_metrics
 
 
 def evaluate(
@@ -233,10 +233,13 @@ def _lost_lesions(parts: Sequence[SplitPredictions]) -> list[Remark]:
 
 
 def _unfinished(ensemble: Ensemble) -> list[Remark]:
-    """Return a remark about each member that has not trained all its epochs."""
+    """Return a remark about each member that has not trained all its epochs, or is a mean."""
     notes = []
     for workdir, config, _ in ensemble.everyone:
-        epoch = read_json(workdir / METRICS).get("last", {}).get("epoch")
+        metrics = read_json(workdir / METRICS)
+        if AVERAGE in metrics:
+            notes.append(Remark("average", "", f"{workdir} is {metrics[AVERAGE]['text']}"))
+        epoch = metrics.get("last", {}).get("epoch")
         if epoch is not None and epoch < config.train.epochs:
             text = f"{workdir}: the best of {epoch} epochs so far, of {config.train.epochs}."
             notes.append(Remark("unfinished", "", text))

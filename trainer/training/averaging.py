@@ -72,14 +72,19 @@ def moving_statistics(network: keras.Model) -> list:
     ]
 
 
-def estimate_statistics(network: keras.Model, strategy, forward: Callable, batches) -> None:
-    """Make each moving statistic its mean over the batches; `forward(batch)` calls the network in
-    training mode, within a replica."""
-    layers = [
+def layers_with_statistics(network: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Return the layers whose moving statistics follow the batches: not those that are frozen."""
+    return [
         layer
         for layer in weight_files.layers_with_weights(network).values()
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
+
+
+def estimate_statistics(network: keras.Model, strategy, forward: Callable, batches) -> None:
+    """Make each moving statistic its mean over the batches; `forward(batch)` calls the network in
+    training mode, within a replica."""
+    layers = layers_with_statistics(network)
     if not layers:
         return
     with strategy.scope():

@@ -169,14 +169,19 @@ def weights_to_validate(run: Run) -> Iterator[None]:
         return
     run.averages.swap()
     if is_swa:
-
-        def forward(batch: dict):
-            run.network(prepare_batch(batch, run.config.augment)[0], training=True)
-
-        batches = batches_from(run, (epochs - 1) * run.steps_per_epoch)  # of the last epoch
-        averaging.estimate_statistics(run.network, run.strategy, forward, batches)
+        estimate_statistics(run)
     yield
     run.averages.swap()
+
+
+def estimate_statistics(run: Run) -> None:
+    """Estimate the statistics of batch norm anew, on the batches of the run's last epoch."""
+
+    def forward(batch: dict):
+        run.network(prepare_batch(batch, run.config.augment)[0], training=True)
+
+    batches = batches_from(run, (run.config.train.epochs - 1) * run.steps_per_epoch)
+    averaging.estimate_statistics(run.network, run.strategy, forward, batches)
 
 
 def write_curves(run: Run, sums: dict, curves: dict, is_best: bool) -> None:
