@@ -61,7 +61,8 @@ def add_train(command: Callable) -> None:
 
 
 def _config_help() -> str:
-    """Return what --config takes and --section.field=value overrides, for the help of train."""
+    """Return the part of train's help that lists the sections of --section.field=value and the
+    configs of --config."""
     lines = [f"  {name:10} {meaning}" for name, meaning in SECTIONS.items()]
     sections = "\n".join([f"{OVERRIDES}; the sections:", *lines])
     configs = "\n".join(f"  {line}" for line in shipped.listing().splitlines())

@@ -24,8 +24,8 @@ class Options(PipelineOptions):
         return views[cls]
 
     def __getstate__(self) -> dict:
-        """Return what copies and pickles are made of: without the views, as Beam leaves a secret
-        out of the values."""
+        """Return the state for copies and pickles: without the views, as Beam leaves a secret out
+        of the values."""
         return {key: value for key, value in super().__getstate__().items() if key != "_views"}
 
 
@@ -42,6 +42,7 @@ def _remembering(read):
 
     @functools.wraps(read)
     def remember(callable_) -> tuple[list, list]:
+        """Return the names and defaults of a function, read at its first call alone."""
         if type(callable_) is types.FunctionType:
             memory, key = functions, callable_
         elif type(callable_) is types.MethodType and type(callable_.__func__) is types.FunctionType:

@@ -41,7 +41,7 @@ def with_thresholds(
 ) -> None:
     """Write thresholds as if evaluate had chosen them, which keep a part of the masks, and about
     30 % of each; `calibration`: as if it had fitted it before."""
-    system = system.calibrated(calibration)
+    system = system.with_calibration(calibration)
     inputs = images.from_lake(str(lake), "test")
     batch = next(iter(images.batches(inputs, system, ("image_id",), with_image=False)))
     outputs = system(batch)

@@ -19,7 +19,7 @@ MASK_THRESHOLD = 0.5  # a resampled pixel is lesion where more than half of it i
 
 
 class Column(NamedTuple):
-    """A column of the table of draws: what it is for, and when its transform happens."""
+    """A column of the table of draws: its parameter, and when its transform happens."""
 
     name: str  # "affine.rotate_deg"; several columns in a row are one parameter's
     parameter: Parameter
@@ -44,7 +44,7 @@ def table_columns(settings: Augment, side: int) -> list[Column]:
 
 
 def num_draws(settings: Augment, side: int) -> int:
-    """Return P, how many numbers in [0, 1) an example takes."""
+    """Return P, the number of draws in [0, 1) that an example takes."""
     return len(table_columns(settings, side))
 
 

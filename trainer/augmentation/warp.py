@@ -77,8 +77,8 @@ def _linear_map(parameters: dict):
 
 
 def _optical(rows, columns, side: int, parameters: dict):
-    """Return how far a pixel moves, [B, S, S], as a share of its rows [B, S, 1] and columns
-    [B, 1, S] from the lens's centre, and these."""
+    """Return the share [B, S, S] by which a pixel moves of its distances from the lens's centre,
+    and these: rows [B, S, 1] and columns [B, 1, S]."""
     k = parameters["optical.k"]
     rows = rows - parameters["optical.centre_row"]
     columns = columns - parameters["optical.centre_column"]
@@ -99,16 +99,16 @@ def _grid(wider, side: int):
     return ops.matmul(wider, _grid_weights(wider.shape[-1], side)) / mean
 
 
-def _grid_weights(steps: int, side: int) -> np.ndarray:
-    """Return [N, S]: how far each pixel moves for a step that is 1 wider, before all are brought to
-    the side's length again."""
+def _grid_weights(num_steps: int, side: int) -> np.ndarray:
+    """Return [N, S]: the distance that each pixel moves for a step that is 1 wider, before all are
+    brought to the side's length again."""
     # A wider step moves all nodes behind it by 1. Bringing the whole back to its length moves node
     # j back by j / N. Between two nodes the movement is linear: hat functions.
-    nodes = np.arange(steps + 1)
-    moves = (nodes[None] > np.arange(steps)[:, None]) - nodes / steps  # [N, N + 1]
-    centres = (np.arange(side) + 0.5) / side * steps  # of pixels, in steps
+    nodes = np.arange(num_steps + 1)
+    moves = (nodes[None] > np.arange(num_steps)[:, None]) - nodes / num_steps  # [N, N + 1]
+    centres = (np.arange(side) + 0.5) / side * num_steps  # of pixels, in steps
     hats = np.maximum(0, 1 - np.abs(centres - nodes[:, None]))  # [N + 1, S]
-    return np.float32(moves @ hats * side / steps)
+    return np.float32(moves @ hats * side / num_steps)
 
 
 def _elastic(control, side: int):
@@ -145,10 +145,10 @@ def _to_bands(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return near, np.take_along_axis(bands, near[:, None], axis=2)
 
 
-def _spline_weights(knots: int, side: int) -> np.ndarray:
+def _spline_weights(num_knots: int, side: int) -> np.ndarray:
     """Return [S, K]: the uniform cubic B-spline at each pixel's centre; each row sums to 1."""
-    centres = (np.arange(side) + 0.5) / side * (knots - 3) + 1  # of pixels, in knots
-    distance = np.abs(centres[:, None] - np.arange(knots))
+    centres = (np.arange(side) + 0.5) / side * (num_knots - 3) + 1  # of pixels, in knots
+    distance = np.abs(centres[:, None] - np.arange(num_knots))
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = np.maximum(2 - distance, 0) ** 3 / 6
     return np.float32(np.where(distance < 1, near, far))

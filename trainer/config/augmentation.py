@@ -68,8 +68,8 @@ class Transform(Section):
     probability: Share = 0.0
 
     def parameters(self, side: int) -> dict[str, Parameter]:
-        """Return what one example draws, for images [side, side]: one number per range, unless a
-        transform says otherwise."""
+        """Return the parameters that one example draws, for images [side, side]: one number per
+        range, unless a transform says otherwise."""
         return {
             name: Parameter(*getattr(self, field), neutral.value)
             for field, info in type(self).model_fields.items()

@@ -114,10 +114,11 @@ class Optimizer(Section):
     swa_epochs: int = Field(0, ge=0)
 
     def clashes(self) -> Iterator[str]:
-        """Yield a message where cycle_epochs and the schedule do not fit, and for two averages."""
+        """Yield a message where cycle_epochs and the schedule do not fit, and where both ema and
+        swa_epochs are set."""
         if self.cycle_epochs and self.schedule not in ("cosine", "cyclic"):
             yield f"cycle_epochs={self.cycle_epochs:g} needs schedule=cosine or cyclic"
         if self.schedule == "cyclic" and not self.cycle_epochs:
-            yield "schedule=cyclic needs cycle_epochs, the length of one way up and down"
+            yield "schedule=cyclic needs cycle_epochs, the length of one rise and fall"
         if self.ema and self.swa_epochs:
             yield "ema and swa_epochs are two averages of the weights; give one of them"

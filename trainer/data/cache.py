@@ -189,7 +189,7 @@ def _in_memory(split: Split, data: Data, batches: Callable) -> DecodedImages:
         rows = slice(row, row := row + len(image_part))
         image[rows], mask[rows] = image_part, mask_part
         parts.append(fields)
-    return DecodedImages(_row_numbers(split), image, mask, _joined(parts))
+    return DecodedImages(_row_numbers(split), image, mask, _join_fields(parts))
 
 
 def _write_files(split: Split, data: Data, batches: Callable, folder: Path) -> None:
@@ -203,10 +203,10 @@ def _write_files(split: Split, data: Data, batches: Callable, folder: Path) -> N
             images.write(image_part.data)
             masks.write(mask_part.data)
             parts.append(fields)
-    np.savez(folder / OTHERS, **_joined(parts))
+    np.savez(folder / OTHERS, **_join_fields(parts))
 
 
-def _joined(parts: list[dict]) -> dict[str, np.ndarray]:
+def _join_fields(parts: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

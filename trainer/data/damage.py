@@ -101,7 +101,8 @@ def _shards(content: dict, folder: str, names: Collection[str]) -> Iterator[tupl
 
 
 def _fault(path: Path, shard: dict) -> str:
-    """Return how the bytes of a shard differ from those of the manifest's entry; "": not at all."""
+    """Return a message on how the bytes of a shard differ from those of the manifest's entry; "":
+    not at all."""
     try:
         if not path.exists():
             return "no such file"

@@ -33,6 +33,7 @@ class RowFile:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of these numbers [N]; raise InputError where the file has changed."""
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         descriptor, num_bytes = self._file.fileno(), values.nbytes // max(1, len(rows))
         starts = (self._start + num_bytes * rows.astype(np.int64)).tolist()

@@ -24,7 +24,8 @@ def choose(
 
     The rule one_se (Breiman et al. 1984, section 3.4.3) takes another one of those whose mean dice
     is within one standard error of the best: that with the highest dice of images with a lesion,
-    which no mask gains by being emptied. `groups`: the patient of each image, [N].
+    which no mask gains by being emptied. `groups`: the patient of each image, [N]. Raises
+    InputError where no image has a mask.
     """
     if not len(counts.truth):
         raise InputError("the validation split has no image with a mask to choose thresholds on")
@@ -32,7 +33,7 @@ def choose(
     mean_gains = _means(counts, lesion, gates)  # [G, T, A, K]
     best = np.unravel_index(mean_gains.argmax(), mean_gains.shape)
     if rule == "one_se" and (counts.truth > 0).any():
-        best = _keeping_most(counts, lesion, gates, groups, mean_gains, best)
+        best = _best_on_lesions(counts, lesion, gates, groups, mean_gains, best)
     gate, top, area, bottom = best
     return Decision(Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom]), gates[gate])
 
@@ -62,7 +63,7 @@ def _means(counts: Counts, lesion: np.ndarray | None, gates: Sequence, weights=N
     return np.round(np.stack(means), 12)
 
 
-def _keeping_most(
+def _best_on_lesions(
     counts: Counts,
     lesion: np.ndarray | None,
     gates: Sequence,
@@ -108,14 +109,17 @@ def _errors(
 
 def choose_for_classifier(lesion: np.ndarray, labels: np.ndarray) -> Decision:
     """Return the threshold on p of a lesion, one of the images' own p [N], with the highest
-    sensitivity + specificity (Youden 1950); labels [N] are -1 where unknown."""
+    sensitivity + specificity (Youden 1950); labels [N] are -1 where unknown. Raises InputError
+    where all labels are alike."""
     is_labelled = labels >= 0
     lesion, is_positive = lesion[is_labelled], labels[is_labelled] > 0
     if is_positive.all() or not is_positive.any():
         raise InputError("the validation split has images of one class alone; thresholds need both")
     thresholds = np.unique(lesion)  # [T], ascending
     below = [
-        np.searchsorted(np.sort(lesion[kind]), thresholds) for kind in (is_positive, ~is_positive)
+        np.searchsorted(np.sort(lesion[rows]), thresholds) for rows in (is_positive, ~is_positive)
     ]
     missed_share, cleared_share = below[0] / is_positive.sum(), below[1] / (~is_positive).sum()
-    return Decision(None, float(thresholds[np.round(cleared_share - missed_share, 12).argmax()]))
+    return Decision(
+        lesion_threshold=float(thresholds[np.round(cleared_share - missed_share, 12).argmax()])
+    )

@@ -56,7 +56,8 @@ def evaluate(
 
 
 def _with_choices_of_config(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
-    """Return the options with what the config of the first run says where they say nothing."""
+    """Return the options, with the values of the first run's config where they have none; raise
+    InputError for a calibration of more than two classes."""
     settings, classes = ensemble.config.evaluate, getattr(ensemble.config.model, "classes", None)
     choices = options._replace(
         choose=options.choose or settings.choose, calibrate=options.calibrate or settings.calibrate
@@ -90,11 +91,11 @@ def _own_thresholds(ensemble: Ensemble, options: ScoreOptions) -> tuple[str, Dec
     thresholds that were chosen on it, None where it is gone)."""
     try:
         return "", read_decision(ensemble)
-    except InputError:  # not evaluated yet
+    except InputError:  # the ensemble was not evaluated yet
         pass
     try:
         own_lake = kinship.lake_in_use(ensemble, None)
-    except InputError:  # gone, or several
+    except InputError:  # the runs' lake is gone, or there are several
         return "", None
     print(f"first on the run's own lake, which the thresholds are chosen on: {own_lake.folder}")
     table = _evaluate(ensemble, own_lake, None, options, None, None)
@@ -134,9 +135,9 @@ def _evaluate(
     notes = [
         *(Remark("lake", "", text) for text in lake.notes),
         *(Remark("images", "", text) for text in scored.notes),
-        *_borrowed(lake, frozen, chosen_on),
+        *_borrowed_thresholds(lake, frozen, chosen_on),
         *_lost_lesions(last_parts),
-        *_unfinished(ensemble),
+        *_unfinished_runs(ensemble),
         *remarks(outcomes, scores, options, chosen_on),
     ]
     origin = results.provenance_of(lake, outcomes, chosen_on, time.monotonic() - start_time)
@@ -196,18 +197,18 @@ def _predict_splits(
         validation = join([part.predictions for part in parts])
         if options.calibrate != calibration.NONE:
             scale = calibration.fit(options.calibrate, validation.scores, validation.labels)
-        validation = validation.calibrated(scale)
-        parts = [part.calibrated(scale) for part in parts]
+        validation = validation.with_calibration(scale)
+        parts = [part.with_calibration(scale) for part in parts]
         decision = _choose_thresholds(ensemble, validation, options.choose, scale)
         name = " and ".join(split.name for _, split in scored.validation)
         outcomes[name] = decide(validation, decision)
     if scored.test:
-        parts = [predict(ensemble, scored.test).calibrated(scale)]
+        parts = [predict(ensemble, scored.test).with_calibration(scale)]
         outcomes[scored.test.name] = decide(parts[0].predictions, decision)
     return outcomes, parts
 
 
-def _borrowed(lake: LakeInUse, frozen: Decision | None, chosen_on: str) -> list[Remark]:
+def _borrowed_thresholds(lake: LakeInUse, frozen: Decision | None, chosen_on: str) -> list[Remark]:
     """Return a remark about thresholds that were chosen on a lake which is not that of the runs."""
     if lake.is_own or frozen is not None:
         return []
@@ -232,7 +233,7 @@ def _lost_lesions(parts: Sequence[SplitPredictions]) -> list[Remark]:
     return [Remark("lost_lesions", name, text)]
 
 
-def _unfinished(ensemble: Ensemble) -> list[Remark]:
+def _unfinished_runs(ensemble: Ensemble) -> list[Remark]:
     """Return a remark about each member that has not trained all its epochs, or is a mean."""
     notes = []
     for workdir, config, _ in ensemble.everyone:

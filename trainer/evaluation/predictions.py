@@ -73,7 +73,7 @@ class Predictions(NamedTuple):
         counts = Counts(THRESHOLDS, *(column[rows] for column in self.counts[1:]))
         return Predictions(**columns, counts=counts)
 
-    def calibrated(self, calibration: Calibration | None) -> "Predictions":
+    def with_calibration(self, calibration: Calibration | None) -> "Predictions":
         """Return the predictions with calibrated scores and p of a lesion; None changes nothing."""
         if calibration is None:
             return self
@@ -92,10 +92,10 @@ class SplitPredictions(NamedTuple):
     num_lesions: int = 0  # true masks that are not empty
     num_lost: int = 0  # those of them that are, at the network's side
 
-    def calibrated(self, calibration: Calibration | None) -> "SplitPredictions":
+    def with_calibration(self, calibration: Calibration | None) -> "SplitPredictions":
         """Return the same with a calibrated ensemble and its predictions."""
-        predictions = self.predictions.calibrated(calibration)
-        ensemble = self.ensemble.calibrated(calibration)
+        predictions = self.predictions.with_calibration(calibration)
+        ensemble = self.ensemble.with_calibration(calibration)
         return self._replace(ensemble=ensemble, predictions=predictions)
 
 

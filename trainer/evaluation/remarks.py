@@ -30,7 +30,7 @@ def remarks(
     options: ScoreOptions,
     chosen_on: str | None = None,
 ) -> list[Remark]:
-    """Return what is to be said of the splits, what matters most first; `outcomes` and `scores` by
+    """Return the remarks about the splits, the most important first; `outcomes` and `scores` by
     split, the thresholds' own first; `chosen_on`: words for images of another lake, where the
     thresholds are of that one and frozen."""
     chosen_on = chosen_on or next(iter(outcomes))

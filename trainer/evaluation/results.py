@@ -97,7 +97,7 @@ def provenance_of(
 
 
 def limits(content: dict, outcomes: dict[str, Outcomes], chosen_on: str) -> list[str]:
-    """Return what the scores do not say, a sentence each."""
+    """Return the limits of the scores, a sentence each."""
     *_, last = outcomes.values()
     texts = [
         "Not a medical device: for research alone.",
@@ -108,11 +108,11 @@ def limits(content: dict, outcomes: dict[str, Outcomes], chosen_on: str) -> list
         f"{bootstrap.unit(last.predictions.groups)} happened to be in the split; another training "
         f"of the same network adds to that.",
     ]
-    others = [name for name in outcomes if name != chosen_on]
-    if last.decision and others:
-        are_scored = ", whose scores are therefore too high" * (chosen_on in outcomes)
+    other_splits = [name for name in outcomes if name != chosen_on]
+    if last.decision and other_splits:
+        effect = ", whose scores are therefore too high" if chosen_on in outcomes else ""
         texts.append(
-            f"The thresholds were chosen on {chosen_on}{are_scored}; {' and '.join(others)} had "
+            f"The thresholds were chosen on {chosen_on}{effect}; {' and '.join(other_splits)} had "
             f"no part in the choice."
         )
     return texts
@@ -131,7 +131,7 @@ def entry(evaluation: Evaluation) -> dict:
         "splits": {name: _without_nan(split.scores.values) for name, split in splits},
         "intervals": {name: _without_nan(split.scores.intervals) for name, split in splits},
         "samples": {name: split.scores.samples for name, split in splits},
-        "drawn": {name: _drawn(split.outcomes) for name, split in splits},
+        "drawn": {name: _drawn_units(split.outcomes) for name, split in splits},
         "subgroups": {
             name: {
                 field: {
@@ -147,8 +147,8 @@ def entry(evaluation: Evaluation) -> dict:
     }
 
 
-def _drawn(outcomes: Outcomes) -> dict:
-    """Return what the bootstrap draws, such as patients, and how many there are."""
+def _drawn_units(outcomes: Outcomes) -> dict:
+    """Return the unit that the bootstrap draws, such as patients, and the number of them."""
     groups = outcomes.predictions.groups
     return {"unit": bootstrap.unit(groups), "number": len(set(groups))}
 

@@ -64,8 +64,8 @@ def score_values(outcomes: Outcomes, prevalence: float | None) -> dict[str, floa
 
 
 def samples(outcomes: Outcomes) -> dict[str, int]:
-    """Return how many images each score rests on: of both kinds where it compares them, those of
-    which there are fewer."""
+    """Return the number of images that each score rests on; where it compares two kinds, that of
+    the rarer kind."""
     predictions, places = outcomes.predictions, outcomes.compared_places
     labels = predictions.labels[predictions.labels >= 0]
     if outcomes.decision is None:

@@ -62,7 +62,7 @@ def _header(names: list[str]) -> list[str]:
 
 
 def _intervals_line(evaluation: Evaluation) -> str:
-    """Return what the numbers and the brackets are."""
+    """Return the line that explains the numbers and the brackets."""
     names, options = score_names(evaluation), evaluation.options
     text = f"dice, IoU, HD95: {EVALUATED_WORDS}" if "dice_mean" in names else ""
     tolerances = {

@@ -29,7 +29,7 @@ def about_thresholds(
     options: ScoreOptions,
     chosen_on: str,
 ) -> Iterator[Remark]:
-    """Yield what is to be said of the thresholds; arguments as those of remarks.remarks."""
+    """Yield the remarks about the thresholds; arguments as those of remarks.remarks."""
     first = next(iter(outcomes.values()))
     if first.decision is None:
         return

@@ -29,7 +29,7 @@ class Calibration(NamedTuple):
         return np.float32(self.slope) * logits + np.float32(self.offset)
 
     def __str__(self) -> str:
-        """Return what it does in words."""
+        """Return the calibration in words."""
         if self.kind == TEMPERATURE:
             return f"p of a lesion is calibrated: its logit is divided by {1 / self.slope:.3g}"
         sign = "−" if self.offset < 0 else "+"
@@ -51,13 +51,15 @@ def fit(kind: str, logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
     is_labelled = labels >= 0
     z, is_positive = logits[is_labelled].astype(np.float64), labels[is_labelled] > 0
-    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
-    if not positives or not negatives:
+    num_positives, num_negatives = int(is_positive.sum()), int((~is_positive).sum())
+    if not num_positives or not num_negatives:
         raise InputError(
-            f"--calibrate {kind}: the validation split has {positives} images with a lesion and "
-            f"{negatives} without; a calibration needs both"
+            f"--calibrate {kind}: the validation split has {num_positives} images with a lesion "
+            f"and {num_negatives} without; a calibration needs both"
         )
-    targets = np.where(is_positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    targets = np.where(
+        is_positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2)
+    )
     # Around its mean and in its own width, so that both numbers are of a size with each other.
     centre, width = (z.mean(), z.std() or 1.0) if kind == PLATT else (0.0, np.abs(z).max() or 1.0)
     x = (z - centre) / width

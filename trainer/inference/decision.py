@@ -68,6 +68,7 @@ class Decision(NamedTuple):
         return self._rule() + (f"; {self.calibration}" if self.calibration else "")
 
     def _rule(self) -> str:
+        """Return the thresholds in words."""
         if self.triplet is None:
             return f"a lesion where p >= {self.lesion_threshold:.4g}"
         top, area_share, bottom = self.triplet
@@ -128,8 +129,9 @@ def is_plainly_empty(highest, decision: Decision, lesion=None):
     return is_empty | (lesion < np.float32(decision.lesion_threshold))
 
 
-def made_with(ensemble: Ensemble, decision: Decision) -> dict:
-    """Return what an ensemble's masks are made with, as export.json has it."""
+def describe_masks(ensemble: Ensemble, decision: Decision) -> dict:
+    """Return the description, as export.json has it, of what makes an ensemble's masks: its runs,
+    weights, views and thresholds."""
     return {
         "runs": [member.workdir.resolve().name for member in ensemble.everyone],
         "evaluated_as": ensemble.label,  # in metrics.json of the first workdir
@@ -141,26 +143,28 @@ def made_with(ensemble: Ensemble, decision: Decision) -> dict:
 
 
 def chosen_label(ensemble: Ensemble, other_label: str | None = None) -> str:
-    """Return the entry of metrics.json whose thresholds read_decision takes."""
+    """Return the label of the entry in metrics.json whose thresholds read_decision takes."""
     entries = read_json(ensemble.members[0].workdir / METRICS)
     is_other = ensemble.label not in entries and other_label in entries
     return other_label if is_other else ensemble.label
 
 
 def read_decision(ensemble: Ensemble, other_label: str | None = None) -> Decision:
-    """Return what evaluate chose for this ensemble on its own lake, or without that, under another
-    label, on the lake that --lake names; raise InputError where it has not yet."""
+    """Return the thresholds that evaluate chose for this ensemble: those of its own lake, or if
+    there are none, those saved under `other_label` for the lake that --lake names. Raises
+    InputError where there are none, or they were chosen for other weights."""
     path = ensemble.members[0].workdir / METRICS
     entries, label = read_json(path), chosen_label(ensemble, other_label)
     evaluate = cli.typed_command("trainer.task evaluate")
-    repeat = f"run {evaluate} with the same members, --tta and --level first"
+    advice = f"run {evaluate} with the same members, --tta and --level first"
     if label not in entries:
-        others = [name for name in entries if name.startswith(f"{label}_on_")]
-        choice = f"; or say with --lake that those of {others[0]} are meant" if others else ""
+        labels_on_other_lakes = [name for name in entries if name.startswith(f"{label}_on_")]
+        if labels_on_other_lakes:
+            advice += f"; or say with --lake that those of {labels_on_other_lakes[0]} are meant"
         names = " and no ".join(dict.fromkeys(filter(None, (label, other_label))))
-        raise InputError(f"{path}: no {names}, so no thresholds were chosen; {repeat}{choice}")
+        raise InputError(f"{path}: no {names}, so no thresholds were chosen; {advice}")
     if entries[label].get("weights_sha256") != ensemble.weights_sha256():
         raise InputError(
-            f"{path}: the thresholds of {label} were chosen for other weights; {repeat}"
+            f"{path}: the thresholds of {label} were chosen for other weights; {advice}"
         )
     return Decision.from_json(entries[label])

@@ -102,7 +102,7 @@ class Ensemble:
         self.calibration: Calibration | None = None
         self._predict = tf.function(self.outputs, autograph=False)
 
-    def calibrated(self, calibration: Calibration | None) -> "Ensemble":
+    def with_calibration(self, calibration: Calibration | None) -> "Ensemble":
         """Return the same ensemble with its images' logits calibrated."""
         if calibration == self.calibration:
             return self

@@ -70,14 +70,14 @@ def lake_in_use(ensemble: Ensemble, lake: str | None) -> LakeInUse:
 
 
 def _other_exams(folder: str, content: dict, relations: list[tuple[Member, str]]) -> list[str]:
-    """Return what there is to say about modality and body part of a lake that members did not learn
-    from, as sentences, once for those that learnt from the same."""
-    sentences, counts, done = [], content["counts"].get("exams"), []
+    """Return sentences about the modality and body part of a lake that members did not learn from,
+    once for members that learnt from the same images."""
+    sentences, counts, compared = [], content["counts"].get("exams"), []
     for member, kind in relations:
         learnt = exam.total(lake and lake.get("exams") for lake in run_lakes(member))
-        if kind in (OWN, UNVERIFIED) or learnt in done:
+        if kind in (OWN, UNVERIFIED) or learnt in compared:
             continue
-        done.append(learnt)
+        compared.append(learnt)
         if difference := exam.lake_difference(counts, learnt):
             sentences.append(
                 f"{folder} has images of a kind that the networks in {member.workdir} did not "

@@ -19,7 +19,7 @@ from lake.predictions.folder import REJECTS_CSV, SEGS
 from lake.predictions.seg_series import SegRequest
 from trainer.data import damage
 from trainer.inference import images, kinship, threads
-from trainer.inference.decision import Decision, made_with, read_decision
+from trainer.inference.decision import Decision, describe_masks, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
 from trainer.prediction import finished, input_files, one_image, output_folder, series_segs
@@ -41,7 +41,7 @@ def predict(
     what the same command has finished before; return the line to print. Raises InputError for what
     the networks and images cannot give, and Stopped where every image was rejected."""
     check(ensemble, inputs, options)
-    ensemble = ensemble.calibrated(decision.calibration)
+    ensemble = ensemble.with_calibration(decision.calibration)
     owner = finished.identity(ensemble, decision, inputs, options)
     done = FinishedImages(output, owner, inputs)
     if done.summary:
@@ -84,7 +84,7 @@ def with_files(
 
 def seg_request(ensemble: Ensemble, decision: Decision, options: OutputOptions) -> SegRequest:
     """Return which DICOM SEG files the options ask for, and the algorithm that they name."""
-    algorithm = seg.algorithm(made_with(ensemble, decision), options.any_modality)
+    algorithm = seg.algorithm(describe_masks(ensemble, decision), options.any_modality)
     return SegRequest(options.seg, options.mint_uids, algorithm)
 
 

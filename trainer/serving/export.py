@@ -14,7 +14,7 @@ from lake.sources.reader import ReaderSettings
 from lake.terminal.progress import Progress
 from trainer import provenance, workdir
 from trainer.inference import images, kinship
-from trainer.inference.decision import Decision, chosen_label, made_with, read_decision
+from trainer.inference.decision import Decision, chosen_label, describe_masks, read_decision
 from trainer.inference.ensemble import Ensemble
 from trainer.serving import graph, output_folder
 
@@ -53,7 +53,7 @@ def write(
 ) -> list[str]:
     """Write the export into an existing folder; return the names of its signatures."""
     settings = images.reader_settings(ensemble)._replace(any_modality=any_modality)
-    calibrated = ensemble.calibrated(decision.calibration)
+    calibrated = ensemble.with_calibration(decision.calibration)
     server = graph.Server(calibrated, decision, settings.storage)
     traces, functions = graph.signatures(server, settings, decoder), {}
     level = f" L{ensemble.level}" if ensemble.level else ""
@@ -80,7 +80,7 @@ def description(
 ) -> dict:
     """Return the content of export.json."""
     return {
-        **made_with(ensemble, decision),
+        **describe_masks(ensemble, decision),
         "segmenters": [member.config.model_dump(mode="json") for member in ensemble.segmenters],
         "classifiers": [member.config.model_dump(mode="json") for member in ensemble.classifiers],
         "parameters": num_parameters(ensemble),

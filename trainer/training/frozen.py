@@ -21,6 +21,7 @@ def compile_phases(run: Run, iterator) -> Callable:
     compiled: dict[bool, Callable] = {}
 
     def take_steps(count) -> dict:
+        """Take steps with the encoder frozen or not, as the run's epoch says."""
         is_frozen = run.epoch < run.config.optimizer.frozen_epochs
         if is_frozen not in compiled:
             # A frozen layer has no gradient, no weight decay, and its batch norm uses and keeps its

@@ -27,8 +27,8 @@ class _ReducedGradients:
     frozen_steps = 0
 
     def pace(self, encoder_weights: list, share: float, frozen_steps: int) -> None:
-        """Multiply the rate of these weights by `share`, weight decay included; `frozen_steps`:
-        that they take no part in at first. Call it when the optimizer is built."""
+        """Multiply the rate of these weights by `share`, weight decay included. In the first
+        `frozen_steps` steps they do not move. Call it when the optimizer is built."""
         self.encoder_keys = frozenset(self._var_key(weight) for weight in encoder_weights)
         self.encoder_share, self.frozen_steps = share, frozen_steps
 
@@ -46,13 +46,13 @@ class _ReducedGradients:
             learning_rate = self.encoder_share * learning_rate
             if self.weight_decay and self._use_weight_decay(variable):
                 variable.assign_sub(variable * (self.weight_decay * learning_rate))
-            learning_rate = learning_rate * self._late_start()
+            learning_rate = learning_rate * self._late_start_factor()
         super().update_step(gradient, variable, learning_rate)
 
-    def _late_start(self):
-        """Return the factor on the rate of weights that were frozen at first. Adam divides its
-        moving means by what they lack, being 0 at step 0, and counts all steps; those of the
-        encoder are 0 until it is unfrozen, and its first steps would be three times too long."""
+    def _late_start_factor(self):
+        """Return the factor on the rate of weights that were frozen at first. Adam corrects its
+        moving means for their start at 0, and counts all steps; those of the encoder are 0 until
+        it is unfrozen, and its first steps would be three times too long."""
         if not self.frozen_steps or not hasattr(self, "beta_1"):
             return 1.0
         step = tf.cast(self.iterations + 1, tf.float32)
@@ -112,30 +112,30 @@ def build_optimizer(settings: learning.Optimizer, rate: Rate) -> keras.optimizer
     return optimizer
 
 
-def learning_rate(settings: learning.Optimizer, epochs: int, per_epoch: int) -> Rate:
-    """Return the rate by step; `per_epoch`: steps."""
-    warmup = round(min(settings.warmup_epochs, epochs / 2) * per_epoch)
-    steps = max(1, epochs * per_epoch - warmup)
-    cycle = settings.cycle_epochs and max(1, round(settings.cycle_epochs * per_epoch))
-    return Rate(settings.learning_rate, warmup, _schedule(settings, steps, cycle))
+def learning_rate(settings: learning.Optimizer, epochs: int, steps_per_epoch: int) -> Rate:
+    """Return the rate by step."""
+    warmup = round(min(settings.warmup_epochs, epochs / 2) * steps_per_epoch)
+    num_steps = max(1, epochs * steps_per_epoch - warmup)
+    cycle = settings.cycle_epochs and max(1, round(settings.cycle_epochs * steps_per_epoch))
+    return Rate(settings.learning_rate, warmup, _schedule(settings, num_steps, cycle))
 
 
-def _schedule(settings: learning.Optimizer, steps: int, cycle: int | None):
-    """Return the schedule after the warm-up: steps since then -> rate; `steps` and `cycle`: the
-    lengths of the whole of it and of a cycle."""
+def _schedule(settings: learning.Optimizer, num_steps: int, cycle_steps: int | None):
+    """Return the schedule after the warm-up: steps since then -> rate. It has `num_steps` in all,
+    and `cycle_steps` in a cycle."""
     peak, share = settings.learning_rate, settings.final_share
     match settings.schedule:
         case "constant" | "plateau":
             return lambda step: peak
-        case "cosine" if cycle:
+        case "cosine" if cycle_steps:
             growth, decay = settings.cycle_growth, settings.cycle_decay
-            return schedules.CosineDecayRestarts(peak, cycle, growth, decay, alpha=share)
+            return schedules.CosineDecayRestarts(peak, cycle_steps, growth, decay, alpha=share)
         case "cosine":
-            return schedules.CosineDecay(peak, steps, alpha=share)
+            return schedules.CosineDecay(peak, num_steps, alpha=share)
         case "polynomial":
-            return schedules.PolynomialDecay(peak, steps, share * peak, settings.power)
+            return schedules.PolynomialDecay(peak, num_steps, share * peak, settings.power)
         case "cyclic":
-            return lambda step: peak * _triangle(tf.math.floormod(step / cycle, 1.0), share)
+            return lambda step: peak * _triangle(tf.math.floormod(step / cycle_steps, 1.0), share)
 
 
 def _triangle(position, low: float):
@@ -155,11 +155,11 @@ LOWEST_SCALE = 1.0
 
 
 class LossScale:
-    """float16's factor of the loss: halved at a step that is not finite, doubled after
+    """float16's scale of the loss: halved at a step that is not finite, doubled after
     `doubling_steps` good ones in a row.
 
     Build it in the strategy's scope. Every replica sees the same steps, so that all copies of the
-    factor move alike.
+    scale move alike.
     """
 
     def __init__(self, start: float, doubling_steps: int):
@@ -169,7 +169,8 @@ class LossScale:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether it is so low that float16's range is not why steps are not finite."""
+        """Whether it is so low that steps which are not finite have another cause than float16's
+        range."""
         return float(self.value.numpy()) < LOWEST_SCALE
 
     def update(self, is_finite) -> None:

@@ -208,7 +208,7 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     # The calibration is fitted on the logits of the cascade's mean.
     val = predictions_for(system, lake, "val")
     assert chosen.calibration == calibration.fit("platt", val.scores, val.labels)
-    calibrated = predictions_for(system.calibrated(chosen.calibration), lake, "val")
+    calibrated = predictions_for(system.with_calibration(chosen.calibration), lake, "val")
     assert scores_at(calibrated, chosen)["ece"] == pytest.approx(
         entry["splits"]["val"]["ece"], abs=1e-6
     )

@@ -93,14 +93,19 @@ def test_scores_say_both_errors_and_ranks_stay():
     outputs, _ = example()
     scale = Calibration("platt", 0.5, 1.0)
     decision = Decision(Triplet(0.5, 0.0, 0.3), 0.3, scale)
-    before, after = scores_at(outputs, decision), scores_at(outputs.calibrated(scale), decision)
+    before, after = (
+        scores_at(outputs, decision),
+        scores_at(outputs.with_calibration(scale), decision),
+    )
     for name in ("ece", "brier"):
         assert after[f"{name}_uncalibrated"] == pytest.approx(before[name], abs=1e-6)
         assert after[name] != pytest.approx(before[name], abs=1e-3)
         assert f"{name}_uncalibrated" not in before
     assert (after["auc"], after["ap"]) == (before["auc"], before["ap"])
-    part = outputs.calibrated(scale).take(np.arange(5, 12))
-    np.testing.assert_array_equal(part.uncalibrated, outputs.calibrated(scale).uncalibrated[5:12])
+    part = outputs.with_calibration(scale).take(np.arange(5, 12))
+    np.testing.assert_array_equal(
+        part.uncalibrated, outputs.with_calibration(scale).uncalibrated[5:12]
+    )
 
 
 @pytest.mark.parametrize("segmenters, classifiers", [(1, 0), (1, 1), (0, 2)])
@@ -113,14 +118,14 @@ def test_an_ensemble_gives_calibrated_p(segmenters, classifiers):
     system, scale = Ensemble(*groups), Calibration("platt", 0.5, 1.0)
     batch = {"image": tf.random.stateless_uniform([3, 32, 32, 1], seed=[1, 2])}
     batch |= {"window": tf.constant([[0.0, 1.0]] * 3)}
-    plain, calibrated = system(batch), system.calibrated(scale)(batch)
+    plain, calibrated = system(batch), system.with_calibration(scale)(batch)
     np.testing.assert_allclose(calibrated.scores, 0.5 * plain.scores + 1, rtol=1e-6)
     np.testing.assert_allclose(calibrated.lesion, tf.sigmoid(calibrated.scores), rtol=1e-6)
     assert (plain.lesion is None) == (classifiers == 0)
     if segmenters:
         np.testing.assert_array_equal(calibrated.probabilities, plain.probabilities)
     np.testing.assert_array_equal(system(batch).scores, plain.scores)
-    assert system.calibrated(None) is system
+    assert system.with_calibration(None) is system
 
 
 def test_predict_and_the_export_give_calibrated_p(systems, exported, lake, tmp_path):
