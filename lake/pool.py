@@ -15,11 +15,11 @@ from lake import signals
 LEFT_LOCKS = "ignore:resource_tracker"
 
 
-def start(processes: int) -> Pool:
-    """Return a pool of new processes; a forked one would wait for ever for locks of libraries'
-    threads (pyarrow's, TensorFlow's) that it does not have."""
+def start(num_processes: int) -> Pool:
+    """Return a pool of so many new processes; a forked one would wait for ever for locks of
+    libraries' threads (pyarrow's, TensorFlow's) that it does not have."""
     with signals.keep_from_children(), _ignored_by_children(LEFT_LOCKS):
-        return multiprocessing.get_context("spawn").Pool(processes, _end_with_parent)
+        return multiprocessing.get_context("spawn").Pool(num_processes, _end_with_parent)
 
 
 def _end_with_parent() -> None:

@@ -40,29 +40,29 @@ TPU_VMS = {
 }
 
 
-def vertex(accelerator: str, gpus: int | None, machines: int) -> dict:
-    """Return Vertex AI's MachineSpec with `gpus` GPUs (None: the fewest that it comes with), or of
-    the TPU host; raise InputError where Vertex AI has no such machine."""
+def vertex(accelerator: str, num_gpus: int | None, num_machines: int) -> dict:
+    """Return Vertex AI's MachineSpec with `num_gpus` GPUs (None: the fewest that it comes with), or
+    of the TPU host; raise InputError where Vertex AI has no such machine."""
     if accelerator in TPUS:
-        if gpus is not None or machines != 1:
+        if num_gpus is not None or num_machines != 1:
             raise InputError(
                 f"--accelerator={accelerator} is one TPU host: leave --gpus and --machines out"
             )
         return TPUS[accelerator]
     name, types = GPUS[accelerator]
-    count = min(types) if gpus is None else gpus
+    count = min(types) if num_gpus is None else num_gpus
     if count not in types:
         counts = ", ".join(map(str, types))
-        raise InputError(f"--gpus={gpus}: machines with {accelerator} have {counts}")
+        raise InputError(f"--gpus={num_gpus}: machines with {accelerator} have {counts}")
     return {"machineType": types[count], "acceleratorType": name, "acceleratorCount": count}
 
 
-def vertex_replicas(accelerator: str, gpus: int | None, machines: int) -> int:
+def vertex_replicas(accelerator: str, num_gpus: int | None, num_machines: int) -> int:
     """Return the replicas of a run on these machines: its GPUs, or the host's TPU cores as
     TensorFlow counts them. Raises InputError as `vertex` does."""
-    spec = vertex(accelerator, gpus, machines)
+    spec = vertex(accelerator, num_gpus, num_machines)
     if "acceleratorCount" in spec:
-        return spec["acceleratorCount"] * machines
+        return spec["acceleratorCount"] * num_machines
     return math.prod(map(int, spec["tpuTopology"].split("x")))
 
 

@@ -99,8 +99,8 @@ def matching_files(option: str, pattern: str, limit: int | None = None) -> list:
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Return the function that says whether a pattern names an existing file, by the file's path,
-    be one of the two relative or through a symbolic link."""
+    """Return a function: path of an existing file -> whether the pattern names it. Either of them
+    may be relative, or pass through a symbolic link."""
     pattern += "*" if pattern.endswith("/") else ""  # as Beam reads it
     expressions = []
     for form in (form for reading in _readings(pattern) for form in _forms(reading)):
@@ -132,7 +132,8 @@ def _real_folder(folder: str) -> str:
 
 
 def _readings(pattern: str) -> list[str]:
-    """Return the pattern, and with each [ as it stands: folders may have it in their names."""
+    """Return the readings of a pattern: each [ begins a set of letters, or stands for itself, as
+    folders may have it in their names."""
     brackets = [match.start() for match in BRACKET.finditer(pattern)]
     if not 0 < len(brackets) <= MOST_BRACKETS:
         return [pattern]
@@ -147,8 +148,8 @@ def _readings(pattern: str) -> list[str]:
 
 
 def _forms(pattern: str) -> list[str]:
-    """Return the pattern with its letters composed as they stand, as one and as several: names on
-    disk may be written in another way."""
+    """Return the spellings of a pattern: as given, and with letters like é as one character and as
+    two. Names on disk may have another one."""
     forms = (pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD")))
     return list(dict.fromkeys(forms))
 

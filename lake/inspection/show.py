@@ -41,8 +41,8 @@ def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
 
 
 def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
-    """Return everything about the records, all of a lake or those of one split. `content` is the
-    manifest."""
+    """Return the text that describes the records, all of a lake or those of one split. `content` is
+    the manifest."""
     labels, ages = (records[name].to_numpy() for name in ("label", "age"))
     names = manifest.class_titles(content.get("classes", []))
     label_by_name = {name: number for number, name in enumerate(names)} or CLASSES

@@ -68,7 +68,7 @@ class Task:
 
 
 def check(task: Task) -> tuple[Problems, int]:
-    """Return the problems of a shard and how many records could be read."""
+    """Return the problems of a shard, and the number of records that could be read."""
     problems, name, num_records = Problems(), task.path.name, 0
     is_whole = True
     with storage.local(task.path) as path, path.open("rb") as file:

@@ -53,11 +53,11 @@ def check_ids(path: Path, ids: Collection[str], expected: Collection[str], where
     """Raise InputError unless a submission has exactly the expected ids, which are those of
     `where`."""
     absent_ids = [image_id for image_id in expected if image_id not in ids]
-    if others := absent_ids or [image_id for image_id in ids if image_id not in expected]:
-        difference = (
-            f"lacks {len(others):,} ids of" if absent_ids else f"has {len(others):,} not in"
-        )
-        names = ", ".join(others[:MAX_QUOTED]) + (" …" if len(others) > MAX_QUOTED else "")
+    further_ids = [image_id for image_id in ids if image_id not in expected]
+    if wrong_ids := absent_ids or further_ids:
+        number = f"{len(wrong_ids):,}"
+        difference = f"lacks {number} ids of" if absent_ids else f"has {number} not in"
+        names = ", ".join(wrong_ids[:MAX_QUOTED]) + (" …" if len(wrong_ids) > MAX_QUOTED else "")
         raise InputError(f"{path} {difference} {where}: {names}; expected the same ids")
 
 

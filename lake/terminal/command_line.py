@@ -56,8 +56,8 @@ class Parser(argparse.ArgumentParser):
 
     def subparsers(self) -> dict[str, "Parser"]:
         """Return the parsers of the subcommands by their names."""
-        kind = argparse._SubParsersAction  # argparse lists them nowhere else
-        tables = [action.choices for action in self._actions if isinstance(action, kind)]
+        action_type = argparse._SubParsersAction  # argparse lists them nowhere else
+        tables = [action.choices for action in self._actions if isinstance(action, action_type)]
         return tables[0] if tables else {}
 
     def required_names(self) -> list[str]:

@@ -131,9 +131,9 @@ class Elastic(Transform):
         # of it, the spline to ∫β² = 151/315, its mean over all positions between the knots.
         sigma = max(2, side / 16) if self.sigma_px is None else self.sigma_px
         alpha = sigma**2 / 2 if self.alpha_px is None else self.alpha_px
-        most = alpha / (2 * math.sqrt(math.pi) * sigma) / (151 / 315)
+        limit = alpha / (2 * math.sqrt(math.pi) * sigma) / (151 / 315)
         knots = math.ceil(side / (KNOTS_PER_SIGMA * sigma)) + 3
-        return {"control_px": Parameter(-most, most, neutral=0, shape=(2, knots, knots))}
+        return {"control_px": Parameter(-limit, limit, neutral=0, shape=(2, knots, knots))}
 
 
 class Grid(Transform):

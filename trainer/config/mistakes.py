@@ -118,7 +118,7 @@ def _fields(location) -> list[str]:
     section = Config
     for part in location:
         if isinstance(part, int):
-            section = get_args(section)[0]  # what the list is a list of
+            section = get_args(section)[0]  # the type of the list's elements
         else:
             section = NETWORKS.get(part) or section.model_fields[part].annotation
     return list(section.model_fields)

@@ -26,7 +26,7 @@ class Progress:
         self.images_per_second = 0.0
 
     def show(self, step: int, sums: dict) -> None:
-        """Show where the run is, where a line is due; `sums`: those of the epoch so far."""
+        """Show how far the run is, if a line is due; `sums`: those of the epoch so far."""
         now = time.monotonic()
         images = (step - self.last_step) * self.config.data.batch_size
         self.images_per_second = images / (now - self.last_time)

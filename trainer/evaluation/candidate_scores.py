@@ -192,10 +192,10 @@ def _first_column(path: Path) -> list[str]:
 # --- reading ---
 
 
-def read_positions(path: Path, last: str) -> Positions:
-    """Return x, y, z and the column `last` of each scan; raise InputError for a file that lacks a
-    column or has a cell that is no number."""
-    names = [SERIES, *COORDINATES, last]
+def read_positions(path: Path, number_column: str) -> Positions:
+    """Return x, y, z and the number in a further column of each scan's rows; raise InputError for a
+    file that lacks a column or has a cell that is no number."""
+    names = [SERIES, *COORDINATES, number_column]
     rows = _rows(path)
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     if absent := [name for name in names if name not in header]:

@@ -75,7 +75,7 @@ def _best_on_lesions(
     behind = mean_gains[best] - mean_gains  # >= 0
     # The error is that of the difference: two triplets are compared on the same images, most of
     # which they treat alike. That of the best one's own mean would let in far worse ones.
-    is_as_good = behind <= _errors(counts, lesion, gates, groups, best) + 1e-12
+    is_as_good = behind <= _standard_errors(counts, lesion, gates, groups, best) + 1e-12
     of_lesions = _means(counts, lesion, gates, (counts.truth > 0).astype(np.float64))
     # Of equals on lesions, the one with the fewest false alarms: the highest mean dice.
     highest = of_lesions == of_lesions[is_as_good].max()
@@ -83,11 +83,11 @@ def _best_on_lesions(
     return np.unravel_index(means.argmax(), means.shape)
 
 
-def _errors(
+def _standard_errors(
     counts: Counts, lesion: np.ndarray | None, gates: Sequence, groups: Sequence[str], best: tuple
 ) -> np.ndarray:
-    """Return the bootstrap's standard error, over patients, of how far each combination's mean
-    dice is below the best one's, [G, T, A, K]."""
+    """Return the bootstrap's standard error, over patients, of the difference between the best mean
+    dice and that of each combination, [G, T, A, K]."""
     groups = groups if len(groups) else np.arange(len(counts.truth))
     draws = np.concatenate([*bootstrap.draws(groups, REPLICATES, SEED)])  # [R, N]
     draws /= draws.sum(axis=1, keepdims=True)

@@ -131,7 +131,7 @@ def draw_panel(title: str, outcomes: Outcomes, gallery: dict[int, GalleryImage])
     """Return truth and prediction side by side below a title, RGB uint8 [H, W, 3]; for a classifier
     each image with its label and p."""
     predictions, dice = outcomes.predictions, outcomes.dice
-    images, truths, masks, _ = zip(*gallery.values(), strict=True)
+    images, truths, masks, _ = zip(*gallery.values(), strict=True)  # the fields, in their order
     if all(mask is None for mask in masks):
         scores = (np.atleast_1d(predictions.scores[place])[None] for place in gallery)
         probabilities = [metrics.to_probabilities(logits)[0] for logits in scores]

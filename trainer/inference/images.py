@@ -91,6 +91,8 @@ def batches(
     decode = _decoder(ensemble, inputs.dtype, fields, with_image)
 
     def load(read: Callable[[], bytes]) -> dict:
+        """Return the decoded record; of a file that TensorFlow cannot decode, a blank one, and add
+        its reject."""
         record = read()
         try:
             return decode(tf.constant(record))

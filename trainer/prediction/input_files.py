@@ -78,23 +78,22 @@ class FilesToPredict(NamedTuple):
 
 
 def list_files(paths: Sequence[str], is_ct: bool) -> FilesToPredict:
-    """Return the files of paths and below folders, without those of the system and without the data
-    files of volumes. Raises InputError for a path that is not there."""
+    """Return the files that the paths name, or that lie below them where they are folders, without
+    those of the system and the data files of volumes. Raises InputError for a path that is not
+    there."""
     roots, num_left_out = {}, 0
     for path in paths:
         if storage.is_remote(path):
             root, below = _list_objects(path, is_ct)
         elif os.path.isdir(path):
-            root, below = (
-                path,
-                [os.path.join(f, name) for f, _, names in os.walk(path) for name in names],
-            )
+            below = [os.path.join(f, name) for f, _, names in os.walk(path) for name in names]
+            root = path
         elif os.path.exists(path):
             root, below = os.path.dirname(path), [path]
         else:
             raise InputError(f"--input {path}: no such file or folder")
         for file in below:
-            # What is written out is meant.
+            # A file that the user names counts, even where it is hidden.
             parts = file.removeprefix(root).split("/") if file != path else []
             if any(map(storage.is_of_system, parts)):
                 num_left_out += 1

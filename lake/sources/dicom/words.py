@@ -69,9 +69,11 @@ def values_of_words(words: np.ndarray, layout: Layout) -> np.ndarray:
     if layout.allocated == 1:
         return words
     if layout.low < 0 or layout.high >= layout.allocated:
-        raise Reject("undecodable", f"{_places(layout)}: there is no such place")
+        raise Reject("undecodable", f"{_bits_of_header(layout)}: there is no such place")
     if layout.low > 0 and not _is_clear(words, layout, layout.allocated).all():
-        raise Reject("undecodable", f"{_places(layout)}, but other bits are set; convert the file")
+        raise Reject(
+            "undecodable", f"{_bits_of_header(layout)}, but other bits are set; convert the file"
+        )
     return _pixels(words, layout.low, layout.stored, layout.is_signed)
 
 
@@ -79,11 +81,11 @@ def values_of_code(samples: np.ndarray, claims: Claims, layout: Layout) -> tuple
     """Return (stored values, their bits) of the samples of a codestream, signed where it is; raise
     Reject where header and codestream leave more than one answer."""
     if claims.bits > layout.allocated:
-        raise Reject("undecodable", f"{_differ(claims)} Bits Allocated is {layout.allocated}")
+        raise Reject("undecodable", f"{_bits_of_code(claims)} Bits Allocated is {layout.allocated}")
     if claims.bits <= layout.stored:
         return _numbers(samples, claims, layout), claims.bits
     if layout.low < 0 or layout.high >= claims.bits:
-        raise Reject("undecodable", f"{_differ(claims)} {_places(layout)}")
+        raise Reject("undecodable", f"{_bits_of_code(claims)} {_bits_of_header(layout)}")
     words = samples.view(f"u{samples.itemsize}")
     is_clear = _is_clear(words, layout, claims.bits)
     if is_clear.all() or _is_no_number(words, is_clear, claims, layout):
@@ -93,7 +95,8 @@ def values_of_code(samples: np.ndarray, claims: Claims, layout: Layout) -> tuple
     if is_number and layout.low == 0 and not layout.overlays:
         return _numbers(samples, claims, layout), claims.bits
     raise Reject(
-        "undecodable", f"{_differ(claims)} {_places(layout)}, but other bits are set; convert it"
+        "undecodable",
+        f"{_bits_of_code(claims)} {_bits_of_header(layout)}, but other bits are set; convert it",
     )
 
 
@@ -112,8 +115,8 @@ def _numbers(samples: np.ndarray, claims: Claims, layout: Layout) -> np.ndarray:
     if samples.max() >> (min(claims.bits, layout.stored) - 1):
         raise Reject(
             "undecodable",
-            f"{_differ(claims)} Bits Stored is {layout.stored} with a sign: which bit has the sign "
-            f"is unclear; convert the file",
+            f"{_bits_of_code(claims)} Bits Stored is {layout.stored} with a sign: which bit has the "
+            f"sign is unclear; convert the file",
         )
     return samples.astype(f"i{samples.itemsize}") if samples.itemsize > 1 else samples
 
@@ -151,11 +154,13 @@ def _is_no_number(words: np.ndarray, is_clear: np.ndarray, claims: Claims, layou
     return not above >> layout.stored & 1
 
 
-def _places(layout: Layout) -> str:
+def _bits_of_header(layout: Layout) -> str:
+    """Return the header's bits of a word, for a message."""
     return (
         f"High Bit is {layout.high}, Bits Stored {layout.stored}, Bits Allocated {layout.allocated}"
     )
 
 
-def _differ(claims: Claims) -> str:
+def _bits_of_code(claims: Claims) -> str:
+    """Return the beginning of a message about bits that the header states otherwise."""
     return f"the codestream has {claims.bits} bits,"
