@@ -115,8 +115,8 @@ def _numbers(samples: np.ndarray, claims: Claims, layout: Layout) -> np.ndarray:
     if samples.max() >> (min(claims.bits, layout.stored) - 1):
         raise Reject(
             "undecodable",
-            f"{_bits_of_code(claims)} Bits Stored is {layout.stored} with a sign: which bit has the "
-            f"sign is unclear; convert the file",
+            f"{_bits_of_code(claims)} Bits Stored is {layout.stored} with a sign: which bit has "
+            f"the sign is unclear; convert the file",
         )
     return samples.astype(f"i{samples.itemsize}") if samples.itemsize > 1 else samples
 
