@@ -57,14 +57,14 @@ def encode_runs(lesion_runs: np.ndarray, height: int, width: int) -> bytes:
         return encode(rle.to_mask(lesion_runs, height, width))
     tops, bottoms = starts - columns * height, ends - columns * height
     top, bottom, left = int(tops.min()), int(bottoms.max()), int(columns[0]) // 8
-    words = (int(columns[-1]) // 8 - left) // 8 + 1  # of 64 columns
+    num_words = (int(columns[-1]) // 8 - left) // 8 + 1  # of 64 columns
     # A bit is set where a run begins in its column and where it has ended; between those, down the
     # rows, an odd number of set bits is above.
-    edges = np.zeros((bottom + 1 - top, words), np.uint64)
+    edges = np.zeros((bottom + 1 - top, num_words), np.uint64)
     columns -= 8 * left
-    places, bits = (columns >> 3) - 8 * words * top, BITS[columns & 7]
+    places, bits = (columns >> 3) - 8 * num_words * top, BITS[columns & 7]
     for edge_rows in (tops, bottoms):
-        np.bitwise_xor.at(edges.view(np.uint8).ravel(), places + 8 * words * edge_rows, bits)
+        np.bitwise_xor.at(edges.view(np.uint8).ravel(), places + 8 * num_words * edge_rows, bits)
     packed = np.bitwise_xor.accumulate(edges, axis=0).view(np.uint8)[:-1]
     rows = _empty_rows(height, width)
     rows[top:bottom, 1 + left : 1 + left + packed.shape[1]] = packed[:, : rows.shape[1] - 1 - left]

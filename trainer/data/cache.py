@@ -145,8 +145,8 @@ def _sha256(path: Path) -> str:
 
 def num_bytes(split: Split, data: Data) -> int:
     """Return the bytes that the pixels and masks of a split take."""
-    pixels = data.side**2
-    return split.num_records * (pixels * np.dtype(split.dtype).itemsize + pixels // 8)
+    num_pixels = data.side**2
+    return split.num_records * (num_pixels * np.dtype(split.dtype).itemsize + num_pixels // 8)
 
 
 def _source(split: Split, data: Data, shards_sha256: str) -> str:

@@ -209,11 +209,12 @@ def _around_lesion(png: bytes) -> np.ndarray:
 
 def _has_full_block(mask: np.ndarray, height: int, width: int) -> bool:
     """Return whether a tile of this size, of those side by side from the corner, is all lesion."""
-    rows, columns = mask.shape[0] // height, mask.shape[1] // width
-    if not rows or not columns:
+    num_rows, num_columns = mask.shape[0] // height, mask.shape[1] // width
+    if not num_rows or not num_columns:
         return False
-    full_rows = mask[: rows * height].reshape(rows, height, -1).all(axis=1)  # [rows, W]
-    return bool(full_rows[:, : columns * width].reshape(rows, columns, width).all(axis=2).any())
+    full_rows = mask[: num_rows * height].reshape(num_rows, height, -1).all(axis=1)  # [rows, W]
+    tiles = full_rows[:, : num_columns * width].reshape(num_rows, num_columns, width)
+    return bool(tiles.all(axis=2).any())
 
 
 def _is_left(png: bytes, height: int, width: int, side: int, fit: str) -> bool:

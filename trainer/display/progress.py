@@ -28,16 +28,16 @@ class Progress:
     def show(self, step: int, sums: dict) -> None:
         """Show how far the run is, if a line is due; `sums`: those of the epoch so far."""
         now = time.monotonic()
-        images = (step - self.last_step) * self.config.data.batch_size
-        self.images_per_second = images / (now - self.last_time)
+        num_images = (step - self.last_step) * self.config.data.batch_size
+        self.images_per_second = num_images / (now - self.last_time)
         self.last_time, self.last_step = now, step
         steps_left = self.steps_per_epoch * self.config.train.epochs - step
         seconds_left = steps_left * (now - self.start_time) / (step - self.first_step)
-        steps = max(sums["steps"], 1)  # in float16 all may have been skipped
+        num_steps = max(sums["steps"], 1)  # in float16 all may have been skipped
         text = (
             f"epoch {(step - 1) // self.steps_per_epoch + 1}/{self.config.train.epochs}  "
             f"step {(step - 1) % self.steps_per_epoch + 1}/{self.steps_per_epoch}  "
-            f"loss {sums['loss'] / steps:.4f}  {self.images_per_second:.1f} images/s  "
+            f"loss {sums['loss'] / num_steps:.4f}  {self.images_per_second:.1f} images/s  "
             f"ETA {duration(seconds_left)}"
         )
         self.line.show(text)

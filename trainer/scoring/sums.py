@@ -103,18 +103,18 @@ def map_sums(masks, probabilities, weights, threshold: float) -> dict:
 
 def pixels_above(masks, probabilities):
     """Return the pixels [2, B, T] above each threshold: those of the masks, and all."""
-    images, num_bins = probabilities.shape[0], len(THRESHOLDS) + 1
+    num_images, num_bins = probabilities.shape[0], len(THRESHOLDS) + 1
     thresholds = ops.convert_to_tensor(THRESHOLDS, "float32")
     # Each pixel is compared once, whatever T is: a search gives the number of thresholds that it is
     # above, 0 … T, and one segment_sum counts the pixels of each image with each number. The pixels
     # above threshold t are then all of the image less those with a number of t or less.
     thresholds_below = ops.searchsorted(thresholds, ops.reshape(probabilities, (-1,)))  # [B·H·W]
-    rows = ops.repeat(ops.arange(images, dtype="int32"), math.prod(probabilities.shape[1:]))
+    rows = ops.repeat(ops.arange(num_images, dtype="int32"), math.prod(probabilities.shape[1:]))
     segments = rows * num_bins + ops.cast(thresholds_below, "int32")
 
     def count_above(weights):
-        counts = ops.segment_sum(ops.reshape(weights, (-1,)), segments, images * num_bins)
-        counts = ops.reshape(counts, (images, num_bins))  # [B, T + 1]
+        counts = ops.segment_sum(ops.reshape(weights, (-1,)), segments, num_images * num_bins)
+        counts = ops.reshape(counts, (num_images, num_bins))  # [B, T + 1]
         return ops.sum(counts, axis=1, keepdims=True) - ops.cumsum(counts, axis=1)[:, :-1]
 
     return ops.stack([count_above(masks), count_above(ops.ones_like(masks))])

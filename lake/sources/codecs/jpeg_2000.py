@@ -65,20 +65,21 @@ def check_parts(header: MainHeader) -> None:
     """Raise Reject where tiles or precincts are so many that they cost more than the pixels do."""
     if 0 in header.tile:
         raise Reject("undecodable", "the tiles of the JPEG 2000 have no size")
-    pixels = header.height * header.width
+    num_pixels = header.height * header.width
     tile = [min(sides) for sides in zip(header.tile, (header.height, header.width), strict=True)]
-    tiles = (header.height // tile[0] + 2) * (header.width // tile[1] + 2)  # they may be shifted
+    rows, columns = header.height // tile[0] + 2, header.width // tile[1] + 2  # may be shifted
+    num_tiles = rows * columns
     tile_precincts = max(_most_precincts(tile, style) for style in header.precincts)
     tile_precincts *= header.samples
-    precincts = tile_precincts * tiles
-    packets = tile_precincts * header.layers * max(map(len, header.precincts))
-    if packets > MAX_PACKETS:
-        raise Reject("too-large", f"the JPEG 2000 has up to {packets:,} packets in a tile")
+    num_precincts = tile_precincts * num_tiles
+    num_packets = tile_precincts * header.layers * max(map(len, header.precincts))
+    if num_packets > MAX_PACKETS:
+        raise Reject("too-large", f"the JPEG 2000 has up to {num_packets:,} packets in a tile")
     for name, count, pixels_each in (
-        ("tiles", tiles, TILE_PIXELS),
-        ("precincts", precincts, PRECINCT_PIXELS / header.samples),
+        ("tiles", num_tiles, TILE_PIXELS),
+        ("precincts", num_precincts, PRECINCT_PIXELS / header.samples),
     ):
-        if count > MIN_PARTS + pixels / pixels_each:
+        if count > MIN_PARTS + num_pixels / pixels_each:
             raise Reject(
                 "too-large", f"the JPEG 2000 has up to {count:,} {name}; save it with fewer"
             )

@@ -78,10 +78,10 @@ def _is_filled(element: Element | None) -> bool:
 def _native_pixel_bytes(attributes: Attributes, numbers: dict[int, int], syntax: str) -> int:
     """Return the bytes that a pixel takes in uncompressed pixel data; 0 where that is unknown."""
     element = attributes.get(PIXEL_DATA)
-    pixels = numbers.get(ROWS, 0) * numbers.get(COLUMNS, 0) * (numbers.get(FRAMES) or 1)
-    if element is None or pixels <= 0 or UID(syntax).is_encapsulated:
+    num_pixels = numbers.get(ROWS, 0) * numbers.get(COLUMNS, 0) * (numbers.get(FRAMES) or 1)
+    if element is None or num_pixels <= 0 or UID(syntax).is_encapsulated:
         return 0
-    pixel_bytes, rest = divmod(element.end - element.start, pixels)
+    pixel_bytes, rest = divmod(element.end - element.start, num_pixels)
     return pixel_bytes if rest <= 1 else 0  # a byte of padding may follow
 
 

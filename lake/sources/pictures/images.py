@@ -51,8 +51,8 @@ def read_coding(file: BinaryIO, header: Header, storage: Storage) -> Coding:
         image = formats.open_image(file)
         is_grey = image.image.mode in formats.GREY_MODES
         is_kept = is_grey and _is_storable_unchanged(image, header, storage)
-        channels = len(image.image.getbands())
-        return Coding(image.name.lower(), header.size, is_kept, channels)
+        num_channels = len(image.image.getbands())
+        return Coding(image.name.lower(), header.size, is_kept, num_channels)
 
 
 def read_scan(data: bytes, header: Header, storage: Storage) -> Scan:

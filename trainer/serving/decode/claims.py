@@ -52,7 +52,7 @@ def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
     """Return (bits, whether they match the header), judged by the segments, one per byte of a word
     (PS3.5 G); DCMTK would fill up missing pixels and report nothing."""
     num_bytes = header.words[BITS_ALLOCATED] // 8
-    pixels = header.words[ROWS] * header.words[COLUMNS]
+    num_pixels = header.words[ROWS] * header.words[COLUMNS]
     # The frame starts with the number of segments and the offset of each, 4 bytes apiece.
     count, first, second = tf.unstack(octets(frame, tf.zeros([], tf.int64), 12, tf.int32))
     size = size_of(frame)
@@ -62,7 +62,7 @@ def _run_length_claims(frame: tf.Tensor, header: Header) -> tuple:
     for place in range(2):
         segment = tf.strings.substr(frame, starts[place], ends[place] - starts[place])
         num_expanded = _count_expanded_bytes(segment)
-        is_whole = (num_expanded >= pixels) & (num_expanded <= pixels + RLE_PADDING)
+        is_whole = (num_expanded >= num_pixels) & (num_expanded <= num_pixels + RLE_PADDING)
         is_right &= (place >= num_bytes) | is_whole
     return header.words[BITS_STORED], is_right
 
