@@ -133,8 +133,8 @@ def meet(paths: dict[str, str], texts: Iterable[str]) -> Meeting:
 
 
 def _meet_by_id(paths: dict[str, str], texts: Iterable[str]) -> dict[str, list[str]]:
-    """Return {image id: the texts} that say the same, whatever the composition of letters; images
-    whose ids differ in that alone have only the text that is equal."""
+    """Return {image id: the texts that are this id}, whatever the composition of letters; of images
+    whose ids differ in that alone, each has only the text that equals it."""
     texts_by_form, ids_by_form = defaultdict(list), defaultdict(list)
     for text in sorted(texts):
         texts_by_form[tidy(text)].append(text)

@@ -24,7 +24,7 @@ def choose(
 
     The rule one_se (Breiman et al. 1984, section 3.4.3) takes another one of those whose mean dice
     is within one standard error of the best: that with the highest dice of images with a lesion,
-    which no mask gains by being emptied. `groups`: the patient of each image, [N]. Raises
+    to which emptied masks add nothing. `groups`: the patient of each image, [N]. Raises
     InputError where no image has a mask.
     """
     if not len(counts.truth):
