@@ -88,7 +88,7 @@ def test_evaluate_says_what_was_averaged(run, tmp_path):
     output = tmp_path / "mean"
     files_of = [run / "best" / f"epoch_{epoch:04d}.weights.h5" for epoch in (3, 8)]
     trained.run_task("average", "--workdir", run, "--weights", *files_of, "--output", output)
-    [remark] = evaluate._unfinished(ensemble.load([output]))
+    [remark] = evaluate._unfinished_runs(ensemble.load([output]))
     assert remark.about == "average" and f"{output} is the mean of 2 weights" in remark.text
     facts = json.loads((output / workdir.METRICS).read_text())["average"]
     assert list(facts["weights"]) == [str(path) for path in files_of] and facts["command"]
