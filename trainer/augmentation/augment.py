@@ -3,7 +3,7 @@
 Images and masks [B, S, S, 1] and a table of uniform draws [B, P] go in, images and masks come out.
 The draws come with the batch, so the same table gives the same images on every device, compiled or
 not, up to rounding. All geometry becomes one source position per pixel (warp.py); what changes grey
-values alone follows it (grey.py).
+values alone follows it (grey.py). CLAHE comes before: its histograms are of the image (clahe.py).
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from trainer.augmentation import grey, warp
+from trainer.augmentation import clahe, grey, warp
 from trainer.config.augmentation import Augment, Parameter
 
 MASK_THRESHOLD = 0.5  # a resampled pixel is lesion where more than half of it is
@@ -86,6 +86,8 @@ def apply(images, masks, uniforms, settings: Augment):
     side = images.shape[1]
     values = parameters(uniforms, settings, side)
     images, masks = images[..., 0], masks[..., 0]  # [B, S, S]
+    if "clahe.clip" in values:
+        images = clahe.equalise(images, values["clahe.clip"], settings.clahe.tiles)
     mean = grey.mean(images)  # before the warp brings in what lies outside
     if warp.changes(values):
         rows, columns = warp.source_positions(side, values)

@@ -167,6 +167,15 @@ class Window(Transform):
     width: around(1, 0.05, 20) = 0.2  # factor on the window's width
 
 
+class Clahe(Transform):
+    """Contrast-limited adaptive histogram equalisation, before the geometry; the mask stays."""
+
+    tiles: Literal[2, 4, 8, 16] = 8  # of a side; each has a histogram
+    # A bin of a tile's histogram is cut at this share of its pixels; 1/256 is a flat histogram's,
+    # and changes least.
+    clip: around(0, 0.001, 1) = (0.004, 0.016)
+
+
 class Blur(Transform):
     """A Gaussian blur."""
 
@@ -240,6 +249,7 @@ class Augment(Section):
     grid: Grid = Grid()
     elastic: Elastic = Elastic()
     window: Window = Window()
+    clahe: Clahe = Clahe()
     blur: Blur = Blur()
     contrast: Contrast = Contrast()
     brightness: Brightness = Brightness()
