@@ -107,6 +107,15 @@ def systems(lake, shared_folder) -> dict[str, list[str | Path]]:
 
 
 @pytest.fixture(scope="session")
+def finished_run(lake, shared_folder) -> Path:
+    """The workdir of a run of two epochs of 6 steps, with a checkpoint after each; its config is
+    tiny.yaml beside it (runs.TINY)."""
+    from makers import runs
+
+    return shared_folder("trained", lambda folder: runs.train_tiny(folder, lake)) / "run"
+
+
+@pytest.fixture(scope="session")
 def exported(systems, shared_folder) -> Path:
     """An export of the cascade of `systems`."""
     from makers import trained

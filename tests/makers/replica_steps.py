@@ -2,7 +2,7 @@
 tests/trainer/training/test_replicas.py: their number is fixed at the first use, and so are the
 groups that they reduce in, so this is a process of its own. Prints one JSON line a case.
 
-    python -m tests.makers.replica_steps equal NORM REPLICAS | float16 | resume
+    python -m tests.makers.replica_steps equal NORM REPLICAS | two_replicas | resume
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +22,7 @@ from trainer.scoring import objective
 from trainer.training import averaging
 from trainer.training.checkpoint import State
 from trainer.training.run import Run, build_learner, checkpoint_objects
-from trainer.training.step import compile_steps
+from trainer.training.step import compile_steps, steps_in_one_call
 
 BATCH, STEPS = 16, 20
 
@@ -90,11 +91,11 @@ def on_replicas(strategy, variables) -> np.ndarray:
     )
 
 
-def float16() -> None:
+def float16(strategy) -> None:
     """Take four steps on two replicas; the third has an inf in the last replica's last example."""
     precision = {"precision": "mixed_float16", "loss_scale": 1024.0, "loss_scale_steps": 2}
     config, steps = config_with("batch", 1, momentum=0.9, **precision), 4
-    run = build(config, create_strategy("cpu", 2, BATCH))
+    run = build(config, strategy)
 
     def weighted_losses(masks, outputs, batch):
         return batch["weight"] * run.image_losses(masks, outputs, batch)
@@ -116,6 +117,29 @@ def float16() -> None:
             skipped=sums["nonfinite_steps"],
             loss=sums["loss"],
         )
+
+
+def statistics(strategy) -> None:
+    """Print a batch norm's moving means of each of two replicas behind two batches of four."""
+    with strategy.scope():
+        layer = keras.layers.BatchNormalization(momentum=0.5)
+        network = keras.Sequential([keras.Input((3,)), layer])
+
+    def step(batch):
+        network(batch, training=True)
+        return {"loss": tf.reduce_sum(batch)}
+
+    call = steps_in_one_call(strategy, step, averaging.moving_statistics(network))
+    values = np.arange(24, dtype="float32").reshape(8, 3) ** 2
+    dataset = tf.data.Dataset.from_tensor_slices(values).batch(4)
+    call(iter(distribute(strategy, dataset)), tf.constant(2))
+    print_json(means=on_replicas(strategy, [layer.moving_mean.value]))
+
+
+def two_replicas() -> None:
+    strategy = create_strategy("cpu", 2, BATCH)  # a second one would number its reductions alike
+    statistics(strategy)  # in float32, which is still the policy
+    float16(strategy)
 
 
 def resume() -> None:
@@ -142,6 +166,6 @@ def resume() -> None:
 
 
 if __name__ == "__main__":
-    {"equal": equal, "float16": float16, "resume": resume}[sys.argv[1]](
+    {"equal": equal, "two_replicas": two_replicas, "resume": resume}[sys.argv[1]](
         *sys.argv[2:3], *map(int, sys.argv[3:])
     )

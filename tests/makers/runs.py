@@ -27,6 +27,25 @@ SMALL = [
     *("--train.epochs=4", "--train.steps_per_call=1", "--train.device=cpu"),
 ]
 
+TINY = """
+model: {kind: unetpp, depth: 1, filters: 4, norm: batch, dropout: 0.2}
+data: {side: 16, batch_size: 4}
+optimizer: {ema: 0.9}
+train: {epochs: 1, device: cpu, steps_per_call: 3}
+"""
+
+
+def command(config: Path, lake: Path, workdir: Path, *options: str) -> list[str]:
+    """Return the words of a training for trainer.task."""
+    return ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}", *options]
+
+
+def train_tiny(folder: Path, lake: Path) -> None:
+    """Train two epochs of TINY, each of two calls of 3 steps, in folder/run."""
+    config = folder / "tiny.yaml"
+    config.write_text(TINY)
+    assert command_line.main(command(config, lake, folder / "run", "--train.epochs=2")) == 0
+
 
 def task(*arguments: object, config_name: str | None = "unetpp") -> subprocess.CompletedProcess:
     """python -m trainer.task; in a process of its own where logical devices are divided, which

@@ -18,7 +18,7 @@ import tensorflow as tf
 from trainer.config.run import Data
 from trainer.data import cache, order
 from trainer.data.order import Split
-from trainer.data.record import decode_record
+from trainer.data.record import decoder
 from trainer.devices.workers import ALONE, Worker
 
 
@@ -51,11 +51,11 @@ def training_batches(
         groups = groups.map(lambda row: load(row, split, seed), num_parallel_calls=1)
         return groups.prefetch(1).unbatch()
 
+    decode = decoder(split.dtype, data.side, data.fit, extra_fields)
+
     def load_item(draw: dict) -> dict:
-        if images:
-            item = {"number": draw["number"]}  # looked up when it is in a batch
-        else:
-            item = decode_record(draw["record"], split.dtype, data.side, data.fit, extra_fields)
+        # With a cache the pixels are looked up when the item is in a batch.
+        item = {"number": draw["number"]} if images else decode(draw["record"])
         return {**item, "uniforms": _uniforms(draw, seed, num_draws)}
 
     draws = [draws_of_stream(first_stream + number) for number in range(streams_per_worker)]
@@ -64,6 +64,7 @@ def training_batches(
     return _to_batches(items, data.batch_size // worker.count, images)
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     split: Split, data: Data, extra_fields: tuple[str, ...] = (), worker: Worker = ALONE
 ) -> tf.data.Dataset:
@@ -72,11 +73,8 @@ def evaluation_batches(
     Items of weight 0 fill up its last batches, so that all workers have the same number of them.
     """
     part, batch_size = _part_of_worker(split, worker), data.batch_size // worker.count
-    items = stored_records(part).map(
-        lambda record: decode_record(record, split.dtype, data.side, data.fit, extra_fields),
-        tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    decode = decoder(split.dtype, data.side, data.fit, extra_fields)
+    items = stored_records(part).map(decode, tf.data.AUTOTUNE, deterministic=True)
     largest_part = -(-split.num_records // worker.count)
     num_missing = -(-largest_part // batch_size) * batch_size - part.num_records
     padding = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in items.element_spec.items()}
@@ -85,6 +83,7 @@ def evaluation_batches(
     return _to_batches(items, batch_size)
 
 
+@tf.autograph.experimental.do_not_convert
 def first_items(split: Split, data: Data, num_positives: int, num_others: int) -> list[dict]:
     """Return the first positives of a split, or as many as it has, then the first others."""
     items = evaluation_batches(split, data).unbatch().filter(lambda item: item["weight"] > 0)

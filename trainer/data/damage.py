@@ -20,7 +20,7 @@ from lake.records import manifest
 from lake.terminal import cli
 from lake.terminal.progress import Progress
 from trainer.config.run import Config, Data
-from trainer.data.record import decode_record
+from trainer.data.record import decoder
 
 # What TensorFlow raises for a wrong checksum, an image that does not decode, a missing file, a
 # shard with fewer records than it should have, a file of another user, and a disk that fails.
@@ -78,7 +78,8 @@ def check_shards(content: dict, folder: str, names: Collection[str], data: Data)
             if fault == UNREADABLE:
                 raise _damage_error(folder, str(path), UNREADABLE)
             if fault:
-                record_fault = fault_of_shard(str(path), shard["records"], _decoder(content, data))
+                decode = decoder(content["dtype"], data.side, data.fit)
+                record_fault = fault_of_shard(str(path), shard["records"], decode)
                 raise _damage_error(folder, str(path), record_fault or fault)
             line.add()
     finally:
@@ -122,22 +123,12 @@ def _sha256(path: Path) -> str:
 def first_damaged_shard(folder: str, data: Data) -> tuple[str, str] | None:
     """Return (path, what is wrong) of the first shard that is damaged; None where none is."""
     content = manifest.load(folder)
-    decode = _decoder(content, data)
+    decode = decoder(content["dtype"], data.side, data.fit)
     for shard in content["shards"]:
         path = tf.io.gfile.join(folder, shard["name"])
         if fault := fault_of_shard(path, shard["records"], decode):
             return path, fault
     return None
-
-
-def _decoder(content: dict, data: Data) -> Callable:
-    """Return the compiled function that decodes a record of a lake."""
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def decode(record):
-        return decode_record(record, content["dtype"], data.side, data.fit)
-
-    return decode
 
 
 def fault_of_shard(path: str, num_records: int, decode: Callable) -> str | None:

@@ -7,6 +7,7 @@ the lake stores them:
 A box is (top, left, height, width): where in [S, S] an image lies that is not square.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 
 import tensorflow as tf
@@ -19,6 +20,17 @@ FIELDS = (
 )
 # libjpeg decodes at a half, a quarter and an eighth for less than a whole image.
 JPEG_RATIOS = (8, 4, 2)
+
+
+@functools.cache
+def decoder(dtype: str, side: int, fit: str, extra_fields: tuple[str, ...] = ()) -> Callable:
+    """Return decode_record as a function of the record alone, for tf.data: a process traces it once
+    for all its datasets, such as those of training, validation and panel."""
+    return tf.function(
+        lambda record: decode_record(record, dtype, side, fit, extra_fields),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+    )
 
 
 @tf.autograph.experimental.do_not_convert  # no Python branch here depends on a tensor

@@ -169,6 +169,7 @@ def _sizes_and_masks(split: Split) -> Iterator[tuple]:
     """Yield (heights, widths, PNGs of the masks, empty without a lesion) of some records at a
     time."""
 
+    @tf.autograph.experimental.do_not_convert
     def parse(serialised) -> tuple:
         fields = record.parse_record(serialised, ("height", "width", "lesion_px", "mask"))
         mask = tf.where(fields["lesion_px"] > 0, fields["mask"], "")

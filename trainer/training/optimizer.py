@@ -20,7 +20,11 @@ DECAY_OF_ADAMW = 1e-4
 
 class _ReducedGradients:
     """Makes an optimizer take gradients that the caller has summed over the replicas: Keras would
-    clip first and sum later. And gives the encoder's weights a rate of their own."""
+    clip first and sum later. And gives the encoder's weights a rate of their own.
+
+    The numbers of a step are Keras's. What weights share is computed once: Keras has schedule and
+    bias correction in the graph again for each weight, a quarter of the time to the first step.
+    """
 
     encoder_keys = frozenset()
     encoder_share = 1.0  # of the rate
@@ -36,44 +40,66 @@ class _ReducedGradients:
         return grads_and_vars
 
     def _apply_weight_decay(self, variables):
-        # That of the encoder is in update_step, at its own rate.
-        super()._apply_weight_decay(
-            [variable for variable in variables if self._var_key(variable) not in self.encoder_keys]
-        )
+        pass  # where a weight is updated
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        rate = tf.convert_to_tensor(learning_rate, tf.float32)
+        factors = {"others": self._factors(rate, 0)}
+        if self.encoder_keys:
+            factors["encoder"] = self._factors(self.encoder_share * rate, self.frozen_steps)
+        super()._backend_update_step(grads, trainable_variables, factors)
+
+    def _factors(self, rate, frozen_steps: int) -> dict:
+        """Return what the updates of weights share that have this rate, and did not move in the
+        first `frozen_steps` steps."""
+        return {"rate": rate, "decay": tf.constant(self.weight_decay or 0.0)}
 
     def update_step(self, gradient, variable, learning_rate):
-        if self._var_key(variable) in self.encoder_keys:
-            learning_rate = self.encoder_share * learning_rate
-            if self.weight_decay and self._use_weight_decay(variable):
-                variable.assign_sub(variable * (self.weight_decay * learning_rate))
-            learning_rate = learning_rate * self._late_start_factor()
-        super().update_step(gradient, variable, learning_rate)
-
-    def _late_start_factor(self):
-        """Return the factor on the rate of weights that were frozen at first. Adam corrects its
-        moving means for their start at 0, and counts all steps; those of the encoder are 0 until
-        it is unfrozen, and its first steps would be three times too long."""
-        if not self.frozen_steps or not hasattr(self, "beta_1"):
-            return 1.0
-        step = tf.cast(self.iterations + 1, tf.float32)
-        # Steps that float16 skipped are not in iterations, hence the maximum.
-        shares = [
-            tf.sqrt(1 - tf.pow(self.beta_2, count)) / (1 - tf.pow(self.beta_1, count))
-            for count in (tf.maximum(step - self.frozen_steps, 1.0), step)
-        ]
-        return shares[0] / shares[1]
+        """Take a weight's step; `learning_rate`: the factors of _backend_update_step."""
+        is_encoders = self._var_key(variable) in self.encoder_keys
+        factors = learning_rate["encoder" if is_encoders else "others"]
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            variable.assign_sub(variable * factors["decay"] * factors["rate"])
+        self._move(gradient, variable, factors)
 
 
-class ReducedAdamW(_ReducedGradients, keras.optimizers.AdamW):
+class _ReducedAdam(_ReducedGradients):
+    def _factors(self, rate, frozen_steps: int) -> dict:
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        if frozen_steps:
+            # Adam corrects its moving means for their start at 0. Those of the encoder are 0 until
+            # it is unfrozen, and by the number of all steps its first ones would be three times
+            # too long. (Steps that float16 skipped are not in iterations, hence the maximum.)
+            step = tf.maximum(step - frozen_steps, 1.0)
+        corrections = [1 - tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
+        return {
+            **super()._factors(rate, frozen_steps),
+            "alpha": rate * tf.sqrt(corrections[1]) / corrections[0],
+            "share_1": tf.constant(1 - self.beta_1),
+            "share_2": tf.constant(1 - self.beta_2),
+            "epsilon": tf.constant(self.epsilon),
+        }
+
+    def _move(self, gradient, variable, factors: dict) -> None:
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index].value, self._velocities[index].value
+        momentum.assign_add((gradient - momentum) * factors["share_1"])
+        velocity.assign_add((tf.square(gradient) - velocity) * factors["share_2"])
+        step = momentum * factors["alpha"] / (tf.sqrt(velocity) + factors["epsilon"])
+        variable.assign_sub(step)
+
+
+class ReducedAdamW(_ReducedAdam, keras.optimizers.AdamW):
     pass
 
 
-class ReducedAdam(_ReducedGradients, keras.optimizers.Adam):
+class ReducedAdam(_ReducedAdam, keras.optimizers.Adam):
     pass
 
 
 class ReducedSGD(_ReducedGradients, keras.optimizers.SGD):
-    pass
+    def _move(self, gradient, variable, factors: dict) -> None:
+        keras.optimizers.SGD.update_step(self, gradient, variable, factors["rate"])
 
 
 class Rate(schedules.LearningRateSchedule):

@@ -154,10 +154,9 @@ def random_weights(model: dict, folder: Path) -> str:
     return str(file)
 
 
-def cases(*light: str) -> list:
-    """Return every config: the light ones run in the whole suite, the others on demand."""
-    marks = {name: [] if name in light else [exhaustive] for name in NAMES}
-    return [pytest.param(name, marks=[pytest.mark.slow, *marks[name]]) for name in NAMES]
+def cases() -> list:
+    """Return every config, each of which takes up to minutes."""
+    return [pytest.param(name, marks=[pytest.mark.slow, exhaustive]) for name in NAMES]
 
 
 # --- from a lake to scores ---
@@ -194,7 +193,18 @@ def forget_the_last_epoch(workdir: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", cases(CT_CONFIG))
+@pytest.mark.slow
+def test_the_config_of_volumes_trains_and_is_scored(ct_lake, tmp_path, capsys):
+    """In one epoch, with a network of depth 1; test_resume.py resumes."""
+    file, workdir = tmp_path / "small.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(small(CT_CONFIG, tmp_path)))
+    command = ["train", f"--config={file}", f"--lake={ct_lake}", f"--workdir={workdir}"]
+    assert task.main([*command, "--train.epochs=1", "--model.depth=1"]) == 0, capsys.readouterr()
+    assert task.main(["evaluate", f"--workdir={workdir}", "--bootstrap=10"]) == 0
+    assert len(read_metrics(workdir)["evaluate"]["splits"]) == 2
+
+
+@pytest.mark.parametrize("name", cases())
 def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
     lake = request.getfixturevalue("ct_lake" if name == CT_CONFIG else "lake")
     file, workdir = tmp_path / "small.yaml", tmp_path / "run"
@@ -257,7 +267,7 @@ def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bflo
     train = config.train.model_copy(update={"jit": False, "precision": "mixed_bfloat16"})
     config = config.model_copy(update={"data": data, "train": train})
     run = replica_steps.build(config, tf.distribute.get_strategy())
-    compiled = tf.function(training_step(run), jit_compile=True)
+    compiled = tf.function(training_step(run), jit_compile=True, autograph=False)
     batch = random_batch(config)
     text = compiled.experimental_get_compiler_ir(batch)(stage="hlo")
     assert "bf16[" in text and not re.findall(NOT_FOR_A_TPU, text)

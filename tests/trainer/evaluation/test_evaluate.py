@@ -56,6 +56,13 @@ def runs(lake, tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope="module")
+def evaluated(runs) -> tuple[ensemble.Ensemble, str, dict]:
+    """The segmenter, the table of its evaluation, and the entry of its metrics.json."""
+    system = ensemble.load([runs["segmenter"]])
+    return system, evaluate.evaluate(system, None, FAST), entry_of(runs["segmenter"])
+
+
 def entry_of(folder: Path, label: str = "evaluate") -> dict:
     return json.loads((folder / "metrics.json").read_text())[label]
 
@@ -110,10 +117,8 @@ def predictions_for(system: ensemble.Ensemble, lake: Path, split: str) -> Predic
     return predict(system, split).predictions
 
 
-def test_mean_dice_equals_an_independent_implementation(lake, runs):
-    system = ensemble.load([runs["segmenter"]])
-    evaluate.evaluate(system, None, FAST)
-    entry = entry_of(runs["segmenter"])
+def test_mean_dice_equals_an_independent_implementation(lake, evaluated):
+    system, _, entry = evaluated
     frozen = Decision(Triplet(**entry["triplet"]))
     for split in ("val", "test"):
         actual = entry["splits"][split]
@@ -130,10 +135,9 @@ def test_mean_dice_equals_an_independent_implementation(lake, runs):
     np.testing.assert_allclose(actual, dices, atol=1e-9)
 
 
-def test_the_table_and_metrics_json_say_what_to_keep_in_mind(lake, runs):
+def test_the_table_and_metrics_json_say_what_to_keep_in_mind(evaluated):
     """Eight images of eight patients: one digit, no interval, and sentences that say so."""
-    table = evaluate.evaluate(ensemble.load([runs["second"]]), None, FAST)
-    entry = entry_of(runs["second"])
+    _, table, entry = evaluated
     for split in ("val", "test"):
         assert entry["drawn"][split] == {"unit": "patients", "number": 8}
         assert entry["samples"][split]["dice_positives"] == 3 and not entry["intervals"][split]
@@ -150,14 +154,14 @@ def test_the_table_and_metrics_json_say_what_to_keep_in_mind(lake, runs):
     assert any("were chosen on val" in text for text in origin["limits"])
 
 
-def test_thresholds_of_validation_are_frozen_for_test(lake, runs, monkeypatch):
+def test_thresholds_of_validation_are_frozen_for_test(lake, runs, evaluated, monkeypatch):
     """With a grid where the test split would choose others."""
     for module in (choice, threshold_grid):
         monkeypatch.setattr(module, "BOTTOMS", (0.2, 0.3, 0.4))
         monkeypatch.setattr(module, "TOPS", (0.5, 0.6, 0.7))
         monkeypatch.setattr(module, "AREAS_SHARE", (0.0, 0.004, 0.016, 0.064))
         monkeypatch.setattr(module, "LESIONS", (0.0,))
-    system = ensemble.load([runs["segmenter"]])
+    system, *_ = evaluated
     parts = {name: predictions_for(system, lake, name) for name in ("val", "test")}
     decisions = {name: choice.choose(part.counts, None) for name, part in parts.items()}
     assert decisions["val"] != decisions["test"]
@@ -227,10 +231,12 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_tensorboard_has_scores_and_curves(runs):
+def test_tensorboard_has_scores_and_curves(runs, tmp_path):
     system = ensemble.load([runs["classifier"]])
     for _ in range(2):  # a repeated evaluation replaces its curves
-        evaluate.evaluate(system, None, FAST)
+        table = evaluate.evaluate(system, None, FAST, tmp_path / "picture.png")
+    assert "\nAUC " in table
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     tags = {}
     for path in (runs["classifier"] / "evaluate" / "test").glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):

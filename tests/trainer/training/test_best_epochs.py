@@ -138,17 +138,17 @@ def command(lake, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished_run(command) -> Path:
+def early_end(command) -> Path:
     assert task.main(command) == 0
     return Path(command[3].partition("=")[2])
 
 
 @pytest.mark.slow
-def test_a_run_without_a_better_score_ends_early_and_says_so_again(command, finished_run, capsys):
-    metrics = json.loads((finished_run / "metrics.json").read_text())
+def test_a_run_without_a_better_score_ends_early_and_says_so_again(command, early_end, capsys):
+    metrics = json.loads((early_end / "metrics.json").read_text())
     assert metrics["last"]["epoch"] == 3 and metrics["best"]["epoch"] == 1
     assert [one["epoch"] for one in metrics["kept"]] == [1, 2]
-    assert {path.name for path in finished_run.glob("best/*")} == {
+    assert {path.name for path in early_end.glob("best/*")} == {
         Path(one["weights"]).name for one in metrics["kept"]
     }
     assert task.main(command) == 0
@@ -178,13 +178,13 @@ def scalars(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-def test_tensorboard_gets_a_trace_of_the_asked_steps_and_the_best_scores(finished_run):
-    [path] = finished_run.glob("plugins/profile/*/*.xplane.pb")
+def test_tensorboard_gets_a_trace_of_the_asked_steps_and_the_best_scores(early_end):
+    [path] = early_end.glob("plugins/profile/*/*.xplane.pb")
     space = xplane_pb2.XSpace.FromString(path.read_bytes())
     names = [one.name for plane in space.planes for one in plane.event_metadata.values()]
     calls = [name for name in names if name.startswith("train")]
     assert calls and any("several_steps" in name for name in names)
-    best, train = scalars(finished_run), scalars(finished_run / "train")
+    best, train = scalars(early_end), scalars(early_end / "train")
     assert {"best/dice_positives_at_half_network_size", "best/auc", "best/loss"} <= best.keys()
     waits = train["input_wait_share"]
     assert len(waits) == 9 and all(0 <= share <= 1 for share in waits)

@@ -38,9 +38,24 @@ def test_one_two_and_four_replicas_end_twenty_steps_with_the_same_weights():
             np.testing.assert_allclose(other["w"], one["w"], atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def two_replicas() -> list[dict]:
+    """What a process with two replicas prints: their statistics, then four steps in float16."""
+    return replica_steps("two_replicas")
+
+
 @pytest.mark.slow
-def test_an_inf_of_the_last_replica_skips_the_step_of_all():
-    first, second, third, fourth = steps = replica_steps("float16")
+def test_plain_batch_norm_statistics_are_averaged_over_replicas(two_replicas):
+    means = two_replicas[0]["means"]  # [replicas, 3]
+    # Two batches of four: each replica sees the mean of its own half, and remembers by halves.
+    halves = (np.arange(24.0).reshape(2, 2, 2, 3) ** 2).mean(axis=2)  # [batch, replica, 3]
+    expected = (0.25 * halves[0] + 0.5 * halves[1]).mean(axis=0)
+    assert means.shape == (2, 3) and np.allclose(means, expected)
+
+
+@pytest.mark.slow
+def test_an_inf_of_the_last_replica_skips_the_step_of_all(two_replicas):
+    first, second, third, fourth = steps = two_replicas[1:]
     assert [int(step["skipped"]) for step in steps] == [0, 0, 1, 0]
     # Doubled after two good steps, halved at the one that was skipped.
     assert [step["scales"].ravel().tolist() for step in steps] == [

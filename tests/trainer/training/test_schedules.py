@@ -99,6 +99,39 @@ def test_sgd_takes_nesterovs_step():
         assert float(weight.numpy()[0]) == pytest.approx(expected, rel=1e-5)
 
 
+KERAS_KINDS = {
+    "adamw": (keras.optimizers.AdamW, {}),
+    "adam": (keras.optimizers.Adam, {}),
+    "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+}
+
+
+@pytest.mark.parametrize("kind", KERAS_KINDS)
+def test_steps_are_those_of_keras(kind):
+    """Behind a warm-up, with decay and clipping, over gradients of all sizes."""
+    section = learning.Optimizer(
+        kind=kind, learning_rate=0.1, warmup_epochs=1, weight_decay=0.1, clip_norm=0.5
+    )
+    rate = learning_rate(section, 4, 3)
+    keras_kind, options = KERAS_KINDS[kind]
+    theirs = keras_kind(rate, weight_decay=0.1, global_clipnorm=0.5, **options)
+    theirs.exclude_from_weight_decay(var_names=["bias"])
+    results = []
+    for optimizer in (build_optimizer(section, rate), theirs):
+        rng = np.random.default_rng(0)
+        weights = [
+            keras.Variable(rng.normal(size=shape).astype("float32"), name=name)
+            for name, shape in (("kernel", (3, 3, 4, 9)), ("bias", (9,)))
+        ]
+        optimizer.build(weights)
+        for exponent in (-6, -3, 0, 3, -9, 1, 0, -4):
+            sizes = [10.0**exponent * rng.normal(size=weight.shape) for weight in weights]
+            optimizer.apply([size.astype("float32") for size in sizes], weights)
+        results.append([variable.numpy() for variable in (*weights, *optimizer.variables)])
+    for ours, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_the_share_of_positives_falls_in_a_line():
     settings = run.Data(positive_share=(0.8, 0.22))
     for epoch in (0, 1, 30, 59):

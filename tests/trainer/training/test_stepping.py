@@ -28,7 +28,7 @@ def test_parts_of_a_batch_are_traced_once_and_add_up_to_it(is_compiled, remateri
 
         gradients = step.replica_gradients(run._replace(image_losses=counted_losses))
         batch = next(iter(replica_steps.batches(config, 1)))
-        call = tf.function(gradients, jit_compile=is_compiled)
+        call = tf.function(gradients, jit_compile=is_compiled, autograph=False)
         return *call(batch, tf.constant(factor)), len(traces)
 
     whole, whole_sums, _ = gradients_and_sums(1, 1.0)
