@@ -163,8 +163,8 @@ def sentences(standing: dict[str, int], rejects: dict[str, int], is_known: bool)
 
 
 def lake_difference(lake: dict | None, learnt: dict | None) -> str:
-    """Return in words what images of a lake with these counts show that no image did which networks
-    learnt from, those with the counts `learnt`; "" for nothing, or where counts are not known."""
+    """Return in words what images of a lake show, by its counts, and no image did that networks
+    learnt from, by the counts `learnt`; "" where there is nothing, or counts are not known."""
     if lake is None or learnt is None:
         return ""
     parts = []

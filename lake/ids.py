@@ -188,8 +188,8 @@ def _ends(path: str) -> Iterator[str]:
 
 
 def _unclear_message(image_id: str, claimed_texts: list[str], claims: dict[str, list[str]]) -> str:
-    """Return the message about an image that cannot be told from others, or its labels from
-    others."""
+    """Return the message about an image that shares its labels with others, or that several ids of
+    labels may mean."""
     others = sorted(
         name for name in claims if name != image_id and set(claims[name]) & {*claimed_texts}
     )

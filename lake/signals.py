@@ -238,7 +238,7 @@ def _flush() -> None:
 
 
 def _kill_children() -> None:
-    """Kill the processes that descend from this one, but those in a session of their own, which are
+    """Kill the processes that descend from this one, except those in another session, which are
     meant to go on."""
     parents, sessions = {}, {}
     # Where there is no /proc (macOS), a terminal's Ctrl-C has reached the children as well.

@@ -54,8 +54,8 @@ class TpuVm(NamedTuple):
         return [*copy, *self._internal()]
 
     def ssh(self, *commands: list[str]) -> list[str]:
-        """Return the command that runs these in the home folder, one after the other until one
-        fails."""
+        """Return the command that runs these commands in the home folder, in order, up to the first
+        that fails."""
         # ssh passes one text to the remote shell; quoted, each argument arrives unchanged.
         text = " && ".join(shlex.join(command) for command in commands)
         ssh = self._tpus("tpu-vm", "ssh", self.name)

@@ -16,8 +16,8 @@ from trainer.devices import batch
 
 @dataclasses.dataclass(frozen=True)
 class Rental:
-    """The machines of a run: their replicas, what messages call them, and what a project must have
-    for them, a sentence each."""
+    """The machines of a run: their replicas, their name in messages, and the quota and roles that a
+    project must have for them, a sentence each."""
 
     project: str
     num_replicas: int

@@ -26,7 +26,7 @@ ORPHAN, LEFT_OUT, TALLY = "label without an image", "slices left out", "who met 
 
 @dataclass(frozen=True)
 class LabelledImage(Packed):
-    """Says of one image that becomes a record where it is, and its label."""
+    """Holds the header, which says where the image is, and the label of one record to be."""
 
     header: Header
     label: Label

@@ -115,8 +115,8 @@ def image_key(image: LabelledImage) -> int:
 
 
 def num_blocks(header: Header, max_side: int | None) -> int:
-    """Return about how many blocks a record of the image takes: those of its file, or of its pixels
-    where those are fewer."""
+    """Return the number of blocks that a record of the image takes, roughly: as many as its file or
+    its stored pixels, whichever take fewer."""
     height, width = shrunk_size(header.height, header.width, max_side)
     stored_bytes = min(header.size, height * width * (1 + (header.bits > 8)))
     return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)

@@ -181,7 +181,7 @@ def _is_complete(name: str, digest: str, versions: str, options: ConversionOptio
 
 
 class _Writer:
-    """Writes the records of one shard and adds up what its sidecar says of them."""
+    """Writes the records of one shard and adds up the numbers for its sidecar."""
 
     def __init__(self, split: str, shard: int, lake_bits: int, options: ConversionOptions):
         """Begin the shard number `shard` of a split, in a lake of 8 or 16 bits."""

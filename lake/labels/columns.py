@@ -79,7 +79,7 @@ class Layout:
 
 def layout(file: BinaryIO, path: str, choice: ColumnChoice | None = None) -> Layout:
     """Return the Layout of a label CSV, from its first rows; raise InputError where its columns
-    cannot be recognised or it lacks one that was chosen."""
+    cannot be recognised, or one that the user names is absent."""
     choice = choice or ColumnChoice()
     try:
         heads = [(form, rows) for form, rows in csv_text.heads(file) if rows]

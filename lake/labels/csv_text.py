@@ -36,8 +36,8 @@ class Form(NamedTuple):
 
 
 def _windows_1252(error: UnicodeError) -> tuple[str, int]:
-    """Return (text, end) of bytes that are not in the file's encoding: single bytes are those of
-    Windows-1252, what it lacks is escaped, so that they spoil only their own row."""
+    """Return (text, end) of bytes that are not in the file's encoding: each is read as
+    Windows-1252, or escaped where that lacks it, so that they spoil only their own row."""
     damage = error.object[error.start : error.end]
     is_bytes = error.encoding == "utf-8"
     return damage.decode("cp1252" if is_bytes else "ascii", "backslashreplace"), error.end

@@ -86,7 +86,7 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
 
 
 def id_and_class(cell_of: dict[int, str], columns: Layout) -> tuple[str, str]:
-    """Return (image id, class) of a row; the class is that of its run lengths, if it names one."""
+    """Return (image id, class of the run lengths) of a row."""
     image_id = "_".join(cell_of.get(number, "") for number in columns.id_columns)
     if columns.has_class_in_id:
         image_id, _, class_text = image_id.rpartition("_")
@@ -103,8 +103,8 @@ def _size(cell_of: dict[int, str], size_columns: tuple[int, int]) -> tuple[int, 
 
 
 def rows_below_header(file: BinaryIO, columns: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of the rows of a CSV; raise csv.Error where it stops being one, or where
-    a quotation has taken in the rows below it."""
+    """Yield (line, fields) of the rows of a CSV; raise csv.Error at a row that is no CSV, or in
+    which an open quotation mark has swallowed the rows below it."""
     rows = csv_text.rows(file, columns.form)
     for line, fields in itertools.islice(rows, columns.has_header, None):
         is_long = any("\n" in field or "\r" in field for field in fields)

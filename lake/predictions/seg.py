@@ -54,8 +54,8 @@ class Algorithm(NamedTuple):
 
 def algorithm(description: dict, any_modality: bool = False) -> Algorithm:
     """Return the Algorithm that a SEG's masks are made with, from its `description` in export.json
-    or by trainer.inference.decision.describe_masks. `any_modality`: of images that may show other
-    things than those that the networks learnt from."""
+    or by trainer.inference.decision.describe_masks. `any_modality`: images may show things that the
+    networks did not learn from."""
     triplet, lesion = description["decision"]["triplet"], description["decision"].get(LESION)
     thresholds = f"p > {triplet['bottom']:g}"
     if triplet["area_share"]:

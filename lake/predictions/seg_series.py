@@ -104,8 +104,8 @@ def files(
 
 
 def stacks(frames: list[Frame]) -> list[list[Frame]]:
-    """Return the frames of each SEG, along their normal: those with one place in the patient that
-    are alike and lie side by side, and every other one alone."""
+    """Return the frames of each SEG, in their order along the normal: frames with a place in the
+    patient that are alike and lie side by side are one SEG, and any other frame is one alone."""
     alike, result = [], []
     for frame in frames:
         if not seg_sources.has_place(frame.reference):

@@ -80,7 +80,7 @@ def is_flat(pixels: np.ndarray, window: tuple[float, float]) -> bool:
 def is_flat_code(code: bytes, height: int, width: int, window: tuple[float, float]) -> bool:
     """Return whether a grey JPEG or PNG of 8 bits has one grey level in the view of `window`.
 
-    It is decoded only where it is so short that it can hold hardly more than one level.
+    Only a code that is too short for much more than one level is decoded.
     """
     if window[0] >= 255 or window[1] <= 0:
         return True

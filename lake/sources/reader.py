@@ -92,8 +92,8 @@ def _advise(source: str, file: BinaryIO, path: str, has_choice: bool) -> Iterato
 
 
 def name_by_path(header: Header, root: str) -> Header:
-    """Return the header with the folders of its path below `root` in its id; a volume that is named
-    after its file has them in its series."""
+    """Return the header with the folders of its path below `root` added to its id; of a volume that
+    is named after its file, they are added to the series."""
     if header.geometry is None:
         return replace(header, image_id=ids.with_folders(header.path, root, header.image_id))
     if not header.image_id:  # a volume of one file, whose name is its series

@@ -11,7 +11,7 @@ LINE_SECONDS, TERMINAL_SECONDS = 10.0, 0.2  # between two lines, and two states 
 
 
 class Line:
-    """Shows texts one over the other, or one below the other, but not more often than is of use."""
+    """Shows texts, each over the last one in a terminal, else below it, but not too often."""
 
     def __init__(self, stream: TextIO | None = None, first_after_s: float = 0.0):
         self.stream = stream or sys.stderr

@@ -94,8 +94,8 @@ def read(path: Path) -> Seen | None:
 
 
 def gather(folder: str, data: Data, earlier_files: Iterable[Path]) -> Seen:
-    """Return the images that a run sees: those of its lakes, and those of the run whose weights it
-    starts from, in the first of these files that exists."""
+    """Return the images that a run sees: those of its lakes, and those that the run saw whose
+    weights it starts from; the first of `earlier_files` that exists has them."""
     earlier_parts = (read(path) for path in earlier_files)
     parts = [part for part in earlier_parts if part is not None][:1]
     return unite([from_lakes(folder, data), *parts])

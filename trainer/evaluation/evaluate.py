@@ -41,8 +41,8 @@ def evaluate(
     """Score the best weights of runs; write metrics.json, curves and report.html (or `page`) into
     the first workdir; return a table to print.
 
-    `lake` may be another than that of the runs: then the thresholds are those that they chose on
-    their own one, which is evaluated before where it has not been yet.
+    `lake` may be another than that of the runs: then the thresholds are those of the runs' own
+    lake, which is evaluated first if it was not before.
     """
     in_use = kinship.lake_in_use(ensemble, lake)
     choices = _with_choices_of_config(ensemble, options)

@@ -104,8 +104,8 @@ def curve(marks: Marks, weights: np.ndarray | None = None) -> tuple[np.ndarray, 
 
 
 def sensitivities(marks: Marks, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the sensitivity at each of RATES, [7]: linear between the points of the curve, the
-    highest where several have that rate, and beyond its end that of its end."""
+    """Return the sensitivity at each of RATES, [7]. Between points of the curve it is linear; where
+    several points have the rate it is the highest, and beyond the last point that of the last."""
     return np.interp(RATES, *curve(marks, weights))
 
 

@@ -61,8 +61,8 @@ def about_thresholds(
 
 
 def _borders(chosen_on: str, outcomes: Outcomes) -> Iterator[Remark]:
-    """Yield a remark where a threshold is the last of those that were tried, and better than the
-    one before it: a still better one may lie beyond."""
+    """Yield a remark where a threshold is at an end of its grid, and better than its neighbour: a
+    still better one may lie beyond."""
     decision = outcomes.decision
     top, area_share, bottom = decision.triplet
     dice = np.nanmean(outcomes.dice)

@@ -110,8 +110,8 @@ def relation(member: Member, folder: str, content: dict) -> str:
 
 
 def run_lakes(member: Member) -> list[dict | None]:
-    """Return the lakes that a run learnt from as its lake.json describes them, its own first; None
-    for that one where it is not known."""
+    """Return the descriptions of the lakes that a run learnt from, as its lake.json has them: first
+    that of config.lake, or None where it is not known, then those of data.more_lakes."""
     content, config = read_json(member.workdir / LAKE), member.config
     if "lakes" in content:
         return content["lakes"]

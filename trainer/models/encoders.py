@@ -28,8 +28,8 @@ NO_DOWNLOAD = "URL fetch failure"  # how Keras's message begins
 def encode(images, side: int, section: Decoder, name: str, is_pooled: bool = True) -> list:
     """Return the features of the encoder that a U-Net's or U-Net++'s section names.
 
-    `name` is for the layers of plain. `is_pooled`: the deepest feature of the others is the pooled
-    one, where their row names one for this depth.
+    `name` is for the layers of the encoder `plain`. `is_pooled`: the deepest feature of any other
+    encoder is the pooled one, if its row in parts.ENCODERS names one for this depth.
     """
     if section.encoder == "plain":
         return plain_features(images, side, section.widths(), section, name)

@@ -34,7 +34,8 @@ class _Series:
         }
 
     def add(self, row: PredictionRow) -> list[PredictedMask] | None:
-        """Add the mask of an image; return those of its series where it is the last."""
+        """Add the mask of an image; with the last image of a series, return all masks of the
+        series."""
         header = self.headers[row.image_id]
         key = series_key(header)
         self.masks[key].append(PredictedMask(header, row.rle))

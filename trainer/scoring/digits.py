@@ -39,8 +39,8 @@ def end(value: float, num_images: int) -> str:
 
 
 def length(value: float, num_images: int) -> str:
-    """Return a length, 0 or more, as text: two or three significant digits, but none that is cut
-    off before the point; "-" where it is not defined, "inf" where it has no end."""
+    """Return a length, 0 or more, as text: two or three significant digits, and all digits before
+    the point; "-" where it is not defined, "inf" where it is infinite."""
     if math.isnan(value):
         return "-"
     if math.isinf(value) or value == 0:

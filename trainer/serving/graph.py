@@ -235,7 +235,7 @@ def signatures(
 
 
 def save(functions: dict[str, ConcreteFunction], folder: str) -> None:
-    """Write a SavedModel; its default signature is that of DICOM files, if it has one."""
+    """Write a SavedModel; its default signature is that of DICOM files, else that of pixels."""
     module = tf.Module()
     variables = {id(v): v for function in functions.values() for v in function.graph.variables}
     module.weights = list(variables.values())

@@ -96,8 +96,8 @@ def _is_idle_transform(name: str, config: Config) -> bool:
 
 
 def _why_epochs_stay(old: Config, new: Config, num_epochs: int, is_followed: bool) -> str:
-    """Return why the number of epochs cannot change; "" where the epochs so far are those of a run
-    that had the new number from its start."""
+    """Return the reason why the number of epochs cannot change; "" where a run with the new number
+    from its start would have had the same epochs so far."""
     optimizer = new.optimizer
     if is_followed:
         return "the next stage has begun with what this one learnt"

@@ -126,8 +126,9 @@ def _groups(calls: list[Call]) -> list[list[Call]]:
 
 
 def _calls(network: keras.Model) -> tuple[list[Call], dict[int, int]]:
-    """Return every call behind those that it needs, one branch after the other; and the tensors
-    that are aliases of others: a nested network's input is what the network is called with."""
+    """Return the calls in an order in which each comes after those that it needs, one branch after
+    the other; and the tensors that are aliases: a nested network's input is an alias of the tensor
+    that the network is called with."""
     calls, aliases = [], {}
     for node in _nodes(network.outputs):
         inner = node.operation

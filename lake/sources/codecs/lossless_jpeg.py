@@ -24,7 +24,7 @@ BLOCK = 2**20  # samples of which the differences are in memory at a time
 
 
 class JpegScan(NamedTuple):
-    """One scan of a JPEG: what its header says, and where its data lies."""
+    """One scan of a JPEG: the values of its header, and its data."""
 
     components: list[int]  # in the order of the frame header
     lengths: list[np.ndarray]  # of each component: bits of the code of a difference's size, [17]

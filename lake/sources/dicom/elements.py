@@ -147,9 +147,9 @@ def _value(
 ) -> tuple[bytes | None, int, int]:
     """Return (representation, start, length) of the value of the element at `position`.
 
-    It is read as its data set has it, implicit or not. Some writers mix both in a file, or write
-    another representation than the length is for: where no element follows, and one does if it is
-    read in another way, that way is right. A length may look like a representation.
+    The element is read as its data set has it, implicit or not. Some writers mix both in a file, or
+    write a representation that does not fit the length. So of the possible readings the first is
+    taken behind which another element follows. A length may look like a representation.
     """
     group, element, vr, length = struct.unpack_from(order + "HH2sH", data, position)
     if is_implicit and vr not in REPRESENTATIONS:
@@ -195,9 +195,9 @@ def _is_followed(
 
 
 def end_of(data: bytes, position: int, order: str, budget: Iterator[int], level: Level) -> int:
-    """Return the end of the sequence or item whose content starts at `position`: that of its
-    delimiter or, where that is missing, of its content. Raises Cut, Malformed, or Reject for too
-    many elements or levels."""
+    """Return the position behind the sequence or item whose content starts at `position`: behind
+    its delimiter or, without a delimiter, behind its content. Raises Cut, Malformed, or Reject for
+    too many elements or levels."""
     head, levels = struct.Struct(order + "HH2sH").unpack_from, [level]
     for _ in budget:
         if position + 8 > len(data):

@@ -47,8 +47,8 @@ def is_dark(attributes: Attributes) -> bool:
 
 
 def _stored_value(value: float, bits: int, is_signed: bool) -> int:
-    """Return a stored value from its word, whose sign is that of the pixels, whichever its
-    representation is."""
+    """Return a stored value from its word: with the sign of the pixels, whatever the representation
+    of the element (US or SS)."""
     word = int(value) % 2**16
     if is_signed and word >= 2**15:
         return word - 2**16

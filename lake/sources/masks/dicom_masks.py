@@ -47,8 +47,8 @@ def read(
     data: bytes, path: str, mask_values: tuple[str, ...]
 ) -> list[tuple[str, np.ndarray, tuple[int, int], tuple[str, ...]]]:
     """Return [(SOP Instance UID of the image or "", the lesion's runs [N, 2], (height, width), the
-    values or segments in the file)]: one of an image, of a SEG one per image that it refers to.
-    Raises Reject."""
+    values or segments in the file)]: of a SEG one for each image that it refers to, of an image
+    one. Raises Reject."""
     sop_class = text(data_set.read(data, frozenset((SOP_CLASS,))).elements, SOP_CLASS)
     if sop_class in SEGMENTATIONS:
         return _read_seg(data, path, lesions.numbers_of(mask_values))

@@ -32,8 +32,9 @@ class Mask(NamedTuple):
 
 
 def read(data: bytes, path: str, mask_values: tuple[str, ...] = ()) -> list[Mask]:
-    """Return the masks in a file: one, or of a DICOM SEG one per image that it refers to. Only
-    `mask_values` are lesion, where there are any; else whatever is not 0. Raises Reject."""
+    """Return the masks in a file: of a DICOM SEG one for each image that it refers to, of any other
+    file one. Only `mask_values` are lesion, where there are any; else whatever is not 0. Raises
+    Reject."""
     with reject_damage("undecodable", path):
         if dicom_masks.is_dicom(data):
             return [
