@@ -3,7 +3,7 @@ body, and whether the lake that networks learnt from had such images.
 
 In: words of closed vocabularies (lake/sources/dicom/examination.py), or OTHER for any other word.
 Out: counts for a manifest, {"modalities": {word: images}, "body_parts": {word: images},
-"secondary_captures": images}; why a file is refused; what is said of those that are not.
+"secondary_captures": images}; why a file is refused; remarks on files that are not refused.
 """
 
 from collections import Counter

@@ -1,7 +1,8 @@
 """python -m launch.detached --folder F -- COMMAND …: runs a command that goes on when the
 connection that started it is lost. Runs on the rented machine and needs only Python.
 
-Repeated while the command runs, it follows the same run; repeated after its end, it starts it anew.
+Repeated while the command runs, it follows the same run; repeated after its end, it starts a new
+one.
 The exit code is 0, or 100 + the command's, because gcloud ssh itself ends with 1 or 255 where the
 connection is lost.
 """

@@ -1,7 +1,7 @@
 """Files as a pipeline reads and writes them, on a disk or on gs://, through Beam's file systems.
 
 A file is written whole or not at all. lake/storage.py does the same for one process with
-TensorFlow. Beam is imported where a function needs it, as a wrong path is refused without it.
+TensorFlow. Beam is imported inside the functions that need it: a wrong path is refused without.
 """
 
 import bz2

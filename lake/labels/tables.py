@@ -86,7 +86,7 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
 
 
 def id_and_class(cell_of: dict[int, str], columns: Layout) -> tuple[str, str]:
-    """Return (image id, class of the run lengths) of a row."""
+    """Return (image id, class of the run lengths, "" where the CSV has none) of a row."""
     image_id = "_".join(cell_of.get(number, "") for number in columns.id_columns)
     if columns.has_class_in_id:
         image_id, _, class_text = image_id.rpartition("_")

@@ -1,5 +1,5 @@
 """TFRecord files without TensorFlow: an open file -> its records, all of them or those at some
-positions; a record -> the bytes that such a file holds of it.
+positions; a record -> its bytes in such a file.
 """
 
 import os

@@ -2,8 +2,8 @@
 
 pydantic lists all unknown keys and wrong values of a config. Clashes between values can be looked
 for only in a whole Config, so the wrong keys are first left out, and their fields have their
-defaults. A clash may then be due to such a default. Its message names its fields; it is not listed
-where one of them is in doubt, because it was left out or is perhaps what an unknown key meant.
+defaults. A clash may then be due to such a default. Its message names its fields; a clash is not
+listed where one of its fields is in doubt: it was left out, or an unknown key may mean it.
 """
 
 import re

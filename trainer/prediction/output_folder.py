@@ -1,8 +1,8 @@
-"""The folder that predict writes: whose it is, and one process at a time in it. And the tables that
-predict and vote write: files that get their names when they are whole.
+"""The folder that predict writes: whose predictions it has, and one process at a time in it. And
+the tables that predict and vote write: files that get their names when they are whole.
 
-On gs:// too, where the table that is written last tells that all of them are there. No TensorFlow:
-a folder is looked at before it is imported.
+On gs:// too: there all tables are whole when the last one exists. No TensorFlow: a folder is looked
+at before TensorFlow is imported.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
-"""Which values of a config a run may change when it goes on: those on which neither its batches nor
-its gradients, nor what it keeps of them, depend.
+"""Which values of a config a run may change when it goes on: those that change neither its batches
+nor its gradients, nor what the run keeps of them.
 
-In: the config that a workdir has and that of the command. Out: what differs, in words, parted into
-what may and what would make two runs of one. tests/trainer/training/test_changes.py has every field
-of a config, so that a new one must be decided.
+In: the config that a workdir has and that of the command. Out: the differences in words: those that
+are allowed, and those that would make two runs of one. tests/trainer/training/test_changes.py has
+every field of a config, so that a new one must be decided.
 """
 
 from collections.abc import Callable

@@ -1,3 +1,3 @@
 """Encoded frames, as in DICOM files: JPEG, JPEG-LS, JPEG 2000, run lengths.
-In: the bytes of a frame. Out: what it says of itself, its samples, or a Reject.
+In: the bytes of a frame. Out: the claims of its headers, its samples, or a Reject.
 dicom, pictures and the exports' decoders ask."""

@@ -1,5 +1,5 @@
-"""JPEG Lossless (ITU-T T.81 annex H): a frame -> its samples, by libjpeg-turbo, and with the two
-things that it leaves out.
+"""JPEG Lossless (ITU-T T.81 annex H): a frame -> its samples, by libjpeg-turbo and two things that
+libjpeg-turbo leaves out.
 
 Some scanners count differences modulo 2^P, P being the precision, where the standard counts modulo
 2^16. And libjpeg-turbo reports no damage: it decodes whatever bits there are. Both are seen in the
