@@ -4,6 +4,7 @@ they are."""
 import fcntl
 import gc
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,23 @@ def exported(systems, shared_folder) -> Path:
         trained.run_task("export", *systems["cascade"], "--output", folder / "cascade")
 
     return shared_folder("exported", write) / "cascade"
+
+
+@pytest.fixture(scope="session")
+def package(shared_folder) -> Path:
+    """The sdist of the checkout."""
+    from launch import sdist
+
+    [path] = shared_folder("sdist", sdist.build).glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture
+def one_sdist(package, monkeypatch) -> None:
+    """Has launchers take that sdist, of which each would build its own."""
+    from launch import sdist
+
+    monkeypatch.setattr(sdist, "build", lambda folder: Path(shutil.copy(package, folder)))
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ LAUNCHES = [words for words in LAUNCHES if words[0] in LAUNCHERS]
 
 
 @pytest.mark.parametrize("words", LAUNCHES, ids=lambda words: words[0])
-def test_the_dry_runs_of_the_how_to_print_and_do_nothing(words, monkeypatch, capsys):
+def test_the_dry_runs_of_the_how_to_print_and_do_nothing(words, one_sdist, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert words[-1] == "--dry_run"
     assert radlake.main(["launch", *words]) == 0

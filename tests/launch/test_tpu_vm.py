@@ -16,6 +16,7 @@ from launch import gcloud, machines, tpu_vm
 
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests" / "launch" / "gcloud_flags.json").read_text())
+pytestmark = pytest.mark.usefixtures("one_sdist")
 WORDS = ["--config=configs/unetpp.yaml", "--lake=gs://bucket/lakes/siim/1.0.0"]
 WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=my-project", "--zone=us-west4-a"]
 FAKE = f"""#!{sys.executable} -IS

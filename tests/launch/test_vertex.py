@@ -20,6 +20,7 @@ from launch import custom_job, machines, preflight, vertex
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests" / "launch" / "gcloud_flags.json").read_text())
 IMAGE = "us-central1-docker.pkg.dev/my-project/radlake/trainer:1"
+pytestmark = pytest.mark.usefixtures("one_sdist")
 WORDS = ["--config=configs/unetpp.yaml", "--lake=gs://bucket/lakes/siim/1.0.0"]
 WORDS += ["--workdir=gs://bucket/runs/unetpp", "--project=my-project", "--region=us-central1"]
 WORDS += [f"--image={IMAGE}"]

@@ -26,11 +26,6 @@ train: {epochs: 12, device: cpu, steps_per_call: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory) -> Path:
-    return sdist.build(tmp_path_factory.mktemp("sdist"))
-
-
 def environment(python: Path, **more: str) -> dict[str, str]:
     """Return an environment in which the command `python` is this one."""
     others = {name: text for name, text in os.environ.items() if name not in OURS}
