@@ -63,7 +63,9 @@ def applied(settings: Augment, images, masks, seed=0, **columns):
 
 
 def compiled(images, masks, table, settings: Augment):
-    function = tf.function(lambda *parts: augment.apply(*parts, settings), jit_compile=True)
+    function = tf.function(
+        lambda *parts: augment.apply(*parts, settings), jit_compile=True, autograph=False
+    )
     return function(images, masks, table)
 
 

@@ -293,31 +293,32 @@ def mobilenets(real_data: Path) -> list[Path]:
     return sorted((real_data / "weights").glob("mobilenetv2_*_notop.weights.h5"))
 
 
-def test_real_weights_give_a_real_x_ray_the_features_of_keras_applications(real_data):
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=marks.exhaustive)])
+def test_real_weights_give_a_real_x_ray_the_features_of_keras_applications(real_data, number):
     """Trained filters on a real image: the same numbers, and not those of random weights."""
     image = Image.open(next((real_data / "siim_real/images").iterdir())).convert("L")
     grey = np.asarray(image.resize((64, 64)), np.float32)[None, ..., None] / 255
     files = mobilenets(real_data)
     assert len(files) == 2
+    file = files[number]
     row = parts.ENCODERS["mobilenetv2"]
-    for file in files:
-        reference = keras.applications.MobileNetV2(
-            include_top=False, weights=None, input_shape=(64, 64, 3)
-        )
-        reference.load_weights(file)
-        expected = keras.Model(reference.input, reference_features(reference, row.layers))(
-            keras_preprocessing("mobilenetv2", np.repeat(255 * grey, 3, axis=-1))
-        )
-        section = unet("mobilenetv2", weights=str(file), freeze="all")
-        network = build(section, 64)
-        encoder = network.get_layer("mobilenetv2")
-        actual = encoder(encoders.preprocess(grey, row, encoder))
-        for ours, theirs in zip(actual, expected, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-        assert encoder.trainable_variables == []
-        before = encoder.get_weights()
-        network(grey, training=True)
-        assert all(map(np.array_equal, before, encoder.get_weights()))
+    reference = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(64, 64, 3)
+    )
+    reference.load_weights(file)
+    expected = keras.Model(reference.input, reference_features(reference, row.layers))(
+        keras_preprocessing("mobilenetv2", np.repeat(255 * grey, 3, axis=-1))
+    )
+    section = unet("mobilenetv2", weights=str(file), freeze="all")
+    network = build(section, 64)
+    encoder = network.get_layer("mobilenetv2")
+    actual = encoder(encoders.preprocess(grey, row, encoder))
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert encoder.trainable_variables == []
+    before = encoder.get_weights()
+    network(grey, training=True)
+    assert all(map(np.array_equal, before, encoder.get_weights()))
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_step_a_save_and_a_reload(config, policy, tmp_path, request):
     optimizer = keras.optimizers.SGD(1e-3, global_clipnorm=1.0)
     before = network.get_weights()
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(x):
         with tf.GradientTape() as tape:
             outputs = keras.tree.flatten(forward(x, training=True))
@@ -216,7 +216,9 @@ def test_unetpp_compiles_forwards_and_backwards(upsampling, norm, policy, reques
     network = build(plus(depth=1, upsampling=upsampling, norm=norm, activation="elu"), 16)
     outputs = forward_and_backward(network)
     logits, gradients = outputs(images(16))
-    compiled_logits, compiled_gradients = tf.function(outputs, jit_compile=True)(images(16))
+    compiled_logits, compiled_gradients = tf.function(outputs, jit_compile=True, autograph=False)(
+        images(16)
+    )
     tolerance = 1e-5 if policy == "float32" else 0.1  # XLA adds up bfloat16 in another order
     assert distance([compiled_logits], [logits]) < tolerance
     assert distance(compiled_gradients, gradients) < tolerance
@@ -228,7 +230,9 @@ def test_unetpp_compiles_forwards_and_backwards(upsampling, norm, policy, reques
 )
 def test_a_deeper_unetpp_compiles_with_each_norm(norm):
     network = build(plus(deep_supervision=True, norm=norm, dropout=0.2, residual=True), 16)
-    logits, gradients = tf.function(forward_and_backward(network), jit_compile=True)(images(16))
+    logits, gradients = tf.function(
+        forward_and_backward(network), jit_compile=True, autograph=False
+    )(images(16))
     assert np.isfinite(logits).all() and all(np.isfinite(g).all() for g in gradients)
 
 
@@ -237,7 +241,7 @@ def test_a_deeper_unetpp_compiles_with_each_norm(norm):
 )
 def test_compiled_networks_give_the_same_logits(config):
     network = build(config, side=16)
-    compiled = tf.function(network, jit_compile=True)
+    compiled = tf.function(network, jit_compile=True, autograph=False)
     np.testing.assert_allclose(compiled(images(16)), network(images(16)), atol=1e-4)
 
 
@@ -307,8 +311,10 @@ def test_jax_gives_the_same_numbers(tmp_path):
 @pytest.mark.parametrize(
     "config, side, rate, steps",
     [
-        pytest.param(plain(norm="batch"), 48, 1e-2, 80, marks=marks.exhaustive),
-        (plus(norm="batch", deep_supervision=True), 48, 1e-2, 80),
+        (plain(norm="batch"), 32, 1e-2, 80),
+        pytest.param(
+            *(plus(norm="batch", deep_supervision=True), 48, 1e-2, 80), marks=marks.exhaustive
+        ),
         pytest.param(
             *(plain(encoder="vgg16", depth=3, norm="batch"), 32, 1e-3, 240), marks=marks.exhaustive
         ),
@@ -340,7 +346,7 @@ def test_four_phantoms_are_learned_by_heart(config, side, rate, steps):
     optimizer = keras.optimizers.Adam(rate)
     optimizer.build(network.trainable_variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             logits, *extra = forward(x, training=True)

@@ -110,8 +110,12 @@ def test_the_answer_is_the_logits_and_the_rest_is_part_of_the_network(section):
     np.testing.assert_array_equal(network(images(16)), forward(images(16))[0])
     assert {w.path for w in forward.weights} == {w.path for w in network.weights}
     # A compiled prediction does not compute what it does not answer.
-    predict = tf.function(network).get_concrete_function(tf.TensorSpec((1, 16, 16, 1)))
-    whole = tf.function(forward).get_concrete_function(tf.TensorSpec((1, 16, 16, 1)))
+    predict = tf.function(network, autograph=False).get_concrete_function(
+        tf.TensorSpec((1, 16, 16, 1))
+    )
+    whole = tf.function(forward, autograph=False).get_concrete_function(
+        tf.TensorSpec((1, 16, 16, 1))
+    )
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as frozen,
     )
@@ -239,7 +243,7 @@ def test_the_whole_loss_compiles_forwards_and_backwards(policy, request):
     forward, loss_of = objective.outputs(network, config.loss), objective.image_losses(config, 0.1)
     batch = {"label": tf.constant([1.0, -1.0]), "has_mask": tf.constant([1.0, 0.0])}
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def step(x):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(
@@ -253,7 +257,7 @@ def test_the_whole_loss_compiles_forwards_and_backwards(policy, request):
     # Without noise XLA and the plain graph agree.
     plain_outputs, compiled = (
         forward(images(16)),
-        tf.function(forward, jit_compile=True)(images(16)),
+        tf.function(forward, jit_compile=True, autograph=False)(images(16)),
     )
     for actual, expected in zip(compiled, plain_outputs, strict=True):
         tolerance = 1e-4 if policy == "float32" else 0.1

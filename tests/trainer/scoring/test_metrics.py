@@ -53,7 +53,9 @@ def test_masks_are_kept_by_the_rule(cases, jit):
     def keep(probabilities):
         return [metrics.keep_by_triplet(probabilities, *triplet) for triplet in TRIPLETS]
 
-    masks = (tf.function(keep, jit_compile=True) if jit else keep)(tf.constant(probabilities))
+    masks = (tf.function(keep, jit_compile=True, autograph=False) if jit else keep)(
+        tf.constant(probabilities)
+    )
     for triplet, mask in zip(TRIPLETS, masks, strict=True):
         expected = [mask_by_rule(p, triplet) for p in probabilities]
         assert np.array_equal(mask, expected)
@@ -96,7 +98,9 @@ def test_pixel_scores_equal_numpys_and_are_nan_where_not_defined(cases, jit):
     def scores(masks, predictions):
         return [score(metrics.pixel_counts(masks, predictions)) for score in SCORES]
 
-    actual = (tf.function(scores, jit_compile=True) if jit else scores)(masks, predictions)
+    actual = (tf.function(scores, jit_compile=True, autograph=False) if jit else scores)(
+        masks, predictions
+    )
     pairs = zip(masks, predictions, strict=True)
     expected = np.array([numpy_scores(*pair) for pair in pairs], np.float64).T  # None -> nan
     assert np.isnan(expected).sum(axis=1).tolist() == [0, 2, 2, 2]
@@ -134,7 +138,7 @@ def test_auc_equals_the_rank_statistic():
 def test_histograms_add_up_over_batches():
     rng = np.random.default_rng(3)
     scores, labels = rng.normal(scale=9, size=(40, 1)), rng.integers(0, 2, (40, 1))
-    compiled = tf.function(metrics.score_histogram, jit_compile=True)
+    compiled = tf.function(metrics.score_histogram, jit_compile=True, autograph=False)
     weights = np.ones((40, 1))
     whole = compiled(scores, labels, weights).numpy()
     parts = [compiled(scores[i:], labels[i:], weights[i:]) for i in (20,)]
@@ -161,7 +165,10 @@ def test_lesion_score_is_the_highest_block():
     logits = np.full((2, 64, 64, 1), -3, np.float32)
     logits[0, 10:12, 20:22] = 2  # one whole block of 2 x 2
     logits[1, 10, 20] = 9  # one pixel: (9 - 3 * 3) / 4
-    for score in (metrics.lesion_score, tf.function(metrics.lesion_score, jit_compile=True)):
+    for score in (
+        metrics.lesion_score,
+        tf.function(metrics.lesion_score, jit_compile=True, autograph=False),
+    ):
         assert score(logits).numpy() == pytest.approx([2, 0])
     assert metrics.lesion_score(logits[:, :16, :16]).numpy() == pytest.approx([-3, -3])
     uneven = metrics.lesion_score(np.full((1, 80, 80, 1), -3, np.float32), blocks=3)
@@ -208,7 +215,7 @@ def test_each_class_against_all_others():
     logits = rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[labels]
     labels[:10] = -1  # unknown
     weights = np.r_[np.ones(80), np.zeros(10)]  # padding
-    compiled = tf.function(metrics.class_histograms, jit_compile=True)
+    compiled = tf.function(metrics.class_histograms, jit_compile=True, autograph=False)
     whole = compiled(np.float32(logits), np.float32(labels), np.float32(weights)).numpy()
     halves = [
         metrics.class_histograms(np.float32(logits[part]), labels[part], weights[part]).numpy()

@@ -322,8 +322,8 @@ def test_no_damage_stops_the_graph_or_shows_another_image(pixels):
     for data in GARBAGE:
         error, difference = compared(data, WIDE)
         assert error and not difference
-    differences, num_read = damage_differs(pixels, cuts=30, changes=100)
-    assert differences == [] and num_read > 100
+    differences, num_read = damage_differs(pixels, cuts=12, changes=40)
+    assert differences == [] and num_read > 40
 
 
 @exhaustive

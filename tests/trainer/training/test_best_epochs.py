@@ -127,7 +127,7 @@ def command(lake, tmp_path_factory) -> list[str]:
     path = folder / "tiny.yaml"
     path.write_text(
         """
-        model: {kind: unetpp, depth: 1, filters: 4}
+        model: {kind: unet, depth: 1, filters: 4, norm: none}
         data: {side: 16, batch_size: 4}
         optimizer: {learning_rate: 1.0e-12, schedule: constant, warmup_epochs: 0, weight_decay: 0}
         train: {epochs: 9, device: cpu, steps_per_call: 2, keep: 2, profile: 3}

@@ -1,5 +1,7 @@
 """Pretraining: a whole U-Net or U-Net++ as a classifier of class folders, then as a segmenter."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -75,34 +77,38 @@ def test_another_number_of_classes_than_the_lakes_is_refused():
 
 
 @pytest.fixture(scope="module")
-def class_lakes(phantoms, key_file, tmp_path_factory) -> dict[int, Path]:
-    """Lakes of 2 and of 3 classes of the phantoms' PNGs: normal or pneumothorax, and a negative."""
+def class_lake(phantoms, key_file, tmp_path_factory) -> Callable[[int], Path]:
+    """Return a function: number of classes, 2 or 3 -> a lake of the phantoms' PNGs, which are
+    normal or have a pneumothorax; the third class are negatives."""
     lesions = {}
     for row in (phantoms / "train-rle.csv").read_text().splitlines()[1:]:
         name, text = row.split(", ")
         lesions[name] = text != "-1"
-    root, lakes = tmp_path_factory.mktemp("classes"), {}
-    for path in phantoms.glob("dicom/*.dcm"):
-        pixels = pydicom.dcmread(path).pixel_array
-        class_name = "pneumothorax" if lesions[path.stem] else "normal"
-        for number, image in ((2, pixels), (3, pixels)):
-            folder = root / str(number) / class_name
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / f"{path.stem}.png")
-        folder = root / "3" / "negative"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(255 - pixels).save(folder / f"{path.stem}.png")
-    for number in (2, 3):
-        lakes[number] = root / "lakes" / f"of{number}" / "1.0.0"
-        arguments = [f"--images={root}/{number}/*/*.png", f"--output={lakes[number]}"]
+    root = tmp_path_factory.mktemp("classes")
+
+    @functools.cache
+    def lake_of(classes: int) -> Path:
+        for path in phantoms.glob("dicom/*.dcm"):
+            pixels = pydicom.dcmread(path).pixel_array
+            images = {"pneumothorax" if lesions[path.stem] else "normal": pixels}
+            if classes == 3:
+                images["negative"] = 255 - pixels
+            for class_name, image in images.items():
+                folder = root / str(classes) / class_name
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / f"{path.stem}.png")
+        output = root / "lakes" / f"of{classes}" / "1.0.0"
+        arguments = [f"--images={root}/{classes}/*/*.png", f"--output={output}"]
         arguments += ["--source=images", "--class_folders", f"--deidentify_key_file={key_file}"]
         convert.run([*arguments, "--splits=train=0.6,val=0.2,test=0.2"])
-    return lakes
+        return output
+
+    return lake_of
 
 
-def pretrain(class_lakes: dict, classes: int, workdir: Path) -> set[str]:
+def pretrain(class_lake: Callable, classes: int, workdir: Path) -> set[str]:
     """The command of the first stage; returns the tags that both its curves have."""
-    options = ["--lake", class_lakes[classes], "--workdir", workdir, f"--model.classes={classes}"]
+    options = ["--lake", class_lake(classes), "--workdir", workdir, f"--model.classes={classes}"]
     process = task("train", *options, *SMALL)
     assert process.returncode == 0, process.stderr
     assert f"unetpp of {classes} classes with " in process.stdout
@@ -110,9 +116,9 @@ def pretrain(class_lakes: dict, classes: int, workdir: Path) -> set[str]:
 
 
 @exhaustive
-def test_from_two_class_folders_to_a_segmenter(lake, class_lakes, tmp_path):
+def test_from_two_class_folders_to_a_segmenter(lake, class_lake, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    assert pretrain(class_lakes, 2, first) == {"loss", "auc", "ap"}
+    assert pretrain(class_lake, 2, first) == {"loss", "auc", "ap"}
     weights = f"--model.weights={first}/best.weights.h5"
     process = task("train", "--lake", lake, "--workdir", second, weights, *SMALL)
     assert process.returncode == 0, process.stderr
@@ -125,8 +131,8 @@ def test_from_two_class_folders_to_a_segmenter(lake, class_lakes, tmp_path):
 
 
 @exhaustive
-def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
-    assert pretrain(class_lakes, 3, tmp_path / "run") == {"loss", "auc", "accuracy"}
+def test_three_class_folders_have_their_own_scores(class_lake, tmp_path):
+    assert pretrain(class_lake, 3, tmp_path / "run") == {"loss", "auc", "accuracy"}
     process = task("evaluate", "--workdir", tmp_path / "run", "--picture", tmp_path / "p.png")
     assert process.returncode == 0, process.stderr
     lines = process.stdout.partition("[ ]:")[0].splitlines()[1:]
@@ -138,9 +144,9 @@ def test_three_class_folders_have_their_own_scores(class_lakes, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_lake_says_how_many_classes_there_are(class_lakes, tmp_path):
+def test_the_lake_says_how_many_classes_there_are(class_lake, tmp_path):
     model = {"kind": "unetpp", "classes": 2}
-    config = Config.model_validate({"model": model, "lake": str(class_lakes[3])})
+    config = Config.model_validate({"model": model, "lake": str(class_lake(3))})
     message = "3 classes: 0 negative, 1 normal, 2 pneumothorax; model.classes=2 should be 3"
     with pytest.raises(InputError, match=message):
         stages.train(config, tmp_path / "run")

@@ -42,7 +42,7 @@ def fresh(section, side: int) -> keras.Model:
 def gradient_of(network_or_copy, network: keras.Model, jit: bool):
     """images -> the gradient of a loss of every output, and the state behind the step."""
 
-    @tf.function(jit_compile=jit)
+    @tf.function(jit_compile=jit, autograph=False)
     def step(images):
         with tf.GradientTape() as tape:
             outputs = keras.tree.flatten(network_or_copy(images, training=True))
@@ -80,7 +80,7 @@ NETWORKS = {
     "batch norm": plus(norm="batch"),
     "group norm": plus(norm="group", residual=True),
     # The pass that computes again must drop the same values, or its gradient is another one.
-    "dropout": plus(norm="batch", dropout=0.5),
+    "dropout": plus(norm="batch", dropout=0.5, depth=1),
     "deep supervision": plus(norm="group", deep_supervision=True, upsampling="bilinear_conv"),
     "unet": plain(norm="batch", dropout=0.2, upsampling="transposed_3x3"),
     "classifier": classifier(encoder="plain", filters=8, depth=2, dropout=0.2),
