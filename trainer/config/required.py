@@ -35,7 +35,10 @@ def shards_of(content: dict, folder: str, name: str) -> list[dict]:
     shards = [shard for shard in content["shards"] if shard["split"] == name and shard["records"]]
     if not shards:
         names = ", ".join(sorted(content["counts"]["splits"]))
-        raise InputError(f"{folder}: no records in split {name!r}; it has {names}")
+        raise InputError(
+            f"{folder}: no records in split {name!r}; it has {names}: use one of these, or convert "
+            f"to a version that has it (--splits, --split_column)"
+        )
     return shards
 
 

@@ -76,8 +76,10 @@ def steps_per_epoch(split: Split, data: Data) -> int:
     """
     count = int(draws_per_lake(split, data).sum())
     if count < data.batch_size:
+        records = f"{count} record" + "s" * (count != 1)
+        advice = f"; give a --data.batch_size of {count} or less" * (count > 0)
         raise InputError(
-            f"batch_size={data.batch_size}, but the training split has {count} records"
+            f"batch_size={data.batch_size}, but the training split has {records}{advice}"
         )
     return count // data.batch_size
 

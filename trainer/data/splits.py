@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from lake import InputError, storage
 from lake.records import index, manifest
-from lake.terminal import cli
+from lake.terminal import cli, console
 from trainer.config import required
 from trainer.config.run import Config, Data
 from trainer.data import order, seen
@@ -201,17 +201,25 @@ def _read_index(
     return index.in_order(rows)
 
 
-def check_labels(config: Config, *splits: Split) -> None:
-    """Raise InputError where there is nothing to learn in one of the splits, or to be scored on."""
-    for split in splits:
-        counts = split.counts
+def check_labels(config: Config, split: Split, val_split: Split) -> None:
+    """Raise InputError where there is nothing to learn from, or to be scored on; say which scores
+    have no value where no image is without a lesion."""
+    for part, use in ((split, "learn from"), (val_split, "choose epochs and thresholds on")):
+        counts = part.counts
         classes = counts.get("classes", [counts["negatives"], counts["positives"]])
         if config.is_classifier and not all(classes):
             raise InputError(
-                f"{config.lake}: split {split.name!r} needs images of each class, 0 to "
+                f"{config.lake}: split {part.name!r} needs images of each class, 0 to "
                 f"{len(classes) - 1}; it has {', '.join(map(str, classes))}"
             )
         if not config.is_classifier and not counts["lesion_pixels"]:
             raise InputError(
-                f"{config.lake}: split {split.name!r} has no mask with a lesion to learn from"
+                f"{config.lake}: split {part.name!r} has no mask with a lesion to {use}; convert "
+                f"to a version where it has some"
+            )
+        is_wanted = config.data.positives_only and part is split
+        if counts["positives"] and not counts["negatives"] and not is_wanted:
+            console.note(
+                f"every image of {part.name} shows a lesion: its AUC has no value, and it cannot "
+                f"say how often other images are marked"
             )

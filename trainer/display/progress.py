@@ -1,5 +1,6 @@
 """Lines on the console while a run trains: position, speed, time that remains, scores."""
 
+import math
 import sys
 import time
 
@@ -63,8 +64,14 @@ class Progress:
 def _in_words(scores: dict[str, float]) -> str:
     """Return an epoch's scores in words; what dice is of stands once, before its values."""
     names = [name for name in SCORES if name in scores]
-    parts = [f"{TRAINING[name].words} {scores[name]:.3f}" for name in names]
-    dices = [f"{TRAINING[name].words} {scores[name]:.3f}" for name in DICES if name in scores]
+    parts = [_in_digits(name, scores) for name in names]
+    dices = [_in_digits(name, scores) for name in DICES if name in scores]
     if dices:
         parts.append(f"{DICE_WORDS}: {', '.join(dices)}")
     return "  ".join(parts)
+
+
+def _in_digits(name: str, scores: dict[str, float]) -> str:
+    """Return a score and its value, a dash where it has none."""
+    value = "-" if math.isnan(scores[name]) else f"{scores[name]:.3f}"
+    return f"{TRAINING[name].words} {value}"

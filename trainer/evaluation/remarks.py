@@ -91,10 +91,10 @@ def _numbers(split: Outcomes, scores: Scores, options: ScoreOptions) -> dict[str
     """Return remarks about how many images and patients there are."""
     predictions, texts = split.predictions, {}
     if options.replicates and not scores.intervals:
-        units = bootstrap.unit(predictions.groups)
+        units, number = bootstrap.unit(predictions.groups), len(set(predictions.groups))
         texts["no_intervals"] = (
-            f"{{split}} has {len(set(predictions.groups))} {units}, fewer than {FEWEST_PATIENTS}, "
-            f"so there are no 95% intervals: the scores may be luck."
+            f"{{split}} has fewer than {FEWEST_PATIENTS} {units} ({number}), so there are no 95% "
+            f"intervals: the scores may be luck."
         )
     if split.decision is None:
         labels = predictions.labels[predictions.labels >= 0].astype(int)

@@ -235,7 +235,7 @@ def why_ended(run: Run) -> str | None:
     config, state = run.config, run.state
     epochs, patience = config.train.epochs, config.train.patience
     if run.epoch >= epochs:
-        return f"all {epochs} epochs are done"
+        return f"all {epochs} epochs are done" if epochs > 1 else "its epoch is done"
     if patience is None or state.stale_epochs.numpy() < patience:
         return None
     best = state.kept_epochs()[0]

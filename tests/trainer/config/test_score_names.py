@@ -1,5 +1,6 @@
 """Numbers that are computed in another way have other names, in every place where they stand."""
 
+import math
 import re
 import typing
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_the_line_after_an_epoch_says_what_its_dice_is():
         text,
     ), text
     assert "dice" not in _in_words({"auc": 0.5, "loss": 0.1})
+    assert _in_words({"auc": math.nan, "loss": 0.1}) == "loss 0.100  AUC -"  # of one class alone
 
 
 @pytest.mark.parametrize("name", EARLIER)

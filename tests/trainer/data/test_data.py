@@ -1,5 +1,6 @@
 """Batches: every record in its turn, the right pixels, the same again after a resume."""
 
+import dataclasses
 import io
 import json
 from collections import Counter
@@ -15,7 +16,7 @@ from PIL import Image
 from beam import synthetic
 from lake import InputError
 from lake.records import example, manifest
-from trainer.config.run import Data
+from trainer.config.run import Config, Data
 from trainer.data import order, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.data.record import box_within, parse_record
@@ -366,7 +367,32 @@ def test_lakes_that_do_not_go_together_are_input_errors(lake, tmp_path):
 def test_bad_lakes_and_batches_are_input_errors(lake, tmp_path, train_split):
     with pytest.raises(InputError, match="no manifest.json"):
         manifest.load(str(tmp_path))
-    with pytest.raises(InputError, match="no records in split 'holdout'; it has test, train, val"):
+    message = "no records in split 'holdout'; it has test, train, val: use one of these, or convert"
+    with pytest.raises(InputError, match=message):
         splits.named_split(manifest.load(str(lake)), str(lake), "holdout")
-    with pytest.raises(InputError, match="batch_size=64, but the training split has"):
+    message = "batch_size=64, but the training split has 24 records; give a --data.batch_size of 24"
+    with pytest.raises(InputError, match=message):
         order.steps_per_epoch(train_split, SETTINGS.model_copy(update={"batch_size": 64}))
+
+
+def val_split_with(split: Split, negatives: int, positives: int) -> Split:
+    counts = {"negatives": negatives, "positives": positives, "lesion_pixels": 50 * positives}
+    return dataclasses.replace(split, name="val", counts=counts)
+
+
+def test_a_split_of_one_kind_of_images_is_an_error_or_is_said(train_split, capsys):
+    segmenter, classifier = (Config(model={"kind": kind}) for kind in ("unet", "classifier"))
+    only_negatives, only_positives = (
+        val_split_with(train_split, 3, 0),
+        val_split_with(train_split, 0, 3),
+    )
+    message = "split 'val' has no mask with a lesion to choose epochs and thresholds on"
+    with pytest.raises(InputError, match=message):
+        splits.check_labels(segmenter, train_split, only_negatives)
+    for split, numbers in ((only_negatives, "3, 0"), (only_positives, "0, 3")):
+        with pytest.raises(InputError, match=f"images of each class, 0 to 1; it has {numbers}"):
+            splits.check_labels(classifier, train_split, split)
+    splits.check_labels(segmenter, train_split, val_split_with(train_split, 3, 3))
+    assert not capsys.readouterr().out
+    splits.check_labels(segmenter, train_split, only_positives)
+    assert capsys.readouterr().out.startswith("every image of val shows a lesion: its AUC has no")

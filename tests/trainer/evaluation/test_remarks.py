@@ -143,12 +143,12 @@ def test_few_images_with_a_lesion_or_without(number, words):
 def test_few_patients_have_no_interval():
     split = drawn_split(40, 60, groups=[f"patient/{n % 9}" for n in range(100)])
     text = remarks_on(KEEPS_ALL, val=split, test=split)["no_intervals"].text
-    assert text.startswith("test has 9 patients, fewer than 10, so there are no 95% intervals")
+    assert text.startswith("test has fewer than 10 patients (9), so there are no 95% intervals")
     without = remarks_on(KEEPS_ALL, ScoreOptions(replicates=0), val=split, test=split)
     assert "no_intervals" not in without  # nobody wanted any
     images = drawn_split(3, 2, groups=[f"image_id/{n}" for n in range(5)])
     notes = remarks_on(KEEPS_ALL, val=images, test=images)
-    assert "test has 5 images, fewer than 10" in notes["no_intervals"].text
+    assert "test has fewer than 10 images (5), so" in notes["no_intervals"].text
     assert "may be luck" in notes["few_positives"].text
 
 
