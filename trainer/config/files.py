@@ -9,6 +9,7 @@ from lake import InputError, storage
 from lake.terminal import cli
 from radlake import shipped
 from trainer.config import mistakes
+from trainer.config.network import NETWORKS
 from trainer.config.run import Config
 
 
@@ -70,6 +71,13 @@ def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
         name: value if isinstance(value, plain_types) else str(value)
         for name, value in _flat(config.model_dump(mode="json", exclude={"stages"})).items()
     }
+
+
+def hyperparameter_names(config: Config) -> list[str]:
+    """Return the names of the hyperparameters of runs with any kind of network, and of this run."""
+    networks = (network(kind=kind) for kind, network in NETWORKS.items())
+    runs = [config, *(config.model_copy(update={"model": network}) for network in networks)]
+    return sorted(set().union(*map(hyperparameters, runs)))
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple]:

@@ -11,12 +11,14 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from trainer.config.score_names import DICE_WORDS, HALF_NETWORK
+from trainer.config.score_names import DICE_WORDS, HALF_NETWORK, TRAINING
 from trainer.display import histograms
 
 RUN = "."
+FIRST_TAB = "http://localhost:6006/#custom_scalars"  # no file can make TensorBoard begin with it
 # Titles, and patterns of tags, from their beginning.
 FIRST_CHARTS = {
     "loss": "loss$",
@@ -26,6 +28,15 @@ FIRST_CHARTS = {
     ),
     "AUC": "auc$",
 }
+# The hyperparameters to see first in HParams, and the scores, which are those of the best epoch.
+FIRST_HYPERPARAMETERS = (
+    *("model.kind", "model.encoder", "data.side", "data.batch_size", "optimizer.learning_rate"),
+    "train.seed",
+)
+FIRST_SCORES = (
+    *(f"dice_positives{HALF_NETWORK}", f"dice_mean{HALF_NETWORK}", "dice_all_empty_network_size"),
+    *("auc", "loss"),
+)
 CURVES = ("train", "val", RUN)
 PREFIX = "events.out.tfevents."
 FLUSH_SECONDS = 5  # how far the files may be behind when another value is written
@@ -103,25 +114,44 @@ class Board:
         with self.writers[curve].as_default(step=step):
             tf.summary.write(value.tag, tf.make_ndarray(value.tensor), metadata=value.metadata)
 
-    def config(self, hyperparameters: dict, config_yaml: str, origin: dict[str, str]) -> None:
+    def config(
+        self, hyperparameters: dict, names: list[str], config_yaml: str, origin: dict[str, str]
+    ) -> None:
         """Write a run's hyperparameters for the HParams table, its config.yaml and what it is made
-        from (titles and texts) as text, and the charts to look at first.
-
-        There is no hparams_config, which would name the table's columns: TensorBoard would apply
-        that of one run to all. Without it the table has all values and scores, those that differ
-        first.
-        """
+        from (titles and texts) as text, and the charts to look at first. `names`: of the
+        hyperparameters of all runs that may be compared."""
         with self.writers[RUN].as_default(step=0):
             hparams.hparams(hyperparameters)
             lines = [f"    {line}" for line in config_yaml.splitlines()]
             tf.summary.text("config", "\n".join(lines))
             rows = [f"| {title} | `{text}` |" for title, text in origin.items()]
             tf.summary.text("run", "\n".join(["| | |", "|---|---|", *rows]))
+            content = plugin_data_pb2.HParamsPluginData(experiment=_columns(names))
+            message = metadata.create_summary_metadata(content).SerializeToString()
+            # Parsed again, as TensorBoard's class of this message is not TensorFlow's.
+            columns = tf.compat.v1.SummaryMetadata.FromString(message)
+            tf.summary.write(metadata.EXPERIMENT_TAG, [], metadata=columns)
         self._write(RUN, 0, custom_scalar.pb(_first_charts()))
 
     def flush(self) -> None:
         for writer in self.writers.values():
             writer.flush()
+
+
+def _columns(names: list[str]) -> api_pb2.Experiment:
+    """Return the columns of the HParams table. TensorBoard takes those of one run for all, so every
+    run has the same: a column for each of these hyperparameters, and for each score of the best
+    epoch. It shows five of both; without this, augmentation and average precision."""
+    scores = [*FIRST_SCORES, *(name for name in TRAINING if name not in FIRST_SCORES)]
+    return api_pb2.Experiment(
+        # TensorBoard sorts them by name, behind those that are said to differ.
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, differs=name in FIRST_HYPERPARAMETERS) for name in names
+        ],
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"best/{score}")) for score in scores
+        ],
+    )
 
 
 def _first_charts() -> layout_pb2.Layout:

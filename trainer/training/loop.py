@@ -19,7 +19,7 @@ from trainer.config.run import Config
 from trainer.data import vanishing
 from trainer.devices.strategy import distribute, peak_memory_bytes
 from trainer.devices.workers import Agreement
-from trainer.display.board import RUN, Board
+from trainer.display.board import FIRST_TAB, RUN, Board
 from trainer.display.progress import Progress
 from trainer.scoring.sums import scores
 from trainer.training import averaging, culprits, ownership
@@ -75,10 +75,10 @@ def train_stage(
     take_steps = compile_phases(run, iter(distribute(run.strategy, batches)))
     validate = Validation(run)
     if not state.step:
-        config_yaml = (workdir / CONFIG).read_text()
-        run.board.config(files.hyperparameters(config), config_yaml, provenance.origin(run.lakes))
+        write_config(run, workdir)
     provenance.add_start(workdir, run.lakes, run.strategy, state.step)
-    console.note(f"{introduction(run)}\ncurves: tensorboard --logdir {workdir}", flush=True)
+    curves_line = f"curves: tensorboard --logdir {workdir}; loss and dice: {FIRST_TAB}"
+    console.note(f"{introduction(run)}\n{curves_line}", flush=True)
 
     # --- epochs ---
     progress = Progress(run.steps_per_epoch, config, state.step)
@@ -113,6 +113,13 @@ def claim(
     write_seen(run.config, workdir)
     vanishing.save(workdir, lost_lesions)
     return events
+
+
+def write_config(run: Run, workdir: Path) -> None:
+    """Write for TensorBoard what the run is."""
+    hyperparameters = files.hyperparameters(run.config), files.hyperparameter_names(run.config)
+    config_yaml = (workdir / CONFIG).read_text()
+    run.board.config(*hyperparameters, config_yaml, provenance.origin(run.lakes))
 
 
 def train_epoch(
