@@ -31,8 +31,9 @@ class Options(PipelineOptions):
 
 def remember_signatures() -> None:
     """Have Beam read the signature of each function once."""
-    read = core.get_function_args_defaults
-    if not hasattr(read, "__wrapped__"):  # not yet
+    # The function is Beam's own affair: a version without it is as slow as Beam is.
+    read = getattr(core, "get_function_args_defaults", None)
+    if read and not hasattr(read, "__wrapped__"):  # not yet
         core.get_function_args_defaults = _remembering(read)
 
 
