@@ -272,20 +272,26 @@ def test_folds_choose_on_images_that_their_members_did_not_train_on(
     csv, images = phantoms / "train-rle.csv", phantoms / "dicom" / "*.dcm"
     convert(images, csv, folded, "--folds=2", "--splits=train=0.6,val=0.2,test=0.2")
     members = [workdir(tmp_path / f"fold{n}", folded, UNET, n, data={"fold": n}) for n in (0, 1)]
-    assert task.main(["evaluate", "--workdir", *map(str, members), "--bootstrap=20"]) == 0
+    options = ["--bootstrap=20", "--calibrate=platt", "--choose=one_se"]
+    assert task.main(["evaluate", "--workdir", *map(str, members), *options]) == 0
     entry = entry_of(members[0], "evaluate_of_2")
     assert list(entry["splits"]) == ["fold 0 and fold 1", "test"]
     assert entry["splits"]["fold 0 and fold 1"]["images"] == 32
-    content, chosen = manifest.load(str(folded)), Decision(Triplet(**entry["triplet"]))
-    dices, fold_ids = [], []
+    content, chosen = manifest.load(str(folded)), Decision.from_json(entry)
+    dices, fold_ids, scores, labels = [], [], [], []
     for number, folder in enumerate(members):
         alone = ensemble.load([folder])
         fold = splits.fold_split(content, str(folded), number, is_held_out=True)
-        outcomes = decide(predict(alone, fold).predictions, chosen)
+        predictions = predict(alone, fold).predictions
+        scores += predictions.scores.tolist()
+        labels += predictions.labels.tolist()
+        outcomes = decide(predictions.with_calibration(chosen.calibration), chosen)
         dices += outcomes.dice.tolist()
         fold_ids.append(set(outcomes.predictions.ids.tolist()))
     actual = entry["splits"]["fold 0 and fold 1"]["dice_mean"]
     assert actual == pytest.approx(np.mean(dices), abs=1e-9)
+    # The calibration, too, is fitted to what members say of images that they did not train on.
+    assert chosen.calibration == calibration.fit("platt", np.float32(scores), np.float32(labels))
     # Without a test split the report shows images of all folds.
     del content["counts"]["splits"]["test"]
     (folded / "manifest.json").write_text(json.dumps(content))

@@ -7,12 +7,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from makers import replica_steps
+from makers import replica_steps, trained
 from makers.marks import exhaustive
 
-from trainer.config import learning
+from trainer import workdir
+from trainer.config import learning, parts
 from trainer.config.run import Config
-from trainer.training import averaging, frozen, run
+from trainer.models import encoders
+from trainer.training import averaging, frozen, loop, run
+from trainer.training.interruption import Interrupted
 from trainer.training.optimizer import build_optimizer, learning_rate
 
 MODEL = {"kind": "unet", "encoder": "mobilenetv2", "depth": 1, "filters": [4], "weights": "a.h5"}
@@ -124,6 +127,43 @@ def test_an_encoder_is_frozen_and_then_learns(is_small, monkeypatch):
     take(other, take_others, 2)
     for expected, actual in zip(one.network.weights, other.network.weights, strict=True):
         np.testing.assert_allclose(expected.numpy(), actual.numpy(), rtol=1e-5, atol=1e-7)
+
+
+@exhaustive
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(stop_after, lake, tmp_path, monkeypatch):
+    """Frozen for two epochs of three; stopped among them, and where the encoder is unfrozen."""
+    weights = tmp_path / "encoder.weights.h5"
+    encoders.build_application(parts.ENCODERS["mobilenetv2"], 32, None).save_weights(weights)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+        model: {{kind: unet, encoder: mobilenetv2, depth: 1, filters: [4], weights: {weights}}}
+        data: {{side: 32, batch_size: 8}}
+        optimizer: {{frozen_epochs: 2, encoder_rate: 0.1, learning_rate: 0.01}}
+        train: {{epochs: 3, device: cpu, deterministic: true, keep_best: last}}
+        """
+    )
+    stop_if_asked = loop.stop_if_asked
+
+    def stop_once(run, watch, max_hours):
+        if run.state.step == stop_after * run.steps_per_epoch and not (tmp_path / "done").exists():
+            (tmp_path / "done").touch()
+            raise Interrupted("stopped here")
+        stop_if_asked(run, watch, max_hours)
+
+    def train(folder: str) -> int:
+        options = "--config", config, "--lake", lake, "--workdir", tmp_path / folder
+        return trained.exit_code("train", *options)
+
+    assert train("whole") == 0
+    monkeypatch.setattr(loop, "stop_if_asked", stop_once)
+    assert train("stopped") == 42 and train("stopped") == 0
+    whole, stopped = (
+        workdir.load_network(tmp_path / folder)[1].get_weights() for folder in ("whole", "stopped")
+    )
+    for one, two in zip(whole, stopped, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
