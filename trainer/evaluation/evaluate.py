@@ -47,12 +47,12 @@ def evaluate(
     in_use = kinship.lake_in_use(ensemble, lake)
     choices = _with_choices_of_config(ensemble, options)
     if in_use.is_own:
-        return _evaluate(ensemble, in_use, None, choices, picture, page)
+        return _evaluate(ensemble, in_use, choices, picture, page)
     own_table, frozen = _own_thresholds(ensemble, choices)
     if frozen is not None:
         choices = _with_choices_of_thresholds(ensemble, options)
     with _printed_anyway(own_table):
-        return own_table + _evaluate(ensemble, in_use, frozen, choices, picture, page)
+        return own_table + _evaluate(ensemble, in_use, choices, picture, page, frozen)
 
 
 def _with_choices_of_config(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
@@ -76,7 +76,7 @@ def _with_choices_of_thresholds(ensemble: Ensemble, options: ScoreOptions) -> Sc
     path = ensemble.members[0].workdir / METRICS
     earlier_options, choices = read_json(path)[ensemble.label].get("options", {}), {}
     for name, field in Evaluate.model_fields.items():
-        # An entry of before does not say it.
+        # An entry of an earlier radlake lacks it.
         choices[name] = earlier_options.get(name) or field.default
         if (value := getattr(options, name)) not in (None, choices[name]):
             raise InputError(
@@ -94,24 +94,24 @@ def _own_thresholds(ensemble: Ensemble, options: ScoreOptions) -> tuple[str, Dec
     except InputError:  # the ensemble was not evaluated yet
         pass
     try:
-        own_lake = kinship.lake_in_use(ensemble, None)
+        own_lake = kinship.lake_in_use(ensemble, lake=None)
     except InputError:  # the runs' lake is gone, or there are several
         return "", None
     print(f"first on the run's own lake, which the thresholds are chosen on: {own_lake.folder}")
-    table = _evaluate(ensemble, own_lake, None, options, None, None)
+    table = _evaluate(ensemble, own_lake, options)
     return f"{table}\n\n", read_decision(ensemble)
 
 
 def _evaluate(
     ensemble: Ensemble,
     lake: LakeInUse,
-    frozen: Decision | None,
     options: ScoreOptions,
-    picture: Path | None,
-    page: Path | None,
+    picture: Path | None = None,
+    page: Path | None = None,
+    frozen: Decision | None = None,
 ) -> str:
     """Return the table of an evaluation on one lake, and write its files; `frozen`: thresholds that
-    were chosen on another one."""
+    were chosen on another lake."""
     start_time = time.monotonic()
     workdir, label = ensemble.members[0].workdir, lake.label(ensemble)
     page = page or workdir / f"report{label.removeprefix('evaluate')}.html"
