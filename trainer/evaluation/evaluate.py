@@ -141,7 +141,7 @@ def _evaluate(
         *remarks(outcomes, scores, options, chosen_on),
     ]
     origin = results.provenance_of(lake, outcomes, chosen_on, time.monotonic() - start_time)
-    evaluation = Evaluation(
+    evaluation = Evaluation(  # in the order of its fields
         *(*results.describe(ensemble), lake.folder, lake.manifest, options, last.decision),
         *(split_scores, notes, origin, chosen_on),
     )
