@@ -1,14 +1,17 @@
 """Configs: defaults, overrides, and every mistake reported at once."""
 
+import re
 from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from lake import InputError
 from trainer.config import files, network
+from trainer.config.run import Config
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -349,3 +352,13 @@ def test_pretraining_is_a_classifiers_run(yaml_file, options, message):
     run = files.load(yaml_file, ["--model.classes=3", "--loss.focal=1"])  # the segmenter's own
     assert run.is_classifier and run.score == "auc"
     assert not files.load(yaml_file, []).is_classifier
+
+
+def test_the_config_of_the_recipes_is_one():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    [block] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    first, last = Config.model_validate(yaml.safe_load(block)).as_stages()
+    assert first.optimizer.frozen_epochs == 2 and last.optimizer.frozen_epochs == 0
+    assert last.data.positives_only and last.loss.lovasz == 1 and last.optimizer.encoder_rate == 0.1
+    assert {"crop", "clahe"} < last.augment.possible_transforms().keys()
+    assert all(stage.evaluate.calibrate == "platt" for stage in (first, last))
