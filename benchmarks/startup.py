@@ -35,6 +35,8 @@ MISTAKES = {
     "predict": "--workdir=nothing --output=o",
     "export": "--workdir=nothing --output=o",
     "predict_files": "--model=nothing --images=README.md --output=o",
+    "average": "--workdir=nothing --output=o",
+    "froc": "nothing --labels=README.md",
     "vote": "nothing nobody --output=o",
     "augment": "--config=unetpp --lake=nothing",
     "benchmark": "--config=unetpp --lake=nothing",

@@ -48,6 +48,7 @@ MISTAKES = [
     "predict --workdir=nothing --output=o",
     "export --workdir=nothing --output=o",
     "predict_files --model=nothing --images=README.md --output=o",
+    "average --workdir=nothing --output=o",
     "vote nothing nobody --output=o",
     "froc nothing --labels=README.md",
     "augment --config=unetpp --lake=nothing",
