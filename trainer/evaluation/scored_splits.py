@@ -80,17 +80,17 @@ def _without_learnt(part: Ensemble, folder: str, split: Split) -> tuple[Split, l
     seen, _ = kinship.seen_by(part)
     ids = splits.hashes_of_column(folder, split, splits.validation_names(part.settings), "image_id")
     is_learnt = (split.kinds != order.OUTSIDE) & np.isin(ids, seen.trained)
-    number = int(is_learnt.sum())
-    if not number:
+    num_learnt = int(is_learnt.sum())
+    if not num_learnt:
         return split, []
-    if number < split.num_records:
-        note = f"{number:,} of {split.num_records:,} images of {split.name} were left out: a run "
-        return splits.without(split, is_learnt), [note + "learnt from them."]
-    if part.settings.val_split == part.settings.train_split:  # as the config asks for
+    if num_learnt < split.num_records:
+        left_out = f"{num_learnt:,} of {split.num_records:,} images of {split.name} were left out"
+        return splits.without(split, is_learnt), [f"{left_out}: a run learnt from them."]
+    if part.settings.val_split == part.settings.train_split:  # as the config asks
         return split, [f"{split.name} is what the run learnt from: its scores are too high."]
     raise InputError(
-        f"{folder}: a run learnt from all {number:,} images of {split.name}, so no thresholds can "
-        f"be chosen on it; give a lake with other images"
+        f"{folder}: a run learnt from all {num_learnt:,} images of {split.name}, so no thresholds "
+        f"can be chosen on it; give a lake with other images"
     )
 
 
@@ -101,18 +101,18 @@ def _without_seen(ensemble: Ensemble, folder: str, test: Split) -> tuple[Split, 
     ids = splits.hashes_of_column(folder, test, [test.name], "image_id")
     is_learnt = np.isin(ids, seen.trained)
     is_chosen = np.isin(ids, seen.chosen) & ~is_learnt
-    numbers = f"a run learnt from {is_learnt.sum():,} of them"
+    reason = f"a run learnt from {is_learnt.sum():,} of them"
     if is_chosen.any():
-        numbers += f", and {is_chosen.sum():,} picked its epoch and thresholds"
+        reason += f", and {is_chosen.sum():,} picked its epoch and thresholds"
     is_seen = is_learnt | is_chosen
     if is_seen.all():
         raise InputError(
-            f"{folder}: no image of {test.name} is left to be scored: {numbers}, all "
+            f"{folder}: no image of {test.name} is left to be scored: {reason}, all "
             f"{len(ids):,}; give a lake with other images"
         )
     if is_seen.any():
         left_out = f"{is_seen.sum():,} of {len(ids):,} images of {test.name} were left out"
-        notes.append(f"{left_out}: {numbers}.")
+        notes.append(f"{left_out}: {reason}.")
     patients = splits.hashes_of_column(folder, test, [test.name], "patient")
     is_known = np.isin(patients, seen.patients) & ~is_seen
     if is_known.any():

@@ -99,15 +99,15 @@ def first_misfit(network: keras.Model, path: str | Path) -> str:
             }
     except ERRORS as error:
         return _damage(error)
-    absent = ""
+    message = ""  # on the first layer that the file lacks; a wrong shape goes first
     for name, layer in layers_with_weights(network).items():
         expected = [tuple(weight.shape) for weight in layer.weights]
         shapes = shapes_in_file.get(shared_name(name), [])
         title = f"layer {'/'.join(name)} expects weights of {expected}"
         if shapes and shapes != expected:
             return f"{title}, the file has {shapes}"
-        absent = absent or ("" if shapes else f"{title}, the file has none of that name")
-    return absent
+        message = message or ("" if shapes else f"{title}, the file has none of that name")
+    return message
 
 
 def _damage(error: Exception) -> str:
