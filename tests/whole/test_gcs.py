@@ -116,7 +116,7 @@ def killed(storage, converted, config) -> None:
         process.send_signal(signal.SIGKILL)
         assert cloud_storage.TOKEN not in process.communicate()[0]
     newest = f"runs/killed/checkpoints/ckpt-{max(steps_of(storage))}.index"
-    storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:10])
+    storage.bucket.blob(newest).upload_from_string(storage.read(newest)[:20])
     with contextlib.redirect_stdout(output), quick_locks():
         assert task.main(words) == 0
     path = f"gs://bucket/{newest.removesuffix('.index')}"
