@@ -65,15 +65,17 @@ def _damage_error(folder: str, path: str, fault: str) -> InputError:
     )
 
 
-def check_shards(content: dict, folder: str, names: Collection[str], data: Data) -> None:
+def check_shards(
+    content: dict, folder: str, names: Collection[str], data: Data, reads_bytes: bool = True
+) -> None:
     """Raise InputError where a shard of these splits of a lake has other bytes than its manifest
-    lists: damaged, or edited. On gs://, where reading costs more, their number alone is compared.
-    """
+    lists: damaged, or edited. On gs://, where reading costs more, and without `reads_bytes`, their
+    number alone is compared."""
     shards = [*_shards(content, folder, names)]
     line = Progress("checking", len(shards), "shards")
     threads = ThreadPoolExecutor(os.cpu_count())
     try:
-        faults = threads.map(lambda pair: _fault(*pair), shards)
+        faults = threads.map(lambda pair: _fault(*pair, reads_bytes), shards)
         for (path, shard), fault in zip(shards, faults, strict=True):
             if fault == UNREADABLE:
                 raise _damage_error(folder, str(path), UNREADABLE)
@@ -86,12 +88,15 @@ def check_shards(content: dict, folder: str, names: Collection[str], data: Data)
         threads.shutdown(cancel_futures=True)
 
 
-def check_local_shards(content: dict, folder: str, names: Collection[str], data: Data) -> None:
+def check_local_shards(
+    content: dict, folder: str, names: Collection[str], data: Data, is_resumed: bool
+) -> None:
     """Raise InputError where a shard of these splits of a local lake has other bytes than its
-    manifest lists. On gs:// a shard takes a request; there, and after the first step, what a record
-    has for a checksum of its own is all that training compares."""
+    manifest lists; where a run goes on, another number of bytes, because a terabyte takes minutes
+    and its first start has read it. On gs:// a shard takes a request; there, and after the first
+    step, what a record has for a checksum of its own is all that training compares."""
     if not storage.is_remote(folder):
-        check_shards(content, folder, names, data)
+        check_shards(content, folder, names, data, reads_bytes=not is_resumed)
 
 
 def _shards(content: dict, folder: str, names: Collection[str]) -> Iterator[tuple[Path, dict]]:
@@ -101,14 +106,14 @@ def _shards(content: dict, folder: str, names: Collection[str]) -> Iterator[tupl
             yield storage.path_of(folder) / shard["name"], shard
 
 
-def _fault(path: Path, shard: dict) -> str:
+def _fault(path: Path, shard: dict, reads_bytes: bool) -> str:
     """Return a message on how the bytes of a shard differ from those of the manifest's entry; "":
     not at all."""
     try:
         if not path.exists():
             return "no such file"
         is_same = storage.size_of(path) == shard["bytes"]
-        if is_same and not storage.is_remote(path):
+        if is_same and reads_bytes and not storage.is_remote(path):
             is_same = _sha256(path) == shard["sha256"]
     except PermissionError:
         return UNREADABLE

@@ -38,7 +38,7 @@ from trainer.training.run import (
 )
 from trainer.training.step import prepare_batch
 from trainer.training.validation import Validation
-from trainer.workdir import CONFIG, write_metrics
+from trainer.workdir import CONFIG, checkpoint_steps, write_metrics
 
 
 def train_stage(
@@ -53,7 +53,7 @@ def train_stage(
     `shared_workdir`: that of all workers, which restore from it; `workdir`: where this one writes,
     the same with the chief; `later_stages`: before the first, all are looked at."""
     # --- build ---
-    run = build_run(config)
+    run = build_run(config, is_resumed=bool(checkpoint_steps(shared_workdir)))
     agreement = Agreement(run.strategy, run.worker)
     events = claim(run, shared_workdir, workdir, later_stages)
 

@@ -54,16 +54,17 @@ class Run(NamedTuple):
         return self.state.step // self.steps_per_epoch
 
 
-def build_run(config: Config) -> Run:
+def build_run(config: Config, is_resumed: bool = False) -> Run:
     """Return a run before its first step, its network freshly initialised; set seeds and precision.
+    `is_resumed`: an earlier start has compared the bytes of the lakes.
 
     Raises InputError where lakes and config do not go together, or devices are missing.
     """
     data, train = config.data, config.train
     lakes = splits.open_lakes(config.lake, data)
-    damage.check_local_shards(lakes[0], config.lake, splits.names_in_use(data), data)
+    damage.check_local_shards(lakes[0], config.lake, splits.names_in_use(data), data, is_resumed)
     for folder, lake in zip(data.more_lakes, lakes[1:], strict=True):
-        damage.check_local_shards(lake, folder, [data.train_split], data)
+        damage.check_local_shards(lake, folder, [data.train_split], data, is_resumed)
     split = splits.training_split(lakes, config.lake, data, config.is_classifier)
     val_split = splits.validation_split(lakes[0], config.lake, data)
     required.check_classes(lakes[0], config.lake, config)

@@ -127,6 +127,19 @@ def test_a_shard_of_other_bytes_is_named_before_the_first_step(
         build_run(config)
 
 
+def test_a_run_that_goes_on_compares_sizes(lake, tmp_path):
+    """Its first start has compared the bytes."""
+    folder = str(shutil.copytree(lake, tmp_path / "lake"))
+    shard, content = sorted(tmp_path.glob("lake/*-train.tfrecord-*"))[-1], manifest.load(folder)
+    another_label(shard)
+    damage.check_local_shards(content, folder, ["train"], SETTINGS, is_resumed=True)
+    with pytest.raises(InputError, match=f"{shard}: its bytes are not those"):
+        damage.check_local_shards(content, folder, ["train"], SETTINGS, is_resumed=False)
+    cut(shard)
+    with pytest.raises(InputError, match=f"{shard}: .*is damaged"):
+        damage.check_local_shards(content, folder, ["train"], SETTINGS, is_resumed=True)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")
 def test_a_shard_of_another_user_is_named(lake):
     with tempfile.TemporaryDirectory() as name:
