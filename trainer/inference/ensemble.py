@@ -100,15 +100,12 @@ class Ensemble:
             for members, has_head in ((self.segmenters, self.has_heads), (self.classifiers, False))
         )
         self.calibration: Calibration | None = None
-        self._predict = tf.function(self.outputs, autograph=False)
+        self._predict = tf.function(self._uncalibrated_outputs, autograph=False)
 
     def with_calibration(self, calibration: Calibration | None) -> "Ensemble":
         """Return the same ensemble with its images' logits calibrated."""
-        if calibration == self.calibration:
-            return self
         other = copy.copy(self)
         other.calibration = calibration
-        other._predict = tf.function(other.outputs, autograph=False)
         return other
 
     @property
@@ -196,10 +193,22 @@ class Ensemble:
     def __call__(self, batch: dict) -> BatchPrediction:
         names = ("image", "window", CLASSIFIER_IMAGE)
         inputs = {name: batch[name] for name in names if name in batch}
-        return BatchPrediction(**self._predict(inputs))
+        return BatchPrediction(**self._calibrate(self._predict(inputs)))
 
     def outputs(self, batch: dict) -> dict:
         """Return the fields of a BatchPrediction, in the graph of the caller."""
+        return self._calibrate(self._uncalibrated_outputs(batch))
+
+    def _calibrate(self, outputs: dict) -> dict:
+        """Return the outputs with the calibration's scores and p of a lesion. It comes behind the
+        compiled function, which with and without a calibration is the same."""
+        if self.calibration is None:
+            return outputs
+        scores = self.calibration.apply(outputs["scores"])
+        return outputs | {"lesion": ops.sigmoid(scores), "scores": scores}
+
+    def _uncalibrated_outputs(self, batch: dict) -> dict:
+        """Return the fields of a BatchPrediction as the networks have them."""
         images = window.to_unit(batch["image"], batch["window"])
         logits, lesion = None, None
         if self._segment:
@@ -212,8 +221,6 @@ class Ensemble:
         scores = metrics.lesion_score(logits) if lesion is None else lesion
         is_one = len(scores.shape) == 2 and scores.shape[-1] == 1
         scores = scores[:, 0] if is_one else scores  # [B], or [B, C] of C classes
-        if self.calibration:
-            scores, is_one = self.calibration.apply(scores), True
         return {
             "probabilities": None if logits is None else ops.sigmoid(logits),
             "lesion": ops.sigmoid(scores) if is_one else None,
