@@ -1,5 +1,5 @@
 """The run that the project is for, rehearsed: the shipped configs at 1024 px on two replicas, from
-a lake of real X-rays. Four steps; half an hour of two cores and 12 GB of memory."""
+a lake of real X-rays. Four steps; 40 minutes of two cores and 15 GB of memory."""
 
 import json
 from pathlib import Path
