@@ -1,6 +1,7 @@
 """What a run keeps in its folder: the names of its files, metrics.json, and the trained network
 that is loaded from it. Whose folder it is: trainer/training/ownership.py."""
 
+import contextlib
 import json
 import os
 import re
@@ -126,6 +127,17 @@ def check_weights(path: Path) -> None:
             f"{path}: the best epoch's weights cannot be read ({error}); put back a copy, or start "
             f"again in a new --workdir"
         ) from None
+
+
+def alone_in_new(folder: Path, name: str, verb: str) -> contextlib.AbstractContextManager:
+    """Return a context that holds the lock `name` of a folder which appears at the end, as a whole:
+    until then a local one's lock lies beside it. Raises InputError where another process holds it;
+    `verb` is a word of that message."""
+    advice = "give another --output"
+    if storage.is_remote(folder):
+        return lock.hold(folder, name, verb, advice)
+    folder = folder.resolve()
+    return lock.hold(folder.parent, f"{folder.name}.{name}", f"{verb} {folder.name}", advice)
 
 
 def copy_results(workdir: Path, folder: Path) -> None:

@@ -5,7 +5,8 @@ too. No TensorFlow: a folder is looked at before it is imported.
 import contextlib
 from pathlib import Path
 
-from lake import lock, storage
+from lake import storage
+from trainer import workdir
 
 LOCK = "export.lock"  # while a process exports
 
@@ -17,15 +18,8 @@ def check(folder: Path) -> None:
 
 def alone_in(folder: Path) -> contextlib.AbstractContextManager:
     """Return a context that holds the folder for this process; it raises InputError where another
-    one exports there.
-
-    A local folder appears at the end, as a whole; until then its lock lies beside it.
-    """
-    if storage.is_remote(folder):
-        return lock.hold(folder, LOCK, "exports", "give another --output")
-    folder = folder.resolve()
-    words = f"exports {folder.name}", "give another --output"
-    return lock.hold(folder.parent, f"{folder.name}.{LOCK}", *words)
+    one exports there."""
+    return workdir.alone_in_new(folder, LOCK, "exports")
 
 
 def whole(folder: Path) -> contextlib.AbstractContextManager[Path]:

@@ -6,7 +6,6 @@ SWA's paper says (Izmailov et al. 2018, arXiv:1803.05407): those of several netw
 statistics of their mean.
 """
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lake import InputError, clock, lock, storage
+from lake import InputError, clock, storage
 from lake.records.identity import shards_sha256
 from trainer import provenance
 from trainer.data import damage, seen
@@ -29,6 +28,7 @@ from trainer.workdir import (
     LAKE,
     METRICS,
     SEEN,
+    alone_in_new,
     check_is_trained,
     check_weights,
     read_config,
@@ -62,7 +62,7 @@ def write(workdir: Path, files: Sequence[Path], lake: str | None, output: Path) 
             run.network.set_weights(mean_of_files(run.network, list(names)))
         num_images = _estimate(run)
     text = _in_words(workdir, list(names.values()), num_images)
-    with _alone_in(output), storage.whole_folder(output, (LOCK,)) as folder:
+    with alone_in_new(output, LOCK, "writes"), storage.whole_folder(output, (LOCK,)) as folder:
         for name in (CONFIG, LAKE):
             storage.write(folder / name, (workdir / name).read_bytes())
         if seen_images is not None:
@@ -74,16 +74,6 @@ def write(workdir: Path, files: Sequence[Path], lake: str | None, output: Path) 
         write_metrics(folder, {AVERAGE: facts})
         run.network.save_weights(folder / BEST)
     return f"{output}: {text}"
-
-
-def _alone_in(folder: Path) -> contextlib.AbstractContextManager:
-    """Return a context that holds the new folder for this process. A local one appears at the end,
-    as a whole; until then its lock lies beside it."""
-    words = f"writes {folder.name}", "give another --output"
-    if storage.is_remote(folder):
-        return lock.hold(folder, LOCK, *words)
-    folder = folder.resolve()
-    return lock.hold(folder.parent, f"{folder.name}.{LOCK}", *words)
 
 
 def mean_of_files(network: keras.Model, files: Sequence[Path]) -> list[np.ndarray]:
