@@ -59,7 +59,7 @@ class PredictionOptions:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of beam.predict."""
-    summary = "Predict masks of image files with an export of trainer.task, on any Beam runner."
+    summary = "Predict masks of image files with exported networks, on any Beam runner."
     parser = cli.parser("beam.predict", summary, example=EXAMPLE, epilog=BEAM_OPTIONS)
 
     groups = {name: parser.add_argument_group(name) for name in ("files", "masks", "speed")}
@@ -68,8 +68,8 @@ def parser() -> argparse.ArgumentParser:
         groups[group].add_argument(f"--{name}", help=help_text, **settings)
 
     folder = {"required": True, "metavar": "FOLDER"}
-    add("model", "the folder that trainer.task export wrote", **folder)
-    inputs = "what beam.convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
+    add("model", "the folder that export wrote", **folder)
+    inputs = "what convert takes: DICOM, PNG, JPEG, or CT volumes; such as 'gs://b/x/**.dcm'"
     add("images", inputs, required=True, metavar="PATTERN")
     add("any_modality", exam.HELP, action="store_true")
     add("output", "a new folder, or one that the same command began", **folder)
@@ -145,7 +145,7 @@ def _read_description(model: str) -> bytes:
     """Return export.json of the folder; raise InputError where there is none."""
     for name in (SAVED_MODEL, DESCRIPTION):
         if not paths.exists(paths.join(model, name)):
-            expected = "the folder that trainer.task export wrote"
+            expected = "the folder that export wrote"
             raise InputError(f"--model={model}: no {name} in it; expected {expected}")
     return files.read(paths.join(model, DESCRIPTION))
 
