@@ -30,7 +30,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that neither of two workers waits for the other's last."""
+    """Put the longest files first, so that no worker waits for the last file of another."""
     rooms = {"whole": 0, "trainer": 1}
     items.sort(key=lambda item: rooms.get(item.path.relative_to(TESTS).parts[0], 2))
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -222,27 +223,38 @@ VAGUE = {"found", "said", "told", "asked", "made", "own", "known", "given", "at"
 CODE = (*FORBIDDEN, "tests", "benchmarks", "docs")
 
 
+class Definition(NamedTuple):
+    """A module, class or function of a file."""
+
+    place: str  # FILE:LINE
+    kind: type[ast.AST]
+    name: str
+    num_lines: int
+    docstring: str
+
+
+class Tree(NamedTuple):
+    """What is checked of the Python files below a folder; all their nodes would be millions."""
+
+    definitions: list[Definition]
+    bound_names: list[tuple[str, str]]  # (FILE:LINE, name) of locals, parameters and fields
+
+
 @functools.cache
-def nodes(top: str) -> list[tuple[str, ast.AST]]:
-    """Return (file, node) of every node of the syntax trees below a folder."""
-    paths = sorted((ROOT / top).rglob("*.py"))
-    return [
-        (str(path.relative_to(ROOT)), node)
-        for path in paths
-        for node in ast.walk(ast.parse(path.read_text()))
-    ]
-
-
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_files_and_functions_are_short(package):
-    files = list((ROOT / package).rglob("*.py"))
-    assert not [path for path in files if path.read_text().count("\n") > LONGEST_FILE]
-    functions = [pair for pair in nodes(package) if isinstance(pair[1], ast.FunctionDef)]
-    assert not [
-        f"{file}:{node.lineno} {node.name}"
-        for file, node in functions
-        if node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
-    ]
+def read_tree(top: str) -> Tree:
+    tree = Tree([], [])
+    for path in sorted((ROOT / top).rglob("*.py")):
+        file = path.relative_to(ROOT)
+        for node in ast.walk(ast.parse(path.read_text())):
+            place = f"{file}:{getattr(node, 'lineno', 1)}"
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                name = getattr(node, "name", file.stem)
+                num_lines = 0 if isinstance(node, ast.Module) else node.end_lineno - node.lineno + 1
+                docstring = ast.get_docstring(node) or ""
+                tree.definitions.append(Definition(place, type(node), name, num_lines, docstring))
+            elif name := bound_name(node):
+                tree.bound_names.append((place, name))
+    return tree
 
 
 def bound_name(node: ast.AST) -> str:
@@ -255,27 +267,31 @@ def bound_name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) and is_bound else ""
 
 
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_files_and_functions_are_short(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert not [path for path in files if path.read_text().count("\n") > LONGEST_FILE]
+    functions = functions_below(package)
+    assert functions
+    assert not [function for function in functions if function.num_lines > LONGEST_FUNCTION]
+
+
+def functions_below(top: str) -> list[Definition]:
+    return [one for one in read_tree(top).definitions if one.kind is ast.FunctionDef]
+
+
 @pytest.mark.parametrize("top", CODE)
 def test_names_say_what_the_thing_is(top):
-    wrong = []
-    for file, node in nodes(top):
-        is_function = isinstance(node, ast.FunctionDef)
-        if is_function and (node.name == "of" or node.name.lstrip("_").startswith("of_")):
-            wrong.append(f"{file}:{node.lineno} function {node.name}")
-        if bound_name(node) in VAGUE:
-            wrong.append(f"{file}:{node.lineno} {bound_name(node)}")
-    assert not wrong
+    names = [(one.place, one.name) for one in functions_below(top)]
+    wrong = [name for name in names if name[1] == "of" or name[1].lstrip("_").startswith("of_")]
+    assert not wrong + [name for name in read_tree(top).bound_names if name[1] in VAGUE]
 
 
 @pytest.mark.parametrize("top", CODE)
 def test_docstrings_are_sentences(top):
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = [
-        (file, ast.get_docstring(node) or "")
-        for file, node in nodes(top)
-        if isinstance(node, kinds)
-    ]
-    assert not [(file, text) for file, text in docstrings if text.startswith("Of ")]
+    definitions = read_tree(top).definitions
+    assert definitions
+    assert not [one for one in definitions if one.docstring.startswith("Of ")]
 
 
 def secrets_in(paths: list[Path]) -> list[str]:
