@@ -1,6 +1,7 @@
 """The record of an image: its fields <-> the bytes of one tf.train.Example.
 
 FIELDS is a contract with other programs: names and types do not change within a schema version.
+Records of a multi-label lake, schema version 2, have the field FINDINGS besides.
 """
 
 import functools
@@ -39,6 +40,7 @@ FIELDS = {
     "slice_mm": (float, 1),
     "fold": (int, 1),
 }
+FINDINGS = "findings"  # of a multi-label lake: 1, 0 or -1 for each of them, in the manifest's order
 # Those that a lake.scan.Scan has under the same names, besides its encoding.
 SCAN_FIELDS = ("image", "height", "width", "pixel_spacing_mm", "rescale", "window", "slice_mm")
 # The fields of a record about which nothing is known.
@@ -75,32 +77,46 @@ CACHED_ENTRIES = 1000  # sizes, windows, ages ...: most fields of a record are a
 LONG = 100  # bytes; no other record has this one's
 
 
+def fields_of(num_findings: int = 0) -> dict[str, tuple[type, int]]:
+    """Return name -> (type, number of values) of a record's fields, in a lake of so many
+    findings."""
+    return FIELDS | ({FINDINGS: (int, num_findings)} if num_findings else {})
+
+
+def is_list(name: str, count: int) -> bool:
+    """Return whether a field of so many values is a list of them: the findings are, be it one."""
+    return count > 1 or name == FINDINGS
+
+
 def encode(fields: dict) -> bytes:
     """Return the serialised Example of a value, or as many values as FIELDS says, for each of
-    FIELDS; the same fields give the same bytes."""
+    FIELDS, and of the findings, where there are any; the same fields give the same bytes."""
     return b"".join(encode_parts(fields))
 
 
 def encode_parts(fields: dict) -> list[bytes]:
     """Return the bytes of `encode` in parts, the image by itself: it is nine tenths of a record,
     and a copy of it takes as long as all the rest. Raises ValueError for other fields than
-    FIELDS."""
-    if fields.keys() != FIELDS.keys():
+    `fields_of` has."""
+    expected_fields = fields_of(len(fields.get(FINDINGS, ())))
+    if fields.keys() != expected_fields.keys():
         raise ValueError(
-            f"expected the fields of lake.records.example.FIELDS, differs in "
-            f"{fields.keys() ^ FIELDS.keys()}"
+            f"expected the fields of lake.records.example.fields_of, differs in "
+            f"{fields.keys() ^ expected_fields.keys()}"
         )
     # A record's map of features is sorted by name, but for the image, which stands behind all
     # others. Messages one after the other are read as one that has the fields of all
     # (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
-    entries = [_entry(name, fields[name]) for name in sorted(FIELDS) if name != "image"]
+    entries = [_entry(name, fields[name]) for name in sorted(fields) if name != "image"]
     image = fields["image"]
     rest = b"".join([*entries, _head_of_image(len(image))])
     return [FIELD_1 + _varint(len(rest) + len(image)) + rest, image]
 
 
-def _entry(name: str, value: bytes | float | tuple[float, ...]) -> bytes:
+def _entry(name: str, value: bytes | float | tuple) -> bytes:
     """Return a field as a Features message that has it alone."""
+    if name == FINDINGS:
+        return _cached_entry(name, tuple(value))
     value_type, count = FIELDS[name]
     if value_type is bytes and len(value) > LONG:
         return _encode_entry(name, value)
@@ -110,16 +126,16 @@ def _entry(name: str, value: bytes | float | tuple[float, ...]) -> bytes:
 
 
 @functools.lru_cache(CACHED_ENTRIES, typed=True)
-def _cached_entry(name: str, value: bytes | int) -> bytes:
+def _cached_entry(name: str, value: bytes | int | tuple[int, ...]) -> bytes:
     """Return a field as `_entry` does; a float's value comes as the bytes of its doubles."""
-    value_type, count = FIELDS[name]
+    value_type, count = fields_of(1)[name]
     return _encode_entry(name, struct.unpack(f"={count}d", value) if value_type is float else value)
 
 
-def _encode_entry(name: str, value: bytes | int | tuple[float, ...]) -> bytes:
-    value_type, _ = FIELDS[name]
+def _encode_entry(name: str, value: bytes | int | tuple) -> bytes:
+    value_type, _ = fields_of(1)[name]
     features = _message_class("Features")()
-    values = value if value_type is float else [value]
+    values = value if isinstance(value, tuple) else [value]
     getattr(features.feature[name], LISTS[value_type]).value.extend(values)
     return features.SerializeToString()
 
@@ -157,20 +173,22 @@ def encode_unlabelled(header: Header, scan: Scan) -> bytes:
     return encode(UNKNOWN | from_scan | from_header)
 
 
-def decode(record: bytes) -> dict:
-    """Return the fields of an Example, the inverse of `encode`; raises ValueError naming every
-    field that is not as FIELDS says."""
+def decode(record: bytes, num_findings: int = 0) -> dict:
+    """Return the fields of an Example, the inverse of `encode`, in a lake of so many findings;
+    raises ValueError naming every field that is not as `fields_of` says."""
+    expected_fields = fields_of(num_findings)
     try:
         features = _message_class("Example").FromString(record).features.feature
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from None
-    fields, mistakes = {}, [f"{name} is not a field" for name in sorted(features.keys() - FIELDS)]
-    for name, (value_type, count) in FIELDS.items():
+    strangers = sorted(features.keys() - expected_fields)
+    fields, mistakes = {}, [f"{name} is not a field" for name in strangers]
+    for name, (value_type, count) in expected_fields.items():
         # Looking up a key that a proto map lacks would add it.
         list_name = features[name].WhichOneof("kind") if name in features else None
         values = list(getattr(features[name], list_name).value) if list_name else []
         if list_name == LISTS[value_type] and len(values) == count:
-            fields[name] = values[0] if count == 1 else tuple(values)
+            fields[name] = tuple(values) if is_list(name, count) else values[0]
         else:
             actual = f"{len(values)} in its {list_name}" if list_name else "nothing"
             mistakes.append(f"{name}: expected {count} in its {LISTS[value_type]}, found {actual}")

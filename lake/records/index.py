@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from lake import InputError, storage
-from lake.records import manifest
+from lake.records import example, manifest
 
 PLACE = ("split", "shard", "position")  # `shard` counts from 0 in each split
 SCHEMA = pyarrow.schema(
@@ -26,20 +26,30 @@ SCHEMA = pyarrow.schema(
     ]
 )
 COUNTED = ("label", "has_mask", "lesion_px")  # the columns that `count` needs
+FINDINGS = pyarrow.field(example.FINDINGS, pyarrow.list_(pyarrow.int8()))  # of a multi-label lake
+STATES = {"positives": 1, "negatives": 0, "unknown": -1}  # of a finding
+
+
+def schema(num_findings: int = 0) -> pyarrow.Schema:
+    """Return the schema of the index of a lake of so many findings."""
+    return SCHEMA.append(FINDINGS) if num_findings else SCHEMA
 
 
 def row(fields: dict, split: str, shard: int, position: int) -> dict:
-    """Return the row of a record with these fields (lake.records.example.FIELDS) at its place."""
+    """Return the row of a record with these fields (lake.records.example.fields_of) at its
+    place."""
     result = {"split": split, "shard": shard, "position": position}
-    for name in SCHEMA.names[len(PLACE) :]:
+    names = schema(len(fields.get(example.FINDINGS, ()))).names
+    for name in names[len(PLACE) :]:
         value = fields[name]
         result[name] = value.decode() if isinstance(value, bytes) else value
     return result
 
 
 def table(rows: list[dict], columns: Sequence[str] = SCHEMA.names) -> pyarrow.Table:
-    """Return rows as a Table with these of SCHEMA's columns."""
-    return pyarrow.Table.from_pylist(rows, pyarrow.schema([SCHEMA.field(c) for c in columns]))
+    """Return rows as a Table with these of the columns of `schema`."""
+    every_column = schema(num_findings=1)
+    return pyarrow.Table.from_pylist(rows, pyarrow.schema([every_column.field(c) for c in columns]))
 
 
 def read(
@@ -85,6 +95,25 @@ def count(rows: pyarrow.Table, num_classes: int = 0) -> dict:
     if num_classes:
         counts["classes"] = [int((label == number).sum()) for number in range(num_classes)]
     return counts
+
+
+def findings(rows: pyarrow.Table, num_findings: int) -> np.ndarray:
+    """Return the values of the findings of rows with that column, int8 [N, findings]."""
+    values = rows[example.FINDINGS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(rows), num_findings)
+
+
+def count_findings(rows: pyarrow.Table, num_findings: int) -> np.ndarray:
+    """Return how many of the rows have each finding in each of STATES, int64 [findings, 3]."""
+    values = findings(rows, num_findings)
+    return np.stack([(values == state).sum(axis=0) for state in STATES.values()], axis=1)
+
+
+def named_counts(counts: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the manifest's counts of the findings of a split, {name: {state: images}}, from those
+    that `count_findings` returns."""
+    rows = zip(names, counts.tolist(), strict=True)
+    return {name: dict(zip(STATES, numbers, strict=True)) for name, numbers in rows}
 
 
 def total(counts: Sequence[dict]) -> dict:

@@ -9,6 +9,8 @@ from lake import InputError, storage
 from lake.records import example
 
 SCHEMA_VERSION = 1
+FINDINGS_SCHEMA_VERSION = 2  # of a multi-label lake, whose records have one field more
+SCHEMA_VERSIONS = (SCHEMA_VERSION, FINDINGS_SCHEMA_VERSION)  # that readers take
 MANIFEST, INDEX, REJECTS = "manifest.json", "index.parquet", "rejects.jsonl"
 FEATURES, DATASET_INFO = "features.json", "dataset_info.json"
 ORPHANS = "labels_without_image.txt"
@@ -28,6 +30,17 @@ def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
 def num_classes(content: dict) -> int:
     """Return the number of labels of a lake: that of its class folders, else 2, lesion or none."""
     return len(content["classes"]) if "classes" in content else 2
+
+
+def findings(content: dict) -> list[str]:
+    """Return the findings of a multi-label lake, in the order of its records' values; none in any
+    other lake."""
+    return content.get("findings", [])
+
+
+def schema_version(num_findings: int) -> int:
+    """Return the schema version of a lake of so many findings."""
+    return FINDINGS_SCHEMA_VERSION if num_findings else SCHEMA_VERSION
 
 
 def split_title(split: str, *contents: dict) -> str:
@@ -55,8 +68,9 @@ def parse(text: str, folder: str) -> dict:
         raise InputError(f"{folder}/{MANIFEST} is not JSON: {error}") from None
     if not isinstance(manifest, dict):
         raise InputError(f"{folder}/{MANIFEST}: expected an object; convert again")
-    if (version := manifest.get("schema_version")) != SCHEMA_VERSION:
-        message = f"schema version {version}, expected {SCHEMA_VERSION}; convert again"
+    if (version := manifest.get("schema_version")) not in SCHEMA_VERSIONS:
+        expected = " or ".join(map(str, SCHEMA_VERSIONS))
+        message = f"schema version {version}, expected {expected}; convert again"
         raise InputError(f"{folder}: {message}")
     return manifest
 
@@ -85,7 +99,9 @@ def load(folder: str) -> dict:
 
 def check_keys(content: dict, folder: str) -> None:
     """Raise InputError where the manifest of the lake in `folder` lacks what readers need."""
-    absent_keys = [key for key in KEYS if key not in content]
+    is_multi_label = content.get("schema_version") == FINDINGS_SCHEMA_VERSION
+    keys = (*KEYS, "findings") if is_multi_label else KEYS
+    absent_keys = [key for key in keys if key not in content]
     counts = content.get("counts", dict.fromkeys(COUNT_KEYS))
     absent_keys += [f"counts.{key}" for key in COUNT_KEYS if key not in counts]
     for number, shard in enumerate(content.get("shards", ())):
@@ -94,11 +110,12 @@ def check_keys(content: dict, folder: str) -> None:
         raise InputError(f"{folder}/{MANIFEST} lacks {', '.join(absent_keys[:10])}; convert again")
 
 
-def features_json(dtype: str) -> dict:
-    """Return TFDS's features.json for a lake whose images have `dtype` (uint8 or uint16)."""
+def features_json(dtype: str, num_findings: int = 0) -> dict:
+    """Return TFDS's features.json for a lake of so many findings, whose images have `dtype` (uint8
+    or uint16)."""
     features = {}
-    for name in example.FIELDS:
-        class_name, key, description = _tfds_feature(name, dtype)
+    for name, (kind, count) in example.fields_of(num_findings).items():
+        class_name, key, description = _tfds_feature(name, kind, count, dtype)
         features[name] = {"pythonClassName": f"{TFDS_FEATURES}.{class_name}", key: description}
     return {
         "type": f"{TFDS_FEATURES}.features_dict.FeaturesDict",
@@ -107,9 +124,9 @@ def features_json(dtype: str) -> dict:
     }
 
 
-def _tfds_feature(name: str, dtype: str) -> tuple[str, str, dict]:
-    """Return TFDS's class of a field, and the key and the value of its description."""
-    kind, count = example.FIELDS[name]
+def _tfds_feature(name: str, kind: type, count: int, dtype: str) -> tuple[str, str, dict]:
+    """Return TFDS's class of a field of so many values, and the key and the value of its
+    description."""
     shape = {"shape": {"dimensions": ["-1", "-1", "1"]}}
     if name == "image":
         return "image_feature.Image", "image", {**shape, "dtype": dtype}
@@ -118,7 +135,7 @@ def _tfds_feature(name: str, dtype: str) -> tuple[str, str, dict]:
     if kind is bytes:
         return "text_feature.Text", "text", {}
     tensor = {"dtype": "int64" if kind is int else "float32", "encoding": "none"}
-    if count == 1:
+    if not example.is_list(name, count):
         return "scalar.Scalar", "tensor", {"shape": {}, **tensor}
     shape = {"shape": {"dimensions": [str(count)]}}
     return "tensor_feature.Tensor", "tensor", {**shape, **tensor}

@@ -15,9 +15,10 @@ def as_one_message(values):
     """The record as protobuf writes it: all features but the image in one message, then the
     image's."""
     messages = [example._message_class("Example")() for _ in range(2)]
-    for name, (kind, count) in example.FIELDS.items():
+    for name, value in values.items():
+        kind = example.FIELDS[name][0] if name in example.FIELDS else int
         feature = messages[name == "image"].features.feature[name]
-        value = [values[name]] if count == 1 else values[name]
+        value = value if isinstance(value, tuple) else [value]
         getattr(feature, example.LISTS[kind]).value.extend(value)
     parts = [message.features.SerializeToString(deterministic=True) for message in messages]
     merged = example._message_class("Example").FromString(
@@ -34,6 +35,24 @@ def test_a_record_is_what_protobuf_writes(size):
     assert record.endswith(content) and len(record) - len(content) <= 6  # a tag and a length
     assert example._message_class("Example").FromString(record) == merged
     assert example.decode(record)["image"] == values["image"]
+
+
+@pytest.mark.parametrize("findings", [(1,), (0,), (-1, 0, 1), (0,) * 14, (1,) * 200])
+def test_a_multi_label_record_is_what_protobuf_writes(findings):
+    values = fields(label=max(findings), findings=findings)
+    content, merged = as_one_message(values)
+    record = example.encode(values)
+    assert record.endswith(content)
+    assert example._message_class("Example").FromString(record) == merged
+    assert example.decode(record, len(findings)) == values | {"has_mask": 0}
+    # Neither a reader of another lake's findings nor one of a lake without them takes it.
+    for count in (0, len(findings) + 1):
+        with pytest.raises(ValueError, match="findings"):
+            example.decode(record, count)
+    with pytest.raises(ValueError, match="findings: expected 2 .* found nothing"):
+        example.decode(example.encode(fields()), 2)
+    with pytest.raises(ValueError, match="differs in {'findings'}"):
+        example.encode(fields(findings=()))
 
 
 def test_values_that_are_equal_have_bytes_of_their_own():
