@@ -21,6 +21,8 @@ TRUTHS = {
 LIST = re.compile(
     r"\[\s*([+-]?\d+(?:[\s,]+\d+)*)\s*\]|\(\s*([+-]?\d+(?:[\s,]+\d+)*)\s*\)", re.ASCII
 )
+# An element of a list of texts, between quotation marks, or without any.
+QUOTED = re.compile(r"""(["'])(.*?)\1|([^\[\],'"]+)""")
 RUNS = re.compile(r"\d+(\s+\d+)+", re.ASCII)
 NO_FINDING = ("no finding", "normal")  # a class of NIH ChestX-ray14 and its like that is none
 ALL = "all"  # of --classes
@@ -66,9 +68,21 @@ def class_name(text: str) -> str:
     return text.strip().lower()
 
 
+def names_in(text: str) -> list[str]:
+    """Return the names that a cell lists as they are written there: with | between them, as NIH
+    ChestX-ray14 does, or as a list of Python, as PadChest does; none where it says nothing."""
+    if is_nothing(text):
+        return []
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        names = ((match[2] or match[3] or "").strip() for match in QUOTED.finditer(text))
+        return [name for name in names if name]
+    return [part.strip() for part in text.split("|") if part.strip()]
+
+
 def class_names(text: str) -> list[str]:
-    """Return the classes that a cell lists, as NIH ChestX-ray14 does, with | between them."""
-    return [class_name(part) for part in text.split("|") if part.strip()]
+    """Return the classes that a cell lists, as they are compared."""
+    return [class_name(name) for name in names_in(text)]
 
 
 def is_chosen(names: list[str], chosen: tuple[str, ...]) -> bool:

@@ -40,7 +40,7 @@ def check(open_file: Callable[[], AbstractContextManager[BinaryIO]], path: str, 
 
 def _check_chosen(open_file, path: str, columns: Layout) -> None:
     """Raise InputError where --classes does not fit the CSV."""
-    if columns.kind != "finding" and not columns.has_classes:
+    if columns.kind != "category" and not columns.has_classes:
         raise InputError(f"{path} has no column of classes; leave --classes out")
     if columns.classes == (cells.ALL,):
         return
@@ -65,8 +65,7 @@ def class_texts(file: BinaryIO, columns: Layout) -> Iterator[str]:
         if columns.has_classes:
             texts = [tables.id_and_class(cell_of, columns)[1]]
         else:
-            text = cell_of.get(columns.value_columns[0], "")
-            texts = [] if cells.is_nothing(text) else text.split("|")
+            texts = cells.names_in(cell_of.get(columns.value_columns[0], ""))
         yield from (text.strip() for text in texts if text.strip())
 
 

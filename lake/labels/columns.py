@@ -38,6 +38,9 @@ CLASSES_OF_RUNS = (*CLASS_COLUMNS, "celltype")
 SIZE_COLUMNS = (("height", "width"), ("imgheight", "imgwidth"), ("imageheight", "imagewidth"))
 BOX_COLUMNS = {"x", "y", "xmin", "ymin"}  # a height and width beside them are a box's
 NODULE_COLUMNS = ("seriesuid", "coordx", "coordy", "coordz", "diameter_mm")
+# Who read an image, in VinDr-CXR and its like.
+READER_COLUMNS = ("radid", "radiologist", "radiologistid", "reader", "readerid", "annotator")
+READER_COLUMNS += ("annotatorid",)
 NUMBERS = re.compile(r"[+-]?\d+(\s+\d+)*", re.ASCII)
 MAX_QUOTED = 8  # names, values or rows that a message quotes
 EXPECTED = (
@@ -53,13 +56,15 @@ class ColumnChoice(NamedTuple):
     image_id: str | None = None  # --id_column
     label: str | None = None  # --label_column
     classes: tuple[str, ...] = ()  # --classes: those that are a lesion
+    findings: tuple[str, ...] = ()  # --findings
 
 
 @dataclass(frozen=True)
 class Layout:
     """Says what a label file holds, and in which columns of a CSV, by number."""
 
-    kind: Literal["rle", "class", "finding", "nodule"]  # finding: classes of which some are chosen
+    # category: classes of which some are the lesion; findings: classes each of which is a label
+    kind: Literal["rle", "class", "category", "nodule", "findings"]
     id_columns: tuple[int, ...] = (0,)
     value_columns: tuple[int, ...] = (1,)
     has_header: bool = True
@@ -70,6 +75,12 @@ class Layout:
     classes: tuple[str, ...] = ()  # as cells.class_name writes them; none: every row counts
     form: Form = Form()
     is_coco: bool = False  # a COCO JSON, not a CSV
+    findings: tuple[str, ...] = ()  # one per value column; or those that the value column lists
+    lists_names: bool = False  # the value column lists the names of findings that are present
+    no_finding_column: int | None = None  # beside a column per finding
+    reader_column: int | None = None  # who read the image, where several did
+    uncertain: str = "ignore"  # what -1 and an empty cell say: see lake.labels.findings
+    unmentioned: str = "zeros"
 
     @property
     def has_classes(self) -> bool:
@@ -145,7 +156,7 @@ class _Head:
         self.rows, self.choice, self.names = rows, choice, _names(rows[0])
         self.short_names = {}
         for name, number in self.names.items():
-            self.short_names.setdefault(_short(name), number)
+            self.short_names.setdefault(short(name), number)
 
     def number(self, names: tuple[str, ...]) -> int | None:
         """Return the number of the first of some short names that is a column's."""
@@ -158,6 +169,8 @@ class _Head:
 
 def _recognise(head: _Head) -> Layout | None:
     """Return the Layout of a CSV by its first rows, None where they say nothing."""
+    if head.choice.findings:
+        return _finding_layout(head)
     if all(name in head.names for name in NODULE_COLUMNS):
         series, *values = (head.names[name] for name in NODULE_COLUMNS)
         return Layout("nodule", (series,), tuple(values))
@@ -181,7 +194,8 @@ def _names(header: list[str]) -> dict[str, int]:
     return numbers
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Return a column's name as names are compared: in lower case, without spaces, _ and -."""
     return re.sub(r"[\s_\-]+", "", name.lower())
 
 
@@ -197,10 +211,30 @@ def _id_columns(head: _Head) -> tuple[int, ...]:
     return () if number is None else (number,)
 
 
-def _value_column(head: _Head) -> tuple[Literal["rle", "class", "finding"] | None, int]:
+def _finding_layout(head: _Head) -> Layout | None:
+    """Return the Layout of a CSV with many findings: a column per finding, which `finding_choice`
+    chooses, or one that lists their names; or its kind of another; None without ids."""
+    kind, number = _value_column(head)
+    ids, names = _id_columns(head), head.choice.findings
+    if not ids or (kind is None and head.choice.label is not None):
+        return None
+    if kind == "rle":
+        return Layout("rle", ids, (number,))
+    result = Layout("findings", ids, (), reader_column=head.number(READER_COLUMNS))
+    is_named = all(head.chosen(name) is not None for name in names)
+    if kind is None or (is_named and head.choice.label is None):
+        return result
+    texts = [fields[number] for fields in head.rows[1:] if number < len(fields)]
+    texts = [text for text in texts if not cells.is_nothing(text)]
+    if head.choice.label is None and all(cells.truth(text) is not None for text in texts):
+        return result  # one column of 1 and 0 beside others
+    return replace(result, value_columns=(number,), lists_names=True)
+
+
+def _value_column(head: _Head) -> tuple[Literal["rle", "class", "category"] | None, int]:
     """Return (kind, number) of the column that says whether or where there is a lesion; no kind
     where there is none."""
-    class_kind = "finding" if head.choice.classes else "class"
+    class_kind = "category" if head.choice.classes else "class"
     if head.choice.label is not None:
         number = head.chosen(head.choice.label)
         if number is None:
@@ -217,7 +251,7 @@ def _holds_runs(head: _Head, number: int, name: str) -> bool:
     """Return whether a column holds run lengths, by its name or else by its first values. Where
     those say that there is no lesion, or nothing, no other kind could be meant by such a name but
     classes, by `predicted`."""
-    short_name = _short(name)
+    short_name = short(name)
     if short_name in RLE_COLUMNS:
         return True
     texts = [cells.run_lengths(fields[number]) for fields in head.rows[1:] if number < len(fields)]

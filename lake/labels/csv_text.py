@@ -127,8 +127,9 @@ def _parse(lines: Iterator[str], form: Form, is_whole: bool) -> Iterator[tuple[i
         for fields in reader:
             if num_lines < 0 and is_whole:
                 raise csv.Error("a quotation begins in it that never ends")
-            if any(field.strip() for field in fields):
-                yield start, [field.strip() for field in fields]
+            fields = list(map(str.strip, fields))
+            if any(fields):
+                yield start, fields
             start = num_lines + 1
     except csv.Error as error:
         raise csv.Error(f"row {start}: {error}") from None

@@ -32,6 +32,7 @@ class Row(Packed):
     size: tuple[int, int] | None = None  # height, width of the mask, where the row says it
     problem: tuple[str, str] | None = None  # reason, message of a mask that is rejected
     path: str = ""  # of a mask file
+    reader: str = ""  # who read the image, where several did; of findings
 
     @property
     def place(self) -> str:
@@ -47,11 +48,19 @@ class Label(Packed):
     has_mask: bool
     lesion_px: int  # at the source's own size; -1 unknown
     rle: str  # the united mask at the source's own size; "-1" when empty or unknown
+    findings: tuple[int, ...] = ()  # of a multi-label lake: 1, 0 or -1 each
+
+    def for_record(self) -> dict:
+        """Return the fields on which a record depends, as lakes of every version have them."""
+        fields = dict(vars(self))
+        if not self.findings:
+            del fields["findings"]
+        return fields
 
 
-def label_without_mask(number: int) -> Label:
-    """Return the label of an image of which only the class is known."""
-    return Label(label=number, has_mask=False, lesion_px=-1, rle=rle.EMPTY)
+def label_without_mask(number: int, findings: tuple[int, ...] = ()) -> Label:
+    """Return the label of an image of which only the class, or the findings, are known."""
+    return Label(number, has_mask=False, lesion_px=-1, rle=rle.EMPTY, findings=findings)
 
 
 NO_LESION = Label(label=0, has_mask=True, lesion_px=0, rle=rle.EMPTY)
@@ -74,7 +83,7 @@ def read(file: BinaryIO, columns: Layout) -> Iterator[tuple[str, Row]]:
             split = cell_of.get(columns.split_column, "")
         if columns.kind == "nodule" and value is not None:
             value = value.replace(",", ".")  # decimal commas
-        if columns.kind == "finding" and value is not None and not cells.is_nothing(value):
+        if columns.kind == "category" and value is not None and not cells.is_nothing(value):
             value = str(int(cells.is_chosen(cells.class_names(value), columns.classes)))
         if columns.has_classes:
             is_chosen = cells.is_chosen([cells.class_name(class_text)], columns.classes)
@@ -107,8 +116,8 @@ def rows_below_header(file: BinaryIO, columns: Layout) -> Iterator[tuple[int, li
     which an open quotation mark has swallowed the rows below it."""
     rows = csv_text.rows(file, columns.form)
     for line, fields in itertools.islice(rows, columns.has_header, None):
-        is_long = any("\n" in field or "\r" in field for field in fields)
-        if is_long and _holds_rows(fields, columns):
+        text = "".join(fields)
+        if ("\n" in text or "\r" in text) and _holds_rows(fields, columns):
             raise csv.Error(
                 f"row {line}: a quotation begins in it that takes in the rows below; close it, or "
                 f"remove its quotation mark"
@@ -123,9 +132,11 @@ def _holds_rows(fields: list[str], columns: Layout) -> bool:
     names = [*columns.id_columns, *(columns.value_columns if columns.kind != "rle" else ())]
     if any(len(cell_of.get(number, "").splitlines()) > 1 for number in names):
         return True
+    numbers = columns.value_columns
+    if not numbers:  # those of findings are not chosen yet
+        return False
     for text in itertools.chain.from_iterable(field.splitlines() for field in fields):
         parts = text.split(columns.form.delimiter)
-        numbers = columns.value_columns
         is_row = len(parts) == len(fields) > max(numbers)
         if is_row and all(_is_value(parts[number], columns) for number in numbers):
             return True
@@ -135,6 +146,8 @@ def _holds_rows(fields: list[str], columns: Layout) -> bool:
 def _is_value(text: str, columns: Layout) -> bool:
     """Return whether a cell holds what the layout's value columns do."""
     text = text.strip("\"' ")
+    if columns.kind == "findings" and not columns.lists_names:
+        return cells.is_nothing(text) or cells.truth(text) is not None
     if columns.kind == "rle":
         numbers = cells.run_lengths(text)
         return not numbers or cells.RUNS.fullmatch(numbers) is not None
@@ -146,13 +159,9 @@ def _is_value(text: str, columns: Layout) -> bool:
 
 def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str) -> Label:
     """Return the label of an image of [height, width] pixels from all its rows of one kind (rle,
-    class, finding or folder); raise Reject naming the row."""
-    rows = sorted(rows, key=lambda row: (row.number, row.path))
+    class, category or folder); raise Reject naming the row."""
+    rows = checked(rows)
     for row in rows:
-        if row.problem is not None:
-            raise Reject(*row.problem)
-        if row.value is None:
-            raise Reject("row-without-value", f"{row.place} ends before its label")
         if row.size not in (None, (height, width)):
             is_turned = row.size == (width, height)
             hint = "; are its rows and columns exchanged?" if is_turned else ""
@@ -161,7 +170,7 @@ def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str)
                 f"{row.place}: the mask has {row.size[0]}x{row.size[1]} pixels, the image "
                 f"{height}x{width}{hint}",
             )
-    if kind == "finding":  # a chosen class in any row is one
+    if kind == "category":  # a chosen class in any row is one
         return label_without_mask(max(int(row.value) for row in rows))
     if kind == "class":
         return _class_label(rows)
@@ -179,10 +188,24 @@ def unite(rows: Iterable[Row], kind: str, height: int, width: int, dialect: str)
     return label_from_runs(rle.unite(parts), canonical)
 
 
+def checked(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of an image in the order of their file; raise Reject naming the first one
+    that has a problem or no value."""
+    rows = sorted(rows, key=lambda row: (row.number, row.path))
+    for row in rows:
+        if row.problem is not None:
+            raise Reject(*row.problem)
+        if row.value is None:
+            raise Reject("row-without-value", f"{row.place} ends before its label")
+    return rows
+
+
 def is_silent(row: Row, kind: str, unlabelled: str) -> bool:
     """Return whether a row says nothing of its image's class: its cell is empty, or it says -1 and
-    unknown labels are kept."""
-    if kind not in ("class", "finding") or row.value is None:
+    unknown labels are kept; or of any finding."""
+    if kind == "findings":
+        return row.value is not None and row.problem is None and not row.value.strip("-")
+    if kind not in ("class", "category") or row.value is None:
         return False
     return cells.is_nothing(row.value) or (
         kind == "class" and unlabelled == "keep" and cells.truth(row.value) == -1
@@ -195,7 +218,7 @@ def split_of(rows: Iterable[Row]) -> str:
     names = {row.split for row in rows}
     if len(names) > 1:
         texts = excerpt(sorted(names))
-        raise Reject("conflicting-splits", f"rows {_lines(rows)} name the splits {texts}")
+        raise Reject("conflicting-splits", f"rows {lines(rows)} name the splits {texts}")
     [name] = names or {""}
     if not name:
         raise Reject("no-split", "no row of the label CSV names its split")
@@ -226,24 +249,24 @@ def _class_label(rows: list[Row]) -> Label:
         hint = "; --unlabelled keep stores -1 as unknown" if is_known else ""
         raise Reject(
             "class-not-0-or-1",
-            f"row {_lines(rows)}: class {' and '.join(values)!r}, expected 0 or 1{hint}",
+            f"row {lines(rows)}: class {' and '.join(values)!r}, expected 0 or 1{hint}",
         )
     if len(truths) > 1:
-        raise Reject("conflicting-labels", f"row {_lines(rows)}: both class 0 and class 1")
+        raise Reject("conflicting-labels", f"row {lines(rows)}: both class 0 and class 1")
     return label_without_mask(truths.pop())
 
 
-def label_without_rows(policy: str, kind: str, message: str) -> Label:
-    """Return the label of an image without a row, by `--unlabelled reject|negative|keep`; raise
-    a Reject with this message."""
+def label_without_rows(policy: str, kind: str, message: str, num_findings: int = 0) -> Label:
+    """Return the label of an image without a row, in a lake of so many findings, by `--unlabelled
+    reject|negative|keep`; raise a Reject with this message."""
     if policy == "reject":
         raise Reject("no-label", message)
     if policy == "keep":
-        return UNKNOWN
-    return NO_LESION if kind == "rle" else label_without_mask(0)
+        return label_without_mask(-1, (-1,) * num_findings)
+    return NO_LESION if kind == "rle" else label_without_mask(0, (0,) * num_findings)
 
 
-def _lines(rows: list[Row]) -> str:
+def lines(rows: list[Row]) -> str:
     """Return the line numbers of the first few rows, as a message quotes them."""
     more = " …" if len(rows) > MAX_QUOTED else ""
     return ", ".join(str(row.number) for row in rows[:MAX_QUOTED]) + more
