@@ -40,13 +40,13 @@ def run(argv: list[str]) -> dict | None:
         raise InputError("--detach is for a remote runner; a local one is this process")
     layout = check_inputs(flags)
     if flags.estimate:
-        options = from_flags(flags, is_local, progress_file=None)
+        options = from_flags(flags, is_local, progress_file=None, layout=layout)
         check_beam_arguments(beam_arguments)
         _print_estimate(flags, options)
         return None
     with storage.temporary_folder() as temporary:
         progress_file = str(Path(temporary, "progress")) if is_local else None
-        options = from_flags(flags, is_local, progress_file)
+        options = from_flags(flags, is_local, progress_file, layout)
         check_beam_arguments(beam_arguments)
         with alone_in(options.folder, LOCK, *LOCK_WORDS):
             return _convert(options, layout, beam_arguments, flags.detach, start)

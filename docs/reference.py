@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lake.records import example
+from lake.records.example import FIELDS, FINDINGS
 from radlake.words import WORDS, Word
 from trainer.config import run
 from trainer.config.augmentation import Neutral
@@ -46,7 +46,10 @@ def text() -> str:
         "One `tf.train.Example` per image; [lake.md](lake.md#the-record) says what they hold.",
         table(
             ("field", "type", "values"),
-            [(f"`{name}`", kind.__name__, str(n)) for name, (kind, n) in example.FIELDS.items()],
+            [
+                *((f"`{name}`", kind.__name__, str(n)) for name, (kind, n) in FIELDS.items()),
+                (f"`{FINDINGS}`", "int", "one per finding; of a multi-label lake alone"),
+            ],
         ),
     ]
     return "\n\n".join(parts) + "\n"

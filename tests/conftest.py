@@ -99,6 +99,20 @@ def lake(phantoms, convert, shared_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def findings_lake(phantoms, convert, shared_folder) -> Path:
+    """The multi-label lake of the phantoms, whose labels are those of makers.findings."""
+    from makers import findings
+
+    def write(folder: Path) -> None:
+        output, labels = folder / "phantoms" / "1.0.0", folder / "chexpert.csv"
+        labels.write_text(findings.chexpert_csv(phantoms))
+        splits = "--splits=train=0.6,val=0.2,test=0.2"
+        convert(phantoms / "dicom" / "*.dcm", labels, output, "--findings=all", splits)
+
+    return shared_folder("findings_lakes", write) / "phantoms" / "1.0.0"
+
+
+@pytest.fixture(scope="session")
 def systems(lake, shared_folder) -> dict[str, list[str | Path]]:
     """The options of runs of random weights; trained.systems."""
     from makers import trained

@@ -18,8 +18,8 @@ from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
 from lake import Refused, Stopped, exam
-from lake.labels import coherence
-from lake.records import index, manifest
+from lake.labels import coherence, findings
+from lake.records import example, index, manifest
 from lake.scan import stable_hash
 
 
@@ -67,12 +67,13 @@ def finalise(
     `orphans`: {a part of the list of labels without an image: its length}; `input_counts`: how many
     files and images there were.
     """
-    names, totals = sorted(names), _Totals(classes)
+    names, totals = sorted(names), _Totals(classes, options.findings)
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     counts = totals.counts(rejects, sum(orphans.values()), input_counts, options)
     warnings = summary.warnings(counts, options) + mask_files.warnings(input_counts, options)
+    warnings += summary.finding_warnings(totals.statistics().get("findings", {}))
     content = _manifest(counts, totals, lake_bits, classes, warnings, options)
     old_content = finished.read_manifest(options)
     is_same = old_content is not None and finished.is_same(old_content, content)
@@ -103,7 +104,7 @@ def _manifest(
 ) -> dict:
     """Return the manifest of the lake."""
     return {
-        "schema_version": manifest.SCHEMA_VERSION,
+        "schema_version": manifest.schema_version(len(options.findings)),
         "dataset": options.dataset,
         "version": options.version,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -113,6 +114,7 @@ def _manifest(
         "statistics": totals.statistics(),
         "shards": totals.shards,
         **({"classes": classes} if classes else {}),
+        **({"findings": list(options.findings)} if options.findings else {}),
         **({"warnings": warnings} if warnings else {}),
         "earlier_lakes": list(options.earlier_lakes),
     }
@@ -121,13 +123,14 @@ def _manifest(
 def _write_lake_files(names: list[str], content: dict, options: ConversionOptions) -> None:
     """Write index, TFDS files and the manifest `content` beside the shards `names`."""
     files.remove(options.path(manifest.MANIFEST))  # never beside the index of another lake
+    schema = index.schema(len(options.findings))
     with (
         files.whole_file(options.path(manifest.INDEX)) as file,
-        pyarrow.parquet.ParquetWriter(file, index.SCHEMA) as writer,
+        pyarrow.parquet.ParquetWriter(file, schema) as writer,
     ):
         for sidecar in _sidecars(names, options):
-            writer.write_table(index.table(sidecar["rows"]))
-    features = manifest.features_json(content["dtype"])
+            writer.write_table(index.table(sidecar["rows"], schema.names))
+    features = manifest.features_json(content["dtype"], len(options.findings))
     info = manifest.dataset_info_json(options.dataset, options.version, content["shards"])
     files.write_text(options.path(manifest.FEATURES), manifest.to_json(features))
     files.write_text(options.path(manifest.DATASET_INFO), manifest.to_json(info))
@@ -151,11 +154,12 @@ def _per_patient(pairs: list[np.ndarray]) -> np.ndarray:
 class _Totals:
     """Adds up the sidecars of all shards."""
 
-    def __init__(self, classes: list[str]):
-        self.classes = classes
+    def __init__(self, classes: list[str], findings: tuple[str, ...]):
+        self.classes, self.finding_names = classes, findings
         self.shards, self.rejects, self.sums = [], [], Counter()
         # split -> [counts of a shard]; split -> [(hash, images) of each patient of a shard, [P, 2]]
         self.splits, self.patients = {}, {}
+        self.findings = {}  # split -> images of each finding in each state [findings, 3]
         self.folds = set()
         self.exams = []  # per shard; None where an earlier radlake wrote it
 
@@ -167,11 +171,19 @@ class _Totals:
         self.exams.append(sidecar.get("exams"))
         counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
         self.splits.setdefault(sidecar["split"], []).append(counts)
+        if self.finding_names:
+            self._add_findings(sidecar)
         # Hashes, because ten million names would take a gigabyte.
         patients = Counter(stable_hash(row["patient"]) for row in sidecar["rows"] if row["patient"])
         pairs = np.array(list(patients.items()), np.uint64).reshape(-1, 2)
         self.patients.setdefault(sidecar["split"], []).append(pairs)
         self.folds.update(row["fold"] for row in sidecar["rows"])
+
+    def _add_findings(self, sidecar: dict) -> None:
+        """Add the findings of one shard."""
+        rows = index.table(sidecar["rows"], (example.FINDINGS,))
+        counts = index.count_findings(rows, len(self.finding_names))
+        self.findings[sidecar["split"]] = self.findings.get(sidecar["split"], 0) + counts
 
     def counts(
         self,
@@ -213,12 +225,24 @@ class _Totals:
             "empty_splits": summary.empty_splits(splits, options),
             "empty_folds": sorted({*range(options.folds)} - self.folds),
             **({"exams": exams} if exams else {}),
+            **self._label_cells(input_counts),
             "splits": splits,
         }
 
+    def _label_cells(self, input_counts: dict[str, int]) -> dict:
+        """Return what a multi-label lake counts besides: cells of its CSV that say -1 or nothing,
+        and readers."""
+        names = (findings.UNCERTAIN_CELLS, findings.UNMENTIONED_CELLS, findings.READERS)
+        return {name: input_counts.get(name, 0) for name in names} if self.finding_names else {}
+
     def statistics(self) -> dict:
         """Return the manifest's `statistics`: mean and deviation of the sampled images' stored
-        values, and the lesions' share of all pixels with a mask and of those of positives."""
+        values, the lesions' share of all pixels with a mask and of those of positives, and, per
+        split, how many images have each finding."""
+        by_split = {
+            split: index.named_counts(counts, self.finding_names)
+            for split, counts in sorted(self.findings.items())
+        }
         sums = self.sums
         mean = sums["total"] / max(sums["sampled_pixels"], 1)
         variance = sums["squares"] / max(sums["sampled_pixels"], 1) - mean**2
@@ -229,6 +253,7 @@ class _Totals:
             "positive_pixel_share": sums["lesion_pixels"] / max(sums["mask_pixels"], 1),
             "positive_pixel_share_of_positives": sums["lesion_pixels"]
             / max(sums["pixels_of_positives"], 1),
+            **({"findings": by_split} if by_split else {}),
         }
 
 

@@ -108,6 +108,9 @@ def option_changes(content: dict, lake_bits: int, options: ConversionOptions) ->
     words."""
     new_options, old_options = {**options.for_lake(), "bits": lake_bits}, content["options"]
     new_options = json.loads(json.dumps(new_options))  # tuples become lists on the way
+    # A lake with findings says so, and one without has no word of them.
+    of_findings = {"findings": "none"} if "findings" in (new_options | old_options) else {}
+    new_options, old_options = of_findings | new_options, of_findings | old_options
     return [
         f"--{name} {new_options[name]} instead of {old_options[name]}"
         for name in new_options

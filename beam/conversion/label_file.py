@@ -4,12 +4,14 @@ an InputError that says what it looks like."""
 import argparse
 import itertools
 import re
+from dataclasses import replace
 
 from beam.running import files, paths
 from lake import InputError
-from lake.labels import cells, class_choice, coco, columns, rle, tables
+from lake.labels import cells, class_choice, coco, columns, finding_choice, rle, tables
 
 JSON = re.compile(r"\.json(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
+FINDING_CELLS = {"uncertain": "ignore", "unmentioned": "zeros"}  # options of cells
 CHECKED_TEXTS = 1000  # run-length texts whose dialect is checked
 
 
@@ -19,7 +21,7 @@ def layout(flags: argparse.Namespace) -> columns.Layout:
     if not paths.exists(flags.labels):
         raise InputError(f"--labels={flags.labels}: no such file")
     choice = columns.ColumnChoice(
-        flags.split_column, flags.id_column, flags.label_column, flags.classes
+        flags.split_column, flags.id_column, flags.label_column, flags.classes, flags.findings
     )
     name, conflict = f"--labels={flags.labels}", None
     try:
@@ -27,6 +29,8 @@ def layout(flags: argparse.Namespace) -> columns.Layout:
             return _coco_layout(flags, name)
         with files.open_unpacked(flags.labels) as file:
             layout = columns.layout(file, name, choice)
+        if flags.findings:
+            return _with_findings(flags, name, layout)
         class_choice.check(lambda: files.open_unpacked(flags.labels), name, layout)
         if layout.kind == "rle":
             with files.open_unpacked(flags.labels) as file:
@@ -45,12 +49,30 @@ def layout(flags: argparse.Namespace) -> columns.Layout:
     return layout
 
 
+def _with_findings(flags: argparse.Namespace, name: str, layout: columns.Layout) -> columns.Layout:
+    """Return the Layout of a CSV with its findings; raise InputError where it has none, or the
+    flags are those of other labels."""
+    if flags.source == "metaimage":
+        raise InputError("--findings are of X-rays; --source metaimage takes a nodule CSV")
+    if flags.dialect != "relative":
+        raise InputError("--rle is for run lengths, and a lake of findings has no masks")
+    layout = finding_choice.resolve(
+        lambda: files.open_unpacked(flags.labels), name, layout, flags.findings
+    )
+    for option, default in FINDING_CELLS.items():
+        if layout.lists_names and getattr(flags, option) != default:
+            raise InputError(
+                f"--{option} is for a column per finding; {name} lists the names of findings"
+            )
+    return replace(layout, uncertain=flags.uncertain, unmentioned=flags.unmentioned)
+
+
 def _coco_layout(flags: argparse.Namespace, name: str) -> columns.Layout:
     """Return the Layout of a COCO JSON; raise InputError where it is none, or the flags are those
     of a CSV."""
     if flags.source == "metaimage":
         raise InputError(f"{name}: --source metaimage takes its labels from a nodule CSV")
-    for option in ("split_column", "id_column", "label_column"):
+    for option in ("split_column", "id_column", "label_column", "findings"):
         if getattr(flags, option):
             raise InputError(f"--{option} is for a label CSV, not for {flags.labels}")
     if flags.dialect != "relative":

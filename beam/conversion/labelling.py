@@ -2,6 +2,7 @@
 image. No pixel is read here; mask_files.py reads those of masks."""
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from beam.conversion import folders, listing, mask_files, meeting
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Packed, Reject, Stopped, ids
-from lake.labels import coco, nodules, tables
+from lake.labels import coco, findings, nodules, tables
 from lake.labels.columns import Layout
 from lake.labels.tables import Label, Row
 from lake.scan import Header
@@ -72,6 +73,13 @@ def ReadLabels(inputs: listing.Listing, options: ConversionOptions, layout: Layo
         classes = beam.pvalue.AsSingleton(inputs.classes)
         rows = inputs.headers | beam.Map(folders.to_row, classes, options.classes_root)
         return Labels(rows, nothing)
+    if options.findings:
+        outputs = (
+            root
+            | beam.Create([options.labels])
+            | beam.FlatMap(read_findings, layout).with_outputs(listing.COUNT, main="rows")
+        )
+        return Labels(outputs["rows"], outputs[listing.COUNT])
     if options.labels:
         return Labels(
             root | beam.Create([options.labels]) | beam.FlatMap(read_csv, layout), nothing
@@ -90,6 +98,19 @@ def read_csv(path: str, layout: Layout) -> Iterator[tuple[str, Row]]:
                 yield from tables.read(file, layout)
     except tables.DAMAGED as error:
         raise Stopped(f"--labels={path}: not readable to its end: {error}") from None
+
+
+def read_findings(path: str, layout: Layout) -> Iterator:
+    """Yield (image id, Row) of each row of a CSV of findings, then, as tagged outputs, counts of
+    its cells and readers; raise Stopped where it cannot be read to its end."""
+    counts = Counter()
+    try:
+        with files.open_unpacked(path) as file:
+            yield from findings.read(file, layout, counts)
+    except tables.DAMAGED as error:
+        raise Stopped(f"--labels={path}: not readable to its end: {error}") from None
+    for pair in counts.items():
+        yield beam.pvalue.TaggedOutput(listing.COUNT, pair)
 
 
 # --- the join ---
@@ -135,7 +156,7 @@ def Join(sides, options: ConversionOptions, layout: Layout | None) -> JoinOutcom
 def join(key_and_sides: tuple, kind: str, options: ConversionOptions) -> Iterator:
     """Yield the LabelledImages of (key, {"headers": [Header], "rows": [(id, Row)]}) and, as tagged
     outputs, its rejects, the ids of labels without an image, the number of slices left out and a
-    Tally. `kind` says what the rows hold: rle, class, folder or nodule."""
+    Tally. `kind` says what the rows hold: that of a Layout, or folder."""
     sides = key_and_sides[1]
     headers = list(sides["headers"])
     if not headers:  # the rows' labels stay unread: they can be many
@@ -169,10 +190,10 @@ def _label_image(group: meeting.Group, kind: str, options: ConversionOptions) ->
     [header], rows = group.headers, group.rows
     telling = [row for row in rows if not tables.is_silent(row, kind, options.unlabelled)]
     if telling:
-        label = tables.unite(telling, kind, header.height, header.width, options.dialect)
+        label = _unite(telling, kind, header, options)
     else:
-        message = _no_label_message(header, rows, options)
-        label = tables.label_without_rows(options.unlabelled, kind, message)
+        message, num_findings = _no_label_message(header, rows, options), len(options.findings)
+        label = tables.label_without_rows(options.unlabelled, kind, message, num_findings)
     if group.is_of_file and label.lesion_px > 0:
         raise Reject(
             "no-label",
@@ -180,6 +201,13 @@ def _label_image(group: meeting.Group, kind: str, options: ConversionOptions) ->
             f"of its frames; expected the id of a frame, such as {header.image_id!r}",
         )
     return LabelledImage(header, label, _split(rows, options))
+
+
+def _unite(rows: list[Row], kind: str, header: Header, options: ConversionOptions) -> Label:
+    """Return the label of an image from its rows; raise Reject naming the row."""
+    if kind == "findings":
+        return findings.unite(rows, options.findings, options.readers)
+    return tables.unite(rows, kind, header.height, header.width, options.dialect)
 
 
 def _label_slices(

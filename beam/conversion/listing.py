@@ -1,5 +1,6 @@
 """The first pass over the files: a pattern -> paths -> headers. No pixel is read here."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
@@ -11,7 +12,7 @@ from beam.conversion import folders, label_names
 from beam.conversion.options import ConversionOptions
 from beam.running import files, patterns, progress
 from beam.running.files import CHUNK_FILES
-from lake import Reject
+from lake import Reject, ids
 from lake.scan import Header
 from lake.sources import reader
 from lake.sources.masks import mask_names
@@ -111,6 +112,9 @@ def headers_in(file: BinaryIO, path: str, size: int, options: ConversionOptions)
     headers = reader.read_headers(
         options.source, file, path, size, options.image_id_from, options.frames
     )
+    if options.patient_pattern:
+        patient = patient_in(path, options)
+        headers = [replace(header, patient=patient) for header in headers]
     if options.image_id_from == "path":
         root = patterns.fixed_folder(options.images)
         return [reader.name_by_path(header, root) for header in headers]
@@ -119,6 +123,18 @@ def headers_in(file: BinaryIO, path: str, size: int, options: ConversionOptions)
     # Two folders may have files of one name.
     folder = folders.class_name(path, options.classes_root)
     return [replace(header, image_id=f"{folder}/{header.image_id}") for header in headers]
+
+
+def patient_in(path: str, options: ConversionOptions) -> str:
+    """Return the patient that a path names by --patient_pattern: its first group, or all that it
+    matches; raise Reject where it matches nothing."""
+    part = ids.below(path, patterns.fixed_folder(options.images))
+    match = re.search(options.patient_pattern, part)
+    patient = match and (match[1] if match.re.groups else match[0])
+    if not patient:
+        message = f"--patient_pattern {options.patient_pattern} finds no patient in {part!r}"
+        raise Reject("no-patient", f"{path}: {message}")
+    return patient
 
 
 def num_images(header: Header) -> int:

@@ -21,6 +21,8 @@ SINGLE_SOURCE_FLAGS = {
     "lung_roi": ("metaimage", False),
     "empty_slices": ("metaimage", 0.1),
 }
+# Those of a multi-label lake alone, with their defaults.
+FINDING_FLAGS = {"uncertain": "ignore", "unmentioned": "zeros", "readers": "any"}
 ESTIMATE_FLAGS = ("sample", "core_seconds", "record_kb")
 
 
@@ -39,6 +41,7 @@ class ConversionOptions:
     mask_values: tuple[str, ...]  # of the lesion; none: all but 0
     class_folders: bool  # an image's folder names its class
     image_id_from: str  # name | uid | path
+    patient_pattern: str | None  # of the part of a path that names the patient
     frames: str  # reject | first | each
     dialect: str  # of run-length texts
     unlabelled: str  # reject | negative | keep
@@ -54,6 +57,10 @@ class ConversionOptions:
     id_column: str | None
     label_column: str | None
     classes: tuple[str, ...]  # of the label file: those that are the lesion
+    findings: tuple[str, ...]  # of a multi-label lake, in the order of its records' values
+    uncertain: str  # ignore | zeros | ones: of a finding that is -1
+    unmentioned: str  # zeros | ignore: of a finding whose cell is empty
+    readers: str  # any | majority: of the readers of an image
     splits_from: str | None  # folder of an earlier lake
     deidentify: str  # hash | keep
     key_file: str | None  # where workers read the secret; it never travels in the pipeline
@@ -87,6 +94,9 @@ class ConversionOptions:
         names += ("unlabelled", "empty_slices", "splits", "folds", "split_column", "splits_from")
         names += ("shard_mb", "shard_images", "min_shards", "id_column", "label_column", "classes")
         names += ("mask_suffix", "mask_values")
+        # A lake without these is as it was before they could be.
+        names += ("findings", *FINDING_FLAGS) if self.findings else ()
+        names += ("patient_pattern",) if self.patient_pattern else ()
         return {**{name: getattr(self, name) for name in names}, **self.for_records()}
 
     def path(self, name: str) -> str:
@@ -119,9 +129,17 @@ def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
         )
     if flags.masks and flags.source == "metaimage":
         raise InputError("--source metaimage takes its labels from a nodule CSV, not from --masks")
-    for name in ("split_column", "id_column", "label_column", "classes"):
+    for name in ("split_column", "id_column", "label_column", "classes", "findings"):
         if getattr(flags, name) and not flags.labels:
             raise InputError(f"--{name} needs --labels")
+    if flags.findings and flags.classes:
+        raise InputError(
+            "--findings and --classes: expected one of them; with --findings each name is a label "
+            "of its own, with --classes all are one lesion"
+        )
+    for name, default in FINDING_FLAGS.items():
+        if getattr(flags, name) != default and not flags.findings:
+            raise InputError(f"--{name} needs --findings")
     for name in ("mask_suffix", "mask_values"):
         if getattr(flags, name) and not flags.masks:
             raise InputError(f"--{name} needs --masks")
@@ -138,10 +156,13 @@ def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
 
 
 def from_flags(
-    flags: argparse.Namespace, is_local: bool, progress_file: str | None
+    flags: argparse.Namespace,
+    is_local: bool,
+    progress_file: str | None,
+    layout: columns.Layout | None = None,
 ) -> ConversionOptions:
-    """Return the workers' options; create the secret of a local run that has none. Raises
-    InputError where flags contradict each other."""
+    """Return the workers' options, with the findings of the label CSV's `layout`; create the secret
+    of a local run that has none. Raises InputError where flags contradict each other."""
     splits = quotas.parse(flags.splits)
     parts = flags.output.rstrip("/").split("/")
     if len(parts) < 2 or not all(part[:1].isalnum() for part in parts[-2:]):
@@ -173,7 +194,8 @@ def from_flags(
     is_hashed = flags.deidentify == "hash" and not flags.estimate  # an estimate writes no id
     fields = ConversionOptions.__annotations__
     return ConversionOptions(
-        **{name: value for name, value in vars(flags).items() if name in fields},
+        **{name: value for name, value in vars(flags).items() if name in fields}
+        | {"findings": layout.findings if layout else ()},
         folder=flags.output.rstrip("/"),
         dataset=parts[-2],
         version=parts[-1],

@@ -1,11 +1,12 @@
 """The command line of python -m beam.convert: its options, and the types of their values."""
 
 import argparse
+import re
 
 from beam.conversion import deidentify
 from beam.running.options import BEAM_OPTIONS
 from lake import InputError
-from lake.labels import rle
+from lake.labels import findings, rle
 from lake.scan import parse_window
 from lake.sources.masks import lesions
 from lake.sources.names import SOURCES
@@ -44,6 +45,11 @@ def _add_input_options(add) -> None:
         "SOPInstanceUIDs and folders that name people too, unless --image_id hash"
     )
     add("--image_id_from", choices=("name", "uid", "path"), default="name", help=id_help)
+    patients = (
+        "where files name no patient: a regular expression for the part of an image's path, from "
+        "the first wildcard of --images on, that does, such as 'patient[0-9]+'"
+    )
+    add("--patient_pattern", type=_expression, metavar="REGEX", help=patients)
     frames_help = "what becomes of a file with several frames"
     add("--frames", choices=("reject", "first", "each"), default="reject", help=frames_help)
     share = {"type": cli.share, "metavar": "SHARE"}
@@ -64,6 +70,7 @@ def _add_label_options(add) -> None:
     add("--label_column", metavar="NAME", help=values)
     classes = "of a label file with several classes: those that are the lesion, or all"
     add("--classes", type=_names, default=(), metavar="NAME,NAME", help=classes)
+    _add_finding_options(add)
     add("--masks", metavar="PATTERN", help="instead of a CSV: mask files with the images' names")
     suffix = "what masks' names have behind those of images, such as _mask or, for several, '_*'"
     add("--mask_suffix", default="", metavar="TEXT", help=suffix)
@@ -81,6 +88,21 @@ def _add_label_options(add) -> None:
     policies = ("reject", "negative", "keep")
     unlabelled_help = "what becomes of an image without a row or mask"
     add("--unlabelled", choices=policies, default="reject", help=unlabelled_help)
+
+
+def _add_finding_options(add) -> None:
+    """Add the options of several labels per image."""
+    names = (
+        "many labels per image, and no mask: the columns of the label CSV, or names in one of its "
+        "columns, each of which becomes a label; or all"
+    )
+    add("--findings", type=_names, default=(), metavar="NAME,NAME", help=names)
+    uncertain = "of findings: what a cell that says -1 becomes, unknown, absent or present"
+    add("--uncertain", choices=(*findings.POLICIES,), default="ignore", help=uncertain)
+    unmentioned = "of findings: what an empty cell becomes, absent or unknown"
+    add("--unmentioned", choices=("zeros", "ignore"), default="zeros", help=unmentioned)
+    readers = "of findings: an image that several read has those that any, or most, of them saw"
+    add("--readers", choices=findings.READER_RULES, default="any", help=readers)
 
 
 def _add_pixel_options(add) -> None:
@@ -170,6 +192,15 @@ def _values(text: str) -> tuple[str, ...]:
         return lesions.parse_values(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _expression(text: str) -> str:
+    """Return the text if it is a regular expression; an argparse type."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ sends back an Assignment of about 10 bytes per group, in which each image looks 
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import apache_beam as beam
 import numpy as np
 
-from beam.conversion import earlier_lake
+from beam.conversion import earlier_lake, stratify
 from beam.conversion.earlier_lake import EarlierLake
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.options import ConversionOptions
@@ -84,7 +85,10 @@ def Plan(images, options: ConversionOptions, tally: beam.PCollection):
 
 def row_type(options: ConversionOptions) -> np.dtype:
     """Return the dtype of the rows of one conversion."""
-    return np.dtype(ROW + PRESET if options.split_column or options.splits_from else ROW)
+    fields = ROW + PRESET if options.split_column or options.splits_from else ROW
+    if options.findings:  # a bit for each, which is set where it is present
+        fields = [*fields, ("findings", np.uint8, (-(-len(options.findings) // 8),))]
+    return np.dtype(fields)
 
 
 def to_row(image: LabelledImage, earlier: EarlierLake | None, options: ConversionOptions) -> tuple:
@@ -100,9 +104,12 @@ def to_row(image: LabelledImage, earlier: EarlierLake | None, options: Conversio
     # The upper half of the image's key is enough to cut shards, and half as long.
     row = stable_hash(image.group), image_key(image) >> 32, lesion, blocks
     if earlier is not None:
-        return (*row, *earlier.find(earlier_lake.names(image.header, options.key_file)))
-    # A CSV column names splits, but no folds: -1 leaves them to be dealt.
-    return (*row, image.split.encode(), -1) if options.split_column else row
+        row += earlier.find(earlier_lake.names(image.header, options.key_file))
+    elif options.split_column:  # it names splits, but no folds: -1 leaves them to be dealt
+        row += image.split.encode(), -1
+    if options.findings:
+        row += (tuple(np.packbits(np.array(label.findings) == 1).tolist()),)
+    return row
 
 
 def image_key(image: LabelledImage) -> int:
@@ -196,7 +203,12 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     del lesion
     open_groups = line[split[line] < 0]  # all but the groups with a preset split
     split_numbers = np.array([split_names.index(name) for name, _ in splits])
-    split[open_groups] = split_numbers[deal(len(open_groups), splits)]
+    if options.findings:  # besides, each split gets its share of every finding
+        has = _findings(rows["findings"][by_group], starts, len(options.findings))
+        numbers = stratify.deal(has[open_groups], [share for _, share in splits])
+    else:
+        numbers = deal(len(open_groups), splits)
+    split[open_groups] = split_numbers[numbers]
 
     # Folds are dealt in turn along the same line, to the groups of train and val without one.
     is_folded = np.isin(
@@ -205,7 +217,11 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     fold[~is_folded] = -1
     if options.folds:
         open_groups = line[is_folded[line] & (fold[line] < 0)]
-        fold[open_groups] = np.arange(len(open_groups)) % options.folds
+        if options.findings:
+            shares = [Fraction(1, options.folds)] * options.folds
+            fold[open_groups] = stratify.deal(has[open_groups], shares)
+        else:
+            fold[open_groups] = np.arange(len(open_groups)) % options.folds
 
     boundaries = _boundaries(rows, by_group, np.repeat(split, sizes), len(split_names), options)
     return Assignment(groups, split.astype(np.uint8), fold, split_names, boundaries)
@@ -230,6 +246,13 @@ def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Return the largest value of each group [G], from values [N] group by group and the groups'
     starts [G]."""
     return np.maximum.reduceat(values, starts) if len(values) else values
+
+
+def _findings(bits: np.ndarray, starts: np.ndarray, num_findings: int) -> np.ndarray:
+    """Return which findings an image of each group has, bool [G, findings], from the bits of all
+    images [N, bytes] group by group and the groups' starts [G]."""
+    bits = np.bitwise_or.reduceat(bits, starts) if len(bits) else bits
+    return np.unpackbits(bits, axis=1, count=num_findings).astype(bool)
 
 
 def _preset_splits(

@@ -145,7 +145,7 @@ def fingerprint(
     """Return a hash of everything that the bytes of a shard of [(image, fold)] depend on, as far as
     headers tell; `file_versions` tells of the rest."""
     versions = {name: _version_of(name) for name in DECODERS}
-    inputs = [(image.header.for_record(), vars(image.label), fold) for image, fold in images]
+    inputs = [(image.header.for_record(), image.label.for_record(), fold) for image, fold in images]
     content = [WRITER_VERSION, options.for_records(), lake_bits, versions, inputs]
     content.append(deidentify.key_digest(options.key_file))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=vars).encode()).hexdigest()
@@ -166,17 +166,14 @@ def _sidecar(name: str, options: ConversionOptions) -> dict | None:
 def _is_complete(name: str, digest: str, versions: str, options: ConversionOptions) -> bool:
     """Return whether a shard with this fingerprint is on disk, whole."""
     sidecar = _sidecar(name, options)
-    if (
-        sidecar is None
-        or sidecar["fingerprint"] != digest
-        or not FileSystems.exists(options.path(name))
-    ):
+    if sidecar is None or sidecar["fingerprint"] != digest:
         return False
     # In a finished lake that stays as it is, `compare` has looked at files that are newer.
     is_newer = not options.keeps_finished and sidecar["versions"] != versions
     # An earlier radlake, which counted no exams, began this lake.
     is_earlier = not options.keeps_finished and "exams" not in sidecar
-    is_whole = sidecar["bytes"] == files.size_of(options.path(name))
+    path = options.path(name)
+    is_whole = FileSystems.exists(path) and sidecar["bytes"] == files.size_of(path)
     return is_whole and not is_newer and not is_earlier
 
 
@@ -276,7 +273,7 @@ class _Writer:
 
 
 def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptions) -> dict:
-    """Return the fields of a record, as lake.records.example.FIELDS has them."""
+    """Return the fields of a record, as lake.records.example.fields_of has them."""
     header, label = image.header, image.label
     mask, lesion_px = _mask(image, scan)
     image_key_file = options.key_file if options.image_id == "hash" else None
@@ -298,6 +295,7 @@ def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptio
         "label": label.label,
         "lesion_px": lesion_px,
         "fold": fold,
+        **({example.FINDINGS: label.findings} if label.findings else {}),
     }
 
 

@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from beam.conversion import quotas
 from beam.conversion.options import ConversionOptions
 from lake import exam
-from lake.records import manifest
+from lake.labels import findings
+from lake.records import index, manifest
 from lake.sources.names import METAIMAGE
+
+MAX_NAMED = 8  # findings in a warning
+# What an empty cell, or one of -1, is in a record, by the option's word.
+BECOMES = {"zeros": "absent", "ones": "present", "ignore": "unknown"}
+QUORUM = {"any": "one sees it", "majority": "most of an image's see it"}  # by the option's word
 
 # --- warnings ---
 
@@ -61,6 +67,18 @@ def _masks_as_images(counts: dict, options: ConversionOptions) -> Iterator[str]:
         )
 
 
+def finding_warnings(by_split: dict[str, dict]) -> list[str]:
+    """Return the warnings about findings that no image of a split has, from the manifest's counts
+    of each: such a split has no score for them."""
+    texts = []
+    for split, counts in by_split.items():
+        names = [name for name, states in counts.items() if not states["positives"]]
+        if names:
+            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            texts.append(f"no image of {split} has {', '.join(names[:MAX_NAMED])}{more}")
+    return texts
+
+
 def empty_splits(splits: dict, options: ConversionOptions) -> list[str]:
     """Return the names of --splits that have a share and no record in `splits`, a manifest's."""
     shares = quotas.parse(options.splits)
@@ -82,6 +100,7 @@ def table(content: dict, seconds: float | None = None) -> str:
         f"{'split':<9}{'records':>9} {'positive':>9} {'negative':>9} {'unknown':>9} "
         f"{'patients':>9} {'shards':>7} {'MB':>9}",
         *(_split_row(name, split, shards) for name, split in sorted(counts["splits"].items())),
+        *_finding_rows(content),
         *_notes(content),
         f"{sum(shard['bytes'] for shard in shards) / 1e6:.1f} MB{speed}",
         *(f"warning: {text}" for text in content.get("warnings", ())),
@@ -97,9 +116,37 @@ def _split_row(name: str, split: dict, shards: list[dict]) -> str:
     return f"{name:<9}{numbers} {len(megabytes):>7} {sum(megabytes):>9.1f}"
 
 
+def _finding_rows(content: dict) -> Iterator[str]:
+    """Yield the rows of a multi-label lake's findings, over all splits."""
+    if not (names := manifest.findings(content)):
+        return
+    by_split = content["statistics"]["findings"].values()
+    width = max(len(name) for name in ("finding", *names))
+    yield "  ".join([f"{'finding':<{width}}", *(f"{state:>9}" for state in index.STATES)])
+    for name in names:
+        numbers = [sum(counts[name][state] for counts in by_split) for state in index.STATES]
+        yield "  ".join([f"{name:<{width}}", *(f"{number:>9,}" for number in numbers)])
+
+
+def _finding_notes(content: dict) -> Iterator[str]:
+    """Yield what became of cells of findings that are neither 1 nor 0, and of several readers."""
+    counts, options = content["counts"], content["options"]
+    for name, text, option in (
+        (findings.UNCERTAIN_CELLS, "cells of the labels say -1", "uncertain"),
+        (findings.UNMENTIONED_CELLS, "cells of the labels are empty", "unmentioned"),
+    ):
+        if number := counts.get(name):
+            policy = options[option]
+            yield f"{number:,} {text}: {BECOMES[policy]} (--{option} {policy})"
+    if (number := counts.get(findings.READERS, 0)) > 1:
+        rule = options["readers"]
+        yield f"{number} readers: a finding is present where {QUORUM[rule]} (--readers {rule})"
+
+
 def _notes(content: dict) -> Iterator[str]:
     """Yield the lines under the splits."""
     counts = content["counts"]
+    yield from _finding_notes(content)
     if names := content.get("classes"):
         yield f"classes: {', '.join(manifest.class_titles(names))}"
     for name in exam.WORDS:

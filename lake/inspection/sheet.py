@@ -32,7 +32,8 @@ def write(folder: Path, content: dict, records: pyarrow.Table, path: Path) -> in
         raise InputError(f"--sheet={path}: no folder {path.parent}")
     images = read(folder, content, records.take(choose(records)))
     names = (*manifest.class_titles(content["classes"]), "") if "classes" in content else LABELS
-    tiles = [tile(fields, split, names) for split, fields in images]
+    findings = manifest.findings(content)
+    tiles = [tile(fields, split, names, findings) for split, fields in images]
     grid = picture.grid(tiles, min(COLUMNS, len(tiles)), GAP_PX, BACKGROUND)
     title = picture.title(
         f"{content['dataset']} {content['version']}",
@@ -83,6 +84,7 @@ def read(folder: Path, content: dict, records: pyarrow.Table) -> list[tuple[str,
     positions_by_shard = {}  # (split, shard) -> the positions to read in it
     for split, number, position in places:
         positions_by_shard.setdefault((split, number), set()).add(position)
+    num_findings = len(manifest.findings(content))
     fields_by_place = {}
     for (split, number), positions in positions_by_shard.items():
         num_shards = sum(shard["split"] == split for shard in content["shards"])
@@ -90,13 +92,15 @@ def read(folder: Path, content: dict, records: pyarrow.Table) -> list[tuple[str,
         try:
             with storage.local(path) as shard, shard.open("rb") as file:
                 for position, record in tfrecord.records_at(file, positions):
-                    fields_by_place[split, number, position] = example.decode(record)
+                    fields_by_place[split, number, position] = example.decode(record, num_findings)
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}; try {cli.typed_command('lake verify')}") from None
     return [(place[0], fields_by_place[place]) for place in places]
 
 
-def tile(fields: dict, split: str, names: Sequence[str] = LABELS) -> np.ndarray:
+def tile(
+    fields: dict, split: str, names: Sequence[str] = LABELS, findings: Sequence[str] = ()
+) -> np.ndarray:
     """Return a record's image in its default view, its lesion outlined, above its caption; RGB
     [TILE_PX + CAPTION_PX, TILE_PX, 3]."""
     pixels = np.empty((TILE_PX + CAPTION_PX, TILE_PX, 3), np.uint8)
@@ -111,21 +115,25 @@ def tile(fields: dict, split: str, names: Sequence[str] = LABELS) -> np.ndarray:
         rgb[picture.outline(mask, is_around=True)] = ImageColor.getrgb(OUTLINE)
     top, left = (TILE_PX - height) // 2, (TILE_PX - width) // 2
     pixels[top : top + height, left : left + width] = rgb
-    for number, (line, colour) in enumerate(caption(fields, split, names)):
+    for number, (line, colour) in enumerate(caption(fields, split, names, findings)):
         top, size = TILE_PX + number * LINE_PX, (LINE_PX, TILE_PX)
         strip = picture.caption(line, size, LETTER_PX, colours=(colour, BACKGROUND))
         pixels[top : top + LINE_PX] = strip
     return pixels
 
 
-def caption(fields: dict, split: str, names: Sequence[str] = LABELS) -> list[tuple[str, str]]:
+def caption(
+    fields: dict, split: str, names: Sequence[str] = LABELS, findings: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """Return (line, colour) pairs, at most four: the image's id, on two lines where it is long;
-    split, label and lesion; view, sex, age and size."""
+    split, label and lesion, or the findings that are present; view, sex, age and size."""
     label, lesion_px = fields["label"], fields["lesion_px"]
     state, colour = names[label], (TEXT, OUTLINE, UNKNOWN)[min(label, 1)]
     if label == 1 and names is LABELS:
         percent = 100 * lesion_px / (fields["height"] * fields["width"])
         state += f" · {percent:.2g}% lesion" if fields["has_mask"] else " · no mask"
+    if findings and label == 1:
+        state = _present(fields[example.FINDINGS], findings, f"{split} · ")
     age = "" if fields["age"] < 0 else f"{fields['age']} y"
     size = f"{fields['width']} x {fields['height']}"
     texts = filter(None, [fields["view"].decode(), fields["sex"].decode(), age, size])
@@ -137,6 +145,18 @@ def caption(fields: dict, split: str, names: Sequence[str] = LABELS) -> list[tup
         (f"{split} · {state}", colour),
         (" · ".join(texts), TEXT),
     ]
+
+
+def _present(values: Sequence[int], findings: Sequence[str], start: str) -> str:
+    """Return the names of the findings that are 1, as many as fit a line behind its `start`, and
+    the number of the others."""
+    names = [name for name, value in zip(findings, values, strict=True) if value == 1]
+    for count in range(len(names), 0, -1):
+        more = f" +{len(names) - count}" if count < len(names) else ""
+        text = ", ".join(names[:count]) + more
+        if picture.text_px(start + text, LETTER_PX) <= TILE_PX - 2 * picture.INDENT_PX:
+            break
+    return text
 
 
 def to_uint8(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:

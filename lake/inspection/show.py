@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.compute
 
 from lake import InputError
-from lake.records import index, manifest
+from lake.records import example, index, manifest
 
 COLUMNS = (*index.PLACE, *index.COUNTED, "fold", "view", "sex", "age")
 CLASSES = {"positive": 1, "negative": 0, "unknown": -1}  # name -> label, without class folders
@@ -35,9 +35,10 @@ def read_index(folder: Path, content: dict, split: str | None) -> pyarrow.Table:
     """Return the index's COLUMNS, of one split if it is named; raises InputError where there is no
     such split or the index cannot be read."""
     splits = content["counts"]["splits"]
+    columns = (*COLUMNS, example.FINDINGS) if manifest.findings(content) else COLUMNS
     if split is not None and split not in splits:
         raise InputError(f"--split={split}: no such split; {folder} has {', '.join(splits)}")
-    return index.read(folder, COLUMNS, [split] if split else None)
+    return index.read(folder, columns, [split] if split else None)
 
 
 def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
@@ -57,6 +58,7 @@ def text(folder: Path, content: dict, records: pyarrow.Table) -> str:
     parts = [
         _head(folder, content),
         _splits(content, records, splits, classes),
+        *_findings(manifest.findings(content), records, splits),
         _share_tables(splits_and_all, nonempty_classes),
         *(_cross_table(name, _by_value(records, name), groups) for name in ("view", "sex")),
         _cross_table("age", by_age, groups),
@@ -143,6 +145,23 @@ def _split_row(numbers: Sequence[float]) -> list[str]:
     if numbers[-3] == 0:
         cells[-2] = "unknown"  # patients
     return [*cells, f"{numbers[-1]:,.1f}"]
+
+
+def _findings(
+    names: list[str], records: pyarrow.Table, splits: dict[str, np.ndarray]
+) -> list[list[str]]:
+    """Return the table of each finding: images that have it, have it not, and of which it is not
+    known, per split; nothing without findings."""
+    if not names:
+        return []
+    rows = [("finding", *(f"{split} {state}" for split in splits for state in index.STATES))]
+    counts = [
+        index.count_findings(records.filter(pyarrow.array(members)), len(names))
+        for members in splits.values()
+    ]  # per split [findings, 3]
+    for number, name in enumerate(names):
+        rows.append((name, *(f"{count:,}" for part in counts for count in part[number])))
+    return [table_lines(rows)]
 
 
 def _share_tables(splits: dict[str, np.ndarray], classes: dict[str, np.ndarray]) -> list[str]:

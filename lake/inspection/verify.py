@@ -38,7 +38,7 @@ def verify(
     """
     problems = Problems()
     _check_shard_names(folder, content, problems)
-    rows = _read_index(folder, problems)
+    rows = _read_index(folder, content, problems)
     tasks = _tasks(folder, content, rows, decodes_pixels)
     num_shards = sum((folder / shard["name"]).is_file() for shard in content["shards"])
     num_records = 0
@@ -83,14 +83,15 @@ def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
         problems.add("shard-unlisted", f"{name}: in {folder}, but not in the manifest")
 
 
-def _read_index(folder: Path, problems: Problems) -> pyarrow.Table | None:
+def _read_index(folder: Path, content: dict, problems: Problems) -> pyarrow.Table | None:
     """Return the index's rows in the order of their places; None where they cannot be used."""
     try:
         rows = index.read(folder)
     except InputError as error:
         problems.add("index", str(error))
         return None
-    for column in index.SCHEMA:
+    num_findings = len(manifest.findings(content))
+    for column in index.schema(num_findings):
         where = f"{manifest.INDEX} column {column.name}"
         if column.name not in rows.column_names:
             problems.add("index", f"{manifest.INDEX} has no column {column.name}")
@@ -98,6 +99,11 @@ def _read_index(folder: Path, problems: Problems) -> pyarrow.Table | None:
             problems.add("index", f"{where}: expected {column.type}, found {actual}")
         elif nulls := rows[column.name].null_count:
             problems.add("index", f"{where}: {nulls} nulls")
+    if num_findings and not problems.counts["index"]:
+        lengths = pyarrow.compute.list_value_length(rows[example.FINDINGS])
+        if number := pyarrow.compute.sum(pyarrow.compute.not_equal(lengths, num_findings)).as_py():
+            where = f"{manifest.INDEX} column {example.FINDINGS}"
+            problems.add("index", f"{where}: {number} rows have another number than {num_findings}")
     return None if problems.counts["index"] else index.in_order(rows)
 
 
@@ -107,7 +113,8 @@ def _tasks(
     """Yield a Task for each shard on the disk, one at a time, as each holds its rows; `rows` are in
     the order of their places."""
     if rows is not None:
-        rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *example.FIELDS}])
+        fields = example.fields_of(len(manifest.findings(content)))
+        rows = rows.select([c for c in rows.column_names if c in {*index.PLACE, *fields}])
         rows_by_shard = _by_shard(rows)
     for (split, number), shard in _shards_by_number(content).items():
         path, columns = folder / shard["name"], None
@@ -115,8 +122,16 @@ def _tasks(
             continue
         if rows is not None:
             columns = rows_by_shard.get((split, number), rows.slice(0, 0)).to_pydict()
-        num_classes = manifest.num_classes(content)
-        yield Task(path, shard, number, content["dtype"], num_classes, columns, decodes_pixels)
+        yield Task(
+            path=path,
+            entry=shard,
+            number=number,
+            dtype=content["dtype"],
+            num_classes=manifest.num_classes(content),
+            num_findings=len(manifest.findings(content)),
+            columns=columns,
+            decodes_pixels=decodes_pixels,
+        )
 
 
 def _shards_by_number(content: dict) -> dict[tuple[str, int], dict]:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from lake import Reject, storage
 from lake.labels import rle
-from lake.records import example, mask_png, tfrecord
+from lake.labels.findings import label_of
+from lake.records import example, index, mask_png, tfrecord
 
 MAX_LISTED = 20  # problems of one kind that are listed; the others are counted
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
@@ -63,6 +64,7 @@ class Task:
     number: int  # of the shard in its split
     dtype: str  # the lake's: uint8 | uint16
     num_classes: int
+    num_findings: int
     columns: dict[str, list] | None  # the index's rows of this shard; None without an index
     decodes_pixels: bool
 
@@ -109,13 +111,15 @@ def _check_bytes(file, task: Task, problems: Problems) -> None:
 def _check_record(record: bytes, where: str, position: int, task: Task, problems: Problems) -> None:
     """Check the fields of one record against the index and each other and, if asked, its pixels."""
     try:
-        fields = example.decode(record)
+        fields = example.decode(record, task.num_findings)
     except ValueError as error:
         problems.add("fields", f"{where}: {error}")
         return
     where += f" ({_text(fields['image_id'])})"
     pairs = list(differences_from_index(fields, position, task))
     pairs += [*label_problems(fields, task.num_classes), *view_problems(fields)]
+    if task.num_findings:
+        pairs += finding_problems(fields)
     if task.decodes_pixels:
         pairs += pixel_problems(fields, task.dtype)
     for kind, message in pairs:
@@ -134,6 +138,7 @@ def differences_from_index(fields: dict, position: int, task: Task) -> Iterator[
     for column, values in task.columns.items():
         field_value = place.get(column, fields.get(column))
         expected = _text(field_value) if isinstance(field_value, bytes) else field_value
+        expected = list(expected) if column == example.FINDINGS else expected
         actual = values[position]
         # NaN, the slice_mm of a radiograph, is not equal to itself.
         if expected != actual and (expected == expected or actual == actual):
@@ -159,6 +164,18 @@ def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, st
     elif lesion_px != -1 or has_lesion:
         rule = f"without a mask lesion_px is -1 and original_rle {rle.EMPTY}"
         yield "label", f"{state}: {rule}"
+
+
+def finding_problems(fields: dict) -> Iterator[tuple[str, str]]:
+    """Yield (kind, message) where the findings are no states, or the label contradicts them."""
+    findings, label = fields[example.FINDINGS], fields["label"]
+    if not set(findings) <= {*index.STATES.values()}:
+        yield "findings", f"findings are {findings}: expected 1, 0 or -1 for each"
+    elif label != label_of(findings):
+        rule = "label is 1 where a finding is, 0 where all are 0, else -1"
+        yield "findings", f"label={label}, findings are {findings}: {rule}"
+    if fields["has_mask"]:
+        yield "findings", "has_mask is 1: a record of findings has no mask"
 
 
 def view_problems(fields: dict) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,8 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
         patients = set(members["patient"].unique().to_pylist()) - {""}
         splits[split] = index.count(members, len(content.get("classes", ())))
         splits[split]["patients"] = len(patients)
+    if names := manifest.findings(content):
+        _check_findings(rows, names, content, problems)
     by_index = {"splits": splits, "records": len(rows)}
     for where, expected, actual in differences(by_index, counts, "counts", all_keys=False):
         problems.add("counts", f"{where}: {actual} in the manifest, {expected} by the index")
@@ -35,6 +37,20 @@ def check_counts(rows: pyarrow.Table, content: dict, problems: Problems) -> None
     if counts["images"] != num_outcomes:
         message = f"{counts['images']}, but records, rejects and slices left out are {num_outcomes}"
         problems.add("counts", f"counts.images: {message}")
+
+
+def _check_findings(
+    rows: pyarrow.Table, names: list[str], content: dict, problems: Problems
+) -> None:
+    """Compare the manifest's counts of each finding with the index's rows."""
+    by_index = {}
+    for split in rows["split"].unique().to_pylist():
+        members = rows.filter(pyarrow.compute.field("split") == split)
+        by_index[split] = index.named_counts(index.count_findings(members, len(names)), names)
+    in_manifest = content["statistics"].get("findings", {})
+    where = "statistics.findings"
+    for place, expected, actual in differences(by_index, in_manifest, where):
+        problems.add("counts", f"{place}: {actual} in the manifest, {expected} by the index")
 
 
 def check_rejects(folder: Path, content: dict, problems: Problems) -> None:
@@ -62,7 +78,7 @@ def check_rejects(folder: Path, content: dict, problems: Problems) -> None:
 def check_tfds(folder: Path, content: dict, problems: Problems) -> None:
     """Compare the two TFDS files with those that the manifest gives."""
     info = manifest.dataset_info_json(content["dataset"], content["version"], content["shards"])
-    features = manifest.features_json(content["dtype"])
+    features = manifest.features_json(content["dtype"], len(manifest.findings(content)))
     for name, expected in ((manifest.FEATURES, features), (manifest.DATASET_INFO, info)):
         kind = name.removesuffix(".json").replace("_", "-")
         try:

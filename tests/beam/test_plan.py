@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from beam.conversion import earlier_lake, options, plan, quotas
+from beam.conversion import earlier_lake, listing, options, plan, quotas
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.meeting import Tally
 from beam.running import runners
-from lake import InputError, Stopped
+from lake import InputError, Reject, Stopped
 from lake.labels import tables
 from lake.scan import Geometry, Header, stable_hash
 
@@ -164,6 +164,29 @@ def test_a_group_is_the_patient_else_the_study_else_the_file():
     assert make_image("a#0001").group == make_image("a#0002").group  # frames of one file
     # A patient and a study of the same name are not the same group.
     assert make_image("a", patient="b").group != make_image("b").group
+
+
+def test_the_patient_is_found_in_the_path():
+    for pattern, images, path, patient in (
+        (
+            "patient[0-9]+",
+            "/p1/CheXpert/train/*/*/*.jpg",
+            "patient00002/study1/v.jpg",
+            "patient00002",
+        ),
+        ("^([0-9]+)_", "/p1/nih/images_*/images/*.png", "images_001/images/1_000.png", None),
+        ("([0-9]+)_[0-9]+", "/p1/nih/images_*/images/*.png", "images_001/images/17_003.png", "17"),
+        ("(x)?1", "/p1/*.png", "1.png", None),
+        ("^p1", "/p1/*.png", "p2.png", None),  # the folder before the wildcard is none
+    ):
+        choice = options_with(patient_pattern=pattern, images=images)
+        path = f"{images.partition('*')[0].rpartition('/')[0]}/{path}"
+        if patient is not None:
+            assert listing.patient_in(path, choice) == patient
+            continue
+        with pytest.raises(Reject, match="finds no patient in") as caught:
+            listing.patient_in(path, choice)
+        assert caught.value.reason == "no-patient"
 
 
 def test_slices_of_a_volume_stay_together_and_in_order():

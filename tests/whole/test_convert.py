@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pydicom
 import pytest
-from makers import lakes, marks
+from makers import findings, lakes, marks
 
 from beam import convert as converter
 from beam.conversion import options
@@ -114,6 +114,15 @@ def test_tfds_opens_the_lake(lake):
         record = expected[row["image_id"].numpy()]
         assert row["mask"].shape == (128, 128, 1)
         assert (row["mask"].numpy()[..., 0] == lakes.pixels(record["mask"])).all()
+
+
+def test_tfds_opens_a_lake_of_findings(findings_lake, phantoms):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    rows = tfds.builder_from_directory(str(findings_lake)).as_dataset(split="val")
+    expected = findings.values_of(phantoms)
+    values = {row["image_id"].numpy().decode(): row["findings"].numpy() for row in rows}
+    assert len(values) > 4 and {value.shape for value in values.values()} == {(3,)}
+    assert all(tuple(value) == expected[image_id] for image_id, value in values.items())
 
 
 @marks.exhaustive  # test_restart.py compares the bytes of two conversions

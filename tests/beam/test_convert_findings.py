@@ -1,0 +1,262 @@
+"""A multi-label lake from its CSV to its checks: what it says is what the CSV says."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from makers import findings
+
+from beam import convert as converter
+from beam.conversion import labelling, summary
+from lake import InputError
+from lake.__main__ import main
+from lake.inspection import sheet, verify
+from lake.labels.findings import label_of
+from lake.records import example, index, manifest, tfrecord
+
+NAMES = list(findings.NAMES)
+STATES = {1: "positives", 0: "negatives", -1: "unknown"}
+
+
+def records(folder: Path) -> dict[str, tuple[str, dict]]:
+    """Image id -> (split, fields) of the records of a multi-label lake."""
+    fields_by_id = {}
+    for path in folder.glob("*.tfrecord-*"):
+        with path.open("rb") as file:
+            for record, _ in tfrecord.records(file):
+                fields = example.decode(record, len(NAMES))
+                fields_by_id[fields["image_id"].decode()] = (
+                    path.name.split("-")[1].split(".")[0],
+                    fields,
+                )
+    return fields_by_id
+
+
+@pytest.fixture
+def copy(findings_lake, tmp_path) -> Path:
+    """A lake to damage."""
+    return Path(shutil.copytree(findings_lake, tmp_path / "phantoms" / "1.0.0"))
+
+
+def test_records_index_and_manifest_have_what_the_csv_says(findings_lake, phantoms):
+    expected, content = findings.values_of(phantoms), manifest.load(str(findings_lake))
+    assert (content["schema_version"], content["findings"]) == (2, NAMES)
+    assert manifest.findings(content) == NAMES
+    fields_by_id, counts = records(findings_lake), {}
+    assert fields_by_id.keys() == expected.keys()
+    for image_id, (split, fields) in fields_by_id.items():
+        values = expected[image_id]
+        label = 1 if 1 in values else 0 if set(values) == {0} else -1
+        assert fields["findings"] == values
+        assert (fields["label"], fields["has_mask"], fields["lesion_px"]) == (label, 0, -1)
+        for name, value in zip(NAMES, values, strict=True):
+            names = counts.setdefault(
+                split, {name: dict.fromkeys(index.STATES, 0) for name in NAMES}
+            )
+            names[name][STATES[value]] += 1
+    assert content["statistics"]["findings"] == counts
+    assert {len(fields_by_id), 40} == {content["counts"]["records"]}
+    rows = pyarrow.parquet.read_table(findings_lake / manifest.INDEX)
+    in_index = dict(zip(rows["image_id"].to_pylist(), rows["findings"].to_pylist(), strict=True))
+    assert in_index == {image_id: list(values) for image_id, values in expected.items()}
+    cells = Counter(cell for row in findings.cells_of(phantoms).values() for cell in row)
+    assert content["counts"]["uncertain_cells"] == cells[-1] > 0
+    assert content["counts"]["unmentioned_cells"] == cells[None] > 0
+    options = content["options"]
+    assert [options[name] for name in ("findings", "uncertain", "unmentioned", "readers")] == [
+        *(NAMES, "ignore", "zeros", "any")
+    ]
+
+
+def test_a_lake_without_findings_has_no_word_of_them(lake):
+    content = manifest.load(str(lake))
+    assert content["schema_version"] == 1 and manifest.findings(content) == []
+    text = (lake / manifest.MANIFEST).read_text() + (lake / manifest.FEATURES).read_text()
+    assert not [word for word in ("findings", "uncertain", "readers") if word in text]
+    assert index.read(lake).column_names == index.SCHEMA.names
+
+
+def test_the_table_says_what_became_of_cells(findings_lake):
+    content = manifest.load(str(findings_lake))
+    lines = summary.table(content).splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("finding "))
+    for name, line in zip(NAMES, lines[start + 1 :], strict=False):
+        parts = [split[name] for split in content["statistics"]["findings"].values()]
+        numbers = [sum(part[state] for part in parts) for state in index.STATES]
+        assert line.split() == [*name.split(), *map(str, numbers)]
+    counts = content["counts"]
+    assert f"{counts['uncertain_cells']} cells of the labels say -1: unknown (--uncertain" in str(
+        lines
+    )
+    assert f"{counts['unmentioned_cells']} cells of the labels are empty: absent (--unm" in str(
+        lines
+    )
+    assert summary.finding_warnings(
+        {"train": {"A": {"positives": 1}, "B": {"positives": 0}}, "val": {"A": {"positives": 2}}}
+    ) == ["no image of train has B"]
+
+
+def test_the_same_command_writes_nothing_and_another_policy_is_refused(
+    findings_lake, phantoms, key_file, tmp_path, capsys
+):
+    output = Path(shutil.copytree(findings_lake, tmp_path / "phantoms" / "1.0.0"))
+    command = [
+        f"--images={phantoms}/dicom/*.dcm",
+        f"--labels={findings_lake.parents[1]}/chexpert.csv",
+    ]
+    command += [f"--output={output}", f"--deidentify_key_file={key_file}", "--findings=all"]
+    command += ["--splits=train=0.6,val=0.2,test=0.2"]
+    before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    assert converter.main(command) == 0
+    assert "nothing was written" in capsys.readouterr().out
+    others = [part for part in command if part != "--findings=all"]
+    assert converter.main([*others, "--findings=Edema", "--uncertain=ones"]) == 2
+    message = capsys.readouterr().err
+    assert f"--findings ['Edema'] instead of {NAMES}" in message
+    assert "--uncertain ones instead of ignore" in message
+    assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+
+
+def test_verify_and_show_know_the_findings(findings_lake, capsys, tmp_path):
+    assert main(["verify", str(findings_lake)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ok"
+    content = manifest.load(str(findings_lake))
+    assert main(["show", str(findings_lake), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("finding "))
+    splits = [*content["counts"]["splits"]]
+    for name, line in zip(NAMES, lines[start + 1 :], strict=False):
+        parts = [content["statistics"]["findings"][split][name] for split in splits]
+        expected = [part[state] for part in parts for state in index.STATES]
+        assert line.split() == [*name.split(), *map(str, expected)]
+    fields = next(fields for _, fields in records(findings_lake).values() if fields["label"] == 1)
+    names = [name for name, value in zip(NAMES, fields["findings"], strict=True) if value == 1]
+    texts = [text for text, _ in sheet.caption(fields, "val", findings=NAMES)]
+    assert "val · " + ", ".join(names) in texts
+    many = {"findings": (1,) * 30}
+    [line] = [
+        text
+        for text, _ in sheet.caption(
+            fields | many, "val", findings=[f"Finding {n}" for n in range(30)]
+        )
+        if text.startswith("val")
+    ]
+    assert line.startswith("val · Finding 0, Finding 1") and line.endswith(" +27")
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ("a finding of the index", {"index", "counts"}),
+        ("the length of a row of the index", {"index"}),
+        ("a count of the manifest", {"counts"}),
+        ("the label of a record", {"findings", "index", "shard-sha256"}),
+        ("a state of a record", {"findings", "index", "shard-sha256"}),
+    ],
+)
+def test_verify_sees_other_findings(copy, change, kinds):
+    content = manifest.load(str(copy))
+    if "index" in change:
+        rows = index.read(copy).to_pylist()
+        values = rows[0]["findings"]
+        rows[0]["findings"] = (
+            values[:2] if "length" in change else [1 - abs(values[0]), *values[1:]]
+        )
+        table = index.table(rows, index.schema(3).names)
+        pyarrow.parquet.write_table(table, copy / manifest.INDEX)
+    elif "manifest" in change:
+        content["statistics"]["findings"]["train"][NAMES[0]]["positives"] += 1
+        (copy / manifest.MANIFEST).write_text(json.dumps(content))
+    else:
+        path = copy / content["shards"][0]["name"]
+        with path.open("rb") as file:
+            parts = [example.decode(record, 3) for record, _ in tfrecord.records(file)]
+        parts[0] |= (
+            {"label": 1 - abs(parts[0]["label"])} if "label" in change else {"findings": (2, 0, 0)}
+        )
+        path.write_bytes(b"".join(p for f in parts for p in tfrecord.frame(example.encode(f))))
+    problems, _ = verify.verify(copy, content, decodes_pixels=False)
+    assert set(problems.counts) - {"shard-bytes"} == kinds
+
+
+def test_without_a_row_an_image_has_none_or_unknown_findings(findings_lake, phantoms):
+    content = manifest.load(str(findings_lake))
+    assert [label_of(values) for values in ((0, 0), (0, -1), (-1, 1), (-1, -1))] == [0, -1, 1, -1]
+    label = labelling.tables.label_without_rows
+    assert label("negative", "findings", "", 3).findings == (0, 0, 0)
+    unknown = label("keep", "findings", "", len(content["findings"]))
+    assert (unknown.label, unknown.findings) == (-1, (-1, -1, -1))
+    with pytest.raises(labelling.Reject, match="why"):
+        label("reject", "findings", "why", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("id,A,B\nx,1,0\n", ["--classes=A"], "--findings and --classes: expected one of them"),
+        ("id,A\nx,1\n", ["--rle=absolute"], "--rle is for run lengths"),
+        ("id,labels\nx,Mass\n", ["--uncertain=ones"], "--uncertain is for a column per finding"),
+        ("id,labels\nx,Mass\n", ["--unmentioned=ignore"], "--unmentioned is for a column per"),
+        ("id,A\nx,1\n", ["--source=metaimage"], "--source metaimage takes a nodule CSV"),
+        (
+            "ImageId,EncodedPixels\nx,1 2\n",
+            [],
+            "has run lengths, and a lake of findings has no masks",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(text, options, message, phantoms, tmp_path, convert):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        convert(
+            phantoms / "dicom" / "*.dcm",
+            tmp_path / "x.csv",
+            tmp_path / "x" / "1.0.0",
+            "--findings=all",
+            *options,
+        )
+
+
+def test_findings_need_a_csv(phantoms, tmp_path):
+    common = [f"--images={phantoms}/dicom/*.dcm", f"--output={tmp_path}/x/1.0.0"]
+    for options, message in (
+        (["--findings=all", "--unlabelled=keep"], "--findings needs --labels"),
+        (["--uncertain=ones", "--unlabelled=keep"], "--uncertain needs --findings"),
+        (["--readers=majority", "--unlabelled=keep"], "--readers needs --findings"),
+    ):
+        with pytest.raises(InputError, match=message):
+            converter.run([*common, *options])
+    (tmp_path / "labels.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(InputError, match="--findings is for a label CSV"):
+        converter.run([*common, f"--labels={tmp_path}/labels.json", "--findings=all"])
+
+
+def test_rows_per_finding_and_reader_are_converted(phantoms, convert, tmp_path):
+    """VinDr-CXR's form, whose rows meet in the pipeline."""
+    [first, second, third, *_] = sorted(findings.values_of(phantoms))
+    rows = [
+        *(f"{first},Mass,R1,1,2", f"{first},ILD,R1,1,2", f"{first},Mass,R2,3,4"),
+        *(f"{second},No finding,{reader},," for reader in ("R1", "R2")),
+        *(f"{third},ILD,R2,5,6", f"{third},No finding,R1,,"),
+    ]
+    (tmp_path / "x.csv").write_text("\n".join(["image_id,class_name,rad_id,x_min,y_min", *rows]))
+    folder = tmp_path / "x" / "1.0.0"
+    for name in (first, second, third):
+        shutil.copy(phantoms / "dicom" / f"{name}.dcm", tmp_path / f"{name}.dcm")
+    content = convert(
+        *(tmp_path / "*.dcm", tmp_path / "x.csv", folder, "--findings=Mass,ILD"),
+        *("--splits=train=1", "--readers=majority"),
+    )
+    assert content["findings"] == ["Mass", "ILD"] and content["counts"]["readers"] == 2
+    values = {}
+    for path in folder.glob("*.tfrecord-*"):
+        with path.open("rb") as file:
+            for record, _ in tfrecord.records(file):
+                fields = example.decode(record, 2)
+                values[fields["image_id"].decode()] = fields["findings"]
+    assert values == {first: (1, -1), second: (0, 0), third: (0, -1)}
+    assert np.array_equal(index.findings(index.read(folder), 2).sum(axis=0), [1, -2])
