@@ -35,9 +35,11 @@ def finalise(
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     if _are_tables_there(digest, options):
         return
-    # Files of an earlier run must not be mistaken for this run's, should it stop.
-    for name in (SUMMARY, *TABLES):
-        files.remove(options.path(name))
+    # Files of an earlier run must not be mistaken for this run's, should it stop; a killed one may
+    # have left parts of them.
+    for name in files.names_in(options.folder):
+        if name in (SUMMARY, *TABLES) or files.UNFINISHED in name:
+            files.remove(options.path(name))
     names = [listing.shard_name(path) for path, _ in shards]
 
     # The rows stream from the sidecars into the tables, and add each shard's rejects on the way.

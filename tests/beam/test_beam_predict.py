@@ -246,6 +246,8 @@ def test_repeating_writes_what_is_missing_and_nothing_else(
     first.unlink()
     (output / "seg" / segs[second][0]).unlink()
     (output / ".work" / f"{first.name}.unfinished-7").write_text("{")
+    for name in ("submission.csv", "predict.json"):
+        (output / f"{name}.unfinished-7").write_text("{")
     (output / "predict.json").unlink()
     before = times(output)
     assert beam_predict(*command, "--mint_uids") == 0
