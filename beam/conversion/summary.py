@@ -122,7 +122,9 @@ def _finding_rows(content: dict) -> Iterator[str]:
         return
     by_split = content["statistics"]["findings"].values()
     width = max(len(name) for name in ("finding", *names))
-    yield "  ".join([f"{'finding':<{width}}", *(f"{state:>9}" for state in index.STATES)])
+    yield "  ".join(
+        [f"{'finding':<{width}}", *(f"{state.removesuffix('s'):>9}" for state in index.STATES)]
+    )
     for name in names:
         numbers = [sum(counts[name][state] for counts in by_split) for state in index.STATES]
         yield "  ".join([f"{name:<{width}}", *(f"{number:>9,}" for number in numbers)])

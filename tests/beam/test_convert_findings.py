@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from makers import findings
+from test_plan import options_with
 
 from beam import convert as converter
-from beam.conversion import labelling, summary
+from beam.conversion import finished, labelling, summary
 from lake import InputError
 from lake.__main__ import main
 from lake.inspection import sheet, verify
@@ -100,25 +101,35 @@ def test_the_table_says_what_became_of_cells(findings_lake):
     ) == ["no image of train has B"]
 
 
-def test_the_same_command_writes_nothing_and_another_policy_is_refused(
-    findings_lake, phantoms, key_file, tmp_path, capsys
-):
+def test_the_same_command_writes_nothing(findings_lake, phantoms, convert, tmp_path, capsys):
     output = Path(shutil.copytree(findings_lake, tmp_path / "phantoms" / "1.0.0"))
-    command = [
-        f"--images={phantoms}/dicom/*.dcm",
-        f"--labels={findings_lake.parents[1]}/chexpert.csv",
-    ]
-    command += [f"--output={output}", f"--deidentify_key_file={key_file}", "--findings=all"]
-    command += ["--splits=train=0.6,val=0.2,test=0.2"]
     before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
-    assert converter.main(command) == 0
+    labels, splits = (
+        findings_lake.parents[1] / "chexpert.csv",
+        "--splits=train=0.6,val=0.2,test=0.2",
+    )
+    convert(phantoms / "dicom" / "*.dcm", labels, output, "--findings=all", splits)
     assert "nothing was written" in capsys.readouterr().out
-    others = [part for part in command if part != "--findings=all"]
-    assert converter.main([*others, "--findings=Edema", "--uncertain=ones"]) == 2
-    message = capsys.readouterr().err
-    assert f"--findings ['Edema'] instead of {NAMES}" in message
-    assert "--uncertain ones instead of ignore" in message
     assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+
+
+def test_a_refusal_names_other_findings_and_policies(findings_lake, lake):
+    content, binary = manifest.load(str(findings_lake)), manifest.load(str(lake))
+    names = tuple(NAMES)
+    for old_content, changes, expected in (
+        (content, {"findings": names}, []),
+        (content, {"findings": names[:1]}, [f"--findings {NAMES[:1]} instead of {NAMES}"]),
+        (content, {}, [f"--findings none instead of {NAMES}"]),
+        (binary, {"findings": names}, [f"--findings {NAMES} instead of none"]),
+        (
+            *(content, {"findings": names, "uncertain": "ones"}),
+            ["--uncertain ones instead of ignore"],
+        ),
+    ):
+        choice = options_with(splits="train=0.6,val=0.2,test=0.2", **changes)
+        differences = finished.option_changes(old_content, 8, choice)
+        skipped = ("--dataset", "--version", "--deidentify", "--source")
+        assert [text for text in differences if not text.startswith(skipped)] == expected
 
 
 def test_verify_and_show_know_the_findings(findings_lake, capsys, tmp_path):

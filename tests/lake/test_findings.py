@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import random
 from collections import Counter
 
 import pytest
+from makers import mutations
 
 from lake import InputError, Reject
 from lake.labels import columns, finding_choice, findings, tables
@@ -35,11 +37,12 @@ c,No finding,14,R2,,,,
 """
 
 
-def read(text: str, names=ALL, policies: dict | None = None, **choice):
+def read(text: str | bytes, names=ALL, policies: dict | None = None, **choice):
     """The Layout of a CSV, checked as a conversion does, its rows by image, and their counts."""
+    data = text.encode() if isinstance(text, str) else text
 
     def open_file():
-        return contextlib.nullcontext(io.BytesIO(text.encode()))
+        return contextlib.nullcontext(io.BytesIO(data))
 
     choice = columns.ColumnChoice(findings=names, **choice)
     with open_file() as file:
@@ -199,6 +202,36 @@ def test_a_column_is_told_by_all_its_rows():
     layout, _, counts = read(text)
     assert layout.findings == ("Hernia",) and counts["unmentioned_cells"] == 999
     assert read(text, ("Hernia", "Never"))[0].findings == ("Hernia", "Never")
+
+
+@pytest.mark.parametrize("text", [CHEXPERT, NIH, VINDR], ids=["columns", "names", "readers"])
+def test_a_damaged_csv_gives_labels_or_errors_that_are_meant(text):
+    rng, ends = random.Random(text), Counter()
+    for number in range(150):
+        data = mutations.labels(text.encode(), rng)
+        try:
+            layout, rows_by_id, _ = read(
+                data, policies={"unmentioned": ("zeros", "ignore")[number % 2]}
+            )
+        except (InputError, tables.csv.Error) as error:
+            assert len(str(error)) < 1000
+            ends[type(error).__name__] += 1
+            continue
+        for rows in rows_by_id.values():
+            telling = [row for row in rows if not tables.is_silent(row, "findings", "reject")]
+            try:
+                label = telling and findings.unite(telling, layout.findings, "majority")
+            except Reject as reject:
+                assert len(reject.message) < 1000
+                ends[reject.reason] += 1
+                continue
+            ends["label" if label else "silent"] += 1
+            if label:
+                assert len(label.findings) == len(layout.findings)
+                assert set(label.findings) <= {1, 0, -1} and not label.has_mask
+                assert label.label == findings.label_of(label.findings)
+    assert {"label", "silent", "InputError"} <= ends.keys(), ends
+    assert ends["label"] > 150, ends
 
 
 def test_a_row_in_an_open_quotation_is_not_lost():
