@@ -10,13 +10,15 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
     signals.arm()
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beam.conversion import appending
 from beam.conversion.options import ConversionOptions, check_inputs, from_flags, parser
-from beam.running import files, progress, startup
+from beam.running import files, paths, progress, startup
 from beam.running.alone import alone_in
 from beam.running.options import check_beam_arguments, is_beams, is_local_runner, names_in_source
 from lake import InputError, signals, storage
@@ -38,6 +40,9 @@ def run(argv: list[str]) -> dict | None:
     is_local = is_local_runner(beam_arguments)
     if is_local and flags.detach:
         raise InputError("--detach is for a remote runner; a local one is this process")
+    original_flags = flags
+    if flags.append:
+        flags = appending.next_version(original_flags)
     layout = check_inputs(flags)
     if flags.estimate:
         options = from_flags(flags, is_local, progress_file=None, layout=layout)
@@ -48,7 +53,13 @@ def run(argv: list[str]) -> dict | None:
         progress_file = str(Path(temporary, "progress")) if is_local else None
         options = from_flags(flags, is_local, progress_file, layout)
         check_beam_arguments(beam_arguments)
-        with alone_in(options.folder, LOCK, *LOCK_WORDS):
+        with contextlib.ExitStack() as stack:
+            if flags.append:
+                stack.enter_context(alone_in(options.splits_from, LOCK, *LOCK_WORDS))
+                appending.check_newest(original_flags, flags)
+                options = appending.onto_base(options)
+                stack.enter_context(appending.removing_if_unused(options.folder))
+            stack.enter_context(alone_in(options.folder, LOCK, *LOCK_WORDS))
             return _convert(options, layout, beam_arguments, flags.detach, start)
 
 
@@ -79,6 +90,11 @@ def _convert(
         table_again = f"{cli.typed_command('beam.table')} {options.folder}"
         print(f"the table, when the job has ended: {table_again}")
         return None
+    if options.base and not paths.exists(options.path(manifest.MANIFEST)):
+        print(appending.without_news(options))
+        return manifest.parse(
+            files.read_text(paths.join(options.base.folder, manifest.MANIFEST)), options.base.folder
+        )
     content = manifest.parse(files.read_text(options.path(manifest.MANIFEST)), options.folder)
     print(summary.table(content, time.monotonic() - start))
     if earlier_versions is not None and files.versions_in(options.folder) == earlier_versions:

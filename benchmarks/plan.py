@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import apache_beam
 import numpy as np
 
-from beam.conversion import options, plan, quotas
+from beam.conversion import image_rows, options, plan, quotas
 from beam.running import runners
 from lake.scan import stable_hash
 
@@ -40,7 +40,7 @@ def simulated(start: int, stop: int):
 
 
 def simulated_array(start: int, stop: int) -> np.ndarray:
-    return np.array(list(simulated(start, stop)), plan.row_type(conversion_options()))
+    return np.array(list(simulated(start, stop)), image_rows.row_type(conversion_options()))
 
 
 def conversion_options() -> options.ConversionOptions:
@@ -110,7 +110,7 @@ def report(images: int) -> None:
 def report_growth(rows: np.ndarray, assignment: plan.Assignment) -> None:
     """A tenth more images with the splits of the first ones given."""
     conversion = dataclasses.replace(conversion_options(), splits_from="lake")
-    grown = np.zeros(len(rows) * 11 // 10, plan.row_type(conversion))
+    grown = np.zeros(len(rows) * 11 // 10, image_rows.row_type(conversion))
     more = simulated_array(len(rows), len(grown))
     for name in rows.dtype.names:
         grown[name] = np.concatenate([rows[name], more[name]])

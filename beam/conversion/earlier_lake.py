@@ -5,6 +5,7 @@ In: its folder, and headers of images. Out: the split and the fold that it has f
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,20 @@ class EarlierLake:
             if position < len(self.keys) and self.keys[position] == key:
                 return bytes(self.split[position]), int(self.fold[position])
         return b"", -1
+
+
+class Base(NamedTuple):
+    """Holds what `--append` must know of the version that it continues, before a worker starts."""
+
+    folder: str
+    version: str
+    bits: int  # of stored pixels
+    classes: tuple[str, ...]  # of class folders
+    num_shards: dict[str, int]  # of each split
+    records: int
+    # Groups, and those of them with each finding, class or lesion, int64 [splits or folds, 1 + F].
+    by_split: np.ndarray
+    by_fold: np.ndarray
 
 
 def check(folder: str, splits: set[str], folds: int) -> dict:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion import finished, mask_files, summary
+from beam.conversion import compared, finished, mask_files, outcomes, rejected, summary
+from beam.conversion.earlier_lake import Base
 from beam.conversion.labelling import JoinOutcomes, Labels
 from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
-from lake import Refused, Stopped, exam
+from lake import Stopped, exam
 from lake.labels import coherence, findings
 from lake.records import example, index, manifest
 from lake.scan import stable_hash
@@ -70,19 +71,22 @@ def finalise(
     names, totals = sorted(names), _Totals(classes, options.findings)
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
+    if options.base and not names:  # nothing is new
+        rejected.finish_without_news(rejects, orphans, input_counts, options)
+        return
     rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
     counts = totals.counts(rejects, sum(orphans.values()), input_counts, options)
     warnings = summary.warnings(counts, options) + mask_files.warnings(input_counts, options)
     warnings += summary.finding_warnings(totals.statistics().get("findings", {}))
-    content = _manifest(counts, totals, lake_bits, classes, warnings, options)
+    content = _manifest(counts, totals, lake_bits, classes, warnings, input_counts, options)
     old_content = finished.read_manifest(options)
     is_same = old_content is not None and finished.is_same(old_content, content)
     if options.keeps_finished and old_content is not None and not is_same:
         raise finished.other_manifest(old_content, content, options)
     is_repeat = options.keeps_finished and is_same  # nothing is written
     if not is_repeat:
-        _write_rejects(rejects, orphans, options)  # they explain why a conversion stops
-    _check_counts(counts, input_counts, classes, options)
+        rejected.write(rejects, orphans, options)  # they explain why a conversion stops
+    outcomes.check(counts, input_counts, classes, options)
     votes = totals.sums["order_as_columns"], totals.sums["order_as_rows"]
     if conflict := coherence.order_conflict(votes, options.dialect):
         raise Stopped(f"{conflict}; the lake is not finished")
@@ -100,6 +104,7 @@ def _manifest(
     lake_bits: int,
     classes: list[str],
     warnings: list[str],
+    input_counts: dict[str, int],
     options: ConversionOptions,
 ) -> dict:
     """Return the manifest of the lake."""
@@ -116,6 +121,7 @@ def _manifest(
         **({"classes": classes} if classes else {}),
         **({"findings": list(options.findings)} if options.findings else {}),
         **({"warnings": warnings} if warnings else {}),
+        **({"append": totals.append(input_counts, options.base)} if options.base else {}),
         "earlier_lakes": list(options.earlier_lakes),
     }
 
@@ -161,6 +167,7 @@ class _Totals:
         self.splits, self.patients = {}, {}
         self.findings = {}  # split -> images of each finding in each state [findings, 3]
         self.folds = set()
+        self.carried = Counter()  # shards, by how they came into this version of an append
         self.exams = []  # per shard; None where an earlier radlake wrote it
 
     def add(self, sidecar: dict) -> None:
@@ -169,6 +176,7 @@ class _Totals:
         self.rejects += sidecar["rejects"]
         self.sums.update(sidecar["sums"])
         self.exams.append(sidecar.get("exams"))
+        self.carried[sidecar.get("carried", "new")] += 1
         counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
         self.splits.setdefault(sidecar["split"], []).append(counts)
         if self.finding_names:
@@ -194,9 +202,6 @@ class _Totals:
     ) -> dict:
         """Return the manifest's `counts`, from the rejects of the whole lake, the number of labels
         without an image and the counts of input files and images."""
-        reasons = Counter()
-        for reject in rejects:
-            reasons[reject["reason"]] += reject["images"]
         images_per_patient = {name: _per_patient(pairs) for name, pairs in self.patients.items()}
         largest = [numbers.max(initial=0) for numbers in images_per_patient.values()]
         splits = {
@@ -213,9 +218,12 @@ class _Totals:
             + input_counts.get("label_files_by_content", 0),
             "images_named_as_masks": input_counts.get("images_named_as_masks", 0),
             "masks_without_suffix": input_counts.get("masks_without_suffix", 0),
-            "images": input_counts.get("images", 0) + input_counts.get("files_rejected", 0),
+            "images": input_counts.get("images", 0)
+            + input_counts.get("files_rejected", 0)
+            + input_counts.get(compared.UNLISTED, 0),
+            **({compared.UNLISTED: input_counts[compared.UNLISTED]} if options.base else {}),
             "records": sum(split["records"] for split in splits.values()),
-            "rejects": dict(sorted(reasons.items())),
+            "rejects": rejected.num_by_reason(rejects),
             "slices_left_out": input_counts.get("left_out", 0),
             "flat_views": self.sums["flat_views"],
             "labels_without_image": num_orphans,
@@ -234,6 +242,16 @@ class _Totals:
         and readers."""
         names = (findings.UNCERTAIN_CELLS, findings.UNMENTIONED_CELLS, findings.READERS)
         return {name: input_counts.get(name, 0) for name in names} if self.finding_names else {}
+
+    def append(self, input_counts: dict[str, int], base: Base) -> dict:
+        """Return what an append changed since the version that it continues."""
+        names = (compared.RELABELLED, compared.KEPT_LABELS, compared.UNLISTED)
+        return {
+            "since": base.version,
+            "new": sum(shard["records"] for shard in self.shards) - base.records,
+            **{name: input_counts.get(name, 0) for name in names},
+            "shards": dict(sorted(self.carried.items())),
+        }
 
     def statistics(self) -> dict:
         """Return the manifest's `statistics`: mean and deviation of the sampled images' stored
@@ -255,49 +273,6 @@ class _Totals:
             / max(sums["pixels_of_positives"], 1),
             **({"findings": by_split} if by_split else {}),
         }
-
-
-def _check_counts(
-    counts: dict, input_counts: dict[str, int], classes: list[str], options: ConversionOptions
-) -> None:
-    """Raise Stopped unless every input has one outcome, few are rejects and no class is empty."""
-    num_rejects = sum(counts["rejects"].values())
-    num_outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
-    kinds = ("files_listed", "files_rejected", "label_files_by_content")
-    num_files = sum(input_counts.get(kind, 0) for kind in kinds)
-    if (counts["files"], counts["images"]) != (num_files, num_outcomes):
-        raise Stopped(f"inputs and outcomes differ; report this: {counts} from {input_counts}")
-    path = options.path(manifest.REJECTS)
-    reasons = ", ".join(f"{reason}: {n}" for reason, n in counts["rejects"].items())
-    outcome = f"{num_rejects} of {counts['images']} images rejected ({reasons})"
-    if num_rejects > options.max_reject_fraction * counts["images"]:
-        raise Stopped(
-            f"{outcome}, more than --max_reject_fraction={options.max_reject_fraction:g}; the "
-            f"lake is not finished. See {path}"
-        )
-    if not counts["records"]:
-        num_left_out = counts["slices_left_out"]
-        left_out = f", {num_left_out} slices without a nodule left out" if num_left_out else ""
-        raise Refused(f"no image became a record: {outcome}{left_out}. See {path}")
-    mask_files.check_values(input_counts, options)
-    for number, name in enumerate(classes):
-        if not any(split["classes"][number] for split in counts["splits"].values()):
-            raise Stopped(
-                f"class folder {name}: none of its images became a record; the lake is not "
-                f"finished. See {path}, or leave the folder out of --images"
-            )
-
-
-def _write_rejects(
-    rejects: list[dict], orphans: dict[str, int], options: ConversionOptions
-) -> None:
-    """Write rejects.jsonl, and the list of labels without an image from its parts."""
-    with files.whole_file(options.path(manifest.REJECTS)) as file:
-        for reject in rejects:
-            file.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
-    with files.whole_file(options.path(manifest.ORPHANS)) as file:
-        for part in sorted(orphans):
-            file.write(files.read(options.work_path(part)))
 
 
 def _remove_stale_files(

@@ -6,6 +6,7 @@ Refused with what would change.
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,9 +104,11 @@ def check(shards: list[PlannedShard], lake_bits: int, options: ConversionOptions
     raise refusal(changes + option_changes(content, lake_bits, options), options)
 
 
-def option_changes(content: dict, lake_bits: int, options: ConversionOptions) -> list[str]:
+def option_changes(
+    content: dict, lake_bits: int, options: ConversionOptions, free: Collection[str] = ()
+) -> list[str]:
     """Return the options that differ from those of the finished lake with this manifest, in
-    words."""
+    words, but for those that are `free` to."""
     new_options, old_options = {**options.for_lake(), "bits": lake_bits}, content["options"]
     new_options = json.loads(json.dumps(new_options))  # tuples become lists on the way
     # A lake with findings says so, and one without has no word of them.
@@ -114,7 +117,7 @@ def option_changes(content: dict, lake_bits: int, options: ConversionOptions) ->
     return [
         f"--{name} {new_options[name]} instead of {old_options[name]}"
         for name in new_options
-        if name in old_options and new_options[name] != old_options[name]
+        if name in old_options and name not in free and new_options[name] != old_options[name]
     ]
 
 
@@ -154,8 +157,9 @@ def refusal(changes: list[str], options: ConversionOptions) -> Refused:
     what = "; ".join(changes) or "what its manifest says"
     return Refused(
         f"{options.folder} is finished, and this command would change it: {what}. Nothing was "
-        f"written. Give a new version with --splits_from {options.folder}, which keeps its splits, "
-        f"or write this one anew: --replace"
+        f"written. New images and labels become a new version with --append, other options one "
+        f"with --splits_from {options.folder}: both keep its splits; or write this one anew: "
+        f"--replace"
     )
 
 

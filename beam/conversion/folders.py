@@ -7,7 +7,7 @@ import posixpath
 
 import apache_beam as beam
 
-from lake import Reject, Stopped
+from lake import Refused, Reject, Stopped
 from lake.labels.tables import Row
 from lake.scan import Header
 
@@ -21,8 +21,9 @@ def class_name(path: str, root: str) -> str:
 
 
 @beam.ptransform_fn
-def Classes(chunks, root: str | None):
-    """List the names of all classes: chunks of files -> one sorted list, empty without a root."""
+def Classes(chunks, root: str | None, earlier: tuple[str, ...] = ()):
+    """List the names of all classes: chunks of files -> one sorted list, empty without a root.
+    `earlier` are those of the version that an append continues."""
     if root is None:
         return chunks.pipeline | beam.Create([[]])
     return (
@@ -30,7 +31,7 @@ def Classes(chunks, root: str | None):
         | "Names" >> beam.FlatMap(names_in_chunk, root)  # name
         | "Each once" >> beam.Distinct()
         | "List" >> beam.combiners.ToList()
-        | "Sort" >> beam.Map(sort_names, root)
+        | "Sort" >> beam.Map(sort_names, root, earlier)
     )
 
 
@@ -40,8 +41,16 @@ def names_in_chunk(chunk: list[tuple], root: str) -> set[str]:
     return {posixpath.basename(folder) for folder in folders - {root}}
 
 
-def sort_names(names: list[str], root: str) -> list[str]:
-    """Return the names sorted; raise Stopped where there are fewer than two."""
+def sort_names(names: list[str], root: str, earlier: tuple[str, ...] = ()) -> list[str]:
+    """Return the names sorted; raise Stopped where there are fewer than two. An append keeps the
+    `earlier` ones, which number its labels: raise Refused where a name is not among them."""
+    if earlier:
+        if strangers := sorted({*names} - {*earlier}):
+            raise Refused(
+                f"--append: class folders {strangers} beside {[*earlier]}, which number the labels "
+                f"of the lake; leave them out of --images, or convert all to a new version"
+            )
+        return [*earlier]
     if len(names) < 2:
         raise Stopped(
             f"--class_folders: images in {len(names)} folders {names} of {root or '.'}, expected "

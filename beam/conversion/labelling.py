@@ -32,6 +32,7 @@ class LabelledImage(Packed):
     header: Header
     label: Label
     split: str = ""  # from --split_column
+    has_row: bool = True  # a row of the labels decided; else --unlabelled did
 
     @property
     def grouped_by(self) -> tuple[str, str]:
@@ -200,7 +201,7 @@ def _label_image(group: meeting.Group, kind: str, options: ConversionOptions) ->
             f"{header.path}: the mask of {ids.without_frame(header.image_id)!r} may belong to any "
             f"of its frames; expected the id of a frame, such as {header.image_id!r}",
         )
-    return LabelledImage(header, label, _split(rows, options))
+    return LabelledImage(header, label, _split(rows, options), bool(telling))
 
 
 def _unite(rows: list[Row], kind: str, header: Header, options: ConversionOptions) -> Label:

@@ -51,7 +51,7 @@ def ReadHeaders(root, options: ConversionOptions) -> Listing:
     )
     return Listing(
         headers=outputs["headers"],
-        classes=chunks | folders.Classes(options.classes_root),
+        classes=chunks | folders.Classes(options.classes_root, options.earlier_classes),
         rejects=outputs[REJECT],
         counts=counts | "Counts" >> beam.Flatten(),
     )

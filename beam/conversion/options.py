@@ -73,12 +73,18 @@ class ConversionOptions:
     # Identities of the lake of `splits_from` and of those that it continues, as it is now: it may
     # be this folder, whose manifest goes while shards are written.
     earlier_lakes: tuple[dict, ...] = ()
+    base: earlier_lake.Base | None = None  # the version that an append continues
     keeps_finished: bool = False  # the folder has a finished version, which must stay as it is
 
     @property
     def classes_root(self) -> str | None:
         """Return the folder that holds the class folders, None without `--class_folders`."""
         return patterns.fixed_folder(self.images) if self.class_folders else None
+
+    @property
+    def earlier_classes(self) -> tuple[str, ...]:
+        """Return the class folders of the version that an append continues."""
+        return self.base.classes if self.base else ()
 
     def storage(self, lake_bits: int) -> Storage:
         return Storage(lake_bits, self.max_side, self.window, self.clahe, self.lung_roi)
@@ -143,7 +149,7 @@ def check_inputs(flags: argparse.Namespace) -> columns.Layout | None:
     for name in ("mask_suffix", "mask_values"):
         if getattr(flags, name) and not flags.masks:
             raise InputError(f"--{name} needs --masks")
-    if flags.split_column and flags.splits_from:
+    if flags.split_column and flags.splits_from and not flags.append:
         raise InputError("--split_column and --splits_from: expected one of them")
     if not names and flags.unlabelled == "reject":
         raise InputError(

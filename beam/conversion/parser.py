@@ -39,6 +39,12 @@ def _add_input_options(add) -> None:
     add("--output", required=True, metavar="ROOT/NAME/VERSION", help="folder of the lake")
     replace_help = "write a finished version anew where the command changes it"
     add("--replace", action="store_true", help=replace_help)
+    append_help = (
+        "make the next version of the lake that --output names, which keeps its newest version's "
+        "records, splits and folds: new images get shards of their own, and where labels came or "
+        "changed, their records get them"
+    )
+    add("--append", action="store_true", help=append_help)
     id_help = (
         "take an image's id from its file's name, its SOPInstanceUID, or its path from the first "
         "wildcard of --images on, which tells files of one name apart. Ids are stored as they are, "

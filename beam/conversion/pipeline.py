@@ -3,7 +3,7 @@ with. In: the options, and the columns of the label file. Out: a finished lake i
 
 import apache_beam as beam
 
-from beam.conversion import finish, labelling, listing, plan, shards
+from beam.conversion import carried, compared, finish, labelling, listing, plan, shards
 from beam.conversion.options import ConversionOptions
 from lake.labels.columns import Layout
 
@@ -16,10 +16,19 @@ def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None
     # labels.rows: (id, Row)
     outcomes = {"headers": inputs.headers, "rows": labels.rows} | labelling.Join(options, layout)
     # outcomes.images: LabelledImage
+    # Of all images: an append goes on with the new ones.
     bits = outcomes.images | shards.LakeBits(options)  # 8 or 16
-    _ = (
-        outcomes.images
-        | plan.Plan(options, outcomes.tally)  # ((split, shard, shards), (key, fold, LabelledImage))
-        | shards.WriteShards(options, bits)  # the shard's name
-        | finish.Finish(inputs, labels, outcomes, bits, options)
-    )
+    carry = None
+    if options.base:
+        carry = root | compared.Compare(outcomes, options)
+        outcomes = carry.outcomes
+    planned = outcomes.images | plan.Plan(options, outcomes.tally, carry and carry.places)
+    # planned.entries: ((split, shard, shards), (key, fold, LabelledImage))
+    names = planned.entries | shards.WriteShards(options, bits, carry and carry.is_needed)
+    if carry:
+        carried_names = carry.changes | carried.CarryShards(
+            planned.assignment, carry.is_needed, options
+        )
+        names = (names, carried_names) | "All shards" >> beam.Flatten()
+    # names: the shard's name
+    _ = names | finish.Finish(inputs, labels, outcomes, bits, options)

@@ -8,34 +8,21 @@ sends back an Assignment of about 10 bytes per group, in which each image looks 
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 
 from beam.conversion import earlier_lake, stratify
-from beam.conversion.earlier_lake import EarlierLake
+from beam.conversion.image_rows import BLOCK_BYTES, SMALLEST_LESION, image_key, row_type, to_row
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.options import ConversionOptions
 from beam.conversion.quotas import Splits, deal, parse
 from lake import Stopped
 from lake.records import manifest
-from lake.scan import FRAME_BITS, Header, stable_hash
-from lake.sources.pixels import shrunk_size
+from lake.scan import stable_hash
 
-ROW = [
-    ("group", np.uint64),
-    ("image", np.uint32),
-    ("lesion", np.float16),  # share of the image; below 0: unknown
-    ("blocks", np.uint16),  # of BLOCK_BYTES: about the size of its record
-]
-BLOCK_BYTES = 4096
-# The place that a CSV column or an earlier lake has set; rows have these fields only with such an
-# option.
-PRESET = [("split", earlier_lake.SPLIT_TYPE), ("fold", earlier_lake.FOLD_TYPE)]
 ROWS_PER_CHUNK = 10_000
-# The smallest that float16 holds. A positive of a class CSV, whose size is unknown, has this size,
-# and class n of class folders n times it, so that each class is dealt by itself.
-SMALLEST_LESION = 1e-7
 MAX_SPLITS = 20  # a column with more values than this does not name splits
 
 
@@ -47,6 +34,7 @@ class Assignment:
     split: np.ndarray  # uint8 [G], into `names`
     fold: np.ndarray  # int8 [G], -1 without folds
     names: tuple[str, ...]
+    first_shards: tuple[int, ...]  # per split, of the new images: 0, or behind those of the base
     # Per split the upper half, uint32, of the first image key of each shard. The slices of a volume
     # differ in the lower half only, so one shard has them all.
     boundaries: tuple[np.ndarray, ...]
@@ -57,18 +45,38 @@ class Assignment:
         split, fold = self.split[position], int(self.fold[position])
         boundaries = self.boundaries[split]
         shard = int(np.searchsorted(boundaries, np.uint32(image >> 32), side="right")) - 1
-        return self.names[split], shard, len(boundaries), fold
+        shard += self.first_shards[split]
+        return self.names[split], shard, self.num_shards(self.names[split]), fold
+
+    def num_shards(self, name: str) -> int:
+        """Return the number of shards of a split, with those of the version that an append
+        continues."""
+        split = self.names.index(name)
+        return self.first_shards[split] + len(self.boundaries[split])
+
+
+class Planned(NamedTuple):
+    """Holds the collections that the plan gives."""
+
+    entries: beam.PCollection  # ((split, shard, shards), (key, fold, LabelledImage))
+    assignment: beam.PCollection  # one Assignment
 
 
 @beam.ptransform_fn
-def Plan(images, options: ConversionOptions, tally: beam.PCollection):
-    """Give every image its place: LabelledImage -> ((split, shard, shards), (key, fold, image)).
-    It waits for `tally`, which stops a conversion whose labels are of other images."""
-    earlier = (
-        images.pipeline
-        | "Earlier lake" >> beam.Create([options.splits_from])
-        | "Read earlier" >> beam.Map(earlier_lake.read)  # EarlierLake or None
-    )
+def Plan(
+    images,
+    options: ConversionOptions,
+    tally: beam.PCollection,
+    earlier: beam.PCollection | None = None,
+):
+    """Give every image its place: LabelledImage -> Planned. It waits for `tally`, which stops a
+    conversion whose labels are of other images. `earlier`: the EarlierLake of an append."""
+    if earlier is None:
+        earlier = (
+            images.pipeline
+            | "Earlier lake" >> beam.Create([options.splits_from])
+            | "Read earlier" >> beam.Map(earlier_lake.read)  # EarlierLake or None
+        )
     assignment = (
         images
         | "Rows" >> beam.Map(to_row, beam.pvalue.AsSingleton(earlier), options)
@@ -77,56 +85,11 @@ def Plan(images, options: ConversionOptions, tally: beam.PCollection):
     assignment = assignment | "Wait" >> beam.Map(
         lambda assignment, _: assignment, beam.pvalue.AsSingleton(tally)
     )
-    return images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(assignment))
+    entries = images | "Place" >> beam.Map(to_shard, beam.pvalue.AsSingleton(assignment))
+    return Planned(entries, assignment)
 
 
-# --- an image's row ---
-
-
-def row_type(options: ConversionOptions) -> np.dtype:
-    """Return the dtype of the rows of one conversion."""
-    fields = ROW + PRESET if options.split_column or options.splits_from else ROW
-    if options.findings:  # a bit for each, which is set where it is present
-        fields = [*fields, ("findings", np.uint8, (-(-len(options.findings) // 8),))]
-    return np.dtype(fields)
-
-
-def to_row(image: LabelledImage, earlier: EarlierLake | None, options: ConversionOptions) -> tuple:
-    """Return the values of one image for the fields of `row_type`."""
-    label = image.label
-    if label.has_mask:
-        lesion = label.lesion_px / (image.header.height * image.header.width)
-    else:  # below 0 where the label is unknown, -1
-        lesion = label.label * SMALLEST_LESION
-    # A positive is dealt as one, even where float16 would round its share of the image to 0.
-    lesion = max(lesion, SMALLEST_LESION) if label.label == 1 else lesion
-    blocks = num_blocks(image.header, options.max_side)
-    # The upper half of the image's key is enough to cut shards, and half as long.
-    row = stable_hash(image.group), image_key(image) >> 32, lesion, blocks
-    if earlier is not None:
-        row += earlier.find(earlier_lake.names(image.header, options.key_file))
-    elif options.split_column:  # it names splits, but no folds: -1 leaves them to be dealt
-        row += image.split.encode(), -1
-    if options.findings:
-        row += (tuple(np.packbits(np.array(label.findings) == 1).tolist()),)
-    return row
-
-
-def image_key(image: LabelledImage) -> int:
-    """Return the 64 bits that order the images of a split: a hash; the slices of one volume stay
-    together and in order."""
-    header = image.header
-    if header.geometry is None:
-        return stable_hash(header.image_id)
-    return stable_hash(header.series) >> FRAME_BITS << FRAME_BITS | header.frame
-
-
-def num_blocks(header: Header, max_side: int | None) -> int:
-    """Return the number of blocks that a record of the image takes, roughly: as many as its file or
-    its stored pixels, whichever take fewer."""
-    height, width = shrunk_size(header.height, header.width, max_side)
-    stored_bytes = min(header.size, height * width * (1 + (header.bits > 8)))
-    return min(-(-stored_bytes // BLOCK_BYTES), 2**16 - 1)
+# --- gathering ---
 
 
 class Gather(beam.CombineFn):
@@ -181,7 +144,7 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     lists group numbers in the order in which they are dealt.
     """
     splits = parse(options.splits)
-    if options.splits_from and len(rows) and not rows["split"].any():
+    if options.splits_from and not options.base and len(rows) and not rows["split"].any():
         raise Stopped(
             f"--splits_from={options.splits_from}: none of its patients and images is among these; "
             f"the same --deidentify_key_file and --image_id are needed to recognise them"
@@ -203,9 +166,10 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     del lesion
     open_groups = line[split[line] < 0]  # all but the groups with a preset split
     split_numbers = np.array([split_names.index(name) for name, _ in splits])
-    if options.findings:  # besides, each split gets its share of every finding
-        has = _findings(rows["findings"][by_group], starts, len(options.findings))
-        numbers = stratify.deal(has[open_groups], [share for _, share in splits])
+    base = options.base
+    if options.findings or base:  # besides, each split gets its share of every finding
+        has, shares = _strata(rows[by_group], starts, options), [share for _, share in splits]
+        numbers = stratify.deal(has[open_groups], shares, base and base.by_split)
     else:
         numbers = deal(len(open_groups), splits)
     split[open_groups] = split_numbers[numbers]
@@ -217,14 +181,15 @@ def assign(rows: np.ndarray, options: ConversionOptions) -> Assignment:
     fold[~is_folded] = -1
     if options.folds:
         open_groups = line[is_folded[line] & (fold[line] < 0)]
-        if options.findings:
+        if options.findings or base:
             shares = [Fraction(1, options.folds)] * options.folds
-            fold[open_groups] = stratify.deal(has[open_groups], shares)
+            fold[open_groups] = stratify.deal(has[open_groups], shares, base and base.by_fold)
         else:
             fold[open_groups] = np.arange(len(open_groups)) % options.folds
 
     boundaries = _boundaries(rows, by_group, np.repeat(split, sizes), len(split_names), options)
-    return Assignment(groups, split.astype(np.uint8), fold, split_names, boundaries)
+    first_shards = tuple(base.num_shards.get(name, 0) if base else 0 for name in split_names)
+    return Assignment(groups, split.astype(np.uint8), fold, split_names, first_shards, boundaries)
 
 
 def _boundaries(rows, by_group, split, num_splits, options) -> tuple[np.ndarray, ...]:
@@ -248,11 +213,18 @@ def _largest(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.maximum.reduceat(values, starts) if len(values) else values
 
 
-def _findings(bits: np.ndarray, starts: np.ndarray, num_findings: int) -> np.ndarray:
-    """Return which findings an image of each group has, bool [G, findings], from the bits of all
-    images [N, bytes] group by group and the groups' starts [G]."""
-    bits = np.bitwise_or.reduceat(bits, starts) if len(bits) else bits
-    return np.unpackbits(bits, axis=1, count=num_findings).astype(bool)
+def _strata(rows: np.ndarray, starts: np.ndarray, options: ConversionOptions) -> np.ndarray:
+    """Return which findings, or else which class or whether a lesion, an image of each group has,
+    bool [G, F], from the rows [N] of all images group by group and the groups' starts [G]."""
+    if options.findings:
+        bits = rows["findings"]
+        bits = np.bitwise_or.reduceat(bits, starts) if len(bits) else bits
+        return np.unpackbits(bits, axis=1, count=len(options.findings)).astype(bool)
+    if not (classes := options.earlier_classes):
+        return _largest(rows["lesion"], starts)[:, None] > 0
+    labels = np.rint(rows["lesion"].astype(np.float64) / SMALLEST_LESION)
+    is_class = labels[:, None] == np.arange(len(classes))  # [N, F]
+    return np.logical_or.reduceat(is_class, starts) if len(rows) else is_class
 
 
 def _preset_splits(
@@ -287,7 +259,8 @@ def num_shards(num_images: int, total_bytes: int, options: ConversionOptions) ->
     at least `min_shards`, none empty."""
     by_bytes = math.ceil(total_bytes / (options.shard_mb * 1e6))
     by_images = math.ceil(num_images / options.shard_images)
-    return min(num_images, max(options.min_shards, by_bytes, by_images))
+    min_shards = 1 if options.base else options.min_shards  # else each night had so many more
+    return min(num_images, max(min_shards, by_bytes, by_images))
 
 
 def to_shard(image: LabelledImage, assignment: Assignment) -> tuple[tuple, tuple]:

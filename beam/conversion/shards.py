@@ -18,23 +18,22 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from PIL import Image as PillowImage
 
-from beam.conversion import deidentify, finished
+from beam.conversion import deidentify, digests, finished, label_part
+from beam.conversion.earlier_lake import Base
 from beam.conversion.finished import FinishedLake, PlannedShard
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.listing import reject_line
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from beam.running.packing import pack, unpack
-from lake import Reject, Stopped, exam
-from lake.labels import coherence, rle
-from lake.records import example, index, manifest, mask_png, tfrecord
+from lake import Refused, Reject, Stopped, exam
+from lake.records import example, index, manifest, tfrecord
 from lake.scan import Scan
 from lake.sources import reader
 
 # One image in this many, and the first of each shard, is decoded for the manifest's mean and
 # standard deviation: decoding costs a dozen times what its record does.
 STATISTICS_EVERY = 256
-LINE_VOTES = 50  # of a shard's images; a vote takes a millisecond
 WRITER_VERSION = 5  # raise it when records of the same input change
 DECODERS = (
     *("pydicom", "pillow", "imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "numpy"),
@@ -51,16 +50,24 @@ def LakeBits(images, options: ConversionOptions):
         | "Bits" >> beam.Map(bits_of_image)  # (8 or 16, path)
         | "An example of each" >> beam.CombinePerKey(min)
         | "List" >> beam.combiners.ToList()
-        | "Choose" >> beam.Map(lake_bits, options.bits)
+        | "Choose" >> beam.Map(lake_bits, options.bits, options.base)
     )
 
 
 @beam.ptransform_fn
-def WriteShards(entries, options: ConversionOptions, bits: beam.PCollection):
+def WriteShards(
+    entries,
+    options: ConversionOptions,
+    bits: beam.PCollection,
+    leave: beam.PCollection | None = None,
+):
     """Write the shards: ((split, shard, shards), (key, fold, image)) -> the name of each. Raises
-    Refused, and writes nothing, where a finished lake would change that has to stay as it is."""
+    Refused, and writes nothing, where a finished lake would change that has to stay as it is.
+    It waits for the one value of `leave`: an append first looks at all images."""
     packed = entries | "Pack" >> beam.MapTuple(lambda shard, entry: (shard, pack(entry)))
     bits, shards = beam.pvalue.AsSingleton(bits), packed | beam.GroupByKey()
+    if leave:
+        return shards | beam.Map(write, bits, options, beam.pvalue.AsSingleton(leave))
     if not options.keeps_finished:
         return shards | beam.Map(write, bits, options)
     finished_lake = shards.pipeline | beam.Create([options]) | "Finished" >> beam.Map(finished.read)
@@ -78,11 +85,20 @@ def bits_of_image(image: LabelledImage) -> tuple[int, str]:
     return (8 if image.header.bits <= 8 else 16), image.header.path
 
 
-def lake_bits(examples: list[tuple[int, str]], option: int | None) -> int:
+def lake_bits(examples: list[tuple[int, str]], option: int | None, base: Base | None = None) -> int:
     """Return the lake's bits: those of the option, else those of all images, from (8 or 16, path)
-    of one image of each. Raises Stopped where the images have both."""
+    of one image of each. Raises Stopped where the images have both, or an append's others than
+    the version that it continues."""
     if option:
         return option
+    if base:
+        for bits, path in sorted(examples):
+            if bits != base.bits:
+                raise Refused(
+                    f"--append: {base.folder} has {base.bits} bits, and {path} {bits}; say --bits "
+                    f"{base.bits} to store it so, or leave it out of --images"
+                )
+        return base.bits
     if len(examples) > 1:
         paths = " and ".join(f"{bits} bits: {path}" for bits, path in sorted(examples))
         raise Stopped(f"images of 8 and of more bits ({paths}); choose --bits 8 or --bits 16")
@@ -115,11 +131,11 @@ def in_order(entries: Iterable[bytes]) -> list[tuple[LabelledImage, int]]:
 
 
 def write(
-    shard_and_entries: tuple, lake_bits: int, options: ConversionOptions, leave: None = None
+    shard_and_entries: tuple, lake_bits: int, options: ConversionOptions, leave: object = None
 ) -> str:
     """Write the shard of ((split, shard, shards), [packed (key, fold, image)]) and its sidecar,
-    unless they are already there; return its name. `leave` is what `finished.check` returns: with
-    it, newer files are known to give the same bytes."""
+    unless they are already there; return its name. `leave` is waited for; in a finished lake it is
+    what `finished.check` returns, who knows that newer files give the same bytes."""
     (split, shard, num_shards), entries = shard_and_entries
     images = in_order(entries)
     name = manifest.shard_name(options.dataset, split, shard, num_shards)
@@ -135,6 +151,7 @@ def write(
     with files.whole_file(options.path(name)) as file:
         totals = writer.write(images, file)
     sidecar = {"fingerprint": digest, "versions": versions, "name": name, "split": split}
+    sidecar["key"] = deidentify.key_digest(options.key_file)
     files.write_text(options.sidecar(name), json.dumps({**sidecar, **totals}))
     return name
 
@@ -170,8 +187,8 @@ def _is_complete(name: str, digest: str, versions: str, options: ConversionOptio
         return False
     # In a finished lake that stays as it is, `compare` has looked at files that are newer.
     is_newer = not options.keeps_finished and sidecar["versions"] != versions
-    # An earlier radlake, which counted no exams, began this lake.
-    is_earlier = not options.keeps_finished and "exams" not in sidecar
+    # An earlier radlake, whose sidecars had less, began this lake.
+    is_earlier = not options.keeps_finished and not {"exams", "digests"} <= sidecar.keys()
     path = options.path(name)
     is_whole = FileSystems.exists(path) and sidecar["bytes"] == files.size_of(path)
     return is_whole and not is_newer and not is_earlier
@@ -188,6 +205,9 @@ class _Writer:
         reader.quieten()
         self.rows, self.rejects, self.bytes, self.sha256 = [], [], 0, hashlib.sha256()
         self.sums, self.exams = Counter(), Counter()
+        self.label_sums = label_part.Sums(options)
+        # Of each record, and of each reject of this shard, for an append to a later version.
+        self.digests, self.rejected = [], []
 
     def write(self, images: list[tuple[LabelledImage, int]], file) -> dict:
         """Write the records of [(image, fold)]; return their part of the sidecar."""
@@ -202,6 +222,7 @@ class _Writer:
             scan = reader.read_scan(self.options.source, self.inputs, header, self.storage)
         except Reject as reject:
             self.rejects.append(reject_line(header.path, header.image_id, reject))
+            self.rejected.append([digests.image_digest(header), self.rejects[-1]])
             progress.tick(self.options.progress_file, progress.REJECTED)
             return
         fields = record(image, scan, fold, self.options)
@@ -210,54 +231,26 @@ class _Writer:
             self.bytes += len(part)
             self.sha256.update(part)
         self.rows.append(index.row(fields, self.split, self.shard, position=len(self.rows)))
-        self._count(image, fields, scan)
+        self._count(image, scan)
+        self.label_sums.add(fields)
+        self.digests.append(digests.record_digests(image, self.options.key_file))
         progress.tick(self.options.progress_file, progress.RECORD)
 
-    def _count(self, image: LabelledImage, fields: dict, scan: Scan) -> None:
-        """Add one written record to the sums; of one in STATISTICS_EVERY the stored values, too."""
-        num_pixels = scan.height * scan.width
+    def _count(self, image: LabelledImage, scan: Scan) -> None:
+        """Add the image of a written record to the sums; of one in STATISTICS_EVERY the stored
+        values, too."""
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
         self.sums["flat_views"] += int(scan.is_flat)
         self.exams[image.header.exam] += 1
-        if fields["has_mask"]:
-            self.sums["mask_pixels"] += num_pixels
-            self.sums["lesion_pixels"] += fields["lesion_px"]
-            self.sums["pixels_of_positives"] += num_pixels * fields["label"]
-        if fields["has_mask"] and fields["lesion_px"]:
-            self._count_votes(image)
-        if fields["has_mask"] and fields["lesion_px"] == 1:
-            self._count_small_lesion(image, scan)
         if len(self.rows) % STATISTICS_EVERY == 1:
             with PillowImage.open(io.BytesIO(scan.image)) as picture:
                 counts = np.bincount(np.asarray(picture).ravel())  # [levels]
             levels = np.arange(len(counts))
             self.sums["sampled_images"] += 1
             # Padding is stored as 0, so that it adds nothing to the sums.
-            self.sums["sampled_pixels"] += num_pixels - scan.padding_px
+            self.sums["sampled_pixels"] += scan.height * scan.width - scan.padding_px
             self.sums["total"] += int(counts @ levels)
             self.sums["squares"] += int(counts @ levels**2)
-
-    def _count_small_lesion(self, image: LabelledImage, scan: Scan) -> None:
-        """Count an image whose lesion is smaller than a stored pixel."""
-        size = image.header.height, image.header.width
-        if size != (scan.height, scan.width):
-            mask = rle.decode(image.label.rle, *size)
-            self.sums["small_lesions"] += mask_png.shrink(mask, scan.height, scan.width)[1]
-
-    def _count_votes(self, image: LabelledImage) -> None:
-        """Add the votes of an image's run lengths, about the lines along which they count and how
-        long those are, to the sums."""
-        size, dialect = (image.header.height, image.header.width), self.options.dialect
-        if dialect in rle.ORDERS:
-            runs = _runs(image.label.rle, *size)
-            columns, rows = coherence.order_votes(runs, *size, dialect)
-            self.sums.update(order_as_columns=columns, order_as_rows=rows)
-        # Masks in files have a size of their own, and a CT's nodules have none.
-        has_run_lengths = self.options.labels and self.options.source != "metaimage"
-        if has_run_lengths and self.sums["line_votes"] < LINE_VOTES:
-            vote = coherence.line_vote(_runs(image.label.rle, *size), *size, dialect)
-            if vote is not None:
-                self.sums.update({"line_votes": 1, vote.key: 1})
 
     def totals(self) -> dict:
         """Return the content of the shard's sidecar, but for its name and fingerprint."""
@@ -267,19 +260,19 @@ class _Writer:
             "sha256": self.sha256.hexdigest(),
             "rows": self.rows,
             "rejects": self.rejects,
-            "sums": dict(self.sums),
+            "sums": dict(self.sums + self.label_sums.sums),
             "exams": exam.count(self.exams),
+            "digests": self.digests,
+            "rejected": self.rejected,
         }
 
 
 def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptions) -> dict:
     """Return the fields of a record, as lake.records.example.fields_of has them."""
-    header, label = image.header, image.label
-    mask, lesion_px = _mask(image, scan)
+    header = image.header
     image_key_file = options.key_file if options.image_id == "hash" else None
     texts = {
         "image_id": deidentify.pseudonym("image", header.image_id, image_key_file),
-        "original_rle": label.rle,
         "encoding": scan.encoding,
         **{name: getattr(header, name) for name in ("view", "sex", "modality")},
     }
@@ -290,29 +283,6 @@ def record(image: LabelledImage, scan: Scan, fold: int, options: ConversionOptio
         **{f"original_{name}": getattr(header, name) for name in ("height", "width", "bits")},
         **{name: text.encode() for name, text in texts.items()},
         "age": header.age,
-        "mask": mask,
-        "has_mask": int(label.has_mask),
-        "label": label.label,
-        "lesion_px": lesion_px,
         "fold": fold,
-        **({example.FINDINGS: label.findings} if label.findings else {}),
+        **label_part.fields(image.label, (header.height, header.width), (scan.height, scan.width)),
     }
-
-
-def _mask(image: LabelledImage, scan: Scan) -> tuple[bytes, int]:
-    """Return (PNG, lesion pixels or -1) of the mask at the stored size."""
-    height, width, label = image.header.height, image.header.width, image.label
-    runs = _runs(label.rle, height, width) if label.has_mask else rle.NO_RUNS
-    if not len(runs):
-        # A lesion of unknown size has no mask, and its size stays unknown.
-        return mask_png.encode_empty(scan.height, scan.width), label.lesion_px
-    if (height, width) == (scan.height, scan.width):
-        return mask_png.encode_runs(runs, height, width), label.lesion_px
-    mask, _ = mask_png.shrink(rle.to_mask(runs, height, width), scan.height, scan.width)
-    return mask_png.encode(mask), int(np.count_nonzero(mask))
-
-
-@functools.lru_cache(maxsize=1)
-def _runs(text: str, height: int, width: int) -> np.ndarray:
-    """Return the runs [N, 2] of a record's text, of which its mask and its votes are made."""
-    return rle.runs(text, height, width)

@@ -11,7 +11,7 @@ import numpy as np
 from beam.conversion import quotas
 
 
-def deal(has: np.ndarray, shares: list[Fraction]) -> np.ndarray:
+def deal(has: np.ndarray, shares: list[Fraction], earlier: np.ndarray | None = None) -> np.ndarray:
     """Return the number of the part of each group, uint8 [G]; `has` bool [G, F] says which findings
     each has, in the order in which groups are dealt.
 
@@ -20,13 +20,16 @@ def deal(has: np.ndarray, shares: list[Fraction]) -> np.ndarray:
     equals, to the one that lacks most groups, then to the first. What a part lacks is measured by
     the groups dealt so far, and not by all: else the largest part would get the first ones, which
     are patients with few images. Groups without a finding come last, so that each part has its
-    share of all groups.
+    share of all groups. `earlier` int [parts, 1 + F] counts the groups that each part already has,
+    and those with each finding: they count as dealt before.
     """
     unit = math.lcm(*(share.denominator for share in shares))  # a group, so that all are whole
     weights = np.array([int(share * unit) for share in shares])
     num_open = has.sum(axis=0)  # [F]
-    lacks = np.zeros((has.shape[1], len(shares)), np.int64)
-    lacks_groups, part_of = np.zeros(len(shares), np.int64), np.full(len(has), -1, np.int16)
+    if earlier is None:
+        earlier = np.zeros((len(shares), 1 + has.shape[1]), np.int64)
+    lacks_groups, *lacks = earlier.sum(axis=0)[:, None] * weights - unit * earlier.T  # [parts] each
+    lacks, part_of = np.array(lacks).reshape(-1, len(shares)), np.full(len(has), -1, np.int16)
     while num_open.any():
         rarest = np.argmin(np.where(num_open, num_open, len(has) + 1))
         groups = np.flatnonzero(has[:, rarest] & (part_of < 0))

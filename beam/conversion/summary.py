@@ -145,9 +145,27 @@ def _finding_notes(content: dict) -> Iterator[str]:
         yield f"{number} readers: a finding is present where {QUORUM[rule]} (--readers {rule})"
 
 
+def _append_notes(content: dict) -> Iterator[str]:
+    """Yield what an append changed since the version that it continues."""
+    if not (changes := content.get("append")):
+        return
+    shards = ", ".join(f"{number:,} {kind}" for kind, number in changes["shards"].items())
+    yield f"since {changes['since']}: {changes['new']:,} records more; shards: {shards}"
+    if "copied" in changes["shards"]:
+        yield "shards were copied: this disk has no hard links, or cannot link them here"
+    for name, text in (
+        ("relabelled", "records got other labels"),
+        ("labels_without_row", "records keep their labels, for which --labels has no row any more"),
+        ("unlisted", "records stay whose images are not in --images, or are rejected now"),
+    ):
+        if changes[name]:
+            yield f"{changes[name]:,} {text}"
+
+
 def _notes(content: dict) -> Iterator[str]:
     """Yield the lines under the splits."""
     counts = content["counts"]
+    yield from _append_notes(content)
     yield from _finding_notes(content)
     if names := content.get("classes"):
         yield f"classes: {', '.join(manifest.class_titles(names))}"

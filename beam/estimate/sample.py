@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam.conversion import label_names, listing, plan
+from beam.conversion import image_rows, label_names, listing
 from beam.conversion.options import ConversionOptions
 from beam.estimate import costs
 from beam.running import files, patterns
@@ -85,13 +85,14 @@ def read_header(path: str, size: int, options: ConversionOptions) -> FileCost:
     if header.geometry:
         second_pass = max(size, num_slices * coding.num_bytes)
     first_pass = min(size, REMOTE_HEADER_BYTES if is_remote(path) else HEADER_BYTES)
+    num_blocks = image_rows.num_blocks(header, options.max_side)
     return FileCost(
         path=path,
         bits=bits,
         coding=f"{coding.name}, kept" if coding.is_kept else coding.name,
         num_records=num_records,
         read_bytes=first_pass + second_pass,
-        planned_bytes=num_records * plan.num_blocks(header, options.max_side) * plan.BLOCK_BYTES,
+        planned_bytes=num_records * num_blocks * image_rows.BLOCK_BYTES,
         stored_bytes=num_records * costs.record_bytes(header, coding, storage),
         seconds=num_records * costs.convert_seconds(header, coding, storage, options.source),
     )

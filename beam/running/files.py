@@ -10,6 +10,7 @@ import gzip
 import lzma
 import os
 import posixpath
+import shutil
 import tempfile
 import uuid
 import zipfile
@@ -25,6 +26,7 @@ UNFINISHED = ".unfinished-"  # behind the name of a file that is being written, 
 # A runner's own work per element takes longer than reading a header, so an element is a chunk of
 # this many files.
 CHUNK_FILES = 32
+COPIED_BYTES = 2**22  # at a time
 UNPACKERS = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 
 
@@ -98,6 +100,28 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
             f"cannot write {path}: {error.strerror or error}. Finished files stay; mend this and "
             f"repeat the command"
         ) from None
+
+
+def link_or_copy(source: str, target: str) -> bool:
+    """Give a file a second name, or where the disk has no hard links, and on gs://, copy it there
+    on the server; return whether it was linked. `target` is whole or absent."""
+    from apache_beam.io.filesystems import FileSystems
+
+    remove(target)  # renaming one name of a file to another of its names would leave both
+    if storage.is_remote(target):
+        FileSystems.copy([source], [target])
+        return False
+    unfinished_path = f"{target}{UNFINISHED}{uuid.uuid4().hex}"
+    try:
+        os.link(source, unfinished_path)
+    except OSError:
+        if not os.path.exists(source):
+            raise
+        with open_binary(source) as original, whole_file(target) as copy:
+            shutil.copyfileobj(original, copy, COPIED_BYTES)
+        return False
+    os.rename(unfinished_path, target)
+    return True
 
 
 def write_text(path: str, text: str) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from beam.conversion import earlier_lake, listing, options, plan, quotas
+from beam.conversion import earlier_lake, image_rows, listing, options, plan, quotas
 from beam.conversion.labelling import LabelledImage
 from beam.conversion.meeting import Tally
 from beam.running import runners
@@ -35,7 +35,7 @@ def planned(images: list[LabelledImage], earlier=None, **changes) -> dict[str, t
     """{image id: (split, shard, shards, fold)} as the pipeline's functions make it."""
     conversion = options_with(**changes)
     gather = plan.Gather(conversion)
-    rows = [plan.to_row(image, earlier, conversion) for image in images]
+    rows = [image_rows.to_row(image, earlier, conversion) for image in images]
     accumulators = []
     for start in range(0, len(rows), 7):  # many bundles
         accumulator = gather.create_accumulator()
@@ -192,7 +192,7 @@ def test_the_patient_is_found_in_the_path():
 def test_slices_of_a_volume_stay_together_and_in_order():
     geometry = Geometry(1, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
     keys = [
-        plan.image_key(
+        image_rows.image_key(
             dataclasses.replace(
                 make_image(f"s#{frame:04d}"),
                 header=dataclasses.replace(
@@ -239,10 +239,7 @@ def test_the_whole_plan_runs_on_a_runner():
     images = cohort(30)
     expected = [(name, place[:3]) for name, place in planned(images).items()]
     with TestPipeline(runner=runners.LOCAL) as root:
-        actual = (
-            root
-            | apache_beam.Create(images)
-            | plan.Plan(options_with(), root | "Tally" >> apache_beam.Create([Tally()]))
-            | apache_beam.Map(lambda item: (item[1][2].header.image_id, item[0]))
-        )
+        tally = root | "Tally" >> apache_beam.Create([Tally()])
+        plans = root | apache_beam.Create(images) | plan.Plan(options_with(), tally)
+        actual = plans.entries | apache_beam.Map(lambda item: (item[1][2].header.image_id, item[0]))
         assert_that(actual, equal_to(expected))
