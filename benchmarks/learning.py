@@ -22,6 +22,7 @@ did not learn; 2: one could not be trained or scored.
 """
 
 import argparse
+import collections
 import json
 import os
 import resource
@@ -33,6 +34,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import numpy as np
 import yaml
 
 from trainer.config import files, run
@@ -40,9 +42,11 @@ from trainer.config import files, run
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 ON_SLICES = "nodule_unet", "small_unet"  # and all with an encoder of keras.applications
+ON_FINDINGS = "findings_small"
+LARGE_SHARE = 0.02  # of the image, from which on a pneumothorax is large
 IMAGES, IMAGE_SIDE, POSITIVE_SHARE = 2000, 256, 0.4  # 1,600 of them to train on
 VOLUMES = 120  # 1,440 slices, a good half with a nodule
-EPOCHS = {"xrays": 8, "slices": 4}
+EPOCHS = {"xrays": 8, "slices": 4, "findings": 8}
 SLOW_TO_START, TIMES = "efficientnetb4", 2  # needs twice the epochs: a hundred and thirty layers
 BATCH, FILTERS, SIDE, SIDE_OF_SIX_POOLINGS = 16, 8, 96, 128
 SLOW_RATE, RAISED_RATE = 5e-5, 1e-3
@@ -59,12 +63,16 @@ def has_encoder(model) -> bool:
 
 
 def kind_of_lake(name: str, model) -> str:
+    if name == ON_FINDINGS:
+        return "findings"
     return "slices" if name in ON_SLICES or has_encoder(model) else "xrays"
 
 
 def phantom_lake(folder: Path, kind: str) -> Path:
     """Return the lake of the phantoms, after making it where it does not exist."""
-    name = {"slices": f"slices_{VOLUMES}", "xrays": f"xrays_{IMAGES}_{IMAGE_SIDE}"}[kind]
+    images = f"{IMAGES}_{IMAGE_SIDE}"
+    names = {"slices": f"slices_{VOLUMES}", "xrays": f"xrays_{images}"}
+    name = names.get(kind, f"{kind}_{images}")
     lake, source = folder / "lakes" / name / "1.0.0", folder / name
     if (lake / "manifest.json").exists():
         return lake
@@ -76,9 +84,35 @@ def phantom_lake(folder: Path, kind: str) -> Path:
         look = f"--side={IMAGE_SIDE}", f"--positive_share={POSITIVE_SHARE}"
         run_module("beam.synthetic", f"--output={source}", f"--images={IMAGES}", *look)
         options = ["--source=dicom", f"--images={source}/dicom/*.dcm"]
-        options += [f"--labels={source}/train-rle.csv"]
+        labels = source / "train-rle.csv"
+        options += ["--findings=all"] if kind == "findings" else []
+        labels = write_findings(labels) if kind == "findings" else labels
+        options += [f"--labels={labels}"]
     run_module("beam.convert", *options, f"--output={lake}", "--runner=DirectRunner")
     return lake
+
+
+def write_findings(runs: Path) -> Path:
+    """Write, beside a CSV of phantoms' run lengths, one with the findings of each image in the form
+    of NIH ChestX-ray14, and return it: a pneumothorax, on which side of the picture, how large."""
+    spans = collections.defaultdict(list)  # (first pixel, length), counted down the columns
+    for row in runs.read_text().splitlines()[1:]:
+        image_id, text = row.split(", ")
+        numbers = [] if text == "-1" else list(map(int, text.split()))
+        starts = np.cumsum(numbers)[::2]  # relative: from the end of the run before
+        spans[image_id] += zip(starts, numbers[1::2], strict=True)
+    lines = ["Image Index,Finding Labels"]
+    for image_id, lengths in spans.items():
+        findings = ["No Finding"]
+        if lengths:
+            area = sum(length for _, length in lengths)
+            column = sum(start // IMAGE_SIDE * length for start, length in lengths) / area
+            findings = ["Pneumothorax", "Left" if column < IMAGE_SIDE / 2 else "Right"]
+            findings += ["Large"] * (area > LARGE_SHARE * IMAGE_SIDE**2)
+        lines.append(f"{image_id},{'|'.join(findings)}")
+    path = runs.with_name("findings.csv")
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def run_module(module: str, *arguments: str) -> None:

@@ -113,6 +113,31 @@ def findings_lake(phantoms, convert, shared_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lake_of_findings(lake, shared_folder) -> Path:
+    """The images of `lake` with the findings of makers.finding_lakes.NAMES."""
+    from makers import finding_lakes
+
+    def write(folder: Path) -> None:
+        output = folder / "findings" / "1.0.0"
+        output.mkdir(parents=True)
+        finding_lakes.write(lake, output)
+
+    return shared_folder("lakes_of_findings", write) / "findings" / "1.0.0"
+
+
+@pytest.fixture(scope="session")
+def findings_run(lake_of_findings, shared_folder) -> Path:
+    """The workdir of a classifier of all findings that was trained for one epoch; its config is
+    findings.yaml beside it (runs.FINDINGS)."""
+    from makers import runs
+
+    def write(folder: Path) -> None:
+        runs.train_findings(folder, lake_of_findings)
+
+    return shared_folder("findings_run", write) / "run"
+
+
+@pytest.fixture(scope="session")
 def systems(lake, shared_folder) -> dict[str, list[str | Path]]:
     """The options of runs of random weights; trained.systems."""
     from makers import trained

@@ -238,12 +238,12 @@ def _refuse(flags: argparse.Namespace, overrides: list[str]) -> None:
 def _load_config(flags: argparse.Namespace, overrides: list[str]):
     """Return the config of a run; raise InputError for its mistakes, and where one of its lakes is
     not there. TensorFlow, which takes seconds to import, is not needed to say so."""
-    from trainer.config import files
+    from trainer.config import files, required
 
     config = files.with_whole_paths(files.load(flags.config, overrides, lake=flags.lake))
     for lake in (config.lake, *config.data.more_lakes):
         _check_lake(lake)
-    return config
+    return required.with_findings(config)
 
 
 def _check_networks(flags: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from beam.running import files
 from beam.running.options import WORK
 from lake import Refused, Stopped, exam
 from lake.predictions import folder
-from lake.predictions.folder import SEGS, SUMMARY, TABLES, PredictionRow
+from lake.predictions.folder import SEGS, SUMMARY, FindingsRow, PredictionRow
 
 
 def finalise(
@@ -38,21 +38,23 @@ def finalise(
     # Files of an earlier run must not be mistaken for this run's, should it stop; a killed one may
     # have left parts of them.
     for name in files.names_in(options.folder):
-        if name in (SUMMARY, *TABLES) or files.UNFINISHED in name:
+        if name in (SUMMARY, *folder.tables(options.findings)) or files.UNFINISHED in name:
             files.remove(options.path(name))
     names = [listing.shard_name(path) for path, _ in shards]
 
     # The rows stream from the sidecars into the tables, and add each shard's rejects on the way.
-    def rows() -> Iterator[PredictionRow]:
+    def rows() -> Iterator[PredictionRow | FindingsRow]:
+        row_type = folder.row_type(options.findings)
         for sidecar in _sidecars(names, options):
             rejects.extend(sidecar["rejects"])
-            yield from (PredictionRow(*values) for values in sidecar["rows"])
+            yield from (row_type(*values) for values in sidecar["rows"])
 
     counts = folder.write_tables(
         lambda name: files.whole_file(options.path(name)),
         rows(),
         rejects,
         lambda counts: _check(counts, num_images, rejects, options),
+        options.findings,
     )
     # Remove what earlier runs made of files that the pattern no longer matches.
     _remove_others(WORK, {OWNER, *names}, options)
@@ -109,9 +111,10 @@ def _are_tables_there(digest: str, options: PredictionOptions) -> bool:
 
 def _sizes(options: PredictionOptions) -> dict[str, int]:
     """Return the bytes of each table, 0 of one that is missing."""
-    results = FileSystems.match([options.path(name) for name in TABLES])
+    names = folder.tables(options.findings)
+    results = FileSystems.match([options.path(name) for name in names])
     sizes = [sum(file.size_in_bytes for file in result.metadata_list) for result in results]
-    return dict(zip(TABLES, sizes, strict=True))
+    return dict(zip(names, sizes, strict=True))
 
 
 def _sidecars(names: list[str], options: PredictionOptions) -> Iterator[dict]:
@@ -127,7 +130,7 @@ def table(options: PredictionOptions, seconds: float) -> str:
     reasons = ", ".join(f"{name} {number:,}" for name, number in counts["reasons"].items())
     lines = [
         ("files", counts["files"], f"{counts['files'] / seconds:,.1f} per second"),
-        ("predicted", counts["predicted"], f"{counts['with_lesion']:,} with a lesion"),
+        ("predicted", counts["predicted"], folder.answer(counts)),
         ("rejected", counts["rejected"], reasons),
     ]
     if number := counts.get("files_left_out"):

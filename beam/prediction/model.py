@@ -18,9 +18,9 @@ from beam.running import files
 from lake import Reject, storage
 from lake.predictions import folder
 from lake.predictions.exported import RECORDS
-from lake.predictions.folder import PredictionRow
+from lake.predictions.folder import FindingsRow, PredictionRow
 from lake.records import example
-from lake.scan import Scan
+from lake.scan import Header, Scan
 from lake.sources import reader
 
 
@@ -54,17 +54,18 @@ class ExportHandler(ModelHandler):
         self, batch: Sequence[Shard], model: "LazyModel", inference_args=None
     ) -> Iterator[PredictionResult]:
         """Yield a PredictionResult for each shard; its inference is ([(ImageToPredict,
-        PredictionRow)], rows of rejects.csv), both in the order of the shard's images."""
+        PredictionRow or FindingsRow)], rows of rejects.csv), both in the order of the shard's
+        images."""
         for shard in batch:
             predictions, rejects = [], []
             for start in range(0, len(shard.images), self.options.batch_size):
                 images = shard.images[start : start + self.options.batch_size]
                 for image, result in predict(images, model().signatures[RECORDS], self.options):
-                    if isinstance(result, PredictionRow):
-                        predictions.append((image, result))
-                    else:
+                    if isinstance(result, Reject):
                         header = image.header
                         rejects.append(folder.reject_row(header.path, header.image_id, result))
+                    else:
+                        predictions.append((image, result))
             yield PredictionResult(shard, (predictions, rejects))
 
 
@@ -84,9 +85,9 @@ class LazyModel:
 
 def predict(
     images: Sequence[ImageToPredict], signature: Callable, options: PredictionOptions
-) -> Iterator[tuple[ImageToPredict, PredictionRow | Reject]]:
-    """Yield (image, its PredictionRow, or the Reject that says why there is none) of a batch: first
-    the images whose files cannot be read."""
+) -> Iterator[tuple[ImageToPredict, PredictionRow | FindingsRow | Reject]]:
+    """Yield (image, its row, or the Reject that says why there is none) of a batch: first the
+    images whose files cannot be read."""
     import tensorflow as tf
 
     pairs = []  # (image, its Scan)
@@ -99,17 +100,25 @@ def predict(
         return
     records = [example.encode_unlabelled(image.header, scan) for image, scan in pairs]
     outputs = signature(records=tf.constant(records, tf.string))
-    names = ("error", "rle", "probability", "lesion_px")
-    columns = [outputs[name].numpy().tolist() for name in names]
-    for (image, scan), error, rle, probability, lesion_px in zip(pairs, *columns, strict=True):
+    names = ("findings",) if options.findings else ("rle", "probability", "lesion_px")
+    columns = [outputs[name].numpy().tolist() for name in ("error", *names)]
+    for (image, scan), error, *values in zip(pairs, *columns, strict=True):
         if error:
             reason, _, message = error.decode().partition(": ")
             yield image, Reject(reason, f"{image.header.path}: {message}")
-            continue
-        sizes = (scan.height, scan.width), (image.header.height, image.header.width)
-        area_mm2 = folder.area_mm2(lesion_px, scan.pixel_spacing_mm, *sizes)
-        image_id = image.header.image_id
-        yield image, PredictionRow(image_id, rle.decode(), probability, lesion_px, area_mm2)
+        elif options.findings:
+            yield image, FindingsRow(image.header.image_id, tuple(*values))
+        else:
+            yield image, mask_row(image.header, scan, *values)
+
+
+def mask_row(
+    header: Header, scan: Scan, rle: bytes, probability: float, lesion_px: int
+) -> PredictionRow:
+    """Return the row of an image whose mask was predicted."""
+    sizes = (scan.height, scan.width), (header.height, header.width)
+    area_mm2 = folder.area_mm2(lesion_px, scan.pixel_spacing_mm, *sizes)
+    return PredictionRow(header.image_id, rle.decode(), probability, lesion_px, area_mm2)
 
 
 def read_scans(images: Sequence[ImageToPredict], options: PredictionOptions) -> list[Scan | Reject]:

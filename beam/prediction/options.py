@@ -44,6 +44,7 @@ class PredictionOptions:
     max_reject_fraction: float
     progress_file: str | None
     seg_request: "SegRequest | None" = None  # which DICOM SEG files are written; None: none
+    findings: tuple[str, ...] = ()  # those that the networks score; () where they draw masks
 
     def for_predictions(self) -> dict:
         """Return the options that change the predictions for the same files."""
@@ -102,6 +103,11 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
             f"--model={model} has no signature {RECORDS!r}, as exports of earlier versions; "
             f"export the workdirs again"
         )
+    findings = tuple(description.get("findings", ()))
+    if findings and flags.seg:
+        raise InputError(
+            f"--seg needs masks, and --model={model} draws none: it scores {len(findings)} findings"
+        )
     names = ("seg", "mint_uids", "batch_size", "shard_images", "max_reject_fraction")
     settings = settings_from_json(description["stored"])
     options = PredictionOptions(
@@ -114,6 +120,7 @@ def from_flags(flags: argparse.Namespace, progress_file: str | None) -> Predicti
         num_threads=0,
         progress_file=progress_file,
         seg_request=_seg_request(flags, description) if flags.seg else None,
+        findings=findings,
         **{name: getattr(flags, name) for name in names},
     )
     _check_output(options)

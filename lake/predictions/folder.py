@@ -1,12 +1,14 @@
 """The folder of predictions that trainer.task predict and beam.predict both write.
 
-In: a row per image, rejects. Out: submission.csv, predictions.csv and rejects.csv; the caller says
-how a file is created, on this machine or by Beam.
+In: a row per image, rejects. Out: submission.csv, predictions.csv and rejects.csv; of networks
+that score findings and draw no masks the last two. The caller says how a file is created, on this
+machine or by Beam.
 """
 
 import collections
+import contextlib
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple
 
@@ -18,7 +20,8 @@ from lake.predictions import submission
 TABLES = ("submission.csv", "predictions.csv", "rejects.csv")
 SUBMISSION_CSV, PREDICTIONS_CSV, REJECTS_CSV = TABLES
 SUMMARY = "predict.json"  # what they are of, written last: the predictions are whole
-PREDICTION_COLUMNS = ("ImageId", "probability", "lesion_px", "area_mm2")
+IMAGE_ID = "ImageId"
+PREDICTION_COLUMNS = (IMAGE_ID, "probability", "lesion_px", "area_mm2")
 REJECT_COLUMNS = ("path", "image_id", "what", "reason", "message")
 LOCK = "predict.lock"  # while a process predicts into the folder
 LOCK_WORDS = "predicts", "give another --output"  # in the message of lake/lock.py
@@ -35,29 +38,47 @@ class PredictionRow(NamedTuple):
     area_mm2: float | None  # None where the pixel spacing is unknown
 
 
+class FindingsRow(NamedTuple):
+    """What the table says about one image whose findings were scored."""
+
+    image_id: str
+    probabilities: tuple[float, ...]  # of each finding, in the order of the network's
+
+
+def tables(findings: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the tables in a folder of predictions, by networks of these findings."""
+    return tuple(name for name in TABLES if not findings or name != SUBMISSION_CSV)
+
+
+def row_type(findings: Sequence[str]) -> type:
+    """Return the type of the rows, by networks of these findings."""
+    return FindingsRow if findings else PredictionRow
+
+
 def write_tables(
     create: Callable[[str], AbstractContextManager[BinaryIO]],
-    rows: Iterable[PredictionRow],
+    rows: Iterable[PredictionRow | FindingsRow],
     rejects: list[dict],
     check: Callable[[dict], None] = lambda counts: None,
+    findings: Sequence[str] = (),
 ) -> dict:
-    """Write the three tables, submission.csv last; return their counts, as SUMMARY has them.
+    """Write the tables, submission.csv last; return their counts, as SUMMARY has them.
 
     `create(name)` opens a file that gets its name when the block ends without an error. `rejects`
     may grow while `rows` are iterated. rejects.csv is whole before `check(counts)`, which may raise
-    to keep the other two tables from appearing.
+    to keep the other tables from appearing. `findings`: those of FindingsRows.
     """
     num_predicted = num_with_lesion = 0
-    with create(SUBMISSION_CSV) as submission_csv, create(PREDICTIONS_CSV) as predictions_csv:
-        submission_csv.write(submission.csv_line(submission.HEADER))
-        predictions_csv.write(submission.csv_line(PREDICTION_COLUMNS))
-        for image_id, rle, probability, lesion_px, area_mm2 in rows:
-            area = "" if area_mm2 is None else f"{area_mm2:.6g}"
-            submission_csv.write(submission.csv_line((image_id, rle)))
-            values = image_id, f"{probability:.6g}", lesion_px, area
-            predictions_csv.write(submission.csv_line(values))
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for name, header in _headers(findings).items():
+            files[name] = stack.enter_context(create(name))
+            files[name].write(submission.csv_line(header))
+        for row in rows:
+            for name, cells in _cells(row).items():
+                files[name].write(submission.csv_line(cells))
             num_predicted += 1
-            num_with_lesion += lesion_px > 0
+            num_with_lesion += not findings and row.lesion_px > 0
         rejects.sort(key=lambda reject: (reject["path"], reject["image_id"], reject["what"]))
         with create(REJECTS_CSV) as file:
             file.write(submission.csv_line(REJECT_COLUMNS))
@@ -67,13 +88,36 @@ def write_tables(
         reasons = collections.Counter(reject["reason"] for reject in image_rejects)
         counts = {
             "predicted": num_predicted,
-            "with_lesion": num_with_lesion,
+            **({"findings": len(findings)} if findings else {"with_lesion": num_with_lesion}),
             "rejected": len(image_rejects),
             "reasons": dict(reasons.most_common()),
             "without_seg": len(rejects) - len(image_rejects),
         }
         check(counts)
     return counts
+
+
+def _headers(findings: Sequence[str]) -> dict[str, tuple]:
+    """Return the header of each table of predictions, by its name."""
+    if findings:
+        return {PREDICTIONS_CSV: (IMAGE_ID, *findings)}
+    return {SUBMISSION_CSV: submission.HEADER, PREDICTIONS_CSV: PREDICTION_COLUMNS}
+
+
+def _cells(row: PredictionRow | FindingsRow) -> dict[str, tuple]:
+    """Return the cells of an image in each table of predictions, by its name."""
+    if isinstance(row, FindingsRow):
+        return {PREDICTIONS_CSV: (row.image_id, *(f"{p:.6g}" for p in row.probabilities))}
+    area = "" if row.area_mm2 is None else f"{row.area_mm2:.6g}"
+    values = row.image_id, f"{row.probability:.6g}", row.lesion_px, area
+    return {SUBMISSION_CSV: (row.image_id, row.rle), PREDICTIONS_CSV: values}
+
+
+def answer(counts: dict) -> str:
+    """Return in words what was predicted, by the counts of write_tables."""
+    if "findings" in counts:
+        return f"a probability of each of {counts['findings']} findings"
+    return f"{counts['with_lesion']:,} with a lesion"
 
 
 def reject_row(path: str, image_id: str, reject: Reject, what: str = "image") -> dict:

@@ -35,6 +35,14 @@ train: {epochs: 1, device: cpu, steps_per_call: 3}
 """
 
 
+FINDINGS = """
+model: {kind: classifier, encoder: plain, filters: 4, depth: 1, findings: all}
+data: {side: 16, batch_size: 4, positive_share: [0.5, 0.5]}
+optimizer: {learning_rate: 0.1, warmup_epochs: 0}
+train: {epochs: 1, device: cpu, steps_per_call: 3}
+"""
+
+
 def command(config: Path, lake: Path, workdir: Path, *options: str) -> list[str]:
     """Return the words of a training for trainer.task."""
     return ["train", f"--config={config}", f"--lake={lake}", f"--workdir={workdir}", *options]
@@ -45,6 +53,13 @@ def train_tiny(folder: Path, lake: Path) -> None:
     config = folder / "tiny.yaml"
     config.write_text(TINY)
     assert command_line.main(command(config, lake, folder / "run", "--train.epochs=2")) == 0
+
+
+def train_findings(folder: Path, lake: Path) -> None:
+    """Train an epoch of FINDINGS in folder/run."""
+    config = folder / "findings.yaml"
+    config.write_text(FINDINGS)
+    assert command_line.main(command(config, lake, folder / "run")) == 0
 
 
 def task(*arguments: object, config_name: str | None = "unetpp") -> subprocess.CompletedProcess:

@@ -18,9 +18,9 @@ BRANCH_TERMS = ("lesion", "reconstruction", "kl_divergence")
 class Loss(Section):
     """Weights of the terms (trainer/scoring/losses.py); 0 leaves a term out.
 
-    A classifier learns from the image's cross-entropy (binary, or softmax for more than two
-    classes), which always weighs 1, and from lesion_map; of the other fields it uses
-    label_smoothing alone.
+    A classifier learns from the image's cross-entropy (binary, softmax for more than two classes,
+    or the mean of the findings' binary ones), which always weighs 1, and from lesion_map; of the
+    other fields it uses label_smoothing alone.
     """
 
     dice: Weight = 1.0

@@ -11,6 +11,9 @@ from trainer.config.section import Section, Share
 DEEPEST_ENCODER = 5  # the deepest features of keras.applications are at 1/2^5 of the side
 # The number of the lake's classes. 2: one logit per image, lesion or none; more: one per class.
 Classes = Annotated[int, Field(ge=2)]
+ALL = "all"
+FindingName = Annotated[str, Field(min_length=1)]
+Findings = Annotated[tuple[FindingName, ...], Field(min_length=1)] | Literal["all"] | None
 AtLeast1 = Annotated[int, Field(ge=1)]
 
 
@@ -67,10 +70,14 @@ class Decoder(Encoded):
     dropout: float = Field(0.0, ge=0, lt=1)  # on the input of each block of the decoder
     # One more logit, "there is a lesion", from the encoder's deepest features.
     empty_head: bool = False
+    # For pretraining, as `classes`, on a lake whose images have several findings each.
+    findings: Findings = None
 
     def clashes(self) -> Iterator[str]:
-        """Yield a message where the depth or the number of widths does not fit the encoder."""
+        """Yield a message where the depth or the number of widths does not fit the encoder, and
+        for findings beside classes."""
         yield from super().clashes()
+        yield from clashes_of_findings(self.findings, getattr(self, "classes", None))
         if self.encoder != "plain" and self.depth > DEEPEST_ENCODER:
             yield f"depth={self.depth}: encoder={self.encoder} allows {DEEPEST_ENCODER} at most"
         if self.depth == 1 and not self._has_half_size():
@@ -138,10 +145,14 @@ class Vae(Section):
 
 
 class Classifier(Encoded):
-    """An image classifier (trainer/models/classifier.py): one logit per image, or one per class."""
+    """An image classifier (trainer/models/classifier.py): one logit per image, or one per class or
+    finding."""
 
     kind: Literal["classifier"]
     classes: Classes = 2
+    # Names of the lake's findings, of which an image can show several: one logit each, in this
+    # order. all: every finding of the lake; the config in a run's folder has their names instead.
+    findings: Findings = None
     encoder: Literal[("plain", *parts.ENCODERS)] = "densenet121"
     # For the plain encoder: filters of its first level, doubled at each level below.
     filters: int = Field(16, ge=1)
@@ -153,10 +164,29 @@ class Classifier(Encoded):
 
     def clashes(self) -> Iterator[str]:
         yield from super().clashes()
+        yield from clashes_of_findings(self.findings, self.classes if self.classes > 2 else None)
+        if self.findings and self.pooling != "average":
+            yield f"pooling={self.pooling}: findings need pooling=average"
         if self.hidden and self.pooling != "average":
             yield f"hidden={self.hidden} needs pooling=average"
         if self.classes > 2 and self.pooling != "average":
             yield f"classes={self.classes} needs pooling=average"
+
+
+def clashes_of_findings(findings: Findings, classes: int | None) -> Iterator[str]:
+    """Yield a message for findings beside classes, and for one that is named twice."""
+    if findings and classes:
+        yield f"findings and classes={classes} are two kinds of labels; give one of them"
+    if findings and findings != ALL and len(set(findings)) < len(findings):
+        yield f"findings={list(findings)} names one of them twice"
+
+
+def num_logits(section: Unet | UnetPlusPlus | Classifier) -> int:
+    """Return the number of logits that a classifier has per image: one per finding; one for two
+    classes, else one per class."""
+    if section.findings:
+        return len(section.findings)
+    return 1 if section.classes == 2 else section.classes
 
 
 # model.kind: the section that it has.

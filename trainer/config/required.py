@@ -3,6 +3,7 @@ for what the lake has not; launchers ask before they rent a machine."""
 
 from lake import InputError
 from lake.records import manifest
+from trainer.config.network import ALL
 from trainer.config.run import Config
 
 
@@ -19,14 +20,63 @@ def check(content: dict, folder: str, config: Config) -> None:
 
 
 def check_classes(content: dict, folder: str, config: Config) -> None:
-    """Raise InputError where a classifier has another number of classes than the lake."""
+    """Raise InputError where a classifier has another number of classes than the lake, or a finding
+    that the lake lacks."""
+    if not config.is_classifier:
+        return
+    findings = manifest.findings(content)
+    if findings or config.findings:
+        check_findings(findings, folder, config)
+        return
     classes = manifest.num_classes(content)
-    if config.is_classifier and config.model.classes != classes:
+    if config.model.classes != classes:
         names = f": {', '.join(manifest.class_titles(content['classes']))}" if classes > 2 else ""
         raise InputError(
             f"{folder} has {classes} classes{names}; model.classes={config.model.classes} should "
             f"be {classes}"
         )
+
+
+def check_findings(findings: list[str], folder: str, config: Config) -> None:
+    """Raise InputError where a classifier does not learn from findings, and the lake has some, or
+    where the lake lacks one of the classifier's."""
+    if not config.findings:
+        raise InputError(
+            f"{folder} has findings: {', '.join(findings)}; give model.findings=all, or a list of "
+            f"some of them, in place of model.classes"
+        )
+    if not findings:
+        raise no_findings_error(folder)
+    absent_names = [name for name in config.findings if name not in (*findings, ALL)]
+    if absent_names:
+        raise InputError(
+            f"{folder} has no finding {', '.join(absent_names)}, which model.findings names; it "
+            f"has {', '.join(findings)}"
+        )
+
+
+def no_findings_error(folder: str) -> InputError:
+    """Return the error for a lake without findings that a classifier should learn from."""
+    return InputError(
+        f"{folder} has no findings, model.findings asks for some; convert it with --findings, or "
+        f"leave model.findings out"
+    )
+
+
+def with_findings(config: Config) -> Config:
+    """Return the config with the lake's findings by their names in place of `all`, so that a run
+    knows which of its logits is which; raise InputError where the lake has none."""
+    content = config.model_dump()
+    models = [content["model"], *(stage.get("model", {}) for stage in content["stages"])]
+    models = [model for model in models if model.get("findings") == ALL]
+    if not models:
+        return config
+    findings = manifest.findings(manifest.load(config.lake))
+    if not findings:
+        raise no_findings_error(config.lake)
+    for model in models:
+        model["findings"] = findings
+    return Config.model_validate(content)
 
 
 def shards_of(content: dict, folder: str, name: str) -> list[dict]:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from trainer.config import score_names
 from trainer.config.augmentation import Augment
 from trainer.config.learning import BRANCH_TERMS, CLASSIFIER_FIELDS, Loss, Optimizer
-from trainer.config.network import Network
+from trainer.config.network import ALL, Network
 from trainer.config.section import Section, Share
 
 
@@ -35,8 +35,9 @@ class Data(Section):
     # Where to keep the training images decoded: memory, or a folder on a local disk. None: each
     # epoch decodes them again.
     cache: str | None = None
-    # Shares of positives (images with a lesion) among what is drawn: in the first epoch and at the
-    # end, with a straight line between. The length of an epoch stays. None: every image once.
+    # Shares of positives (images with a lesion, or with one of model.findings) among what is drawn:
+    # in the first epoch and at the end, with a straight line between. The length of an epoch stays.
+    # None: every image once.
     positive_share: tuple[Share, Share] | None = None
     positives_only: bool = False  # an epoch is every positive once, and nothing else
 
@@ -77,9 +78,10 @@ class Train(Section):
     # After so long, a start of the run saves and exits with code 42; the same command goes on.
     max_hours: float | None = Field(None, gt=0)
     # The validation score whose best epoch gives best.weights.h5; accuracy is for more than two
-    # classes. last: the last epoch, for a validation split so small that the best score is luck.
-    # dice_positives and dice_mean are taken for the names with _at_half_network_size. None: auc of
-    # a classifier, dice_positives… of a segmenter, and last with optimizer.swa_epochs.
+    # classes, and with findings auc is the mean of theirs. last: the last epoch, for a validation
+    # split so small that the best score is luck. dice_positives and dice_mean are taken for the
+    # names with _at_half_network_size. None: auc of a classifier, dice_positives… of a segmenter,
+    # and last with optimizer.swa_epochs.
     keep_best: (
         Literal[
             "auc",
@@ -135,7 +137,14 @@ class Config(Section):
     @property
     def is_classifier(self) -> bool:
         """Whether the network scores images; a segmenter scores pixels."""
-        return getattr(self.model, "classes", None) is not None
+        return getattr(self.model, "classes", None) is not None or bool(self.findings)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings that a classifier scores, in the order of its logits; () for any other
+        network."""
+        names = getattr(self.model, "findings", None) or ()
+        return (ALL,) if names == ALL else names
 
     @property
     def score(self) -> str:
@@ -164,6 +173,8 @@ class Config(Section):
         kind, classes = self.evaluate.calibrate, getattr(self.model, "classes", None) or 2
         if kind != "none" and classes > 2:
             yield f"evaluate.calibrate={kind}: of two classes alone, and model.classes={classes}"
+        elif kind != "none" and self.findings:
+            yield f"evaluate.calibrate={kind}: of two classes alone, and not of model.findings"
         yield from self._scores_of_other_models()
 
     def _terms_without_their_network(self) -> Iterator[str]:
@@ -192,7 +203,8 @@ class Config(Section):
         """Yield a message per part of the network that would learn nothing."""
         if getattr(self.model, "empty_head", False):
             if self.is_classifier:
-                yield "model.empty_head: with model.classes the whole network is a classifier"
+                field = "model.findings" if self.findings else "model.classes"
+                yield f"model.empty_head: with {field} the whole network is a classifier"
             elif not self.loss.lesion:
                 yield "model.empty_head=true learns nothing with loss.lesion=0; give loss.lesion"
         # The divergence alone would leave the branch's decoder without a gradient.
@@ -239,7 +251,7 @@ class Config(Section):
         scores = ["auc"]
         if not self.is_classifier:
             scores += [score_names.EARLIER[name] for name in ("dice_positives", "dice_mean")]
-        elif self.model.classes > 2:
+        elif (self.model.classes or 2) > 2:
             scores += ["accuracy"]
         scores += ["last"]
         if self.score not in scores:

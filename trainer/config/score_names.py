@@ -78,7 +78,9 @@ EVALUATED = {
         "surface dice in px, median",
         "the same in pixels of the source, of images that do not say how large these are",
     ),
-    "auc": ScoreName("AUC", "area under the ROC curve of one score per image"),
+    "auc": ScoreName(
+        "AUC", "area under the ROC curve of one score per image; of findings the mean of theirs"
+    ),
     "ap": ScoreName("average precision", "by chance alone it is the share of images with a lesion"),
     "sensitivity": ScoreName(
         "sensitivity", "share of the images with a lesion that are called positive"
@@ -100,3 +102,19 @@ EVALUATED = {
     "pixel_brier": ScoreName("Brier score of pixels", "mean of (p - truth)², p of each pixel"),
 }
 EVALUATED_WORDS = "chosen thresholds, source size"
+# --- findings, which have the names that a lake gives them ---
+AUC_OF = "auc/"
+
+
+def auc_of(finding: str) -> str:
+    """Return the name of the AUC of one finding."""
+    return f"{AUC_OF}{finding}"
+
+
+def evaluated(name: str) -> ScoreName:
+    """Return the words of a score of `evaluate`, also of one finding."""
+    if not name.startswith(AUC_OF):
+        return EVALUATED[name]
+    words = f"AUC, {name.removeprefix(AUC_OF)}"
+    words = words if len(words) <= WIDEST else f"{words[: WIDEST - 1]}…"
+    return ScoreName(words, "of the images in which this finding is known to be there, or not to")

@@ -7,6 +7,7 @@ Only records that are drawn are decoded: which ones an epoch takes is known befo
     image [B, S, S, 1] uint8 or uint16    mask [B, S, S, 1] uint8, 0 or 1     window [B, 2] float32
     label [B] float32, -1 unknown         has_mask [B] float32, 0 or 1
     weight [B] float32, 0 for padding     uniforms [B, P] float32, training only
+    findings [B, F] float32, -1 unknown, where a network learns from findings
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def training_batches(
         groups = groups.map(lambda row: load(row, split, seed), num_parallel_calls=1)
         return groups.prefetch(1).unbatch()
 
-    decode = decoder(split.dtype, data.side, data.fit, extra_fields)
+    decode = decoder(split.dtype, data.side, data.fit, extra_fields, split.findings)
 
     def load_item(draw: dict) -> dict:
         # With a cache the pixels are looked up when the item is in a batch.
@@ -73,7 +74,7 @@ def evaluation_batches(
     Items of weight 0 fill up its last batches, so that all workers have the same number of them.
     """
     part, batch_size = _part_of_worker(split, worker), data.batch_size // worker.count
-    decode = decoder(split.dtype, data.side, data.fit, extra_fields)
+    decode = decoder(split.dtype, data.side, data.fit, extra_fields, split.findings)
     items = stored_records(part).map(decode, tf.data.AUTOTUNE, deterministic=True)
     largest_part = -(-split.num_records // worker.count)
     num_missing = -(-largest_part // batch_size) * batch_size - part.num_records

@@ -39,7 +39,7 @@ class DecodedImages(NamedTuple):
     rows: np.ndarray  # per stored record: its row, -1 where it is not in the split
     image: np.ndarray | RowFile  # [M, S, S, 1]
     mask: np.ndarray | RowFile  # uint8 [M, S·S / 8]
-    other_fields: dict[str, np.ndarray]  # window, label, has_mask, weight: [M, …]
+    other_fields: dict[str, np.ndarray]  # window, label, has_mask, weight, findings: [M, …]
 
     def look_up(self, batch: dict) -> dict:
         """Return a batch of images for {"number": [B] in the split, …}, and what else was in it."""
@@ -159,7 +159,9 @@ def _source(split: Split, data: Data, shards_sha256: str) -> str:
     """
     members = hashlib.sha256((split.kinds != OUTSIDE).tobytes()).hexdigest()
     stored_bytes = [shards_sha256, split.records_per_shard, members]
-    return json.dumps([*stored_bytes, split.dtype, data.side, data.fit])
+    # Of findings, too: the other fields of another choice of them are other ones.
+    findings = [split.findings] if split.findings else []
+    return json.dumps([*stored_bytes, split.dtype, data.side, data.fit, *findings])
 
 
 def _decode(

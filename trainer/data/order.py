@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from lake import InputError
 from trainer.config.run import Data
+from trainer.data.record import Findings
 
 # The kind of a stored record: OUTSIDE does not belong to the split; the others are drawn from
 # apart. The kinds of a further lake are the next two numbers.
@@ -40,6 +41,7 @@ class Split:
     # With several lakes: each shard's lake, and each lake's draws per draw from the first.
     lakes: tuple[int, ...] = ()
     weights: tuple[float, ...] = (1.0,)
+    findings: Findings | None = None  # those that batches have; None: none
 
     @property
     def num_records(self) -> int:

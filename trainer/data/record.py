@@ -3,12 +3,14 @@ the lake stores them:
 
     image [S, S, 1] uint8 or uint16    mask [S, S, 1] uint8, 0 or 1    window [2] float32
     label [] float32, -1 unknown       has_mask [] float32, 0 or 1     weight [] float32, 1
+    findings [F] float32, 1 present, 0 absent, -1 unknown: where a network learns from findings
 
 A box is (top, left, height, width): where in [S, S] an image lies that is not square.
 """
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -22,12 +24,25 @@ FIELDS = (
 JPEG_RATIOS = (8, 4, 2)
 
 
+class Findings(NamedTuple):
+    """Which of the findings of a lake's records a network learns from."""
+
+    num_stored: int  # in a record
+    places: tuple[int, ...]  # among these, of the network's findings in the order of its logits
+
+
 @functools.cache
-def decoder(dtype: str, side: int, fit: str, extra_fields: tuple[str, ...] = ()) -> Callable:
+def decoder(
+    dtype: str,
+    side: int,
+    fit: str,
+    extra_fields: tuple[str, ...] = (),
+    findings: Findings | None = None,
+) -> Callable:
     """Return decode_record as a function of the record alone, for tf.data: a process traces it once
     for all its datasets, such as those of training, validation and panel."""
     return tf.function(
-        lambda record: decode_record(record, dtype, side, fit, extra_fields),
+        lambda record: decode_record(record, dtype, side, fit, extra_fields, findings=findings),
         input_signature=[tf.TensorSpec([], tf.string)],
         autograph=False,
     )
@@ -41,8 +56,10 @@ def decode_record(
     fit: str,
     extra_fields: tuple[str, ...] = (),
     with_mask: bool = True,
+    findings: Findings | None = None,
 ) -> dict:
-    """Return the fields of one serialised record, its image and mask decoded to [side, side]."""
+    """Return the fields of one serialised record, its image and mask decoded to [side, side]; with
+    `findings` those of its findings."""
     fields = parse_record(record, (*FIELDS, *extra_fields))
     height, width = tf.cast(fields["height"], tf.int32), tf.cast(fields["width"], tf.int32)
     box = box_within(height, width, side, fit)
@@ -66,6 +83,7 @@ def decode_record(
         "has_mask": tf.cast(fields["has_mask"], tf.float32),
         "weight": tf.ones([]),
         **{name: fields[name] for name in extra_fields},
+        **(findings_of(record, findings) if findings else {}),
     }
 
 
@@ -78,6 +96,14 @@ def parse_record(record, names: Iterable[str]) -> dict:
         shape = [] if count == 1 else [count]
         features[name] = tf.io.FixedLenFeature(shape, tensor_types[value_type])
     return tf.io.parse_single_example(record, features)
+
+
+def findings_of(record, findings: Findings) -> dict:
+    """Return {"findings": float32 [F]} of a serialised record."""
+    length = [findings.num_stored]
+    features = {example.FINDINGS: tf.io.FixedLenFeature(length, tf.int64)}
+    values = tf.io.parse_single_example(record, features)[example.FINDINGS]
+    return {"findings": tf.cast(tf.gather(values, findings.places), tf.float32)}
 
 
 def fit_image(

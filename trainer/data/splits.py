@@ -14,17 +14,21 @@ import tensorflow as tf
 
 from lake import InputError, storage
 from lake.records import index, manifest
+from lake.records.example import FINDINGS
 from lake.terminal import cli, console
 from trainer.config import required
 from trainer.config.run import Config, Data
 from trainer.data import order, seen
 from trainer.data.order import Split
+from trainer.data.record import Findings
 
 
-def named_split(content: dict, folder: str, name: str) -> Split:
-    """Return a split by its name; raise InputError when the lake has no record of it."""
+def named_split(content: dict, folder: str, name: str, findings: Sequence[str] = ()) -> Split:
+    """Return a split by its name, with these findings; raise InputError when the lake has no record
+    of it."""
     shards = required.shards_of(content, folder, name)
-    return _whole_split(name, shards, content, folder, content["counts"]["splits"][name])
+    split = _whole_split(name, shards, content, folder, content["counts"]["splits"][name])
+    return _with_findings(split, content, folder, [name], findings)
 
 
 def open_lakes(folder: str, data: Data) -> list[dict]:
@@ -39,17 +43,19 @@ def positive_pixel_share(lakes: list[dict], data: Data) -> float:
     return float(np.average(shares, weights=weights))
 
 
-def training_split(lakes: list[dict], folder: str, data: Data, is_classifier: bool) -> Split:
+def training_split(
+    lakes: list[dict], folder: str, data: Data, is_classifier: bool, findings: Sequence[str] = ()
+) -> Split:
     """Return the records that a run trains on, from all its lakes; `folder` is the first one's, and
     a fold is held out of that one alone. Raises InputError for lakes that do not go together."""
     content, *others = lakes
-    splits = [_lake_split(content, folder, data, is_classifier)]
+    splits = [_lake_split(content, folder, data, is_classifier, findings)]
     if not others:
         return splits[0]
     data_without_fold = data.model_copy(update={"fold": None})
     for other_folder, other in zip(data.more_lakes, others, strict=True):
         _check_alike(content, folder, other, other_folder)
-        splits.append(_lake_split(other, other_folder, data_without_fold, is_classifier))
+        splits.append(_lake_split(other, other_folder, data_without_fold, is_classifier, findings))
     return _join(splits, (1.0, *data.more_lakes.values()))
 
 
@@ -66,6 +72,14 @@ def _check_alike(content: dict, folder: str, other: dict, other_folder: str) -> 
         raise InputError(
             f"data.more_lakes: {other_folder} has the classes {', '.join(classes[1])}, {folder} "
             f"{', '.join(classes[0])}; expected the same"
+        )
+    # In the same order, too: the records of all lakes are read alike.
+    findings = [manifest.findings(lake) for lake in (content, other)]
+    if findings[0] != findings[1]:
+        texts = [", ".join(names) or "none" for names in findings]
+        raise InputError(
+            f"data.more_lakes: {other_folder} has the findings {texts[1]}, {folder} {texts[0]}; "
+            f"expected the same in the same order, such as by --findings of both conversions"
         )
 
 
@@ -85,12 +99,14 @@ def _join(splits: list[Split], weights: tuple[float, ...]) -> Split:
         kinds=np.concatenate(kinds),
         lakes=tuple(lakes),
         weights=weights,
+        findings=splits[0].findings,
     )
 
 
 def _sum_counts(counts: list[dict]) -> dict:
     """Return the sums of the counts of splits, each with its classes."""
     names = ("records", "positives", "negatives", "unknown", "with_mask", "lesion_pixels")
+    names += (FINDINGS,) if FINDINGS in counts[0] else ()
     return index.total(
         [
             {name: split[name] for name in names}
@@ -100,33 +116,64 @@ def _sum_counts(counts: list[dict]) -> dict:
     )
 
 
-def _lake_split(content: dict, folder: str, data: Data, is_classifier: bool) -> Split:
+def _lake_split(
+    content: dict, folder: str, data: Data, is_classifier: bool, findings: Sequence[str]
+) -> Split:
     """Return the records that a run trains on from one lake; where positives are drawn apart, the
     lake's index says which records they are. Raises InputError where there is only one kind."""
     if data.fold is None:
-        split, names = named_split(content, folder, data.train_split), [data.train_split]
+        names = [data.train_split]
+        split = named_split(content, folder, data.train_split, findings)
     else:
-        split, names = fold_split(content, folder, data.fold, is_held_out=False), manifest.FOLDED
+        names = manifest.FOLDED
+        split = fold_split(content, folder, data.fold, is_held_out=False, findings=findings)
     if not (data.positives_only or data.positive_share):
         return split
-    column = "label" if is_classifier else "lesion_px"
-    is_positive = _read_index(folder, names, split, [column])[column].to_numpy() > 0
+    if split.findings:
+        is_positive = (_findings_of_records(split, folder, names) > 0).any(axis=1)
+    else:
+        column = "label" if is_classifier else "lesion_px"
+        is_positive = _read_index(folder, names, split, [column])[column].to_numpy() > 0
     num_positives = int((is_positive & (split.kinds != order.OUTSIDE)).sum())
     if num_positives in (0, split.num_records):
+        sign = "one of the findings" if split.findings else "a lesion"
         raise InputError(
-            f"{folder}: {num_positives} of the {split.num_records} images to train on have a "
-            f"lesion; data.positive_share and data.positives_only need both kinds"
+            f"{folder}: {num_positives} of the {split.num_records} images to train on have "
+            f"{sign}; data.positive_share and data.positives_only need both kinds"
         )
     member_kinds = np.where(is_positive, order.POSITIVE, order.OTHER).astype(np.int8)
     kinds = np.where(split.kinds == order.OUTSIDE, split.kinds, member_kinds)
     return dataclasses.replace(split, kinds=kinds)
 
 
-def validation_split(content: dict, folder: str, data: Data) -> Split:
+def _with_findings(
+    split: Split, content: dict, folder: str, names: Sequence[str], findings: Sequence[str]
+) -> Split:
+    """Return a split whose batches have these findings, found in the lake by their names, and whose
+    counts have [F, 3] numbers of its records: with each finding, without it, and not known. `names`
+    are those of the lake's splits that hold the records."""
+    if not findings:
+        return split
+    stored_names = manifest.findings(content)
+    places = tuple(stored_names.index(name) for name in findings)
+    split = dataclasses.replace(split, findings=Findings(len(stored_names), places))
+    values = _findings_of_records(split, folder, names)[split.kinds != order.OUTSIDE]
+    counts = [(values == state).sum(axis=0) for state in index.STATES.values()]
+    counts = {FINDINGS: np.stack(counts, axis=1).tolist()}
+    return dataclasses.replace(split, counts=split.counts | counts)
+
+
+def _findings_of_records(split: Split, folder: str, names: Sequence[str]) -> np.ndarray:
+    """Return the split's findings of every stored record, int8 [N, F], from the lake's index."""
+    rows = _read_index(folder, names, split, [FINDINGS])
+    return index.findings(rows, split.findings.num_stored)[:, split.findings.places]
+
+
+def validation_split(content: dict, folder: str, data: Data, findings: Sequence[str] = ()) -> Split:
     """Return the records on which a run is scored while it trains, and thresholds are chosen."""
     if data.fold is None:
-        return named_split(content, folder, data.val_split)
-    return fold_split(content, folder, data.fold, is_held_out=True)
+        return named_split(content, folder, data.val_split, findings)
+    return fold_split(content, folder, data.fold, is_held_out=True, findings=findings)
 
 
 def validation_names(data: Data) -> tuple[str, ...]:
@@ -157,7 +204,9 @@ def patients(folder: str, split: Split, names: Sequence[str]) -> set[str]:
     return set(ids[split.kinds != order.OUTSIDE]) - {""}
 
 
-def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Split:
+def fold_split(
+    content: dict, folder: str, fold: int, is_held_out: bool, findings: Sequence[str] = ()
+) -> Split:
     """Return the records of one fold, or of all other folds; every shard of the splits that folds
     divide has records of both. Raises InputError where there is no such fold or record."""
     required.check_fold(content, folder, fold)
@@ -171,7 +220,8 @@ def fold_split(content: dict, folder: str, fold: int, is_held_out: bool) -> Spli
         raise InputError(f"{folder}: no records in {name}; convert it again with fewer --folds")
     kinds = np.where(is_member, order.OTHER, order.OUTSIDE).astype(np.int8)
     counts = index.count(rows.filter(pyarrow.array(is_member)), len(content.get("classes", ())))
-    return dataclasses.replace(split, kinds=kinds, counts=counts)
+    split = dataclasses.replace(split, kinds=kinds, counts=counts)
+    return _with_findings(split, content, folder, manifest.FOLDED, findings)
 
 
 def _whole_split(name: str, shards: list[dict], content: dict, folder: str, counts: dict) -> Split:
@@ -206,6 +256,9 @@ def check_labels(config: Config, split: Split, val_split: Split) -> None:
     have no value where no image is without a lesion."""
     for part, use in ((split, "learn from"), (val_split, "choose epochs and thresholds on")):
         counts = part.counts
+        if FINDINGS in counts:
+            _check_findings(config, part)
+            continue
         classes = counts.get("classes", [counts["negatives"], counts["positives"]])
         if config.is_classifier and not all(classes):
             raise InputError(
@@ -223,3 +276,22 @@ def check_labels(config: Config, split: Split, val_split: Split) -> None:
                 f"every image of {part.name} shows a lesion: its AUC has no value, and it cannot "
                 f"say how often other images are marked"
             )
+
+
+def _check_findings(config: Config, split: Split) -> None:
+    """Raise InputError where no finding of a split has images with it and without it; say which
+    findings lack one of the two."""
+    has_both = [
+        min(num_with, num_without) > 0 for num_with, num_without, _ in split.counts[FINDINGS]
+    ]
+    if not any(has_both):
+        raise InputError(
+            f"{config.lake}: split {split.name!r} has no finding of which some images are known to "
+            f"have it and some not to; convert to a version where it has one"
+        )
+    names = [name for name, has in zip(config.findings, has_both, strict=True) if not has]
+    if names:
+        console.note(
+            f"{split.name}: all images whose {' or '.join(names)} is known are alike in it, so it "
+            f"has no AUC there and teaches nothing"
+        )

@@ -2,7 +2,7 @@
 same tags, so that they share a chart; images are panels."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ FIRST_CHARTS = {
     f"{DICE_WORDS}, all images, and if nothing is marked": (
         f"dice_mean{HALF_NETWORK}$|dice_all_empty_network_size$"
     ),
-    "AUC": "auc$",
+    "AUC, and that of each finding": "auc$|auc/",
 }
 # The hyperparameters to see first in HParams, and the scores, which are those of the best epoch.
 FIRST_HYPERPARAMETERS = (
@@ -78,11 +78,13 @@ class Board:
         with self.writers[curve].as_default(step=step):
             tf.summary.image(tag, rgb[None])
 
-    def distributions(self, curve: str, step: int, sums: dict) -> None:
-        """Write the histograms and PR curves of an epoch's sums."""
-        for tag, (edges, heights) in histograms.bars(sums).items():
+    def distributions(
+        self, curve: str, step: int, sums: dict, findings: Sequence[str] = ()
+    ) -> None:
+        """Write the histograms and PR curves of an epoch's sums; `findings`: of the network."""
+        for tag, (edges, heights) in histograms.bars(sums, findings).items():
             self.histogram(curve, step, tag, edges, heights)
-        for tag, counts in histograms.pr_counts(sums).items():
+        for tag, counts in histograms.pr_counts(sums, findings).items():
             self.pr_curve_of_counts(curve, step, tag, counts)
 
     def histogram(

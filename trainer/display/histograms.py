@@ -9,6 +9,7 @@ thresholds, sizes of lesions.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,13 +22,13 @@ IMAGE_THRESHOLDS = np.linspace(0, 1, 201)
 Bars = tuple[np.ndarray, np.ndarray]  # edges [N + 1], heights [N]
 
 
-def bars(sums: dict) -> dict[str, Bars]:
+def bars(sums: dict, findings: Sequence[str] = ()) -> dict[str, Bars]:
     """Return histograms by tag: of the images' scores, and those of map_sums where the sums are a
     segmenter's."""
-    histograms = {}
-    for name, histogram in score_histograms(sums).items():
+    histograms, sign = {}, "finding" if findings else "lesion"
+    for name, histogram in score_histograms(sums, findings).items():
         for label, counts in zip(("without", "with"), histogram, strict=True):
-            histograms[f"probability {label} lesion{name}"] = THRESHOLDS, sum_bars(counts)
+            histograms[f"probability {label} {sign}{name}"] = THRESHOLDS, sum_bars(counts)
     if "dice_at" not in sums:
         return histograms
     sizes, (truth, prediction) = np.linspace(SMALLEST, 0, BARS + 1), sums["sizes"]
@@ -48,12 +49,12 @@ def bars(sums: dict) -> dict[str, Bars]:
     return histograms
 
 
-def pr_counts(sums: dict) -> dict[str, np.ndarray]:
+def pr_counts(sums: dict, findings: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Return, by tag, true and false positives, true and false negatives [4, thresholds] of images
     and, if the sums hold map_sums, of pixels. A score equal to the threshold is positive."""
     counts_by_tag = {}
     starts = bin_of_probability(IMAGE_THRESHOLDS)
-    for name, histogram in score_histograms(sums).items():
+    for name, histogram in score_histograms(sums, findings).items():
         above = np.array([histogram[:, start:].sum(axis=1) for start in starts]).T
         negatives, positives = histogram.sum(axis=1)
         counts_by_tag[f"images{name}"] = _confusion(above[1], above[0], positives, negatives)
@@ -64,8 +65,12 @@ def pr_counts(sums: dict) -> dict[str, np.ndarray]:
     return counts_by_tag
 
 
-def score_histograms(sums: dict) -> dict[str, np.ndarray]:
-    """Return score histograms [2, bins] by the suffix of their tag: one, or one per class."""
+def score_histograms(sums: dict, findings: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Return score histograms [2, bins] by the suffix of their tag: one, or one per class or
+    finding."""
+    if findings:
+        names = (f", {name}" for name in findings)
+        return dict(zip(names, sums["finding_histograms"], strict=True))
     if "histogram" in sums:
         return {"": sums["histogram"]}
     return {f", class {c}": histogram for c, histogram in enumerate(sums["histograms"])}

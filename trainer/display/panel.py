@@ -50,11 +50,33 @@ def _below(title: str, rgb: np.ndarray) -> np.ndarray:
     return picture.with_title(rgb, title, TITLE_PX, font_file(), COLOURS)
 
 
+def captions(
+    labels: np.ndarray,
+    probabilities: Sequence[np.ndarray],
+    names: Sequence[str] = (),
+    findings: np.ndarray | None = None,
+) -> list[str]:
+    """Return the captions of a classifier's pictures, whose labels are [N] and probabilities
+    [N, 1], [N, C], or those of the findings of these names [N, F], with the truth [N, F]."""
+    if not names:
+        return list(map(class_caption, labels, probabilities))
+    pairs = zip(findings, probabilities, strict=True)
+    return [findings_caption(names, *pair) for pair in pairs]
+
+
 def class_caption(label: float, probabilities: np.ndarray) -> str:
     """Return the caption of a classifier's picture: the label, the likeliest class and its p.
     `probabilities` [1] of a lesion, or [C] of the classes."""
     likeliest = f"{probabilities.argmax()}: " if len(probabilities) > 1 else ""
     return f"label {label:.0f}, {likeliest}p = {share(probabilities.max())}"
+
+
+def findings_caption(names: Sequence[str], findings: np.ndarray, probabilities: np.ndarray) -> str:
+    """Return the caption of a picture: the findings that it has, and the likeliest one with its p;
+    findings [F] are 1, 0 or -1 for unknown, probabilities [F]."""
+    present = ", ".join(name for name, value in zip(names, findings, strict=True) if value > 0)
+    likeliest = int(probabilities.argmax())
+    return f"{present or 'none'}; {names[likeliest]} p = {share(probabilities[likeliest])}"
 
 
 def share(value: float) -> str:

@@ -16,7 +16,7 @@ MOST_POINTS = 400  # of a curve with a point for each score
 def from_outcomes(outcomes: Outcomes) -> dict[str, dict[str, list]]:
     """Return curves by name: `roc` and `pr` of the images' scores, with a point for each score;
     `images` (of p of a lesion), `masks` and `pixels` at the 31 thresholds of CURVE; `calibration`
-    in 15 bins. Classifiers of more than two classes have no curves, {}."""
+    in 15 bins. Classifiers of more than two classes or of findings have no curves, {}."""
     if outcomes.decision is None:
         return {}
     predictions = outcomes.predictions

@@ -57,15 +57,16 @@ def evaluate(
 
 def _with_choices_of_config(ensemble: Ensemble, options: ScoreOptions) -> ScoreOptions:
     """Return the options, with the values of the first run's config where they have none; raise
-    InputError for a calibration of more than two classes."""
+    InputError for a calibration of more than two classes or of findings."""
     settings, classes = ensemble.config.evaluate, getattr(ensemble.config.model, "classes", None)
     choices = options._replace(
         choose=options.choose or settings.choose, calibrate=options.calibrate or settings.calibrate
     )
-    if choices.calibrate != calibration.NONE and (classes or 2) > 2:
+    if choices.calibrate != calibration.NONE and ((classes or 2) > 2 or ensemble.findings):
+        labels = f"{len(ensemble.findings)} findings" if ensemble.findings else f"{classes} classes"
         raise InputError(
             f"--calibrate {choices.calibrate}: fits p of a lesion, and {ensemble.title} knows "
-            f"{classes} classes"
+            f"{labels}"
         )
     return choices
 
@@ -189,7 +190,7 @@ def _predict_splits(
 ) -> tuple[dict[str, Outcomes], list[SplitPredictions]]:
     """Return (the outcomes of each split, by its name, the predictions behind the last of them)."""
     outcomes, parts = {}, []
-    decision = None if frozen == Decision() else frozen  # of more than two classes
+    decision = None if frozen == Decision() else frozen  # of more than two classes, or findings
     scale = decision and decision.calibration
     if frozen is None:
         # One pass over each fold, or one over the validation split.
@@ -251,11 +252,11 @@ def _choose_thresholds(
     ensemble: Ensemble, validation: Predictions, rule: str, scale: Calibration | None
 ) -> Decision | None:
     """Return the thresholds chosen on the validation split, of p that this calibration has made;
-    None for more than two classes."""
+    None for more than two classes and for findings."""
     if ensemble.segmenters:
         groups = validation.groups[validation.mask_places]
         decision = choice.choose(validation.counts, validation.lesion_of_masks, rule, groups)
-    elif validation.lesion is None:  # more than two classes
+    elif validation.lesion is None:  # more than two classes, or findings
         return None
     else:
         decision = choice.choose_for_classifier(validation.lesion, validation.labels)

@@ -133,9 +133,15 @@ def draw_panel(title: str, outcomes: Outcomes, gallery: dict[int, GalleryImage])
     predictions, dice = outcomes.predictions, outcomes.dice
     images, truths, masks, _ = zip(*gallery.values(), strict=True)  # the fields, in their order
     if all(mask is None for mask in masks):
-        scores = (np.atleast_1d(predictions.scores[place])[None] for place in gallery)
-        probabilities = [metrics.to_probabilities(logits)[0] for logits in scores]
-        captions = list(map(panel.class_caption, predictions.labels[list(gallery)], probabilities))
+        findings, places = predictions.findings, list(gallery)
+        scores = predictions.scores[places].reshape(len(places), -1)
+        probabilities = metrics.to_probabilities(scores, are_findings=findings is not None)
+        captions = panel.captions(
+            predictions.labels[places],
+            probabilities,
+            predictions.finding_names,
+            None if findings is None else findings[places],
+        )
         return panel.side_by_side(
             title, images, masks=None, predictions=None, captions=captions, pairs_per_row=4
         )

@@ -56,6 +56,8 @@ def tiles(scores: Scores) -> list[Tile]:
 def confusion(outcomes: Outcomes) -> dict | None:
     """Return the numbers of images by truth and answer; None where no answer can be compared."""
     predictions = outcomes.predictions
+    if predictions.findings is not None:
+        return None
     if outcomes.decision is None:
         return _class_confusion(predictions)
     places = outcomes.compared_places
@@ -71,6 +73,16 @@ def confusion(outcomes: Outcomes) -> dict | None:
         "answers": ["called positive", "called negative"],
         "numbers": numbers,
     }
+
+
+def findings(outcomes: Outcomes) -> list[tuple[str, int, int, int]]:
+    """Return (finding, images with it, without it, in which it is not known) of each finding; none
+    of other networks."""
+    predictions = outcomes.predictions
+    if predictions.findings is None:
+        return []
+    numbers = [(predictions.findings == state).sum(axis=0).tolist() for state in (1, 0, -1)]
+    return list(zip(predictions.finding_names, *numbers, strict=True))
 
 
 def _class_confusion(predictions: Predictions) -> dict:

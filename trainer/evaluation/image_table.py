@@ -65,11 +65,13 @@ def csv_text(outcomes: Outcomes) -> str:
 
 
 def columns_of(outcomes: Outcomes) -> list[Column]:
-    """Return the columns of all images: the same ones for every network of masks, of lesions, or of
-    classes."""
+    """Return the columns of all images: the same ones for every network of masks, of lesions, of
+    classes, or of the same findings."""
     predictions = outcomes.predictions
     columns = [Column("image_id", "image", predictions.ids.tolist())]
-    if outcomes.decision is None:
+    if predictions.findings is not None:
+        columns += _finding_columns(outcomes)
+    elif outcomes.decision is None:
         columns += _class_columns(outcomes)
     else:
         columns += _lesion_columns(outcomes)
@@ -92,6 +94,25 @@ def _class_columns(outcomes: Outcomes) -> list[Column]:
         Column("predicted_class", "predicted class", p.argmax(axis=1).tolist(), is_number=True),
         _number_column("p", "its p", p.max(axis=1)),
     ]
+
+
+def _finding_columns(outcomes: Outcomes) -> list[Column]:
+    """Return the columns of the findings of an image and of the likeliest one, for the page, and
+    those of truth and p of each finding, for the CSV."""
+    predictions = outcomes.predictions
+    names = np.array(predictions.finding_names)
+    p = metrics.to_probabilities(predictions.scores, are_findings=True)
+    texts = [", ".join(names[row > 0]) for row in predictions.findings]
+    columns = [
+        Column("findings", "findings", texts),
+        Column("likeliest", "likeliest finding", names[p.argmax(axis=1)].tolist()),
+        _number_column("p_of_likeliest", "its p", p.max(axis=1)),
+    ]
+    for name, truth, values in zip(names.tolist(), predictions.findings.T, p.T, strict=True):
+        states = [int(value) if value >= 0 else None for value in truth]
+        columns.append(Column(f"truth: {name}", "", states, is_number=True))
+        columns.append(_number_column(f"p: {name}", "", values))
+    return columns
 
 
 def _lesion_columns(outcomes: Outcomes) -> list[Column]:

@@ -15,7 +15,8 @@ from trainer.inference.decision import Decision
 class Outcomes(NamedTuple):
     """The outcome of each of the N images of a split."""
 
-    decision: Decision | None  # None for classifiers of more than two classes: nothing is decided
+    # None for classifiers of more than two classes or of findings: nothing is decided.
+    decision: Decision | None
     predictions: Predictions
     reaches_threshold: np.ndarray  # [N] bool: p of a lesion reaches its threshold, or there is none
     is_kept: np.ndarray  # [N] bool: the thresholds do not empty it; False where has_mask is False

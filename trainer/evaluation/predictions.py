@@ -35,7 +35,8 @@ class Predictions(NamedTuple):
     ids: np.ndarray  # [N] str
     groups: np.ndarray  # [N] str: the patient, else the study, else the image itself
     labels: np.ndarray  # [N] float32, -1 unknown
-    scores: np.ndarray  # [N] float32, logits that rank the images; [N, C] for C classes
+    # [N] float32, logits that rank the images; [N, C] for C classes, [N, F] for F findings
+    scores: np.ndarray
     lesion: np.ndarray | None  # [N] float32, p of a lesion
     views: np.ndarray  # [N] str, empty: unknown
     sexes: np.ndarray  # [N] str, empty: unknown
@@ -45,6 +46,8 @@ class Predictions(NamedTuple):
     has_mask: np.ndarray  # [N] bool: the mask is known; all False where no network segments
     counts: Counts  # rows of the M images with has_mask
     uncalibrated: np.ndarray | None = None  # [N] float32, p of a lesion before its calibration
+    findings: np.ndarray | None = None  # [N, F] float32, 1, 0 or -1 for unknown, of classifiers
+    finding_names: tuple[str, ...] = ()  # [F]
 
     @property
     def mask_places(self) -> np.ndarray:
@@ -67,11 +70,11 @@ class Predictions(NamedTuple):
         columns = {
             name: None if column is None else column[places]
             for name, column in self._asdict().items()
-            if name != "counts"
+            if name not in ("counts", "finding_names")
         }
         # The first field of Counts is `thresholds`.
         counts = Counts(THRESHOLDS, *(column[rows] for column in self.counts[1:]))
-        return Predictions(**columns, counts=counts)
+        return self._replace(**columns, counts=counts)
 
     def with_calibration(self, calibration: Calibration | None) -> "Predictions":
         """Return the predictions with calibrated scores and p of a lesion; None changes nothing."""
@@ -134,6 +137,9 @@ def predict(ensemble: Ensemble, split: Split) -> SplitPredictions:
         has_mask=np.array(has_mask),
         counts=counts.stack(counts_rows, THRESHOLDS),
     )
+    if ensemble.findings:
+        findings = np.array([record["findings"] for record in records], np.float32)
+        predictions = predictions._replace(findings=findings, finding_names=ensemble.findings)
     is_left = np.array([record["is_left"] for record in records if record["lesion_px"] > 0], bool)
     return SplitPredictions(
         ensemble, split, batches, predictions, len(is_left), int((~is_left).sum())
@@ -146,10 +152,12 @@ def image_outputs(
     """Yield (record, probabilities [S, S, 1] or None, p of a lesion or None, score) of each image
     without the padding, or of those at `places` in the split, whose records keep their pixels.
 
-    A record has FIELDS, label, has_mask, and is_left: its mask has a pixel at the network's side.
+    A record has FIELDS, label, has_mask, for classifiers of findings these, and is_left: its mask
+    has a pixel at the network's side.
     """
     wanted_places = None if places is None else set(places)
     names = (*FIELDS, "label", "has_mask") + (() if places is None else ("image", "mask", "window"))
+    names += ("findings",) if ensemble.findings else ()
     start = 0
     for batch in batches:
         rows = np.flatnonzero(batch["weight"])  # without the padding
@@ -194,15 +202,13 @@ def _group(record: dict) -> str:
 
 def join(parts: list[Predictions]) -> Predictions:
     """Return the predictions for several splits as one, in the order of the splits; a column that
-    one split lacks is None. None of them is calibrated yet."""
-    # The last fields of Predictions are `counts` and `uncalibrated`; the first of Counts is
-    # `thresholds`.
-    *columns, counts_of_splits, _ = zip(*parts, strict=True)
-    counts_columns = zip(*(split_counts[1:] for split_counts in counts_of_splits), strict=True)
-    return Predictions(
-        *(
-            None if any(values is None for values in column) else np.concatenate(column)
-            for column in columns
-        ),
-        Counts(THRESHOLDS, *map(np.concatenate, counts_columns)),
-    )
+    one split lacks is None."""
+    columns = {
+        name: None if any(part is None for part in column) else np.concatenate(column)
+        for name, column in zip(Predictions._fields, zip(*parts, strict=True), strict=True)
+        if name not in ("counts", "finding_names")
+    }
+    # The first field of Counts is `thresholds`.
+    counts_columns = zip(*(part.counts[1:] for part in parts), strict=True)
+    joined_counts = Counts(THRESHOLDS, *map(np.concatenate, counts_columns))
+    return parts[0]._replace(**columns, counts=joined_counts)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainer.config.score_names import EVALUATED
+from trainer.config.score_names import AUC_OF, EVALUATED
 from trainer.evaluation import bootstrap
 from trainer.evaluation.bootstrap import FEWEST_PATIENTS
 from trainer.evaluation.outcomes import Outcomes
@@ -83,6 +83,8 @@ def _ranking(scores: Scores) -> dict[str, str]:
     claim = "not shown to be better than by chance" if high >= 0.5 else "worse than by chance"
     claim = claim if ends else "no better than by chance"
     kinds = "the classes" if "accuracy" in scores.values else "images with and without a lesion"
+    if any(name.startswith(AUC_OF) for name in scores.values):
+        kinds = "images with and without a finding"
     text = f"How the network ranks {kinds} of {{split}} is {claim}: AUC "
     return {"ranks_like_chance": f"{text}{digits.share(auc, number)}{interval}, chance is 0.5."}
 
@@ -96,6 +98,8 @@ def _numbers(split: Outcomes, scores: Scores, options: ScoreOptions) -> dict[str
             f"{{split}} has fewer than {FEWEST_PATIENTS} {units} ({number}), so there are no 95% "
             f"intervals: the scores may be luck."
         )
+    if predictions.findings is not None:
+        return texts | _findings(split)
     if split.decision is None:
         labels = predictions.labels[predictions.labels >= 0].astype(int)
         classes, numbers = np.unique(labels, return_counts=True)
@@ -128,6 +132,29 @@ def _numbers(split: Outcomes, scores: Scores, options: ScoreOptions) -> dict[str
     elif negatives < FEW:
         text = f"Only {_images(negatives)} of {{split}} {_shows(negatives)} no lesion"
         texts["few_negatives"] = text + _widths(scores, ["specificity"], negatives)
+    return texts
+
+
+def _findings(split: Outcomes) -> dict[str, str]:
+    """Return remarks about findings that have no AUC, and about those with few images of a kind."""
+    predictions, texts, lacking, few = split.predictions, {}, [], []
+    for name, column in zip(predictions.finding_names, predictions.findings.T, strict=True):
+        name = name.replace("{", "{{").replace("}", "}}")
+        num_with, num_without = int((column > 0).sum()), int((column == 0).sum())
+        if not num_with or not num_without:
+            lacking.append(f"{name} ({num_with} with it, {num_without} without)")
+        elif min(num_with, num_without) < FEW:
+            kind = "with it" if num_with < num_without else "without it"
+            few.append(f"{name} ({min(num_with, num_without)} {kind})")
+    if lacking:
+        texts["findings_without_auc"] = (
+            f"No AUC on {{split}}, for which images with a finding and images without it have to "
+            f"be known: {', '.join(lacking)}. The mean AUC is that of the other findings."
+        )
+    if few:
+        texts["few_of_findings"] = (
+            f"Few images of {{split}} decide about the AUC of {', '.join(few)}: it may be luck."
+        )
     return texts
 
 

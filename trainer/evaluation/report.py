@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from trainer.config.score_names import EVALUATED, EVALUATED_WORDS
+from trainer.config.score_names import EVALUATED_WORDS, evaluated
 from trainer.display import panel
 from trainer.evaluation import (
     bootstrap,
@@ -54,7 +54,7 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    heat_map = _heat_map(evaluation)
+    heat_map, names = _heat_map(evaluation), score_names(evaluation)
     split, last = list(evaluation.splits.items())[-1]
     rows = figures.rows(last.outcomes, images)
     table = image_table.from_outcomes(last.outcomes)
@@ -77,8 +77,9 @@ def page(evaluation: Evaluation, images: dict[int, GalleryImage]) -> str:
         confusion=headline.confusion(last.outcomes),
         charts=_charts(last),
         trainings=[(folder, *diagrams.training(folder)) for folder in _folders(evaluation)],
-        names=score_names(evaluation),
-        descriptions=EVALUATED,
+        names=names,
+        findings=headline.findings(last.outcomes),
+        descriptions={name: evaluated(name) for name in names},
         how=EVALUATED_WORDS,
         cell=cell,
         plot=charts.PLOT,

@@ -43,7 +43,8 @@ class Evaluation(NamedTuple):
     lake: str  # its folder
     manifest: dict
     options: ScoreOptions
-    decision: Decision | None  # the thresholds; None for classifiers of more than two classes
+    # The thresholds; None for classifiers of more than two classes or of findings.
+    decision: Decision | None
     splits: dict[str, SplitScores]  # the last is the one to report
     remarks: list[Remark] = []  # what to keep in mind, what matters most first
     provenance: dict = {}  # from what the scores were computed, and their limits
@@ -178,7 +179,7 @@ def write_splits(folder: Path, evaluation: Evaluation) -> None:
         storage.write(folder / f"images_{name}.csv", image_table.csv_text(split.outcomes).encode())
         tags = {f"evaluate/{score}": float(value) for score, value in split.scores.values.items()}
         board.scalars(name, 0, tags)
-        if not split.curves:  # more than two classes
+        if not split.curves:  # more than two classes, or findings
             continue
         plot = plots.plot_curves(split.curves, picture_title(evaluation, name))
         storage.write(folder / f"curves_{name}.png", picture.to_png(plot))

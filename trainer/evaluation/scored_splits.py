@@ -35,10 +35,11 @@ def open_splits(ensemble: Ensemble, lake: LakeInUse, is_frozen: bool) -> ScoredS
     if is_frozen:
         name = _test_name(ensemble, lake)
         damage.check_shards(content, folder, [name], ensemble.settings)
-        test, notes = _without_seen(ensemble, folder, splits.named_split(content, folder, name))
+        split = splits.named_split(content, folder, name, ensemble.findings)
+        test, notes = _without_seen(ensemble, folder, split)
         return ScoredSplits([], test, notes)
     parts = [
-        (part, splits.validation_split(content, folder, part.settings))
+        (part, splits.validation_split(content, folder, part.settings, part.findings))
         for part in ensemble.fold_ensembles()
     ]
     has_test = content["counts"]["splits"].get("test", {}).get("records")
@@ -53,7 +54,7 @@ def open_splits(ensemble: Ensemble, lake: LakeInUse, is_frozen: bool) -> ScoredS
         notes += part_notes
     if not is_tested:
         return ScoredSplits(parts, test=None, notes=notes)
-    test = splits.named_split(content, folder, "test")
+    test = splits.named_split(content, folder, "test", ensemble.findings)
     for part, split in parts:
         _check_patients(folder, split, splits.validation_names(part.settings), test)
     test, test_notes = _without_seen(ensemble, folder, test)

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.config.score_names import auc_of
 from trainer.evaluation import bootstrap
 from trainer.evaluation.outcomes import Outcomes
 from trainer.evaluation.predictions import CURVE, Predictions
+from trainer.evaluation.ranks import auc, average_precision
 from trainer.inference.counts import Counts
-from trainer.scoring.ratios import ratio
+from trainer.scoring.ratios import mean_of_defined, ratio
 
 HALF = 0.5  # "at half": the network without chosen thresholds
 # Bins of calibration: 15 of equal width, as in Guo et al. 2017 (arXiv:1706.04599).
@@ -68,6 +70,8 @@ def samples(outcomes: Outcomes) -> dict[str, int]:
     the rarer kind."""
     predictions, places = outcomes.predictions, outcomes.compared_places
     labels = predictions.labels[predictions.labels >= 0]
+    if predictions.findings is not None:
+        return _finding_samples(predictions)
     if outcomes.decision is None:
         return {"accuracy": len(labels), "auc": len(labels)}
     is_positive, is_called = predictions.labels[places] > 0, outcomes.is_called[places]
@@ -98,6 +102,8 @@ def samples(outcomes: Outcomes) -> dict[str, int]:
 def measures(outcomes: Outcomes, prevalence: float | None) -> Callable:
     """Return a function of weights [R, N] -> {name: [R]}. `prevalence`: of lesions, for PPV and
     NPV; None: as in the images."""
+    if outcomes.predictions.findings is not None:
+        return _finding_measures(outcomes.predictions)
     if outcomes.decision is None:
         return _class_measures(outcomes.predictions)
     image_measures = _image_measures(outcomes, prevalence)
@@ -242,38 +248,34 @@ def _class_measures(predictions: Predictions) -> Callable:
     return measure_classes
 
 
+def _finding_measures(predictions: Predictions) -> Callable:
+    """Return a function of weights [R, N] -> {score of F findings: [R]}: the AUC of each over the
+    images in which it is known, and the mean of those that are defined."""
+    findings, logits = predictions.findings, predictions.scores.astype(np.float64)
+    names = [auc_of(name) for name in predictions.finding_names]
+    columns = []  # (images in which the finding is known, their logits, whether they have it)
+    for finding, scores in zip(findings.T, logits.T, strict=True):
+        places = np.flatnonzero(finding >= 0)
+        columns.append((places, scores[places], finding[places] > 0))
+
+    def measure_findings(weights: np.ndarray) -> dict:
+        aucs = [auc(scores, truth, weights[:, places]) for places, scores, truth in columns]
+        return {"auc": mean_of_defined(np.array(aucs)), **dict(zip(names, aucs, strict=True))}
+
+    return measure_findings
+
+
+def _finding_samples(predictions: Predictions) -> dict[str, int]:
+    """Return the number of images that the AUC of each finding rests on, of the rarer kind; their
+    mean rests on all of these."""
+    rarer = np.minimum(*((predictions.findings == kind).sum(axis=0) for kind in (0, 1)))
+    names = map(auc_of, predictions.finding_names)
+    return {"auc": int(rarer.sum()), **dict(zip(names, rarer.tolist(), strict=True))}
+
+
 def log_odds(logits: np.ndarray, number: int) -> np.ndarray:
     """Return log p / (1 − p) of the class of that number, [N], from logits [N, C]."""
     return logits[:, number] - np.logaddexp.reduce(np.delete(logits, number, axis=1), axis=1)
-
-
-def auc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve, [R]: ties count half; weights [R, N]."""
-    positives, negatives = _by_score(scores, is_positive, weights)
-    below = negatives.cumsum(axis=1) - negatives
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    return ratio((positives * (below + negatives / 2)).sum(axis=1), pairs)
-
-
-def average_precision(scores, is_positive, weights) -> np.ndarray:
-    """Return Σ (Rₙ − Rₙ₋₁)·Pₙ from the highest score down, [R], as scikit-learn defines it."""
-    positives, negatives = (part[:, ::-1] for part in _by_score(scores, is_positive, weights))
-    hits, alarms = positives.cumsum(axis=1), negatives.cumsum(axis=1)
-    precision = hits / np.maximum(hits + alarms, np.finfo(float).tiny)
-    return ratio((positives * precision).sum(axis=1), positives.sum(axis=1))
-
-
-def _by_score(scores, is_positive, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of positives and of negatives at each of the U different scores,
-    ascending, [R, U] each."""
-    if not len(scores):
-        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
-    order = np.argsort(scores, kind="stable")
-    starts = np.unique(scores[order], return_index=True)[1]
-    weights, is_positive = weights[:, order], is_positive[order]
-    return tuple(
-        np.add.reduceat(weights * kind, starts, axis=1) for kind in (is_positive, ~is_positive)
-    )
 
 
 def in_bins(p: np.ndarray) -> np.ndarray:

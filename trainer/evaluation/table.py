@@ -4,7 +4,7 @@ import itertools
 import math
 import textwrap
 
-from trainer.config.score_names import EVALUATED, EVALUATED_WORDS, WIDEST
+from trainer.config.score_names import AUC_OF, EVALUATED, EVALUATED_WORDS, WIDEST, evaluated
 from trainer.evaluation import bootstrap
 from trainer.evaluation.results import Evaluation
 from trainer.evaluation.scores import Scores
@@ -20,7 +20,7 @@ def table(evaluation: Evaluation) -> str:
     lines = [*_wrap(evaluation.title), *_header(list(splits))]
     for name in score_names(evaluation):
         cells = "".join(f"{cell(split.scores, name):<{CELL}}" for split in splits.values())
-        lines.append(f"{EVALUATED[name].words:<{WIDEST + 1}}{cells}")
+        lines.append(f"{evaluated(name).words:<{WIDEST + 1}}{cells}")
     lines += _wrap(_intervals_line(evaluation))
     if evaluation.decision:
         lines += _wrap(f"thresholds chosen on {evaluation.choice}: {evaluation.decision}")
@@ -32,9 +32,11 @@ def table(evaluation: Evaluation) -> str:
 
 
 def score_names(evaluation: Evaluation) -> list[str]:
-    """Return the names of all scores that any split has, in the order of EVALUATED."""
-    names = {name for split in evaluation.splits.values() for name in split.scores.values}
-    return [name for name in EVALUATED if name in names]
+    """Return the names of all scores that any split has, in the order of EVALUATED; behind these
+    those of single findings, in the order of the network's."""
+    names = [name for split in evaluation.splits.values() for name in split.scores.values]
+    of_findings = [name for name in dict.fromkeys(names) if name.startswith(AUC_OF)]
+    return [name for name in EVALUATED if name in names] + of_findings
 
 
 def cell(scores: Scores, name: str) -> str:

@@ -69,6 +69,8 @@ class Decision(NamedTuple):
 
     def _rule(self) -> str:
         """Return the thresholds in words."""
+        if self.triplet is None and self.lesion_threshold is None:
+            return "no thresholds"
         if self.triplet is None:
             return f"a lesion where p >= {self.lesion_threshold:.4g}"
         top, area_share, bottom = self.triplet
@@ -168,3 +170,9 @@ def read_decision(ensemble: Ensemble, other_label: str | None = None) -> Decisio
             f"{path}: the thresholds of {label} were chosen for other weights; {advice}"
         )
     return Decision.from_json(entries[label])
+
+
+def read_decision_or_none(ensemble: Ensemble, other_label: str | None = None) -> Decision:
+    """Return read_decision's thresholds, or Decision() for networks that score findings: these have
+    none, and need no evaluation."""
+    return Decision() if ensemble.findings else read_decision(ensemble, other_label)

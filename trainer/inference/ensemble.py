@@ -33,9 +33,11 @@ class BatchPrediction(NamedTuple):
 
     probabilities: tf.Tensor | None  # [B, S, S, 1] of pixels; None from classifiers alone
     # [B], p of a lesion by classifiers or by the empty_head of every segmenter, or by segmenters
-    # that are calibrated; None otherwise, and from classifiers of more than two classes.
+    # that are calibrated; None otherwise, and from classifiers of more than two classes or of
+    # findings.
     lesion: tf.Tensor | None
-    scores: tf.Tensor  # [B] or [B, C], logits, by which the images are ranked
+    # [B], [B, C] of C classes or [B, F] of F findings, logits, by which the images are ranked
+    scores: tf.Tensor
 
 
 def load(
@@ -86,12 +88,8 @@ class Ensemble:
         _check_alike(self.segmenters)
         _check_alike(self.classifiers)
         self.is_cascade = bool(self.segmenters and self.classifiers)
-        if self.is_cascade and self.classifiers[0].config.model.classes > 2:
-            raise InputError(
-                f"--classifier={self.classifiers[0].workdir} knows "
-                f"{self.classifiers[0].config.model.classes} classes; before a segmenter it says "
-                f"whether there is a lesion, so expected 2"
-            )
+        if self.is_cascade:
+            _check_says_lesion(self.classifiers[0])
         have_head = [getattr(m.config.model, "empty_head", False) for m in self.segmenters]
         self.has_heads = bool(have_head) and all(have_head) and not self.is_cascade
         tta_views = views.parse_tta(self.tta)
@@ -107,6 +105,11 @@ class Ensemble:
         other = copy.copy(self)
         other.calibration = calibration
         return other
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings that classifiers score, in the order of the scores; () of other networks."""
+        return self.config.findings
 
     @property
     def settings(self) -> Data:
@@ -154,9 +157,9 @@ class Ensemble:
         label += f"_l{self.level}" if self.level is not None else ""
         return label + ("" if self.tta == ("none",) else f"_tta_{'_'.join(self.tta)}")
 
-    def check_draws_masks(self) -> None:
-        """Raise InputError for classifiers alone."""
-        if not self.segmenters:
+    def check_has_answers(self) -> None:
+        """Raise InputError for classifiers alone, but for those of findings."""
+        if not (self.segmenters or self.findings):
             raise InputError(
                 f"--workdir={self.members[0].workdir} holds a classifier, which draws no masks; "
                 f"give a segmenter, and the classifier to --classifier"
@@ -217,10 +220,11 @@ class Ensemble:
         if self._classify:
             if CLASSIFIER_IMAGE in batch:
                 images = window.to_unit(batch[CLASSIFIER_IMAGE], batch["window"])
-            (lesion,) = views.mean_of([forward(images) for forward in self._classify])
+            outputs = [forward(images) for forward in self._classify]
+            (lesion,) = views.mean_of(outputs, bool(self.findings))
         scores = metrics.lesion_score(logits) if lesion is None else lesion
-        is_one = len(scores.shape) == 2 and scores.shape[-1] == 1
-        scores = scores[:, 0] if is_one else scores  # [B], or [B, C] of C classes
+        is_one = len(scores.shape) == 2 and scores.shape[-1] == 1 and not self.findings
+        scores = scores[:, 0] if is_one else scores  # [B], [B, C] or [B, F]
         return {
             "probabilities": None if logits is None else ops.sigmoid(logits),
             "lesion": ops.sigmoid(scores) if is_one else None,
@@ -248,10 +252,23 @@ class Ensemble:
         return [Ensemble(*members, self.tta, self.level) for members in members_by_fold]
 
 
+def _check_says_lesion(classifier: Member) -> None:
+    """Raise InputError for the classifier of a cascade that does not say whether there is a
+    lesion."""
+    config = classifier.config
+    if config.findings or config.model.classes > 2:
+        labels = f"{config.model.classes} classes"
+        labels = f"{len(config.findings)} findings" if config.findings else labels
+        raise InputError(
+            f"--classifier={classifier.workdir} knows {labels}; before a segmenter it says whether "
+            f"there is a lesion, so expected a classifier of 2 classes"
+        )
+
+
 def _check_alike(members: Sequence[Member]) -> None:
-    """Raise InputError where members differ in side, fit or classes."""
+    """Raise InputError where members differ in side, fit, classes or findings."""
     for member in members[1:]:
-        for name in ("data.side", "data.fit", "model.classes"):
+        for name in ("data.side", "data.fit", "model.classes", "model.findings"):
             section, field = name.split(".")
             pair = members[0], member
             expected, actual = (getattr(getattr(m.config, section), field, None) for m in pair)

@@ -104,18 +104,20 @@ def _resized_network(member: Member, side: int, view: View) -> keras.Model:
     return network
 
 
-def mean_of(outputs: list[list]) -> list:
+def mean_of(outputs: list[list], are_findings: bool = False) -> list:
     """Return the logits of the mean of the probabilities of members and views, of
-    [[logits of pixels, logits of images], …]; finite where p itself rounds to 1."""
-    return [_mean_logits(list(logits)) for logits in zip(*outputs, strict=True)]
+    [[logits of pixels, logits of images], …]; finite where p itself rounds to 1. `are_findings`:
+    each logit of an image has a probability of its own."""
+    return [_mean_logits(list(logits), are_findings) for logits in zip(*outputs, strict=True)]
 
 
-def _mean_logits(logits: list):
+def _mean_logits(logits: list, are_findings: bool):
     """Return the logits of the mean probability, of M tensors of logits of one shape."""
     if len(logits) == 1:
         return logits[0]
     all_logits = ops.stack(logits)  # [M, …]
-    if len(all_logits.shape) == 3 and all_logits.shape[-1] > 1:  # C classes: log p up to a constant
+    are_classes = len(all_logits.shape) == 3 and all_logits.shape[-1] > 1 and not are_findings
+    if are_classes:  # log p up to a constant
         return ops.logsumexp(ops.log_softmax(all_logits), axis=0)
     # log of p / (1 - p), where both are sums of sigmoids.
     p, q = (ops.logsumexp(ops.log_sigmoid(sign * all_logits), axis=0) for sign in (1, -1))

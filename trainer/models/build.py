@@ -12,8 +12,11 @@ def build(section, side: int):
     Call keras.utils.set_random_seed before it to fix the first weights.
     """
     from lake import InputError
+    from trainer.config.network import ALL
     from trainer.models import classifier, unet, unetpp, vae, weight_files
 
+    if getattr(section, "findings", None) == ALL:  # only a lake knows how many these are
+        raise InputError("model.findings=all: expected the findings of a lake by their names")
     networks = {"unet": unet, "unetpp": unetpp, "vae": vae, "classifier": classifier}
     weights, is_plain = section.weights, getattr(section, "encoder", "plain") == "plain"
     if weights == "imagenet" and is_plain:

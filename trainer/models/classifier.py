@@ -1,6 +1,7 @@
 """Image classifiers: encoder, then one logit from the pooled features or from a lesion map.
 
-Images [B, side, side, 1] in [0, 1] -> logits [B, 1]; [B, classes] for more than two classes.
+Images [B, side, side, 1] in [0, 1] -> logits [B, 1]; [B, classes] for more than two classes;
+[B, findings] where an image can show several.
 
     plain         [side, side, f] -> [side/2, side/2, 2f] … up to 8f wide, `depth` times halved:
                   one block per level, as in a U-Net, and max pooling between
@@ -13,12 +14,15 @@ Images [B, side, side, 1] in [0, 1] -> logits [B, 1]; [B, classes] for more than
                   arXiv:1711.06373); then a few hundred images suffice where labels alone do not.
 """
 
+import json
 import math
+from collections.abc import Sequence
 
 import keras
 
+from lake.scan import stable_hash
 from trainer.config import parts
-from trainer.config.network import Classifier, Unet, UnetPlusPlus
+from trainer.config.network import Classifier, Unet, UnetPlusPlus, num_logits
 from trainer.models import encoders
 
 # The standard deviation of the last layer's first weights: Goyal et al. 2017 (arXiv:1706.02677),
@@ -41,27 +45,36 @@ def build(section: Classifier, side: int) -> keras.Model:
     if section.pooling == "lesion_map":
         logits = lesion_map_head(features, section.dropout)
     else:
-        logits = average_head(features, section.dropout, section.hidden, section.classes)
+        logits = average_head(features, section, section.hidden, "head")
     return keras.Model(images, logits, name=section.encoder)
 
 
-def average_head(features, dropout: float, hidden: int, num_classes: int, name: str = "head"):
-    """Give one logit per image for two classes, else one per class: [B, h, w, c] -> [B, 1] or
-    [B, num_classes], float32."""
+def average_head(features, section: Classifier | Unet | UnetPlusPlus, hidden: int, name: str):
+    """Give the section's num_logits per image, [B, h, w, c] -> [B, num_logits], float32. The layer
+    has this name, or one that is made of the findings."""
+    if section.findings:
+        name = findings_head(section.findings)
     x = keras.layers.GlobalAveragePooling2D(name="mean")(features)
-    x = keras.layers.Dropout(dropout, name="dropout")(x)
+    x = keras.layers.Dropout(section.dropout, name="dropout")(x)
     if hidden:
         x = keras.layers.Dense(hidden, activation="relu", name="hidden")(x)
     # Small first weights, so that the first logits are near 0.
     initializer = keras.initializers.RandomNormal(stddev=HEAD_DEVIATION)
-    units = 1 if num_classes == 2 else num_classes
-    return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)(x)
+    return keras.layers.Dense(
+        num_logits(section), kernel_initializer=initializer, dtype="float32", name=name
+    )(x)
+
+
+def findings_head(findings: Sequence[str]) -> str:
+    """Return the name of the last layer of these findings in this order, so that a file of weights
+    holds it, and the weights of other findings, or of the same in another order, do not fit."""
+    return f"findings_{stable_hash(json.dumps(list(findings))):016x}"
 
 
 def pretraining_classifier(images, features, section: Unet | UnetPlusPlus) -> keras.Model:
     """Return a U-Net or U-Net++ as a classifier by the mean of its last features, [B, S, S, c].
     Its last layer is not named like a segmenter's head, whose weights it cannot have."""
-    logits = average_head(features, section.dropout, 0, section.classes, "class_head")
+    logits = average_head(features, section, 0, "class_head")
     return keras.Model(images, logits, name=section.kind)
 
 

@@ -13,7 +13,8 @@ f, 2f, 4f, 8f filters, or those that the config lists; without skips D = block(u
 of keras.applications (encoders.py) the E are its features, and D0 has a skip with VGG16 alone.
 With empty_head the mean of the deepest E gives one more logit, "there is a lesion", as SIIM-ACR's
 fourth place did; it is the output of the layer blocks.LESION.
-With `classes`, for pretraining: D0 -> mean over the image -> logits [B, 1] or [B, classes].
+With `classes`, for pretraining: D0 -> mean over the image -> logits [B, 1] or [B, classes]; with
+`findings` -> [B, findings].
 """
 
 import keras
@@ -36,7 +37,7 @@ def build(section: Unet, side: int, channels: int = 1) -> keras.Model:
         if section.dropout:
             x = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(x)
         x = blocks.block(x, widths[i], section, section.decoder_convolutions, name)
-    if section.classes:
+    if section.classes or section.findings:
         return classifier.pretraining_classifier(images, x, section)
     logits = blocks.head(x, "head")
     extra = [blocks.lesion_head(skips[-1])] if section.empty_head else []

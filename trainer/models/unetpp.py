@@ -14,7 +14,8 @@ depth 4, 32 filters, one grey channel, one head, no norm.
 
 With an encoder of keras.applications (encoders.py) X(i,0) is its feature of that size, and only
 VGG16 has an X(0,0). An empty_head, as in a U-Net, takes X(depth,0). With `classes`, for
-pretraining: X(0,L) -> mean over the image -> logits [B, 1] or [B, classes].
+pretraining: X(0,L) -> mean over the image -> logits [B, 1] or [B, classes]; with `findings` ->
+[B, findings].
 """
 
 import keras
@@ -46,7 +47,7 @@ def build(section: UnetPlusPlus, side: int, channels: int = 1) -> keras.Model:
                 entry = keras.layers.Dropout(section.dropout, name=f"{name}_dropout")(entry)
             x[i, j] = blocks.block(entry, widths[i], section, section.decoder_convolutions, name)
 
-    if section.classes:
+    if section.classes or section.findings:
         return classifier.pretraining_classifier(images, x[0, depth], section)
     ends = range(1, depth + 1) if section.deep_supervision else [depth]
     heads = [blocks.head(x[0, j], f"head_{j}") for j in ends]

@@ -8,11 +8,11 @@ written before its part is. A folder belongs to one identity: networks, threshol
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lake import InputError, signals, storage
-from lake.predictions.folder import SUMMARY, TABLES, PredictionRow
+from lake.predictions.folder import SUMMARY, FindingsRow, PredictionRow, row_type, tables
 from lake.terminal.progress import Progress
 from trainer.inference.decision import Decision
 from trainer.inference.ensemble import Ensemble
@@ -54,11 +54,15 @@ def identity(
 class FinishedImages:
     """The images that are finished in a folder: in order, all before the place `count`."""
 
-    def __init__(self, folder: Path, owner: dict, inputs: ImagesToPredict):
+    def __init__(
+        self, folder: Path, owner: dict, inputs: ImagesToPredict, findings: Sequence[str] = ()
+    ):
         """Claim the folder for the identity `owner`, and read what is finished there; raise
-        InputError where it belongs to another one, or cannot be written."""
+        InputError where it belongs to another one, or cannot be written. `findings`: those that
+        the networks score."""
         output_folder.check(folder)
         self.folder, self.owner, self.inputs = folder, owner, inputs
+        self.row_type, self.tables = row_type(findings), tables(findings)
         self.is_ct = any(header.geometry for header in inputs.headers.values())
         self.places = {image_id: place for place, image_id in enumerate(inputs.headers)}
         self.summary = self._read_summary()
@@ -74,12 +78,12 @@ class FinishedImages:
         self.shown = Progress("predicting", inputs.count, num_before=self.count)
         self._set_repeat_message()
 
-    def rows_before(self) -> Iterator[PredictionRow]:
+    def rows_before(self) -> Iterator[PredictionRow | FindingsRow]:
         """Yield the rows of the images that were finished before this start."""
         for part in self.parts:
-            yield from (PredictionRow(*values) for values in part["rows"])
+            yield from (self.row_type(*values) for values in part["rows"])
 
-    def rows(self, images: Iterable[FinishedImage]) -> Iterator[PredictionRow]:
+    def rows(self, images: Iterable[FinishedImage]) -> Iterator[PredictionRow | FindingsRow]:
         """Yield the rows that were finished before this start, then those of the other images as
         they come, and write the new ones down, so that another start goes on behind them."""
         yield from self.rows_before()
@@ -139,7 +143,7 @@ class FinishedImages:
         content = json.loads(path.read_text())
         counts = content.pop("counts", None)
         self._check(content)
-        if all((self.folder / name).exists() for name in TABLES):
+        if all((self.folder / name).exists() for name in self.tables):
             return counts
         path.unlink()  # somebody has removed a table
         return None
@@ -191,8 +195,10 @@ class FinishedImages:
                 work.rmdir()
 
 
-def _as_json(row: PredictionRow) -> list:
+def _as_json(row: PredictionRow | FindingsRow) -> list:
     """Return the values of a row in Python's types."""
+    if isinstance(row, FindingsRow):
+        return [row.image_id, [float(p) for p in row.probabilities]]
     area_mm2 = None if row.area_mm2 is None else float(row.area_mm2)
     return [row.image_id, row.rle, float(row.probability), int(row.lesion_px), area_mm2]
 

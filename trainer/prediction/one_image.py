@@ -1,5 +1,5 @@
 """What the networks predict for one image -> its mask at the size of the source, its row of the
-tables, and its files: overlay and probability map."""
+tables, and its files: overlay and probability map; or the row of its findings."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from scipy import special
 from lake import picture, storage
 from lake.labels import rle
 from lake.predictions import folder
-from lake.predictions.folder import PredictionRow
+from lake.predictions.folder import FindingsRow, PredictionRow
 from trainer.config.run import Data
 from trainer.display import overlay, panel
 from trainer.inference.decision import Decision, Sizes, is_plainly_empty, mask_of, resize_to_source
@@ -37,19 +37,26 @@ class ImagePrediction(NamedTuple):
     """What the networks predict for one image, and the fields of its record."""
 
     fields: dict  # FIELDS and what else is in a batch
-    probabilities: np.ndarray  # [S, S, 1]
+    probabilities: np.ndarray | None  # [S, S, 1]; None from classifiers of findings
     lesion: np.ndarray | None  # [], p of a lesion
-    score: float  # a logit
+    score: float | np.ndarray  # a logit; those of the findings, [F]
     place: int  # among all images that are predicted
 
 
 class FinishedImage(NamedTuple):
     """What the tables need from one image."""
 
-    row: PredictionRow
+    row: PredictionRow | FindingsRow
     mask: np.ndarray | None  # bool [H, W]; only for candidates, and where there is a lesion
     probabilities: np.ndarray | None  # [H, W], likewise
     place: int  # among all images that are predicted
+
+
+def finish_findings(prediction: ImagePrediction) -> FinishedImage:
+    """Return the row of an image whose findings were scored; there is no mask and no file."""
+    p = special.expit(prediction.score.astype(np.float64))
+    row = FindingsRow(prediction.fields["image_id"].decode(), tuple(p.tolist()))
+    return FinishedImage(row, None, None, prediction.place)
 
 
 class ImageFinisher(NamedTuple):

@@ -1,5 +1,5 @@
 """Networks and images -> a folder with a row of submission.csv per image, and the other files that
-the options ask for.
+the options ask for; networks that score findings give a row of predictions.csv alone.
 
 Images stream through: while the networks work on a batch, threads finish the images before it
 (trainer/prediction/one_image.py); rows are written in the order of the images. An
@@ -15,11 +15,11 @@ import numpy as np
 
 from lake import InputError, Stopped, exam, storage
 from lake.predictions import candidates, folder, seg, submission
-from lake.predictions.folder import REJECTS_CSV, SEGS
+from lake.predictions.folder import PREDICTIONS_CSV, REJECTS_CSV, SEGS
 from lake.predictions.seg_series import SegRequest
 from trainer.data import damage
 from trainer.inference import images, kinship, threads
-from trainer.inference.decision import Decision, describe_masks, read_decision
+from trainer.inference.decision import Decision, describe_masks, read_decision_or_none
 from trainer.inference.ensemble import Ensemble
 from trainer.inference.images import ImagesToPredict
 from trainer.prediction import finished, input_files, one_image, output_folder, series_segs
@@ -28,6 +28,7 @@ from trainer.prediction.one_image import FinishedImage, ImagePrediction, OutputO
 from trainer.prediction.output_folder import create
 
 BATCHES_WAITING = 2  # so many may be predicted and not yet written
+NEED_MASKS = ("overlays", "probabilities", "candidates", "seg")  # of the options
 
 
 def predict(
@@ -43,7 +44,8 @@ def predict(
     check(ensemble, inputs, options)
     ensemble = ensemble.with_calibration(decision.calibration)
     owner = finished.identity(ensemble, decision, inputs, options)
-    done = FinishedImages(output, owner, inputs)
+    findings = ensemble.findings
+    done = FinishedImages(output, owner, inputs, findings)
     if done.summary:
         lines = summary(done.summary, inputs, output)
         return f"{lines}\nnothing was written: {output} has all of this"
@@ -52,6 +54,7 @@ def predict(
             storage.make_folder(output / name)
     networks = ensemble.title, ensemble.settings
     finish = one_image.ImageFinisher(*networks, decision, inputs, output, options)
+    finish = one_image.finish_findings if findings else finish
     # Closed whatever happens, so that no thread outlives an error.
     predictions = predict_images(ensemble, inputs, options.overlays, done.count)
     with contextlib.closing(predictions):
@@ -62,7 +65,9 @@ def predict(
                 request = seg_request(ensemble, decision, options)
                 finished_images = series_segs.write(finished_images, done, output, request)
             rows = done.rows(with_files(finished_images, done, output, options))
-            counts = folder.write_tables(lambda name: create(output / name), rows, inputs.rejects)
+            counts = folder.write_tables(
+                lambda name: create(output / name), rows, inputs.rejects, findings=findings
+            )
     counts |= {} if inputs.remarks is None else {"exams": inputs.remarks}
     counts |= {"notes": inputs.notes} if inputs.notes else {}
     done.end(counts)
@@ -106,12 +111,12 @@ def run(
     with the thresholds that evaluate chose; return the lines to print."""
     output_folder.check(output)  # before the headers of all files are read
     if paths:
-        decision = read_decision(ensemble)
+        decision = read_decision_or_none(ensemble)
         settings = images.reader_settings(ensemble)._replace(any_modality=options.any_modality)
         inputs = input_files.from_files(paths, settings)
         return predict(ensemble, decision, inputs, output, options)
     in_use = kinship.lake_in_use(ensemble, lake)
-    decision = read_decision(ensemble, in_use.label(ensemble))
+    decision = read_decision_or_none(ensemble, in_use.label(ensemble))
     damage.check_shards(in_use.manifest, in_use.folder, [split], ensemble.settings)
     with damage.locate_errors(ensemble.config, in_use.folder):
         inputs = images.from_lake(in_use.folder, split)._replace(notes=in_use.notes)
@@ -121,7 +126,13 @@ def run(
 
 def check(ensemble: Ensemble, inputs: ImagesToPredict, options: OutputOptions) -> None:
     """Raise InputError for what these networks and images cannot give."""
-    ensemble.check_draws_masks()
+    ensemble.check_has_answers()
+    names = [name for name in NEED_MASKS if ensemble.findings and getattr(options, name)]
+    if names:
+        raise InputError(
+            f"--{names[0]} needs masks, and {ensemble.title} draws none: it scores "
+            f"{len(ensemble.findings)} findings, whose probabilities are in {PREDICTIONS_CSV}"
+        )
     is_ct = any(header.geometry for header in inputs.headers.values())
     if options.candidates and not is_ct:
         raise InputError(
@@ -151,7 +162,8 @@ def predict_images(
                 continue
             fields = {name: values[number] for name, values in columns.items()}
             p = None if lesion is None else lesion[number]
-            yield ImagePrediction(fields, probabilities[number], p, scores[number], place)
+            p_map = None if probabilities is None else probabilities[number]
+            yield ImagePrediction(fields, p_map, p, scores[number], place)
 
 
 def write_candidates(
@@ -191,7 +203,7 @@ def summary(counts: dict, inputs: ImagesToPredict, output: Path) -> str:
     has_rejects = counts["rejected"] or counts["without_seg"]
     where = f" ({output / REJECTS_CSV} says why)" if has_rejects else ""
     line = (
-        f"{counts['predicted']:,} images predicted, {counts['with_lesion']:,} with a lesion; "
+        f"{counts['predicted']:,} images predicted, {folder.answer(counts)}; "
         f"{counts['rejected']:,} rejected{without_seg}{left_out}{where}: {output}"
     )
     lines = [line]

@@ -155,6 +155,20 @@ def softmax_cross_entropy(labels, logits, smoothing: float = 0.0):
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
+def findings_bce(findings, logits, smoothing: float = 0.0):
+    """Return the sum of the binary cross-entropies of the known findings over the number of all
+    findings, [B], of findings y and logits z [B, F]; the target is y·(1−smoothing) + smoothing/2.
+
+    A finding of −1 is unknown: it adds nothing to loss and gradient, and as an image without a mask
+    it stays in the divisor, so that each known one weighs the same in every batch and replica.
+    """
+    logits, findings = ops.cast(logits, "float32"), ops.cast(findings, "float32")
+    is_known = findings >= 0
+    targets = ops.where(is_known, findings, 0.0) * (1 - smoothing) + smoothing / 2
+    terms = targets * ops.softplus(-logits) + (1 - targets) * ops.softplus(logits)
+    return image_mean(ops.where(is_known, terms, 0.0))
+
+
 def lesion_bce(masks, logits, smoothing: float = 0.0):
     """Return the BCE of an empty_head's logits [B, 1], which rate whether there is any lesion. The
     truth is the augmented mask: augmentation can push a lesion out of the image."""

@@ -125,6 +125,14 @@ def class_histograms(logits, labels, weights, bins: int = BINS):
     )
 
 
+def finding_histograms(logits, findings, weights, bins: int = BINS):
+    """Return the score_histogram of each finding, [F, 2, bins], of logits and findings [B, F]."""
+    columns = range(logits.shape[-1])
+    return ops.stack(
+        [score_histogram(logits[:, f], findings[:, f], weights, bins) for f in columns]
+    )
+
+
 def macro_auc(histograms) -> float:
     """Return the mean of the AUCs of class_histograms; nan where one of the classes has no
     image."""
@@ -164,11 +172,11 @@ def average_precision(histogram) -> float:
     return float((positives * precision).sum() / positives.sum())
 
 
-def to_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probabilities of pixels [B, H, W, heads], of lesions [B, 1] or of classes
-    [B, C]."""
+def to_probabilities(logits: np.ndarray, are_findings: bool = False) -> np.ndarray:
+    """Return the probabilities of pixels [B, H, W, heads], of lesions [B, 1], of classes [B, C], or
+    where `are_findings` of findings [B, F]."""
     from scipy import special  # an environment that only exports lacks it
 
-    if logits.ndim == 2 and logits.shape[-1] > 1:
+    if logits.ndim == 2 and logits.shape[-1] > 1 and not are_findings:
         return special.softmax(logits, axis=-1)
     return special.expit(logits)

@@ -95,6 +95,12 @@ def image_losses(config: Config, positive_share: float, total: Callable = identi
             loss += terms.lesion_map * batch["has_mask"] * map_bce
         return loss
 
+    def finding_losses(masks, outputs, batch: dict):
+        """Return the losses [B] of the batch's findings."""
+        return losses.findings_bce(batch["findings"], outputs[0], terms.label_smoothing)
+
+    if config.findings:
+        return finding_losses
     return classifier_losses if config.is_classifier else segmenter_losses
 
 

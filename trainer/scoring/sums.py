@@ -1,13 +1,14 @@
 """Sums of an epoch that add up over batches and replicas, and the scores computed from them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
 
-from trainer.config.score_names import HALF_NETWORK
+from trainer.config.score_names import HALF_NETWORK, auc_of
 from trainer.scoring import metrics
-from trainer.scoring.ratios import ratio
+from trainer.scoring.ratios import mean_of_defined, ratio
 
 THRESHOLD = 0.5  # on p while training; evaluate chooses others on the validation split
 BARS = 30  # of a histogram: TensorBoard rebins any other number and changes the heights
@@ -20,11 +21,15 @@ def example_sums(
 ) -> dict:
     """Return the sums over a batch from which `scores` computes its scores.
 
-    masks [B, H, W, 1], logits [B, H, W, heads] of a segmenter or [B, C] of a classifier, weights
-    [B] or None for all 1. A segmenter ranks images by the `lesion_logits` [B, 1] of its empty_head;
-    None: by the lesion_score of its map.
+    masks [B, H, W, 1], logits [B, H, W, heads] of a segmenter or [B, C] of a classifier, whose
+    batch has findings [B, F] where it learns from these, weights [B] or None for all 1. A segmenter
+    ranks images by the `lesion_logits` [B, 1] of its empty_head; None: by the lesion_score of its
+    map.
     """
     weights = ops.ones_like(batch["label"]) if weights is None else weights
+    if "findings" in batch:
+        histograms = metrics.finding_histograms(logits, batch["findings"], weights)
+        return {"finding_histograms": histograms}  # [F, 2, bins]
     if is_classifier and logits.shape[-1] > 1:
         label_weights = weights * ops.cast(batch["label"] >= 0, "float32")
         return {
@@ -51,12 +56,17 @@ def example_sums(
     }
 
 
-def scores(sums: dict) -> dict[str, float]:
+def scores(sums: dict, findings: Sequence[str] = ()) -> dict[str, float]:
     """Return the scores of summed example_sums by the names of trainer/config/score_names.py; nan
     where one is not defined. With more than two
-    classes `auc` is the mean over the classes, each against all others."""
+    classes `auc` is the mean over the classes, each against all others; with these `findings` the
+    mean of those that have one."""
     result = {}
-    if "histograms" in sums:
+    if "finding_histograms" in sums:
+        aucs = np.array([metrics.auc(histogram) for histogram in sums["finding_histograms"]])
+        result["auc"] = mean_of_defined(aucs)
+        result |= dict(zip(map(auc_of, findings), aucs, strict=True))
+    elif "histograms" in sums:
         result["accuracy"] = ratio(sums["correct"], sums["images"])
         result["auc"] = metrics.macro_auc(sums["histograms"])
     else:

@@ -14,7 +14,7 @@ from lake.sources.reader import ReaderSettings
 from lake.terminal.progress import Progress
 from trainer import provenance, workdir
 from trainer.inference import images, kinship
-from trainer.inference.decision import Decision, chosen_label, describe_masks, read_decision
+from trainer.inference.decision import Decision, chosen_label, describe_masks, read_decision_or_none
 from trainer.inference.ensemble import Ensemble
 from trainer.serving import graph, output_folder
 
@@ -39,8 +39,8 @@ def export(
 
 def check(ensemble: Ensemble, other_label: str | None = None) -> Decision:
     """Return the thresholds that evaluate chose; raise InputError for what cannot be exported."""
-    ensemble.check_draws_masks()
-    return read_decision(ensemble, other_label)
+    ensemble.check_has_answers()
+    return read_decision_or_none(ensemble, other_label)
 
 
 def write(
@@ -81,6 +81,7 @@ def description(
     """Return the content of export.json."""
     return {
         **describe_masks(ensemble, decision),
+        **({"findings": list(ensemble.findings)} if ensemble.findings else {}),
         "segmenters": [member.config.model_dump(mode="json") for member in ensemble.segmenters],
         "classifiers": [member.config.model_dump(mode="json") for member in ensemble.classifiers],
         "parameters": num_parameters(ensemble),

@@ -7,6 +7,12 @@ predict writes about them comes out, computed by the same steps.
     lesion_px [N] int64      pixels of the mask
     height, width [N] int64  of the source
     error [N] string         "", or why there is no answer; the others are then NaN, "" and 0
+
+Of networks that score F findings and draw no masks:
+
+    findings [N, F] float32  probabilities, as in predictions.csv; NaN where there is no answer
+    names [N, F] string      of the findings, the same for every image
+    error [N] string         as above
 """
 
 import functools
@@ -145,6 +151,14 @@ class Server(NamedTuple):
         outputs = self.ensemble.outputs(
             {name: inputs[name] for name in ("window", *self._settings())}
         )
+        probability = tf.cast(tf.sigmoid(tf.cast(outputs["scores"], tf.float64)), tf.float32)
+        if self.ensemble.findings:
+            names = tf.constant([self.ensemble.findings])
+            return {
+                "findings": tf.where(is_readable[:, None], probability, math.nan),
+                "names": tf.tile(names, [tf.size(is_readable), 1]),
+                "error": inputs["error"],
+            }
         # tf.map_fn needs a tensor; without an empty_head the decision ignores it.
         lesion = outputs["scores"] if outputs["lesion"] is None else outputs["lesion"]
         masks = tf.map_fn(
@@ -152,7 +166,6 @@ class Server(NamedTuple):
             (outputs["probabilities"], lesion, inputs["sizes"], is_readable),
             fn_output_signature={name: tensor.dtype for name, tensor in _no_mask().items()},
         )
-        probability = tf.cast(tf.sigmoid(tf.cast(outputs["scores"], tf.float64)), tf.float32)
         return masks | {
             "probability": tf.where(is_readable, probability, math.nan),
             "error": inputs["error"],

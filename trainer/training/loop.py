@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from lake.terminal import console
@@ -87,7 +88,7 @@ def train_stage(
         train_epoch(run, take_steps, watch, progress, profile)
         with weights_to_validate(run):
             sums = {"train": state.sums.take(), "val": validate(run.board, state.step)}
-            curves = {curve: scores(values) for curve, values in sums.items()}
+            curves = {curve: scores(values, config.findings) for curve, values in sums.items()}
             score = run.epoch if config.score == "last" else curves["val"][config.score]
             is_best = state.keep_if_best(score, run.epoch)
         write_curves(run, sums, curves, is_best)
@@ -196,7 +197,7 @@ def write_curves(run: Run, sums: dict, curves: dict, is_best: bool) -> None:
     its HParams table."""
     board, step = run.board, run.state.step
     for curve, values in curves.items():
-        board.distributions(curve, step, sums[curve])
+        board.distributions(curve, step, sums[curve], run.config.findings)
         board.scalars(curve, step, values)
     board.scalars("train", step, {"peak_memory_gb": peak_memory_bytes(run.strategy) / 1e9})
     if is_best:
@@ -255,19 +256,33 @@ def why_ended(run: Run) -> str | None:
 def introduction(run: Run) -> str:
     """Return a line about the network, the images and the steps of a run."""
     config = run.config
-    labels = "labelled" if config.is_classifier else "with_mask"
-    has_other_terms = config.loss.lesion or config.loss.reconstruction or config.loss.kl_divergence
-    effect = "teach no mask" if has_other_terms else "weigh nothing"
-    parts = []
-    for split, purpose in ((run.split, "train"), (run.val_split, "validate")):
-        records, counts = split.counts["records"], dict(split.counts)
-        counts["labelled"] = records - counts["unknown"]
-        num_unlabelled = records - counts[labels]
-        note = f", {num_unlabelled:,} of them without a label {effect}" if num_unlabelled else ""
-        parts.append(f"{records:,} images to {purpose} on{note}")
-    classes = f" of {config.model.classes} classes" if config.is_classifier else ""
+    parts = [
+        f"{split.counts['records']:,} images to {purpose} on{_unlabelled(config, split.counts)}"
+        for split, purpose in ((run.split, "train"), (run.val_split, "validate"))
+    ]
+    labels = ""
+    if config.findings:
+        labels = f" of {len(config.findings)} findings"
+    elif config.is_classifier:
+        labels = f" of {config.model.classes} classes"
     return (
-        f"{config.model.kind}{classes} with {run.network.count_params():,} parameters at "
+        f"{config.model.kind}{labels} with {run.network.count_params():,} parameters at "
         f"{config.data.side} px, {keras.mixed_precision.dtype_policy().name}; {'; '.join(parts)}; "
         f"{run.steps_per_epoch} steps of {config.data.batch_size} per epoch"
     )
+
+
+def _unlabelled(config: Config, counts: dict) -> str:
+    """Return the end of a sentence about images without a label, or findings that are not known,
+    in a split with these counts; "" where there are none."""
+    if config.findings:
+        numbers = np.sum(counts["findings"], axis=0)  # with a finding, without, not known
+        share = numbers[-1] / numbers.sum()
+        return f", {share:.1%} of their findings are not known and weigh nothing" if share else ""
+    records = counts["records"]
+    num_labelled = records - counts["unknown"] if config.is_classifier else counts["with_mask"]
+    if num_labelled == records:
+        return ""
+    has_other_terms = config.loss.lesion or config.loss.reconstruction or config.loss.kl_divergence
+    effect = "teach no mask" if has_other_terms else "weigh nothing"
+    return f", {records - num_labelled:,} of them without a label {effect}"

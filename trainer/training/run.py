@@ -65,9 +65,10 @@ def build_run(config: Config, is_resumed: bool = False) -> Run:
     damage.check_local_shards(lakes[0], config.lake, splits.names_in_use(data), data, is_resumed)
     for folder, lake in zip(data.more_lakes, lakes[1:], strict=True):
         damage.check_local_shards(lake, folder, [data.train_split], data, is_resumed)
-    split = splits.training_split(lakes, config.lake, data, config.is_classifier)
-    val_split = splits.validation_split(lakes[0], config.lake, data)
     required.check_classes(lakes[0], config.lake, config)
+    is_classifier, findings = config.is_classifier, config.findings
+    split = splits.training_split(lakes, config.lake, data, is_classifier, findings)
+    val_split = splits.validation_split(lakes[0], config.lake, data, findings)
     splits.check_labels(config, split, val_split)
     steps_per_epoch = order.steps_per_epoch(split, data)
     worker = workers.from_environment()

@@ -1,6 +1,8 @@
 """Validation: sums over a split that add up over batches and replicas, every image counted once,
 and a panel to look at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -76,20 +78,25 @@ class Validation:
         """Return the panel of the network with its present weights, RGB uint8 [H, W, 3]."""
         batch = self.panel_batch
         images = to_unit(batch["image"], batch["window"])
-        probabilities = metrics.to_probabilities(np.asarray(self.predict(images), np.float32))
+        findings = self.config.findings
+        logits = np.asarray(self.predict(images), np.float32)
+        probabilities = metrics.to_probabilities(logits, bool(findings))
         if self.config.is_classifier:
-            return draw_panel(title, batch, probabilities, predictions=None)
+            return draw_panel(title, batch, probabilities, predictions=None, findings=findings)
         probabilities = probabilities[..., -1:]
         predictions = (probabilities > THRESHOLD).astype(np.float32)
         return draw_panel(title, batch, probabilities, predictions)
 
 
-def draw_panel(title: str, batch: dict, probabilities: np.ndarray, predictions) -> np.ndarray:
+def draw_panel(
+    title: str, batch: dict, probabilities: np.ndarray, predictions, findings: Sequence[str] = ()
+) -> np.ndarray:
     """Return a panel, RGB uint8 [H, W, 3], of N images with their truth and the predicted masks
-    [N, S, S, 1]; for a classifier these are None and its probabilities [N, 1] or [N, C]."""
+    [N, S, S, 1]; for a classifier these are None and its probabilities [N, 1], [N, C], or [N, F] of
+    its findings."""
     images = np.asarray(to_unit(batch["image"], batch["window"]))[..., 0]
     if predictions is None:
-        captions = list(map(panel.class_caption, batch["label"], probabilities))
+        captions = panel.captions(batch["label"], probabilities, findings, batch.get("findings"))
         return panel.side_by_side(
             title, images, masks=None, predictions=None, captions=captions, pairs_per_row=4
         )

@@ -27,7 +27,7 @@ from trainer.training.step import training_step
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
-CT_CONFIG = "nodule_unet"
+CT_CONFIG, FINDINGS_CONFIG = "nodule_unet", "findings_small"
 
 
 def read_content(name: str) -> dict:
@@ -206,7 +206,8 @@ def test_the_config_of_volumes_trains_and_is_scored(ct_lake, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", cases())
 def test_it_trains_resumes_and_is_scored(name, request, tmp_path, capsys):
-    lake = request.getfixturevalue("ct_lake" if name == CT_CONFIG else "lake")
+    lakes = {CT_CONFIG: "ct_lake", FINDINGS_CONFIG: "lake_of_findings"}
+    lake = request.getfixturevalue(lakes.get(name, "lake"))
     file, workdir = tmp_path / "small.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(small(name, tmp_path)))
     command = ["train", "--config", str(file), "--lake", str(lake), "--workdir", str(workdir)]
@@ -245,6 +246,9 @@ def random_batch(config: Config) -> dict:
         "weight": np.ones(len(masks), np.float32),
         "uniforms": rng.random((len(masks), num_draws), np.float32),
     }
+    if config.findings:
+        shape = len(masks), len(config.findings)
+        batch["findings"] = rng.integers(-1, 2, shape).astype(np.float32)
     return {name: tf.constant(values) for name, values in batch.items()}
 
 
@@ -261,7 +265,10 @@ NOT_FOR_A_TPU = r"\[<=|,<=|set-dimension-size|infeed|outfeed|send\(|recv\(|custo
 
 @pytest.mark.parametrize("name", cases())
 def test_the_whole_step_compiles_without_dynamic_shapes_and_callbacks(name, bfloat16, tmp_path):
-    config = Config.model_validate(small(name, tmp_path)).as_stages()[0]
+    content = small(name, tmp_path)
+    if name == FINDINGS_CONFIG:
+        content["model"]["findings"] = ["Edema", "Mass"]
+    config = Config.model_validate(content).as_stages()[0]
     # Two images per part: in a loop XLA convolves naively on a CPU, eight take Xception minutes.
     data = config.data.model_copy(update={"batch_size": 2 * config.optimizer.accumulate})
     train = config.train.model_copy(update={"jit": False, "precision": "mixed_bfloat16"})

@@ -11,8 +11,8 @@ from trainer.training import changes
 # What shapes the network, the batches, the gradients, or what is kept of them.
 KEPT = {
     "model": "kind norm order activation convolutions residual encoder freeze depth filters "
-    "max_filters decoder_filters decoder_convolutions upsampling dropout empty_head classes skips "
-    "deep_supervision blocks latent pooling hidden",
+    "max_filters decoder_filters decoder_convolutions upsampling dropout empty_head classes "
+    "findings skips deep_supervision blocks latent pooling hidden",
     "data": "side fit batch_size train_split val_split fold group_shards positive_share "
     "positives_only",
     "augment": "one_of fill",
