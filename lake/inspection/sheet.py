@@ -38,7 +38,7 @@ def write(folder: Path, content: dict, records: pyarrow.Table, path: Path) -> in
     title = picture.title(
         f"{content['dataset']} {content['version']}",
         f"{len(tiles)} of {len(records):,} images: both classes of every split",
-        "outlined: the true mask",
+        "in colour: the findings" if findings else "outlined: the true mask",
     )
     sheet = picture.with_title(grid, title, LETTER_PX, colours=(TEXT, BACKGROUND))
     with storage.whole_file(path) as unfinished_path:

@@ -154,7 +154,8 @@ def _findings(
     known, per split; nothing without findings."""
     if not names:
         return []
-    rows = [("finding", *(f"{split} {state}" for split in splits for state in index.STATES))]
+    head = "finding (+ present, - absent, ? unknown)"
+    rows = [(head, *(f"{split} {sign}" for split in splits for sign in "+-?"))]
     counts = [
         index.count_findings(records.filter(pyarrow.array(members)), len(names))
         for members in splits.values()

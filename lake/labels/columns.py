@@ -226,7 +226,8 @@ def _finding_layout(head: _Head) -> Layout | None:
         return result
     texts = [fields[number] for fields in head.rows[1:] if number < len(fields)]
     texts = [text for text in texts if not cells.is_nothing(text)]
-    if head.choice.label is None and all(cells.truth(text) is not None for text in texts):
+    is_truth = texts and all(cells.truth(text) is not None for text in texts)
+    if head.choice.label is None and is_truth:
         return result  # one column of 1 and 0 beside others
     return replace(result, value_columns=(number,), lists_names=True)
 

@@ -117,6 +117,9 @@ def test_names_in_one_column():
     padchest = padchest.replace("Mass|Effusion", "\"['Mass', 'Effusion']\"")
     padchest = padchest.replace("Hernia", "['Hernia']").replace(",Mass,", ",[Mass],")
     assert values(padchest) == values(NIH)
+    # Names that begin far below the header.
+    late = "id,labels\n" + "".join(f"{n},\n" for n in range(200)) + "x,Mass\n"
+    assert values(late) == {"x": (1,)}
     # Columns of 1 and 0 beside the names are findings where they are named.
     both = NIH.replace("Patient ID", "Fracture").replace(",4\n", ",-1\n").replace(",3\n", ",0\n")
     both = both.replace(",2\n", ",0\n")
