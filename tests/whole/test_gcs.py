@@ -130,7 +130,8 @@ def killed(storage, converted, config) -> None:
 def quick_locks(silent_s: float = 6):
     """Make processes that hold a lock give signs of life often, and silence short."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in (("FIRST_BEAT", 0.2), ("BEAT", 0.2), ("SILENT", silent_s), ("RETRY", 0.5)):
+        times = {"FIRST_BEAT": 0.2, "BEAT": 0.2, "SILENT": silent_s, "RETRY": 0.5}
+        for name, seconds in times.items():
             patch.setattr(lock, f"{name}_SECONDS", seconds)
         yield
 
