@@ -9,6 +9,7 @@ from dataclasses import replace
 from beam.running import files, paths
 from lake import InputError
 from lake.labels import cells, class_choice, coco, columns, finding_choice, rle, tables
+from lake.records import manifest
 
 JSON = re.compile(r"\.json(\.(gz|bz2|xz|zip))?$", re.IGNORECASE)
 FINDING_CELLS = {"uncertain": "ignore", "unmentioned": "zeros"}  # options of cells
@@ -57,7 +58,11 @@ def _with_findings(flags: argparse.Namespace, name: str, layout: columns.Layout)
     if flags.dialect != "relative":
         raise InputError("--rle is for run lengths, and a lake of findings has no masks")
     layout = finding_choice.resolve(
-        lambda: files.open_unpacked(flags.labels), name, layout, flags.findings
+        lambda: files.open_unpacked(flags.labels),
+        name,
+        layout,
+        flags.findings,
+        _earlier_findings(flags.splits_from),
     )
     for option, default in FINDING_CELLS.items():
         if layout.lists_names and getattr(flags, option) != default:
@@ -65,6 +70,14 @@ def _with_findings(flags: argparse.Namespace, name: str, layout: columns.Layout)
                 f"--{option} is for a column per finding; {name} lists the names of findings"
             )
     return replace(layout, uncertain=flags.uncertain, unmentioned=flags.unmentioned)
+
+
+def _earlier_findings(folder: str | None) -> tuple[str, ...]:
+    """Return the findings of the lake of `--splits_from`; none where there is none."""
+    path = folder and paths.join(folder, manifest.MANIFEST)
+    if not path or not paths.exists(path):
+        return ()
+    return tuple(manifest.findings(manifest.parse(files.read_text(path), folder)))
 
 
 def _coco_layout(flags: argparse.Namespace, name: str) -> columns.Layout:

@@ -23,9 +23,19 @@ ROWS_PER_CHUNK = 10_000  # counted at once, a text of a cell for all rows that h
 OpenFile = Callable[[], AbstractContextManager[BinaryIO]]
 
 
-def resolve(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, ...]) -> Layout:
+def resolve(
+    open_file: OpenFile,
+    path: str,
+    columns: Layout,
+    names: tuple[str, ...],
+    earlier: tuple[str, ...] = (),
+) -> Layout:
     """Return the Layout with the findings that `names` are of all those in the CSV, which is read
-    to its end; raise InputError where it has no such ones. Raises tables.DAMAGED, too."""
+    to its end; raise InputError where it has no such ones. Raises tables.DAMAGED, too.
+
+    `earlier` are the findings of the lake whose splits this one keeps: a CSV of fewer images may
+    name fewer, and `all` are those of the earlier lake where it names no others.
+    """
     if columns.kind == "rle":
         raise InputError(
             f"{path} has run lengths, and a lake of findings has no masks; leave --findings out, "
@@ -35,7 +45,7 @@ def resolve(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, .
     if len(different) < len(names):
         raise InputError(f"--findings={','.join(names)}: one is named twice")
     choose = _listed if columns.lists_names else _columns
-    result = choose(open_file, path, columns, names)
+    result = choose(open_file, path, columns, names, earlier)
     if len(result.findings) > MAX_FINDINGS:
         raise InputError(
             f"{path} has {len(result.findings):,} findings, such as "
@@ -48,7 +58,13 @@ def resolve(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, .
 # --- one column lists names ---
 
 
-def _listed(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, ...]) -> Layout:
+def _listed(
+    open_file: OpenFile,
+    path: str,
+    columns: Layout,
+    names: tuple[str, ...],
+    earlier: tuple[str, ...],
+) -> Layout:
     """Return the Layout of a CSV that lists the names of findings in one column."""
     spellings = {}  # as cells.class_name writes it -> as the file does at first
     [number] = columns.value_columns
@@ -58,7 +74,11 @@ def _listed(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, .
                 if (short_name := cells.class_name(name)) not in spellings:
                     spellings[short_name] = name
     present = sorted(name for name in spellings if name not in cells.NO_FINDING)
+    earlier_spellings = {cells.class_name(name): name for name in earlier}
+    spellings |= earlier_spellings
     if names == (cells.ALL,):
+        if earlier and {*present} <= earlier_spellings.keys():
+            return replace(columns, findings=earlier)
         if not present:
             raise InputError(f"{path}: no row names a finding")
         return replace(columns, findings=tuple(spellings[name] for name in present))
@@ -72,7 +92,13 @@ def _listed(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, .
 # --- a column per finding ---
 
 
-def _columns(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, ...]) -> Layout:
+def _columns(
+    open_file: OpenFile,
+    path: str,
+    columns: Layout,
+    names: tuple[str, ...],
+    earlier: tuple[str, ...],
+) -> Layout:
     """Return the Layout of a CSV that has a column per finding."""
     others = {*columns.id_columns, columns.split_column, columns.reader_column}
     with open_file() as file:
@@ -83,24 +109,33 @@ def _columns(open_file: OpenFile, path: str, columns: Layout, names: tuple[str, 
         candidates = [n for n in header if n not in no_finding and short(header[n]) not in PERSON]
     else:
         candidates = [_column(name, header, path) for name in names]
-    # A column without a text is no finding of which anybody knows, but may be named.
-    of_none = 1.0 if names == (cells.ALL,) else 0.0
-    shares = _stray_shares(open_file, columns, candidates, of_none)
+    shares = _stray_shares(open_file, columns, candidates)
     if names == (cells.ALL,):
-        candidates = [n for n in candidates if shares[n] <= STRAY_SHARE]
+        # A column without a text is no finding of which anybody knows, but may be named.
+        candidates = [n for n in candidates if n in shares and shares[n] <= STRAY_SHARE]
+        candidates = _as_earlier(candidates, header, earlier)
         if not candidates:
             raise InputError(
                 f"{path}: no column holds 1, 0, -1 or nothing, and none of a known name lists "
                 f"findings; --label_column names one. Its columns are {_quote(header.values())}"
             )
     findings = tuple(header[n] for n in candidates)
-    _check_columns(path, findings, [shares[n] for n in candidates], header)
+    _check_columns(path, findings, [shares.get(n, 0.0) for n in candidates], header)
     return replace(
         columns,
         value_columns=tuple(candidates),
         findings=findings,
         no_finding_column=next(iter(no_finding), None),
     )
+
+
+def _as_earlier(numbers: list[int], header: dict[int, str], earlier: tuple[str, ...]) -> list[int]:
+    """Return the columns of the earlier lake's findings where the header has all of them and these
+    `numbers` are no others; else the numbers."""
+    by_title = {cells.class_name(title): number for number, title in header.items()}
+    earlier_numbers = [by_title.get(cells.class_name(name)) for name in earlier]
+    is_same = None not in earlier_numbers and {*numbers} <= {*earlier_numbers}
+    return earlier_numbers if earlier and is_same else numbers
 
 
 def _column(name: str, header: dict[int, str], path: str) -> int:
@@ -113,11 +148,9 @@ def _column(name: str, header: dict[int, str], path: str) -> int:
     )
 
 
-def _stray_shares(
-    open_file: OpenFile, columns: Layout, numbers: list[int], of_none: float
-) -> dict[int, float]:
-    """Return, for each of these columns, the share of its cells with a text that say neither 1, 0
-    nor -1; `of_none` for a column without a text."""
+def _stray_shares(open_file: OpenFile, columns: Layout, numbers: list[int]) -> dict[int, float]:
+    """Return, for each of these columns that has a text, the share of its cells with one that say
+    neither 1, 0 nor -1."""
     texts, strays = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0)
     with open_file() as file:
         rows = (fields for _, fields in tables.rows_below_header(file, columns))
@@ -128,7 +161,7 @@ def _stray_shares(
                     if not cells.is_nothing(text):
                         texts[number] += count
                         strays[number] += count * (cells.truth(text) is None)
-    return {n: strays[n] / texts[n] if texts[n] else of_none for n in numbers}
+    return {n: strays[n] / texts[n] for n in numbers if texts[n]}
 
 
 def _check_columns(

@@ -205,6 +205,35 @@ def test_without_a_row_an_image_has_none_or_unknown_findings(findings_lake, phan
         label("reject", "findings", "why", 3)
 
 
+def test_new_images_and_labels_are_appended(findings_lake, phantoms, convert, tmp_path):
+    """A CSV of three images, which never mentions the second finding, continues the lake."""
+    base = Path(shutil.copytree(findings_lake, tmp_path / "phantoms" / "1.0.0"))
+    values = findings.values_of(phantoms)
+    old_id = next(image_id for image_id in sorted(values) if values[image_id][0] == 0)
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in (old_id, "new0", "new1"):
+        shutil.copy(phantoms / "dicom" / f"{old_id}.dcm", images / f"{name}.dcm")
+    head = findings.chexpert_csv(phantoms).partition("\n")[0]
+    cells = {old_id: "1.0,,", "new0": "-1.0,,1.0", "new1": ",,"}
+    rows = [f"{name},1,50,Frontal,AP,,{text}" for name, text in cells.items()]
+    (tmp_path / "new.csv").write_text("\n".join([head, *rows]) + "\n")
+    splits = "--splits=train=0.6,val=0.2,test=0.2"
+    content = convert(
+        images / "*.dcm", tmp_path / "new.csv", base, "--findings=all", splits, "--append"
+    )
+    folder = base.with_name("1.1.0")
+    assert (content["version"], content["findings"]) == ("1.1.0", NAMES)
+    before, after = records(base), records(folder)
+    expected = {old_id: (1, 0, 0), "new0": (-1, 0, 1), "new1": (0, 0, 0)}
+    assert {name: after[name][1]["findings"] for name in expected} == expected
+    assert {after[name][0] for name in expected} == {before[old_id][0]}  # one patient
+    for image_id in before.keys() - {old_id}:
+        assert str(after[image_id]) == str(before[image_id])  # NaN differs from itself
+    problems, num_records = verify.verify(folder, manifest.load(str(folder)))
+    assert (problems.lines(), num_records) == ([], 42)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

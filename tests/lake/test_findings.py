@@ -37,7 +37,7 @@ c,No finding,14,R2,,,,
 """
 
 
-def read(text: str | bytes, names=ALL, policies: dict | None = None, **choice):
+def read(text: str | bytes, names=ALL, policies: dict | None = None, earlier=(), **choice):
     """The Layout of a CSV, checked as a conversion does, its rows by image, and their counts."""
     data = text.encode() if isinstance(text, str) else text
 
@@ -47,7 +47,7 @@ def read(text: str | bytes, names=ALL, policies: dict | None = None, **choice):
     choice = columns.ColumnChoice(findings=names, **choice)
     with open_file() as file:
         layout = columns.layout(file, "x.csv", choice)
-    layout = finding_choice.resolve(open_file, "x.csv", layout, names)
+    layout = finding_choice.resolve(open_file, "x.csv", layout, names, earlier)
     layout = columns.replace(layout, **(policies or {}))
     rows, counts = {}, Counter()
     with open_file() as file:
@@ -102,6 +102,20 @@ def test_findings_are_those_that_are_named_in_their_order():
         "2_000.png": (1,),
         "3_000.png": (0,),
     }
+
+
+def test_a_csv_that_continues_a_lake_may_name_fewer_findings():
+    earlier = ("Mass", "Hernia", "Effusion", "Edema")
+    assert read(NIH, earlier=earlier)[0].findings == earlier
+    assert read(NIH, ("edema", "mass"), earlier=earlier)[0].findings == ("Edema", "Mass")
+    # Another name is one more: a conversion with other findings says so, or refuses.
+    assert read(NIH, earlier=earlier[:2])[0].findings == ("Effusion", "Hernia", "Mass")
+    assert read("id,labels\nx,No Finding\n", earlier=earlier)[0].findings == earlier
+    text = "id,Edema,Mass,Note\nx,1,,old\n"
+    assert read(text)[0].findings == ("Edema",)
+    assert read(text, earlier=("Mass", "Edema"))[0].findings == ("Mass", "Edema")
+    assert read(text, earlier=("Mass", "Edema", "Hernia"))[0].findings == ("Edema",)
+    assert read(text, earlier=("Mass",))[0].findings == ("Edema",)
 
 
 def test_names_in_one_column():
