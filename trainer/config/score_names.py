@@ -58,6 +58,9 @@ EVALUATED = {
     "dice_positives_at_half": ScoreName(
         "the same at p > 0.5", "without the choice of thresholds, at the source's size"
     ),
+    "dice_positives_at_own": ScoreName(
+        "the same at its own threshold", "the p > t with the highest such dice on validation"
+    ),
     "iou_mean": ScoreName("mean IoU", "overlap / union; 1 where both are empty"),
     "iou_positives": ScoreName(
         "IoU of images with a lesion", "the mean over the images with a lesion"

@@ -35,7 +35,18 @@ def choose(
     if rule == "one_se" and (counts.truth > 0).any():
         best = _best_on_lesions(counts, lesion, gates, groups, mean_gains, best)
     gate, top, area, bottom = best
-    return Decision(Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom]), gates[gate])
+    triplet = Triplet(TOPS[top], AREAS_SHARE[area], BOTTOMS[bottom])
+    return Decision(triplet, gates[gate], positives_bottom=_best_for_positives(counts))
+
+
+def _best_for_positives(counts: Counts) -> float | None:
+    """Return the threshold on p with the highest dice of images with a lesion, none of which is
+    emptied; None where there is none. The lowest of equals wins."""
+    has_lesion = counts.truth > 0
+    if not has_lesion.any():
+        return None
+    means = counts.dice_at(BOTTOMS)[has_lesion].mean(axis=0)
+    return BOTTOMS[int(np.round(means, 12).argmax())]
 
 
 def _gains(counts: Counts, lesion: np.ndarray | None, gate: float | None) -> tuple:

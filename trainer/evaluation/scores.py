@@ -92,6 +92,8 @@ def samples(outcomes: Outcomes) -> dict[str, int]:
         return numbers
     num_lesions = int((predictions.counts.truth > 0).sum())
     of_lesions = ("dice_positives", "dice_positives_at_half", "iou_positives")
+    if outcomes.decision.positives_bottom is not None:
+        of_lesions += ("dice_positives_at_own",)
     of_all = ("dice_mean", "dice_all_empty", "dice_above_all_empty", "iou_mean")
     of_all += ("pixel_ece", "pixel_brier")
     for unit, of_unit in outline_places(outcomes).items():
@@ -130,7 +132,13 @@ def _mask_measures(outcomes: Outcomes) -> Callable:
     sizes, hits = outcomes.predicted_pixels(), counts.hits[:, threshold] * is_kept
     union = counts.truth + sizes - hits
     iou = np.where(union > 0, hits / np.maximum(union, 1), 1.0)
-    dice_at_half = counts.dice_at([HALF])[:, 0]
+    # Masks of the network's own p, none of them emptied, by the name of their score.
+    bottoms = {"at_half": HALF, "at_own": outcomes.decision.positives_bottom}
+    plain_dice = {
+        name: counts.dice_at([bottom])[:, 0]
+        for name, bottom in bottoms.items()
+        if bottom is not None
+    }
     is_positive = counts.truth > 0
     _, p_sums, true_pixels = pixel_bins(counts)
     gaps = p_sums - true_pixels  # [M, 15]
@@ -145,7 +153,10 @@ def _mask_measures(outcomes: Outcomes) -> Callable:
             "dice_all_empty": ratio(weights @ ~is_positive, total),
             "dice_above_all_empty": ratio(weights @ (dice - ~is_positive), total),
             "dice_positives": ratio(weights @ (dice * is_positive), positives),
-            "dice_positives_at_half": ratio(weights @ (dice_at_half * is_positive), positives),
+            **{
+                f"dice_positives_{name}": ratio(weights @ (values * is_positive), positives)
+                for name, values in plain_dice.items()
+            },
             "iou_mean": ratio(weights @ iou, total),
             "iou_positives": ratio(weights @ (iou * is_positive), positives),
             "pixel_ece": ratio(np.abs(weights @ gaps).sum(axis=1), pixels),

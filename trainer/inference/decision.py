@@ -44,6 +44,8 @@ class Decision(NamedTuple):
     triplet: Triplet | None = None  # None for classifiers alone
     lesion_threshold: float | None = None  # None where there is no p of a lesion beside the map
     calibration: Calibration | None = None  # of p of a lesion; comes before its threshold
+    # Where p > it has the highest dice of images with a lesion; for that score, no mask has it.
+    positives_bottom: float | None = None
 
     def to_json(self) -> dict:
         result = {"triplet": self.triplet and self.triplet._asdict()}
@@ -51,6 +53,8 @@ class Decision(NamedTuple):
             result["lesion_threshold"] = self.lesion_threshold
         if self.calibration is not None:
             result["calibration"] = self.calibration._asdict()
+        if self.positives_bottom is not None:
+            result["positives_bottom"] = self.positives_bottom
         return result
 
     @classmethod
@@ -61,6 +65,7 @@ class Decision(NamedTuple):
             triplet and Triplet(**triplet),
             content.get("lesion_threshold"),
             calibration and Calibration(**calibration),
+            content.get("positives_bottom"),
         )
 
     def __str__(self) -> str:

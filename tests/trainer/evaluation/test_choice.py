@@ -30,6 +30,12 @@ def test_the_chosen_thresholds_are_the_best_of_all(has_lesion, monkeypatch):
         ]
         best[candidate] = np.mean([slow_dice(t, m) for (_, t), m in zip(pairs, masks, strict=True)])
     chosen = choice.choose(outputs.counts, outputs.lesion_of_masks)
+    for_lesions = {
+        bottom: np.mean([slow_dice(t, p > np.float32(bottom)) for p, t in pairs if t.any()])
+        for bottom in (0.2, 0.5, 0.7)
+    }
+    assert chosen.positives_bottom == max(for_lesions, key=for_lesions.get)
+    chosen = chosen._replace(positives_bottom=None)
     assert best[chosen] == pytest.approx(max(best.values()), abs=1e-12)
     assert scores_at(outputs, chosen)["dice_mean"] == pytest.approx(best[chosen], abs=1e-12)
 
@@ -119,6 +125,7 @@ def test_one_standard_error_takes_what_a_slow_search_takes(has_lesion, monkeypat
     as_good = [candidate for candidate in dices if is_as_good(candidate)]
     expected = max(as_good, key=lambda one: (dices[one][has_truth].mean(), dices[one].mean()))
     chosen = choice.choose(outputs.counts, outputs.lesion_of_masks, "one_se", outputs.groups)
+    chosen = chosen._replace(positives_bottom=None)
     assert chosen == expected
     assert dices[chosen][has_truth].mean() >= dices[best][has_truth].mean()
 

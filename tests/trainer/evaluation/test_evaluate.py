@@ -164,10 +164,10 @@ def test_thresholds_of_validation_are_frozen_for_test(lake, runs, evaluated, mon
     system, *_ = evaluated
     parts = {name: predictions_for(system, lake, name) for name in ("val", "test")}
     decisions = {name: choice.choose(part.counts, None) for name, part in parts.items()}
-    assert decisions["val"] != decisions["test"]
+    assert decisions["val"].triplet != decisions["test"].triplet
     evaluate.evaluate(system, None, FAST)
     entry = entry_of(runs["segmenter"])
-    assert Decision(Triplet(**entry["triplet"])) == decisions["val"]
+    assert Decision.from_json(entry) == decisions["val"]
     frozen = scores_at(parts["test"], decisions["val"])["dice_mean"]
     assert entry["splits"]["test"]["dice_mean"] == frozen
     assert scores_at(parts["test"], decisions["test"])["dice_mean"] > frozen

@@ -29,19 +29,24 @@ def test_scores_equal_a_loop_over_images(decision):
     dices = np.array(
         [predictions.slow_dice(truth, m) for (_, truth), m in zip(pairs, masks, strict=True)]
     )
+    decision = decision._replace(positives_bottom=0.2)
     actual = predictions.scores_at(outputs, decision, prevalence=0.1)
     has_lesion, is_called = outputs.labels > 0, np.array([mask.any() for mask in masks])
     ious = [
         (t & m).sum() / (t | m).sum() if (t | m).any() else 1.0
         for (_, t), m in zip(pairs, masks, strict=True)
     ]
-    half = [predictions.slow_dice(truth, p > np.float32(0.5)) for p, truth in pairs]
+    half, best = (
+        [predictions.slow_dice(truth, p > np.float32(bottom)) for p, truth in pairs]
+        for bottom in (0.5, 0.2)
+    )
     sensitivity, specificity = is_called[has_lesion].mean(), 1 - is_called[~has_lesion].mean()
     expected = {
         "dice_mean": dices.mean(),
         "dice_all_empty": 1 - has_lesion.mean(),
         "dice_positives": dices[has_lesion].mean(),
         "dice_positives_at_half": np.mean(np.array(half)[has_lesion]),
+        "dice_positives_at_own": np.mean(np.array(best)[has_lesion]),
         "iou_mean": np.mean(ious),
         "iou_positives": np.mean(np.array(ious)[has_lesion]),
         "sensitivity": sensitivity,
