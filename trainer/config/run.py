@@ -59,7 +59,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     # The replicas of a worker. None: one per device; on a CPU one.
     replicas: int | None = Field(None, ge=1)
-    # How long a worker waits for the others that TF_CONFIG names.
+    # How long a worker waits for the others that TF_CONFIG, or srun, names.
     worker_minutes: float = Field(10.0, gt=0)
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     # For mixed_float16: the first factor on the loss. A step whose gradients are not finite is

@@ -2,6 +2,7 @@
 memory. CPU, GPU and TPU are told apart in this file alone."""
 
 import functools
+import os
 import resource
 import signal
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from lake import InputError
-from trainer.devices import batch, workers
+from trainer.devices import batch, slurm, workers
 
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
 
@@ -35,6 +36,8 @@ def create_strategy(
         count = strategy.num_replicas_in_sync
         print(batch.sentence(batch_size, accumulate, count, "TPU cores"), flush=True)
         return strategy
+    if kind == "GPU":
+        _leave_gpus_to_other_tasks(worker)
     count = _local_replicas(kind, num_replicas, worker)
     devices = [f"{kind}:{number}" for number in range(count)]
     device_names = ", ".join(devices)
@@ -47,7 +50,7 @@ def create_strategy(
     elif count > 1:
         _divide_cpu(count)
     if worker.count > 1:
-        return _multi_worker_strategy(worker, worker_minutes)
+        return _multi_worker_strategy(worker, worker_minutes, count if kind == "GPU" else 0)
     if count > 1:
         return tf.distribute.MirroredStrategy(devices)
     return tf.distribute.OneDeviceStrategy(devices[0])
@@ -69,9 +72,19 @@ def _kind(device: str) -> str:
     return "CPU"
 
 
+def _leave_gpus_to_other_tasks(worker: workers.Worker) -> None:
+    """Let TensorFlow use this worker's part of the machine's GPUs alone, where srun has started
+    several workers that see all of them."""
+    gpus = tf.config.list_physical_devices("GPU")
+    place = worker.local_number, worker.num_local
+    own_gpus = [gpus[number] for number in slurm.gpus_of_task(len(gpus), *place, os.environ)]
+    if own_gpus != tf.config.get_visible_devices("GPU"):  # can be set before their first use alone
+        tf.config.set_visible_devices(own_gpus, "GPU")
+
+
 def _local_replicas(kind: str, num_replicas: int | None, worker: workers.Worker) -> int:
     """Return the number of this worker's replicas; raise InputError where it cannot have them."""
-    num_devices = len(tf.config.list_physical_devices(kind))
+    num_devices = len(tf.config.get_visible_devices(kind))
     if kind == "GPU" and (num_replicas or 0) > num_devices:
         raise InputError(f"train.replicas={num_replicas}, but this machine has {num_devices} GPUs")
     # MultiWorkerMirroredStrategy takes a machine's GPUs, or its one CPU.
@@ -89,16 +102,19 @@ def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
 
 
 @functools.cache  # TensorFlow can connect to a cluster once in a process
-def _multi_worker_strategy(worker: workers.Worker, minutes: float) -> tf.distribute.Strategy:
+def _multi_worker_strategy(
+    worker: workers.Worker, minutes: float, num_gpus: int
+) -> tf.distribute.Strategy:
     """Return the strategy of several workers when all of them have come; raise InputError where
-    they do not."""
+    they do not. `num_gpus`: of this worker."""
     workers.wait_for_all(worker, minutes)
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(_resolver(worker, num_gpus))
     except (tf.errors.OpError, RuntimeError) as error:
         raise InputError(
             f"worker {worker.number} cannot join the cluster at {worker.address}: "
-            f"{str(error).splitlines()[0]}; is the port free, and TF_CONFIG the same everywhere?"
+            f"{str(error).splitlines()[0]}; is the port free, and were all workers started "
+            f"{worker.start_rule}?"
         ) from error
     if threading.current_thread() is threading.main_thread():
         # TensorFlow's cluster has installed a handler of its own; Python still remembers ours.
@@ -106,12 +122,27 @@ def _multi_worker_strategy(worker: workers.Worker, minutes: float) -> tf.distrib
     return strategy
 
 
+def _resolver(
+    worker: workers.Worker, num_gpus: int
+) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Return what tells TensorFlow where the workers are."""
+    if worker.source == workers.VARIABLE:
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(worker.reachable_addresses)}),
+        task_type="worker",
+        task_id=worker.number,
+        num_accelerators={"GPU": num_gpus},
+        rpc_layer="grpc",
+    )
+
+
 def _tpu_strategy(num_replicas: int | None, worker: workers.Worker) -> tf.distribute.Strategy:
     """Return the strategy of all cores of this TPU VM; raise InputError where it has none."""
     if worker.count > 1:
         raise InputError(
-            f"train.device=tpu is one host's TPU, but {workers.VARIABLE} names {worker.count} "
-            f"workers; unset it"
+            f"train.device=tpu is one host's TPU, but {worker.source} names {worker.count} "
+            f"workers; {'start one' if worker.source == workers.SRUN else 'unset it'}"
         )
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")

@@ -1,5 +1,5 @@
 """Several processes that train one network: who they are, when all are there, what they agree on.
-In: TF_CONFIG; out: a Worker.
+In: TF_CONFIG, or the variables of Slurm's srun; out: a Worker.
 
     TF_CONFIG='{"cluster": {"worker": ["host-a:2222", "host-b:2222"]},
                 "task": {"type": "worker", "index": 0}}'
@@ -13,13 +13,15 @@ import json
 import os
 import socket
 import time
+import zlib
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from lake import InputError
+from trainer.devices import slurm
 
-VARIABLE = "TF_CONFIG"
+VARIABLE, SRUN = "TF_CONFIG", "srun"
 PROBE_SECONDS, DYING_SECONDS, POLL_SECONDS = 2.0, 5.0, 0.2
 BACKLOG = 1024  # workers that connect at the same time
 
@@ -29,6 +31,10 @@ class Worker(NamedTuple):
 
     number: int = 0
     addresses: tuple[str, ...] = ("",)  # host:port of each
+    source: str = VARIABLE  # or SRUN: where all this is from
+    # Of those that srun has started on the same machine.
+    local_number: int = 0
+    num_local: int = 1
 
     @property
     def count(self) -> int:
@@ -39,19 +45,38 @@ class Worker(NamedTuple):
         return self.addresses[self.number]
 
     @property
+    def reachable_addresses(self) -> tuple[str, ...]:
+        """The addresses that workers connect to."""
+        if self.source != SRUN:
+            return self.addresses
+        return tuple(map(slurm.reachable, self.addresses))
+
+    @property
     def is_chief(self) -> bool:
         return self.number == 0
+
+    @property
+    def start_rule(self) -> str:
+        """How all workers have to be started, in messages."""
+        return "with one srun" if self.source == SRUN else f"with the same {VARIABLE}"
 
 
 ALONE = Worker()
 
 
 def from_environment() -> Worker:
-    """Return the worker that TF_CONFIG says this process is; ALONE where it names no other. Raises
-    InputError for a TF_CONFIG that cannot be used."""
+    """Return the worker that TF_CONFIG, or without one srun, says this process is; ALONE where
+    neither names another. Raises InputError for what they say that cannot be used."""
     text = os.environ.get(VARIABLE, "")
-    if not text.strip():
+    if text.strip():
+        return _from_tf_config(text)
+    if (step := slurm.read_step(os.environ)) is None:
         return ALONE
+    return Worker(step.number, step.addresses, SRUN, step.local_number, step.num_local)
+
+
+def _from_tf_config(text: str) -> Worker:
+    """Return the worker of a TF_CONFIG."""
     try:
         content = json.loads(text)
         cluster, task = content["cluster"], content["task"]
@@ -80,8 +105,9 @@ def from_environment() -> Worker:
 def silent_workers(worker: Worker) -> list[str]:
     """Return the other workers that do not answer, with their addresses."""
     silent = []
-    for number, address in enumerate(worker.addresses):
-        host, _, port = address.rpartition(":")
+    pairs = zip(worker.addresses, worker.reachable_addresses, strict=True)
+    for number, (address, reachable_address) in enumerate(pairs):
+        host, _, port = reachable_address.rpartition(":")
         try:
             if number != worker.number:
                 socket.create_connection((host, int(port)), PROBE_SECONDS).close()
@@ -105,8 +131,8 @@ def wait_for_all(worker: Worker, minutes: float) -> None:
             if time.monotonic() > deadline:
                 raise InputError(
                     f"worker {worker.number} waited {minutes:g} minutes (train.worker_minutes) for "
-                    f"{', '.join(silent)}; start all {worker.count} workers with the same "
-                    f"{VARIABLE} but for the index, and let them reach each other's ports"
+                    f"{', '.join(silent)}; start all {worker.count} workers {worker.start_rule}, "
+                    f"and let them reach each other's ports"
                 )
             with contextlib.suppress(BlockingIOError):  # no more connections now
                 while True:
@@ -122,7 +148,7 @@ def _listen(worker: Worker) -> socket.socket:
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(
             f"worker {worker.number} cannot listen at {worker.address}: {error}; is the port free, "
-            f"and {VARIABLE} the same everywhere?"
+            f"and were all workers started {worker.start_rule}?"
         ) from None
     listener.setblocking(False)
     return listener
@@ -153,6 +179,11 @@ class Agreement:
         """Return the chief's number, on all workers."""
         return self._sum(number if self.worker.is_chief else 0)
 
+    def is_same(self, text: str) -> bool:
+        """Return whether all workers have the same text."""
+        number = zlib.crc32(text.encode())
+        return not self.any(self.chief_value(number) != number)
+
     def wait(self) -> None:
         """Return when all workers have come here."""
         self._sum(0)
@@ -161,3 +192,14 @@ class Agreement:
         if self.worker.count == 1:
             return number
         return int(self._sum_over_workers(tf.constant(number, tf.int64)))
+
+
+def check_is_one_run(strategy: tf.distribute.Strategy, worker: Worker, run: str) -> None:
+    """Raise InputError where the tasks of one srun were given different runs, which would become
+    one; a TF_CONFIG says by itself that they are one. `run`: all that a run is."""
+    if worker.source == SRUN and not Agreement(strategy, worker).is_same(run):
+        raise InputError(
+            f"the {worker.count} tasks of this srun were given different runs (config or "
+            f"--workdir), and would train one together; start each run by an srun of its own with "
+            f"one task, or as a job of an array"
+        )

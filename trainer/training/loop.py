@@ -54,7 +54,7 @@ def train_stage(
     `shared_workdir`: that of all workers, which restore from it; `workdir`: where this one writes,
     the same with the chief; `later_stages`: before the first, all are looked at."""
     # --- build ---
-    run = build_run(config, is_resumed=bool(checkpoint_steps(shared_workdir)))
+    run = build_run(config, bool(checkpoint_steps(shared_workdir)), shared_workdir)
     agreement = Agreement(run.strategy, run.worker)
     events = claim(run, shared_workdir, workdir, later_stages)
 

@@ -54,9 +54,10 @@ class Run(NamedTuple):
         return self.state.step // self.steps_per_epoch
 
 
-def build_run(config: Config, is_resumed: bool = False) -> Run:
+def build_run(config: Config, is_resumed: bool = False, folder: Path | None = None) -> Run:
     """Return a run before its first step, its network freshly initialised; set seeds and precision.
-    `is_resumed`: an earlier start has compared the bytes of the lakes.
+    `is_resumed`: an earlier start has compared the bytes of the lakes; `folder`: the workdir that
+    all workers were given.
 
     Raises InputError where lakes and config do not go together, or devices are missing.
     """
@@ -80,6 +81,7 @@ def build_run(config: Config, is_resumed: bool = False) -> Run:
         worker,
         train.worker_minutes,
     )
+    workers.check_is_one_run(strategy, worker, f"{config.model_dump_json()} {folder}")
     positive_share = splits.positive_pixel_share(lakes, data)
     losses = objective.image_losses(config, positive_share, replica_sum(strategy))
     learner = build_learner(config, strategy, steps_per_epoch)

@@ -99,11 +99,12 @@ def _with_streams(config: Config, worker: Worker) -> Config:
 
 @contextlib.contextmanager
 def worker_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
-    """Yield the folder in which a worker writes: the workdir for the chief. The others print
-    nothing, and their files are deleted."""
+    """Yield the folder in which a worker writes: the workdir for the chief. The others print a line
+    for the log that each may have, and their files are deleted."""
     if worker.is_chief:
         yield workdir
         return
+    print(f"one of {worker.count} workers, at {worker.address}; worker 0 says how far they are")
     silence = contextlib.redirect_stdout(io.StringIO())
     with storage.temporary_folder() as folder, silence:
         yield Path(folder)
