@@ -128,11 +128,12 @@ test-all: $(ALL_INSTALLED) lint
 test-rehearsal: $(TESTS_INSTALLED)
 	RADLAKE_EXHAUSTIVE=1 $(PYTEST) tests/whole/test_rehearsal.py
 
-# What programs of Debian's judge: the report's page in Chromium, DICOM SEG objects by dciodvfy,
-# decoded pixels by DCMTK.
+# What programs of Debian's judge or run: the report's page in Chromium, DICOM SEG objects by
+# dciodvfy, decoded pixels by DCMTK, a run of two workers by Slurm, which starts and ends in the test.
 # It installs them where it may; the last lines say what is absent and was skipped.
 test-services: $(TESTS_INSTALLED)
-	@packages=; for pair in chromium:chromium dicom3tools:dciodvfy dcmtk:dcmdjpls; do \
+	@packages=; for pair in chromium:chromium dicom3tools:dciodvfy dcmtk:dcmdjpls \
+	  slurm-wlm:sbatch munge:munge; do \
 	  command -v $${pair#*:} > /dev/null || packages="$$packages $${pair%:*}"; done; \
 	if [ -n "$$packages" ]; then \
 	  echo "== installing$$packages"; \

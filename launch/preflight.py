@@ -32,26 +32,35 @@ def plan(config: Config, overrides: list[str], rental: Rental) -> str:
     classes, splits and folds that the lake lacks.
     """
     lines = [f"overrides: {shlex.join(overrides) or 'none'}"]
-    stages = config.as_stages()
-    for number, stage in enumerate(stages, 1):
-        name = f" of stage {number}" if len(stages) > 1 else ""
-        sizes = stage.data.batch_size, stage.optimizer.accumulate
-        sentence = batch.sentence(*sizes, rental.num_replicas, rental.devices)
-        lines += [f"batch{name}: {stage.data.batch_size} images; {sentence}"]
-    lines += [f"lake: {_checked_lake(config, rental.project)}", *rental.needs]
+    lines += batches(config, rental.num_replicas, rental.devices)
+    lines += [lake(config, read_manifest(config.lake, rental.project)), *rental.needs]
     return "\n".join(f"# {line}" for line in lines)
 
 
-def _checked_lake(config: Config, project: str) -> str:
+def batches(config: Config, num_replicas: int, devices: str) -> list[str]:
+    """Return a sentence per stage on how its batch is divided; raise InputError where it does not
+    divide."""
+    lines, stages = [], config.as_stages()
+    for number, stage in enumerate(stages, 1):
+        name = f" of stage {number}" if len(stages) > 1 else ""
+        sizes = stage.data.batch_size, stage.optimizer.accumulate
+        sentence = batch.sentence(*sizes, num_replicas, devices)
+        lines += [f"batch{name}: {stage.data.batch_size} images; {sentence}"]
+    return lines
+
+
+def lake(config: Config, content: dict | str) -> str:
     """Return a sentence about the run's lake, which has what the config asks for, or which cannot
-    be read from here; raise InputError where it lacks something or is no lake."""
-    content = read_manifest(config.lake, project)
+    be read from here; raise InputError where it lacks something. `content`: its manifest, or why
+    there is none here."""
     if isinstance(content, str):
-        return f"not looked at, so a split or fold that it lacks would end the run ({content})"
+        return (
+            f"lake: not looked at, so a split or fold that it lacks would end the run ({content})"
+        )
     required.check(content, config.lake, config)
     splits = content["counts"]["splits"].items()
     counts = ", ".join(f"{name} {split['records']:,}" for name, split in splits)
-    return f"{content['dataset']} {content['version']}: {counts}"
+    return f"lake: {content['dataset']} {content['version']}: {counts}"
 
 
 def read_manifest(folder: str, project: str) -> dict | str:

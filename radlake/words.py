@@ -34,6 +34,7 @@ WORDS = {
     "launch dataflow": Word("launch.dataflow", (), "convert on Dataflow"),
     "launch vertex": Word("launch.vertex", (), "train on Vertex AI", "train"),
     "launch tpu_vm": Word("launch.tpu_vm", (), "train on a rented TPU VM", "train"),
+    "launch slurm": Word("launch.slurm", (), "train, convert, predict on Slurm", "train"),
     "launch cluster": Word("launch.cluster", (), "several workers on this machine"),
 }
 

@@ -82,6 +82,9 @@ def check(words: list[str]) -> None:
                 check(["python", "-m", "beam.convert", *rest])
             elif module == "launch.cluster":
                 check(flags.command)
+            elif module == "launch.slurm":
+                number = {f"{{{flags.array.name}}}": "0"} if flags.array else {}
+                check([replaced(word, number) for word in flags.command])
             elif module in ("beam.convert", "beam.predict"):
                 options.check_beam_arguments(rest)
             elif "config" in flags:
@@ -99,6 +102,13 @@ def check(words: list[str]) -> None:
             assert all(f'"{extra}": ' in read("setup.py") for extra in extras)
         case [program, *_]:
             assert program in OTHERS or words == ["python3", "-m", "venv", ".venv"]
+
+
+def replaced(word: str, values: dict[str, str]) -> str:
+    """Return a word with the values of what stands in it."""
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word
 
 
 WITH_COMMANDS = [*ABOUT, *sorted({*PAGES} - {"docs/reference.md"})]

@@ -207,8 +207,8 @@ def test_every_package_is_in_setup():
 def test_conversion_and_help_need_no_tensorflow():
     code = (
         "import sys, beam.convert, beam.conversion.options, beam.predict, beam.synthetic, "
-        "beam.synthetic_ct, lake.__main__, launch.cluster, launch.dataflow, launch.tpu_vm, "
-        "launch.vertex, radlake.command, trainer.config.files, trainer.task\n"
+        "beam.synthetic_ct, lake.__main__, launch.cluster, launch.dataflow, launch.slurm, "
+        "launch.tpu_vm, launch.vertex, radlake.command, trainer.config.files, trainer.task\n"
         "beam.conversion.options.parser(); trainer.task.parser()\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

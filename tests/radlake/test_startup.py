@@ -54,6 +54,8 @@ MISTAKES = [
     "augment --config=unetpp --lake=nothing",
     "benchmark --config=unetpp --lake=nothing",
     "launch cluster --workers=2 -- no_such_command",
+    "launch slurm --nodes=2 -- radlake convert",
+    "launch slurm --dry_run -- radlake train --config=nothing --lake=l --workdir=w",
     "launch dataflow --projct=p",
     f"launch tpu_vm --config=nothing --accelerator=v2-8 --zone=z {LAUNCH}",
     f"launch vertex --config=nothing --accelerator=t4 --region=r --image=i {LAUNCH}",
