@@ -143,6 +143,17 @@ def test_there_is_a_dry_run_of_every_launcher():
     assert {words[0] for words in LAUNCHES} == LAUNCHERS.keys()
 
 
+SLURM = [words[1:] for words in commands("docs/slurm.md") if words[1:3] == ["launch", "slurm"]]
+
+
+@pytest.mark.parametrize("words", SLURM, ids=range(len(SLURM)))
+def test_the_dry_runs_on_slurm_print_a_script(words, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert "--dry_run" in words
+    assert radlake.main(words) == 0
+    assert "\n#SBATCH --nodes=" in capsys.readouterr().out
+
+
 # --- tables ---
 
 
