@@ -1,5 +1,5 @@
 """launch.slurm: the batch script, what is refused, and what Slurm's answers are read as. The jobs
-themselves are in tests/whole/test_slurm.py."""
+themselves are in tests/whole/test_slurm_jobs.py."""
 
 import re
 import shlex
