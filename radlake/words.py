@@ -19,6 +19,7 @@ WORDS = {
     "synthetic_ct": Word("beam.synthetic_ct", (), "draw phantom CT volumes"),
     "show": Word("lake.__main__", ("show",), "what a lake holds"),
     "verify": Word("lake.__main__", ("verify",), "check every byte of a lake"),
+    "find": Word("lake.__main__", ("find",), "the records of a patient or an image"),
     "configs": Word("radlake.shipped", (), "list the configs that --config takes by name"),
     "train": Word("trainer.task", ("train",), "lake + config -> a trained network", "train"),
     "find_lr": Word("trainer.task", ("find_lr",), "suggest a learning rate", "train"),

@@ -49,7 +49,7 @@ ARROWS = {
     "lake": {
         "__main__": "inspection records terminal storage signals",
         "lock": "terminal storage signals clock",
-        "inspection": "records sources labels terminal scan exam storage pool signals picture",
+        "inspection": "records sources labels terminal scan exam ids storage pool signals picture",
         "predictions": "sources labels scan exam storage",
         "records": "sources labels scan storage",
         "sources": "labels scan exam storage ids",

@@ -4,16 +4,12 @@ The key is read where it is used; it never travels in a pipeline.
 """
 
 import functools
-import hashlib
 import secrets
 import sys
-from pathlib import Path
 
 from beam.running import files, paths
 from lake import InputError, storage
-
-KEY_FILE = Path("~/.config/radlake/deidentify.key")
-KEY_BYTES = (16, 64)  # 64 is the longest key of BLAKE2b
+from lake.records.pseudonym import KEY_FILE, check, digest, hashed
 
 
 def pseudonym(kind: str, name: str, key_file: str | None) -> str:
@@ -21,8 +17,7 @@ def pseudonym(kind: str, name: str, key_file: str | None) -> str:
     itself without a key, and where it is empty."""
     if not name or not key_file:
         return name
-    digest = hashlib.blake2b(f"{kind}/{name}".encode(), key=read_key(key_file), digest_size=16)
-    return digest.hexdigest()
+    return hashed(kind, name, read_key(key_file))
 
 
 def key_file(path: str | None, is_local: bool) -> str:
@@ -53,14 +48,9 @@ def read_key(path: str) -> bytes:
             f"--deidentify_key_file={path}: no such file; make one with: openssl rand -out {path} "
             f"32"
         )
-    key = files.read(path)
-    if not KEY_BYTES[0] <= len(key) <= KEY_BYTES[1]:
-        raise InputError(
-            f"{path}: {len(key)} bytes, expected a secret of {KEY_BYTES[0]} to {KEY_BYTES[1]}"
-        )
-    return key
+    return check(files.read(path), path)
 
 
 def key_digest(path: str | None) -> str:
     """Return a hash that differs between keys and reveals none; empty without a key."""
-    return hashlib.sha256(read_key(path)).hexdigest() if path else ""
+    return digest(read_key(path)) if path else ""
