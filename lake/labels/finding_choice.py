@@ -19,7 +19,7 @@ from lake.labels.columns import MAX_QUOTED, Layout, short
 # Columns that may hold 1 and 0, and are none of the findings that `all` means.
 PERSON = ("sex", "gender", "patientsex", "patientgender", "age", "patientage", "fold", "view")
 MAX_FINDINGS = 200  # PadChest, which has most, names 174
-ROWS_PER_CHUNK = 10_000  # counted at once, a text of a cell for all rows that have it
+ROWS_PER_CHUNK = 500  # counted at once, a text of a cell for all rows that have it
 OpenFile = Callable[[], AbstractContextManager[BinaryIO]]
 
 
