@@ -277,9 +277,12 @@ def _check_lake(lake: str) -> None:
 
 
 def _ensemble(flags: argparse.Namespace, level: int | None):
+    from trainer.devices import strategy
     from trainer.inference import ensemble
 
-    return ensemble.load(flags.workdir, flags.classifier, flags.tta, level)
+    networks = ensemble.load(flags.workdir, flags.classifier, flags.tta, level)
+    strategy.prepare_memory(max(member.config.feature_bytes for member in networks.everyone))
+    return networks
 
 
 if __name__ == "__main__":

@@ -147,6 +147,15 @@ class Config(Section):
         return (ALL,) if names == ALL else names
 
     @property
+    def feature_bytes(self) -> int:
+        """The bytes, in float32, of a batch's features in the network's first level; of one of
+        keras.applications, whose blocks widen them inside, eight times those of our own blocks."""
+        filters = self.model.filters
+        first = filters if isinstance(filters, int) else filters[0]
+        widening = 1 if getattr(self.model, "encoder", "plain") == "plain" else 8
+        return 4 * self.data.batch_size * self.data.side**2 * first * widening
+
+    @property
     def score(self) -> str:
         """The validation score whose best epoch is kept; "last": the epoch's own number."""
         if self.train.keep_best:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from lake import InputError
-from trainer.devices import batch, slurm, workers
+from trainer.devices import allocator, batch, slurm, workers
 
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it slowly
 
@@ -207,6 +207,14 @@ def _is_on(strategy: tf.distribute.Strategy, kind: str) -> bool:
     if strategy is tf.distribute.get_strategy() and not tf.distribute.has_strategy():
         return False  # TensorFlow's default one, which does not know its devices
     return all(kind in device for device in strategy.extended.worker_devices)
+
+
+def prepare_memory(feature_bytes: int, strategy: tf.distribute.Strategy | None = None) -> None:
+    """Prepare this process's memory for a network whose largest features take so many bytes, where
+    a CPU computes it; without a strategy, TensorFlow's first device does."""
+    is_on_cpu = _kind("auto") == "CPU" if strategy is None else _is_on(strategy, "CPU")
+    if is_on_cpu:
+        allocator.keep_freed_memory(feature_bytes)
 
 
 def peak_memory_bytes(strategy: tf.distribute.Strategy) -> int:

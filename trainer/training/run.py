@@ -15,7 +15,7 @@ from trainer.config.run import Config
 from trainer.data import cache, damage, order, seen, splits
 from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.devices import workers
-from trainer.devices.strategy import create_strategy, policy_name, replica_sum
+from trainer.devices.strategy import create_strategy, policy_name, prepare_memory, replica_sum
 from trainer.display.board import Board
 from trainer.models.build import build
 from trainer.scoring import objective
@@ -82,6 +82,7 @@ def build_run(config: Config, is_resumed: bool = False, folder: Path | None = No
         train.worker_minutes,
     )
     workers.check_is_one_run(strategy, worker, f"{config.model_dump_json()} {folder}")
+    prepare_memory(config.feature_bytes, strategy)
     positive_share = splits.positive_pixel_share(lakes, data)
     losses = objective.image_losses(config, positive_share, replica_sum(strategy))
     learner = build_learner(config, strategy, steps_per_epoch)
