@@ -8,6 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from makers.hospital import Hospital, records
+from makers.images import encoded
 
 from beam import convert as converter
 from beam.conversion import earlier_lake, folders, shards, stratify
@@ -15,7 +17,6 @@ from beam.running import files as running_files
 from lake import InputError, Refused, lock
 from lake.inspection import verify
 from lake.records import identity, manifest
-from tests.makers.hospital import Hospital, records
 
 OPTIONS = ("--splits=train=0.5,val=0.25,test=0.25", "--folds=2", "--unlabelled=keep")
 LESION, OTHER = "30 4 20 4", "100 9"
@@ -248,6 +249,50 @@ def test_other_bits_and_other_classes_are_refused():
     assert folders.sort_names(["b"], "root", base.classes) == ["a", "b"]  # its number stays 1
     with pytest.raises(Refused, match=r"class folders \['c'\]"):
         folders.sort_names(["a", "c"], "root", base.classes)
+
+
+def test_findings_that_came_later_are_in_their_records(convert, tmp_path):
+    hospital, lake = Hospital(tmp_path / "hospital"), tmp_path / "lakes" / "many"
+    cells = {f"i{n}": [n % 2, (n // 2) % 2] for n in range(6)}
+
+    def run(*options: str) -> dict:
+        rows = [f"{name},{edema},{mass}\n" for name, (edema, mass) in cells.items()]
+        (tmp_path / "findings.csv").write_text("ImageId,Edema,Mass\n" + "".join(rows))
+        labels, output = tmp_path / "findings.csv", lake / "1.0.0"
+        return convert(hospital.images, labels, output, "--findings=Edema,Mass", *options)
+
+    for name in cells:
+        hospital.add(name, name)
+    before = records(lake / "1.0.0", run())
+    cells["i1"] = [1, 1]
+    cells["new"] = [0, 1]
+    hospital.add("new", "i3")
+    content = run("--append")
+    after = records(lake / "1.1.0", content)
+    assert {name: list(row["fields"]["findings"]) for name, row in after.items()} == cells
+    assert {name for name in before if after[name]["bytes"] != before[name]["bytes"]} == {"i1"}
+    assert after["new"]["split"] == before["i3"]["split"]
+    problems, _ = verify.verify(lake / "1.1.0", content)
+    assert problems.lines() == []
+
+
+def test_class_folders_keep_the_numbers_of_their_classes(convert, key_file, tmp_path):
+    """The second night has images of the second class alone."""
+    lake = tmp_path / "lakes" / "classes"
+    for number in range(6):
+        folder = tmp_path / f"night{number // 4}" / ("ab"[number % 2] if number < 4 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16), np.uint8)
+        (folder / f"i{number}.png").write_bytes(encoded(pixels))
+    arguments = ["--source=images", "--class_folders", f"--deidentify_key_file={key_file}"]
+    arguments += [f"--output={lake}/1.0.0", "--splits=train=1"]
+    converter.run([f"--images={tmp_path}/night0/*/*.png", *arguments])
+    content = converter.run([f"--images={tmp_path}/night1/*/*.png", "--append", *arguments])
+    rows = records(lake / "1.1.0", content)
+    labels = {name: row["fields"]["label"] for name, row in rows.items()}
+    assert labels == {"a/i0": 0, "b/i1": 1, "a/i2": 0, "b/i3": 1, "b/i4": 1, "b/i5": 1}
+    problems, _ = verify.verify(lake / "1.1.0", content)
+    assert problems.lines() == []
 
 
 def test_two_appends_at_once_are_refused(versions, convert):

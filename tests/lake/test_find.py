@@ -4,10 +4,10 @@ import shutil
 
 import pydicom
 import pytest
+from makers import lakes
 
 from lake.__main__ import main
 from lake.records import pseudonym
-from tests.makers import lakes
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+from makers import dicom
 
-from lake.records import example, tfrecord
-from tests.makers import dicom
+from lake.records import example, manifest, tfrecord
 
 SIDE = 24  # pixels
 
@@ -51,7 +51,7 @@ def records(folder: Path, content: dict) -> dict[str, dict]:
     for shard in content["shards"]:
         with (folder / shard["name"]).open("rb") as file:
             for record, is_intact in tfrecord.records(file):
-                fields = example.decode(record)
+                fields = example.decode(record, len(manifest.findings(content)))
                 row = {"split": shard["split"], "bytes": record, "fields": fields}
                 assert is_intact and fields["image_id"].decode() not in rows
                 rows[fields["image_id"].decode()] = row

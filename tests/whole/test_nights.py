@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+from makers.hospital import Hospital, records
+from makers.marks import exhaustive
+
 from lake.inspection import verify
 from lake.records import manifest
-from tests.makers.hospital import Hospital, records
-from tests.makers.marks import exhaustive
 
 NIGHTS, IMAGES = 60, 20
 OPTIONS = ("--splits=train=0.8,val=0.1,test=0.1", "--folds=3", "--unlabelled=keep")
