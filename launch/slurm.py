@@ -24,8 +24,9 @@ from lake import InputError, signals, storage
 from lake.terminal import cli, console
 from launch import batch_script, slurm_job
 
-# What a command writes into; the jobs of an array must not share it.
-OUTPUTS = ("--workdir", "--output")
+# What a command writes into, which the jobs of an array must not share: the first that it has, as
+# predict and export only read their --workdir.
+OUTPUTS = ("--output", "--workdir")
 
 
 class Array(NamedTuple):
@@ -131,14 +132,17 @@ def _check_array(jobs: Array, command: list[str]) -> None:
             f"--array {jobs.name}=…: the command has no {place}, so all jobs would do the same; "
             f"write for example --data.fold={place}"
         )
-    for name, value in zip(command, [*command[1:], ""], strict=True):
-        name, is_one_word, rest = name.partition("=")
-        folder = rest if is_one_word else value
-        if name in OUTPUTS and place not in folder:
+    folders = {}
+    for word, following_word in zip(command, [*command[1:], ""], strict=True):
+        name, is_one_word, rest = word.partition("=")
+        folders[name] = rest if is_one_word else following_word
+    for name in filter(folders.get, OUTPUTS):
+        if place not in folders[name]:
             raise InputError(
-                f"{name} {folder}: the jobs of --array would all write there; give each its own, "
-                f"such as {name} {folder}_{place}"
+                f"{name} {folders[name]}: the jobs of --array would all write there; give each its "
+                f"own, such as {name} {folders[name]}_{place}"
             )
+        break
 
 
 def facts(flags: argparse.Namespace) -> list[str]:

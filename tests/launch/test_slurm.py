@@ -81,6 +81,12 @@ def test_each_job_of_an_array_has_its_number(capsys):
     assert any(option.endswith("radlake-train-%A_%a.log") for option in options_of(script))
 
 
+def test_jobs_of_an_array_may_read_one_run(capsys):
+    words = ["predict", "--workdir=w", "--input={part}", "--output=predictions/{part}"]
+    script = script_of(["--array=part=0..2", "--", "radlake", *words], capsys)
+    assert words_of_command(script)[-1] == "--output=predictions/2"
+
+
 def test_a_container_runs_the_command_and_sees_its_folders(capsys):
     words = ["--container=/images/a b.sif", "--bind=/scratch", "--gpus_per_node=1", "--"]
     command = ["radlake", "predict", "--workdir=w", "--input", "a*.dcm", "--output=o"]

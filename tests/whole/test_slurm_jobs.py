@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.services,
     pytest.mark.skipif(bool(cluster.reason_against()), reason=str(cluster.reason_against())),
 ]
+AGAIN = "to be started again"
 TINY = """
 model: {kind: unet, depth: 1, filters: 4}
 data: {side: 16, batch_size: 12}
@@ -74,8 +75,8 @@ def wait_for_line(workdir: Path, text: str, job: Future) -> None:
         time.sleep(0.02)
 
 
-def kill_worker(number: int) -> None:
-    """Kill the trainer that is this worker of the step that runs."""
+def pid_of_worker(number: int) -> int:
+    """Return the process of the trainer that is this worker of the step that runs."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().split(b"\0")
@@ -84,8 +85,7 @@ def kill_worker(number: int) -> None:
             continue
         is_worker = f"SLURM_PROCID={number}".encode() in variables
         if is_worker and words[0] == sys.executable.encode() and b"trainer.task" in words:
-            os.kill(int(path.name), signal.SIGKILL)
-            return
+            return int(path.name)
     raise AssertionError(f"there is no worker {number}")
 
 
@@ -100,12 +100,12 @@ def test_a_run_whose_worker_is_killed_is_queued_again_and_ends_as_an_undisturbed
     assert launch(expected, "--nodes=2").result() == 0, capsys.readouterr()
     job = launch(workdir, "--nodes=2")
     wait_for_line(workdir, "epoch 1/6  |", job)
-    kill_worker(1)
+    os.kill(pid_of_worker(1), signal.SIGKILL)
     assert job.result() == 0, capsys.readouterr()
 
     output = capsys.readouterr().out
     assert "worker 0: another of the 2 workers is gone (worker 1 (n2:" in output
-    for line in ("exit code 137", "to be started again", "resuming at step", "exit code 0"):
+    for line in ("exit code 137\n", f"\n{AGAIN}\n", "resuming at step", "exit code 0\n"):
         assert line in output
     assert starts(workdir) == 2 and starts(expected) == 1
     assert log_text(workdir, "worker-1").count("one of 2 workers, at n2:") == 2
@@ -128,21 +128,34 @@ def test_an_array_runs_once_per_number_and_ends_with_the_worst_code(
     for n in range(3):
         assert f"\n{number}_{n}: this is {n}\n" in output
         assert f"\n{number}_{n}: exit code {n}\n" in output
-    assert f"\njob {number}_2: failed\n" in output and "to be started again" not in output
+    assert f"\njob {number}_2: failed\n" in output and f": {AGAIN}\n" not in output
 
 
 @exhaustive
 def test_a_run_that_meets_the_time_limit_is_queued_again_and_ends(launch, tmp_path, capsys):
-    """The shortest limits of Slurm are minutes, so the run takes some."""
+    """Limits of Slurm are minutes, and it looks every 30 s, so the run is frozen meanwhile; Slurm's
+    signal wakes it."""
     workdir = tmp_path / "run"
-    limits = "--time=2", "--save_seconds=60"
-    options = "--train.epochs=600", "--optimizer.learning_rate=0.01"
-    assert launch(workdir, *limits, options=options).result() == 0, capsys.readouterr()
+    job = launch(workdir, "--save_seconds=120")
+    wait_for_line(workdir, "epoch 1/6  |", job)
+    os.kill(pid_of_worker(0), signal.SIGSTOP)
+    number, elapsed = subprocess.check_output(
+        ["squeue", "--noheader", "--format=%i %M"], text=True
+    ).split()
+    minutes = int(elapsed.split(":")[-2])
+    update = ["scontrol", "update", f"JobId={number}"]
+    subprocess.run([*update, f"TimeLimit={minutes + 2}"], check=True)
+    while AGAIN not in log_text(workdir, f"radlake-train-{number}"):
+        assert not job.done(), capsys.readouterr()
+        time.sleep(0.1)
+    subprocess.run([*update, "TimeLimit=UNLIMITED"], check=True)
+    assert job.result() == 0, capsys.readouterr()
     output = capsys.readouterr().out
-    for line in ("SIGTERM: stopping after these steps", "exit code 42", "to be started again"):
+    for line in ("stopped at step", "exit code 42", "resuming at step", "exit code 0"):
         assert line in output
-    assert starts(workdir) > 1 and "TIMEOUT" not in output and "CANCELLED" not in output
-    assert json.loads((workdir / "metrics.json").read_text())["last"]["epoch"] == 600
+    assert "SIGTERM: stopping after these steps" in log_text(workdir)
+    assert starts(workdir) == 2
+    assert json.loads((workdir / "metrics.json").read_text())["last"]["epoch"] == 6
 
 
 @exhaustive
@@ -171,7 +184,7 @@ def test_ctrl_c_cancels_the_job_which_saves(conf, lake, tmp_path):
     assert "is cancelled; the same command goes on from where it was saved" in error
     step = int(re.search(r"stopped at step (\d+)", output)[1])
     assert step >= 4 and (workdir / "checkpoints" / f"ckpt-{step}.index").exists()
-    assert "to be started again" not in output
+    assert f"\n{AGAIN}\n" not in output
 
 
 @exhaustive
