@@ -94,7 +94,7 @@ def phantom_lake(folder: Path, kind: str) -> Path:
 
 def draw_discs(folder: Path) -> None:
     """Write pictures of noise and broad stripes, half of them with a disc, and their findings as
-    NIH ChestX-ray14 writes them: a disc, on which side, and whether it is large."""
+    NIH ChestX-ray14 writes them: a disc, and whether it is large."""
     folder.mkdir(parents=True, exist_ok=True)
     generator, lines = np.random.default_rng(0), ["Image Index,Finding Labels"]
     rows, columns = np.ogrid[:DISC_SIDE, :DISC_SIDE]
@@ -106,8 +106,7 @@ def draw_discs(folder: Path) -> None:
             radius = generator.uniform(4, 10)
             column, row = generator.uniform(10, DISC_SIDE - 10, 2)
             picture[(columns - column) ** 2 + (rows - row) ** 2 < radius**2] += 70
-            findings = ["Disc", "Left" if column < DISC_SIDE / 2 else "Right"]
-            findings += ["Large"] * (radius > 7)
+            findings = ["Disc"] + ["Large"] * (radius > 7)
         name = f"{number:04d}.png"
         Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / name)
         lines.append(f"{name},{'|'.join(findings)}")
