@@ -292,6 +292,6 @@ def _check_findings(config: Config, split: Split) -> None:
     names = [name for name, has in zip(config.findings, has_both, strict=True) if not has]
     if names:
         console.note(
-            f"{split.name}: all images whose {' or '.join(names)} is known are alike in it, so there "
-            f"is nothing to tell apart, and no AUC"
+            f"{split.name}: all images whose {' or '.join(names)} is known are alike in it, so "
+            f"there is nothing to tell apart, and no AUC"
         )
