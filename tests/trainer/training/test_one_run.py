@@ -291,5 +291,5 @@ def test_a_run_leaves_no_lock_and_its_repeat_is_free(lake, tmp_path):
     for _ in range(2):
         assert task.main(words) == 0
         assert not [*workdir.glob("*.lock*")]
-    names = {path.name.rpartition(".v2")[0][-8:] for path in event_files(workdir)}
+    names = {path.name.split(".")[-2] for path in event_files(workdir)}
     assert names == {json.loads((workdir / "lake.json").read_text())["events"]}
