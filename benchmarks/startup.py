@@ -28,6 +28,7 @@ MISTAKES = {
     "synthetic_ct": "--output=x --volumes=0",
     "show": "nothing",
     "verify": "nothing",
+    "find": "nothing --patient=1",
     "configs": "--al",
     "train": "--config=unetpp --lake=nothing --workdir=w",
     "find_lr": "--config=unetpp --lake=nothing",

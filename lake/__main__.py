@@ -115,12 +115,13 @@ def _verify(flags: argparse.Namespace) -> int:
 def _find(flags: argparse.Namespace) -> int:
     """Print the records of the ids, and return the exit code: 0 where each has some, else 1. Raises
     InputError where the key is another, or no id was given."""
-    from lake.inspection import find
     from lake.records import manifest, pseudonym
 
     if not (flags.patient or flags.image):
         raise InputError("lake find: expected --patient ID or --image ID")
     folder, content = storage.path_of(flags.path), manifest.load(flags.path)
+    from lake.inspection import find
+
     key = None
     if find.is_hashed(content):
         key = pseudonym.read(flags.deidentify_key_file)

@@ -7,7 +7,7 @@ from beam.conversion import quotas
 from beam.conversion.options import ConversionOptions
 from lake import exam
 from lake.labels import findings
-from lake.records import index, manifest
+from lake.records import manifest
 from lake.sources.names import METAIMAGE
 
 MAX_NAMED = 8  # findings in a warning
@@ -123,10 +123,15 @@ def _finding_rows(content: dict) -> Iterator[str]:
     by_split = content["statistics"]["findings"].values()
     width = max(len(name) for name in ("finding", *names))
     yield "  ".join(
-        [f"{'finding':<{width}}", *(f"{state.removesuffix('s'):>9}" for state in index.STATES)]
+        [
+            f"{'finding':<{width}}",
+            *(f"{state.removesuffix('s'):>9}" for state in manifest.FINDING_STATES),
+        ]
     )
     for name in names:
-        numbers = [sum(counts[name][state] for counts in by_split) for state in index.STATES]
+        numbers = [
+            sum(counts[name][state] for counts in by_split) for state in manifest.FINDING_STATES
+        ]
         yield "  ".join([f"{name:<{width}}", *(f"{number:>9,}" for number in numbers)])
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from lake import Reject, storage
 from lake.labels import rle
 from lake.labels.findings import label_of
-from lake.records import example, index, mask_png, tfrecord
+from lake.records import example, manifest, mask_png, tfrecord
 
 MAX_LISTED = 20  # problems of one kind that are listed; the others are counted
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
@@ -169,7 +169,7 @@ def label_problems(fields: dict, num_classes: int = 2) -> Iterator[tuple[str, st
 def finding_problems(fields: dict) -> Iterator[tuple[str, str]]:
     """Yield (kind, message) where the findings are no states, or the label contradicts them."""
     findings, label = fields[example.FINDINGS], fields["label"]
-    if not set(findings) <= {*index.STATES.values()}:
+    if not set(findings) <= {*manifest.FINDING_STATES.values()}:
         yield "findings", f"findings are {findings}: expected 1, 0 or -1 for each"
     elif label != label_of(findings):
         rule = "label is 1 where a finding is, 0 where all are 0, else -1"

@@ -27,7 +27,6 @@ SCHEMA = pyarrow.schema(
 )
 COUNTED = ("label", "has_mask", "lesion_px")  # the columns that `count` needs
 FINDINGS = pyarrow.field(example.FINDINGS, pyarrow.list_(pyarrow.int8()))  # of a multi-label lake
-STATES = {"positives": 1, "negatives": 0, "unknown": -1}  # of a finding
 
 
 def schema(num_findings: int = 0) -> pyarrow.Schema:
@@ -104,16 +103,21 @@ def findings(rows: pyarrow.Table, num_findings: int) -> np.ndarray:
 
 
 def count_findings(rows: pyarrow.Table, num_findings: int) -> np.ndarray:
-    """Return how many of the rows have each finding in each of STATES, int64 [findings, 3]."""
+    """Return how many of the rows have each finding in each of
+    manifest.FINDING_STATES, int64 [findings, 3]."""
     values = findings(rows, num_findings)
-    return np.stack([(values == state).sum(axis=0) for state in STATES.values()], axis=1)
+    return np.stack(
+        [(values == state).sum(axis=0) for state in manifest.FINDING_STATES.values()], axis=1
+    )
 
 
 def named_counts(counts: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the manifest's counts of the findings of a split, {name: {state: images}}, from those
     that `count_findings` returns."""
     rows = zip(names, counts.tolist(), strict=True)
-    return {name: dict(zip(STATES, numbers, strict=True)) for name, numbers in rows}
+    return {
+        name: dict(zip(manifest.FINDING_STATES, numbers, strict=True)) for name, numbers in rows
+    }
 
 
 def total(counts: Sequence[dict]) -> dict:

@@ -19,6 +19,7 @@ KEYS += ("statistics", "shards")
 COUNT_KEYS = ("images", "records", "rejects", "labels_without_image", "splits")
 SHARD_KEYS = ("name", "split", "records", "bytes", "sha256")
 FOLDED = ("train", "val")  # the splits that folds divide; the others stay out of them
+FINDING_STATES = {"positives": 1, "negatives": 0, "unknown": -1}  # values in records, as counted
 TFDS_FEATURES = "tensorflow_datasets.core.features"
 
 

@@ -56,7 +56,7 @@ def test_records_index_and_manifest_have_what_the_csv_says(findings_lake, phanto
         assert (fields["label"], fields["has_mask"], fields["lesion_px"]) == (label, 0, -1)
         for name, value in zip(NAMES, values, strict=True):
             names = counts.setdefault(
-                split, {name: dict.fromkeys(index.STATES, 0) for name in NAMES}
+                split, {name: dict.fromkeys(manifest.FINDING_STATES, 0) for name in NAMES}
             )
             names[name][STATES[value]] += 1
     assert content["statistics"]["findings"] == counts
@@ -87,7 +87,7 @@ def test_the_table_says_what_became_of_cells(findings_lake):
     start = next(n for n, line in enumerate(lines) if line.startswith("finding "))
     for name, line in zip(NAMES, lines[start + 1 :], strict=False):
         parts = [split[name] for split in content["statistics"]["findings"].values()]
-        numbers = [sum(part[state] for part in parts) for state in index.STATES]
+        numbers = [sum(part[state] for part in parts) for state in manifest.FINDING_STATES]
         assert line.split() == [*name.split(), *map(str, numbers)]
     counts = content["counts"]
     assert f"{counts['uncertain_cells']} cells of the labels say -1: unknown (--uncertain" in str(
@@ -142,7 +142,7 @@ def test_verify_and_show_know_the_findings(findings_lake, capsys, tmp_path):
     splits = [*content["counts"]["splits"]]
     for name, line in zip(NAMES, lines[start + 1 :], strict=False):
         parts = [content["statistics"]["findings"][split][name] for split in splits]
-        expected = [part[state] for part in parts for state in index.STATES]
+        expected = [part[state] for part in parts for state in manifest.FINDING_STATES]
         assert line.split() == [*name.split(), *map(str, expected)]
     fields = next(fields for _, fields in records(findings_lake).values() if fields["label"] == 1)
     names = [name for name, value in zip(NAMES, fields["findings"], strict=True) if value == 1]

@@ -37,6 +37,7 @@ MISTAKES = [
     "synthetic_ct --output=x --volumes=0",
     "show nothing",
     "verify nothing",
+    "find nothing --patient=1",
     "configs --al",
     "train --config=nothing --lake=l --workdir=w",
     "train --config=unetpp --lake=nothing --workdir=w",

@@ -158,7 +158,7 @@ def _with_findings(
     places = tuple(stored_names.index(name) for name in findings)
     split = dataclasses.replace(split, findings=Findings(len(stored_names), places))
     values = _findings_of_records(split, folder, names)[split.kinds != order.OUTSIDE]
-    counts = [(values == state).sum(axis=0) for state in index.STATES.values()]
+    counts = [(values == state).sum(axis=0) for state in manifest.FINDING_STATES.values()]
     counts = {FINDINGS: np.stack(counts, axis=1).tolist()}
     return dataclasses.replace(split, counts=split.counts | counts)
 
