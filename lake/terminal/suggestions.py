@@ -6,11 +6,17 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 1) -> list[str]:
-    """Return the names most like this one, the likeliest first, each once."""
-    candidates = list(dict.fromkeys(names))
-    by_small_letters = {candidate.lower(): candidate for candidate in reversed(candidates)}
-    matches = difflib.get_close_matches(name.lower(), by_small_letters, n=limit)
-    return [by_small_letters[match] for match in matches]
+    """Return the names most like this one, the likeliest first, each once: one alone where the case
+    of letters, or hyphens for underscores, are all that differs."""
+    candidates = {_plain(candidate): candidate for candidate in reversed([*names])}
+    if _plain(name) in candidates:
+        return [candidates[_plain(name)]]
+    matches = difflib.get_close_matches(_plain(name), candidates, n=limit)
+    return [candidates[match] for match in matches]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def question(name: str, names: Iterable[str], limit: int = 1) -> str:

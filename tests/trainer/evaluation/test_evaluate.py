@@ -207,7 +207,7 @@ def test_a_cascade_of_ensembles_from_the_command_line(lake, runs, tmp_path, caps
     # The thresholds are read back for these members and no others.
     system = ensemble.load(list(map(Path, members)), [runs["classifier"]], ["flip", "1.5"])
     chosen = decision.read_decision(system)
-    names = ("triplet", "lesion_threshold", "calibration")
+    names = ("triplet", "lesion_threshold", "calibration", "positives_bottom")
     assert chosen.to_json() == {name: entry[name] for name in names}
     # The calibration is fitted on the logits of the cascade's mean.
     val = predictions_for(system, lake, "val")
