@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from makers.hospital import Hospital, records
 from makers.images import encoded
+from makers.marks import exhaustive
 
 from beam import convert as converter
 from beam.conversion import earlier_lake, folders, shards, stratify
@@ -182,6 +183,7 @@ def test_what_an_interrupted_append_left_is_completed(versions, convert, tmp_pat
     assert manifest.load(str(folder / "1.0.0")) == json.loads(json.dumps(first))
 
 
+@exhaustive
 def test_files_that_were_only_copied_anew_change_nothing(copied, convert, capsys):
     hospital, lake = copied
     for path in (hospital.folder / "dicom").iterdir():
@@ -198,6 +200,7 @@ def test_another_image_of_a_known_id_is_refused(copied, convert):
     assert not (lake / "1.2.0").exists()
 
 
+@exhaustive
 def test_rejects_without_news_are_listed(copied, convert, capsys):
     hospital, lake = copied
     (hospital.folder / "dicom" / "broken.dcm").write_bytes(b"no image")
@@ -251,6 +254,7 @@ def test_other_bits_and_other_classes_are_refused():
         folders.sort_names(["a", "c"], "root", base.classes)
 
 
+@exhaustive
 def test_findings_that_came_later_are_in_their_records(convert, tmp_path):
     hospital, lake = Hospital(tmp_path / "hospital"), tmp_path / "lakes" / "many"
     cells = {f"i{n}": [n % 2, (n // 2) % 2] for n in range(6)}
@@ -276,6 +280,7 @@ def test_findings_that_came_later_are_in_their_records(convert, tmp_path):
     assert problems.lines() == []
 
 
+@exhaustive
 def test_class_folders_keep_the_numbers_of_their_classes(convert, key_file, tmp_path):
     """The second night has images of the second class alone."""
     lake = tmp_path / "lakes" / "classes"

@@ -120,6 +120,7 @@ def test_voxels_that_changed_behind_their_header_are_noticed(tmp_path):
         converter.run(arguments)
 
 
+@exhaustive
 def test_a_lake_of_a_writer_with_fewer_counts_is_repeated(tmp_path, capsys):
     voxels = np.random.default_rng(0).integers(-900, 900, (3, 16, 20)).astype(np.int16)
     path, output = volumes.write_volume(volumes.volume(voxels), tmp_path), tmp_path / "ct" / "1.0.0"

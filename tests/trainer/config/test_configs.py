@@ -193,7 +193,7 @@ def forget_the_last_epoch(workdir: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@exhaustive
 def test_the_config_of_volumes_trains_and_is_scored(ct_lake, tmp_path, capsys):
     """In one epoch, with a network of depth 1; test_resume.py resumes."""
     file, workdir = tmp_path / "small.yaml", tmp_path / "run"

@@ -4,6 +4,7 @@ in lake and config."""
 import numpy as np
 import pytest
 from makers import finding_lakes as maker
+from makers.marks import exhaustive
 
 from lake import InputError
 from lake.records import manifest
@@ -50,7 +51,7 @@ def test_the_counts_are_those_of_the_records(lake_of_findings):
     assert split.counts["findings"] == expected and expected[0][0] == 0
 
 
-@pytest.mark.parametrize("place", ["memory", "folder"])
+@pytest.mark.parametrize("place", ["memory", pytest.param("folder", marks=exhaustive)])
 def test_a_cache_keeps_the_findings_and_no_others_take_it(lake_of_findings, place, tmp_path):
     where = "memory" if place == "memory" else str(tmp_path / "cache")
     for names in (NAMES, NAMES[::-1], ("Mass/Nodule",)):
