@@ -93,6 +93,7 @@ def starts(workdir: Path) -> int:
     return len(json.loads((workdir / "run.json").read_text())["starts"])
 
 
+@exhaustive
 def test_a_run_whose_worker_is_killed_is_queued_again_and_ends_as_an_undisturbed_one(
     launch, tmp_path, capsys
 ):
