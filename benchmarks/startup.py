@@ -46,6 +46,7 @@ MISTAKES = {
     "--workdir=gs://b/w --lake=gs://b/l",
     "launch tpu_vm": "--config=nothing --accelerator=v2-8 --zone=z --project=p "
     "--workdir=gs://b/w --lake=gs://b/l",
+    "launch slurm": "--dry_run -- radlake train --config=nothing --lake=l --workdir=w",
     "launch cluster": "--workers=2 -- no_such_command",
 }
 
