@@ -5,29 +5,18 @@ python benchmarks/append.py --images 'data/dicom/*.dcm' --labels data/train-rle.
 The images are listed 10 times over, as links with names of their own.
 """
 
-import argparse
-import glob
 import shutil
-import tempfile
-from pathlib import Path
 
-from conversion import TIMES, convert, listed
+from conversion import TIMES, convert, inputs, listed
 
 SHARE = 0.01
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--labels", required=True)
-    flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "key").write_bytes(bytes(32))
-        paths = sorted(glob.glob(flags.images))
-        few = listed(paths[:8], flags.labels, folder / "few", 1)
+    with inputs(__doc__.splitlines()[0]) as (folder, paths, labels):
+        few = listed(paths[:8], labels, folder / "few", 1)
         start = convert(few, folder, "start")["cpu"]
-        images = listed(paths, flags.labels, folder / "all", TIMES)
+        images = listed(paths, labels, folder / "all", TIMES)
         links = sorted(images.glob("*.dcm"))
         later = folder / "later"
         later.mkdir()

@@ -7,6 +7,7 @@ listed 10 times over, as links with names of their own. Needs TensorFlow for the
 """
 
 import argparse
+import contextlib
 import csv
 import glob
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -48,18 +50,25 @@ print((time.process_time() - start) / len(paths))
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@contextlib.contextmanager
+def inputs(description: str) -> Iterator[tuple[Path, list[str], str]]:
+    """Yield a temporary folder with the key of the hashes, the images and the labels that the
+    command line names."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--images", required=True)
     parser.add_argument("--labels", required=True)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "key").write_bytes(bytes(32))
-        paths = sorted(glob.glob(flags.images))
+        yield folder, sorted(glob.glob(flags.images)), flags.labels
+
+
+def main() -> None:
+    with inputs(__doc__.splitlines()[0]) as (folder, paths, labels):
         runs, bare = {}, []
         for times in (1, TIMES // 2, TIMES):
-            images = listed(paths, flags.labels, folder / str(times), times)
+            images = listed(paths, labels, folder / str(times), times)
             runs[times] = convert(images, folder, f"kept-{times}")
         (folder / "paths.txt").write_text("\n".join(sorted(map(str, images.glob("*.dcm")))))
         many = runs[TIMES]
@@ -91,7 +100,7 @@ def main() -> None:
         print(f"time beyond the first {len(paths)}: {whole / half:.2f}x for 2.25x the paths")
         # Shards enough to share out evenly.
         decoding = ("--max_side=1000", "--min_shards=24")
-        sample = listed(paths, flags.labels, folder / "decode", 1)
+        sample = listed(paths, labels, folder / "decode", 1)
         one = convert(sample, folder, "one", *decoding)
         workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
         two = convert(sample, folder, "two", *decoding, *workers)

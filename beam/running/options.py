@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 from lake import InputError
+from lake.records.manifest import SIDECARS
 from lake.terminal import cli
 
 BEAM_OPTIONS = "Beam's own options (--runner, --direct_num_workers, --project, …) pass through."
-WORK = ".work"  # the folder in the output that a repeated command goes on from
+WORK = SIDECARS  # the folder in the output that a repeated command goes on from
 # The runners of this machine: Beam's DirectRunner becomes the last in the end.
 LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"

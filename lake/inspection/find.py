@@ -13,7 +13,6 @@ import pyarrow.compute
 from lake import InputError, ids
 from lake.records import index, manifest, pseudonym
 
-SIDECARS = ".work"  # beam.running.options.WORK
 COLUMNS = (*index.PLACE, "image_id", "patient", "fold", "label")
 
 
@@ -22,7 +21,9 @@ def check_key(folder: Path, content: dict, key: bytes) -> bool:
     it has them. Raises InputError where it was made with another."""
     for shard in content["shards"]:
         try:
-            text = (folder / SIDECARS / f"{shard['name']}.json").read_text(encoding="utf-8")
+            text = (folder / manifest.SIDECARS / f"{shard['name']}.json").read_text(
+                encoding="utf-8"
+            )
         except OSError:
             return False
         if (digest := json.loads(text).get("key")) is not None:
@@ -69,15 +70,12 @@ def _where(rows: pyarrow.Table, name: str, column, text: str) -> pyarrow.Table:
 
 def text(content: dict, rows_by_id: dict[str, pyarrow.Table]) -> str:
     """Return what a user reads: a line per record under each id."""
-    shard_counts = {}
-    for shard in content["shards"]:
-        shard_counts[shard["split"]] = shard_counts.get(shard["split"], 0) + 1
-    lines = []
+    lines, num_shards = [], manifest.num_shards(content)
     for name, rows in rows_by_id.items():
         lines.append(f"{name}: {len(rows):,} records")
         for row in rows.to_pylist():
             split, number = row["split"], row["shard"]
-            shard = manifest.shard_name(content["dataset"], split, number, shard_counts[split])
+            shard = manifest.shard_name(content["dataset"], split, number, num_shards[split])
             fold = f"  fold {row['fold']}" if row["fold"] >= 0 else ""
             place = f"{shard} record {row['position']}"
             lines.append(f"  {row['image_id']}  {split}{fold}  label {row['label']}  {place}")

@@ -85,10 +85,10 @@ def read(folder: Path, content: dict, records: pyarrow.Table) -> list[tuple[str,
     for split, number, position in places:
         positions_by_shard.setdefault((split, number), set()).add(position)
     num_findings = len(manifest.findings(content))
-    fields_by_place = {}
+    fields_by_place, num_shards = {}, manifest.num_shards(content)
     for (split, number), positions in positions_by_shard.items():
-        num_shards = sum(shard["split"] == split for shard in content["shards"])
-        path = folder / manifest.shard_name(content["dataset"], split, number, num_shards)
+        name = manifest.shard_name(content["dataset"], split, number, num_shards[split])
+        path = folder / name
         try:
             with storage.local(path) as shard, shard.open("rb") as file:
                 for position, record in tfrecord.records_at(file, positions):

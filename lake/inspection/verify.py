@@ -70,9 +70,9 @@ def _check_shard_names(folder: Path, content: dict, problems: Problems) -> None:
     """Check that shards are named and numbered as TFDS expects, and that the folder has those of
     the manifest and no others."""
     shards = _shards_by_number(content)
-    shard_counts = Counter(shard["split"] for shard in content["shards"])
+    num_shards = manifest.num_shards(content)
     for (split, number), shard in shards.items():
-        name = manifest.shard_name(content["dataset"], split, number, shard_counts[split])
+        name = manifest.shard_name(content["dataset"], split, number, num_shards[split])
         if shard["name"] != name:
             problems.add("shard-names", f"the manifest has {shard['name']}, expected {name}")
     names = {shard["name"] for shard in content["shards"]}

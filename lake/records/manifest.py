@@ -4,6 +4,7 @@ The manifest is written last; a folder without one is not a lake.
 """
 
 import json
+from collections import Counter
 
 from lake import InputError, storage
 from lake.records import example
@@ -14,6 +15,7 @@ SCHEMA_VERSIONS = (SCHEMA_VERSION, FINDINGS_SCHEMA_VERSION)  # that readers take
 MANIFEST, INDEX, REJECTS = "manifest.json", "index.parquet", "rejects.jsonl"
 FEATURES, DATASET_INFO = "features.json", "dataset_info.json"
 ORPHANS = "labels_without_image.txt"
+SIDECARS = ".work"  # the folder with what a conversion knows of each shard
 KEYS = ("schema_version", "dataset", "version", "created", "options", "dtype", "counts")
 KEYS += ("statistics", "shards")
 COUNT_KEYS = ("images", "records", "rejects", "labels_without_image", "splits")
@@ -26,6 +28,11 @@ TFDS_FEATURES = "tensorflow_datasets.core.features"
 def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
     """Return the file name of a split's shard, counted from 0, as TFDS expects it."""
     return f"{dataset}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
+
+
+def num_shards(content: dict) -> Counter:
+    """Return {split: the number of its shards} of a lake."""
+    return Counter(shard["split"] for shard in content["shards"])
 
 
 def num_classes(content: dict) -> int:

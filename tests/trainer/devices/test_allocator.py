@@ -83,3 +83,4 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("its mallopt was called"))
     allocator.keep_freed_memory(SMALL)
+    assert not allocator._keeps
