@@ -148,9 +148,7 @@ class Server(NamedTuple):
     def predict(self, inputs: dict) -> dict:
         """Return a signature's outputs for a batch of the networks' inputs."""
         is_readable = inputs["error"] == ""
-        outputs = self.ensemble.outputs(
-            {name: inputs[name] for name in ("window", *self._settings())}
-        )
+        outputs = self._outputs({name: inputs[name] for name in ("window", *self._settings())})
         probability = tf.cast(tf.sigmoid(tf.cast(outputs["scores"], tf.float64)), tf.float32)
         if self.ensemble.findings:
             names = tf.constant([self.ensemble.findings])
@@ -170,6 +168,21 @@ class Server(NamedTuple):
             "probability": tf.where(is_readable, probability, math.nan),
             "error": inputs["error"],
         }
+
+    def _outputs(self, images: dict) -> dict:
+        """Return the ensemble's outputs for a batch of images and their windows.
+
+        A batch of no image goes through the networks as one black image, whose outputs are cut off:
+        on CPUs on which TensorFlow uses oneDNN, convolutions with their activation fail on none.
+        """
+        count = tf.shape(images["window"])[0]
+
+        def pad(tensor):
+            size = [tf.maximum(count, 1) - count, *tensor.shape[1:]]
+            return tf.concat([tensor, tf.zeros(size, tensor.dtype)], axis=0)
+
+        outputs = self.ensemble.outputs(tf.nest.map_structure(pad, images))
+        return {name: x if x is None else x[:count] for name, x in outputs.items()}
 
     def _mask_outputs(self, probabilities, lesion, sizes: Sizes) -> dict:
         """Decide the mask of one image's probabilities [S, S, 1] and return its outputs."""
