@@ -28,7 +28,7 @@ from lake.terminal import cli
 if TYPE_CHECKING:
     from lake.labels.columns import Layout
 
-LOCK = "convert.lock"  # in the lake's folder, while a process converts into it
+LOCK = manifest.LOCK
 LOCK_WORDS = "converts", "give another --output"  # in the message of lake/lock.py
 
 
@@ -73,9 +73,10 @@ def _convert(
     """Convert, and return the manifest, or None where a remote job goes on by itself; `start`: when
     the command began."""
     with startup.lasting_objects():
-        from beam.conversion import pipeline, summary
+        from beam.conversion import erasures, pipeline, summary
         from beam.running import runners
 
+        options = erasures.with_erased(options)
         pipeline_options, runner = runners.parse(beam_arguments)
         files.make_folder(options.work_path(""))
         earlier_versions = files.versions_in(options.folder) if options.keeps_finished else None

@@ -29,6 +29,7 @@ MISTAKES = {
     "show": "nothing",
     "verify": "nothing",
     "find": "nothing --patient=1",
+    "erase": "nothing --patient=1",
     "configs": "--al",
     "train": "--config=unetpp --lake=nothing --workdir=w",
     "find_lr": "--config=unetpp --lake=nothing",

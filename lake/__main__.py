@@ -1,10 +1,13 @@
-"""python -m lake show|verify|find PATH: look into a lake that beam.convert wrote, or check it.
+"""python -m lake show|verify|find|erase PATH: look into a lake that beam.convert wrote, check
+it, or take patients out of it.
 
 show       prints what a lake holds: counts, splits, classes, views, ages, lesion sizes; can draw a
            contact sheet
 verify     checks every byte; lists the problems, and then the exit code is 1
 find       lists the records of patients or images by their ids, with the key of the hashes; the
            exit code is 1 where an id has none
+erase      takes the records of patients or images out of all versions of a lake, for good; the exit
+           code is 1 where an id has none, or where something is left
 """
 
 if __name__ == "__main__":  # before the rest is imported, which takes a while
@@ -17,9 +20,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lake import InputError, storage
 from lake.terminal import cli, progress
+
+KEY_HELP = "the secret of the hashes; without this option that of the home folder"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     add("path", metavar="ROOT/NAME/VERSION", help="the lake")
     add("--quick", action="store_true", help="decode no images, masks and run lengths")
     add("--processes", type=cli.at_least(1), default=1, metavar="N", help="how many work")
+    add("--deidentify_key_file", metavar="FILE", help=KEY_HELP)
     _add_find(command)
+    _add_erase(command)
     return parser
 
 
@@ -47,14 +55,29 @@ def _add_find(command: Callable) -> None:
     """Add the subcommand find."""
     example = "lakes/hospital/1.0.0 --patient 4711 --deidentify_key_file secrets/deidentify.key"
     find = command("find", help="the records of a patient or an image", example=example)
-    add = find.add_argument_group("lake").add_argument
+    _add_ids(find.add_argument_group("lake").add_argument)
+
+
+def _add_erase(command: Callable) -> None:
+    """Add the subcommand erase."""
+    example = "lakes/hospital/1.0.0 --patient 4711 --deidentify_key_file secrets/deidentify.key"
+    erase = command("erase", help="take patients or images out of a lake", example=example)
+    add = erase.add_argument_group("lake").add_argument
+    _add_ids(add)
+    list_help = "more ids, one per line: `patient ID` or `image ID`"
+    add("--list", type=cli.local_path, metavar="FILE", help=list_help)
+    keep_help = "erase from this version alone; the others beside it keep their records"
+    add("--keep_versions", action="store_true", help=keep_help)
+
+
+def _add_ids(add: Callable) -> None:
+    """Add the options that name a lake, ids and the key."""
     add("path", metavar="ROOT/NAME/VERSION", help="the lake")
     patient_help = "an id as the files have it; may be repeated"
     add("--patient", action="append", default=[], metavar="ID", help=patient_help)
     image_help = "an id as the conversion took it (name, UID or path); may be repeated"
     add("--image", action="append", default=[], metavar="ID", help=image_help)
-    key_help = "the secret of the hashes; without this option that of the home folder"
-    add("--deidentify_key_file", metavar="FILE", help=key_help)
+    add("--deidentify_key_file", metavar="FILE", help=KEY_HELP)
 
 
 def main(argv: list[str]) -> int:
@@ -98,7 +121,10 @@ def _verify(flags: argparse.Namespace) -> int:
         line.total = num_shards  # without those that are missing
         line.update(number)
 
-    problems, num_records = verify.verify(folder, content, not flags.quick, flags.processes, show)
+    key = _key_of_erased(folder, content, flags.deidentify_key_file)
+    problems, num_records = verify.verify(
+        folder, content, not flags.quick, flags.processes, show, key
+    )
     num_bytes = sum(shard["bytes"] for shard in content["shards"])
     print(f"{folder}: {num_records:,} records in {len(content['shards'])} shards")
     print(f"checked  {verify.CHECKED}")
@@ -110,6 +136,58 @@ def _verify(flags: argparse.Namespace) -> int:
         return 0
     print(f"{problems.counts.total():,} problems; convert again, or copy the lake again")
     return 1
+
+
+def _key_of_erased(folder: Path, content: dict, path: str | None) -> bytes | None:
+    """Return the key where something was erased that cannot be looked for without, and the key is
+    there, else None. Raises InputError where it is another, or the option names no key."""
+    from lake.inspection import verify_erased
+    from lake.records import erased, manifest, pseudonym
+
+    entries = verify_erased.read(folder)
+    if not verify_erased.needs_key(content, entries):
+        return None
+    if path is None and not pseudonym.KEY_FILE.expanduser().exists():
+        print(
+            "warning: erased image ids are not looked for without --deidentify_key_file",
+            file=sys.stderr,
+        )
+        return None
+    key = pseudonym.read(path)
+    erased.check_key(entries, key, str(folder / manifest.ERASED))
+    return key
+
+
+def _erase(flags: argparse.Namespace) -> int:
+    """Erase the records of the ids from all versions of a lake, and return the exit code: 0 where
+    each had some and none is left, else 1. Raises InputError where nothing was changed."""
+    from lake.records import erased, pseudonym
+
+    patients, images = list(flags.patient), list(flags.image)
+    if flags.list:
+        for ids, more in zip((patients, images), erased.read_list(flags.list), strict=True):
+            ids += more
+    if not (patients or images):
+        raise InputError("lake erase: expected --patient ID, --image ID or --list FILE")
+    if storage.is_remote(flags.path):
+        raise InputError(
+            f"{flags.path}: expected a lake on a disk: a bucket keeps deleted objects for a while; "
+            f"copy all versions here, erase, and put them in the place of those in the bucket"
+        )
+    content = erased.manifest_of(Path(flags.path))
+    from lake.inspection import erase, find
+
+    key = pseudonym.read(flags.deidentify_key_file) if find.is_hashed(content) else None
+    lines, is_well = erase.erase(
+        flags.path, *map(_once, (patients, images)), key, flags.keep_versions
+    )
+    print("\n".join(lines))
+    return 0 if is_well else 1
+
+
+def _once(ids: list[str]) -> list[str]:
+    """Return ids, each once, in their order."""
+    return list(dict.fromkeys(ids))
 
 
 def _find(flags: argparse.Namespace) -> int:
@@ -136,7 +214,7 @@ def _find(flags: argparse.Namespace) -> int:
     return 0 if all(map(len, rows_by_id.values())) else 1
 
 
-COMMANDS = {"show": _show, "verify": _verify, "find": _find}
+COMMANDS = {"show": _show, "verify": _verify, "find": _find, "erase": _erase}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ WORDS = {
     "show": Word("lake.__main__", ("show",), "what a lake holds"),
     "verify": Word("lake.__main__", ("verify",), "check every byte of a lake"),
     "find": Word("lake.__main__", ("find",), "the records of a patient or an image"),
+    "erase": Word("lake.__main__", ("erase",), "take patients or images out of a lake"),
     "configs": Word("radlake.shipped", (), "list the configs that --config takes by name"),
     "train": Word("trainer.task", ("train",), "lake + config -> a trained network", "train"),
     "find_lr": Word("trainer.task", ("find_lr",), "suggest a learning rate", "train"),

@@ -48,10 +48,11 @@ ARROWS = {
     },
     "lake": {
         "__main__": "inspection records terminal storage signals",
+        "inspection": "lock records sources labels terminal scan exam ids storage pool signals "
+        "picture clock",
         "lock": "terminal storage signals clock",
-        "inspection": "records sources labels terminal scan exam ids storage pool signals picture",
         "predictions": "sources labels scan exam storage",
-        "records": "sources labels scan storage",
+        "records": "sources labels scan exam ids storage",
         "sources": "labels scan exam storage ids",
         "labels": "scan storage",
         "terminal": "signals storage",

@@ -92,7 +92,7 @@ def _rewrite(
 ) -> dict:
     """Write the shard in `earlier_file` to `file` with other labels of the records at some
     positions; return what changes in its sidecar."""
-    sums, sha256, num_bytes = label_part.Sums(options), hashlib.sha256(), 0
+    sums, sha256, num_bytes = label_part.sums(options), hashlib.sha256(), 0
     rows = list(sidecar["rows"])
     for position, (content, is_intact) in enumerate(tfrecord.records(earlier_file)):
         if not is_intact:

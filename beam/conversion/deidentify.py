@@ -51,6 +51,11 @@ def read_key(path: str) -> bytes:
     return check(files.read(path), path)
 
 
+def key_of(path: str | None) -> bytes:
+    """Return the key; nothing without a path, where ids are kept as they are."""
+    return read_key(path) if path else b""
+
+
 def key_digest(path: str | None) -> str:
     """Return a hash that differs between keys and reveals none; empty without a key."""
     return digest(read_key(path)) if path else ""

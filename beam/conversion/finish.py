@@ -3,25 +3,21 @@ shards, the manifest last."""
 
 import datetime
 import json
-import math
-from collections import Counter
 from collections.abc import Iterator
 
 import apache_beam as beam
-import numpy as np
-import pyarrow.parquet
 from apache_beam.io.filesystems import FileSystems
 
-from beam.conversion import compared, finished, mask_files, outcomes, rejected, summary
+from beam.conversion import compared, erasures, finished, mask_files, outcomes, rejected, summary
 from beam.conversion.earlier_lake import Base
 from beam.conversion.labelling import JoinOutcomes, Labels
 from beam.conversion.listing import Listing
 from beam.conversion.options import ConversionOptions
 from beam.running import files
-from lake import Stopped, exam
+from lake import Stopped
 from lake.labels import coherence, findings
-from lake.records import example, index, manifest
-from lake.scan import stable_hash
+from lake.records import index, manifest
+from lake.records.totals import Totals
 
 
 @beam.ptransform_fn
@@ -68,14 +64,16 @@ def finalise(
     `orphans`: {a part of the list of labels without an image: its length}; `input_counts`: how many
     files and images there were.
     """
-    names, totals = sorted(names), _Totals(classes, options.findings)
+    names, totals = sorted(names), Totals(len(classes), options.findings)
     for sidecar in _sidecars(names, options):
         totals.add(sidecar)
     if options.base and not names:  # nothing is new
+        rejects = erasures.hide(rejects, options)
         rejected.finish_without_news(rejects, orphans, input_counts, options)
         return
-    rejects = sorted([*rejects, *totals.rejects], key=lambda r: (r["path"], r["reason"]))
-    counts = totals.counts(rejects, sum(orphans.values()), input_counts, options)
+    rejects = erasures.hide([*rejects, *totals.rejects], options)
+    rejects = sorted(rejects, key=lambda r: (r["path"], r["reason"]))
+    counts = _counts(totals, rejects, sum(orphans.values()), input_counts, options)
     warnings = summary.warnings(counts, options) + mask_files.warnings(input_counts, options)
     warnings += summary.finding_warnings(totals.statistics().get("findings", {}))
     content = _manifest(counts, totals, lake_bits, classes, warnings, input_counts, options)
@@ -100,7 +98,7 @@ def finalise(
 
 def _manifest(
     counts: dict,
-    totals: "_Totals",
+    totals: Totals,
     lake_bits: int,
     classes: list[str],
     warnings: list[str],
@@ -121,7 +119,7 @@ def _manifest(
         **({"classes": classes} if classes else {}),
         **({"findings": list(options.findings)} if options.findings else {}),
         **({"warnings": warnings} if warnings else {}),
-        **({"append": totals.append(input_counts, options.base)} if options.base else {}),
+        **({"append": _append(totals, input_counts, options.base)} if options.base else {}),
         "earlier_lakes": list(options.earlier_lakes),
     }
 
@@ -129,14 +127,11 @@ def _manifest(
 def _write_lake_files(names: list[str], content: dict, options: ConversionOptions) -> None:
     """Write index, TFDS files and the manifest `content` beside the shards `names`."""
     files.remove(options.path(manifest.MANIFEST))  # never beside the index of another lake
-    schema = index.schema(len(options.findings))
-    with (
-        files.whole_file(options.path(manifest.INDEX)) as file,
-        pyarrow.parquet.ParquetWriter(file, schema) as writer,
-    ):
-        for sidecar in _sidecars(names, options):
-            writer.write_table(index.table(sidecar["rows"], schema.names))
+    with files.whole_file(options.path(manifest.INDEX)) as file:
+        rows_of_shards = (sidecar["rows"] for sidecar in _sidecars(names, options))
+        index.write(file, rows_of_shards, len(options.findings))
     features = manifest.features_json(content["dtype"], len(options.findings))
+    erasures.write(options)
     info = manifest.dataset_info_json(options.dataset, options.version, content["shards"])
     files.write_text(options.path(manifest.FEATURES), manifest.to_json(features))
     files.write_text(options.path(manifest.DATASET_INFO), manifest.to_json(info))
@@ -150,129 +145,58 @@ def _sidecars(names: list[str], options: ConversionOptions) -> Iterator[dict]:
         yield json.loads(files.read_text(options.sidecar(name)))
 
 
-def _per_patient(pairs: list[np.ndarray]) -> np.ndarray:
-    """Return the number of images of each patient, from (hash, images) [P, 2] of several shards."""
-    hashes, images = np.concatenate(pairs).T
-    _, position = np.unique(hashes, return_inverse=True)
-    return np.bincount(position, images).astype(np.int64)
+def _counts(
+    totals: Totals,
+    rejects: list[dict],
+    num_orphans: int,
+    input_counts: dict[str, int],
+    options: ConversionOptions,
+) -> dict:
+    """Return the manifest's `counts`, from the totals of the shards, the rejects of the whole lake,
+    the number of labels without an image and the counts of input files and images."""
+    of_records = totals.counts()
+    return {
+        "files": input_counts.get("files", 0),
+        "files_left_out": input_counts.get("files_left_out", 0),
+        "label_files_among_images": input_counts.get("label_files_among_images", 0)
+        + input_counts.get("label_files_by_content", 0),
+        "images_named_as_masks": input_counts.get("images_named_as_masks", 0),
+        "masks_without_suffix": input_counts.get("masks_without_suffix", 0),
+        "images": input_counts.get("images", 0)
+        + input_counts.get("files_rejected", 0)
+        + input_counts.get(compared.UNLISTED, 0),
+        **({compared.UNLISTED: input_counts[compared.UNLISTED]} if options.base else {}),
+        "records": of_records["records"],
+        "rejects": rejected.num_by_reason(rejects),
+        "slices_left_out": input_counts.get("left_out", 0),
+        "flat_views": of_records["flat_views"],
+        "labels_without_image": num_orphans,
+        **{name: of_records[name] for name in ("small_lesions", "grouped_by")},
+        "images_of_largest_patient": of_records["images_of_largest_patient"],
+        "empty_splits": summary.empty_splits(of_records["splits"], options),
+        "empty_folds": totals.empty_folds(options.folds),
+        **({"exams": of_records["exams"]} if "exams" in of_records else {}),
+        **_label_cells(input_counts, options),
+        "splits": of_records["splits"],
+    }
 
 
-class _Totals:
-    """Adds up the sidecars of all shards."""
+def _label_cells(input_counts: dict[str, int], options: ConversionOptions) -> dict:
+    """Return what a multi-label lake counts besides: cells of its CSV that say -1 or nothing, and
+    readers."""
+    names = (findings.UNCERTAIN_CELLS, findings.UNMENTIONED_CELLS, findings.READERS)
+    return {name: input_counts.get(name, 0) for name in names} if options.findings else {}
 
-    def __init__(self, classes: list[str], findings: tuple[str, ...]):
-        self.classes, self.finding_names = classes, findings
-        self.shards, self.rejects, self.sums = [], [], Counter()
-        # split -> [counts of a shard]; split -> [(hash, images) of each patient of a shard, [P, 2]]
-        self.splits, self.patients = {}, {}
-        self.findings = {}  # split -> images of each finding in each state [findings, 3]
-        self.folds = set()
-        self.carried = Counter()  # shards, by how they came into this version of an append
-        self.exams = []  # per shard; None where an earlier radlake wrote it
 
-    def add(self, sidecar: dict) -> None:
-        """Add the sidecar of one shard."""
-        self.shards.append({key: sidecar[key] for key in manifest.SHARD_KEYS})
-        self.rejects += sidecar["rejects"]
-        self.sums.update(sidecar["sums"])
-        self.exams.append(sidecar.get("exams"))
-        self.carried[sidecar.get("carried", "new")] += 1
-        counts = index.count(index.table(sidecar["rows"], index.COUNTED), len(self.classes))
-        self.splits.setdefault(sidecar["split"], []).append(counts)
-        if self.finding_names:
-            self._add_findings(sidecar)
-        # Hashes, because ten million names would take a gigabyte.
-        patients = Counter(stable_hash(row["patient"]) for row in sidecar["rows"] if row["patient"])
-        pairs = np.array(list(patients.items()), np.uint64).reshape(-1, 2)
-        self.patients.setdefault(sidecar["split"], []).append(pairs)
-        self.folds.update(row["fold"] for row in sidecar["rows"])
-
-    def _add_findings(self, sidecar: dict) -> None:
-        """Add the findings of one shard."""
-        rows = index.table(sidecar["rows"], (example.FINDINGS,))
-        counts = index.count_findings(rows, len(self.finding_names))
-        self.findings[sidecar["split"]] = self.findings.get(sidecar["split"], 0) + counts
-
-    def counts(
-        self,
-        rejects: list[dict],
-        num_orphans: int,
-        input_counts: dict[str, int],
-        options: ConversionOptions,
-    ) -> dict:
-        """Return the manifest's `counts`, from the rejects of the whole lake, the number of labels
-        without an image and the counts of input files and images."""
-        images_per_patient = {name: _per_patient(pairs) for name, pairs in self.patients.items()}
-        largest = [numbers.max(initial=0) for numbers in images_per_patient.values()]
-        splits = {
-            name: {**index.total(self.splits[name]), "patients": len(images_per_patient[name])}
-            for name in sorted(self.splits)
-        }
-        kinds = ("patient", "study", "series", "image")
-        grouped_by = {kind: self.sums[f"grouped_by_{kind}"] for kind in kinds}
-        exams = exam.total(self.exams)
-        return {
-            "files": input_counts.get("files", 0),
-            "files_left_out": input_counts.get("files_left_out", 0),
-            "label_files_among_images": input_counts.get("label_files_among_images", 0)
-            + input_counts.get("label_files_by_content", 0),
-            "images_named_as_masks": input_counts.get("images_named_as_masks", 0),
-            "masks_without_suffix": input_counts.get("masks_without_suffix", 0),
-            "images": input_counts.get("images", 0)
-            + input_counts.get("files_rejected", 0)
-            + input_counts.get(compared.UNLISTED, 0),
-            **({compared.UNLISTED: input_counts[compared.UNLISTED]} if options.base else {}),
-            "records": sum(split["records"] for split in splits.values()),
-            "rejects": rejected.num_by_reason(rejects),
-            "slices_left_out": input_counts.get("left_out", 0),
-            "flat_views": self.sums["flat_views"],
-            "labels_without_image": num_orphans,
-            "small_lesions": self.sums["small_lesions"],
-            "grouped_by": {kind: n for kind, n in grouped_by.items() if n},
-            "images_of_largest_patient": int(max(largest, default=0)),
-            "empty_splits": summary.empty_splits(splits, options),
-            "empty_folds": sorted({*range(options.folds)} - self.folds),
-            **({"exams": exams} if exams else {}),
-            **self._label_cells(input_counts),
-            "splits": splits,
-        }
-
-    def _label_cells(self, input_counts: dict[str, int]) -> dict:
-        """Return what a multi-label lake counts besides: cells of its CSV that say -1 or nothing,
-        and readers."""
-        names = (findings.UNCERTAIN_CELLS, findings.UNMENTIONED_CELLS, findings.READERS)
-        return {name: input_counts.get(name, 0) for name in names} if self.finding_names else {}
-
-    def append(self, input_counts: dict[str, int], base: Base) -> dict:
-        """Return what an append changed since the version that it continues."""
-        names = (compared.RELABELLED, compared.KEPT_LABELS, compared.UNLISTED)
-        return {
-            "since": base.version,
-            "new": sum(shard["records"] for shard in self.shards) - base.records,
-            **{name: input_counts.get(name, 0) for name in names},
-            "shards": dict(sorted(self.carried.items())),
-        }
-
-    def statistics(self) -> dict:
-        """Return the manifest's `statistics`: mean and deviation of the sampled images' stored
-        values, the lesions' share of all pixels with a mask and of those of positives, and, per
-        split, how many images have each finding."""
-        by_split = {
-            split: index.named_counts(counts, self.finding_names)
-            for split, counts in sorted(self.findings.items())
-        }
-        sums = self.sums
-        mean = sums["total"] / max(sums["sampled_pixels"], 1)
-        variance = sums["squares"] / max(sums["sampled_pixels"], 1) - mean**2
-        return {
-            "mean": mean,
-            "standard_deviation": math.sqrt(max(variance, 0.0)),
-            "images_sampled": sums["sampled_images"],
-            "positive_pixel_share": sums["lesion_pixels"] / max(sums["mask_pixels"], 1),
-            "positive_pixel_share_of_positives": sums["lesion_pixels"]
-            / max(sums["pixels_of_positives"], 1),
-            **({"findings": by_split} if by_split else {}),
-        }
+def _append(totals: Totals, input_counts: dict[str, int], base: Base) -> dict:
+    """Return what an append changed since the version that it continues."""
+    names = (compared.RELABELLED, compared.KEPT_LABELS, compared.UNLISTED)
+    return {
+        "since": base.version,
+        "new": sum(shard["records"] for shard in totals.shards) - base.records,
+        **{name: input_counts.get(name, 0) for name in names},
+        "shards": dict(sorted(totals.carried.items())),
+    }
 
 
 def _remove_stale_files(

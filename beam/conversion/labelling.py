@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from beam.conversion import folders, listing, mask_files, meeting
+from beam.conversion import deidentify, folders, listing, mask_files, meeting
 from beam.conversion.options import ConversionOptions
 from beam.running import files, progress
 from lake import Packed, Reject, Stopped, ids
@@ -276,8 +276,11 @@ def write_orphans(
 ) -> tuple[str, int]:
     """Write one part, sorted, of the list of labels without an image; return (its name, its
     length)."""
-    number, ids = number_and_keys[0], sorted(number_and_keys[1])
+    number, names = number_and_keys[0], sorted(number_and_keys[1])
+    if options.erased:  # whose rows may be in the label file still
+        key = deidentify.key_of(options.key_file)
+        names = [name for name in names if not options.erased.has_text(name, key)]
     part = f"{ORPHAN_PART}{number:03d}"
-    lines = "".join(name.replace("\n", "\\n") + "\n" for name in ids)
+    lines = "".join(name.replace("\n", "\\n") + "\n" for name in names)
     files.write_text(options.work_path(part), lines)
-    return part, len(ids)
+    return part, len(names)

@@ -11,6 +11,7 @@ from beam.running.options import WORK
 from lake import InputError
 from lake.labels import columns
 from lake.records import manifest
+from lake.records.erased import Erased
 from lake.records.identity import ancestry
 from lake.scan import Storage
 
@@ -74,6 +75,7 @@ class ConversionOptions:
     # be this folder, whose manifest goes while shards are written.
     earlier_lakes: tuple[dict, ...] = ()
     base: earlier_lake.Base | None = None  # the version that an append continues
+    erased: Erased | None = None  # what is not to come back
     keeps_finished: bool = False  # the folder has a finished version, which must stay as it is
 
     @property

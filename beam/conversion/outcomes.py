@@ -6,7 +6,7 @@ In: a manifest's counts. Out: nothing, or Stopped, or Refused.
 from beam.conversion import mask_files
 from beam.conversion.options import ConversionOptions
 from lake import Refused, Stopped
-from lake.records import manifest
+from lake.records import erased, manifest
 
 
 def check(
@@ -14,6 +14,7 @@ def check(
 ) -> None:
     """Raise Stopped unless every input has one outcome, few are rejects and no class is empty."""
     num_rejects = sum(counts["rejects"].values())
+    num_erased = counts["rejects"].get(erased.REASON, 0)  # which was meant to be
     num_listed = counts["images"] - counts.get("unlisted", 0)
     num_outcomes = counts["records"] + num_rejects + counts["slices_left_out"]
     kinds = ("files_listed", "files_rejected", "label_files_by_content")
@@ -22,7 +23,7 @@ def check(
         raise Stopped(f"inputs and outcomes differ; report this: {counts} from {input_counts}")
     path = options.path(manifest.REJECTS)
     outcome = _rejected(counts["rejects"], num_listed)
-    if num_rejects > options.max_reject_fraction * num_listed:
+    if num_rejects - num_erased > options.max_reject_fraction * num_listed:
         raise too_many_rejects(counts["rejects"], num_listed, options)
     if not counts["records"]:
         num_left_out = counts["slices_left_out"]

@@ -3,7 +3,7 @@ with. In: the options, and the columns of the label file. Out: a finished lake i
 
 import apache_beam as beam
 
-from beam.conversion import carried, compared, finish, labelling, listing, plan, shards
+from beam.conversion import carried, compared, erasures, finish, labelling, listing, plan, shards
 from beam.conversion.options import ConversionOptions
 from lake.labels.columns import Layout
 
@@ -16,6 +16,8 @@ def build(root: beam.Pipeline, options: ConversionOptions, layout: Layout | None
     # labels.rows: (id, Row)
     outcomes = {"headers": inputs.headers, "rows": labels.rows} | labelling.Join(options, layout)
     # outcomes.images: LabelledImage
+    if options.erased:
+        outcomes = root | erasures.LeaveErased(outcomes, options)
     # Of all images: an append goes on with the new ones.
     bits = outcomes.images | shards.LakeBits(options)  # 8 or 16
     carry = None

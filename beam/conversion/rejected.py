@@ -9,7 +9,7 @@ from collections import Counter
 from beam.conversion import outcomes
 from beam.conversion.options import ConversionOptions
 from beam.running import files, paths
-from lake.records import manifest
+from lake.records import erased, manifest
 
 
 def write(rejects: list[dict], orphans: dict[str, int], options: ConversionOptions) -> None:
@@ -41,10 +41,11 @@ def finish_without_news(
     path = paths.join(options.base.folder, manifest.REJECTS)
     lines = files.read_text(path).splitlines() if paths.exists(path) else []
     earlier = {(line["path"], line["reason"]) for line in map(json.loads, lines)}
-    if any((reject["path"], reject["reason"]) not in earlier for reject in rejects):
+    others = [reject for reject in rejects if reject["reason"] != erased.REASON]
+    if any((reject["path"], reject["reason"]) not in earlier for reject in others):
         write(rejects, orphans, options)
     num_images = input_counts.get("images", 0) + input_counts.get("files_rejected", 0)
-    reasons = num_by_reason(rejects)
+    reasons = num_by_reason(others)
     if sum(reasons.values()) > options.max_reject_fraction * num_images:
         write(rejects, orphans, options)
         raise outcomes.too_many_rejects(reasons, num_images, options)

@@ -14,11 +14,9 @@ from dataclasses import replace
 from importlib import metadata
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.io.filesystems import FileSystems
-from PIL import Image as PillowImage
 
-from beam.conversion import deidentify, digests, finished, label_part
+from beam.conversion import deidentify, digests, erasures, finished, label_part
 from beam.conversion.earlier_lake import Base
 from beam.conversion.finished import FinishedLake, PlannedShard
 from beam.conversion.labelling import LabelledImage
@@ -28,12 +26,10 @@ from beam.running import files, progress
 from beam.running.packing import pack, unpack
 from lake import Refused, Reject, Stopped, exam
 from lake.records import example, index, manifest, tfrecord
+from lake.records.totals import STATISTICS_EVERY, grey_sums
 from lake.scan import Scan
 from lake.sources import reader
 
-# One image in this many, and the first of each shard, is decoded for the manifest's mean and
-# standard deviation: decoding costs a dozen times what its record does.
-STATISTICS_EVERY = 256
 WRITER_VERSION = 5  # raise it when records of the same input change
 DECODERS = (
     *("pydicom", "pillow", "imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "numpy"),
@@ -205,9 +201,10 @@ class _Writer:
         reader.quieten()
         self.rows, self.rejects, self.bytes, self.sha256 = [], [], 0, hashlib.sha256()
         self.sums, self.exams = Counter(), Counter()
-        self.label_sums = label_part.Sums(options)
+        self.label_sums = label_part.sums(options)
         # Of each record, and of each reject of this shard, for an append to a later version.
         self.digests, self.rejected = [], []
+        self.record_exams = []  # of each record, for an erasure
 
     def write(self, images: list[tuple[LabelledImage, int]], file) -> dict:
         """Write the records of [(image, fold)]; return their part of the sidecar."""
@@ -221,7 +218,8 @@ class _Writer:
         try:
             scan = reader.read_scan(self.options.source, self.inputs, header, self.storage)
         except Reject as reject:
-            self.rejects.append(reject_line(header.path, header.image_id, reject))
+            line = reject_line(header.path, header.image_id, reject)
+            self.rejects += erasures.hide([line], self.options)
             self.rejected.append([digests.image_digest(header), self.rejects[-1]])
             progress.tick(self.options.progress_file, progress.REJECTED)
             return
@@ -242,15 +240,11 @@ class _Writer:
         self.sums[f"grouped_by_{image.grouped_by[0]}"] += 1
         self.sums["flat_views"] += int(scan.is_flat)
         self.exams[image.header.exam] += 1
-        if len(self.rows) % STATISTICS_EVERY == 1:
-            with PillowImage.open(io.BytesIO(scan.image)) as picture:
-                counts = np.bincount(np.asarray(picture).ravel())  # [levels]
-            levels = np.arange(len(counts))
-            self.sums["sampled_images"] += 1
+        self.record_exams.append(image.header.exam)
+        if (len(self.rows) - 1) % STATISTICS_EVERY == 0:
             # Padding is stored as 0, so that it adds nothing to the sums.
-            self.sums["sampled_pixels"] += scan.height * scan.width - scan.padding_px
-            self.sums["total"] += int(counts @ levels)
-            self.sums["squares"] += int(counts @ levels**2)
+            num_pixels = scan.height * scan.width - scan.padding_px
+            self.sums.update(grey_sums(scan.image, num_pixels))
 
     def totals(self) -> dict:
         """Return the content of the shard's sidecar, but for its name and fingerprint."""
@@ -262,6 +256,7 @@ class _Writer:
             "rejects": self.rejects,
             "sums": dict(self.sums + self.label_sums.sums),
             "exams": exam.count(self.exams),
+            "record_exams": self.record_exams,
             "digests": self.digests,
             "rejected": self.rejected,
         }

@@ -12,13 +12,13 @@ import pyarrow
 import pyarrow.compute
 
 from lake import InputError, pool, signals
-from lake.inspection import verify_totals
+from lake.inspection import verify_erased, verify_totals
 from lake.inspection.verify_shard import Problems, Task, check
 from lake.records import example, index, manifest
 
 CHECKED = (
     "bytes and sha256 of shards, checksums and fields of records, labels, index, ids, patients, "
-    "counts, rejects, TFDS files"
+    "counts, rejects, TFDS files, that nothing is left of what was erased"
 )
 PIXELS = "images and masks decoded and compared with sizes, labels and run lengths"
 QUICK = "not decoded (--quick)"
@@ -30,11 +30,13 @@ def verify(
     decodes_pixels: bool = True,
     processes: int = 1,
     on_shard: Callable[[int, int], None] = lambda number, num_shards: None,
+    key: bytes | None = None,
 ) -> tuple[Problems, int]:
     """Check all that can be checked; return the problems and the number of records.
 
     `content` is the manifest of the lake in `folder`. Shards are spread over the processes.
     `on_shard` is called with the number of shards that are checked, and of all, after each.
+    `key`: of the hashes, for image ids that were erased.
     """
     problems = Problems()
     _check_shard_names(folder, content, problems)
@@ -53,6 +55,7 @@ def verify(
         verify_totals.check_counts(rows, content, problems)
     verify_totals.check_rejects(folder, content, problems)
     verify_totals.check_tfds(folder, content, problems)
+    verify_erased.check(folder, content, rows, key, problems)
     return problems, num_records
 
 

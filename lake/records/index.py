@@ -4,7 +4,7 @@ it.
 In: a lake's folder, or rows as the shard writer made them. Out: a pyarrow Table, and its counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,15 @@ def table(rows: list[dict], columns: Sequence[str] = SCHEMA.names) -> pyarrow.Ta
     """Return rows as a Table with these of the columns of `schema`."""
     every_column = schema(num_findings=1)
     return pyarrow.Table.from_pylist(rows, pyarrow.schema([every_column.field(c) for c in columns]))
+
+
+def write(file: Path | BinaryIO, rows_of_shards: Iterable[list[dict]], num_findings: int) -> None:
+    """Write index.parquet, a shard at a time, because ten million rows do not fit into a worker's
+    memory."""
+    columns = schema(num_findings)
+    with pyarrow.parquet.ParquetWriter(file, columns) as writer:
+        for rows in rows_of_shards:
+            writer.write_table(table(rows, columns.names))
 
 
 def read(

@@ -5,6 +5,7 @@ The manifest is written last; a folder without one is not a lake.
 
 import json
 from collections import Counter
+from pathlib import Path
 
 from lake import InputError, storage
 from lake.records import example
@@ -16,6 +17,9 @@ MANIFEST, INDEX, REJECTS = "manifest.json", "index.parquet", "rejects.jsonl"
 FEATURES, DATASET_INFO = "features.json", "dataset_info.json"
 ORPHANS = "labels_without_image.txt"
 SIDECARS = ".work"  # the folder with what a conversion knows of each shard
+ERASED = "erased.jsonl"  # which images and patients were erased, by hashes
+ERASING = "erasing.json"  # while an erasure has begun and not ended; the manifest is in it
+LOCK = "convert.lock"  # while a process converts into the folder, or erases from it
 KEYS = ("schema_version", "dataset", "version", "created", "options", "dtype", "counts")
 KEYS += ("statistics", "shards")
 COUNT_KEYS = ("images", "records", "rejects", "labels_without_image", "splits")
@@ -85,6 +89,8 @@ def parse(text: str, folder: str) -> dict:
 
 def no_manifest_error(folder: str) -> InputError:
     """Return the error for a folder without a manifest."""
+    if not storage.is_remote(folder) and Path(folder, ERASING).exists():
+        return InputError(f"{folder}: an erasure was interrupted here; repeat its command")
     return InputError(
         f"{folder}: no {MANIFEST}, so this is not a (finished) lake; expected the folder "
         f"ROOT/<name>/<version> that a conversion wrote"

@@ -38,6 +38,7 @@ MISTAKES = [
     "show nothing",
     "verify nothing",
     "find nothing --patient=1",
+    "erase nothing --patient=1",
     "configs --al",
     "train --config=nothing --lake=l --workdir=w",
     "train --config=unetpp --lake=nothing --workdir=w",
