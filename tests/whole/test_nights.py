@@ -1,5 +1,5 @@
-"""Sixty nights of a hospital: each appends, some are killed and repeated; what is left is what one
-conversion of all would give."""
+"""Sixty nights of a hospital: each appends, some are killed and repeated, every eighth erases a
+patient; what is left is what one conversion of the others would give."""
 
 import os
 import random
@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from makers.hospital import Hospital, records
 from makers.marks import exhaustive
 
+from lake import __main__ as lake_command
 from lake.inspection import verify
 from lake.records import manifest
 
@@ -25,10 +27,10 @@ def newest(lake) -> str:
     return max(versions, key=lambda version: [*map(int, version.split("."))])
 
 
-def kill_one(arguments: list[str], seconds: float) -> None:
+def kill_one(module: str, arguments: list[str], seconds: float) -> None:
     """Start the command in a process of its own, and kill it, wherever it is by then."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "beam.convert", *arguments],
+        [sys.executable, "-m", module, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -45,6 +47,7 @@ def test_sixty_nights_with_kills_equal_one_conversion(convert, key_file, tmp_pat
     rng = random.Random(1)
     hospital, lake = Hospital(tmp_path / "hospital"), tmp_path / "lakes" / "ward"
     places, cpu_seconds, num_kept, patient_places = {}, [], 0, {}
+    erased, erased_images = set(), []  # patients; the bytes of theirs
     for night in range(nights):
         for number in range(IMAGES):
             patient = f"p{rng.randrange(6 * (night + 1))}"
@@ -59,7 +62,7 @@ def test_sixty_nights_with_kills_equal_one_conversion(convert, key_file, tmp_pat
             flags = ("--images", "--labels", "--output")
             command = [f"{f}={a}" for f, a in zip(flags, arguments[:3], strict=True)]
             command += [*arguments[3:], f"--deidentify_key_file={key_file}"]
-            kill_one(command, rng.uniform(1, 8))
+            kill_one("beam.convert", command, rng.uniform(1, 8))
             num_kept += newest(lake) == before  # the kill came before the end
             content = manifest.load(str(lake / newest(lake)))
             problems, _ = verify.verify(lake / newest(lake), content)
@@ -74,7 +77,24 @@ def test_sixty_nights_with_kills_equal_one_conversion(convert, key_file, tmp_pat
             assert places.setdefault(name, place) == place
             place_of_patient = patient_places.setdefault(hospital.patients[name], place)
             assert place_of_patient == place
+        assert not erased & {hospital.patients[name] for name in rows}
+        if night % 8 == 7:
+            patient = rng.choice(sorted({hospital.patients[name] for name in rows}))
+            erased.add(patient)
+            theirs = [name for name in rows if hospital.patients[name] == patient]
+            erased_images += [rows.pop(name)["fields"]["image"] for name in theirs]
+            options = [f"--patient={patient}", f"--deidentify_key_file={key_file}"]
+            options = ["erase", str(lake / newest(lake)), *options]
+            kill_one("lake", options, rng.uniform(0.3, 1.5))
+            assert lake_command.main(options) == 0
     assert num_kept  # some were killed in the middle
+    for name, patient in hospital.patients.items():
+        if patient in erased:  # their files were there all the time
+            (hospital.folder / "dicom" / f"{name}.dcm").unlink()
+    for path in filter(Path.is_file, lake.rglob("*")):
+        content_of_file = path.read_bytes()
+        assert not any(image in content_of_file for image in erased_images), path
+    content = manifest.load(str(lake / newest(lake)))
     whole = convert(hospital.images, hospital.csv(), tmp_path / "all" / "1.0.0", *OPTIONS)
     expected = records(tmp_path / "all" / "1.0.0", whole)
     assert {name: repr(row["fields"] | {"fold": 0}) for name, row in rows.items()} == {
