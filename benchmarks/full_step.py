@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,8 +21,9 @@ import tensorflow as tf
 
 from trainer.augmentation import augment
 from trainer.config import files
+from trainer.config.run import Config
 from trainer.devices import workers
-from trainer.devices.strategy import create_strategy
+from trainer.devices.strategy import create_strategy, prepare_memory
 from trainer.scoring import objective
 from trainer.training.run import Run, build_learner
 from trainer.training.step import training_step
@@ -53,36 +55,47 @@ def forward_macs(network: keras.Model) -> int:
     """Return multiply-accumulates of the convolutions in one forward pass of one image."""
     total = 0
     for layer in network.layers:
-        if isinstance(layer, keras.layers.Conv2DTranspose):
+        if isinstance(layer, keras.Model):  # an encoder of keras.applications
+            total += forward_macs(layer)
+        elif isinstance(layer, keras.layers.Conv2DTranspose):
             _, height, width, _ = layer.input.shape
             total += height * width * layer.kernel.numpy().size
-        elif isinstance(layer, keras.layers.Conv2D):
+        elif isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             _, height, width, _ = layer.output.shape
             total += height * width * layer.kernel.numpy().size
     return total
 
 
-def main(path: str) -> None:
-    config = files.load(path, OPTIONS)
-    side, strategy = config.data.side, create_strategy("cpu", None, 1)
+def random_step(config: Config) -> tuple[Callable, keras.Model]:
+    """Return (a training step on random pixels, which returns its loss, and its network)."""
+    side, count = config.data.side, config.data.batch_size
+    strategy = create_strategy("cpu", None, count)
+    prepare_memory(config.feature_bytes, strategy)
     losses = objective.image_losses(config, positive_share=0.01)
     learner = build_learner(config, strategy, STEPS)
     run = Run(config, [], None, None, STEPS, workers.ALONE, strategy, losses, *learner)
     step = training_step(run)
     batch = {
-        "image": tf.cast(tf.random.uniform([1, side, side, 1], maxval=256), tf.uint8),
-        "mask": tf.cast(tf.random.uniform([1, side, side, 1]) > 0.99, tf.uint8),
-        "window": tf.constant([[0.0, 255.0]]),
-        "label": tf.ones([1]),
-        "has_mask": tf.ones([1]),
-        "weight": tf.ones([1]),
-        "uniforms": tf.random.uniform([1, augment.num_draws(config.augment, side)]),
+        "image": tf.cast(tf.random.uniform([count, side, side, 1], maxval=256), tf.uint8),
+        "mask": tf.cast(tf.random.uniform([count, side, side, 1]) > 0.99, tf.uint8),
+        "window": tf.constant([[0.0, 255.0]] * count),
+        "label": tf.ones([count]),
+        "has_mask": tf.ones([count]),
+        "weight": tf.ones([count]),
+        "uniforms": tf.random.uniform([count, augment.num_draws(config.augment, side)]),
     }
-    compiled = tf.function(lambda: strategy.run(step, args=(batch,))["loss"])
+    compiled = tf.function(lambda: strategy.run(step, args=(batch,))["loss"], autograph=False)
+    return lambda: float(compiled()), run.network
+
+
+def main(path: str) -> None:
+    config = files.load(path, OPTIONS)
+    side = config.data.side
+    step, network = random_step(config)
     bare = yardstick(side)
-    step_seconds = seconds(lambda: float(compiled()))
+    step_seconds = seconds(step)
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    macs = 3 * forward_macs(run.network)  # forward, and both gradients
+    macs = 3 * forward_macs(network)  # forward, and both gradients
     rate = macs / step_seconds  # multiply-accumulates per second
     print(
         f"{path}: {step_seconds:.1f} s per step of one {side} px image, peak memory "

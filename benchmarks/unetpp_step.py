@@ -26,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MONAI = HERE.parent / "bench" / "monai"
 
 LEAKY = {"activation": "leaky_relu", "negative_slope": 0.1}
 PUBLISHED = [32, 64, 128, 256, 512, 32]  # MONAI's sixth number is the width of X(0,4)
@@ -118,10 +117,14 @@ def torch_macs(network, image) -> int:
 
 
 def serve(text: str) -> None:
-    """Answer a Stepper: print the multiply-accumulates, then the seconds of each step."""
+    """Answer a Stepper."""
     arguments = json.loads(text)
     make = {"radlake": radlake_step, "monai": monai_step}[arguments.pop("library")]
-    step, macs = make(**arguments)
+    answer_steps(*make(**arguments))
+
+
+def answer_steps(step: Callable, macs: int) -> None:
+    """Print the multiply-accumulates, then the seconds of a step per line of the input."""
     step()  # the first one traces, and fills the libraries' caches
     print(macs, flush=True)
     for _ in sys.stdin:
@@ -131,12 +134,11 @@ def serve(text: str) -> None:
 
 
 class Stepper:
-    """A process that has a network and takes a step per line of its input."""
+    """A process that has a network and takes a step per line of its input (answer_steps)."""
 
-    def __init__(self, python: Path | str, **arguments):
-        command = [str(python), __file__, "--serve", json.dumps(arguments)]
+    def __init__(self, *command: object):
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen([*map(str, command)], stdin=pipe, stdout=pipe, text=True)
         self.macs = int(self._answer())
 
     def step(self) -> list[float]:
@@ -155,22 +157,29 @@ class Stepper:
         self.process.wait()
 
 
-def environment() -> Path:
-    """Return the Python that has MONAI, after installing it where it is missing."""
-    python = MONAI / "bin" / "python"
-    if not (MONAI / "installed").exists():
-        print(f"installing MONAI and PyTorch into {MONAI}", flush=True)
-        venv.create(MONAI, with_pip=True, clear=True)
+def environment(name: str) -> Path:
+    """Return the Python of the environment bench/NAME, after installing requirements-NAME.txt into
+    it where that is missing."""
+    folder = HERE.parent / "bench" / name
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        print(f"installing PyTorch and {name} into {folder}", file=sys.stderr, flush=True)
+        venv.create(folder, with_pip=True, clear=True)
         install = [python, "-m", "pip", "install", "--quiet", "--requirement"]
-        subprocess.run([*install, HERE / "requirements-monai.txt"], check=True)
-        (MONAI / "installed").touch()
+        subprocess.run([*install, HERE / f"requirements-{name}.txt"], check=True)
+        (folder / "installed").touch()
     return python
+
+
+def stepper(python: Path | str, **arguments: object) -> Stepper:
+    """Return a Stepper of one of the two libraries."""
+    return Stepper(python, __file__, "--serve", json.dumps(arguments))
 
 
 def compare(name: str, python: Path, steps: int, **size: int) -> None:
     section, arguments = PAIRS[name]
-    ours = Stepper(sys.executable, library="radlake", section=section, **size)
-    theirs = Stepper(python, library="monai", arguments=arguments, **size)
+    ours = stepper(sys.executable, library="radlake", section=section, **size)
+    theirs = stepper(python, library="monai", arguments=arguments, **size)
     turns = [(ours.step(), theirs.step()) for _ in range(steps)]
     ours.end()
     theirs.end()
@@ -199,4 +208,4 @@ if __name__ == "__main__":
     else:
         for name in PAIRS:
             size = {"side": flags.side, "batch": flags.batch, "threads": flags.threads}
-            compare(name, environment(), flags.steps, **size)
+            compare(name, environment("monai"), flags.steps, **size)

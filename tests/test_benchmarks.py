@@ -14,8 +14,12 @@ from lake.labels import rle
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import peer
 import real
 import torchvision_weights
+
+from trainer.augmentation import augment, warp
+from trainer.config.augmentation import Augment
 
 
 def first_layers(epsilon: float) -> keras.Model:
@@ -109,3 +113,19 @@ def test_the_command_line_and_the_table_of_results(tmp_path):
         "lungs", [real.Row("seed 3", [tmp_path], tmp_path, scores, ends)]
     ).splitlines()
     assert line == "| seed 3 | 0.961 [0.950, 0.970] | 0.910 |  | 3 / 4 |"
+
+
+def test_maps_of_the_peer_say_where_the_warp_reads():
+    side, settings = 16, Augment.model_validate({"crop": {"probability": 0.5}})
+    uniforms = np.random.default_rng(0).random((6, augment.num_draws(settings, side)))
+    values = augment.parameters(np.float32(uniforms), settings, side)
+    maps = peer.maps_of(values, side, count=6)  # [6, 2, 3]
+    ends = (2 * np.arange(side) + 1) / side - 1  # pixel centres in [-1, 1]
+    x, y = np.meshgrid(ends, ends)
+    columns, rows = (
+        (part[:, 0] * x[..., None] + part[:, 1] * y[..., None] + part[:, 2]).transpose(2, 0, 1)
+        for part in maps.transpose(1, 0, 2)
+    )
+    expected = warp.source_positions(side, values)
+    for actual, positions in zip((rows, columns), expected, strict=True):
+        np.testing.assert_allclose(((actual + 1) * side - 1) / 2, positions, atol=1e-4)
