@@ -144,7 +144,7 @@ def _key_of_erased(folder: Path, content: dict, path: str | None) -> bytes | Non
     from lake.inspection import verify_erased
     from lake.records import erased, manifest, pseudonym
 
-    entries = verify_erased.read(folder)
+    entries = erased.read(folder)
     if not verify_erased.needs_key(content, entries):
         return None
     if path is None and not pseudonym.KEY_FILE.expanduser().exists():
@@ -161,7 +161,7 @@ def _key_of_erased(folder: Path, content: dict, path: str | None) -> bytes | Non
 def _erase(flags: argparse.Namespace) -> int:
     """Erase the records of the ids from all versions of a lake, and return the exit code: 0 where
     each had some and none is left, else 1. Raises InputError where nothing was changed."""
-    from lake.records import erased, pseudonym
+    from lake.records import erased, manifest, pseudonym
 
     patients, images = list(flags.patient), list(flags.image)
     if flags.list:
@@ -175,9 +175,9 @@ def _erase(flags: argparse.Namespace) -> int:
             f"copy all versions here, erase, and put them in the place of those in the bucket"
         )
     content = erased.manifest_of(Path(flags.path))
-    from lake.inspection import erase, find
+    from lake.inspection import erase
 
-    key = pseudonym.read(flags.deidentify_key_file) if find.is_hashed(content) else None
+    key = pseudonym.read(flags.deidentify_key_file) if manifest.is_hashed(content) else None
     lines, is_well = erase.erase(
         flags.path, *map(_once, (patients, images)), key, flags.keep_versions
     )
@@ -201,7 +201,7 @@ def _find(flags: argparse.Namespace) -> int:
     from lake.inspection import find
 
     key = None
-    if find.is_hashed(content):
+    if manifest.is_hashed(content):
         key = pseudonym.read(flags.deidentify_key_file)
         if not find.check_key(folder, content, key):
             print(

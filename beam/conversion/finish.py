@@ -17,7 +17,7 @@ from beam.running import files
 from lake import Stopped
 from lake.labels import coherence, findings
 from lake.records import index, manifest
-from lake.records.totals import Totals
+from lake.records.totals import Totals, num_by_reason
 
 
 @beam.ptransform_fn
@@ -167,7 +167,7 @@ def _counts(
         + input_counts.get(compared.UNLISTED, 0),
         **({compared.UNLISTED: input_counts[compared.UNLISTED]} if options.base else {}),
         "records": of_records["records"],
-        "rejects": rejected.num_by_reason(rejects),
+        "rejects": num_by_reason(rejects),
         "slices_left_out": input_counts.get("left_out", 0),
         "flat_views": of_records["flat_views"],
         "labels_without_image": num_orphans,

@@ -4,12 +4,12 @@ In: their lines. Out: the files that list them, beside the shards.
 """
 
 import json
-from collections import Counter
 
 from beam.conversion import outcomes
 from beam.conversion.options import ConversionOptions
 from beam.running import files, paths
 from lake.records import erased, manifest
+from lake.records.totals import num_by_reason
 
 
 def write(rejects: list[dict], orphans: dict[str, int], options: ConversionOptions) -> None:
@@ -20,14 +20,6 @@ def write(rejects: list[dict], orphans: dict[str, int], options: ConversionOptio
     with files.whole_file(options.path(manifest.ORPHANS)) as file:
         for part in sorted(orphans):
             file.write(files.read(options.work_path(part)))
-
-
-def num_by_reason(rejects: list[dict]) -> dict[str, int]:
-    """Return the number of images that were rejected for each reason."""
-    reasons = Counter()
-    for reject in rejects:
-        reasons[reject["reason"]] += reject["images"]
-    return dict(sorted(reasons.items()))
 
 
 def finish_without_news(

@@ -100,14 +100,9 @@ def erase(
     return sidecar | {"records": len(kept), "bytes": storage.size_of(path), "versions": ""}
 
 
-def sidecar_path(path: Path) -> Path:
-    """Return where the sidecar of a shard is."""
-    return path.parent / manifest.SIDECARS / f"{path.name}.json"
-
-
 def read_sidecar(path: Path) -> dict:
     """Return the sidecar of a shard."""
-    return json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    return json.loads(manifest.sidecar_path(path).read_text(encoding="utf-8"))
 
 
 def _replace(path: Path, positions: frozenset[int], links: Links) -> None:

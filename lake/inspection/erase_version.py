@@ -5,7 +5,6 @@ In: the positions of records, and entries of erased.jsonl. Out: the version with
 """
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from lake.inspection import erase_shard, find
 from lake.inspection.erase_shard import Links, write_durably
 from lake.records import erased, identity, index, manifest, pseudonym
 from lake.records.erased import Erased
-from lake.records.totals import Totals
+from lake.records.totals import Totals, num_by_reason
 
 UNFINISHED = (storage.UNFINISHED, ".unfinished-")  # in names of files that a killed command left
 
@@ -30,11 +29,6 @@ class Version(NamedTuple):
     @property
     def was_interrupted(self) -> bool:
         return (self.folder / manifest.ERASING).exists()
-
-    def shard(self, split: str, number: int) -> str:
-        """Return the name of a shard."""
-        num_shards = manifest.num_shards(self.content)[split]
-        return manifest.shard_name(self.content["dataset"], split, number, num_shards)
 
 
 class Part(NamedTuple):
@@ -54,20 +48,19 @@ def read(folder: Path, key: bytes | None) -> Version:
     """Return the version in a folder; raise InputError where it is none, was made with another key,
     or lacks what an erasure needs. `key`: None where nobody has given one."""
     content = erased.manifest_of(folder)
-    if find.is_hashed(content):
+    is_hashed = manifest.is_hashed(content)
+    if is_hashed:
         if key is None:
             raise InputError(f"{folder} has hashes of ids: expected --deidentify_key_file")
         find.check_key(folder, content, key)
-    paths = [erase_shard.sidecar_path(folder / shard["name"]) for shard in content["shards"]]
+    paths = [manifest.sidecar_path(folder / shard["name"]) for shard in content["shards"]]
     if absent := [path for path in paths if not path.exists()]:
         raise InputError(
             f"{absent[0]} is absent, which says what a shard's records were made of: erase from "
             f"the lake where it was converted, and copy it from there again"
         )
-    log, hash_key = folder / manifest.ERASED, key if find.is_hashed(content) else b""
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    entries = erased.parse(text, str(log))
-    erased.check_key(entries, hash_key, str(log))
+    entries, hash_key = erased.read(folder), key if is_hashed else b""
+    erased.check_key(entries, hash_key, str(folder / manifest.ERASED))
     return Version(folder, content, hash_key, entries)
 
 
@@ -78,12 +71,13 @@ def look(version: Version, patients: list[str], images: list[str]) -> list[Part]
     """Return what a version has of each id."""
     folder, content, key = version.folder, version.content, version.key
     rows_by_id = find.find(folder, content, patients, images, key)
-    result = []
+    result, num_shards = [], manifest.num_shards(content)
     for label, rows in rows_by_id.items():
         kind, _, name = label.partition(" ")
         of_shards = {}
         for row in rows.to_pylist():
-            shard = version.shard(row["split"], row["shard"])
+            split, number = row["split"], row["shard"]
+            shard = manifest.shard_name(content["dataset"], split, number, num_shards[split])
             of_shards.setdefault(shard, {})[row["position"]] = row["image_id"]
         part = Part(kind, name, of_shards, 0)
         ids = erased.union([entry(version, part, "", hashes(version, part))])
@@ -131,7 +125,7 @@ def hash_of(version: Version, part: Part) -> str:
 
 def _hash(image_id: str, version: Version) -> str:
     """Return the hash of a record's image id."""
-    if version.content["options"].get("image_id") == "hash":
+    if manifest.has_image_hashes(version.content):
         return image_id
     return pseudonym.hashed("image", image_id, version.key)
 
@@ -147,18 +141,11 @@ def _ids_by_shard(parts: list[Part]) -> dict[str, dict[int, str]]:
 
 def _num_lines(version: Version, gone: Erased) -> int:
     """Return how many rejects and labels without an image are of the ids in `gone`."""
-    rejects, orphans = _lines(version.folder / manifest.REJECTS), _orphans(version.folder)
+    rejects, orphans = (
+        erased.lines_of_list(version.folder / name) for name in (manifest.REJECTS, manifest.ORPHANS)
+    )
     num_rejects = sum(gone.has_line(json.loads(line), version.key) for line in rejects)
     return num_rejects + sum(gone.has_text(line, version.key) for line in orphans)
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a file; none where it is absent. Names may have what else ends a line."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-
-
-def _orphans(folder: Path) -> list[str]:
-    return _lines(folder / manifest.ORPHANS)
 
 
 # --- the steps ---
@@ -204,13 +191,14 @@ def complete(version: Version, links: Links, siblings: list[Path]) -> None:
         sidecar = erase_shard.erase(path, shard["records"], positions, content, links)
         sidecar = _without_lines(sidecar, gone, key)
         if sidecar != erase_shard.read_sidecar(path):
-            write_durably(erase_shard.sidecar_path(path), json.dumps(sidecar).encode())
+            write_durably(manifest.sidecar_path(path), json.dumps(sidecar).encode())
         totals.add(sidecar)
         rows.append(sidecar["rows"])
     with storage.whole_file(folder / manifest.INDEX) as file:
         index.write(file, rows, len(findings))
-    counts = content["counts"] | totals.counts() | _count_lines(version, gone)
-    if "exams" not in totals.counts():
+    counts_of_records = totals.counts()
+    counts = content["counts"] | counts_of_records | _count_lines(version, gone)
+    if "exams" not in counts_of_records:
         counts.pop("exams", None)
     outcomes = counts["records"] + sum(counts["rejects"].values())
     counts["images"] = outcomes + counts.get("slices_left_out", 0)
@@ -264,16 +252,15 @@ def _count_lines(version: Version, gone: Erased) -> dict:
     folder, key, counts = version.folder, version.key, {}
     path = folder / manifest.REJECTS
     if path.exists():
-        kept = [line for line in _lines(path) if not gone.has_line(json.loads(line), key)]
+        kept = [
+            line for line in erased.lines_of_list(path) if not gone.has_line(json.loads(line), key)
+        ]
         write_durably(path, "".join(f"{line}\n" for line in kept).encode())
-        counts["rejects"] = Counter()
-        for line in map(json.loads, kept):
-            counts["rejects"][line["reason"]] += line.get("images", 1)
-        counts["rejects"] = dict(sorted(counts["rejects"].items()))
+        counts["rejects"] = num_by_reason(map(json.loads, kept))
     for path in [folder / manifest.ORPHANS, *(folder / manifest.SIDECARS).iterdir()]:
         if path.suffix == ".json" or not path.exists():
             continue
-        kept = [line for line in _lines(path) if not gone.has_text(line, key)]
+        kept = [line for line in erased.lines_of_list(path) if not gone.has_text(line, key)]
         write_durably(path, "".join(f"{line}\n" for line in kept).encode())
         if path.name == manifest.ORPHANS:
             counts["labels_without_image"] = len(kept)

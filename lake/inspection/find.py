@@ -21,9 +21,7 @@ def check_key(folder: Path, content: dict, key: bytes) -> bool:
     it has them. Raises InputError where it was made with another."""
     for shard in content["shards"]:
         try:
-            text = (folder / manifest.SIDECARS / f"{shard['name']}.json").read_text(
-                encoding="utf-8"
-            )
+            text = manifest.sidecar_path(folder / shard["name"]).read_text(encoding="utf-8")
         except OSError:
             return False
         if (digest := json.loads(text).get("key")) is not None:
@@ -31,11 +29,6 @@ def check_key(folder: Path, content: dict, key: bytes) -> bool:
                 raise InputError(f"{folder} was made with another key; give --deidentify_key_file")
             return True
     return False
-
-
-def is_hashed(content: dict) -> bool:
-    """Return whether a lake has hashes of patients, and not their ids."""
-    return content["options"].get("deidentify", "hash") == "hash"
 
 
 def find(
@@ -47,9 +40,9 @@ def find(
     rows = index.in_order(index.read(folder, COLUMNS))
     result = {}
     for name in patients:
-        text = pseudonym.hashed("patient", name, key) if is_hashed(content) else name
+        text = pseudonym.hashed("patient", name, key) if manifest.is_hashed(content) else name
         result[f"patient {name}"] = _where(rows, "patient", rows["patient"], text)
-    if images and content["options"].get("image_id") == "hash":
+    if images and manifest.has_image_hashes(content):
         for name in images:
             text = pseudonym.hashed("image", name, key)
             result[f"image {name}"] = _where(rows, "image_id", rows["image_id"], text)

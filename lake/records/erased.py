@@ -39,13 +39,13 @@ class Erased(NamedTuple):
         names = {image_id, ids.without_frame(image_id)}
         return any(pseudonym.hashed("image", name, key) in self.images for name in names)
 
-    def has_record(self, image_id: str, patient: str, options: dict, key: bytes | None) -> bool:
-        """Return whether a record with these ids, in a lake of these options of its manifest, is of
-        an erased image or patient. Without the key, None, image ids as they are stay uncompared."""
-        is_hash = options.get("deidentify", "hash") == "hash"
+    def has_record(self, image_id: str, patient: str, content: dict, key: bytes | None) -> bool:
+        """Return whether a record with these ids, in a lake with this manifest, is of an erased
+        image or patient. Without the key, None, image ids as they are stay uncompared."""
+        is_hash = manifest.is_hashed(content)
         if patient in self.patients if is_hash else self.has_patient(patient, key or b""):
             return True
-        if options.get("image_id") == "hash":
+        if manifest.has_image_hashes(content):
             return image_id in self.images
         return key is not None and self.has_image(image_id, key)
 
@@ -102,6 +102,19 @@ def manifest_of(folder: Path) -> dict:
     if journal.exists():
         return json.loads(journal.read_text(encoding="utf-8"))["manifest"]
     return manifest.load(str(folder))
+
+
+def read(folder: Path) -> list[dict]:
+    """Return the entries of a lake's erased.jsonl; none where it has none. Raises InputError where
+    it is damaged."""
+    path = folder / manifest.ERASED
+    return parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else []
+
+
+def lines_of_list(path: Path) -> list[str]:
+    """Return the lines of a lake's list of rejects, or of labels without an image; none where it is
+    absent. Names may have what else ends a line."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 
 def parse(text: str, path: str) -> list[dict]:

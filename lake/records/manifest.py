@@ -39,6 +39,21 @@ def num_shards(content: dict) -> Counter:
     return Counter(shard["split"] for shard in content["shards"])
 
 
+def sidecar_path(shard: Path) -> Path:
+    """Return where the sidecar of a shard is."""
+    return shard.parent / SIDECARS / f"{shard.name}.json"
+
+
+def is_hashed(content: dict) -> bool:
+    """Return whether a lake has hashes of patients, and not their ids."""
+    return content["options"].get("deidentify", "hash") == "hash"
+
+
+def has_image_hashes(content: dict) -> bool:
+    """Return whether a lake has hashes of image ids, and not the ids."""
+    return content["options"].get("image_id") == "hash"
+
+
 def num_classes(content: dict) -> int:
     """Return the number of labels of a lake: that of its class folders, else 2, lesion or none."""
     return len(content["classes"]) if "classes" in content else 2

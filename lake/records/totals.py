@@ -7,6 +7,7 @@ In: the sidecars of all shards. Out: parts of the manifest.
 import io
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -102,6 +103,15 @@ class Totals:
             / max(sums["pixels_of_positives"], 1),
             **({"findings": by_split} if by_split else {}),
         }
+
+
+def num_by_reason(rejects: Iterable[dict]) -> dict[str, int]:
+    """Return the number of images that were rejected for each reason, from lines of rejects.jsonl;
+    one that does not say how many it is about is about one."""
+    reasons = Counter()
+    for reject in rejects:
+        reasons[reject["reason"]] += reject.get("images", 1)
+    return dict(sorted(reasons.items()))
 
 
 def grey_sums(image: bytes, num_pixels: int) -> Counter:
