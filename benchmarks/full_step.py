@@ -17,19 +17,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
+import loop
 import tensorflow as tf
 
-from trainer.augmentation import augment
 from trainer.config import files
 from trainer.config.run import Config
-from trainer.devices import workers
-from trainer.devices.strategy import create_strategy, prepare_memory
-from trainer.scoring import objective
-from trainer.training.run import Run, build_learner
+from trainer.devices.strategy import prepare_memory
 from trainer.training.step import training_step
 
 REPEATS = 3
-STEPS = 100  # per epoch, for the schedule of the learning rate
 OPTIONS = ["--data.batch_size=1", "--train.device=cpu", "--train.precision=float32"]
 
 
@@ -68,23 +64,10 @@ def forward_macs(network: keras.Model) -> int:
 
 def random_step(config: Config) -> tuple[Callable, keras.Model]:
     """Return (a training step on random pixels, which returns its loss, and its network)."""
-    side, count = config.data.side, config.data.batch_size
-    strategy = create_strategy("cpu", None, count)
-    prepare_memory(config.feature_bytes, strategy)
-    losses = objective.image_losses(config, positive_share=0.01)
-    learner = build_learner(config, strategy, STEPS)
-    run = Run(config, [], None, None, STEPS, workers.ALONE, strategy, losses, *learner)
+    run, batch = loop.fresh_run(config), loop.random_batch(config)
+    prepare_memory(config.feature_bytes, run.strategy)
     step = training_step(run)
-    batch = {
-        "image": tf.cast(tf.random.uniform([count, side, side, 1], maxval=256), tf.uint8),
-        "mask": tf.cast(tf.random.uniform([count, side, side, 1]) > 0.99, tf.uint8),
-        "window": tf.constant([[0.0, 255.0]] * count),
-        "label": tf.ones([count]),
-        "has_mask": tf.ones([count]),
-        "weight": tf.ones([count]),
-        "uniforms": tf.random.uniform([count, augment.num_draws(config.augment, side)]),
-    }
-    compiled = tf.function(lambda: strategy.run(step, args=(batch,))["loss"], autograph=False)
+    compiled = tf.function(lambda: run.strategy.run(step, args=(batch,))["loss"], autograph=False)
     return lambda: float(compiled()), run.network
 
 

@@ -47,6 +47,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import full_step
+import loop
 import numpy as np
 import real
 import tensorflow as tf
@@ -344,22 +345,14 @@ def report(config: Config, flags: argparse.Namespace, python: Path) -> None:
     columns = real.COLUMNS["pneumothorax"]
     print("\n| " + " | ".join(["", *columns.values()]) + " |\n|" + "---|" * (len(columns) + 1))
     for row in rows:
-        cells = [
-            real.with_ends(row.scores[name], row.intervals.get(name)) if name in row.scores else ""
-            for name in columns
-        ]
-        print("| " + " | ".join([row.title, *cells]) + " |")
-    gains = real.gain(*rows)
-    print(
-        "\nradlake above the peer: "
-        + ", ".join(f"{k} {real.with_ends(*v)}" for k, v in gains.items())
-    )
+        print("| " + " | ".join(real.cells("pneumothorax", row)) + " |")
+    print(real.gain_line(*rows))
     seconds = timing["seconds"]
     print(
         f"the peer's training: {timing['steps']} steps, {timing['parameters']:,} parameters, "
         f"{seconds['cpu'] / 60:.0f} min of CPU, {seconds['clock'] / 60:.0f} min on the clock\n"
     )
-    content = {row.title: {"scores": row.scores, "intervals": row.intervals} for row in rows}
+    content = real.scores_of(rows)
     (folder / "results.json").write_text(json.dumps({**content, "timing": timing}, indent=1))
 
 
@@ -376,7 +369,7 @@ def our_step(content: dict, threads: int) -> tuple[Callable, int]:
 
 def compare_steps(config: Config, python: Path, steps: int, threads: int) -> None:
     """Print the ratio of both programs' seconds per step, taken in turns."""
-    plan, texts = plan_of(config, full_step.STEPS, threads), []
+    plan, texts = plan_of(config, loop.STEPS, threads), []
     content = {"config": config.model_dump(mode="json"), "threads": threads}
     ours = Stepper(sys.executable, __file__, "--serve", json.dumps(content))
     theirs = Stepper(python, PEER, "serve", json.dumps(plan))

@@ -309,12 +309,31 @@ def table(task: str, rows: list[Row]) -> str:
     titles = ["", *COLUMNS[task].values(), "minutes, CPU / clock"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
-        cells = [
-            with_ends(row.scores[name], row.intervals.get(name)) if name in row.scores else ""
-            for name in COLUMNS[task]
-        ]
-        lines.append("| " + " | ".join([row.title, *cells, spent(row.workdirs)]) + " |")
+        lines.append("| " + " | ".join([*cells(task, row), spent(row.workdirs)]) + " |")
     return "\n".join(lines)
+
+
+def cells(task: str, row: Row) -> list[str]:
+    """Return the title of a row and its scores, with their intervals."""
+    scores, intervals = row.scores, row.intervals
+    return [
+        row.title,
+        *(
+            with_ends(scores[name], intervals.get(name)) if name in scores else ""
+            for name in COLUMNS[task]
+        ),
+    ]
+
+
+def gain_line(one: Row, other: Row) -> str:
+    """Return the line, behind an empty one, that says how much better the first is."""
+    gains = [f"{name} {with_ends(*ends)}" for name, ends in gain(one, other).items()]
+    return f"\n{one.title} above {other.title}: {', '.join(gains)}"
+
+
+def scores_of(rows: list[Row]) -> dict:
+    """Return {title: all scores of a row and their intervals}, for a JSON file."""
+    return {row.title: {"scores": row.scores, "intervals": row.intervals} for row in rows}
 
 
 def main() -> None:
@@ -324,9 +343,8 @@ def main() -> None:
         rows, pairs = TASKS[task](flags)
         print(f"\n{task}\n\n{table(task, rows)}", flush=True)
         for one, other in pairs:
-            gains = [f"{name} {with_ends(*ends)}" for name, ends in gain(one, other).items()]
-            print(f"\n{one.title} above {other.title}: {', '.join(gains)}", flush=True)
-        content = {row.title: {"scores": row.scores, "intervals": row.intervals} for row in rows}
+            print(gain_line(one, other), flush=True)
+        content = scores_of(rows)
         (flags.output / task / "results.json").write_text(json.dumps(content, indent=1))
 
 
