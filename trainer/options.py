@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lake import exam
-from lake.predictions.exported import DECODERS, GRAPH
+from lake.predictions.exported import DECODERS, FORMATS, GRAPH, SAVED
 from lake.terminal import cli, suggestions
 from radlake import shipped
 
@@ -168,11 +168,13 @@ def add_predict(command: Callable) -> None:
 def add_export(command: Callable) -> None:
     """Add the options of export."""
     example = "--workdir runs/unetpp --output exported"
-    summary = "write a SavedModel: DICOM, PNG or JPEG bytes in, masks out"
+    summary = "write a SavedModel (DICOM, PNG or JPEG bytes in, masks out) or an ONNX file"
     export = command("export", help=summary, example=example)
     add_networks(export, level=_level)
     add = export.add_argument_group("output").add_argument
     add("--output", required=True, type=cli.any_path, metavar="FOLDER", help="a new folder")
+    file_format = "onnx: model.onnx, pixels in and masks out, which runs without TensorFlow"
+    add("--format", choices=FORMATS, default=SAVED, help=file_format)
     decoder = (
         "what reads DICOM: TensorFlow's own operations, or also tensorflow-io's, which read more "
         "transfer syntaxes, here and where the model is served (requirements/tfio.txt)"

@@ -8,7 +8,7 @@ average    workdir -> another one, with the mean of the weights that it has kept
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 predict    workdirs + a lake or files -> submission.csv, overlays, probability maps, DICOM SEGs,
            nodule candidates
-export     workdirs -> a SavedModel with files in and masks out, for TensorFlow Serving
+export     workdirs -> a SavedModel with files in and masks out, or an ONNX file with pixels in
 vote       several predictions of the same images -> one submission
 froc       nodule candidates of CT scans + true nodules -> FROC, CPM and a picture of the curve
 augment    lake + config -> a picture of images before and after augmentation
@@ -24,13 +24,14 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 
 import argparse
 import functools
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from lake import InputError, Stopped, storage
 from lake.predictions import tfio
-from lake.predictions.exported import TFIO
+from lake.predictions.exported import ONNX, TFIO
 from lake.records import manifest
 from lake.terminal import cli
 from trainer import options
@@ -138,9 +139,11 @@ def predict(flags: argparse.Namespace, overrides: list[str]) -> str:
 
 
 def export(flags: argparse.Namespace, overrides: list[str]) -> str:
-    """Write a SavedModel, or one per level, and return how to call it; raise InputError for options
-    that do not go together."""
+    """Write a SavedModel, one per level, or an ONNX file, and return how to call it; raise
+    InputError for options that do not go together."""
     _refuse(flags, overrides)
+    if flags.format == ONNX:
+        _check_onnx(flags)
     _check_networks(flags)
     if flags.level == options.ALL_LEVELS and flags.lake:
         raise InputError("--level all takes thresholds of the runs' own lake, not of --lake")
@@ -156,7 +159,27 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
             load = functools.partial(_ensemble, flags)
             return levels.export_all(load, flags.output, flags.decoder, flags.any_modality)
         networks = _ensemble(flags, flags.level)
-        return export.export(networks, flags.output, flags.decoder, flags.lake, flags.any_modality)
+        choices = flags.decoder, flags.lake, flags.any_modality, flags.format
+        return export.export(networks, flags.output, *choices)
+
+
+def _check_onnx(flags: argparse.Namespace) -> None:
+    """Raise InputError for options of export that an ONNX file cannot have, and where the packages
+    that write it are not installed."""
+    reasons = {
+        "--level all": "for an ONNX file of one level say --level N",
+        "--decoder tfio": "an ONNX file takes pixels, and decodes no DICOM",
+        "--any_modality": "an ONNX file takes pixels, and does not know what they show",
+    }
+    are_given = flags.level == options.ALL_LEVELS, flags.decoder == TFIO, flags.any_modality
+    for (option, reason), is_given in zip(reasons.items(), are_given, strict=True):
+        if is_given:
+            raise InputError(f"{option} does not go with --format onnx: {reason}")
+    missing = [name for name in ("onnx", "tf2onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"--format onnx needs {' and '.join(missing)}; pip install 'radlake[onnx]'"
+        )
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from beam.running import files, paths, patterns
 from beam.running.options import BEAM_OPTIONS, WORK
 from lake import InputError, exam
-from lake.predictions.exported import DESCRIPTION, RECORDS, SAVED_MODEL, settings_from_json
+from lake.predictions.exported import (
+    DESCRIPTION,
+    ONNX_MODEL,
+    RECORDS,
+    SAVED_MODEL,
+    settings_from_json,
+)
 from lake.scan import ReaderSettings
 from lake.terminal import cli
 
@@ -150,6 +156,9 @@ def with_threads(options: PredictionOptions, beam_options: "PipelineOptions") ->
 
 def _read_description(model: str) -> bytes:
     """Return export.json of the folder; raise InputError where there is none."""
+    if paths.exists(paths.join(model, ONNX_MODEL)):
+        message = "an ONNX file, which takes no records; export the workdirs without --format onnx"
+        raise InputError(f"--model={model} has {message}")
     for name in (SAVED_MODEL, DESCRIPTION):
         if not paths.exists(paths.join(model, name)):
             expected = "the folder that export wrote"

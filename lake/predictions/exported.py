@@ -3,13 +3,15 @@ signatures, and in export.json how image files are read."""
 
 from lake.scan import ReaderSettings, Storage
 
-DESCRIPTION, SAVED_MODEL = "export.json", "saved_model.pb"
+DESCRIPTION, SAVED_MODEL, ONNX_MODEL = "export.json", "saved_model.pb", "model.onnx"
 # The signature of image files, by what lake.sources.reader calls their source.
 SIGNATURES = {"dicom": "dicom", "images": "image"}
 PIXELS = "pixels"  # the signature of stored pixels
 RECORDS = "records"  # the signature of serialised records, as a lake holds them
 # What decodes DICOM files in the graph: TensorFlow's own operations, or those of tensorflow-io.
 GRAPH, TFIO = DECODERS = ("graph", "tfio")
+# What export writes: a SavedModel with all these signatures, or an ONNX file with that of pixels.
+FORMATS = SAVED, ONNX = ("savedmodel", "onnx")
 
 
 def settings_to_json(settings: ReaderSettings) -> dict:

@@ -21,10 +21,14 @@ CLASSIFIER = {"kind": "classifier", "encoder": "plain", "filters": 2, "depth": 1
 CALIBRATION = Calibration("platt", 0.6, -0.3)  # of the cascade
 
 
-def workdir_of(folder: Path, lake: Path, model: dict, side: int, **stored) -> Path:
-    """Write a run of random weights; `stored` replaces entries of its lake.json."""
+def workdir_of(
+    folder: Path, lake: Path, model: dict, side: int, sections: dict | None = None, **stored
+) -> Path:
+    """Write a run of random weights; `sections` of its config beside model and data; `stored`
+    replaces entries of its lake.json."""
+    data = {"side": side, "batch_size": 4} | (sections or {}).get("data", {})
     run = Config.model_validate(
-        {"model": model, "lake": str(lake), "data": {"side": side, "batch_size": 4}}
+        {"lake": str(lake), **(sections or {}), "model": model, "data": data}
     )
     keras.utils.set_random_seed(len(str(model)))
     network = build(run.model, side)

@@ -101,10 +101,10 @@ class Sizes(NamedTuple):
 
 def resize_to_source(probabilities, sizes: Sizes, settings: Data):
     """Return the network's probabilities [S, S, 1] at the size of the source [H, W, 1]: cut out of
-    the padding and resized."""
+    the padding and resized. Those of images of one size, [N, S, S, 1], become [N, H, W, 1]."""
     box = record.box_within(sizes.height, sizes.width, settings.side, settings.fit)
     top, left, height, width = box
-    picture_p = probabilities[top : top + height, left : left + width]
+    picture_p = probabilities[..., top : top + height, left : left + width, :]
     return tf.image.resize(picture_p, (sizes.original_height, sizes.original_width))
 
 
@@ -112,12 +112,19 @@ def mask_of(source_p, decision: Decision, lesion=None):
     """Return the mask, bool [H, W], of resize_to_source's probabilities and the image's own p of a
     lesion: p > bottom, emptied where fewer than a share of the pixels have p > top, and where the
     image's p is below the lesion threshold."""
+    return masks_of(source_p[None], decision, lesion)[0]
+
+
+def masks_of(source_p, decision: Decision, lesion=None):
+    """Return the masks, bool [N, H, W], of N images of one size: source_p [N, H, W, 1], lesion
+    [N]; mask_of says by which rule."""
     top, area_share, bottom = decision.triplet
-    area = np.float32(area_share) * tf.cast(tf.size(source_p), tf.float32)  # as counts.area_px
-    mask = metrics.keep_by_triplet(source_p[None], top, area, bottom)[0, :, :, 0] > 0
+    num_pixels = tf.cast(tf.reduce_prod(tf.shape(source_p)[1:]), tf.float32)
+    area = np.float32(area_share) * num_pixels  # as counts.area_px
+    masks = metrics.keep_by_triplet(source_p, top, area, bottom)[..., 0] > 0
     if decision.lesion_threshold is None:
-        return mask
-    return mask & (lesion >= np.float32(decision.lesion_threshold))
+        return masks
+    return masks & tf.reshape(lesion >= np.float32(decision.lesion_threshold), [-1, 1, 1])
 
 
 def source_mask(probabilities, sizes: Sizes, settings: Data, decision: Decision, lesion=None):

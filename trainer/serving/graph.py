@@ -92,7 +92,7 @@ class Server(NamedTuple):
             """Return the inputs of one record; an op fails where it is damaged."""
             fields = item_for(self.ensemble, record, self.dtype().name, Sizes._fields)
             sizes = Sizes(*(tf.cast(fields[name], tf.int32) for name in Sizes._fields))
-            tensors = {name: fields[name] for name in ("window", *self._settings())}
+            tensors = {name: fields[name] for name in ("window", *self.image_settings())}
             return tensors | {"sizes": sizes, "error": tf.constant("")}
 
         def inputs_or_error(record):
@@ -100,7 +100,7 @@ class Server(NamedTuple):
 
         return tf.map_fn(inputs_or_error, records, fn_output_signature=self._item_spec())
 
-    def _settings(self) -> dict[str, Data]:
+    def image_settings(self) -> dict[str, Data]:
         """Return the side and fit of each image in a batch, by its name."""
         sections = {"image": self.ensemble.settings}
         if (classifier_settings := self.ensemble.classifier_settings) is not None:
@@ -115,7 +115,9 @@ class Server(NamedTuple):
         """Return one image as the networks get it, with its window, sizes and error."""
 
         def readable_inputs() -> dict:
-            images = {name: self._fit(image, section) for name, section in self._settings().items()}
+            images = {
+                name: self._fit(image, section) for name, section in self.image_settings().items()
+            }
             sizes = Sizes(*(getattr(image, name) for name in Sizes._fields))
             return images | {"window": image.window, "sizes": sizes, "error": image.error}
 
@@ -125,7 +127,7 @@ class Server(NamedTuple):
         """Return the inputs that stand for an image which cannot be read: black, with the error."""
         images = {
             name: tf.zeros([section.side, section.side, 1], self.dtype())
-            for name, section in self._settings().items()
+            for name, section in self.image_settings().items()
         }
         return images | {
             "window": tf.constant([0.0, 1.0]),
@@ -148,7 +150,7 @@ class Server(NamedTuple):
     def predict(self, inputs: dict) -> dict:
         """Return a signature's outputs for a batch of the networks' inputs."""
         is_readable = inputs["error"] == ""
-        outputs = self._outputs({name: inputs[name] for name in ("window", *self._settings())})
+        outputs = self._outputs({name: inputs[name] for name in ("window", *self.image_settings())})
         probability = tf.cast(tf.sigmoid(tf.cast(outputs["scores"], tf.float64)), tf.float32)
         if self.ensemble.findings:
             names = tf.constant([self.ensemble.findings])
