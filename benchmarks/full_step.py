@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import keras
 import loop
 import tensorflow as tf
+from macs import forward_macs
 
 from trainer.config import files
 from trainer.config.run import Config
@@ -45,21 +46,6 @@ def yardstick(side: int, filters: int = 64) -> float:
     x, kernel = tf.ones([1, side, side, filters]), tf.ones([3, 3, filters, filters])
     convolve = tf.function(lambda: tf.reduce_sum(tf.nn.conv2d(x, kernel, 1, "SAME")))
     return side * side * 9 * filters * filters / seconds(lambda: float(convolve()))
-
-
-def forward_macs(network: keras.Model) -> int:
-    """Return multiply-accumulates of the convolutions in one forward pass of one image."""
-    total = 0
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):  # an encoder of keras.applications
-            total += forward_macs(layer)
-        elif isinstance(layer, keras.layers.Conv2DTranspose):
-            _, height, width, _ = layer.input.shape
-            total += height * width * layer.kernel.numpy().size
-        elif isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
-            _, height, width, _ = layer.output.shape
-            total += height * width * layer.kernel.numpy().size
-    return total
 
 
 def random_step(config: Config) -> tuple[Callable, keras.Model]:
