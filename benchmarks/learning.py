@@ -140,15 +140,17 @@ def small(file: Path, epochs: int, folder: Path) -> dict:
     if "weights" in model:
         changes["model"]["weights"] = random_weights(model, folder) if "freeze" in model else None
     if has_encoder(original.model):
-        changes["optimizer"]["swa_epochs"] = 1
+        # A moving average would need more steps than there are.
+        changes["optimizer"] |= {"swa_epochs": 1, "ema": 0}
     if original.optimizer.learning_rate < SLOW_RATE:
         changes["optimizer"]["learning_rate"] = RAISED_RATE
     if "stages" in content:
+        first, *others = content["stages"]
         changes["stages"] = [
             run.merge(
                 stage, {"data": {"side": side, "batch_size": BATCH}, "train": {"epochs": epochs}}
             )
-            for stage, side in zip(content["stages"], (SIDE * 2 // 3, SIDE), strict=True)
+            for stage, side in [(first, SIDE * 2 // 3), *((stage, SIDE) for stage in others)]
         ]
     return run.merge(content, changes)
 

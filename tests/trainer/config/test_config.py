@@ -354,8 +354,8 @@ def test_pretraining_is_a_classifiers_run(yaml_file, options, message):
     assert not files.load(yaml_file, []).is_classifier
 
 
-def test_the_config_of_the_recipes_is_one():
-    text = (ROOT / "docs" / "recipes.md").read_text()
+def test_the_config_of_siim_md_is_one():
+    text = (ROOT / "docs" / "siim.md").read_text()
     [block] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     first, last = Config.model_validate(yaml.safe_load(block)).as_stages()
     assert first.optimizer.frozen_epochs == 2 and last.optimizer.frozen_epochs == 0
