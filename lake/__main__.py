@@ -1,5 +1,5 @@
-"""python -m lake show|verify|find|erase PATH: look into a lake that beam.convert wrote, check
-it, or take patients out of it.
+"""python -m lake show|verify|find|erase|write PATH: look into a lake that beam.convert wrote, check
+it, take patients out of it, or write it for other programs.
 
 show       prints what a lake holds: counts, splits, classes, views, ages, lesion sizes; can draw a
            contact sheet
@@ -8,6 +8,8 @@ find       lists the records of patients or images by their ids, with the key of
            exit code is 1 where an id has none
 erase      takes the records of patients or images out of all versions of a lake, for good; the exit
            code is 1 where an id has none, or where something is left
+write      writes images, masks and labels into a new folder that nnU-Net, COCO tools, Hugging Face
+           datasets, Grain or any other program opens
 """
 
 if __name__ == "__main__":  # before the rest is imported, which takes a while
@@ -23,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lake import InputError, storage
+from lake.inspection.writing.formats import FORMATS
 from lake.terminal import cli, progress
 
 KEY_HELP = "the secret of the hashes; without this option that of the home folder"
@@ -48,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--deidentify_key_file", metavar="FILE", help=KEY_HELP)
     _add_find(command)
     _add_erase(command)
+    _add_write(command)
     return parser
 
 
@@ -68,6 +72,21 @@ def _add_erase(command: Callable) -> None:
     add("--list", type=cli.local_path, metavar="FILE", help=list_help)
     keep_help = "erase from this version alone; the others beside it keep their records"
     add("--keep_versions", action="store_true", help=keep_help)
+
+
+def _add_write(command: Callable) -> None:
+    """Add the subcommand write, which has another word in the command radlake."""
+    name = cli.typed_command("lake write")
+    example = "lakes/phantoms/1.0.0 --to coco --split train val --output phantoms_coco"
+    help_text = "a lake -> files for nnU-Net, COCO, datasets, Grain"
+    add = command("write", help=help_text, prog=name, example=example)
+    add = add.add_argument_group("lake").add_argument
+    add("path", metavar="ROOT/NAME/VERSION", help="the lake")
+    add("--to", choices=FORMATS, required=True, help="the format")
+    split_help = "the splits to write; without this option all"
+    add("--split", nargs="+", default=[], metavar="NAME", help=split_help)
+    output_help = "a new folder; for nnunet DatasetNNN_NAME"
+    add("--output", type=cli.local_path, required=True, metavar="FOLDER", help=output_help)
 
 
 def _add_ids(add: Callable) -> None:
@@ -214,7 +233,17 @@ def _find(flags: argparse.Namespace) -> int:
     return 0 if all(map(len, rows_by_id.values())) else 1
 
 
-COMMANDS = {"show": _show, "verify": _verify, "find": _find, "erase": _erase}
+def _write(flags: argparse.Namespace) -> str:
+    """Write splits of a lake for other programs; return what a user reads. Raises InputError."""
+    from lake.records import manifest
+
+    folder, content = storage.path_of(flags.path), manifest.load(flags.path)
+    from lake.inspection.writing import write
+
+    return write.write(folder, content, flags.to, flags.split, flags.output)
+
+
+COMMANDS = {"show": _show, "verify": _verify, "find": _find, "erase": _erase, "write": _write}
 
 
 if __name__ == "__main__":

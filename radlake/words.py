@@ -21,6 +21,7 @@ WORDS = {
     "verify": Word("lake.__main__", ("verify",), "check every byte of a lake"),
     "find": Word("lake.__main__", ("find",), "the records of a patient or an image"),
     "erase": Word("lake.__main__", ("erase",), "take patients or images out of a lake"),
+    "write_lake": Word("lake.__main__", ("write",), "a lake -> files for nnU-Net, COCO, Grain …"),
     "configs": Word("radlake.shipped", (), "list the configs that --config takes by name"),
     "train": Word("trainer.task", ("train",), "lake + config -> a trained network", "train"),
     "find_lr": Word("trainer.task", ("find_lr",), "suggest a learning rate", "train"),
@@ -44,7 +45,13 @@ WORDS = {
 def spellings(program: str) -> dict[str, str]:
     """Return {what follows `python -m`: what to type for it}, for lake.terminal.cli; `program`:
     "radlake", or "python -m radlake" where that has started the process."""
-    return {
+    modules = {
         entry.module.removesuffix(".__main__"): program if entry.leading else f"{program} {word}"
         for word, entry in WORDS.items()
-    } | {"radlake": program}
+    }
+    others = {  # whose word is another one than that of their module
+        f"{entry.module.removesuffix('.__main__')} {' '.join(entry.leading)}": f"{program} {word}"
+        for word, entry in WORDS.items()
+        if entry.leading and entry.leading != (word,)
+    }
+    return modules | others | {"radlake": program}

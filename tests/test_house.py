@@ -48,8 +48,8 @@ ARROWS = {
     },
     "lake": {
         "__main__": "inspection records terminal storage signals",
-        "inspection": "lock records sources labels terminal scan exam ids storage pool signals "
-        "picture clock",
+        "inspection": "lock predictions records sources labels terminal scan exam ids storage pool "
+        "signals picture clock",
         "lock": "terminal storage signals clock",
         "predictions": "sources labels scan exam storage",
         "records": "sources labels scan exam ids storage",

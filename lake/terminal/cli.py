@@ -24,6 +24,8 @@ SPELLINGS: dict[str, str] = {}
 def typed_command(command: str) -> str:
     """Return a command such as "lake verify" as the user types it: `python -m lake verify`, or
     `radlake verify`."""
+    if command in SPELLINGS:
+        return SPELLINGS[command]
     module, _, rest = command.partition(" ")
     return f"{SPELLINGS.get(module, f'python -m {module}')} {rest}".rstrip()
 

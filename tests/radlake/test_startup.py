@@ -39,6 +39,7 @@ MISTAKES = [
     "verify nothing",
     "find nothing --patient=1",
     "erase nothing --patient=1",
+    "write_lake nothing --to=png --output=o",
     "configs --al",
     "train --config=nothing --lake=l --workdir=w",
     "train --config=unetpp --lake=nothing --workdir=w",

@@ -1,0 +1,48 @@
+"""A lake as ArrayRecords, in which Grain finds any record at once: the records' own bytes, and the
+files by which TFDS reads them.
+"""
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from lake import InputError
+from lake.inspection.writing.counts import Counts
+from lake.inspection.writing.shards import Shard
+from lake.records import manifest
+
+OPTIONS = "group_size:1"  # which Grain expects: each record by itself
+FORMAT = "array_record"
+
+
+def check() -> None:
+    """Raise InputError where the package is absent."""
+    if importlib.util.find_spec("array_record") is None:
+        raise InputError(
+            "--to array_record needs array_record; pip install 'radlake[array-record]'"
+        )
+
+
+def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
+    """Write the records of the shards into the folder; return how many."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    counts, entries = Counts(), []
+    for shard in shards:
+        path = output / shard.entry["name"].replace(".tfrecord-", f".{FORMAT}-")
+        writer = ArrayRecordWriter(str(path), OPTIONS)
+        for record in shard.records:
+            writer.write(record.data)
+            counts.add(shard.split, has_mask=record.mask is not None)
+        writer.close()
+        entries.append(shard.entry | {"bytes": path.stat().st_size})
+    info = manifest.dataset_info_json(content["dataset"], content["version"], entries)
+    files = {
+        manifest.FEATURES: manifest.features_json(
+            content["dtype"], len(manifest.findings(content))
+        ),
+        manifest.DATASET_INFO: info | {"fileFormat": FORMAT},
+    }
+    for name, text in files.items():
+        (output / name).write_text(manifest.to_json(text), encoding="utf-8")
+    return counts
