@@ -139,6 +139,9 @@ setup(
             "trustme>=1.2",  # TensorFlow speaks TLS alone, also to the stand-in
         ],
         # TensorFlow imports JAX where there is one, which would cost each process of make test.
-        "test-all": ["jax>=0.10"],  # Keras's other backend, for losses and metrics
+        "test-all": [
+            "datasets>=4",  # Hugging Face's, a reader of lake write --to parquet
+            "jax>=0.10",  # Keras's other backend, for losses and metrics
+        ],
     },
 )

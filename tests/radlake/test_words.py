@@ -103,9 +103,10 @@ def test_a_module_of_radlake_that_is_missing_is_no_extra():
 
 def test_commands_in_messages_are_spelled_as_the_user_types_them(monkeypatch):
     names = ["lake verify", "beam.table", "trainer.task vote", "launch.vertex", "radlake configs"]
+    names.append("lake write")
     assert [cli.typed_command(name) for name in names] == [f"python -m {name}" for name in names]
     monkeypatch.setattr(cli, "SPELLINGS", spellings("radlake"))
-    words = ["verify", "convert_table", "vote", "launch vertex", "configs"]
+    words = ["verify", "convert_table", "vote", "launch vertex", "configs", "write_lake"]
     assert [cli.typed_command(name) for name in names] == [f"radlake {word}" for word in words]
 
 

@@ -1,15 +1,18 @@
-"""A lake as ArrayRecords, in which Grain finds any record at once: the records' own bytes, and the
-files by which TFDS reads them.
+"""A lake as ArrayRecords, in which Grain finds any record at once, and the files by which TFDS
+reads them. A record has the fields that it has in the lake. Its mask is a PNG of 8 bits: of one bit
+some decoders make 0 and 1, others 0 and 255.
 """
 
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
-from lake import InputError
+import numpy as np
+
+from lake import InputError, picture
 from lake.inspection.writing.counts import Counts
-from lake.inspection.writing.shards import Shard
-from lake.records import manifest
+from lake.inspection.writing.shards import Record, Shard
+from lake.records import example, manifest
 
 OPTIONS = "group_size:1"  # which Grain expects: each record by itself
 FORMAT = "array_record"
@@ -23,6 +26,12 @@ def check() -> None:
         )
 
 
+def _mask(record: Record) -> bytes:
+    """Return the PNG of a mask, 0 and 255; where it is unknown, of zeros, as `has_mask` says."""
+    mask = np.zeros(record.pixels.shape, np.uint8) if record.mask is None else record.mask
+    return picture.to_png(mask)
+
+
 def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
     """Write the records of the shards into the folder; return how many."""
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -32,7 +41,7 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
         path = output / shard.entry["name"].replace(".tfrecord-", f".{FORMAT}-")
         writer = ArrayRecordWriter(str(path), OPTIONS)
         for record in shard.records:
-            writer.write(record.data)
+            writer.write(example.encode(record.fields | {"mask": _mask(record)}))
             counts.add(shard.split, has_mask=record.mask is not None)
         writer.close()
         entries.append(shard.entry | {"bytes": path.stat().st_size})

@@ -114,7 +114,8 @@ def _annotations(mask: np.ndarray, image_id: int) -> Iterator[dict]:
         runs = rle.from_mask(parts[:, columns] == number) + columns.start * mask.shape[0]
         box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
         # COCO's counts: background and lesion in turns, down the columns.
-        edges = [0, *runs.ravel().tolist(), mask.size]
+        edges = [0, *runs.ravel().tolist()]
+        edges += [mask.size] if edges[-1] < mask.size else []
         yield {
             "image_id": image_id,
             "category_id": CATEGORY["id"],

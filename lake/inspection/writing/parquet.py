@@ -52,7 +52,7 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
             for record in shard.records:
                 counts.add(shard.split, has_mask=record.mask is not None)
                 rows.append(_row(record, shard.split, content))
-                num_bytes += len(record.data)
+                num_bytes += record.num_bytes
                 if num_bytes >= GROUP_BYTES or len(rows) == GROUP_ROWS:
                     writer.write_table(pyarrow.Table.from_pylist(rows, columns))
                     rows, num_bytes = [], 0

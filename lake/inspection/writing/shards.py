@@ -20,7 +20,7 @@ from lake.terminal import cli
 class Record(NamedTuple):
     """A record, decoded."""
 
-    data: bytes  # as its shard has it
+    num_bytes: int  # in its shard
     fields: dict
     pixels: np.ndarray  # [H, W], of the lake's dtype
     mask: np.ndarray | None  # uint8 [H, W], 0 or 255; None where it is unknown
@@ -96,10 +96,10 @@ def _decode(data: bytes, content: dict) -> Record:
     size = (fields["height"], fields["width"])
     _check("image", pixels, size, content["dtype"])
     if not fields["has_mask"]:
-        return Record(data, fields, pixels, mask=None)
+        return Record(len(data), fields, pixels, mask=None)
     mask = mask_png.decode(fields["mask"])
     _check("mask", mask, size, "uint8")
-    return Record(data, fields, pixels, np.where(mask, np.uint8(255), np.uint8(0)))
+    return Record(len(data), fields, pixels, np.where(mask, np.uint8(255), np.uint8(0)))
 
 
 def _check(name: str, pixels: np.ndarray, size: tuple[int, int], dtype: str) -> None:
