@@ -203,8 +203,8 @@ def test_pycocotools_reads_the_masks(name, write, request, capsys):
             annotation_ids += [annotation["id"] for annotation in annotations]
     assert len({*annotation_ids}) == len(annotation_ids) > 0 and min(annotation_ids) > 0
     # An image whose mask is unknown is in no JSON, has no file, and is a row of the table.
-    known = [image_id for image_id, truth in truths.items() if truth["has_mask"]]
-    assert sorted(ids) == sorted(known) and (len(ids) < len(truths)) == (name == "odd")
+    with_mask = [image_id for image_id, truth in truths.items() if truth["has_mask"]]
+    assert sorted(ids) == sorted(with_mask) and (len(ids) < len(truths)) == (name == "odd")
     assert len([*output.rglob("*.png")]) == len(ids)
     left_out = [row["image_id"] for row in table_of(output) if not row["image"]]
     assert sorted(left_out) == sorted({*truths} - {*ids})
