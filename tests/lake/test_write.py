@@ -238,6 +238,19 @@ def test_parts_of_a_mask_that_touch_nowhere_are_annotations_of_their_own(lake, t
     assert boxes == [[6, 3, 4, 3], [127, 100, 1, 28]] * 8
 
 
+def test_a_positive_without_a_pixel_is_counted(lake, tmp_path, capsys):
+    """As lakes of earlier writers have them."""
+
+    def vanish(fields: dict, split: str, number: int) -> None:
+        fields |= {"lesion_px": 0, "mask": mask_png.encode_empty(128, 128)}
+
+    empty = rewrite(lake, tmp_path / "1.0.0", vanish)
+    assert main(["write", str(empty), "--to=coco", f"--output={tmp_path}/o", "--split=val"]) == 0
+    number = sum(row["label"] == "1" for row in table_of(tmp_path / "o"))
+    assert f"val: 8 images, {number} positives with an empty mask" in capsys.readouterr().out
+    assert number > 0
+
+
 # --- nnunet ---
 
 

@@ -42,7 +42,7 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
         writer = ArrayRecordWriter(str(path), OPTIONS)
         for record in shard.records:
             writer.write(example.encode(record.fields | {"mask": _mask(record)}))
-            counts.add(shard.split, has_mask=record.mask is not None)
+            counts.add(shard.split, record)
         writer.close()
         entries.append(shard.entry | {"bytes": path.stat().st_size})
     info = manifest.dataset_info_json(content["dataset"], content["version"], entries)

@@ -37,7 +37,7 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
             (output / split).mkdir()
             records = (record for shard in its_shards for record in shard.records)
             for record, name in _write_split(output, content, split, records, ids):
-                counts.add(split, bool(name), is_left_out=not name)
+                counts.add(split, record, is_left_out=not name)
                 paths = (f"{split}/{name}", _json_name(split)) if name else ("", "")
                 add_row(record, split, *paths)
     return counts

@@ -3,7 +3,15 @@ out."""
 
 from collections import Counter
 
-IMAGES, WITHOUT_MASK, LEFT_OUT = "images", "without_mask", "left_out"
+from lake.inspection.writing.shards import Record
+
+IMAGES, WITHOUT_MASK, VANISHED, LEFT_OUT = "images", "without_mask", "without_lesion_px", "left_out"
+WORDS = {
+    IMAGES: "images",
+    WITHOUT_MASK: "of them without a mask, as theirs is unknown",
+    VANISHED: "positives with an empty mask, as their lesion has no pixel at the stored size",
+    LEFT_OUT: "left out, as their mask is unknown (table.csv lists them)",
+}
 
 
 class Counts:
@@ -12,20 +20,22 @@ class Counts:
     def __init__(self):
         self.splits: dict[str, Counter] = {}
 
-    def add(self, split: str, has_mask: bool, is_left_out: bool = False) -> None:
-        """Count a record, which is left out or written with or without a mask."""
-        name = LEFT_OUT if is_left_out else IMAGES
-        self.splits.setdefault(split, Counter({IMAGES: 0}))[name] += 1
-        self.splits[split][WITHOUT_MASK] += not (has_mask or is_left_out)
+    def add(self, split: str, record: Record, is_left_out: bool = False) -> None:
+        """Count a record, which is written or left out."""
+        counts = self.splits.setdefault(split, Counter({IMAGES: 0}))
+        if is_left_out:
+            counts[LEFT_OUT] += 1
+            return
+        counts[IMAGES] += 1
+        if record.mask is None:
+            counts[WITHOUT_MASK] += 1
+        elif record.fields["label"] > 0 and not record.mask.any():
+            counts[VANISHED] += 1
 
-    def lines(self, table: str) -> list[str]:
-        """Return a line per split for the user; `table` lists what was left out."""
-        lines = []
-        for split, numbers in self.splits.items():
-            parts = [f"{split}: {numbers[IMAGES]:,} images"]
-            if number := numbers[WITHOUT_MASK]:
-                parts.append(f"{number:,} of them without a mask, as theirs is unknown")
-            if number := numbers[LEFT_OUT]:
-                parts.append(f"{number:,} left out, as their mask is unknown ({table} lists them)")
-            lines.append(", ".join(parts))
-        return lines
+    def lines(self) -> list[str]:
+        """Return a line per split for the user."""
+        return [
+            f"{split}: "
+            + ", ".join(f"{counts[key]:,} {WORDS[key]}" for key in WORDS if key in counts)
+            for split, counts in self.splits.items()
+        ]

@@ -50,7 +50,7 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
             for record in shard.records:
                 has_mask = record.mask is not None
                 is_left_out = is_to_train and not has_mask
-                counts.add(shard.split, has_mask, is_left_out)
+                counts.add(shard.split, record, is_left_out)
                 paths = ("", "") if is_left_out else _write_case(output, record, is_to_train)
                 add_row(record, shard.split, *paths)
                 if is_to_train and has_mask:

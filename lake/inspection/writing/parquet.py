@@ -50,7 +50,7 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
         with pyarrow.parquet.ParquetWriter(path, columns) as writer:
             rows, num_bytes = [], 0
             for record in shard.records:
-                counts.add(shard.split, has_mask=record.mask is not None)
+                counts.add(shard.split, record)
                 rows.append(_row(record, shard.split, content))
                 num_bytes += record.num_bytes
                 if num_bytes >= GROUP_BYTES or len(rows) == GROUP_ROWS:

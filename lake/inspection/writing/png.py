@@ -27,5 +27,5 @@ def write(output: Path, content: dict, shards: Iterable[Shard]) -> Counts:
                     mask = f"masks/{shard.split}/{name}"
                     (output / mask).write_bytes(picture.to_png(record.mask))
                 add_row(record, shard.split, image, mask)
-                counts.add(shard.split, has_mask=record.mask is not None)
+                counts.add(shard.split, record)
     return counts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lake import InputError, __version__, clock, lock, storage
-from lake.inspection.writing import shards, table
+from lake.inspection.writing import shards
 from lake.inspection.writing.counts import Counts
 from lake.inspection.writing.formats import FORMATS
 from lake.terminal import progress
@@ -38,7 +38,7 @@ def write(folder: Path, content: dict, to: str, splits: Sequence[str], output: P
         (unfinished_folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     opened_by = FORMATS[to].format(folder=output, parent=target.parent)
     title = f"{output}: {content['dataset']} {content['version']} as {to}"
-    return "\n".join([title, *counts.lines(table.TABLE), f"for {opened_by}"])
+    return "\n".join([title, *counts.lines(), f"for {opened_by}"])
 
 
 def _splits(folder: Path, content: dict, names: Sequence[str]) -> list[str]:
