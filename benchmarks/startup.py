@@ -38,6 +38,7 @@ MISTAKES = {
     "predict": "--workdir=nothing --output=o",
     "export": "--workdir=nothing --output=o",
     "predict_files": "--model=nothing --images=README.md --output=o",
+    "tune": "--config=unetpp --lake=nothing --space=s --trials=2 --workdir=w",
     "average": "--workdir=nothing --output=o",
     "froc": "nothing --labels=README.md",
     "vote": "nothing nobody --output=o",

@@ -25,6 +25,7 @@ WORDS = {
     "configs": Word("radlake.shipped", (), "list the configs that --config takes by name"),
     "train": Word("trainer.task", ("train",), "lake + config -> a trained network", "train"),
     "find_lr": Word("trainer.task", ("find_lr",), "suggest a learning rate", "train"),
+    "tune": Word("trainer.task", ("tune",), "search for better values of a config", "train"),
     "average": Word("trainer.task", ("average",), "the mean of a run's kept weights", "train"),
     "evaluate": Word("trainer.task", ("evaluate",), "score trained networks", "train"),
     "predict": Word("trainer.task", ("predict",), "masks of a lake's split or of files", "train"),

@@ -27,9 +27,10 @@ FORBIDDEN = {
 # a file beside the folders. A row stands above every room that it names, so there is no circle.
 ARROWS = {
     "trainer": {
-        "task": "training evaluation prediction serving inference config workdir options data "
-        "devices display",
+        "task": "tuning training evaluation prediction serving inference config workdir options "
+        "data devices display",
         "options": "config",
+        "tuning": "devices display workdir config",
         # The four verbs stand side by side: none imports another.
         "training": "devices data augmentation models scoring display workdir provenance config",
         "evaluation": "inference data scoring models display workdir provenance config",

@@ -22,6 +22,7 @@ REFUSED = {
 JUDGED = {
     "certifi": "MPL-2.0: a list of certificates, unchanged",
     "orjson": "MPL-2.0 and Apache-2.0 or MIT: the MPL part is unchanged (apache-beam)",
+    "tqdm": "MPL-2.0 and MIT: unchanged (optuna)",
 }
 # Packages whose metadata say nothing.
 SILENT = {"namex": "Apache-2.0, by the file LICENSE in it (keras)"}

@@ -37,6 +37,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     for add_command in (
         add_train,
         add_find_lr,
+        add_tune,
         add_average,
         add_evaluate,
         add_predict,
@@ -82,6 +83,21 @@ def add_find_lr(command: Callable) -> None:
     rate = {"type": cli.between(0, math.inf), "metavar": "RATE"}
     add("--lowest", default=1e-9, help="of the first step", **rate)
     add("--highest", default=1.0, help="of the last step", **rate)
+
+
+def add_tune(command: Callable) -> None:
+    """Add the options of tune."""
+    example = "--config unetpp_small --lake LAKE --space space.yaml --trials 20 --workdir tuning"
+    tune = command("tune", help="search for values of a config", example=example, epilog=OVERRIDES)
+    add = add_run(tune)
+    path = {"required": True, "type": cli.local_path}
+    add("--workdir", metavar="FOLDER", help="of all runs; a repeat goes on there", **path)
+    add = tune.add_argument_group("search").add_argument
+    add("--space", metavar="YAML", help="fields and the values to try: docs/tuning.md", **path)
+    add("--trials", required=True, type=cli.at_least(1), metavar="N", help="that are to end")
+    rule = "end runs whose score is below the median of the others at the same epoch, or none"
+    add("--prune", choices=("median", "none"), default="median", help=rule)
+    add("--seed", type=cli.at_least(0), default=0, metavar="N", help="of what is drawn")
 
 
 def add_average(command: Callable) -> None:

@@ -4,6 +4,7 @@ trains on a lake, and uses what was trained.
 train      lake + config -> workdir with checkpoints, TensorBoard curves, the best weights; exit
            code 42: interrupted and saved, the same command goes on
 find_lr    lake + config -> a learning rate, from a short run in which it grows at each step
+tune       lake + config + space -> many runs, and the values whose run scored best
 average    workdir -> another one, with the mean of the weights that it has kept
 evaluate   workdir -> thresholds chosen on the validation split, scores of the test split, a picture
 predict    workdirs + a lake or files -> submission.csv, overlays, probability maps, DICOM SEGs,
@@ -20,11 +21,10 @@ import sys
 if __name__ == "__main__":  # before the rest is imported, which takes a while
     from lake import signals
 
-    signals.arm(goes_on=sys.argv[1:2] == ["train"])
+    signals.arm(goes_on=sys.argv[1:2] in (["train"], ["tune"]))
 
 import argparse
 import functools
-import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,7 +33,7 @@ from lake import InputError, Stopped, storage
 from lake.predictions import tfio
 from lake.predictions.exported import ONNX, TFIO
 from lake.records import manifest
-from lake.terminal import cli
+from lake.terminal import cli, extras
 from trainer import options
 from trainer.training import interruption
 
@@ -60,6 +60,17 @@ def find_lr(flags: argparse.Namespace, overrides: list[str]) -> str:
     from trainer.training import lr_finder
 
     return lr_finder.report(config, flags.workdir, flags.steps, flags.lowest, flags.highest)
+
+
+def tune(flags: argparse.Namespace, overrides: list[str]) -> str | int:
+    """Run trials, or go on with them, and print the table."""
+    config = _load_config(flags, overrides)
+    extras.check_installed("tune", "optuna", extra="tune")
+    _check_places(folders=[flags.workdir])
+    from trainer.tuning import tune
+
+    search = flags.space, flags.workdir, flags.trials, flags.seed, flags.prune == "median"
+    return tune.tune(config, flags.config, overrides, *search)
 
 
 def average(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -166,20 +177,15 @@ def export(flags: argparse.Namespace, overrides: list[str]) -> str:
 def _check_onnx(flags: argparse.Namespace) -> None:
     """Raise InputError for options of export that an ONNX file cannot have, and where the packages
     that write it are not installed."""
-    reasons = {
-        "--level all": "for an ONNX file of one level say --level N",
-        "--decoder tfio": "an ONNX file takes pixels, and decodes no DICOM",
-        "--any_modality": "an ONNX file takes pixels, and does not know what they show",
-    }
-    are_given = flags.level == options.ALL_LEVELS, flags.decoder == TFIO, flags.any_modality
-    for (option, reason), is_given in zip(reasons.items(), are_given, strict=True):
+    clashes = (
+        (flags.level == options.ALL_LEVELS, "--level all", "for one level say --level N"),
+        (flags.decoder == TFIO, "--decoder tfio", "an ONNX file takes pixels, and decodes nothing"),
+        (flags.any_modality, "--any_modality", "an ONNX file does not know what pixels show"),
+    )
+    for is_given, option, reason in clashes:
         if is_given:
             raise InputError(f"{option} does not go with --format onnx: {reason}")
-    missing = [name for name in ("onnx", "tf2onnx") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"--format onnx needs {' and '.join(missing)}; pip install 'radlake[onnx]'"
-        )
+    extras.check_installed("--format onnx", "onnx", "tf2onnx", extra="onnx")
 
 
 def vote(flags: argparse.Namespace, overrides: list[str]) -> str:
@@ -218,6 +224,7 @@ COMMANDS = {
     for command in (
         train,
         find_lr,
+        tune,
         average,
         evaluate,
         predict,

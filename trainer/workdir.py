@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # Keras takes seconds to import, and the names below are read
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
 CHECKPOINTS, LAKE, FURTHER = "checkpoints", "lake.json", "best"
 AVERAGE = "average"  # in metrics.json: of which weights these are the mean
+LOCK = "run.lock"  # while a process trains here
+LOCK_WORDS = "trains", "give another --workdir"  # in the message of lake/lock.py
 SEEN = "images.npz"  # which images the run saw: trainer/data/seen.py
 # Vertex AI names folders in the environment of a custom job with a baseOutputDirectory: BASE/logs,
 # BASE/checkpoints and BASE/model on gs://. A run is one folder, so the first of WORKDIRS that is

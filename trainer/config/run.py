@@ -162,6 +162,13 @@ class Config(Section):
             return self.train.keep_best
         if self.optimizer.swa_epochs:  # their average exists only after the last epoch
             return "last"
+        return self.compared_score
+
+    @property
+    def compared_score(self) -> str:
+        """The validation score of an epoch by which one run is compared with another."""
+        if self.train.keep_best not in (None, "last"):
+            return self.train.keep_best
         return "auc" if self.is_classifier else score_names.EARLIER["dice_positives"]
 
     def as_stages(self) -> list["Config"]:

@@ -91,6 +91,18 @@ def losses_by_rate(title: str, rates, losses, averages, marks: dict[str, float])
     return _below(title, figure)
 
 
+def importances(title: str, shares: dict[str, float]) -> np.ndarray:
+    """Return a picture with a bar for each share of {name: share}, the first at the top, RGB uint8
+    [H, W, 3]."""
+    figure = Figure(figsize=(7.2, 1.2 + 0.35 * len(shares)), dpi=DOTS_PER_INCH, layout="tight")
+    axes = figure.add_subplot()
+    bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the differences between the scores", xlim=(0, 1.1))
+    return _below(title, figure)
+
+
 def froc(curve: dict[str, list], points: dict[float, float], title: str) -> np.ndarray:
     """Return a picture of sensitivity over false positives per scan on a log axis, RGB uint8
     [H, W, 3]; `points`: {false positives per scan: sensitivity}, which are marked."""

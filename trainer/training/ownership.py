@@ -32,8 +32,6 @@ from trainer.workdir import (
     read_json,
 )
 
-LOCK = "run.lock"  # while a process trains here
-LOCK_WORDS = "trains", "give another --workdir"  # in the message of lake/lock.py
 EVENTS = "events"  # in lake.json: what the names of the run's event files hold
 # What only a run writes, or evaluate beside one.
 PARTS = (BEST, FURTHER, CHECKPOINTS, LAKE, METRICS, SEEN, provenance.RUN)

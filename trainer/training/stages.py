@@ -18,7 +18,7 @@ from trainer.devices.workers import DYING_SECONDS, POLL_SECONDS, Worker
 from trainer.training import ownership
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.loop import train_stage
-from trainer.workdir import BEST, copy_results
+from trainer.workdir import BEST, LOCK, LOCK_WORDS, copy_results
 
 # What a collective operation raises when a worker is gone (tried: killed, connection reset).
 WORKER_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -68,7 +68,7 @@ def _workdir_of_one_run(
         return
     for folder in filter(None, (workdir, model_folder)):
         storage.check_writable(folder)
-    with lock.hold(workdir, ownership.LOCK, *ownership.LOCK_WORDS):
+    with lock.hold(workdir, LOCK, *LOCK_WORDS):
         ownership.check(workdir, stages, model_folder)
         yield
 
@@ -78,7 +78,7 @@ def _alone_in(worker: Worker, folder: Path, workdir: Path) -> contextlib.Abstrac
     a workdir, too."""
     if folder == workdir or not worker.is_chief:
         return contextlib.nullcontext()
-    return lock.hold(folder, ownership.LOCK, *ownership.LOCK_WORDS)
+    return lock.hold(folder, LOCK, *LOCK_WORDS)
 
 
 def _with_streams(config: Config, worker: Worker) -> Config:

@@ -17,6 +17,7 @@ from trainer.config.run import Config
 from trainer.display import board
 from trainer.display.board import Board, event_files
 from trainer.training import ownership, stages
+from trainer.workdir import LOCK, LOCK_WORDS
 
 CONFIG = {"model": UNET, "data": {"side": 32, "batch_size": 4}, "train": {"device": "cpu"}}
 
@@ -274,7 +275,7 @@ def test_a_start_beside_a_process_at_work_is_one_message(begun, lake, tmp_path, 
     path = tmp_path / "config.yaml"
     files.save(config_of(lake), path)
     words = ["train", f"--config={path}", f"--lake={lake}", f"--workdir={begun}"]
-    with lock.hold(begun, ownership.LOCK, *ownership.LOCK_WORDS):
+    with lock.hold(begun, LOCK, *LOCK_WORDS):
         before = contents(begun)
         assert task.main(words) == 2
         assert contents(begun) == before
