@@ -84,6 +84,7 @@ def next_trial(study: Study, count: int) -> Iterator[optuna.Trial | None]:
             if _take(study, frozen.number, stack):
                 # Another process may have ended it between the look at it and the lock.
                 if study.trials.trials[frozen.number].state == TrialState.RUNNING:
+                    # Optuna has no public way back to a trial that runs.
                     yield optuna.Trial(study.trials, frozen._trial_id)
                     return
                 stack.close()

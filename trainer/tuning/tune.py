@@ -91,9 +91,9 @@ def _run(
     study: Study, trial: optuna.Trial, config_path: str, lake: str, overrides: list[str]
 ) -> Outcome:
     """Run a trial; one whose values clash has failed, and one with the values of an earlier one has
-    its score: the same run gives the same."""
+    its score: the same run gives the same. What failed is tried again."""
     for earlier in studies.ended(study):
-        if earlier.params == trial.params:
+        if earlier.params == trial.params and earlier.state != TrialState.FAIL:
             is_complete = earlier.state == TrialState.COMPLETE
             message = f"the values of trial {earlier.number} again, so it was not run"
             return Outcome(earlier.state, earlier.value if is_complete else None, message)

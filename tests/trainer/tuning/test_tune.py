@@ -188,7 +188,6 @@ def test_values_that_were_drawn_before_are_not_run_again(words, tmp_path, capsys
     assert "the values of trial 0 again, so it was not run" in capsys.readouterr().out
     assert len(rows_of(tmp_path / "tuning")) == 8
     assert len(list((tmp_path / "tuning").glob("trials/*/starts"))) == 1
-    assert len(list((tmp_path / "tuning").glob("trials/*.log"))) == 2
 
 
 def test_a_failed_run_is_listed_and_the_others_go_on(words, tmp_path, capsys):
