@@ -63,6 +63,7 @@ setup(
         "beam.running",
         "lake",
         "lake.inspection",
+        "lake.inspection.traces",
         "lake.inspection.writing",
         "lake.labels",
         "lake.predictions",

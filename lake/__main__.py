@@ -4,8 +4,9 @@ it, take patients out of it, or write it for other programs.
 show       prints what a lake holds: counts, splits, classes, views, ages, lesion sizes; can draw a
            contact sheet
 verify     checks every byte; lists the problems, and then the exit code is 1
-find       lists the records of patients or images by their ids, with the key of the hashes; the
-           exit code is 1 where an id has none
+find       lists the records of patients or images by their ids, with the key of the hashes; with
+           --everywhere also what was made from them. The exit code is 1 where an id has none, or
+           where a file could not be looked into
 erase      takes the records of patients or images out of all versions of a lake, for good; the exit
            code is 1 where an id has none, or where something is left
 write      writes images, masks and labels into a new folder that nnU-Net, COCO tools, Hugging Face
@@ -59,7 +60,10 @@ def _add_find(command: Callable) -> None:
     """Add the subcommand find."""
     example = "lakes/hospital/1.0.0 --patient 4711 --deidentify_key_file secrets/deidentify.key"
     find = command("find", help="the records of a patient or an image", example=example)
-    _add_ids(find.add_argument_group("lake").add_argument)
+    add = find.add_argument_group("lake").add_argument
+    _add_ids(add)
+    everywhere_help = "also list what was made from these images below the folders"
+    add("--everywhere", type=cli.local_path, nargs="+", metavar="DIR", help=everywhere_help)
 
 
 def _add_erase(command: Callable) -> None:
@@ -230,7 +234,31 @@ def _find(flags: argparse.Namespace) -> int:
             )
     rows_by_id = find.find(folder, content, flags.patient, flags.image, key)
     print(find.text(content, rows_by_id))
-    return 0 if all(map(len, rows_by_id.values())) else 1
+    is_well = all(map(len, rows_by_id.values()))
+    if flags.everywhere:
+        if key is None and flags.deidentify_key_file:  # of other lakes, below the folders
+            key = pseudonym.read(flags.deidentify_key_file)
+        is_well = _find_everywhere(flags, folder, content, key, is_well) and is_well
+    return 0 if is_well else 1
+
+
+def _find_everywhere(
+    flags: argparse.Namespace, folder: Path, content: dict, key: bytes | None, has_records: bool
+) -> bool:
+    """Print what was made from the images below the folders; return whether all was looked into."""
+    from lake.inspection.traces import search, subjects
+
+    wanted = subjects.Subjects(flags.patient, flags.image, key)
+    wanted.add_lake(folder, content)
+    traces = search.search(flags.everywhere, wanted)
+    print("\n".join(traces.lines()))
+    if not has_records:
+        print(
+            "warning: an id has no record in this lake, so what names only a patient's images, not "
+            "the patient, is not recognised; give each --image",
+            file=sys.stderr,
+        )
+    return not traces.problems
 
 
 def _write(flags: argparse.Namespace) -> str:

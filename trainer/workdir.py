@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake import InputError, lock, storage
+from lake.records import run_files
 from lake.records.identity import ancestry
 from lake.terminal import console
 from trainer.config import files
@@ -18,11 +19,11 @@ if TYPE_CHECKING:  # Keras takes seconds to import, and the names below are read
     import keras
 
 CONFIG, METRICS, BEST = "config.yaml", "metrics.json", "best.weights.h5"
-CHECKPOINTS, LAKE, FURTHER = "checkpoints", "lake.json", "best"
+CHECKPOINTS, LAKE, FURTHER = "checkpoints", run_files.LAKE, "best"
 AVERAGE = "average"  # in metrics.json: of which weights these are the mean
 LOCK = "run.lock"  # while a process trains here
 LOCK_WORDS = "trains", "give another --workdir"  # in the message of lake/lock.py
-SEEN = "images.npz"  # which images the run saw: trainer/data/seen.py
+SEEN = run_files.SEEN  # which images the run saw: trainer/data/seen.py
 # Vertex AI names folders in the environment of a custom job with a baseOutputDirectory: BASE/logs,
 # BASE/checkpoints and BASE/model on gs://. A run is one folder, so the first of WORKDIRS that is
 # set is the workdir where none is given; what evaluate, predict and export need is copied into

@@ -38,6 +38,7 @@ MISTAKES = [
     "show nothing",
     "verify nothing",
     "find nothing --patient=1",
+    "find nothing --patient=1 --everywhere=gs://b/runs",
     "erase nothing --patient=1",
     "write_lake nothing --to=png --output=o",
     "configs --al",

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from lake import InputError, signals, storage
+from lake.records import run_files
 from trainer.config.run import Data
 from trainer.data import row_file
 from trainer.data.order import OUTSIDE, Split
@@ -29,7 +30,7 @@ from trainer.data.row_file import RowFile
 MEMORY = "memory"  # data.cache; anything else is a folder
 GIGABYTE = 1e9
 IMAGE, MASK, OTHERS = FILES = ("image.npy", "mask.npy", "others.npz")
-CHECKSUMS = "checksums.json"  # of the FILES, and what they were made of
+CHECKSUMS = run_files.CACHE  # of the FILES, and what they were made of
 UNFINISHED = "unfinished."  # before the name of a folder that is being written
 
 

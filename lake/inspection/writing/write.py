@@ -13,10 +13,11 @@ from lake import InputError, __version__, clock, lock, storage
 from lake.inspection.writing import shards
 from lake.inspection.writing.counts import Counts
 from lake.inspection.writing.formats import FORMATS
+from lake.records import run_files
 from lake.terminal import progress
 
 LOCK = "write.lock"  # beside the folder
-SUMMARY = "lake.json"  # of which lake and splits it is
+SUMMARY = run_files.LAKE  # of which lake and splits it is
 MASKS_ALONE = ("coco", "nnunet")  # formats in which an image without a mask says nothing
 
 
