@@ -30,6 +30,8 @@ CLOUD = [
 ]
 TUNE = ["optuna>=4,<5"]
 ONNX = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"]
+MLFLOW = ["mlflow>=3.17,<4"]  # its local store is a database
+WANDB = ["wandb>=0.31,<1"]  # its `wandb sync` joins the files of a resumed run
 
 if "sdist" in sys.argv:
     # setuptools gathers the files in a folder of the checkout, so one build at a time, whoever
@@ -119,6 +121,9 @@ setup(
         "train-cpu": ["tensorflow-cpu>=2.20,<2.22", *TRAIN],  # half the download of tensorflow
         "train-gpu": ["tensorflow[and-cuda]>=2.20,<2.22", *TRAIN],
         "cloud": CLOUD,
+        # train.tracker: mlflow brings its whole server, wandb a program of 50 MB
+        "mlflow": MLFLOW,
+        "wandb": WANDB,
         "export": ["tensorflow>=2.20,<2.22", *NETWORKS],
         "onnx": ONNX,  # export --format onnx; onnxruntime runs it, and is all that a client needs
         "tune": TUNE,  # radlake tune
@@ -145,6 +150,8 @@ setup(
         ],
         # TensorFlow imports JAX where there is one, which would cost each process of make test.
         "test-all": [
+            *MLFLOW,  # with its server; these two take 230 MB
+            *WANDB,
             "datasets>=4",  # Hugging Face's, a reader of lake write --to parquet
             "jax>=0.10",  # Keras's other backend, for losses and metrics
         ],

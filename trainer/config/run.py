@@ -98,6 +98,8 @@ class Train(Section):
     patience: int | None = Field(None, ge=1)
     # Steps of each start that are traced for TensorBoard's profile plugin.
     profile: int = Field(0, ge=0)
+    # Where config, curves, scores and weights go, too; the tool's environment says which server.
+    tracker: Literal["mlflow", "wandb"] | None = None
     # Whether the same run gives the same numbers bit for bit; slower.
     deterministic: bool = False
 

@@ -15,6 +15,7 @@ from lake import InputError, lock, signals, storage
 from lake.picture import to_png
 from trainer.config.run import Evaluate
 from trainer.data import damage
+from trainer.display.tracker import Tracker
 from trainer.evaluation import choice, curves, gallery, report, results, scored_splits, subgroups
 from trainer.evaluation.outcomes import Outcomes, decide, with_outlines
 from trainer.evaluation.predictions import Predictions, SplitPredictions, join, predict
@@ -158,6 +159,9 @@ def _evaluate(
             _write_panel(picture, title, last, {place: images[place] for place in picture_places})
         storage.make_folder(page.parent)
         storage.write(page, report.page(evaluation, images).encode())
+    if ensemble.config.train.tracker and len([*ensemble.everyone]) == 1:
+        values = {name: split.values for name, split in scores.items()}
+        Tracker(workdir, ensemble.config).add_evaluation(label, values, page)
     return "\n".join([text, f"report: {page}"])
 
 

@@ -19,7 +19,7 @@ FREE = frozenset(
         *("lake", "model.weights", "data.cache", "train.device", "train.replicas"),
         *("train.worker_minutes", "train.checkpoint_minutes", "train.max_hours"),
         *("train.patience", "train.profile", "train.jit", "train.rematerialise"),
-        *("train.steps_per_call", "train.deterministic"),
+        *("train.steps_per_call", "train.deterministic", "train.tracker"),
         *("evaluate.choose", "evaluate.calibrate"),
     )
 )

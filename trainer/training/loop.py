@@ -22,6 +22,7 @@ from trainer.devices.strategy import distribute, peak_memory_bytes
 from trainer.devices.workers import Agreement
 from trainer.display.board import FIRST_TAB, RUN, Board
 from trainer.display.progress import Progress
+from trainer.display.tracker import Tracker
 from trainer.scoring.sums import scores
 from trainer.training import averaging, culprits, ownership
 from trainer.training.checkpoint import State
@@ -48,6 +49,7 @@ def train_stage(
     workdir: Path,
     watch: Watch,
     later_stages: Sequence[Config] = (),
+    tracker: Tracker | None = None,
 ) -> None:
     """Train one stage to its end; raise Interrupted where it was asked to stop before.
 
@@ -62,16 +64,15 @@ def train_stage(
     with run.strategy.scope():
         state = State(workdir, run.network, agreement, config.train.keep, **checkpoint_objects(run))
     state.restore(shared_workdir)
-    run = run._replace(state=state)
-    if end := why_ended(run):
+    run = run._replace(state=state, tracker=tracker)
+    end = why_ended(run)
+    if tracker:
+        tracker.start(state.step, is_trained=bool(end))
+    if end:
         print(f"{shared_workdir}: {end}")
         return
     run = run._replace(board=Board(workdir, state.step, run=events))
-    stop_if_asked(run, watch, max_hours=None)  # before minutes of tracing
-    if run.worker.count == 1:  # several workers agree on the step at which they stop
-        watch.end_at_once(state.step)
-    else:
-        watch.wait_for_saving()
+    stop_while_tracing(run, watch)
     batches = batches_from(run, state.step, images=cached_images(run))
     take_steps = compile_phases(run, iter(distribute(run.strategy, batches)))
     validate = Validation(run)
@@ -213,9 +214,12 @@ def record_scores(run: Run, curves: dict) -> None:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint; the curves first, so that no checkpoint is ahead of them."""
+    """Write a checkpoint; the curves first, so that no checkpoint is ahead of them, and a tracker's
+    last, so that no tracker is ahead of the checkpoint."""
     run.board.flush()
     run.state.save()
+    if run.tracker:
+        run.tracker.send(run.state.step)
 
 
 def stop_if_asked(run: Run, watch: Watch, max_hours: float | None) -> None:
@@ -236,6 +240,15 @@ def stop_if_asked(run: Run, watch: Watch, max_hours: float | None) -> None:
         f"{reason or 'another worker stops'}: stopped at step {state.step:,} and saved; the same "
         f"command goes on from here"
     )
+
+
+def stop_while_tracing(run: Run, watch: Watch) -> None:
+    """Stop if asked before the minutes of tracing, and let a signal end them."""
+    stop_if_asked(run, watch, max_hours=None)
+    if run.worker.count == 1:  # several workers agree on the step at which they stop
+        watch.end_at_once(run.state.step)
+    else:
+        watch.wait_for_saving()
 
 
 def why_ended(run: Run) -> str | None:

@@ -16,7 +16,7 @@ from trainer import provenance
 from trainer.config import files
 from trainer.config.run import Config
 from trainer.data import splits
-from trainer.display import board
+from trainer.display import board, tracker
 from trainer.training.changes import changes
 from trainer.workdir import (
     BEST,
@@ -34,7 +34,7 @@ from trainer.workdir import (
 
 EVENTS = "events"  # in lake.json: what the names of the run's event files hold
 # What only a run writes, or evaluate beside one.
-PARTS = (BEST, FURTHER, CHECKPOINTS, LAKE, METRICS, SEEN, provenance.RUN)
+PARTS = (BEST, FURTHER, CHECKPOINTS, LAKE, METRICS, SEEN, provenance.RUN, tracker.FILE)
 
 
 def stage_folders(workdir: Path, count: int) -> list[Path]:

@@ -17,6 +17,7 @@ from trainer.data.batches import Split, evaluation_batches, training_batches
 from trainer.devices import workers
 from trainer.devices.strategy import create_strategy, policy_name, prepare_memory, replica_sum
 from trainer.display.board import Board
+from trainer.display.tracker import Tracker
 from trainer.models.build import build
 from trainer.scoring import objective
 from trainer.training.averaging import Averages
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     # --- workdir: None where nothing is saved, as in find_lr and benchmark ---
     state: State | None = None
     board: Board | None = None
+    tracker: Tracker | None = None  # without train.tracker, and of workers but the chief
 
     @property
     def epoch(self) -> int:

@@ -11,14 +11,16 @@ import tensorflow as tf
 
 from lake import InputError, lock, storage
 from lake.terminal import console
+from trainer import provenance
 from trainer.config.run import Config
 from trainer.data import damage
 from trainer.devices import workers
 from trainer.devices.workers import DYING_SECONDS, POLL_SECONDS, Worker
+from trainer.display.tracker import FAILED, FINISHED, STOPPED, Tracker
 from trainer.training import ownership
 from trainer.training.interruption import Interrupted, Watch
 from trainer.training.loop import train_stage
-from trainer.workdir import BEST, LOCK, LOCK_WORDS, copy_results
+from trainer.workdir import BEST, CONFIG, LOCK, LOCK_WORDS, METRICS, copy_results
 
 # What a collective operation raises when a worker is gone (tried: killed, connection reset).
 WORKER_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -44,12 +46,13 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
                 stage = stage.model_copy(update={"model": model})
             with (
                 _alone_in(worker, folder, workdir),
+                _tracked(worker, folder, stage) as tracker,
                 interrupt_if_one_is_lost(worker, folder),
                 damage.locate_errors(stage, stage.lake),
                 worker_folder(worker, folder) as worker_workdir,
             ):
                 later_stages = stages[1:] if number == 1 else ()
-                train_stage(stage, folder, worker_workdir, watch, later_stages)
+                train_stage(stage, folder, worker_workdir, watch, later_stages, tracker)
             weights = folder / BEST
         if worker.is_chief and model_folder:
             copy_results(workdir, model_folder)
@@ -108,6 +111,22 @@ def worker_folder(worker: Worker, workdir: Path) -> Iterator[Path]:
     silence = contextlib.redirect_stdout(io.StringIO())
     with storage.temporary_folder() as folder, silence:
         yield Path(folder)
+
+
+@contextlib.contextmanager
+def _tracked(worker: Worker, folder: Path, config: Config) -> Iterator[Tracker | None]:
+    """Yield the tracker that train.tracker names, for the chief alone; it is told how the block
+    ends."""
+    if config.train.tracker is None or not worker.is_chief:
+        yield None
+        return
+    tracker = Tracker(folder, config)
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.end(STOPPED if isinstance(error, Interrupted) else FAILED)
+        raise
+    tracker.end(FINISHED, [folder / name for name in (CONFIG, METRICS, provenance.RUN, BEST)])
 
 
 @contextlib.contextmanager

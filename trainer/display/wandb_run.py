@@ -1,0 +1,103 @@
+"""A run in Weights & Biases. In: rows of numbers, scores, files. Out: a run on the server that the
+environment names (WANDB_MODE=online, a WANDB_API_KEY or a WANDB_BASE_URL), else files in the
+workdir, which `wandb sync` sends.
+
+W&B's own watching is off: console, git, code, machine and packages stay here.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from lake import InputError, storage
+from lake.terminal import console
+from trainer.display.event_files import Row
+
+PROJECT = "radlake"  # where WANDB_PROJECT names no other
+MODES = {"online": "online", "offline": "offline", "dryrun": "offline"}
+NAMES = ("WANDB_API_KEY", "WANDB_BASE_URL")  # either of these says where to send
+FINISH_SECONDS = 600  # for what is not uploaded yet at the end of a run
+EXIT_CODES = {"finished": 0, None: 0, "failed": 1, "stopped": 42}
+
+
+class WandbRun:
+    """A run, begun or gone on with. What its server does not take W&B sends again by itself, and
+    keeps; its methods raise one of `errors`."""
+
+    def __init__(self, workdir: Path, entry: dict, name: str, values: dict, is_training: bool):
+        """`entry`: what tracker.json has of the run, empty before its first start; `values`: its
+        config. Raises InputError."""
+        mode = mode_of_environment()
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B's own makers
+        import wandb
+
+        self.errors = (wandb.Error, TimeoutError, OSError)
+        self.identity = {"id": entry.get("id") or secrets.token_hex(4)}
+        settings = wandb.Settings(
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+            save_code=False,
+            show_info=console.is_verbose(),
+            symlink=False,  # a copy of each file, which `wandb sync` sends later
+            x_disable_machine_info=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+        )
+        try:
+            self.run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT") or PROJECT,
+                id=self.identity["id"],
+                name=name,
+                mode=mode,
+                resume="allow" if mode == "online" else None,  # offline `wandb sync` does it
+                config=values,
+                allow_val_change=True,
+                dir=None if "WANDB_DIR" in os.environ or storage.is_remote(workdir) else workdir,
+                settings=settings,
+            )
+        except self.errors as error:
+            raise InputError(
+                f"train.tracker=wandb: W&B does not take the run ({' '.join(str(error).split())}); "
+                f"see WANDB_API_KEY and WANDB_BASE_URL, or log into files with WANDB_MODE=offline"
+            ) from None
+        self.folder = Path(self.run.dir).parent
+        self.place = f"W&B's run {self.identity['id']}, {self.run.url or 'offline'}"
+        if mode == "offline":
+            self.place += f"; `wandb sync {self.folder}` sends it"
+
+    def log(self, rows: list[Row], is_doubtful: bool) -> None:
+        """Log rows, beyond the steps that the server has."""
+        for row in rows:
+            if row.step >= self.run.step:
+                values = row.values | {"_timestamp": row.time}
+                self.run.log(values, step=row.step, commit=True)
+
+    def add_scores(self, values: dict[str, float]) -> None:
+        self.run.summary.update(values)
+
+    def add_files(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            with storage.local(path) as file:
+                self.run.save(str(file), base_path=str(file.parent), policy="now")
+
+    def end(self, status: str | None) -> None:
+        """Say how the run ended, and wait until all is sent."""
+        if status == "stopped":
+            self.run.mark_preempting()
+        self.run.finish(EXIT_CODES[status])
+
+
+def mode_of_environment() -> str:
+    """Return online or offline: nothing is sent unless the environment says so. Raises InputError
+    for a WANDB_MODE that logs nothing."""
+    mode = os.environ.get("WANDB_MODE")
+    if not mode:
+        return "online" if any(os.environ.get(name) for name in NAMES) else "offline"
+    if mode not in MODES:
+        raise InputError(f"WANDB_MODE={mode}: train.tracker=wandb takes {' or '.join(MODES)}")
+    return MODES[mode]
