@@ -52,7 +52,8 @@ class MlflowRun:
                 self._add_values(values)
         except self.errors as error:
             cause = " ".join(without_keys(str(error)).split())
-            whose = f"; tracker.json in {workdir} names the run {entry['id']}" if entry else ""
+            old_id = entry.get("id")
+            whose = f"; tracker.json in {workdir} names the run {old_id}" if old_id else ""
             raise InputError(
                 f"train.tracker=mlflow: {self.identity['address']} does not take the run{whose} "
                 f"({cause}); start that server, name another in MLFLOW_TRACKING_URI, or leave "

@@ -2,7 +2,7 @@
 environment names (WANDB_MODE=online, a WANDB_API_KEY or a WANDB_BASE_URL), else files in the
 workdir, which `wandb sync` sends.
 
-W&B's own watching is off: console, git, code, machine and packages stay here.
+W&B's own watching is off: console, git, code, packages, and the machine and its name stay here.
 """
 
 import os
@@ -40,9 +40,10 @@ class WandbRun:
             disable_git=True,
             finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,
+            host="-",
             save_code=False,
-            show_info=console.is_verbose(),
-            symlink=False,  # a copy of each file, which `wandb sync` sends later
+            silent=not console.is_verbose(),  # what fails is raised
+            symlink=False,  # but a hard link to each file as it is now, which is sent later
             x_disable_machine_info=True,
             x_disable_meta=True,
             x_disable_stats=True,
@@ -65,10 +66,10 @@ class WandbRun:
                 f"train.tracker=wandb: W&B does not take the run ({' '.join(str(error).split())}); "
                 f"see WANDB_API_KEY and WANDB_BASE_URL, or log into files with WANDB_MODE=offline"
             ) from None
-        self.folder = Path(self.run.dir).parent
-        self.place = f"W&B's run {self.identity['id']}, {self.run.url or 'offline'}"
+        place = self.run.url
         if mode == "offline":
-            self.place += f"; `wandb sync {self.folder}` sends it"
+            place = f"offline: `wandb sync {Path(self.run.dir).parent}` sends it"
+        self.place = f"W&B's run {self.identity['id']}, {place}"
 
     def log(self, rows: list[Row], is_doubtful: bool) -> None:
         """Log rows, beyond the steps that the server has."""
@@ -83,7 +84,9 @@ class WandbRun:
     def add_files(self, paths: Iterable[Path]) -> None:
         for path in paths:
             with storage.local(path) as file:
-                self.run.save(str(file), base_path=str(file.parent), policy="now")
+                # In a folder, as W&B has a config.yaml of its own.
+                whole_path = Path(storage.whole_path(str(file)))
+                self.run.save(whole_path, base_path=whole_path.parent.parent, policy="now")
 
     def end(self, status: str | None) -> None:
         """Say how the run ended, and wait until all is sent."""
