@@ -214,7 +214,9 @@ def records(path: Path) -> Iterator:
             record = b""
 
 
-def test_wandb_has_each_step_once_in_its_files_and_sends_nothing(config, lake, tmp_path):
+def test_wandb_has_each_step_of_a_killed_run_once_in_its_files_and_sends_nothing(
+    config, lake, tmp_path
+):
     pytest.importorskip("wandb")
     workdir = tmp_path / "run"
     arguments = runs.command(config, lake, workdir, EPOCHS, "--train.tracker=wandb")
@@ -225,9 +227,9 @@ def test_wandb_has_each_step_once_in_its_files_and_sends_nothing(config, lake, t
         evaluation = ["evaluate", f"--workdir={workdir}", "--bootstrap=10"]
         assert "scores and report are in" in run_task(evaluation, variables)
     assert not requests
-    # Three starts, in the order in which `wandb sync` joins them.
+    # Of the second start and of evaluate, in the order in which `wandb sync` joins them.
     paths = sorted((workdir / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(paths) == 3 and len({path.name for path in paths}) == 1
+    assert len(paths) == 2 and len({path.name for path in paths}) == 1
     points, scores = {}, {}
     for path in paths:
         for record in records(path):
@@ -245,5 +247,5 @@ def test_wandb_has_each_step_once_in_its_files_and_sends_nothing(config, lake, t
     for name, value in metrics["evaluate"]["splits"]["test"].items():
         assert value is None or scores[f"evaluate/test/{name}"] == value
     folders = [path.parent / "files" / "run" for path in paths]
-    assert (folders[1] / "best.weights.h5").stat().st_size
-    assert (folders[2] / "report.html").read_text() == (workdir / "report.html").read_text()
+    assert (folders[0] / "best.weights.h5").stat().st_size
+    assert (folders[1] / "report.html").read_text() == (workdir / "report.html").read_text()

@@ -30,6 +30,9 @@ class MlflowRun:
     """A run, begun or gone on with. Its methods raise one of `errors` where MLflow refuses or does
     not answer."""
 
+    is_live = True  # it takes rows while the run trains
+    step = None  # up to which MLflow has all rows: tracker.json has it
+
     def __init__(self, workdir: Path, entry: dict, name: str, values: dict, is_training: bool):
         """`entry`: what tracker.json has of the run, empty before its first start; `values`: its
         config. Raises InputError."""

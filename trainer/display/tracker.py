@@ -46,24 +46,21 @@ class Tracker:
         if is_trained and self.entry[IS_ENDED]:
             return
         self._open(is_training=True)
-        self._note(**self.run.identity, **{IS_ENDED: False})
+        steps = {STEP: self.run.step} if self.run.step is not None else {}
+        self._note(**self.run.identity, **steps, **{IS_ENDED: False})
         console.note(f"tracker: {self.run.place}", flush=True)
         self.send(step)
 
     def send(self, step: int) -> None:
         """Send the numbers up to a step, which a checkpoint has; print where that fails."""
         self.saved_step = step
-        rows = read_rows(self.workdir, self.entry[STEP], step)
-        if not rows or self.run is None:
+        rows = self._rows()
+        if not rows or self.run is None or not self.run.is_live:
             return
-        # A call that failed, or was killed, may have sent a part.
-        is_doubtful = self.entry[IS_SENDING]
-        self._note(**{IS_SENDING: True})
         try:
-            self.run.log(self._with_all_digits(rows), is_doubtful)
+            self._log(rows)
         except self.run.errors as error:
-            steps = f"steps {rows[0].step:,} to {rows[-1].step:,}"
-            self._warn(f"{steps} are not there yet; {LATER}", error)
+            self._warn(f"{_range(rows)} are not there yet; {LATER}", error)
             return
         self._note(**{IS_SENDING: False, STEP: step})
 
@@ -71,17 +68,31 @@ class Tracker:
         """Send what is left and these files, and say how the run ended; print where that fails."""
         if self.run is None:
             return
-        if self.entry[IS_SENDING]:
-            self.send(self.saved_step)
-        if self.entry[IS_SENDING]:  # it still does not answer
-            return
+        rows = self._rows()
         try:
+            if rows:
+                self._log(rows)
             self.run.add_files(paths)
             self.run.end(status)
         except self.run.errors as error:
-            self._warn("the end and the files are not there; the same command sends them", error)
+            parts = f"{_range(rows)}, " if rows else ""
+            self._warn(f"{parts}files and end are not there; the same command sends them", error)
             return
-        self._note(**{IS_ENDED: status == FINISHED})
+        is_ended = status == FINISHED
+        self._note(**{IS_SENDING: False, STEP: self.saved_step, IS_ENDED: is_ended})
+        if not self.run.is_live:
+            console.note(f"tracker: {self.run.place}", flush=True)
+
+    def _rows(self) -> list[Row]:
+        """Return what the tool lacks up to the step of the newest checkpoint."""
+        return self._with_all_digits(read_rows(self.workdir, self.entry[STEP], self.saved_step))
+
+    def _log(self, rows: list[Row]) -> None:
+        is_doubtful = self.entry[
+            IS_SENDING
+        ]  # a call that failed, or was killed, may have sent some
+        self._note(**{IS_SENDING: True})
+        self.run.log(rows, is_doubtful)
 
     def add_evaluation(self, label: str, splits: dict[str, dict[str, float]], page: Path) -> None:
         """Add the scores of each split, and the report, to a run that has ended; print where that
@@ -137,3 +148,7 @@ class Tracker:
     def _warn(self, text: str, error: Exception) -> None:
         cause = " ".join(without_keys(str(error)).split())
         print(f"warning: train.tracker={self.tool}: {text} ({cause})", file=sys.stderr, flush=True)
+
+
+def _range(rows: list[Row]) -> str:
+    return f"steps {rows[0].step:,} to {rows[-1].step:,}"
