@@ -148,7 +148,7 @@ def assert_is_complete(points: dict[tuple[str, int], float], workdir: Path) -> N
             assert points[f"{curve}/{tag}", last["step"]] == value
     score, value = metrics["best"]["score"], metrics["best"]["value"]
     bests = {step: v for (name, step), v in points.items() if name == f"best/{score}"}
-    assert bests[max(bests)] == value
+    assert bests[max(bests)] == pytest.approx(value, rel=1e-6)  # it may be of the killed start
 
 
 def test_mlflow_has_one_run_of_one_that_was_killed_and_whose_server_was_away(

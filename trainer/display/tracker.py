@@ -39,6 +39,7 @@ class Tracker:
         self.entry = {STEP: 0, IS_SENDING: False, IS_ENDED: False}
         self.entry |= read_json(workdir / FILE).get(self.tool, {})
         self.run, self.saved_step = None, 0
+        self.rows: list[Row] = []  # what the tool lacks
 
     def start(self, step: int, is_trained: bool) -> None:
         """Begin the tool's run, or go on with it, and send what it lacks up to a step. Raises
@@ -53,29 +54,33 @@ class Tracker:
 
     def send(self, step: int) -> None:
         """Send the numbers up to a step, which a checkpoint has; print where that fails."""
+        if self.run is None:
+            return
+        after = self.rows[-1].step if self.rows else self.entry[STEP]
+        # At once, as metrics.json has the last epoch alone.
+        self.rows += self._with_all_digits(read_rows(self.workdir, after, step))
         self.saved_step = step
-        rows = self._rows()
-        if not rows or self.run is None or not self.run.is_live:
+        if not self.rows or not self.run.is_live:
             return
         try:
-            self._log(rows)
+            self._log()
         except self.run.errors as error:
-            self._warn(f"{_range(rows)} are not there yet; {LATER}", error)
+            self._warn(f"{self._steps} are not there yet; {LATER}", error)
             return
+        self.rows = []
         self._note(**{IS_SENDING: False, STEP: step})
 
     def end(self, status: str, paths: Iterable[Path] = ()) -> None:
         """Send what is left and these files, and say how the run ended; print where that fails."""
         if self.run is None:
             return
-        rows = self._rows()
         try:
-            if rows:
-                self._log(rows)
+            if self.rows:
+                self._log()
             self.run.add_files(paths)
             self.run.end(status)
         except self.run.errors as error:
-            parts = f"{_range(rows)}, " if rows else ""
+            parts = f"{self._steps}, " if self.rows else ""
             self._warn(f"{parts}files and end are not there; the same command sends them", error)
             return
         is_ended = status == FINISHED
@@ -83,16 +88,15 @@ class Tracker:
         if not self.run.is_live:
             console.note(f"tracker: {self.run.place}", flush=True)
 
-    def _rows(self) -> list[Row]:
-        """Return what the tool lacks up to the step of the newest checkpoint."""
-        return self._with_all_digits(read_rows(self.workdir, self.entry[STEP], self.saved_step))
+    @property
+    def _steps(self) -> str:
+        return f"steps {self.rows[0].step:,} to {self.rows[-1].step:,}"
 
-    def _log(self, rows: list[Row]) -> None:
-        is_doubtful = self.entry[
-            IS_SENDING
-        ]  # a call that failed, or was killed, may have sent some
+    def _log(self) -> None:
+        # A call that failed, or was killed, may have sent some.
+        is_doubtful = self.entry[IS_SENDING]
         self._note(**{IS_SENDING: True})
-        self.run.log(rows, is_doubtful)
+        self.run.log(self.rows, is_doubtful)
 
     def add_evaluation(self, label: str, splits: dict[str, dict[str, float]], page: Path) -> None:
         """Add the scores of each split, and the report, to a run that has ended; print where that
@@ -148,7 +152,3 @@ class Tracker:
     def _warn(self, text: str, error: Exception) -> None:
         cause = " ".join(without_keys(str(error)).split())
         print(f"warning: train.tracker={self.tool}: {text} ({cause})", file=sys.stderr, flush=True)
-
-
-def _range(rows: list[Row]) -> str:
-    return f"steps {rows[0].step:,} to {rows[-1].step:,}"

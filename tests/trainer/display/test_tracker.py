@@ -199,7 +199,8 @@ def test_a_server_that_is_away_at_the_end_gets_all_by_the_same_command(server, t
     training.go_on(2, 4)
     tracker.send(4)
     tracker.end(FINISHED)
-    assert capsys.readouterr().err.count("steps 2 to 4 are not there yet") == 2
+    message = capsys.readouterr().err
+    assert "steps 2 to 4, files and end are not there; the same command sends them" in message
     server.calls_left = 1000
     tracker = Tracker(training.workdir, CONFIG)
     tracker.start(4, is_trained=True)
@@ -277,6 +278,90 @@ def test_a_package_that_is_not_installed_is_named(tool, lake, tmp_path, monkeypa
     assert task.main(runs.command(config, lake, tmp_path / "run", f"--train.tracker={tool}")) == 2
     assert f"{tool} is not installed; pip install 'radlake[{tool}]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class WandbRun:
+    """What is called of W&B's run; `rows` are what its server has by now."""
+
+    def __init__(self, rows: dict[int, dict], **options):
+        self.rows, self.options, self.url = rows, options, "http://server/run"
+        self.dir, self.files, self.exit_code = "/wandb/offline-run-1/files", [], None
+        self.summary, self.is_preempted = {}, False
+        self.step = max(rows, default=-1) + 1 if options["resume"] else 0
+
+    def log(self, values: dict, step: int, commit: bool) -> None:
+        assert step >= self.step and commit
+        self.rows[step] = values
+        self.step = step + 1
+
+    def save(self, path: Path, base_path: Path, policy: str) -> None:
+        self.files.append(str(path.relative_to(base_path)))
+
+    def mark_preempting(self) -> None:
+        self.is_preempted = True
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def wandb_runs(monkeypatch) -> list[WandbRun]:
+    """The runs that W&B begins or goes on with, of one server."""
+    begun, rows = [], {}
+
+    def init(**options) -> WandbRun:
+        begun.append(WandbRun(rows, **options))
+        return begun[-1]
+
+    wandb = ModuleType("wandb")
+    wandb.init, wandb.Settings, wandb.Error = init, dict, RuntimeError
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for name in ("WANDB_MODE", "WANDB_DIR", *wandb_run.NAMES):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+        monkeypatch.setenv(name, "")
+    return begun
+
+
+WANDB = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"tracker": "wandb"})})
+
+
+def test_wandb_without_a_server_gets_a_start_at_its_end(wandb_runs, training, capsys):
+    tracker = Tracker(training.workdir, WANDB)
+    tracker.start(0, is_trained=False)
+    training.go_on(2, 4)
+    tracker.send(4)  # and then a kill: W&B has nothing yet
+    tracker = Tracker(training.workdir, WANDB)
+    tracker.start(4, is_trained=False)
+    training.go_on(6, 8)
+    tracker.send(8)
+    assert not wandb_runs
+    tracker.end(STOPPED)
+    [run] = wandb_runs
+    assert run.rows.keys() == {2, 4, 6, 8} and run.rows[8]["val/auc"] == 1 / 3
+    assert run.is_preempted and run.exit_code == 42 and run.options["mode"] == "offline"
+    assert run.options["settings"]["console"] == "off" and run.options["dir"] == training.workdir
+    assert "`wandb sync /wandb/offline-run-1` sends it" in capsys.readouterr().out
+    tracker = Tracker(training.workdir, WANDB)
+    tracker.start(8, is_trained=True)
+    tracker.end(FINISHED, [training.workdir / "metrics.json"])
+    assert wandb_runs[1].files == ["a/metrics.json"] and wandb_runs[1].exit_code == 0
+    assert wandb_runs[1].options["id"] == run.options["id"]
+
+
+def test_wandbs_server_knows_what_it_has(wandb_runs, training, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "none")
+    tracker = Tracker(training.workdir, WANDB)
+    tracker.start(0, is_trained=False)
+    training.go_on(2, 4)
+    tracker.send(4)
+    training.go_on(6, 8)
+    tracker.send(8)
+    for step in (6, 8):  # W&B's program had not sent these before it was killed
+        del wandb_runs[0].rows[step]
+    Tracker(training.workdir, WANDB).start(8, is_trained=False)
+    assert wandb_runs[1].rows.keys() == {2, 4, 6, 8}
+    assert wandb_runs[1].options["resume"] == "allow"
 
 
 @pytest.mark.parametrize(
