@@ -25,7 +25,6 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 
 import argparse
 import functools
-import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +48,6 @@ def train(flags: argparse.Namespace, overrides: list[str]) -> None:
 
     folder = workdir.workdir_of_job(flags.workdir)
     config, model_folder = _load_config(flags, overrides), workdir.model_of_job()
-    _check_tracker(config)
     _check_places(folders=filter(None, (folder, model_folder)))
     from trainer.training import stages
 
@@ -276,17 +274,6 @@ def _load_config(flags: argparse.Namespace, overrides: list[str]):
     for lake in (config.lake, *config.data.more_lakes):
         _check_lake(lake)
     return required.with_findings(config)
-
-
-def _check_tracker(config) -> None:
-    """Raise InputError where the package of a tracker is not installed."""
-    for tool in {stage.train.tracker for stage in config.as_stages()} - {None}:
-        # A folder of this name, which W&B leaves, is no package; it has no origin.
-        if not getattr(importlib.util.find_spec(tool), "origin", None):
-            raise InputError(
-                f"train.tracker={tool}: {tool} is not installed; pip install 'radlake[{tool}]', or "
-                f"leave train.tracker out"
-            )
 
 
 def _check_networks(flags: argparse.Namespace) -> None:

@@ -44,7 +44,9 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         *("--workers=1", f"--backend-store-uri=sqlite:///{folder}/server.db"),
         f"--artifacts-destination={folder}/artifacts",
     ]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Its jobs, of language models, are seven processes.
+    off = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | off
     with open(folder / "server.log", "ab") as log:
         process = subprocess.Popen(
             words, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True

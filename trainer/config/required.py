@@ -1,5 +1,8 @@
-"""What a config asks of its lake, as far as the lake's manifest alone can answer. Raises InputError
-for what the lake has not; launchers ask before they rent a machine."""
+"""What a config asks of its lake, as far as the lake's manifest alone can answer, and of the
+packages that are installed. Raises InputError for what is not there; launchers ask for the lake
+before they rent a machine."""
+
+import importlib.util
 
 from lake import InputError
 from lake.records import manifest
@@ -103,3 +106,14 @@ def check_fold(content: dict, folder: str, fold: int) -> None:
         raise InputError(
             f"data.fold={fold}: {folder} has the folds 0 to {num_folds - 1}; give one of them"
         )
+
+
+def check_tracker(config: Config) -> None:
+    """Raise InputError where the package of a tracker is not installed."""
+    for tool in {stage.train.tracker for stage in config.as_stages()} - {None}:
+        # A folder of this name, which W&B leaves, is no package; it has no origin.
+        if not getattr(importlib.util.find_spec(tool), "origin", None):
+            raise InputError(
+                f"train.tracker={tool}: {tool} is not installed; pip install 'radlake[{tool}]', or "
+                f"leave train.tracker out"
+            )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from lake import InputError, lock, storage
 from lake.terminal import console
 from trainer import provenance
+from trainer.config import required
 from trainer.config.run import Config
 from trainer.data import damage
 from trainer.devices import workers
@@ -32,6 +33,7 @@ def train(config: Config, workdir: Path, model_folder: Path | None = None) -> No
 
     `model_folder`: where the trained network is copied to, too.
     """
+    required.check_tracker(config)
     worker, weights = workers.from_environment(), None
     stages = [_with_streams(stage, worker) for stage in config.as_stages()]
     watch = Watch()

@@ -13,6 +13,7 @@ from makers import runs
 
 from lake import InputError
 from trainer import task
+from trainer.config import required
 from trainer.config.run import Config
 from trainer.devices.workers import Worker
 from trainer.display import mlflow_run, wandb_run
@@ -252,7 +253,7 @@ def test_a_finished_run_is_sent_by_the_same_command(
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     config = tmp_path / "tiny.yaml"
     config.write_text(runs.TINY)
-    monkeypatch.setattr(task, "_check_tracker", lambda config: None)
+    monkeypatch.setattr(required, "check_tracker", lambda config: None)
     options = "--train.epochs=2", "--train.tracker=mlflow"
     assert task.main(runs.command(config, lake, workdir, *options)) == 0
     points = server.points()
@@ -272,7 +273,7 @@ def test_only_the_chief_logs(tmp_path):
 
 @pytest.mark.parametrize("tool", ["mlflow", "wandb"])
 def test_a_package_that_is_not_installed_is_named(tool, lake, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(task.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(required.importlib.util, "find_spec", lambda name: None)
     config = tmp_path / "tiny.yaml"
     config.write_text(runs.TINY)
     assert task.main(runs.command(config, lake, tmp_path / "run", f"--train.tracker={tool}")) == 2
