@@ -99,7 +99,7 @@ def importances(title: str, shares: dict[str, float]) -> np.ndarray:
     bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
     axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=3, fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlabel="share of the differences between the scores", xlim=(0, 1.1))
+    axes.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1.1))
     return _below(title, figure)
 
 

@@ -3,16 +3,16 @@ reads them. A record has the fields that it has in the lake. Its mask is a PNG o
 some decoders make 0 and 1, others 0 and 255.
 """
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from lake import InputError, picture
+from lake import picture
 from lake.inspection.writing.counts import Counts
 from lake.inspection.writing.shards import Record, Shard
 from lake.records import example, manifest
+from lake.terminal import extras
 
 OPTIONS = "group_size:1"  # which Grain expects: each record by itself
 FORMAT = "array_record"
@@ -20,10 +20,7 @@ FORMAT = "array_record"
 
 def check() -> None:
     """Raise InputError where the package is absent."""
-    if importlib.util.find_spec("array_record") is None:
-        raise InputError(
-            "--to array_record needs array_record; pip install 'radlake[array-record]'"
-        )
+    extras.check_installed("--to array_record", "array_record", extra="array-record")
 
 
 def _mask(record: Record) -> bytes:
