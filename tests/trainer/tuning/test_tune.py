@@ -47,7 +47,8 @@ for epoch in range(last + 1, 5):
         sys.exit(42)
 """
 START = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where tests run
 from trainer import task
 from trainer.tuning import trials, tune
 trials.TRAIN, trials.POLL_SECONDS, tune.WAIT_SECONDS = [sys.executable, sys.argv[1]], 0.02, 0.05
@@ -185,7 +186,7 @@ def test_an_interrupted_run_goes_on(words, tmp_path, capsys):
 def test_values_that_were_drawn_before_are_not_run_again(words, tmp_path, capsys):
     write_space(tmp_path, {"optimizer.learning_rate": [1e-3, 0.1]})
     assert task.main(words) == 0
-    assert "the values of trial 0 again, so it was not run" in capsys.readouterr().out
+    assert re.search(r"the values of trial \d again, so it was not run", capsys.readouterr().out)
     assert len(rows_of(tmp_path / "tuning")) == 8
     assert len(list((tmp_path / "tuning").glob("trials/*/starts"))) == 1
 
@@ -261,12 +262,12 @@ def test_numbers_of_a_space():
 
 @exhaustive
 def test_twelve_runs_of_train_killed_twice(lake, tmp_path):
-    """Real runs: the planted optimum is the one rate that learns."""
-    write_space(tmp_path, {"optimizer.learning_rate": [1e-9, 1e-8, 3e-3], "model.filters": [2, 4]})
+    """Real runs: the planted optimum is the one rate that learns, at least the empty mask."""
+    write_space(tmp_path, {"optimizer.learning_rate": [1e-9, 1e-8, 1e-2], "model.filters": [2, 4]})
     config = {
-        "model": {"kind": "classifier", "encoder": "plain", "filters": 4, "depth": 2},
-        "data": {"side": 32, "batch_size": 8},
-        "train": {"epochs": 6, "device": "cpu"},
+        "model": MODEL | {"depth": 2},
+        "data": {"side": 32, "batch_size": 4},
+        "train": {"epochs": 6, "device": "cpu", "keep_best": "dice_mean_at_half_network_size"},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     words = [f"--config={tmp_path / 'config.yaml'}", f"--lake={lake}", "--trials=12"]
@@ -281,5 +282,5 @@ def test_twelve_runs_of_train_killed_twice(lake, tmp_path):
     rows = rows_of(tmp_path / "tuning")
     assert len(rows) == 12 and {row["state"] for row in rows} <= {"complete", "pruned"}
     best = max(rows, key=lambda row: float(row["score"]))
-    assert float(best["optimizer.learning_rate"]) == 3e-3
+    assert float(best["optimizer.learning_rate"]) == 1e-2
     assert (tmp_path / "tuning" / "trials" / "0000" / "config.yaml").exists()
