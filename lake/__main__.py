@@ -62,8 +62,7 @@ def _add_find(command: Callable) -> None:
     find = command("find", help="the records of a patient or an image", example=example)
     add = find.add_argument_group("lake").add_argument
     _add_ids(add)
-    everywhere_help = "also list what was made from these images below the folders"
-    add("--everywhere", type=cli.local_path, nargs="+", metavar="DIR", help=everywhere_help)
+    _add_everywhere(add, "also list what was made from these images below the folders")
 
 
 def _add_erase(command: Callable) -> None:
@@ -76,6 +75,13 @@ def _add_erase(command: Callable) -> None:
     add("--list", type=cli.local_path, metavar="FILE", help=list_help)
     keep_help = "erase from this version alone; the others beside it keep their records"
     add("--keep_versions", action="store_true", help=keep_help)
+    everywhere_help = "first list what else was made from these images below the folders"
+    _add_everywhere(add, everywhere_help)
+
+
+def _add_everywhere(add: Callable, text: str) -> None:
+    """Add the option that names folders in which to look for what was made from images."""
+    add("--everywhere", type=cli.local_path, nargs="+", metavar="DIR", help=text)
 
 
 def _add_write(command: Callable) -> None:
@@ -201,11 +207,13 @@ def _erase(flags: argparse.Namespace) -> int:
     from lake.inspection import erase
 
     key = pseudonym.read(flags.deidentify_key_file) if manifest.is_hashed(content) else None
-    lines, is_well = erase.erase(
-        flags.path, *map(_once, (patients, images)), key, flags.keep_versions
-    )
+    patients, images = map(_once, (patients, images))
+    is_all_read = True
+    if flags.everywhere:  # first, as only the lake knows which images are a patient's
+        is_all_read = _list_everywhere(flags, Path(flags.path), patients, images, key)
+    lines, is_well = erase.erase(flags.path, patients, images, key, flags.keep_versions)
     print("\n".join(lines))
-    return 0 if is_well else 1
+    return 0 if is_well and is_all_read else 1
 
 
 def _once(ids: list[str]) -> list[str]:
@@ -236,26 +244,33 @@ def _find(flags: argparse.Namespace) -> int:
     print(find.text(content, rows_by_id))
     is_well = all(map(len, rows_by_id.values()))
     if flags.everywhere:
-        if key is None and flags.deidentify_key_file:  # of other lakes, below the folders
-            key = pseudonym.read(flags.deidentify_key_file)
-        is_well = _find_everywhere(flags, folder, content, key, is_well) and is_well
+        is_well = _list_everywhere(flags, folder, flags.patient, flags.image, key) and is_well
     return 0 if is_well else 1
 
 
-def _find_everywhere(
-    flags: argparse.Namespace, folder: Path, content: dict, key: bytes | None, has_records: bool
+def _list_everywhere(
+    flags: argparse.Namespace,
+    folder: Path,
+    patients: list[str],
+    images: list[str],
+    key: bytes | None,
 ) -> bool:
-    """Print what was made from the images below the folders; return whether all was looked into."""
+    """Print what was made from the images below the folders of --everywhere; return whether all
+    was looked into."""
     from lake.inspection.traces import search, subjects
+    from lake.records import manifest, pseudonym
 
-    wanted = subjects.Subjects(flags.patient, flags.image, key)
-    wanted.add_lake(folder, content)
+    if key is None and flags.deidentify_key_file:  # of other lakes, below the folders
+        key = pseudonym.read(flags.deidentify_key_file)
+    wanted = subjects.Subjects(patients, images, key)
+    if not (folder / manifest.ERASING).exists():  # else the index may be gone
+        wanted.add_lake(folder, manifest.load(str(folder)))
     traces = search.search(flags.everywhere, wanted)
-    print("\n".join(traces.lines()))
-    if not has_records:
+    print("\n".join(traces.lines()), flush=True)
+    if wanted.absent:
         print(
-            "warning: an id has no record in this lake, so what names only a patient's images, not "
-            "the patient, is not recognised; give each --image",
+            f"warning: {', '.join(sorted(wanted.absent))}: no lake has records of them, so what "
+            f"names only their images, not the patient, is not recognised; give each --image",
             file=sys.stderr,
         )
     return not traces.problems

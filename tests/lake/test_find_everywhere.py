@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from makers import lakes
+from makers import lakes, runs, trained
+from makers.marks import exhaustive
 
 from lake.__main__ import main
 from lake.records import identity, manifest, pseudonym
@@ -26,6 +27,7 @@ def search(lake, key_file, one, capsys):
 
     def run(folder, *options):
         arguments = [f"--patient={one[1]}", f"--deidentify_key_file={key_file}", *options]
+        capsys.readouterr()  # what was printed before
         code = main(["find", str(lake), *arguments, "--everywhere", str(folder)])
         lines = capsys.readouterr().out.splitlines()
         reasons = [line for line in lines if line.startswith(f"{folder.resolve()}")]
@@ -113,3 +115,49 @@ def test_what_cannot_be_looked_into_is_said_and_is_exit_code_1(search, tmp_path)
 
 def test_a_folder_that_is_none_is_refused(search, tmp_path, capsys):
     assert search(tmp_path / "nothing")[0] == 2
+
+
+def test_erase_lists_first_and_then_erases_from_the_lake_alone(
+    lake, one, key_file, tmp_path, capsys
+):
+    folder, overlay = tmp_path / "lakes" / "phantoms" / "1.0.0", tmp_path / f"{one[0]}.png"
+    shutil.copytree(lake, folder)
+    overlay.write_bytes(b"x")
+    key = f"--deidentify_key_file={key_file}"
+    arguments = ["erase", str(folder), f"--patient={one[1]}", key, "--everywhere", str(tmp_path)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    listed = text.index(f"{overlay}: names image {one[0]}")
+    assert listed < text.index("records; radlake erase") < text.index("none is left in 1.0.0")
+    assert overlay.exists() and not [r for r in lakes.index(folder) if r["image_id"] == one[0]]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert str(overlay) not in captured.out  # no lake tells whose it was
+    assert f"warning: patient {one[1]}: no lake has records" in captured.err
+
+
+@exhaustive  # the cases above have each kind by itself
+def test_all_that_names_an_image_after_training_evaluation_and_prediction_is_listed(
+    search, lake, phantoms, one, key_file, tmp_path
+):
+    """Every byte below the folder is scanned: no file with the ids or their hashes is missing."""
+    image_id, patient = one
+    runs.train_tiny(tmp_path, lake)
+    run = tmp_path / "run"
+    trained.run_task("evaluate", "--workdir", run, "--bootstrap", 20)
+    files = phantoms / "dicom" / f"{image_id}.dcm"
+    output = tmp_path / "predictions"
+    options = "--seg", "--mint_uids", "--overlays", "--probabilities"
+    trained.run_task("predict", "--workdir", run, "--input", files, "--output", output, *options)
+    assert main(["write", str(lake), "--to=png", f"--output={tmp_path / 'png'}"]) == 0
+    _, places, _ = search(tmp_path)
+    texts = [image_id, patient, pseudonym.hashed("patient", patient, key_file.read_bytes())]
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {
+        str(path.relative_to(tmp_path))
+        for path in paths
+        if any(text.encode() in path.read_bytes() or text in path.name for text in texts)
+    }
+    assert names and names <= places.keys()
+    assert {"run", "png"} <= places.keys()
+    assert any(name.startswith("predictions/seg/") for name in names)

@@ -40,6 +40,7 @@ MISTAKES = [
     "find nothing --patient=1",
     "find nothing --patient=1 --everywhere=gs://b/runs",
     "erase nothing --patient=1",
+    "erase nothing --patient=1 --everywhere=gs://b/runs",
     "write_lake nothing --to=png --output=o",
     "configs --al",
     "train --config=nothing --lake=l --workdir=w",

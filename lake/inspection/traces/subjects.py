@@ -29,6 +29,7 @@ class Subjects:
     def __init__(self, patients: Sequence[str], images: Sequence[str], key: bytes | None):
         self._ids = list(patients), list(images)
         self._key = key
+        self.absent = {f"patient {text}" for text in patients}  # no lake has their records
         self.names: dict[str, str] = {}
         self.lakes: dict[str, str] = {}
         self.releases: dict[tuple, set[str]] = {}  # the splits with their records, by
@@ -59,6 +60,7 @@ class Subjects:
         for image_id, _ in rows:
             self._add(image_id, f"image {image_id}")
             self._add(ids.without_frame(image_id), f"image {ids.without_frame(image_id)}")
+        self.absent -= {name for name, its_rows in rows_by_id.items() if len(its_rows)}
         if rows:
             checksum = identity.identity(content)["shards"]
             self.lakes[checksum] = identity.title(identity.identity(content))
