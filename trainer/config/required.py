@@ -2,10 +2,9 @@
 packages that are installed. Raises InputError for what is not there; launchers ask for the lake
 before they rent a machine."""
 
-import importlib.util
-
 from lake import InputError
 from lake.records import manifest
+from lake.terminal import extras
 from trainer.config.network import ALL
 from trainer.config.run import Config
 
@@ -111,9 +110,4 @@ def check_fold(content: dict, folder: str, fold: int) -> None:
 def check_tracker(config: Config) -> None:
     """Raise InputError where the package of a tracker is not installed."""
     for tool in {stage.train.tracker for stage in config.as_stages()} - {None}:
-        # A folder of this name, which W&B leaves, is no package; it has no origin.
-        if not getattr(importlib.util.find_spec(tool), "origin", None):
-            raise InputError(
-                f"train.tracker={tool}: {tool} is not installed; pip install 'radlake[{tool}]', or "
-                f"leave train.tracker out"
-            )
+        extras.check_installed(f"train.tracker={tool}", tool, extra=tool)

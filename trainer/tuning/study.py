@@ -103,13 +103,23 @@ def _take(study: Study, number: int, stack: contextlib.ExitStack) -> bool:
     words = f"works on trial {number}", "wait"
     try:
         stack.enter_context(lock.hold(workdir.parent, f"{workdir.name}.lock", *words))
-        if workdir.exists():
-            with lock.hold(workdir, LOCK, *LOCK_WORDS):
-                pass
     except InputError:
+        return False
+    if is_trained_now(workdir):
         stack.close()
         return False
     return True
+
+
+def is_trained_now(workdir: Path) -> bool:
+    """Return whether a process trains a run."""
+    if not workdir.exists():
+        return False
+    try:
+        with lock.hold(workdir, LOCK, *LOCK_WORDS):
+            return False
+    except InputError:
+        return True
 
 
 def _ask(study: Study, number: int) -> optuna.Trial:

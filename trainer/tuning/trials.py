@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from lake import signals
 from trainer.config.run import Config
+from trainer.tuning import study
 from trainer.workdir import METRICS, read_json
 
 TRAIN = [sys.executable, "-m", "trainer.task", "train"]
@@ -25,7 +26,8 @@ LINES_OF_LOG = 3  # of a failed run, in its message
 
 
 class Outcome(NamedTuple):
-    """How a trial's run ended; `state` is None where it was interrupted, and goes on later."""
+    """How a trial's run ended; `state` is None where it was interrupted, and goes on later, and
+    RUNNING where another process trains it."""
 
     state: TrialState | None
     score: float | None = None
@@ -55,6 +57,9 @@ def run(trial: optuna.Trial, config: Config, words: list[str], workdir: Path) ->
         return Outcome(TrialState.PRUNED, last_score(config, workdir)[1])
     if process.returncode == signals.GOES_ON:
         return Outcome(None, message=f"the run of trial {trial.number} was interrupted")
+    if process.returncode and study.is_trained_now(workdir):
+        # By the run that a killed process left behind while it was still starting.
+        return Outcome(TrialState.RUNNING)
     if process.returncode:
         return Outcome(TrialState.FAIL, message=_end_of(log, process.returncode))
     return Outcome(TrialState.COMPLETE, final_score(config, workdir))

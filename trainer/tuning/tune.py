@@ -63,11 +63,12 @@ def tune(
                 if outcome.state is None:
                     print(f"{outcome.message}; the same command goes on")
                     return signals.GOES_ON
-                # Optuna gives a pruned trial the score of its last epoch.
-                score = outcome.score if outcome.state == TrialState.COMPLETE else None
-                study.trials.tell(trial.number, score, outcome.state)
-                print(_line(study, trial.number, outcome.message), flush=True)
-                continue
+                if outcome.state != TrialState.RUNNING:
+                    # Optuna gives a pruned trial the score of its last epoch.
+                    score = outcome.score if outcome.state == TrialState.COMPLETE else None
+                    study.trials.tell(trial.number, score, outcome.state)
+                    print(_line(study, trial.number, outcome.message), flush=True)
+                    continue
         num_open = count - len(studies.ended(study))
         if num_open <= 0:
             return _summary(study, config_path, overrides)

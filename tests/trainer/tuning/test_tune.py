@@ -18,7 +18,7 @@ from makers.marks import exhaustive
 from lake import InputError
 from trainer import task
 from trainer.config import files
-from trainer.tuning import space, trials, tune
+from trainer.tuning import space, study, trials, tune
 
 ROOT = Path(__file__).parents[3]
 # Best is a rate of 0.001 with the optimizer sgd; a run whose rate is above 0.05 fails, one of
@@ -160,6 +160,29 @@ def test_a_process_takes_the_trials_of_a_killed_one(words, tmp_path, kills, toge
     assert {row["state"] for row in rows} <= {"complete", "pruned"}
     ended = [re.findall(r"^trial (\d+),", output, re.MULTILINE) for output in outputs]
     assert len(ended[0]) < count  # the others were those of killed processes, or of the other one
+
+
+def test_a_run_that_a_killed_process_left_starting_is_waited_for(words, tmp_path, monkeypatch):
+    """It takes the workdir while the command of the same trial starts another process."""
+    folder = tmp_path / "tuning" / "trials" / "0000"
+    (tmp_path / "refused.py").write_text("import sys\nsys.exit('error: process 1 trains here')")
+    own_run, refused = trials.TRAIN, [sys.executable, str(tmp_path / "refused.py")]
+    monkeypatch.setattr(trials, "TRAIN", refused)
+    monkeypatch.setattr(tune, "WAIT_SECONDS", 0.01)
+    answers = iter([True, False])
+
+    def is_trained_now(workdir: Path) -> bool:
+        if not workdir.exists():  # as _take asks of a new trial
+            workdir.mkdir(parents=True)
+            return False
+        is_busy = next(answers, False)
+        monkeypatch.setattr(trials, "TRAIN", refused if is_busy else own_run)
+        return is_busy
+
+    monkeypatch.setattr(study, "is_trained_now", is_trained_now)
+    assert task.main([*words, "--trials=1"]) == 0
+    assert rows_of(tmp_path / "tuning")[0]["state"] == "complete"
+    assert (folder / "starts").read_text() == "0\n"
 
 
 def test_ctrl_c_lets_the_run_save(words, tmp_path):
