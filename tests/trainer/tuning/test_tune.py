@@ -285,8 +285,8 @@ def test_numbers_of_a_space():
 
 @exhaustive
 def test_twelve_runs_of_train_killed_twice(lake, tmp_path):
-    """Real runs: the planted optimum is the one rate that learns, at least the empty mask; a network
-    of this seed that learns nothing marks nearly all."""
+    """Real runs: the planted optimum is the one rate that learns, at least the empty mask; what
+    learns nothing marks nearly all with this seed."""
     rates = [1e-9, 1e-8, 1e-2]
     write_space(tmp_path, {"optimizer.learning_rate": rates, "optimizer.clip_norm": [0.5, 1.0]})
     config = {
