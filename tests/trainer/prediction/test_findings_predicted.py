@@ -91,7 +91,8 @@ def test_the_graph_gives_the_same_and_says_the_names(predicted, findings_run, la
     outputs = signature(records=tf.constant([*records, b"damaged"]))
     check_outputs(outputs, expected)
     assert outputs["error"].numpy()[-1] and np.isnan(outputs["findings"].numpy()[-1]).all()
-    content = export.description(networks, server.decision, settings, GRAPH, {RECORDS: signature})
+    text = export.description(networks, server.decision, settings, GRAPH, {RECORDS: signature})
+    content = json.loads(text)
     assert content["findings"] == list(maker.NAMES)
     assert content["signatures"][RECORDS]["outputs"] == {
         "error": ["string", [None]],
