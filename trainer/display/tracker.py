@@ -113,7 +113,7 @@ class Tracker:
         advice = "scores and report are not there; evaluate again sends them"
         try:
             self._open(is_training=False)
-        except InputError as error:
+        except (InputError, ImportError) as error:  # the package may be where the run was trained
             self._warn(advice, error)
             return
         try:

@@ -248,6 +248,16 @@ def test_scores_of_evaluate_join_a_run_that_has_ended(server, training, capsys):
     assert "evaluate again sends them" in capsys.readouterr().err
 
 
+def test_evaluate_without_the_package_is_a_warning(server, training, monkeypatch, capsys):
+    """As on another machine than that of the training."""
+    started(training).end(FINISHED)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    page = training.workdir / "report.html"
+    Tracker(training.workdir, CONFIG).add_evaluation("evaluate", {"test": {"auc": 0.5}}, page)
+    warning = capsys.readouterr().err
+    assert "evaluate again sends them" in warning and "mlflow" in warning
+
+
 def test_a_finished_run_is_sent_by_the_same_command(
     server, finished_run, lake, tmp_path, monkeypatch
 ):
