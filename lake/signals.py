@@ -20,6 +20,7 @@ from typing import NoReturn
 
 NUMBERS = signal.SIGINT, signal.SIGTERM
 GOES_ON = 42  # exit code: interrupted, and the same command goes on
+RESUMABLE = (["train"], ["tune"])  # the words of commands that end with it
 NOTHING_WRITTEN = "nothing was written; run it again"
 PARTLY_WRITTEN = "some of its files are written; run it again, and it writes all of them"
 SWITCH_SECONDS, END_SECONDS = 0.02, 10.0  # for the thread to note a signal, or to end the process

@@ -11,7 +11,7 @@ from lake import signals
 
 def start() -> None:
     """Run the command line of this process; setup.py makes the script `radlake` of it."""
-    signals.arm(goes_on=sys.argv[1:2] in (["train"], ["tune"]))
+    signals.arm(goes_on=sys.argv[1:2] in signals.RESUMABLE)
     from radlake import command
 
     command.run_command_line()

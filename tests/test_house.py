@@ -52,7 +52,7 @@ ARROWS = {
         "inspection": "lock predictions records sources labels terminal scan exam ids storage pool "
         "signals picture clock",
         "lock": "terminal storage signals clock",
-        "predictions": "sources labels scan exam storage",
+        "predictions": "sources labels terminal scan exam storage",
         "records": "sources labels scan exam ids storage",
         "sources": "labels scan exam storage ids",
         "labels": "scan storage",

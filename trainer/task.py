@@ -21,7 +21,7 @@ import sys
 if __name__ == "__main__":  # before the rest is imported, which takes a while
     from lake import signals
 
-    signals.arm(goes_on=sys.argv[1:2] in (["train"], ["tune"]))
+    signals.arm(goes_on=sys.argv[1:2] in signals.RESUMABLE)
 
 import argparse
 import functools

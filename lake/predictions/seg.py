@@ -8,7 +8,6 @@ networks, the UIDs and the series number, too: the same prediction again gives t
 import copy
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from pydicom.valuerep import DSfloat
 from lake import InputError, Reject, exam
 from lake.predictions import seg_sources
 from lake.predictions.seg_sources import PLACE, THICKNESS
+from lake.terminal import extras
 
 
 class Finding(NamedTuple):
@@ -83,8 +83,8 @@ def check_options(finding: str | None, mint_uids: bool) -> None:
         raise InputError(f"--seg={finding}: expected one of {', '.join(FINDINGS)}")
     if mint_uids and not finding:
         raise InputError("--mint_uids is for --seg; give both or none")
-    if finding and importlib.util.find_spec("highdicom") is None:
-        raise InputError("--seg needs highdicom; pip install 'radlake[seg]'")
+    if finding:
+        extras.check_installed("--seg", "highdicom", extra="seg")
 
 
 def segmentation(

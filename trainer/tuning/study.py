@@ -32,9 +32,13 @@ class Study(NamedTuple):
     """A tuning in its folder."""
 
     folder: Path
-    trials: optuna.Study
+    optuna_study: optuna.Study
     space: Space
     seed: int
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials, in the order of their numbers."""
+        return self.optuna_study.get_trials(deepcopy=False)
 
     def workdir(self, number: int) -> Path:
         return self.folder / TRIALS / f"{number:04d}"
@@ -65,14 +69,14 @@ def open_study(
         if prunes:
             warmup = round(WARMUP_SHARE * epochs)
             pruner = optuna.pruners.MedianPruner(FIRST_TRIALS, n_warmup_steps=warmup)
-        trials = optuna.create_study(
+        optuna_study = optuna.create_study(
             storage=JournalStorage(backend),
             study_name="radlake",
             direction="maximize",
             pruner=pruner,
             load_if_exists=True,
         )
-    return Study(folder, trials, space, seed)
+    return Study(folder, optuna_study, space, seed)
 
 
 @contextlib.contextmanager
@@ -80,16 +84,16 @@ def next_trial(study: Study, count: int) -> Iterator[optuna.Trial | None]:
     """Yield a trial that nobody else works on while the block lasts: first one whose process is
     gone, then a new one while there are fewer than `count`; None where others have them all."""
     with contextlib.ExitStack() as stack:
-        for frozen in study.trials.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if _take(study, frozen.number, stack):
+        for frozen in study.trials():
+            if frozen.state == TrialState.RUNNING and _take(study, frozen.number, stack):
                 # Another process may have ended it between the look at it and the lock.
-                if study.trials.trials[frozen.number].state == TrialState.RUNNING:
+                if study.trials()[frozen.number].state == TrialState.RUNNING:
                     # Optuna has no public way back to a trial that runs.
-                    yield optuna.Trial(study.trials, frozen._trial_id)
+                    yield optuna.Trial(study.optuna_study, frozen._trial_id)
                     return
                 stack.close()
         with lock.briefly(study.folder):
-            number = len(study.trials.get_trials(deepcopy=False))
+            number = len(study.trials())
             if number < count:
                 _take(study, number, stack)
                 trial = _ask(study, number)
@@ -129,13 +133,13 @@ def _ask(study: Study, number: int) -> optuna.Trial:
         # Trials that others work on count as bad ones, or several processes would draw the same.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=study.seed + number, constant_liar=True)
-    study.trials.sampler = sampler
-    return study.trials.ask(study.space)
+    study.optuna_study.sampler = sampler
+    return study.optuna_study.ask(study.space)
 
 
 def ended(study: Study) -> list[FrozenTrial]:
     """Return the trials that are complete, pruned or failed."""
-    return [trial for trial in study.trials.trials if trial.state.is_finished()]
+    return [trial for trial in study.trials() if trial.state.is_finished()]
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -147,4 +151,4 @@ def importances(study: Study) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        return optuna.importance.get_param_importances(study.trials, evaluator=evaluator)
+        return optuna.importance.get_param_importances(study.optuna_study, evaluator=evaluator)

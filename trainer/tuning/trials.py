@@ -84,7 +84,8 @@ def _stop(process: subprocess.Popen) -> None:
 def _report(trial: optuna.Trial, config: Config, workdir: Path) -> bool:
     """Report the newest epoch's score to Optuna; return whether it is new."""
     epoch, score = last_score(config, workdir)
-    if score is None or epoch in trial.study.trials[trial.number].intermediate_values:
+    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    if score is None or epoch in frozen.intermediate_values:
         return False
     trial.report(score, epoch)
     return True

@@ -66,7 +66,7 @@ def tune(
                 if outcome.state != TrialState.RUNNING:
                     # Optuna gives a pruned trial the score of its last epoch.
                     score = outcome.score if outcome.state == TrialState.COMPLETE else None
-                    study.trials.tell(trial.number, score, outcome.state)
+                    study.optuna_study.tell(trial.number, score, outcome.state)
                     print(_line(study, trial.number, outcome.message), flush=True)
                     continue
         num_open = count - len(studies.ended(study))
@@ -109,7 +109,7 @@ def _run(
 
 def _line(study: Study, number: int, message: str) -> str:
     """Return what is printed when a trial has ended."""
-    trial = study.trials.trials[number]
+    trial = study.trials()[number]
     words = f"trial {number}, {WORDS[trial.state]}{_score(trial.value)}: {_values(study, trial)}"
     if message:
         return f"{words}\n    {message}"
@@ -154,7 +154,7 @@ def _summary(study: Study, config_path: str, overrides: list[str]) -> str:
     lines += ["", f"{'trial':>5}  {'score':>7}  values"]
     for trial in best[:ROWS]:
         lines.append(f"{trial.number:>5}  {trial.value:>7.4f}  {_values(study, trial)}")
-    lines += ["", *_importance_lines(study)]
+    lines += ["", *_importance_lines(study, len(best))]
     lines.append(f"best config: {study.folder / BEST}; its run: {study.workdir(best[0].number)}")
     lines.append(f"all trials: {study.folder / TABLE}")
     return "\n".join(lines)
@@ -174,13 +174,13 @@ def _csv(study: Study, ended: list[FrozenTrial]) -> str:
     return text.getvalue()
 
 
-def _importance_lines(study: Study) -> list[str]:
+def _importance_lines(study: Study, num_complete: int) -> list[str]:
     """Draw how much of the scores' differences each field explains, and return it as lines."""
     shares = studies.importances(study)
     path = study.folder / PICTURE
     if not shares:
         return ["importance: too few complete trials, or all of one score"]
-    title = picture.title(str(study.folder), f"{len(_by_score(study))} complete trials")
+    title = picture.title(str(study.folder), f"{num_complete} complete trials")
     storage.write(path, picture.to_png(plots.importances(title, shares)))
     lines = [f"importance (PED-ANOVA; {path}):"]
     return [*lines, *(f"{share:>7.0%}  {name}" for name, share in shares.items()), ""]

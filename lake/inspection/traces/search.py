@@ -57,8 +57,8 @@ def search(folders: Sequence[Path], subjects: Subjects) -> Traces:
             raise InputError(f"--everywhere={folder}: expected a folder that exists")
     traces = Traces({}, {}, 0, 0)
     paths = list(dict.fromkeys(_files(folders, traces.problems)))
-    lakes = _lakes([path for path, _ in paths], subjects, traces)
-    roots = _roots([path for path, _ in paths], subjects, traces)
+    files = [path for path, _ in paths]
+    lakes, roots = _lakes(files, subjects, traces), _roots(files, subjects, traces)
     num_untied = num_files = 0
     for path, below in paths:
         parents = path.parents

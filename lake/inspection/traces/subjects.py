@@ -4,11 +4,12 @@ them.
 In: ids as files had them, the key, lakes. Out: Subjects, and where a text or bytes name one.
 """
 
+import functools
 import html
 import json
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,8 @@ class Subjects:
             self._add(ids.without_frame(image_id), f"image {ids.without_frame(image_id)}")
         self.absent -= {name for name, its_rows in rows_by_id.items() if len(its_rows)}
         if rows:
-            checksum = identity.identity(content)["shards"]
-            self.lakes[checksum] = identity.title(identity.identity(content))
+            lake = identity.identity(content)
+            self.lakes[lake["shards"]] = identity.title(lake)
             release = self.releases.setdefault((content["dataset"], content["version"]), set())
             release.update(split for _, split in rows)
         return len(rows)
@@ -98,12 +99,13 @@ class Subjects:
         return list(dict.fromkeys(words))
 
 
-def _forms(text: str) -> Iterable[bytes]:
+@functools.cache  # asked of each file
+def _forms(text: str) -> tuple[bytes, ...]:
     """Return an id as texts, CSV, JSON, HTML and URLs write it."""
     quoted = urllib.parse.quote(text, safe="# "), urllib.parse.quote(text)
     in_json = json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
     forms = text, *quoted, *in_json, html.escape(text), text.replace('"', '""')
-    return dict.fromkeys(form.encode("utf-8", "surrogateescape") for form in forms)
+    return tuple(dict.fromkeys(form.encode("utf-8", "surrogateescape") for form in forms))
 
 
 def _has(data, form: bytes) -> bool:
